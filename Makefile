@@ -1,0 +1,56 @@
+# What a newcomer types: `make serve`, `make test`. CI runs `make check` and `make test`.
+# Settings come from JUMPLORA_* (see README.md); these are the demo's.
+export JUMPLORA_BACKBONE ?= adapters/demo/backbone
+export JUMPLORA_STORE ?= adapters/demo/store
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: serve test check format bench demo dashboard prometheus clean
+
+serve: $(VENV)/.serve
+	$(BIN)/jumplora serve
+
+test: $(VENV)/.dev prometheus
+	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python deploy/grafana/generate.py --check
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/engine.py
+
+# Makes the demo again from public-domain text and the benchmark rows; about two hours on 2 cores.
+demo: $(VENV)/.dev
+	PYTHON=$(BIN)/python adapters/demo/recipe/run.sh
+
+dashboard: $(VENV)/.dev
+	$(BIN)/python deploy/grafana/generate.py
+
+# A real Prometheus for the tests that scrape; they skip, and say so, where it cannot be had.
+prometheus:
+	-deploy/prometheus/fetch.sh
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[train,demo,bench,dev]"
+	touch $@ $(VENV)/.serve

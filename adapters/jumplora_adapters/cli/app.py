@@ -1,0 +1,23 @@
+"""The adapters' commands, to be mounted on `jumplora`.
+
+torch and the rest are imported inside the commands, so that `jumplora --help` is quick.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from jumplora_adapters.cli import convert, flatten, import_backbone, inspect, overlap, shelf, verify
+
+
+def register(app: typer.Typer) -> None:
+    """Add inspect, verify, list, rollback, remove, convert, flatten, overlap, import-backbone."""
+    app.command("inspect")(inspect.inspect)
+    app.command("verify")(verify.verify)
+    app.command("list")(shelf.list_tasks)
+    app.command("rollback")(shelf.rollback)
+    app.command("remove")(shelf.remove)
+    app.add_typer(convert.app, name="convert")
+    app.command("flatten")(flatten.flatten)
+    app.command("overlap")(overlap.overlap)
+    app.command("import-backbone")(import_backbone.import_backbone)

@@ -1,0 +1,126 @@
+"""`jumplora inspect`: what an adapter says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jumplora_adapters.cli import options
+from jumplora_adapters.cli.output import (
+    print_facts,
+    print_json,
+    print_table,
+    reported_errors,
+    share,
+    short,
+    size,
+)
+from jumplora_adapters.cli.sources import SPEC_HELP, find_source
+
+if TYPE_CHECKING:
+    from jumplora_adapters.manifest import Manifest
+
+
+def inspect(
+    spec: Annotated[str, typer.Argument(help=SPEC_HELP)],
+    store: options.StoreOrNone = None,
+    modules: Annotated[bool, typer.Option("--modules", help="One row a module.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show an adapter's manifest. Its numbers are not read: `verify` does that."""
+    with reported_errors():
+        from jumplora_adapters.convert.draft import file_digest
+        from jumplora_adapters.format import read_manifest
+
+        source = find_source(spec, store)
+        manifest = read_manifest(source.path)
+        version = file_digest(source.path)
+        file_bytes = source.path.stat().st_size
+    if as_json:
+        print_json(
+            {
+                "path": str(source.path),
+                "task_id": manifest.task,
+                "version": version,
+                "file_bytes": file_bytes,
+                "manifest": manifest.model_dump(mode="json"),
+            }
+        )
+        return
+    print_facts(_facts(manifest, source.path, version, file_bytes))
+    density = manifest.density
+    rows = (
+        [(name, "1", share(value), "", "") for name, value in density.items()]
+        if modules
+        else _site_rows(density)
+    )
+    print_table(
+        [
+            ("modules", "left"),
+            ("number", "right"),
+            ("density", "right"),
+            ("least", "right"),
+            ("most", "right"),
+        ],
+        rows,
+    )
+
+
+def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> list[tuple[str, str]]:
+    """The manifest in reading order; what is absent is left out."""
+    facts = [
+        ("task", manifest.task),
+        ("version", version),
+        ("file", f"{path} ({size(file_bytes)})"),
+        ("kind", manifest.kind),
+        ("method", manifest.method),
+        ("backbone", f"{manifest.backbone.name} {short(manifest.backbone.fingerprint)}"),
+        ("rank, alpha", f"{manifest.rank or '-'}, {_number(manifest.alpha)}"),
+    ]
+    if manifest.thresholds:
+        values = sorted(manifest.thresholds.values())
+        one = _number(values[0])
+        facts.append(("threshold", one if len(values) == 1 else f"{one} to {_number(values[-1])}"))
+    facts.append(("lineage", " ".join(map(short, manifest.lineage)) or "none"))
+    if manifest.scores:
+        facts.append(
+            ("scores", ", ".join(f"{name} {value:.4f}" for name, value in manifest.scores.items()))
+        )
+    if manifest.prompt is not None:
+        facts.append(("instruction", manifest.prompt.instruction))
+        facts.append(("options", " | ".join(manifest.prompt.options)))
+    if manifest.generation:
+        facts.append(
+            (
+                "generation",
+                ", ".join(f"{key} {value}" for key, value in manifest.generation.items()),
+            )
+        )
+    facts.append(("canaries", str(len(manifest.canaries))))
+    facts.append(("created", manifest.created or "-"))
+    return facts
+
+
+def _site_rows(density: dict[str, float]) -> list[tuple[str, str, str, str, str]]:
+    """Density by kind of module: all encoder self-attention q, and so on."""
+    sites: dict[str, list[float]] = {}
+    for name, value in density.items():
+        parts = name.split(".")
+        sites.setdefault(f"{parts[0]} {parts[-2]} {parts[-1]}", []).append(value)
+    sites["all"] = list(density.values())
+    return [
+        (
+            site,
+            str(len(values)),
+            share(sum(values) / len(values)),
+            share(min(values)),
+            share(max(values)),
+        )
+        for site, values in sites.items()
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"

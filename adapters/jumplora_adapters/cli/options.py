@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ValueType = Literal["float32", "float16", "bfloat16"]
+
+Backbone = Annotated[
+    str,
+    typer.Option("--backbone", envvar="JUMPLORA_BACKBONE", help="Folder or hub id of the T5."),
+]
+Store = Annotated[
+    Path, typer.Option("--store", envvar="JUMPLORA_STORE", help="Folder of published adapters.")
+]
+StoreOrNone = Annotated[
+    Path | None,
+    typer.Option("--store", envvar="JUMPLORA_STORE", help="Folder of published adapters."),
+]
+Values = Annotated[ValueType, typer.Option("--values", help="Type of the stored values.")]
+Created = Annotated[
+    str | None,
+    typer.Option("--created", help="Date for the manifest, default now; enters the version."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only, for programs.")]

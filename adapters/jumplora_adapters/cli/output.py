@@ -1,0 +1,87 @@
+"""How the commands speak: tables or JSON on stdout, errors and warnings on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jumplora_adapters.errors import AdapterError
+
+Justify = Literal["left", "right"]
+
+
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """Turn what a user can mend into one line on stderr and exit code 1."""
+    try:
+        yield
+    except AdapterError as error:
+        fail(f"error ({error.code}): {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"error (io): {where}{error.strerror or error}")
+
+
+def fail(message: str) -> NoReturn:
+    """Print `message` to stderr and end the command with exit code 1."""
+    typer.secho(message, fg="red", err=True)
+    raise typer.Exit(1)
+
+
+def warn(message: str) -> None:
+    """Print a warning to stderr."""
+    typer.secho(f"warning: {message}", fg="yellow", err=True)
+
+
+def print_json(value: object) -> None:
+    """The whole of stdout for `--json`."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(
+    columns: Sequence[tuple[str, Justify]], rows: Sequence[Sequence[str]], title: str | None = None
+) -> None:
+    """A table whose cells are plain text; long ones are folded, never cut."""
+    table = Table(title=title, title_justify="left")
+    for name, justify in columns:
+        table.add_column(name, justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Name and value on a line each."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for name, value in facts:
+        grid.add_row(Text(name), Text(value))
+    Console().print(grid)
+
+
+def short(digest: str) -> str:
+    """The first 12 digits of a version: enough to tell versions apart, and accepted after @."""
+    return digest[:12]
+
+
+def share(value: float) -> str:
+    """A density as a percentage."""
+    return f"{100 * value:.2f} %"
+
+
+def size(nbytes: int) -> str:
+    """Bytes in the largest unit of 1000 that leaves a number from 1."""
+    amount = float(nbytes)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"

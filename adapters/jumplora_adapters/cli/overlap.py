@@ -1,0 +1,142 @@
+"""`jumplora overlap`: Jaccard of supports, beside what chance would give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from jumplora_adapters.cli import options
+from jumplora_adapters.cli.output import print_json, print_table, reported_errors
+from jumplora_adapters.cli.sources import (
+    SPEC_HELP,
+    Source,
+    every_source,
+    find_source,
+    open_store,
+)
+
+if TYPE_CHECKING:
+    from jumplora_adapters.backbone import Backbone
+    from jumplora_adapters.overlap import ModuleOverlap, PairOverlap, Support
+
+Scope = Literal["own", "lineage"]
+
+
+def overlap(
+    specs: Annotated[
+        list[str] | None, typer.Argument(help=SPEC_HELP + " Default: every task.")
+    ] = None,
+    *,
+    backbone: options.Backbone,
+    store: options.StoreOrNone = None,
+    scope: Annotated[
+        Scope, typer.Option("--scope", help="An adapter's own delta, or its lineage's union.")
+    ] = "own",
+    modules: Annotated[bool, typer.Option("--modules", help="Also each module.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Compare the supports of adapters pair by pair.
+
+    Chance is what independent random supports of the same densities, module by module, would
+    give: only the ratio of the two says whether tasks share or avoid entries.
+    """
+    with reported_errors():
+        from jumplora_adapters.backbone import read_backbone, resolve_backbone
+        from jumplora_adapters.overlap import overlaps
+
+        sources = _sources(specs, store)
+        network = read_backbone(resolve_backbone(backbone))
+        pairs = overlaps(
+            {source.spec: _supports(source, network, store, scope) for source in sources}
+        )
+    if as_json:
+        print_json({"scope": scope, "pairs": [_entry(pair, modules) for pair in pairs]})
+        return
+    rows = [(pair.first, pair.second, "all", *_cells(pair)) for pair in pairs]
+    if modules:
+        rows += [
+            (pair.first, pair.second, module.module, *_cells(module))
+            for pair in pairs
+            for module in pair.modules
+        ]
+    print_table(
+        [
+            ("first", "left"),
+            ("second", "left"),
+            ("module", "left"),
+            ("shared", "right"),
+            ("union", "right"),
+            ("Jaccard", "right"),
+            ("chance", "right"),
+            ("ratio", "right"),
+        ],
+        rows,
+    )
+
+
+def _sources(specs: list[str] | None, store: Path | None) -> tuple[Source, ...]:
+    if specs:
+        sources = tuple(find_source(spec, store) for spec in dict.fromkeys(specs))
+    elif store is not None:
+        sources = every_source(store, "current")
+    else:
+        raise typer.BadParameter("name two adapters, or --store to compare all of its tasks")
+    if len(sources) < 2:
+        raise typer.BadParameter(f"an overlap needs two adapters, given {len(sources)}")
+    return sources
+
+
+def _supports(
+    source: Source, backbone: Backbone, store: Path | None, scope: Scope
+) -> dict[str, Support]:
+    """Module -> support, of the adapter alone or of all that its lineage touches."""
+    from jumplora_adapters.format import read_adapter
+    from jumplora_adapters.overlap import supports_of, union_supports
+
+    adapter = read_adapter(source.path, backbone, expect_digest=source.digest)
+    own = supports_of(adapter.deltas)
+    if scope == "own" or not adapter.manifest.lineage:
+        return own
+    if store is None:
+        raise typer.BadParameter(f"{source.spec} has ancestors: give the --store they are in")
+    opened = open_store(store)
+    return union_supports(
+        [
+            supports_of(read_adapter(opened.path_of(link), backbone, expect_digest=link).deltas)
+            for link in adapter.manifest.lineage
+        ]
+        + [own]
+    )
+
+
+def _cells(counts: PairOverlap | ModuleOverlap) -> tuple[str, str, str, str, str]:
+    return (
+        f"{counts.intersection:,}",
+        f"{counts.union:,}",
+        f"{counts.jaccard:.4f}",
+        f"{counts.chance:.4f}",
+        f"{counts.times_chance:.2f}",
+    )
+
+
+def _entry(pair: PairOverlap, modules: bool) -> dict[str, object]:
+    entry: dict[str, object] = {"first": pair.first, "second": pair.second, **_numbers(pair)}
+    if modules:
+        entry["modules"] = [
+            {"module": module.module, **_numbers(module)} for module in pair.modules
+        ]
+    return entry
+
+
+def _numbers(counts: PairOverlap | ModuleOverlap) -> dict[str, float]:
+    return {
+        "first_density": counts.first_density,
+        "second_density": counts.second_density,
+        "intersection": counts.intersection,
+        "union": counts.union,
+        "jaccard": counts.jaccard,
+        "chance": counts.chance,
+        "times_chance": counts.times_chance,
+    }

@@ -1,0 +1,63 @@
+"""What an argument stands for: SPEC is an adapter file, or `task` / `task@version` of a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jumplora_adapters.errors import StoreError
+
+if TYPE_CHECKING:
+    from jumplora_adapters.store import Store
+
+SUFFIX = ".safetensors"
+SPEC_HELP = "Adapter file (.safetensors), or task or task@version of --store."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One adapter on disk. `digest` is the version a store says it is; None for a plain file."""
+
+    spec: str
+    path: Path
+    digest: str | None
+
+
+def open_store(root: Path) -> Store:
+    """The store in an existing folder. Raises StoreError for a folder that is not there."""
+    from jumplora_adapters.store import Store
+
+    if not root.is_dir():
+        raise StoreError(f"no store at {root}: the folder does not exist")
+    return Store(root)
+
+
+def find_source(spec: str, store: Path | None) -> Source:
+    """The adapter that `spec` means: a file if it ends in .safetensors, else a version in `store`.
+
+    Raises StoreError without a store, UnknownTask, UnknownVersion.
+    """
+    if spec.endswith(SUFFIX):
+        return Source(spec, Path(spec), None)
+    if store is None:
+        raise StoreError(
+            f"{spec!r} is no {SUFFIX} file, so it is looked up in a store: give --store FOLDER"
+        )
+    opened = open_store(store)
+    _, digest = opened.resolve(spec)
+    return Source(spec, opened.path_of(digest), digest)
+
+
+def every_source(store: Path, versions: str) -> tuple[Source, ...]:
+    """Every adapter of a store; `versions` is "current" (one a task) or "all"."""
+    opened = open_store(store)
+    sources: list[Source] = []
+    for task, current in sorted(opened.pointers().items()):
+        digests = (current,) if versions == "current" else opened.versions(task)
+        sources += [
+            Source(task if digest == current else f"{task}@{digest[:12]}", path, digest)
+            for digest in digests
+            if (path := opened.path_of(digest))
+        ]
+    return tuple(sources)

@@ -1,0 +1,109 @@
+"""`jumplora verify`: every check that a server makes before it serves a version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jumplora_adapters.cli import options
+from jumplora_adapters.cli.output import print_json, print_table, reported_errors, short
+from jumplora_adapters.cli.sources import (
+    SPEC_HELP,
+    Source,
+    every_source,
+    find_source,
+    open_store,
+)
+
+if TYPE_CHECKING:
+    from jumplora_adapters.backbone import Backbone
+    from jumplora_adapters.manifest import Manifest
+    from jumplora_adapters.store import Store
+
+
+def verify(
+    specs: Annotated[list[str] | None, typer.Argument(help=SPEC_HELP)] = None,
+    *,
+    backbone: options.Backbone,
+    store: options.StoreOrNone = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Make every check that a server makes; without SPEC of every version in the store.
+
+    Exit code 1 if any adapter fails.
+    """
+    with reported_errors():
+        from jumplora_adapters.backbone import read_backbone, resolve_backbone
+
+        if not specs and store is None:
+            raise typer.BadParameter("name an adapter, or --store to check all of its versions")
+        sources = (
+            [find_source(spec, store) for spec in specs]
+            if specs
+            else every_source(store, "all")
+            if store
+            else []
+        )
+        network = read_backbone(resolve_backbone(backbone))
+        findings = [_check(source, network, store) for source in sources]
+    sound = all(finding["ok"] for finding in findings)
+    if as_json:
+        print_json({"ok": sound, "adapters": findings})
+    else:
+        rows = [
+            (
+                str(finding["spec"]),
+                short(str(finding["version"] or "")),
+                "sound" if finding["ok"] else f"{finding['code']}: {finding['message']}",
+            )
+            for finding in findings
+        ]
+        print_table([("adapter", "left"), ("version", "left"), ("result", "left")], rows)
+    if not sound:
+        raise typer.Exit(1)
+
+
+def _check(source: Source, backbone: Backbone, store: Path | None) -> dict[str, object]:
+    """The outcome for one adapter; an error of the adapter is a finding, not the command's."""
+    from jumplora_adapters.errors import AdapterError, FormatError
+    from jumplora_adapters.format import read_adapter
+
+    finding: dict[str, object] = {
+        "spec": source.spec,
+        "task_id": None,
+        "version": source.digest,
+        "ok": False,
+        "code": None,
+        "message": None,
+    }
+    try:
+        adapter = read_adapter(source.path, backbone, expect_digest=source.digest)
+        finding |= {"task_id": adapter.manifest.task, "version": adapter.digest}
+        folder = source.path.parent.name
+        if source.digest is not None and adapter.manifest.task != folder:
+            raise FormatError(
+                f"the manifest is of task {adapter.manifest.task!r}, the folder of {folder!r}",
+                code="manifest",
+            )
+        if store is not None:
+            _check_ancestors(adapter.manifest, open_store(store), backbone)
+    except AdapterError as error:
+        return finding | {"code": error.code, "message": str(error)}
+    except OSError as error:
+        return finding | {"code": "io", "message": error.strerror or str(error)}
+    return finding | {"ok": True}
+
+
+def _check_ancestors(manifest: Manifest, store: Store, backbone: Backbone) -> None:
+    """Raise MissingAncestor unless the whole lineage is in the store, for this backbone."""
+    from jumplora_adapters.errors import MissingAncestor, UnknownVersion
+
+    for ancestor in manifest.lineage:
+        try:
+            found = store.manifest(ancestor).backbone.fingerprint
+        except UnknownVersion as error:
+            raise MissingAncestor(f"ancestor {ancestor} is not in the store") from error
+        if found != backbone.fingerprint:
+            raise MissingAncestor(f"ancestor {ancestor} is for another backbone")

@@ -1,0 +1,126 @@
+"""From converted numbers to an adapter file: the manifest around them, and what was written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import JsonValue, ValidationError
+
+from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.delta import Delta, LowRankDelta
+from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.format import Adapter, Factors, read_adapter, write_adapter
+from jumplora_adapters.manifest import (
+    Canary,
+    GenerationDefaults,
+    Manifest,
+    PromptSpec,
+    check_task_id,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a foreign checkpoint does not say about the adapter that is made of it."""
+
+    task: str
+    created: str  # ISO 8601
+    prompt: PromptSpec | None = None
+    generation: GenerationDefaults = field(default_factory=lambda: GenerationDefaults())
+    lineage: tuple[str, ...] = ()  # digests of the ancestors, oldest first
+    scores: Mapping[str, float] = field(default_factory=dict)
+    canaries: tuple[Canary, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_task_id(self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """One adapter file that was written and read back."""
+
+    path: Path
+    digest: str
+    manifest: Manifest
+    nonzeros: int
+    nbytes: int  # of the deltas, in memory
+
+    @property
+    def density(self) -> float:
+        """Stored entries over all entries of the targets, each module weighing by its size."""
+        shares = tuple(self.manifest.density.values())
+        return sum(shares) / len(shares)  # q and v of one T5 all have the same size
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the numbers came from: the parts of the manifest that differ between formats."""
+
+    method: str
+    rank: int | None = None
+    alpha: float | None = None
+    thresholds: Mapping[str, float] | None = None
+    notes: Mapping[str, JsonValue] = field(default_factory=dict)  # for the manifest's `training`
+    factors: Factors | None = None
+
+
+def write_converted(
+    path: Path, draft: Draft, backbone: Backbone, deltas: Mapping[str, Delta], origin: Origin
+) -> Converted:
+    """Write the adapter to `path`, whose folder is made if need be, and read it back.
+
+    Raises ConvertError where there is nothing to write or the manifest would not be valid.
+    """
+    if not deltas:
+        raise ConvertError("the checkpoint has no module at all")
+    # The order of the network, whatever the order in the checkpoint.
+    ordered = {name: deltas[name] for name in backbone.targets if name in deltas}
+    low_rank = all(isinstance(delta, LowRankDelta) for delta in ordered.values())
+    try:
+        manifest = Manifest(
+            kind="lowrank" if low_rank else "masked",
+            task=draft.task,
+            backbone=backbone.ref(),
+            targets=tuple(ordered),
+            rank=origin.rank,
+            alpha=origin.alpha,
+            thresholds=None if origin.thresholds is None else dict(origin.thresholds),
+            method=origin.method,
+            lineage=draft.lineage,
+            training=dict(origin.notes),
+            scores=dict(draft.scores),
+            prompt=draft.prompt,
+            generation=draft.generation,
+            canaries=draft.canaries,
+            created=draft.created,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "manifest"
+        raise ConvertError(f"the adapter's {where} is not valid: {first['msg']}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return read_back(path, write_adapter(path, manifest, ordered, origin.factors), backbone)
+
+
+def read_back(path: Path, digest: str, backbone: Backbone) -> Converted:
+    """What lies at `path`, after every check that a server would make."""
+    adapter: Adapter = read_adapter(path, backbone, expect_digest=digest)
+    return Converted(
+        path=path,
+        digest=digest,
+        manifest=adapter.manifest,
+        nonzeros=sum(delta.nnz for delta in adapter.deltas.values()),
+        nbytes=sum(delta.nbytes for delta in adapter.deltas.values()),
+    )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes; ConvertError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConvertError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,78 @@
+"""In which form a pair of factors is stored: gated, as factors, or expanded and pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from jumplora_adapters.convert.factors import Factors
+from jumplora_adapters.convert.prune import prune
+from jumplora_adapters.convert.scaling import Scaling
+from jumplora_adapters.delta import Delta, SparseDelta
+from jumplora_adapters.errors import ConvertError, FormatError
+
+Kind = Literal["masked", "lowrank"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the user asked for. Raises ConvertError where that contradicts itself.
+
+    `kind` None means masked with a gate and low-rank without. `density` prunes the expanded
+    update of a checkpoint without a gate by magnitude. `factors` says whether A and B accompany
+    masks.
+    """
+
+    dtype: torch.dtype = torch.float32
+    kind: Kind | None = None
+    density: float | None = None
+    factors: Literal["drop", "keep"] = "drop"
+
+    def __post_init__(self) -> None:
+        if self.density is not None and self.kind != "masked":
+            raise ConvertError("a density needs kind masked: factors have no zeros to leave out")
+
+
+def delta_of(module: str, factors: Factors, scaling: Scaling, form: Form) -> Delta:
+    """The delta of one module, scale folded in.
+
+    Raises ConvertError where the form does not suit the factors, or a number leaves the range of
+    the form's dtype.
+    """
+    scale = scaling.at(factors.rank)
+    try:
+        if factors.tau is not None:
+            if form.kind == "lowrank" or form.density is not None:
+                raise ConvertError(
+                    f"{module} has a threshold: its gated update is not of low rank and has a"
+                    " density of its own, so neither kind lowrank nor a density can be asked for"
+                )
+            return SparseDelta.from_factors(
+                factors.A, factors.B, tau=factors.tau, scale=scale, dtype=form.dtype
+            )
+        if form.kind == "masked":
+            dense = (factors.B @ factors.A) * scale
+            kept = dense if form.density is None else prune(dense, form.density)
+            return SparseDelta.from_dense(kept, form.dtype)
+        low_rank = factors.low_rank(scale, form.dtype)
+        low_rank.check()
+        return low_rank
+    except FormatError as error:
+        raise ConvertError(f"{module}: {error}") from error
+
+
+def kept_factors(
+    factors: Mapping[str, Factors], deltas: Mapping[str, Delta], form: Form
+) -> dict[str, tuple[Tensor, Tensor]] | None:
+    """A and B to write beside masked deltas where the form keeps them."""
+    if form.factors == "drop":
+        return None
+    return {
+        name: (pair.A, pair.B)
+        for name, pair in factors.items()
+        if isinstance(deltas[name], SparseDelta)
+    }

@@ -1,0 +1,65 @@
+"""Which target of the backbone a module name of a foreign checkpoint means.
+
+Names are compared from their end, component by component, because wrappers put their own
+components in front (`base_model.model.`, `module.`) and some leave one behind (`.base_layer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jumplora_adapters.errors import ConvertError
+
+# What wrappers append to the name of the linear layer they replaced.
+WRAPPER_SUFFIXES = ("base_layer", "base", "linear", "default", "weight")
+
+
+def match_module(name: str, targets: Iterable[str]) -> str:
+    """The one target that `name` means.
+
+    A target fits when one of the two names ends with the whole other one, at a dot. The longest
+    common end wins; a tie is refused, for instance `SelfAttention.q`, which every block has.
+    Raises ConvertError if none or several fit.
+    """
+    components = name.split(".")
+    while len(components) > 1 and components[-1] in WRAPPER_SUFFIXES:
+        components.pop()
+    best: list[str] = []
+    longest = 0
+    for target in targets:
+        common = _common_end(components, target.split("."))
+        if common > longest:
+            best, longest = [target], common
+        elif common == longest and common:
+            best.append(target)
+    if not best:
+        raise ConvertError(
+            f"module {name!r} is none of the backbone's targets: only q and v projections of"
+            " its attention layers can carry a delta"
+        )
+    if len(best) > 1:
+        raise ConvertError(
+            f"module {name!r} is ambiguous: {len(best)} targets end with it, such as"
+            f" {best[0]!r} and {best[1]!r}"
+        )
+    return best[0]
+
+
+def match_modules(names: Iterable[str], targets: Iterable[str]) -> dict[str, str]:
+    """Name -> target for all of them; two names for one target are refused."""
+    known = tuple(targets)
+    matched: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for name in names:
+        target = match_module(name, known)
+        if target in owner:
+            raise ConvertError(f"modules {owner[target]!r} and {name!r} both mean {target!r}")
+        owner[target] = name
+        matched[name] = target
+    return matched
+
+
+def _common_end(left: list[str], right: list[str]) -> int:
+    """Length of the shorter list if the longer one ends with it, else 0."""
+    common = min(len(left), len(right))
+    return common if left[-common:] == right[-common:] else 0

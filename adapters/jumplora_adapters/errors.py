@@ -1,0 +1,151 @@
+"""The errors of adapters: one tree, each with a stable code that programs may rely on.
+
+AdapterError
+├── FormatError          format, or the check that failed (FORMAT_CODES)
+│   └── FingerprintMismatch  fingerprint
+├── TaskIdInvalid        task_id
+├── UnknownTask          unknown_task
+├── UnknownVersion       unknown_version
+├── MissingAncestor      missing_ancestor
+├── HasDescendants       has_descendants
+├── VersionConflict      version_conflict
+├── StoreError           store
+├── BackboneError        backbone
+├── PromptTooLong        prompt_too_long
+├── ConvertError         convert
+├── DataError            data
+├── GateCollapsed        gate_collapsed
+└── TaskTooSmall         task_too_small
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+FormatCode = Literal[
+    "format",
+    "file_size",
+    "header",
+    "tensor_count",
+    "duplicate_key",
+    "manifest",
+    "names",
+    "dtype",
+    "shape",
+    "popcount",
+    "nonfinite",
+    "fingerprint",
+    "digest",
+]
+"""Which check of FORMAT.md an adapter file failed."""
+
+
+class AdapterError(Exception):
+    """An error whose message says what was given and what is allowed."""
+
+    code: str = "adapter"
+
+    @property
+    def message(self) -> str:
+        """The message alone."""
+        return str(self)
+
+
+class FormatError(AdapterError):
+    """An adapter, or its file, breaks a rule of FORMAT.md; `code` names the check."""
+
+    code: FormatCode = "format"
+
+    def __init__(self, message: str, *, code: FormatCode = "format") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class FingerprintMismatch(FormatError):
+    """The adapter was made for another backbone than the one it is read for."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="fingerprint")
+
+
+class TaskIdInvalid(AdapterError):
+    """A task id breaks the naming rule (manifest.TASK_ID)."""
+
+    code = "task_id"
+
+
+class UnknownTask(AdapterError):
+    """No such task in the store; `closest` holds similar ids, best first."""
+
+    code = "unknown_task"
+
+    def __init__(self, message: str, *, closest: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.closest: list[str] = list(closest)
+
+
+class UnknownVersion(AdapterError):
+    """The task has no such version, or a prefix fits several."""
+
+    code = "unknown_version"
+
+
+class MissingAncestor(AdapterError):
+    """A digest of the lineage is not in the store, or belongs to another backbone."""
+
+    code = "missing_ancestor"
+
+
+class HasDescendants(AdapterError):
+    """A version cannot be removed while another version's lineage names it."""
+
+    code = "has_descendants"
+
+
+class VersionConflict(AdapterError):
+    """The current version is not the one the caller expected, or it cannot be removed."""
+
+    code = "version_conflict"
+
+
+class StoreError(AdapterError):
+    """The store's folder does not look as the store left it."""
+
+    code = "store"
+
+
+class BackboneError(AdapterError):
+    """A folder or hub id is not a backbone that can be used."""
+
+    code = "backbone"
+
+
+class PromptTooLong(AdapterError):
+    """The prompt does not fit the token limit even with an empty text."""
+
+    code = "prompt_too_long"
+
+
+class ConvertError(AdapterError):
+    """A foreign checkpoint cannot be converted, or needs more to be told."""
+
+    code = "convert"
+
+
+class DataError(AdapterError):
+    """A training or evaluation file is not as documented."""
+
+    code = "data"
+
+
+class GateCollapsed(AdapterError):
+    """Training ended with a gate that keeps nothing or everything."""
+
+    code = "gate_collapsed"
+
+
+class TaskTooSmall(AdapterError):
+    """The task has too few steps for the gate's schedule."""
+
+    code = "task_too_small"

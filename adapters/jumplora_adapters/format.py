@@ -1,0 +1,205 @@
+"""One adapter version is one safetensors file (FORMAT.md): written here, and read with all checks.
+
+Reading trusts nothing: the header, the manifest, the names and the shapes are checked before a
+tensor is made, the numbers before an adapter is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from jumplora_adapters.atomic_file import replace_file
+from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta, mask_digest_of
+from jumplora_adapters.errors import FingerprintMismatch, FormatError
+from jumplora_adapters.header import (
+    DTYPES,
+    MANIFEST_KEY,
+    MAX_FILE_BYTES,
+    Header,
+    check_header,
+    read_header,
+)
+from jumplora_adapters.layout import check_layout
+from jumplora_adapters.manifest import Manifest, canonical_json, parse_manifest
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""Per module the A [r, d_in] and B [d_out, r] that a mask was made from, unscaled."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """One validated version. `digest` is the SHA-256 (hex) of the file's bytes: the version."""
+
+    manifest: Manifest
+    deltas: Mapping[str, Delta]
+    digest: str
+    factors: Factors = field(default_factory=lambda: MappingProxyType({}))
+
+
+def write_adapter(
+    path: Path, manifest: Manifest, deltas: Mapping[str, Delta], factors: Factors | None = None
+) -> str:
+    """Write an adapter file atomically and return its digest; equal input gives equal bytes.
+
+    `density` and `mask_digest` of the manifest are facts about the deltas and are filled in here.
+    `factors` may accompany masked deltas. Raises FormatError with the codes of reading.
+    """
+    described = describe(manifest, deltas)
+    tensors: dict[str, Tensor] = {}
+    for name, delta in deltas.items():
+        delta.check()
+        if isinstance(delta, SparseDelta):
+            tensors[f"{name}.mask"] = delta.mask
+            tensors[f"{name}.values"] = delta.values
+        else:
+            tensors[f"{name}.A"] = delta.A
+            tensors[f"{name}.B"] = delta.B
+    for name, (factor_a, factor_b) in (factors or {}).items():
+        _check_finite(name, factor_a, factor_b)
+        tensors[f"{name}.factor_A"] = factor_a.detach().cpu()
+        tensors[f"{name}.factor_B"] = factor_b.detach().cpu()
+    content = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        metadata={MANIFEST_KEY: canonical_json(described)},
+    )
+    if len(content) > MAX_FILE_BYTES:
+        raise FormatError(
+            f"the file would have {len(content)} bytes; at most {MAX_FILE_BYTES} are allowed",
+            code="file_size",
+        )
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = check_header(content[:length], data_bytes=len(content) - length)
+    check_layout(header, described, {name: delta.shape for name, delta in deltas.items()})
+    replace_file(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def describe(manifest: Manifest, deltas: Mapping[str, Delta]) -> Manifest:
+    """The manifest with density and mask digest as the deltas have them.
+
+    Raises FormatError (names) unless the deltas are of the manifest's kind and for its targets.
+    """
+    if set(deltas) != set(manifest.targets):
+        raise FormatError("the deltas are not for exactly the manifest's targets", code="names")
+    expected = SparseDelta if manifest.kind == "masked" else LowRankDelta
+    if not all(isinstance(delta, expected) for delta in deltas.values()):
+        raise FormatError(f"kind {manifest.kind} needs only {expected.__name__}", code="names")
+    facts: dict[str, object] = {
+        "density": {name: deltas[name].density for name in manifest.targets},
+        "mask_digest": _mask_digest(deltas),
+    }
+    return manifest.model_copy(update=facts)
+
+
+def read_manifest(path: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> Manifest:
+    """The manifest of a file whose header is sound; its tensors are not looked at."""
+    with path.open("rb") as file:
+        return parse_manifest(read_header(file, max_file_bytes=max_file_bytes).manifest_text)
+
+
+def read_adapter(
+    path: Path,
+    backbone: Backbone,
+    *,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    expect_digest: str | None = None,
+) -> Adapter:
+    """Read and validate one version for one backbone.
+
+    Raises FormatError with the code of the check that failed, in the order of FORMAT.md, and
+    FingerprintMismatch for another backbone's adapter.
+    """
+    with path.open("rb") as file:
+        header = read_header(file, max_file_bytes=max_file_bytes)
+        manifest = parse_manifest(header.manifest_text)
+        if manifest.backbone.fingerprint != backbone.fingerprint:
+            raise FingerprintMismatch(
+                f"the adapter is for backbone {manifest.backbone.name!r} "
+                f"({manifest.backbone.fingerprint[:12]}), not for {backbone.name!r} "
+                f"({backbone.fingerprint[:12]})"
+            )
+        check_layout(header, manifest, backbone.targets)
+        tensors, digest = _read_tensors(file, header)
+    if expect_digest is not None and digest != expect_digest:
+        raise FormatError(f"the file is {digest}, not {expect_digest}", code="digest")
+    deltas = MappingProxyType(_deltas(tensors, manifest, backbone.targets))
+    _check_facts(manifest, deltas)
+    return Adapter(manifest, deltas, digest, _factors(tensors, manifest))
+
+
+def _read_tensors(file: BufferedReader, header: Header) -> tuple[dict[str, Tensor], str]:
+    # Each tensor gets memory of its own: aligned whatever the offset, and freed one by one.
+    hasher = hashlib.sha256(header.raw)
+    tensors: dict[str, Tensor] = {}
+    for info in header.tensors:
+        buffer = bytearray(info.end - info.begin)
+        if file.readinto(buffer) != len(buffer):
+            raise FormatError("the file ended while it was read", code="file_size")
+        hasher.update(buffer)
+        dtype = DTYPES[info.dtype]
+        flat = torch.frombuffer(buffer, dtype=dtype) if buffer else torch.empty(0, dtype=dtype)
+        tensors[info.name] = flat.view(info.shape)
+    if file.read(1):
+        raise FormatError("the file grew while it was read", code="file_size")
+    return tensors, hasher.hexdigest()
+
+
+def _deltas(
+    tensors: Mapping[str, Tensor], manifest: Manifest, shapes: Mapping[str, tuple[int, int]]
+) -> dict[str, Delta]:
+    deltas: dict[str, Delta] = {}
+    for name in manifest.targets:
+        delta: Delta
+        if manifest.kind == "masked":
+            delta = SparseDelta(shapes[name], tensors[f"{name}.mask"], tensors[f"{name}.values"])
+        else:
+            delta = LowRankDelta(tensors[f"{name}.A"], tensors[f"{name}.B"])
+        try:
+            delta.check()
+        except FormatError as error:
+            raise FormatError(f"{name}: {error}", code=error.code) from error
+        deltas[name] = delta
+    return deltas
+
+
+def _check_facts(manifest: Manifest, deltas: Mapping[str, Delta]) -> None:
+    if manifest.mask_digest != _mask_digest(deltas):
+        raise FormatError("mask_digest is not that of the masks", code="manifest")
+    for name, delta in deltas.items():
+        if manifest.density.get(name) != delta.density:
+            raise FormatError(
+                f"density of {name} is {delta.density}, the manifest says "
+                f"{manifest.density.get(name)}",
+                code="manifest",
+            )
+
+
+def _mask_digest(deltas: Mapping[str, Delta]) -> str | None:
+    masked = {name: delta for name, delta in deltas.items() if isinstance(delta, SparseDelta)}
+    return mask_digest_of(masked) if masked else None
+
+
+def _factors(tensors: Mapping[str, Tensor], manifest: Manifest) -> Factors:
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in manifest.targets:
+        if f"{name}.factor_A" not in tensors:
+            continue
+        pair = tensors[f"{name}.factor_A"], tensors[f"{name}.factor_B"]
+        _check_finite(name, *pair)
+        factors[name] = pair
+    return MappingProxyType(factors)
+
+
+def _check_finite(name: str, *factors: Tensor) -> None:
+    if not all(bool(torch.isfinite(factor).all()) for factor in factors):
+        raise FormatError(f"{name}: a factor has NaN or infinite entries", code="nonfinite")

@@ -1,0 +1,138 @@
+"""One task's history: which versions its pointer named, as a log that is only appended to.
+
+The log is written before the pointer, so its last line may tell of a change that never happened;
+the pointer is the truth. A torn last line is ignored, and cut off by the next change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from jumplora_adapters.errors import StoreError
+from jumplora_adapters.manifest import is_digest
+
+Event = Literal["publish", "repoint", "rollback", "remove"]
+"""`publish` and `repoint` move on, `rollback` moves back, `remove` deletes a version."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One change: the version that became current (or was removed), and when (ISO 8601, UTC)."""
+
+    digest: str
+    published_at: str
+    event: Event
+
+    def line(self) -> bytes:
+        """The entry as one line of the log."""
+        record = {"at": self.published_at, "digest": self.digest, "event": self.event}
+        return json.dumps(record, sort_keys=True).encode() + b"\n"
+
+
+def read_log(path: Path) -> tuple[HistoryEntry, ...]:
+    """All whole entries, oldest first; none for a file that is not there. Raises StoreError."""
+    return tuple(entry for entry, _ in _entries(path))
+
+
+def last_pointer(entries: Sequence[HistoryEntry]) -> str | None:
+    """The version that the pointer named after the last change, as the log has it."""
+    return next((entry.digest for entry in reversed(entries) if entry.event != "remove"), None)
+
+
+def settled(entries: Sequence[HistoryEntry], current: str | None) -> tuple[HistoryEntry, ...]:
+    """The entries without a last change that never reached the pointer `current`."""
+    if not entries or last_pointer(entries) == current:
+        return tuple(entries)
+    # An interrupted change wrote its line last, and the pointer is still where it was before.
+    earlier = tuple(entries[:-1])
+    return earlier if last_pointer(earlier) == current else tuple(entries)
+
+
+def pointer_changes(entries: Sequence[HistoryEntry]) -> tuple[HistoryEntry, ...]:
+    """The changes of the pointer, without those to versions that were removed later."""
+    changes: list[HistoryEntry] = []
+    for entry in entries:
+        if entry.event == "remove":
+            changes = [change for change in changes if change.digest != entry.digest]
+        else:
+            changes.append(entry)
+    return tuple(changes)
+
+
+def trail(entries: Sequence[HistoryEntry], current: str) -> tuple[str, ...]:
+    """The versions one would meet going back from `current`, which is last.
+
+    A rollback takes versions off the trail, so that the next one goes further back.
+    """
+    steps: list[str] = []
+    for entry in entries:
+        if entry.event == "remove":
+            steps = [digest for digest in steps if digest != entry.digest]
+        elif entry.event == "rollback" and entry.digest in steps:
+            last = len(steps) - 1 - steps[::-1].index(entry.digest)
+            steps = steps[: last + 1]
+        else:
+            steps.append(entry.digest)
+    if current in steps:
+        steps = steps[: len(steps) - steps[::-1].index(current)]
+    else:
+        steps.append(current)
+    return tuple(
+        digest for index, digest in enumerate(steps) if index == 0 or digest != steps[index - 1]
+    )
+
+
+def append(path: Path, entries: Sequence[HistoryEntry], keep: int) -> None:
+    """Cut the log after its first `keep` entries, add `entries`, and make that durable."""
+    known = _entries(path)
+    end = known[keep - 1][1] if keep else 0
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o666)
+    with os.fdopen(descriptor, "r+b") as file:
+        file.truncate(end)
+        file.seek(end)
+        file.write(b"".join(entry.line() for entry in entries))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _entries(path: Path) -> list[tuple[HistoryEntry, int]]:
+    # Each entry with the offset of its end. A line that cannot be read is passed over.
+    entries: list[tuple[HistoryEntry, int]] = []
+    end = 0
+    for line in _read(path).splitlines(keepends=True):
+        end += len(line)
+        if entry := _parse(line):
+            entries.append((entry, end))
+    return entries
+
+
+def _read(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+def _parse(line: bytes) -> HistoryEntry | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or set(record) != {"at", "digest", "event"}:
+        return None
+    at, digest, event = record["at"], record["digest"], record["event"]
+    if not isinstance(at, str) or not isinstance(digest, str) or not is_digest(digest):
+        return None
+    return HistoryEntry(digest, at, event) if event in get_args(Event) else None

@@ -1,0 +1,194 @@
+"""What an adapter says about itself: the one JSON document inside its file.
+
+Everything here is checked data from outside. It knows names, numbers and text, never tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from jumplora_adapters.errors import FormatError, TaskIdInvalid
+from jumplora_adapters.json_text import parse_json
+
+TASK_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+MAX_MANIFEST_BYTES = 256 * 1024
+MAX_TARGETS = 2048
+MAX_LINEAGE = 64
+MAX_OPTIONS = 1024
+MAX_CANARIES = 32
+
+_TASK_ID = re.compile(TASK_ID, re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def is_task_id(text: str) -> bool:
+    """Whether `text` may name a task. One linear pattern, ASCII only."""
+    return _TASK_ID.fullmatch(text) is not None
+
+
+def check_task_id(task: str) -> str:
+    """Return `task` unchanged, or raise TaskIdInvalid."""
+    if not is_task_id(task):
+        raise TaskIdInvalid(
+            f"task id {task[:80]!r} is not allowed: 1 to 64 letters, digits, '.', '_' or '-', "
+            "starting with a letter or digit"
+        )
+    return task
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a whole version digest: 64 lower-case hexadecimal digits."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def _task_id(task: str) -> str:
+    try:
+        return check_task_id(task)
+    except TaskIdInvalid as error:
+        raise ValueError(str(error)) from error
+
+
+TaskId = Annotated[str, AfterValidator(_task_id)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.]{1,200}$")]
+ShortText = Annotated[str, StringConstraints(max_length=1024)]
+LongText = Annotated[str, StringConstraints(max_length=65536)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BackboneRef(_Frozen):
+    """Which backbone an adapter belongs to; only the fingerprint decides."""
+
+    fingerprint: Digest
+    name: ShortText
+    architecture: dict[str, JsonValue] = {}
+
+
+class PromptSpec(_Frozen):
+    """How a text becomes a prompt (prompt.render)."""
+
+    template: LongText
+    instruction: LongText = ""
+    options: Annotated[tuple[ShortText, ...], Field(max_length=MAX_OPTIONS)] = ()
+
+
+class GenerationDefaults(TypedDict, total=False):
+    """Generation parameters for requests that name none; a parameter not listed is not allowed."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)]
+    min_new_tokens: Annotated[int, Field(ge=0, le=4096)]
+    temperature: Annotated[float, Field(gt=0.0, le=100.0)]
+    top_k: Annotated[int, Field(ge=1, le=1_000_000)]
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=100.0)]
+    stop: Annotated[tuple[ShortText, ...], Field(max_length=16)]
+
+
+class Canary(_Frozen):
+    """A raw prompt and the text this adapter gave for it, greedily, when it was made."""
+
+    prompt: LongText
+    expected: LongText
+
+
+class Manifest(_Frozen):
+    """The manifest of FORMAT.md. `lineage` lists ancestors only, oldest first."""
+
+    format_version: Literal[1] = 1
+    kind: Literal["masked", "lowrank"]
+    task: TaskId
+    backbone: BackboneRef
+    targets: Annotated[tuple[ModuleName, ...], Field(min_length=1, max_length=MAX_TARGETS)]
+    rank: Annotated[int, Field(ge=1, le=65536)] | None = None
+    alpha: FiniteFloat | None = None
+    thresholds: dict[ShortText, Annotated[float, Field(ge=0.0)]] | None = None
+    method: ShortText
+    lineage: Annotated[tuple[Digest, ...], Field(max_length=MAX_LINEAGE)] = ()
+    density: dict[ModuleName, Share] = {}
+    mask_digest: Digest | None = None
+    training: dict[str, JsonValue] = {}
+    scores: dict[ShortText, FiniteFloat] = {}
+    prompt: PromptSpec | None = None
+    generation: GenerationDefaults = {}
+    canaries: Annotated[tuple[Canary, ...], Field(max_length=MAX_CANARIES)] = ()
+    created: ShortText = ""
+
+    @model_validator(mode="after")
+    def _check_consistent(self) -> Self:
+        if len(set(self.targets)) != len(self.targets):
+            raise ValueError("targets: a module is listed twice")
+        if len(set(self.lineage)) != len(self.lineage):
+            raise ValueError("lineage: a digest is listed twice")
+        if self.density and set(self.density) != set(self.targets):
+            raise ValueError("density: must name exactly the targets")
+        if self.kind == "lowrank":
+            if self.rank is None:
+                raise ValueError("rank: is needed when kind is lowrank")
+            if self.thresholds is not None or self.mask_digest is not None:
+                raise ValueError("thresholds, mask_digest: only allowed when kind is masked")
+        return self
+
+
+def canonical_json(manifest: Manifest) -> str:
+    """The manifest as JSON with sorted keys, no spaces and no escapes of printable characters.
+
+    Raises FormatError (manifest) when that takes more than MAX_MANIFEST_BYTES in UTF-8.
+    """
+    try:
+        text = json.dumps(
+            manifest.model_dump(mode="json"),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+    except ValueError as error:
+        raise FormatError(f"the manifest cannot be written: {error}", code="manifest") from error
+    _check_size(text)
+    return text
+
+
+def parse_manifest(text: str) -> Manifest:
+    """Read a manifest. Raises FormatError: duplicate_key, or manifest with the first few faults."""
+    _check_size(text)
+    parse_json(text, code="manifest")  # pydantic's own parser would let a key come twice
+    try:
+        return Manifest.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'manifest'}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_input=False)[:3]
+        ]
+        raise FormatError(f"the manifest is not valid: {'; '.join(faults)}", code="manifest") from (
+            error
+        )
+
+
+def _check_size(text: str) -> None:
+    size = len(text.encode("utf-8", errors="surrogatepass"))
+    if size > MAX_MANIFEST_BYTES:
+        raise FormatError(
+            f"the manifest has {size} bytes; at most {MAX_MANIFEST_BYTES} are allowed",
+            code="manifest",
+        )

@@ -1,0 +1,175 @@
+"""A backbone with adapted layers in place: attaching, thresholds, and the deltas they amount to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM
+
+from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.errors import GateCollapsed
+from jumplora_adapters.format import Adapter
+from jumplora_adapters.training.config import TrainConfig
+from jumplora_adapters.training.gate import Gate
+from jumplora_adapters.training.layer import AdaptedLinear
+
+_BLOCK = re.compile(r"^(.*\bblock\.\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedBackbone:
+    """A transformers model whose targets are AdaptedLinear; everything else is frozen.
+
+    `gates` maps a group ("global", or a block's name) to its threshold; empty for plain LoRA.
+    `model` is typed Any: transformers' own annotations do not describe its forward.
+    """
+
+    model: Any
+    layers: Mapping[str, AdaptedLinear]
+    gates: Mapping[str, Gate]
+    device: torch.device
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Everything that is trained, in a fixed order."""
+        for name, layer in self.layers.items():
+            yield f"{name}.A", layer.A
+            yield f"{name}.B", layer.B
+        for group, gate in self.gates.items():
+            yield f"{group}.log_tau", gate.log_tau
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies on the CPU, by the names of `named_parameters`."""
+        return {
+            name: parameter.detach().cpu().clone() for name, parameter in self.named_parameters()
+        }
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.named_parameters():
+            parameter.copy_(state[name])
+
+    def set_fraction(self, fraction: float) -> None:
+        for gate in self.gates.values():
+            gate.fraction = fraction
+
+    def set_thresholds(self) -> None:
+        """tau of each group so that as many entries pass as its A and B have (up to ties).
+
+        Raises GateCollapsed where that many would be all of them: the rank is too high.
+        """
+        for gate in self.gates.values():
+            layers = [layer for layer in self.layers.values() if layer.gate is gate]
+            gate.set_tau(threshold_for(layers))
+
+    def density(self) -> float:
+        """Share of all entries that pass the gate now (1 without a gate)."""
+        passing = total = 0
+        for layer in self.layers.values():
+            total += layer.weight.numel()
+            if layer.gate is None:
+                passing += layer.weight.numel()
+            else:
+                passing += int((layer.product().abs() > layer.gate.log_tau.exp()).sum())
+        return passing / total
+
+    def thresholds(self) -> dict[str, float]:
+        return {group: gate.tau for group, gate in self.gates.items()}
+
+    def deltas(self, dtype: torch.dtype) -> dict[str, Delta]:
+        """What is saved: always hard-gated, whatever the fraction, and rounded to `dtype`."""
+        return {name: _delta(layer, dtype) for name, layer in self.layers.items()}
+
+    @contextmanager
+    def serving(self, deltas: Mapping[str, Delta]) -> Iterator[None]:
+        """Inside, the model computes base + delta: what will be saved, not what is trained."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for name, layer in self.layers.items():
+                layer.served = layer.weight + deltas[name].to_dense().to(self.device)
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.served = None
+            self.model.train(was_training)
+
+
+def load_adapted(
+    backbone: Backbone, ancestors: Sequence[Adapter], config: TrainConfig, device: torch.device
+) -> AdaptedBackbone:
+    """Loads the backbone, adds the ancestors' deltas in their order and attaches fresh layers.
+
+    Targets, ancestors and factors stay float32 whatever the precision of the rest.
+    """
+    model = AutoModelForSeq2SeqLM.from_pretrained(
+        backbone.path,
+        dtype=torch.float32,
+        dropout_rate=config.optimisation.dropout,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    model.requires_grad_(False)
+    bases = {name: model.get_submodule(name).weight.detach().clone() for name in backbone.targets}
+    for adapter in ancestors:
+        for name, delta in adapter.deltas.items():
+            bases[name] += delta.to_dense()
+    model.to(device=device, dtype=getattr(torch, config.precision))
+    seed = torch.Generator().manual_seed(config.seed)
+    gates: dict[str, Gate] = {}
+    layers: dict[str, AdaptedLinear] = {}
+    for name, base in bases.items():
+        gate = None
+        if config.method == "jumplora":
+            group = group_of(name, config.gate.scope)
+            gate = gates.setdefault(group, _gate(config, device))
+        layers[name] = AdaptedLinear(
+            base.to(device), rank=config.rank, scale=config.alpha / config.rank, gate=gate,
+            seed=seed,
+        )  # fmt: skip
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layers[name])
+    return AdaptedBackbone(model, layers, gates, device)
+
+
+def _gate(config: TrainConfig, device: torch.device) -> Gate:
+    return Gate(bandwidth=config.gate.bandwidth, estimator=config.gate.estimator, device=device)
+
+
+def group_of(module: str, scope: str) -> str:
+    """The threshold group of a module: "global", or "encoder.block.0" and so on."""
+    if scope == "global":
+        return "global"
+    found = _BLOCK.match(module)
+    return found.group(1) if found else "global"
+
+
+def threshold_for(layers: Sequence[AdaptedLinear]) -> float:
+    """The largest tau that lets exactly as many entries of Z pass as A and B have in all.
+
+    It is an entry of |Z| itself, the comparison being strict; ties with it do not pass.
+    """
+    wanted = sum(layer.A.numel() + layer.B.numel() for layer in layers)
+    sizes = torch.cat([layer.product().abs().flatten() for layer in layers])
+    if wanted >= sizes.numel():
+        raise GateCollapsed(
+            f"the factors have {wanted} entries and the update only {sizes.numel()}: a gate would "
+            "keep everything, so choose a smaller rank"
+        )
+    if not bool(torch.isfinite(sizes).all()):
+        raise GateCollapsed("the update has entries that are not finite: lower the learning rate")
+    return float(torch.kthvalue(sizes, sizes.numel() - wanted).values)
+
+
+def _delta(layer: AdaptedLinear, dtype: torch.dtype) -> Delta:
+    A, B = layer.A.detach().cpu(), layer.B.detach().cpu()
+    if layer.gate is None:
+        return LowRankDelta(A.to(dtype), (layer.scale * B).to(dtype))
+    return SparseDelta.from_factors(A, B, tau=layer.gate.tau, scale=layer.scale, dtype=dtype)

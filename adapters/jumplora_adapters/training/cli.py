@@ -1,0 +1,163 @@
+"""`jumplora train`: options in, one adapter file out. torch is imported when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from jumplora_adapters.training.train import Trained
+
+app = typer.Typer(add_completion=False)
+
+_Option = typer.Option
+
+
+@app.command("train")
+def train(
+    backbone: Annotated[str, _Option(help="Folder (or hub id) of the frozen backbone.")],
+    task: Annotated[str, _Option(help="Task id that the adapter will be served under.")],
+    train: Annotated[Path, _Option(help="JSONL (or .gz) of text/label or input/target rows.")],
+    dev: Annotated[Path, _Option(help="Rows that choose the best state.")],
+    out: Annotated[Path, _Option(help="Adapter file to write (.safetensors).")],
+    test: Annotated[Path | None, _Option(help="Rows scored once, at the end.")] = None,
+    instruction: Annotated[str | None, _Option(help="The prompt's instruction.")] = None,
+    options: Annotated[str | None, _Option(help='Labels, as "a | b | c".')] = None,
+    template: Annotated[str | None, _Option(help="Prompt template, if not the default.")] = None,
+    task_file: Annotated[
+        Path | None,
+        _Option(help="JSON with instruction, options and template; or a file of many tasks."),
+    ] = None,
+    gate: Annotated[bool, _Option("--gate/--no-gate", help="JumpReLU gate, or LoRA.")] = True,
+    rank: Annotated[int, _Option(help="Inner dimension of the factors.")] = 8,
+    alpha: Annotated[float, _Option(help="The update is scaled by alpha / rank.")] = 32.0,
+    lr: Annotated[float, _Option(help="AdamW's learning rate.")] = 1e-3,
+    decay: Annotated[Literal["constant", "linear"], _Option(help="Of the rate.")] = "constant",
+    warm_up: Annotated[int, _Option(help="Steps of linear warm-up.")] = 0,
+    weight_decay: Annotated[float, _Option(help="AdamW's, on the factors.")] = 0.0,
+    clip: Annotated[float, _Option(help="Largest gradient norm.")] = 1.0,
+    dropout: Annotated[float, _Option(help="The backbone's dropout while training.")] = 0.0,
+    epochs: Annotated[int, _Option(help="Passes over the training rows.")] = 1,
+    max_steps: Annotated[int | None, _Option(help="Optimizer steps, instead of epochs.")] = None,
+    batch_size: Annotated[int, _Option(help="Rows computed at once.")] = 32,
+    accumulate: Annotated[int, _Option(help="Batches to one optimizer step.")] = 1,
+    source_length: Annotated[int, _Option(help="Prompt limit in tokens; the text is cut.")] = 512,
+    target_length: Annotated[int, _Option(help="Answer limit in tokens; longer: error.")] = 8,
+    threshold_scope: Annotated[
+        Literal["global", "block"], _Option(help="One threshold, or one a transformer block.")
+    ] = "global",
+    estimator: Annotated[
+        Literal["mean", "sum"], _Option(help="Of the threshold's gradient; mean as published.")
+    ] = "mean",
+    bandwidth: Annotated[float, _Option(help="Of the straight-through gradient.")] = 0.001,
+    values: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        _Option(help="Type of the saved values. Default float16; float32 without the gate."),
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"], _Option(help="Of the frozen backbone while training.")
+    ] = "float32",
+    select_by: Annotated[
+        Literal["exact_match", "f1", "rouge_l"], _Option(help="Score that selects on dev.")
+    ] = "exact_match",
+    dev_rows: Annotated[int | None, _Option(help="Only the first rows of dev.")] = None,
+    ancestors: Annotated[
+        str, _Option(help='Store specs merged first, oldest first: "a,b@1234abcd".')
+    ] = "",
+    store: Annotated[Path | None, _Option(help="Store the ancestors are in.")] = None,
+    seed: Annotated[int, _Option(help="Of factors, order and dropout.")] = 0,
+    work: Annotated[Path | None, _Option(help="Checkpoint and log; default OUT.work.")] = None,
+    threads: Annotated[int | None, _Option(help="CPU threads; default all.")] = None,
+    device: Annotated[str | None, _Option(help="cpu or cuda; default what there is.")] = None,
+    created: Annotated[str | None, _Option(help="Date for the manifest, part of its digest.")] = (
+        None
+    ),
+    quiet: Annotated[bool, _Option("--quiet", help="No progress bar.")] = False,
+    as_json: Annotated[bool, _Option("--json", help="The result as one JSON line.")] = False,
+) -> None:
+    """Train an adapter for one task. Killed, the same command continues where it was."""
+    from jumplora_adapters.errors import AdapterError
+    from jumplora_adapters.training.config import (
+        GateConfig,
+        Lengths,
+        Optimisation,
+        TrainConfig,
+    )
+    from jumplora_adapters.training.progress import shown
+    from jumplora_adapters.training.task_file import prompt_of
+    from jumplora_adapters.training.train import train as run
+
+    try:
+        config = TrainConfig(
+            backbone=backbone,
+            task=task,
+            train=train,
+            dev=dev,
+            test=test,
+            out=out,
+            prompt=prompt_of(task, task_file, instruction, options, template),
+            method="jumplora" if gate else "lora",
+            gate=GateConfig(threshold_scope, estimator, bandwidth),
+            rank=rank,
+            alpha=alpha,
+            optimisation=Optimisation(
+                learning_rate=lr,
+                weight_decay=weight_decay,
+                decay=decay,
+                warm_up=warm_up,
+                clip=clip,
+                dropout=dropout,
+                epochs=epochs,
+                max_steps=max_steps,
+                batch_size=batch_size,
+                accumulate=accumulate,
+            ),
+            lengths=Lengths(source_length, target_length),
+            values=values,
+            precision=precision,
+            select_by=select_by,
+            dev_rows=dev_rows,
+            seed=seed,
+            ancestors=tuple(name.strip() for name in ancestors.split(",") if name.strip()),
+            store=store,
+            work=work,
+            created=created,
+            threads=threads,
+            device=device,
+        )
+        with shown(task, quiet=quiet) as on_step:
+            trained = run(config, on_step)
+    except AdapterError as error:
+        Console(stderr=True).print(f"[red]error[/] ({error.code}): ", end="")
+        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from error
+    _report(trained, as_json=as_json)
+
+
+def _report(trained: Trained, *, as_json: bool) -> None:
+    if as_json:
+        result = {
+            "path": str(trained.path),
+            "version": trained.digest,
+            "density": trained.density,
+            "selected_step": trained.progress.best_step,
+            "scores": trained.scores,
+        }
+        typer.echo(json.dumps(result))
+        return
+    console = Console()
+    console.print(f"{trained.path}  version {trained.digest[:12]}", highlight=False)
+    console.print(
+        f"density {trained.density:.2%}, state of step {trained.progress.best_step}",
+        highlight=False,
+    )
+    for name, value in trained.scores.items():
+        console.print(f"  {name:18} {100 * value:6.2f} %", highlight=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,60 @@
+"""Batched greedy decoding and scoring of the adapter as it will be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from tokenizers import Tokenizer
+
+from jumplora_adapters.delta import Delta
+from jumplora_adapters.training.adapt import AdaptedBackbone
+from jumplora_adapters.training.batches import by_length, padded
+from jumplora_adapters.training.data import Example
+from jumplora_adapters.training.scores import all_scores
+
+_SOURCE_TOKENS_A_BATCH = 16_384
+
+
+def evaluate(
+    adapted: AdaptedBackbone,
+    deltas: Mapping[str, Delta],
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+) -> dict[str, float]:
+    """Means of exact match, F1 and ROUGE-L over `examples`, each between 0 and 1."""
+    with adapted.serving(deltas):
+        predicted = greedy_texts(adapted, examples, tokenizer, max_new_tokens)
+    return all_scores(predicted, [example.answer for example in examples])
+
+
+@torch.inference_mode()
+def greedy_texts(
+    adapted: AdaptedBackbone,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+) -> list[str]:
+    """One decoded text an example, in their order, special tokens left out."""
+    config = adapted.model.config
+    lengths = [len(example.source) for example in examples]
+    texts = [""] * len(examples)
+    rows = max(1, min(128, _SOURCE_TOKENS_A_BATCH // max(lengths)))
+    for indices in by_length(lengths, rows):
+        source = padded([examples[i].source for i in indices], config.pad_token_id)
+        is_source = padded([(1,) * lengths[i] for i in indices], 0)
+        output = adapted.model.generate(
+            input_ids=source.to(adapted.device),
+            attention_mask=is_source.to(adapted.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            decoder_start_token_id=config.decoder_start_token_id,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+        )
+        decoded = tokenizer.decode_batch(output.tolist(), skip_special_tokens=True)
+        for index, text in zip(indices, decoded, strict=True):
+            texts[index] = text
+    return texts

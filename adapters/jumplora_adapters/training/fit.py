@@ -1,0 +1,229 @@
+"""The loop of optimizer steps: batches in, a trained and selected state out, resumable anywhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from jumplora_adapters.errors import GateCollapsed
+from jumplora_adapters.training.adapt import AdaptedBackbone
+from jumplora_adapters.training.batches import IGNORED, collate, epoch_order, steps_of
+from jumplora_adapters.training.checkpoint import (
+    Checkpoint,
+    Progress,
+    optimizer_tensors,
+    random_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    restore_random,
+    write_checkpoint,
+)
+from jumplora_adapters.training.config import TrainConfig
+from jumplora_adapters.training.data import Example
+from jumplora_adapters.training.journal import Journal
+from jumplora_adapters.training.schedule import Schedule, learning_rate
+
+_DENSITY_SAMPLES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a progress bar may show after each optimizer step; `dev` after an evaluation."""
+
+    step: int
+    steps: int
+    loss: float
+    fraction: float
+    density: float | None
+    dev: float | None
+
+
+class Fit:
+    """One run over `examples`. `score` evaluates the current state as it would be saved.
+
+    With a gate only states of the fully gated phase (step >= s1) are candidates: an earlier one
+    was trained with a dense part that is not saved.
+    """
+
+    def __init__(
+        self,
+        adapted: AdaptedBackbone,
+        config: TrainConfig,
+        schedule: Schedule | None,
+        steps: int,
+        examples: Sequence[Example],
+        *,
+        identity: str,
+        score: Callable[[], dict[str, float]],
+    ) -> None:
+        self.adapted, self.config, self.schedule = adapted, config, schedule
+        self.steps, self.examples, self.identity, self.score = steps, examples, identity, score
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.path = config.work_folder / "checkpoint.safetensors"
+        optimisation = config.optimisation
+        self.rows_a_step = optimisation.batch_size * optimisation.accumulate
+        self.steps_an_epoch = steps_of(len(examples), self.rows_a_step)
+        self.parameters = [parameter for _, parameter in adapted.named_parameters()]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=optimisation.learning_rate,
+            weight_decay=optimisation.weight_decay,
+        )
+        self._lengths = [len(example.source) for example in examples]
+        self._order: tuple[int, list[list[int]]] = (-1, [])
+
+    def run(self, on_step: Callable[[StepReport], None] | None = None) -> Progress:
+        """Trains to the end and leaves the selected state in the layers."""
+        self._resume()
+        progress = self.progress
+        journal = Journal(self.config.work_folder / "train.jsonl", resume_step=progress.step)
+        saved = time.monotonic()
+        self.adapted.model.train()
+        while progress.step < self.steps:
+            began = time.monotonic()
+            loss = self._step(progress.step)
+            progress.step += 1
+            density = self._close_gate(progress.step)
+            took = time.monotonic() - began
+            dev = self._select(progress.step)
+            self._note(journal, loss, density, dev, took)
+            if on_step is not None:
+                on_step(StepReport(progress.step, self.steps, loss, self._fraction, density, dev))
+            is_due = time.monotonic() - saved >= self.config.checkpoint_seconds
+            if is_due or progress.step % self.steps_an_epoch == 0:
+                self._save()
+                saved = time.monotonic()
+        journal.close()
+        self.adapted.restore(self.best)
+        return progress
+
+    def forget(self) -> None:
+        """Drops the checkpoint, once the adapter is written."""
+        self.path.unlink(missing_ok=True)
+
+    @property
+    def _fraction(self) -> float:
+        return self.schedule.fraction(self.progress.step) if self.schedule else 0.0
+
+    def _rows(self, step: int) -> list[int]:
+        epoch, index = divmod(step, self.steps_an_epoch)
+        if self._order[0] != epoch:
+            order = epoch_order(self._lengths, self.rows_a_step, seed=self.config.seed, epoch=epoch)
+            self._order = (epoch, order)
+        return self._order[1][index]
+
+    def _step(self, step: int) -> float:
+        """One optimizer step; the mean loss over the target tokens of all its micro-batches."""
+        optimisation, model_config = self.config.optimisation, self.adapted.model.config
+        rows = [self.examples[i] for i in self._rows(step)]
+        tokens = sum(len(row.target) for row in rows)
+        total = 0.0
+        for start in range(0, len(rows), optimisation.batch_size):
+            batch = collate(
+                rows[start : start + optimisation.batch_size],
+                pad=model_config.pad_token_id,
+                start=model_config.decoder_start_token_id,
+                device=self.adapted.device,
+            )
+            logits = self.adapted.model(
+                input_ids=batch.source,
+                attention_mask=batch.is_source,
+                decoder_input_ids=batch.decoder,
+                use_cache=False,
+            ).logits
+            loss = functional.cross_entropy(
+                logits.float().flatten(0, 1),
+                batch.target.flatten(),
+                ignore_index=IGNORED,
+                reduction="sum",
+            )
+            loss = loss / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, optimisation.clip))
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise GateCollapsed(
+                f"step {step + 1}: the loss is {total}, its gradient norm {norm}: lower the "
+                "learning rate"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(
+                optimisation.learning_rate,
+                step,
+                self.steps,
+                warm_up=optimisation.warm_up,
+                decay=optimisation.decay,
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _close_gate(self, step: int) -> float | None:
+        """Applies the schedule after `step`; the density, at about twenty steps of the run."""
+        if self.schedule is None:
+            return None
+        if step == self.schedule.gate_step:
+            self.adapted.set_thresholds()
+            self.progress.initial_thresholds = self.adapted.thresholds()
+        self.adapted.set_fraction(self.schedule.fraction(step))
+        gated = step - self.schedule.gate_step
+        every = max(1, (self.steps - self.schedule.gate_step) // _DENSITY_SAMPLES)
+        if gated < 0 or (gated % every and step != self.steps):
+            return None
+        density = self.adapted.density()
+        self.progress.densities.append((step, density))
+        return density
+
+    def _select(self, step: int) -> float | None:
+        """At an epoch's end and at the last step: scores on dev and keeps the best state."""
+        if step % self.steps_an_epoch and step != self.steps:
+            return None
+        if self.schedule is not None and step < self.schedule.full_step:
+            return None
+        scores = self.score()
+        value = scores[self.config.select_by]
+        self.progress.evaluations.append((step, value))
+        if not self.best or value > self.progress.best_scores[self.config.select_by]:
+            self.best = self.adapted.state()
+            self.progress.best_step, self.progress.best_scores = step, scores
+        return value
+
+    def _note(
+        self, journal: Journal, loss: float, density: float | None, dev: float | None, took: float
+    ) -> None:
+        numbers: dict[str, object] = {"loss": round(loss, 6), "fraction": self._fraction}
+        if density is not None:
+            numbers |= {"density": density, "tau": self.adapted.thresholds()}
+        if dev is not None:
+            numbers[f"dev_{self.config.select_by}"] = dev
+        journal.write(self.progress.step, **numbers, seconds=round(took, 4))
+
+    def _save(self) -> None:
+        write_checkpoint(
+            self.path,
+            Checkpoint(
+                self.identity,
+                self.progress,
+                self.adapted.state(),
+                self.best,
+                optimizer_tensors(self.optimizer),
+                random_tensors(self.adapted.device),
+            ),
+        )
+
+    def _resume(self) -> None:
+        checkpoint = read_checkpoint(self.path, self.identity)
+        if checkpoint is None:
+            return
+        self.progress, self.best = checkpoint.progress, dict(checkpoint.best)
+        self.adapted.restore(checkpoint.parameters)
+        self.adapted.set_fraction(self._fraction)
+        restore_optimizer(self.optimizer, checkpoint.optimizer)
+        restore_random(checkpoint.random, self.adapted.device)

@@ -1,0 +1,42 @@
+"""The progress bar of a training on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jumplora_adapters.training.fit import StepReport
+
+
+@contextmanager
+def shown(task: str, *, quiet: bool) -> Iterator[Callable[[StepReport], None] | None]:
+    """Yields what to call after each step; None when nothing is to be shown."""
+    if quiet:
+        yield None
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=Console(stderr=True),
+    )
+    with bar:
+        line = bar.add_task(task, total=None, state="")
+        state: dict[str, str] = {}
+
+        def on_step(report: StepReport) -> None:
+            state["loss"] = f"{report.loss:.3f}"
+            state["f"] = f"{report.fraction:.2f}"
+            if report.density is not None:
+                state["density"] = f"{report.density:.1%}"
+            if report.dev is not None:
+                state["dev"] = f"{report.dev:.1%}"
+            text = "  ".join(f"{name} {value}" for name, value in state.items())
+            bar.update(line, completed=report.step, total=report.steps, state=text)
+
+        yield on_step

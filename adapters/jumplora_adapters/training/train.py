@@ -1,0 +1,176 @@
+"""Training of one task: from a TrainConfig to an adapter file, or to an error and no file.
+
+Everything from outside is checked before the first step. The run's state is saved at least every
+`checkpoint_seconds` and after every epoch; the same settings continue it after a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
+from jumplora_adapters.errors import DataError
+from jumplora_adapters.format import Adapter, write_adapter
+from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
+from jumplora_adapters.training.batches import steps_of
+from jumplora_adapters.training.checkpoint import Progress
+from jumplora_adapters.training.config import TrainConfig
+from jumplora_adapters.training.data import Example, Split, load_tokenizer, read_split
+from jumplora_adapters.training.evaluate import evaluate
+from jumplora_adapters.training.fit import Fit, StepReport
+from jumplora_adapters.training.lineage import read_ancestors
+from jumplora_adapters.training.outcome import check_not_collapsed, manifest_of
+from jumplora_adapters.training.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All inputs of a run, read and checked."""
+
+    config: TrainConfig
+    backbone: Backbone
+    ancestors: tuple[Adapter, ...]
+    tokenizer: Tokenizer
+    train: Split
+    dev: Split
+    test: Split | None
+    steps: int
+    schedule: Schedule | None
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of the longest target in any split, end token included."""
+        splits = [self.train, self.dev, *([self.test] if self.test else [])]
+        return max(len(e.target) for split in splits for e in split.examples)
+
+    @property
+    def dev_examples(self) -> Sequence[Example]:
+        return self.dev.examples[: self.config.dev_rows]
+
+    def identity(self) -> str:
+        """Canonical JSON of everything that decides the resulting numbers."""
+        spec = self.config.prompt
+        return json.dumps(
+            self.config.hyper_parameters()
+            | {
+                "task": self.config.task,
+                "backbone": self.backbone.fingerprint,
+                "ancestors": [adapter.digest for adapter in self.ancestors],
+                "train": self.train.sha256,
+                "dev": self.dev.sha256,
+                "prompt": None if spec is None else spec.model_dump(mode="json"),
+            },
+            sort_keys=True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run: the file, its digest, and what it scored between 0 and 1."""
+
+    path: Path
+    digest: str
+    density: float
+    scores: dict[str, float]
+    progress: Progress
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Reads and checks everything. Raises AdapterError subclasses; computes and writes nothing."""
+    config.check()
+    backbone = read_backbone(resolve_backbone(config.backbone))
+    ancestors = read_ancestors(config.ancestors, config.store, backbone)
+    tokenizer = load_tokenizer(backbone.path)
+    end = _end_token(backbone.path)
+
+    def split(path: Path) -> Split:
+        return read_split(path, config.prompt, tokenizer, end, config.lengths)
+
+    train, dev = split(config.train), split(config.dev)
+    test = split(config.test) if config.test else None
+    if dev.is_labelled != train.is_labelled or (test and test.is_labelled != train.is_labelled):
+        raise DataError("the splits mix text and label rows with input and target rows")
+    optimisation = config.optimisation
+    rows_a_step = optimisation.batch_size * optimisation.accumulate
+    steps = optimisation.max_steps or optimisation.epochs * steps_of(
+        len(train.examples), rows_a_step
+    )
+    schedule = Schedule.of(steps) if config.method == "jumplora" else None
+    if optimisation.warm_up >= steps:
+        raise DataError(f"warm-up is {optimisation.warm_up} steps, the whole run {steps}")
+    return Prepared(config, backbone, ancestors, tokenizer, train, dev, test, steps, schedule)
+
+
+def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = None) -> Trained:
+    """Trains, selects on dev, scores, writes `config.out` atomically.
+
+    Raises GateCollapsed (nothing is written) and whatever `prepare` raises.
+    """
+    prepared = prepare(config)
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(config.seed)
+    adapted = load_adapted(prepared.backbone, prepared.ancestors, config, device)
+    config.work_folder.mkdir(parents=True, exist_ok=True)
+    fit = Fit(
+        adapted,
+        config,
+        prepared.schedule,
+        prepared.steps,
+        prepared.train.examples,
+        identity=prepared.identity(),
+        score=lambda: _score(prepared, adapted, prepared.dev_examples),
+    )
+    progress = fit.run(on_step)
+    return _finish(prepared, adapted, progress, fit)
+
+
+def _score(
+    prepared: Prepared, adapted: AdaptedBackbone, examples: Sequence[Example]
+) -> dict[str, float]:
+    deltas = adapted.deltas(getattr(torch, prepared.config.value_type))
+    return evaluate(adapted, deltas, examples, prepared.tokenizer, prepared.max_new_tokens)
+
+
+def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fit: Fit) -> Trained:
+    config = prepared.config
+    deltas = adapted.deltas(getattr(torch, config.value_type))
+    if config.method == "jumplora":
+        check_not_collapsed(deltas)
+    scores = {f"dev_{name}": value for name, value in progress.best_scores.items()}
+    if prepared.test is not None:
+        tested = _score(prepared, adapted, prepared.test.examples)
+        scores |= {f"test_{name}": value for name, value in tested.items()}
+    manifest = manifest_of(
+        config,
+        prepared.backbone,
+        deltas,
+        lineage=[adapter.digest for adapter in prepared.ancestors],
+        splits={"train": prepared.train, "dev": prepared.dev, "test": prepared.test},
+        steps=prepared.steps,
+        progress=progress,
+        thresholds=adapted.thresholds(),
+        scores=scores,
+        max_new_tokens=prepared.max_new_tokens,
+    )
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    digest = write_adapter(config.out, manifest, deltas)
+    fit.forget()
+    density = sum(d.nnz for d in deltas.values()) / sum(
+        d.shape[0] * d.shape[1] for d in deltas.values()
+    )
+    return Trained(config.out, digest, density, scores, progress)
+
+
+def _end_token(folder: Path) -> int:
+    end = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id", 1)
+    if not isinstance(end, int):
+        raise DataError(f"{folder}/config.json: eos_token_id must be one number, not {end!r}")
+    return end

@@ -1,0 +1,100 @@
+"""How an adapter's status is told to clients."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jumplora_adapters.manifest import Manifest
+from pydantic import BaseModel, Field
+
+from jumplora_server.residency.status import TaskStatus
+
+
+class Failure(BaseModel):
+    """Why the newest version does not answer; `code` is stable."""
+
+    code: str
+    message: str
+
+
+class Bytes(BaseModel):
+    """Memory by tier."""
+
+    disk: int
+    host: int
+    device: int
+
+
+class AdapterSummary(BaseModel):
+    """One task's adapter."""
+
+    task_id: str
+    version: str | None = Field(description="SHA-256 of the file that answers; null: none loads")
+    desired: str = Field(description="the version that was published last")
+    state: Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
+    degraded: bool = Field(description="an older version answers because the desired one failed")
+    failure: Failure | None
+    pinned: bool
+    in_flight: int
+    bytes: Bytes
+    nonzeros: int
+    density: float
+
+
+class AdapterDetail(AdapterSummary):
+    """One task's adapter with its manifest and its versions, oldest first."""
+
+    history: list[str]
+    manifest: Manifest | None
+
+
+class AdapterList(BaseModel):
+    """All registered tasks."""
+
+    adapters: list[AdapterSummary]
+
+
+class PutResult(AdapterDetail):
+    """What an upload came to."""
+
+    outcome: Literal["created", "unchanged", "repointed"]
+
+
+class Removed(BaseModel):
+    """What was removed."""
+
+    task_id: str
+    removed: Literal[True] = True
+
+
+def summary(status: TaskStatus) -> AdapterSummary:
+    """A line of the list."""
+    return AdapterSummary.model_validate(_fields(status))
+
+
+def detail(status: TaskStatus) -> AdapterDetail:
+    """Everything about one task."""
+    return AdapterDetail.model_validate(
+        {**_fields(status), "history": list(status.history), "manifest": status.manifest}
+    )
+
+
+def _fields(status: TaskStatus) -> dict[str, object]:
+    failure = status.failure
+    return {
+        "task_id": status.task_id,
+        "version": status.version,
+        "desired": status.desired,
+        "state": status.state.value,
+        "degraded": status.degraded,
+        "failure": failure and {"code": failure.code, "message": failure.message},
+        "pinned": status.pinned,
+        "in_flight": status.in_flight,
+        "bytes": {
+            "disk": status.bytes_disk,
+            "host": status.bytes_host,
+            "device": status.bytes_device,
+        },
+        "nonzeros": status.nonzeros,
+        "density": status.density,
+    }

@@ -1,0 +1,167 @@
+"""From a parsed request to submitted sequences: all of its prompts, or one clear error.
+
+The order matters: route (a version is leased), reserve (the queue's places are counted), only then
+tokenize, then submit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.prompt import render, render_truncated
+from starlette.concurrency import run_in_threadpool
+
+from jumplora_server.api.record import RequestRecord
+from jumplora_server.api.sampling import make_sampling
+from jumplora_server.api.schemas import GenerateRequest
+from jumplora_server.api.stream import CancelCause, Stream
+from jumplora_server.core import AdapterRef, Sampling
+from jumplora_server.errors import BaseNotAllowed, InputTooLong, InvalidInput
+from jumplora_server.routing import Lease
+from jumplora_server.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request's sequences, in the order of its prompts, all on one version.
+
+    `deadline` is a time on the services' clock.
+    """
+
+    ref: AdapterRef | None
+    streams: tuple[Stream, ...]
+    samplings: tuple[Sampling, ...]
+    prompt_tokens: int
+    deadline: float
+
+    def cancel(self, cause: CancelCause) -> None:
+        """Free the rows of what has not ended yet."""
+        for stream in self.streams:
+            stream.cancel(cause)
+
+
+async def admit(
+    services: Services, record: RequestRecord, task: str | None, body: GenerateRequest
+) -> Admitted:
+    """Route, reserve, tokenize and submit. Raises server errors; then nothing is left behind."""
+    arrived = services.clock()
+    field = "inputs" if body.text is None else "text"
+    _check_sizes(services, field, body.prompts)
+    with await _lease(services, task) as lease:
+        record.task = None if lease.ref is None else lease.ref.task
+        record.version = None if lease.ref is None else lease.ref.version
+        samplings = tuple(
+            make_sampling(body.parameters, lease.manifest, services.limits) for _ in body.prompts
+        )
+        spec = None if body.text is None else _prompt_spec(lease)
+        rendered = [text if spec is None else render(spec, text) for text in body.prompts]
+        limit = body.parameters.truncate or services.limits.max_source_tokens
+        reservations = []
+        submitted = 0
+        try:
+            for prompt in rendered:
+                # A token takes at least a byte, and longer prompts are cut or refused.
+                upper = min(limit, len(prompt.encode()) + 1)
+                reservations.append(services.loop.reserve(record.task, upper))
+            encoded = await run_in_threadpool(_encode, services, body, spec, rendered)
+            deadline = arrived + _timeout(services, body)
+            streams = []
+            for ids, sampling, reservation in zip(encoded, samplings, reservations, strict=True):
+                stream = Stream(services.loop, services.metrics, record.task)
+                streams.append(stream)
+                stream.opened(
+                    services.loop.submit(
+                        lease=lease,
+                        prompt=ids,
+                        sampling=sampling,
+                        on_event=stream.on_event,
+                        deadline=deadline,
+                        reservation=reservation,
+                    )
+                )
+                submitted += 1
+                record.counted_by = "sequences"
+        except BaseException:
+            for stream in streams if submitted else ():
+                stream.cancel("error")
+            for reservation in reservations[submitted:]:
+                reservation.release()
+            raise
+    record.prompt_tokens = sum(len(ids) for ids in encoded)
+    return Admitted(lease.ref, tuple(streams), samplings, record.prompt_tokens, deadline)
+
+
+async def _lease(services: Services, task: str | None) -> Lease:
+    settings = services.settings
+    if task is None or task == settings.base_name:
+        if settings.allow_base == "no":
+            raise BaseNotAllowed(
+                "the bare backbone is not served here: name a task, or start the server with "
+                "JUMPLORA_ALLOW_BASE=yes"
+            )
+        return Lease.base()
+    if "@" in task:  # may read the header of an old version's file
+        return await run_in_threadpool(services.residency.acquire, task)
+    return services.residency.acquire(task)
+
+
+def _check_sizes(services: Services, field: str, prompts: Sequence[str]) -> None:
+    allowed = services.settings.prompts_per_request
+    if len(prompts) > allowed:
+        raise InvalidInput(f"{field}: {len(prompts)} prompts given; at most {allowed} are allowed")
+    allowed = services.settings.max_text_bytes
+    for index, prompt in enumerate(prompts):
+        size = len(prompt.encode())
+        if size > allowed:
+            raise InputTooLong(
+                f"{_name(field, index, prompts)}: {size} bytes given; at most {allowed} are allowed"
+            )
+
+
+def _prompt_spec(lease: Lease) -> PromptSpec:
+    if lease.manifest is None or lease.manifest.prompt is None:
+        whose = "the bare backbone" if lease.ref is None else f"the adapter of {lease.ref.task!r}"
+        raise InvalidInput(f"text: {whose} has no prompt template; give the whole prompt as inputs")
+    return lease.manifest.prompt
+
+
+def _encode(
+    services: Services, body: GenerateRequest, spec: PromptSpec | None, rendered: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """Token ids of every prompt; on a worker thread, since a long text takes milliseconds."""
+    tokenizer, truncate = services.tokenizer, body.parameters.truncate
+    allowed = services.limits.max_source_tokens
+    encoded = []
+    for index, (given, prompt) in enumerate(zip(body.prompts, rendered, strict=True)):
+        if truncate is None:
+            ids = tokenizer.encode(prompt)
+        elif spec is None:
+            ids = tokenizer.encode(prompt, truncate_to=truncate)
+        else:
+            ids = tokenizer.encode(render_truncated(spec, given, tokenizer.raw, truncate))
+        if len(ids) > allowed:
+            name = _name("inputs" if spec is None else "text", index, rendered)
+            raise InputTooLong(
+                f"{name}: the prompt has {len(ids)} tokens; at most {allowed} are allowed "
+                f"(parameters.truncate cuts it)"
+            )
+        encoded.append(ids)
+    return encoded
+
+
+def _timeout(services: Services, body: GenerateRequest) -> float:
+    longest = services.settings.request_timeout
+    asked = body.parameters.timeout_ms
+    if asked is None:
+        return longest
+    if asked > longest * 1000:
+        raise InvalidInput(
+            f"parameters.timeout_ms: {asked} is more than this server waits, {longest * 1000:.0f}"
+        )
+    return asked / 1000
+
+
+def _name(field: str, index: int, prompts: Sequence[str]) -> str:
+    return field if len(prompts) == 1 else f"{field}[{index}]"

@@ -1,0 +1,159 @@
+"""Every error as TGI's `{"error", "error_type"}` with a stable code, whoever raised it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from jumplora_adapters import errors as adapter_errors
+from jumplora_adapters.errors import AdapterError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from jumplora_server import errors
+from jumplora_server.api.record import record_of
+from jumplora_server.errors import ServerError
+
+MAX_FAULTS = 5
+_MAX_SHOWN = 60
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_SHED = (errors.QueueFull, errors.TaskQuotaExceeded, errors.Draining)
+
+# Which server error an adapters' error becomes; those of a file have the check as their reason.
+_OF_ADAPTERS: tuple[tuple[type[AdapterError], type[ServerError]], ...] = (
+    (adapter_errors.FormatError, errors.AdapterRefused),
+    (adapter_errors.MissingAncestor, errors.AdapterRefused),
+    (adapter_errors.TaskIdInvalid, errors.InvalidInput),
+    (adapter_errors.UnknownTask, errors.UnknownTask),
+    (adapter_errors.UnknownVersion, errors.UnknownVersion),
+    (adapter_errors.HasDescendants, errors.AdapterInUse),
+    (adapter_errors.VersionConflict, errors.VersionConflict),
+    (adapter_errors.PromptTooLong, errors.InputTooLong),
+)
+
+
+def as_server_error(error: AdapterError) -> ServerError:
+    """The server's error for one of the adapters package; what is ours to repair is internal."""
+    for kind, answer in _OF_ADAPTERS:
+        if isinstance(error, kind):
+            return answer(error.message, reason=error.code)
+    return ServerError("the adapter store failed; the server's log says why", reason=error.code)
+
+
+def error_response(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    reason: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The one form of an error."""
+    body = {"error": message, "error_type": code}
+    if reason is not None:
+        body["reason"] = reason
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def server_error_response(error: ServerError) -> Response:
+    """An error of the server's tree; 429 and 503 say when to come back."""
+    headers: dict[str, str] = {}
+    if error.status in (429, 503):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after or 1.0)))
+    if isinstance(error, _SHED):
+        headers["x-jumplora-shed"] = "1"  # proxies should cap retries of these
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return error_response(
+        error.status, error.code, error.message, reason=error.reason, headers=headers
+    )
+
+
+def validation_message(faults: Sequence[Mapping[str, Any]]) -> str:
+    """One line that names each field and what is allowed there."""
+    shown = [_fault(fault) for fault in faults[:MAX_FAULTS]]
+    if len(faults) > MAX_FAULTS:
+        shown.append(f"and {len(faults) - MAX_FAULTS} more")
+    return "; ".join(shown)
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    location = [str(part) for part in fault["loc"] if part != "body"]
+    kind = fault["type"]
+    if kind == "json_invalid":
+        why = fault.get("ctx", {}).get("error", "it cannot be parsed")
+        return f"the body is not valid JSON: {why}"
+    if not location and kind in ("missing", "model_type", "model_attributes_type", "dict_type"):
+        return "the body must be a JSON object, sent with content-type: application/json"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    tells_itself = kind == "value_error" or "input" not in fault
+    given = "" if tells_itself else _shown(fault["input"])
+    name = ".".join(location)
+    return f"{name}: {message}{given}" if name else message
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, str | int | float | bool | None):
+        return f" (given: {type(value).__name__})"
+    text = json.dumps(value)
+    return f" (given: {text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + '...'})"
+
+
+async def _on_server_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServerError)
+    record_of(request.scope).failed(error)
+    return server_error_response(error)
+
+
+async def _on_adapter_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AdapterError)
+    answer = as_server_error(error)
+    if answer.status == 500:
+        record_of(request.scope).log_failure(error)
+    return await _on_server_error(request, answer)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return await _on_server_error(request, errors.InvalidInput(validation_message(error.errors())))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # what the framework raises for a body that it cannot read
+        return await _on_server_error(
+            request, errors.InvalidInput("the body could not be read as JSON")
+        )
+    code = _HTTP_CODES.get(error.status_code, "http")
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"no route {request.method} {request.url.path[:100]}; see /openapi.json"
+    if error.status_code == 405:
+        message = f"{request.method} is not allowed here"
+    return error_response(error.status_code, code, message, headers=error.headers)
+
+
+async def _on_anything(request: Request, error: Exception) -> Response:
+    # Also reached outside our middleware, hence the request id by hand; the traceback is logged
+    # by the HTTP server.
+    record = record_of(request.scope)
+    record.failed(ServerError(type(error).__name__))
+    return error_response(
+        500,
+        "internal",
+        f"an error of the server's own; its log has more under request id {record.request_id}",
+        headers={"x-request-id": record.request_id},
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(ServerError, _on_server_error)
+    app.add_exception_handler(AdapterError, _on_adapter_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_anything)

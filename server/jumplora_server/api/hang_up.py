@@ -1,0 +1,44 @@
+"""Work that stops being waited for when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from jumplora_server.errors import DeadlineExceeded
+
+T = TypeVar("T")
+
+
+class HungUp(Exception):
+    """The client closed the connection before the answer."""
+
+
+async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -> T:
+    """The result of `work`. The request's body must have been read.
+
+    Raises HungUp, and DeadlineExceeded after `seconds`: a last resort, for the engine ends
+    sequences at their deadline itself unless a step hangs. `work` is cancelled then.
+    """
+    working = asyncio.ensure_future(work)
+    listening = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait(
+            {working, listening}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if working.done():
+            return working.result()
+        if listening.done():
+            raise HungUp
+        raise DeadlineExceeded(f"no answer within {seconds:.1f} s")
+    finally:
+        working.cancel()
+        listening.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

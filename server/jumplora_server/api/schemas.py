@@ -1,0 +1,220 @@
+"""What clients send and get: names, types and fixed bounds. Nothing here acts.
+
+Bounds that depend on the settings (token limits, list lengths) are checked where the request is
+admitted; here are those that hold for every server.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+MAX_SEED = 2**63 - 1
+MAX_STOPS = 4
+MAX_STOP_CHARS = 64
+
+
+class Received(BaseModel):
+    """A part of a request. Unknown fields are refused by name, types are not converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            unknown = sorted(str(key)[:64] for key in value if key not in cls.model_fields)
+            if unknown:
+                raise ValueError(
+                    f"unknown field {', '.join(map(ascii, unknown[:5]))}; "
+                    f"allowed are {', '.join(cls.model_fields)}"
+                )
+        return value
+
+
+def _prompts(value: object) -> object:
+    texts = value if isinstance(value, list) else [value]
+    if not texts:
+        raise ValueError("the list is empty; give at least one string")
+    for index, text in enumerate(texts):
+        where = f"item {index} " if isinstance(value, list) else ""
+        if not isinstance(text, str):
+            raise ValueError(f"{where}must be a string, or the whole a list of strings")
+        if not text:
+            raise ValueError(f"{where}is empty; give at least one character")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where}is not valid Unicode: half a surrogate pair") from None
+    return value
+
+
+Prompts = Annotated[
+    str | list[str],
+    BeforeValidator(_prompts),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+            ]
+        }
+    ),
+]
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
+
+
+class Parameters(Received):
+    """How to generate. What is not given comes from the adapter's manifest, then the server."""
+
+    max_new_tokens: int | None = Field(default=None, ge=1, le=8192)
+    min_new_tokens: int | None = Field(default=None, ge=0, le=8192)
+    do_sample: bool | None = Field(
+        default=None, description="default: true if temperature, top_k or top_p is given"
+    )
+    temperature: float | None = Field(default=None, ge=0.01, le=100.0)
+    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10.0)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    stop: list[StopString] | None = Field(default=None, max_length=MAX_STOPS)
+    truncate: int | None = Field(
+        default=None, ge=1, le=32768, description="cut the prompt to that many tokens"
+    )
+    details: bool = Field(default=False, description="list the tokens with log-probabilities")
+    timeout_ms: int | None = Field(default=None, ge=1, le=3_600_000)
+    adapter_id: str | None = Field(default=None, description="alias of task_id")
+
+
+class GenerateRequest(Received):
+    """One prompt or a list of them, for one task."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"task_id": "agnews", "text": "Wall St. ends higher as oil prices ease"},
+                {
+                    "task_id": "dbpedia@9f2c4d1e",
+                    "inputs": ["Text: The Aller is a river in Germany.\nAnswer:"],
+                    "parameters": {"max_new_tokens": 8, "details": True},
+                },
+            ]
+        }
+    )
+
+    task_id: str | None = Field(
+        default=None, description='"task" or "task@version"; null: the bare backbone, if allowed'
+    )
+    adapter_id: str | None = Field(default=None, description="alias of task_id")
+    model: str | None = Field(default=None, description="alias of task_id")
+    inputs: Prompts | None = Field(default=None, description="raw prompt, or a list of them")
+    text: Prompts | None = Field(
+        default=None, description="text for the adapter's prompt template, or a list of them"
+    )
+    parameters: Parameters = Parameters()
+
+    @model_validator(mode="after")
+    def _one_of_inputs_and_text(self) -> Self:
+        if (self.inputs is None) == (self.text is None):
+            given = "neither" if self.inputs is None else "both"
+            raise ValueError(f"give exactly one of inputs and text; {given} was given")
+        return self
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts or texts, in order; one where a plain string was given."""
+        given = self.text if self.inputs is None else self.inputs
+        return given if isinstance(given, list) else [given or ""]
+
+    @property
+    def shape(self) -> Literal["one", "list"]:
+        """Whether the answer is an object or a list."""
+        given = self.text if self.inputs is None else self.inputs
+        return "list" if isinstance(given, list) else "one"
+
+
+class TokenInfo(BaseModel):
+    """A generated token; `text` is what became printable with it ("" inside a half character)."""
+
+    id: int
+    text: str
+    logprob: float | None
+    special: bool
+
+
+class Details(BaseModel):
+    """How an answer came about."""
+
+    finish_reason: Literal["eos_token", "length", "stop_sequence"]
+    prompt_tokens: int
+    generated_tokens: int
+    seed: int | None = Field(description="repeat a sampled answer with it; null when greedy")
+    task_id: str | None
+    adapter_version: str | None = Field(description="SHA-256 of the adapter file that answered")
+    tokens: list[TokenInfo] = []
+
+
+class GenerateResponse(BaseModel):
+    """The answer to one prompt."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "generated_text": "Business",
+                    "details": {
+                        "finish_reason": "eos_token",
+                        "prompt_tokens": 41,
+                        "generated_tokens": 3,
+                        "seed": None,
+                        "task_id": "agnews",
+                        "adapter_version": "9f2c4d1e" * 8,
+                        "tokens": [],
+                    },
+                }
+            ]
+        }
+    )
+
+    generated_text: str
+    details: Details
+
+
+class StreamEvent(BaseModel):
+    """One server-sent event; the last has `generated_text` and `details`."""
+
+    index: int
+    token: TokenInfo | None
+    generated_text: str | None = None
+    details: Details | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every error. `error_type` is stable; `reason` names the check behind it, if there is one."""
+
+    error: str
+    error_type: str
+    reason: str | None = None
+
+
+class RollbackRequest(Received):
+    """Where to go back to."""
+
+    version: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{8,64}$", description="default: the one before"
+    )
+
+
+class PinRequest(Received):
+    """Whether the adapter may leave memory."""
+
+    pinned: Literal["pinned", "unpinned"] = "pinned"

@@ -1,0 +1,52 @@
+"""The one command line, `jumplora`: the server's commands and those of the adapters.
+
+Only names, options and help texts are imported here; torch and the rest inside the commands.
+"""
+
+from __future__ import annotations
+
+import typer
+from jumplora_adapters.cli.app import register
+from jumplora_adapters.training.cli import train
+
+from jumplora_server.cli.generate import generate
+from jumplora_server.cli.publish import publish
+from jumplora_server.cli.serve import serve_command
+from jumplora_server.version import VERSION
+
+
+def command_line() -> typer.Typer:
+    """All commands."""
+    app = typer.Typer(
+        name="jumplora",
+        help="Many sparse task adapters on one T5: train, publish, serve.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    app.command("serve")(serve_command())
+    app.command("generate")(generate)
+    app.command("publish")(publish)
+    app.command("train")(train)
+    register(app)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jumplora {VERSION}")
+        raise typer.Exit
+
+
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    del version
+
+
+def main() -> None:
+    """The console script."""
+    command_line()()

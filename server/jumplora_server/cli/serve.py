@@ -1,0 +1,80 @@
+"""`jumplora serve`: settings in, a running server; every flag is a setting."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Literal, get_args, get_origin
+
+import typer
+
+from jumplora_server.settings import Settings, SettingsError, load_settings
+
+# Seen by everybody who may list processes, so they come from the environment alone.
+NOT_FLAGS = frozenset({"admin_keys", "api_keys"})
+EXIT_SETTINGS = 2
+EXIT_STARTUP = 3
+
+
+def serve_command() -> Callable[..., None]:
+    """The command, with one option for each setting: name, bounds and help are defined once."""
+
+    def serve(**flags: str | None) -> None:
+        """Serve adapters over HTTP. Every flag is also an environment key, JUMPLORA_<NAME>.
+
+        Keys come from the environment alone: JUMPLORA_ADMIN_KEYS, JUMPLORA_API_KEYS.
+        """
+        run({name: value for name, value in flags.items() if value is not None})
+
+    options = [_option(name) for name in Settings.model_fields if name not in NOT_FLAGS]
+    serve.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    serve.__annotations__ = {option.name: option.annotation for option in options}
+    return serve
+
+
+def run(flags: dict[str, str]) -> None:
+    """Check the settings, build the server, run it until a signal."""
+    try:
+        settings = load_settings(**flags)
+    except SettingsError as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(EXIT_SETTINGS) from None
+    # Late: torch takes seconds, and a wrong setting should be told at once.
+    from jumplora_server import app, logs
+    from jumplora_server.http_server import http_server
+
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        parts = app.assemble(settings)
+    except app.STARTUP_ERRORS as error:
+        typer.secho(f"the server cannot start: {error}", fg="red", err=True)
+        raise typer.Exit(EXIT_STARTUP) from None
+    server = http_server(app.build(settings, parts), settings)
+    server.run()
+    if not server.started:
+        raise typer.Exit(EXIT_STARTUP)
+
+
+def _option(name: str) -> inspect.Parameter:
+    field = Settings.model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    shown = "" if field.is_required() else f" [default: {field.default}]"
+    option = typer.Option(
+        flag,
+        help=f"{(field.description or '').capitalize()}{shown}",
+        metavar=_metavar(field.annotation),
+        show_default=False,
+        envvar=None,  # the settings read the environment themselves, with the same names
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None, option],
+    )
+
+
+def _metavar(annotation: object) -> str:
+    if get_origin(annotation) is Literal:
+        return "|".join(map(str, get_args(annotation)))
+    return getattr(annotation, "__name__", "value").upper()

@@ -1,0 +1,176 @@
+"""The nouns that pass between the stages of a request.
+
+`AdapterRef -> Sequence -> Batch -> StepOutput -> TokenEvent`. Only `Sequence` is mutable, and only
+the engine thread touches it after `loop.submit`. Nothing here knows HTTP, tensors or queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """One immutable version of one task's adapter.
+
+    `lineage` lists the digests whose deltas a row applies, oldest ancestor first and `version`
+    itself last; the sum runs in that order.
+    """
+
+    task: str
+    version: str
+    lineage: tuple[str, ...]
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended. The first three are the values clients see (TGI's names)."""
+
+    EOS_TOKEN = "eos_token"
+    LENGTH = "length"
+    STOP_SEQUENCE = "stop_sequence"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. All bounds are checked at the edge (api/schemas)."""
+
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    mode: Literal["greedy", "sample"] = "greedy"
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    logprobs: Literal["none", "chosen"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Wall-clock seconds of one sequence, all measured with one monotonic clock.
+
+    `first_token` runs from arrival to the first generated token; None when none was generated.
+    """
+
+    queue: float
+    encode: float
+    decode: float
+    total: float
+    first_token: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `text` is what became printable with it: "" inside a half character."""
+
+    id: int
+    text: str
+    logprob: float | None
+    special: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of a sequence: the whole text and what it took. `error` is set with ERROR only."""
+
+    reason: FinishReason
+    text: str
+    prompt_tokens: int
+    generated_tokens: int
+    timing: Timing
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One step's news of one sequence. Every submitted sequence gets exactly one with `finish`."""
+
+    sequence_id: int
+    token: Token | None
+    finish: Finish | None
+
+
+class Detokenizer(Protocol):
+    """Turns one sequence's token ids into text incrementally (engine/tokenizer)."""
+
+    def push(self, token_id: int) -> str:
+        """Add a token; return the text that became final with it ("" inside a half character)."""
+
+    def flush(self) -> str:
+        """Return the text still held back, at the end of the sequence."""
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the token is a control token that has no text (pad, eos)."""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One prompt on its way to its text. Times are monotonic seconds."""
+
+    id: int
+    ref: AdapterRef | None  # None: the bare backbone
+    prompt: tuple[int, ...]  # source token ids, eos included
+    sampling: Sampling
+    detokenizer: Detokenizer
+    arrived: float
+    deadline: float | None = None
+    priority: Literal["normal", "low"] = "normal"
+    on_events: Callable[[TokenEvent], None] | None = None
+    # Set by the scheduler at admission to a batch:
+    slots: tuple[int, ...] = ()  # bank slots of ref.lineage, in its order
+    row: int = -1  # cache row; -1 while it holds none
+    # Written by the engine thread as it goes:
+    output: list[int] = field(default_factory=list)
+    text: str = ""
+    cancelled: bool = False
+    started: float | None = None
+    encoded: float | None = None
+    first_token: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one engine step computes: prompts to encode, then one token for each of `decode`.
+
+    Freshly encoded sequences are in both. Every sequence has its row and slots.
+    """
+
+    encode: tuple[Sequence, ...]
+    decode: tuple[Sequence, ...]
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute."""
+        return not self.encode and not self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """The chosen token of each sequence of `Batch.decode`, in its order.
+
+    `logprobs[i]` is the natural log-probability of the chosen token under the model's own
+    (unmodified) distribution, or None where the sequence did not ask. `failed` holds the indices
+    whose logits were not finite: those sequences fail alone, their token is -1. `encode_seconds`
+    is the part of the step that went into `Batch.encode`.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    failed: tuple[int, ...] = ()
+    encode_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """The fixed sizes an engine was built with."""
+
+    max_rows: int
+    max_source_tokens: int
+    max_target_tokens: int
+    eos_token_id: int

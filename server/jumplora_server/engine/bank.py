@@ -1,0 +1,77 @@
+"""The adapters that are resident in the engine: packed off the path, installed into slots.
+
+A slot holds one version's own deltas; a row that serves a lineage names several slots. Who may be
+resident is residency's decision; the bank only holds what it is given.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import torch
+from jumplora_adapters.format import Adapter
+
+from jumplora_server.engine.delta import Forms, make_form
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapter:
+    """One version's own deltas in the forms they are applied in."""
+
+    version: str
+    forms: Forms
+    nbytes: int  # resident bytes
+    nnz: int
+    density: float  # non-zeros over all entries of the modules it targets
+
+
+def pack(adapter: Adapter, device: torch.device) -> PackedAdapter:
+    """Bring an adapter into its engine form. CPU heavy; runs on the loader's thread."""
+    forms = {module: make_form(delta, device) for module, delta in adapter.deltas.items()}
+    deltas = adapter.deltas.values()
+    entries = sum(delta.shape[0] * delta.shape[1] for delta in deltas)
+    nnz = sum(delta.nnz for delta in deltas)
+    return PackedAdapter(
+        version=adapter.digest,
+        forms=forms,
+        nbytes=sum(form.nbytes for form in forms.values()),
+        nnz=nnz,
+        density=nnz / entries if entries else 0.0,
+    )
+
+
+class Bank:
+    """Slot number -> packed adapter. Slot numbers are never reused, so none can be mistaken."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, PackedAdapter] = {}
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def install(self, packed: PackedAdapter) -> int:
+        """Make an adapter addressable; any thread."""
+        with self._lock:
+            slot = self._next
+            self._next += 1
+            self._slots[slot] = packed
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Forget a slot that no live sequence uses; any thread.
+
+        Raises:
+            KeyError: the slot is not installed.
+        """
+        with self._lock:
+            del self._slots[slot]
+
+    def forms(self, slots: tuple[int, ...]) -> tuple[Forms, ...]:
+        """The forms of a lineage's slots, in its order."""
+        return tuple(self._slots[slot].forms for slot in slots)
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes of all slots."""
+        with self._lock:
+            return sum(packed.nbytes for packed in self._slots.values())

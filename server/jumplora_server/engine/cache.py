@@ -1,0 +1,67 @@
+"""The attention caches: one fixed row a sequence, written in place, never gathered or sorted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jumplora_server.engine.weights import T5Config
+
+# Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
+# have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py); 16
+# was not enough: MKL takes another kernel for 16 keys than for 32.
+LENGTH_STEP = 32
+
+
+def round_up(length: int) -> int:
+    """The next multiple of LENGTH_STEP."""
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
+class RowCache:
+    """Keys and values of every decoder layer for `rows` sequences.
+
+    Self-attention: [layers, rows, heads, target, d_kv]; cross-attention: [layers, rows, heads,
+    source, d_kv]. Zeroed lazily by the allocator: pages cost memory once a row has used them.
+    """
+
+    def __init__(
+        self,
+        config: T5Config,
+        *,
+        rows: int,
+        max_source: int,
+        max_target: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        layers, heads, width = config.num_decoder_layers, config.num_heads, config.d_kv
+        self.rows = rows
+        self.source = round_up(max_source)
+        self.target = round_up(max_target)
+        own = (layers, rows, heads, self.target, width)
+        cross = (layers, rows, heads, self.source, width)
+        self.self_k = torch.zeros(own, dtype=dtype, device=device)
+        self.self_v = torch.zeros(own, dtype=dtype, device=device)
+        self.cross_k = torch.zeros(cross, dtype=dtype, device=device)
+        self.cross_v = torch.zeros(cross, dtype=dtype, device=device)
+        # Additive mask of the source: 0 inside a row's prompt, the dtype's lowest number outside
+        # it (not -inf: a free row that is computed along must not make NaN).
+        self.lowest = torch.finfo(dtype).min
+        self.source_mask = torch.full((rows, self.source), self.lowest, dtype=dtype, device=device)
+
+    def open_row(self, row: int, source_length: int) -> None:
+        """Make a row ready for a prompt of that many tokens."""
+        self.source_mask[row, :source_length] = 0
+        self.source_mask[row, source_length:] = self.lowest
+
+    def write_source(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store a layer's cross-attention keys and values, each [b, heads, length, d_kv]."""
+        length = k.shape[2]
+        self.cross_k[layer][rows, :, :length] = k
+        self.cross_v[layer][rows, :, :length] = v
+
+    def append(self, layer: int, rows: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store one step's keys and values, each [n, heads, d_kv], at each row's position."""
+        self.self_k[layer][rows, :, positions] = k
+        self.self_v[layer][rows, :, positions] = v

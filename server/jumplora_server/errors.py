@@ -1,0 +1,167 @@
+"""The server's errors: each has an HTTP status and a stable code that clients may rely on.
+
+ServerError
+├── InvalidInput            422  validation
+├── InputTooLong            413  input_too_long
+├── UnknownTask             404  unknown_task
+├── UnknownVersion          404  unknown_version
+├── BaseNotAllowed          403  base_not_allowed
+├── AdapterUnavailable      503  adapter_unavailable   (reason: the load failure's code)
+├── AdapterRefused          422  adapter_refused       (reason: the check that failed)
+├── AdapterTooLarge         413  adapter_too_large
+├── VersionConflict         412  version_conflict
+├── AdapterInUse            409  adapter_in_use
+├── OutOfMemoryBudget       507  memory_budget
+├── QueueFull               503  queue_full            (Retry-After)
+├── TaskQuotaExceeded       429  task_quota            (Retry-After)
+├── Draining                503  draining              (Retry-After)
+├── DeadlineExceeded        504  timeout
+├── Unauthorized            401  unauthorized
+├── Forbidden               403  forbidden
+└── GenerationFailed        500  generation
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServerError(Exception):
+    """An error with an answer. `message` says what was given and what is allowed."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+    def __init__(
+        self, message: str, *, reason: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class InvalidInput(ServerError):
+    """A field is missing, of the wrong type, out of range or contradicts another."""
+
+    status = 422
+    code = "validation"
+
+
+class InputTooLong(ServerError):
+    """The prompt has more tokens than the limit and `truncate` was not asked."""
+
+    status = 413
+    code = "input_too_long"
+
+
+class UnknownTask(ServerError):
+    """No adapter of that task is registered. Never answered by the base model."""
+
+    status = 404
+    code = "unknown_task"
+
+
+class UnknownVersion(ServerError):
+    """The task exists, the version asked for does not (or the prefix is ambiguous)."""
+
+    status = 404
+    code = "unknown_version"
+
+
+class BaseNotAllowed(ServerError):
+    """The bare backbone was asked for and the operator did not allow it."""
+
+    status = 403
+    code = "base_not_allowed"
+
+
+class AdapterUnavailable(ServerError):
+    """The task is known but none of its versions could be loaded."""
+
+    status = 503
+    code = "adapter_unavailable"
+
+
+class AdapterRefused(ServerError):
+    """An uploaded adapter did not pass validation; nothing was kept of it."""
+
+    status = 422
+    code = "adapter_refused"
+
+
+class AdapterTooLarge(ServerError):
+    """An uploaded adapter exceeds the size limit of its route."""
+
+    status = 413
+    code = "adapter_too_large"
+
+
+class VersionConflict(ServerError):
+    """If-Match named another version than the current one."""
+
+    status = 412
+    code = "version_conflict"
+
+
+class AdapterInUse(ServerError):
+    """The version is an ancestor of another task's lineage and cannot be removed."""
+
+    status = 409
+    code = "adapter_in_use"
+
+
+class OutOfMemoryBudget(ServerError):
+    """The adapter does not fit the byte budget even after evicting everything evictable."""
+
+    status = 507
+    code = "memory_budget"
+
+
+class QueueFull(ServerError):
+    """The server holds as many waiting requests or tokens as it may."""
+
+    status = 503
+    code = "queue_full"
+
+
+class TaskQuotaExceeded(ServerError):
+    """The task holds its whole share of the queue."""
+
+    status = 429
+    code = "task_quota"
+
+
+class Draining(ServerError):
+    """The server is shutting down and takes no new work."""
+
+    status = 503
+    code = "draining"
+
+
+class DeadlineExceeded(ServerError):
+    """The request's deadline passed before it was finished."""
+
+    status = 504
+    code = "timeout"
+
+
+class Unauthorized(ServerError):
+    """A key is required and none, or an unknown one, was given."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(ServerError):
+    """The key does not carry the scope, or the route is switched off."""
+
+    status = 403
+    code = "forbidden"
+
+
+class GenerationFailed(ServerError):
+    """The engine failed on the batch that held this sequence."""
+
+    status = 500
+    code = "generation"

@@ -1,0 +1,110 @@
+"""uvicorn with our own way to stop: tell readiness, wait, refuse, finish, exit 0."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from jumplora_server.settings import Settings
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class HttpServer(uvicorn.Server):
+    """Serves one app until SIGTERM or SIGINT.
+
+    SIGTERM: `on_drain` at once (readiness fails, requests are still taken, since balancers need a
+    moment), after `grace` seconds `on_refuse` and no new connections; requests that run get the
+    shutdown timeout. SIGINT skips the grace, a second one the waiting. uvicorn itself would raise
+    the signal again at the end and exit with it.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        grace: float,
+        on_drain: Callable[[], None],
+        on_refuse: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._grace = grace
+        self._on_drain = on_drain
+        self._on_refuse = on_refuse
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run until a signal."""
+        self._event_loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Route both signals to `handle_exit` while serving."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal handler: only hands over to the event loop."""
+        del frame
+        if self._event_loop is None:
+            self.should_exit = True
+            return
+        self._event_loop.call_soon_threadsafe(self._stop, sig)
+
+    def _stop(self, sig: int) -> None:
+        if self.should_exit:
+            self.force_exit = self.force_exit or sig == signal.SIGINT
+            return
+        self._on_drain()
+        if sig == signal.SIGINT or not self.started or self._grace == 0:
+            self._refuse()
+            return
+        assert self._event_loop is not None
+        self._event_loop.call_later(self._grace, self._refuse)
+
+    def _refuse(self) -> None:
+        self._on_refuse()
+        self.should_exit = True
+
+
+def http_server(app: FastAPI, settings: Settings) -> HttpServer:
+    """A server with the limits that a service facing strangers needs."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        # httptools accepts headers of any size and number.
+        http="h11",
+        h11_max_incomplete_event_size=65536,
+        timeout_keep_alive=75,
+        limit_concurrency=2048,
+        backlog=512,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout),
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+    )
+    state = app.state
+    return HttpServer(
+        config, grace=settings.drain_grace, on_drain=state.drain, on_refuse=state.refuse
+    )

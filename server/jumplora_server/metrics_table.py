@@ -1,0 +1,261 @@
+"""The table of every instrument this server exposes: name, kind, help, labels and buckets.
+
+Owns the names; the dashboard generator checks its queries against this table and the verbs in
+`metrics` fill it. Must not know how or when a value is measured.
+
+Units are seconds, bytes and plain counts. A threshold that an operator wants to hold must be a
+bucket boundary, so the latency buckets start at 1 ms (a short T5 decode) and end at 60 s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+
+LATENCY_SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+PHASE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+LOAD_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One family of series. `buckets` are upper bounds, ascending, for histograms only."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    def sample_names(self) -> tuple[str, ...]:
+        """Return the names a query may use for this family."""
+        if self.kind == "histogram":
+            return tuple(self.name + suffix for suffix in ("_bucket", "_count", "_sum"))
+        return (self.name,)
+
+    def counter(self, registry: CollectorRegistry) -> Counter:
+        """Build the client's counter and register it."""
+        return Counter(self.name, self.help, self.labels, registry=registry)
+
+    def gauge(self, registry: CollectorRegistry) -> Gauge:
+        """Build the client's gauge and register it."""
+        return Gauge(self.name, self.help, self.labels, registry=registry)
+
+    def histogram(self, registry: CollectorRegistry) -> Histogram:
+        """Build the client's histogram and register it."""
+        return Histogram(self.name, self.help, self.labels, registry=registry, buckets=self.buckets)
+
+    def family(self) -> GaugeMetricFamily:
+        """Return an empty gauge family, for values that are read at the time of a scrape."""
+        return GaugeMetricFamily(self.name, self.help, labels=self.labels)
+
+
+_TASK = ("task_id",)
+
+# Requests, per task.
+REQUESTS = Instrument(
+    "jumplora_requests_total", "counter", "Requests by how they ended.", ("task_id", "outcome")
+)
+REQUEST_DURATION = Instrument(
+    "jumplora_request_duration_seconds",
+    "histogram",
+    "From arrival to the last token, client errors and hang-ups excluded.",
+    _TASK,
+    LATENCY_SECONDS,
+)
+REQUEST_QUEUE = Instrument(
+    "jumplora_request_queue_seconds",
+    "histogram",
+    "From arrival to the step that took the request into a batch.",
+    _TASK,
+    PHASE_SECONDS,
+)
+REQUEST_ENCODE = Instrument(
+    "jumplora_request_encode_seconds",
+    "histogram",
+    "Time in the step that encoded the prompt.",
+    _TASK,
+    PHASE_SECONDS,
+)
+REQUEST_DECODE = Instrument(
+    "jumplora_request_decode_seconds",
+    "histogram",
+    "From the encoded prompt to the last token.",
+    _TASK,
+    PHASE_SECONDS,
+)
+FIRST_TOKEN = Instrument(
+    "jumplora_time_to_first_token_seconds",
+    "histogram",
+    "From arrival to the first generated token.",
+    _TASK,
+    LATENCY_SECONDS,
+)
+PER_TOKEN = Instrument(
+    "jumplora_time_per_output_token_seconds",
+    "histogram",
+    "Mean time per token after the first, one observation a request.",
+    _TASK,
+    TOKEN_SECONDS,
+)
+PROMPT_TOKENS = Instrument(
+    "jumplora_prompt_tokens_total", "counter", "Prompt tokens of finished requests.", _TASK
+)
+GENERATION_TOKENS = Instrument(
+    "jumplora_generation_tokens_total", "counter", "Generated tokens of finished requests.", _TASK
+)
+IN_FLIGHT = Instrument(
+    "jumplora_requests_in_flight", "gauge", "Requests accepted and not yet answered.", _TASK
+)
+
+# Adapters, per task.
+ADAPTER_MEMORY = Instrument(
+    "jumplora_adapter_memory_bytes",
+    "gauge",
+    "Bytes a task's adapter holds in each tier (disk, host, device).",
+    ("task_id", "tier"),
+)
+ADAPTER_NONZEROS = Instrument(
+    "jumplora_adapter_nonzeros", "gauge", "Non-zero values of the served adapter.", _TASK
+)
+ADAPTER_DENSITY = Instrument(
+    "jumplora_adapter_density", "gauge", "Non-zeros over all weights of the targets, 0 to 1.", _TASK
+)
+ADAPTER_INFO = Instrument(
+    "jumplora_adapter_info",
+    "gauge",
+    "1 for the version that is served.",
+    ("task_id", "version", "digest"),
+)
+ADAPTER_STATE = Instrument(
+    "jumplora_adapter_state",
+    "gauge",
+    "1 for the state the task's adapter is in (a number of tasks for task_id _other).",
+    ("task_id", "state"),
+)
+ADAPTER_DEGRADED = Instrument(
+    "jumplora_adapter_degraded",
+    "gauge",
+    "1 while an older version than the published one is served.",
+    _TASK,
+)
+ADAPTER_LOADS = Instrument(
+    "jumplora_adapter_loads_total", "counter", "Adapters made resident.", _TASK
+)
+ADAPTER_LOAD_FAILURES = Instrument(
+    "jumplora_adapter_load_failures_total",
+    "counter",
+    "Adapters that were refused or could not be loaded, by error code.",
+    ("task_id", "code"),
+)
+ADAPTER_SWAPS = Instrument(
+    "jumplora_adapter_swaps_total", "counter", "Versions replaced by another while serving.", _TASK
+)
+ADAPTER_ROLLBACKS = Instrument(
+    "jumplora_adapter_rollbacks_total", "counter", "Rollbacks to an earlier version.", _TASK
+)
+ADAPTER_EVICTIONS = Instrument(
+    "jumplora_adapter_evictions_total",
+    "counter",
+    "Adapters that left memory, by reason.",
+    ("task_id", "reason"),
+)
+ADAPTER_LAST_LOAD = Instrument(
+    "jumplora_adapter_last_load_seconds",
+    "gauge",
+    "Seconds each stage of the task's newest load took.",
+    ("task_id", "stage"),
+)
+
+# The whole server.
+ADAPTER_LOAD = Instrument(
+    "jumplora_adapter_load_seconds",
+    "histogram",
+    "Seconds of each stage of an adapter load, all tasks.",
+    ("stage",),
+    LOAD_SECONDS,
+)
+ADMISSION_REJECTIONS = Instrument(
+    "jumplora_admission_rejections_total",
+    "counter",
+    "Requests refused before they were queued, by the limit that was hit.",
+    ("reason",),
+)
+WAITING = Instrument("jumplora_requests_waiting", "gauge", "Sequences waiting for a row.")
+RUNNING = Instrument("jumplora_requests_running", "gauge", "Sequences that hold a row.")
+BATCH_ROWS = Instrument("jumplora_batch_rows", "histogram", "Rows decoded in one step.", (), ROWS)
+BATCH_TASKS = Instrument(
+    "jumplora_batch_distinct_tasks", "histogram", "Distinct tasks in one step.", (), ROWS
+)
+ENCODED_TOKENS = Instrument(
+    "jumplora_encoded_tokens_total", "counter", "Prompt tokens the engine encoded."
+)
+STEP = Instrument(
+    "jumplora_step_seconds", "histogram", "Engine time of one step.", ("phase",), STEP_SECONDS
+)
+ROWS_IN_USE = Instrument("jumplora_cache_rows_in_use", "gauge", "Cache rows held by sequences.")
+ROWS_TOTAL = Instrument("jumplora_cache_rows", "gauge", "Cache rows there are.")
+BUDGET_USED = Instrument(
+    "jumplora_adapter_budget_used_bytes", "gauge", "Bytes of all resident adapters."
+)
+BUDGET_LIMIT = Instrument(
+    "jumplora_adapter_budget_limit_bytes", "gauge", "Byte budget for resident adapters."
+)
+MODEL_BYTES = Instrument("jumplora_model_memory_bytes", "gauge", "Bytes of the backbone's weights.")
+HEARTBEAT = Instrument(
+    "jumplora_engine_heartbeat_age_seconds",
+    "gauge",
+    "Seconds since the engine thread last made progress. It also grows while nothing is queued.",
+)
+BUILD_INFO = Instrument(
+    "jumplora_build_info", "gauge", "1; labels name the build.", ("version", "torch")
+)
+DEVICE_ALLOCATED = Instrument(
+    "jumplora_device_memory_allocated_bytes",
+    "gauge",
+    "Bytes of live tensors on an accelerator.",
+    ("device",),
+)
+DEVICE_RESERVED = Instrument(
+    "jumplora_device_memory_reserved_bytes",
+    "gauge",
+    "Bytes the allocator holds of an accelerator.",
+    ("device",),
+)
+
+# Names that Kubernetes' inference gateway looks for (Gateway API Inference Extension, proposal
+# 003); the colon is theirs.
+VLLM_WAITING = Instrument("vllm:num_requests_waiting", "gauge", "As jumplora_requests_waiting.")
+VLLM_RUNNING = Instrument("vllm:num_requests_running", "gauge", "As jumplora_requests_running.")
+VLLM_LORA = Instrument(
+    "vllm:lora_requests_info",
+    "gauge",
+    "Unix time of the last change; the labels list task ids, separated by commas.",
+    ("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
+)
+
+TABLE: tuple[Instrument, ...] = (
+    REQUESTS, REQUEST_DURATION, REQUEST_QUEUE, REQUEST_ENCODE, REQUEST_DECODE, FIRST_TOKEN,
+    PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT,
+    ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_DENSITY, ADAPTER_INFO, ADAPTER_STATE,
+    ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS, ADAPTER_ROLLBACKS,
+    ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
+    ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
+    STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, MODEL_BYTES, HEARTBEAT, BUILD_INFO,
+    DEVICE_ALLOCATED, DEVICE_RESERVED,
+    VLLM_WAITING, VLLM_RUNNING, VLLM_LORA,
+)  # fmt: skip
+
+# Families whose values `metrics_state` reads at a scrape.
+READ_AT_SCRAPE: tuple[Instrument, ...] = (
+    IN_FLIGHT, ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_STATE, ADAPTER_DEGRADED,
+    ADAPTER_DENSITY, ADAPTER_INFO, ADAPTER_LAST_LOAD, HEARTBEAT, VLLM_LORA,
+)  # fmt: skip

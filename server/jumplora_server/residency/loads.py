@@ -1,0 +1,126 @@
+"""What a load changes, from its candidates to the flip. Called by the loader's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from jumplora_server.residency.jobs import Failures
+from jumplora_server.residency.shelf import Known, Shelf
+from jumplora_server.residency.slots import Room
+from jumplora_server.residency.status import State
+from jumplora_server.residency.version import Freed, VersionFacts
+from jumplora_server.routing import LoadFailure
+
+
+class Loads:
+    """The loader's view of the shelf. Thread-safe."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    def candidates(self, task: str, failures: Failures) -> tuple[str, ...]:
+        """Versions to try in this order until one loads; empty when all is as it should be.
+
+        The desired one first. Behind it what served before, if that was ever loaded here; else the
+        history, newest first, as after a restart.
+        """
+        with self._shelf.lock:
+            route = self._shelf.table.routes[task]
+            served = (
+                None if route.served is None else self._shelf.slots.versions[route.served.version]
+            )
+            if served is not None and served.digest == route.desired and served.is_resident:
+                return ()
+            if served is not None and served.is_proven:
+                rest = [served.digest]
+            else:
+                rest = list(reversed(route.versions))
+            order = list(dict.fromkeys([route.desired, *rest]))
+            if failures == "retry":
+                for digest in order:
+                    self._shelf.slots.retry(digest)
+            return tuple(d for d in order if self._shelf.slots.state(d) is not State.FAILED)
+
+    def is_wanted(self, digest: str) -> bool:
+        """Whether anybody still waits for this version."""
+        with self._shelf.lock:
+            version = self._shelf.slots.versions.get(digest)
+            return version is not None and (version.leases > 0 or version.is_served)
+
+    def begin(self, lineage: Iterable[Known], digest: str, room: Room) -> tuple[str, ...] | None:
+        """See Slots.begin. `lineage` is `digest` and all that it stands on."""
+        with self._shelf.lock:
+            for known in lineage:
+                self._shelf.know(known)
+            return self._shelf.slots.begin(digest, beside=self._shelf.beside(digest), room=room)
+
+    def measure(self, digest: str, nbytes: int, loading: tuple[str, ...]) -> bool:
+        """The bytes of a version became known; False when they do not fit now: all is undone."""
+        with self._shelf.lock:
+            fits = self._shelf.slots.measure(digest, nbytes, self._shelf.beside(loading[-1]))
+            if not fits:
+                self._shelf.slots.abort(loading)
+            return fits
+
+    def install(self, digest: str, slot: int, nonzeros: int, density: float) -> None:
+        """See Slots.install."""
+        with self._shelf.lock:
+            self._shelf.slots.install(digest, slot, nonzeros, density)
+
+    def commit(self, digest: str, loaded: tuple[str, ...]) -> None:
+        """What was loaded may be used."""
+        with self._shelf.lock:
+            for each in loaded:
+                self._shelf.slots.ready(each)
+            if self._shelf.slots.versions[digest].facts.task not in self._shelf.table.routes:
+                self._shelf.slots.retire(digest, "unload")
+
+    def fail(self, facts: VersionFacts, loading: tuple[str, ...], failure: LoadFailure) -> None:
+        """It does not load: whoever waits for it gets AdapterUnavailable."""
+        with self._shelf.lock:
+            self._shelf.slots.abort(loading)
+            self._shelf.slots.know(facts)
+            self._shelf.slots.fail(facts.digest, failure, self._shelf.clock())
+            route = self._shelf.table.routes.get(facts.task)
+            if route is not None and route.desired == facts.digest:
+                self._shelf.route(replace(route, failure=failure))
+
+    def serve(self, task: str, digest: str) -> str | None:
+        """The flip: new leases are on `digest`, the version before drains. Returns that one."""
+        with self._shelf.lock:
+            route = self._shelf.table.routes.get(task)
+            if route is None or digest not in self._shelf.slots.versions:
+                return None
+            before = None if route.served is None else route.served.version
+            self._shelf.serve(route, digest)
+            return before if before != digest else None
+
+    def abort(self, loading: tuple[str, ...]) -> None:
+        """Undo `begin` without a failure: the room is needed first."""
+        with self._shelf.lock:
+            self._shelf.slots.abort(loading)
+
+    def yield_for(self, digest: str) -> None:
+        """Let others give way to a version that waited too long for room."""
+        with self._shelf.lock:
+            if digest in self._shelf.slots.versions:
+                self._shelf.slots.yield_for(digest, self._shelf.beside(digest))
+
+    def unyield(self) -> None:
+        """No load waits for room any more."""
+        with self._shelf.lock:
+            self._shelf.slots.unyield()
+
+    def take_freed(self) -> list[Freed]:
+        """See Slots.take_freed."""
+        with self._shelf.lock:
+            return self._shelf.slots.take_freed()
+
+    def take_removed(self) -> list[str]:
+        """Forgotten tasks of which nothing is left, each once."""
+        with self._shelf.lock:
+            alive = {version.facts.task for version in self._shelf.slots.versions.values()}
+            removed = sorted(self._shelf.leaving - alive)
+            self._shelf.leaving -= set(removed)
+            return removed

@@ -1,0 +1,91 @@
+"""What residency reads of the store."""
+
+from __future__ import annotations
+
+from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.errors import StoreError, UnknownTask, UnknownVersion
+from jumplora_adapters.format import Adapter, read_adapter
+from jumplora_adapters.store import Store
+
+from jumplora_server.residency.shelf import Known
+from jumplora_server.residency.version import VersionFacts
+
+
+class StoreReader:
+    """Reads one store for one backbone. Raises AdapterError and OSError; thread-safe."""
+
+    def __init__(self, store: Store, backbone: Backbone) -> None:
+        self._store = store
+        self._backbone = backbone
+
+    def pointers(self) -> dict[str, str]:
+        """The desired version of every task."""
+        pointers = self._store.pointers()
+        if not pointers:
+            self._check_root()
+        return pointers
+
+    def desired(self, task: str) -> tuple[str, tuple[str, ...]]:
+        """The desired version of a task, and its stored ones, last current last.
+
+        Raises UnknownTask only when the store is there and does not hold the task.
+        """
+        try:
+            current = self._store.current(task)
+            entries = self._store.history(task)
+            stored = self._store.versions(task)
+        except UnknownTask:
+            self._check_root()
+            raise
+        order = dict.fromkeys(stored)
+        for entry in entries:
+            order.pop(entry.digest, None)
+            order[entry.digest] = None
+        order.setdefault(current)
+        return current, tuple(order)
+
+    def is_rollback(self, task: str) -> bool:
+        """Whether the task's pointer last moved back."""
+        entries = self._store.history(task)
+        return bool(entries) and entries[-1].event == "rollback"
+
+    def known(self, digest: str) -> Known:
+        """A version by its header."""
+        manifest = self._store.manifest(digest)
+        size = self._store.path_of(digest).stat().st_size
+        return Known(VersionFacts(digest, manifest.task, manifest.lineage, size), manifest)
+
+    def lineage(self, digest: str) -> tuple[Known, ...]:
+        """A version and all that it stands on, ancestors first."""
+        found: dict[str, Known] = {}
+        self._collect(digest, found, ())
+        return tuple(found.values())
+
+    def adapter(self, digest: str) -> Adapter:
+        """Read and validate a version, all checks."""
+        return read_adapter(
+            self._store.path_of(digest),
+            self._backbone,
+            max_file_bytes=self._store.max_file_bytes,
+            expect_digest=digest,
+        )
+
+    def _collect(self, digest: str, found: dict[str, Known], path: tuple[str, ...]) -> None:
+        if digest in found:
+            return
+        known = self.known(digest)
+        for ancestor in known.facts.ancestors:
+            if ancestor in path:
+                raise StoreError(f"version {digest[:12]} is its own ancestor")
+            self._collect(ancestor, found, (*path, digest))
+        found[digest] = known
+
+    def _check_root(self) -> None:
+        # A mount that went away must not look like a store from which all was removed.
+        if not self._store.root.is_dir():
+            raise StoreError(f"the store {self._store.root} is not there")
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the version is not in the store (any more), rather than bad."""
+    return isinstance(error, UnknownVersion)

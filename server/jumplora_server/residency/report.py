@@ -1,0 +1,67 @@
+"""What the loader tells the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jumplora_server.errors import UnknownTask
+from jumplora_server.metrics import Metrics
+from jumplora_server.metrics_state import Stage
+from jumplora_server.residency.tasks import Tasks
+from jumplora_server.residency.version import Freed
+
+
+class Report:
+    """Turns changes into verbs. Ends with the state of the task each time."""
+
+    def __init__(self, metrics: Metrics, tasks: Tasks, budget_bytes: int) -> None:
+        self._metrics = metrics
+        self._tasks = tasks
+        self._budget_bytes = budget_bytes
+
+    def state(self, task: str) -> None:
+        """The task's state, memory and version as they are now."""
+        self._metrics.budget(self._tasks.used_bytes, self._budget_bytes)
+        try:
+            status = self._tasks.status(task)
+        except UnknownTask:
+            return  # forgotten meanwhile
+        self._metrics.adapter_state(
+            task,
+            status.version,
+            status.state.value,
+            bytes_by_tier={
+                "disk": status.bytes_disk,
+                "host": status.bytes_host,
+                "device": status.bytes_device,
+            },
+            nonzeros=status.nonzeros,
+            density=status.density,
+            degraded=status.degraded,
+        )
+
+    def loaded(self, task: str, seconds: Mapping[Stage, float]) -> None:
+        """A version became resident; after `state`, which registers the task."""
+        self.state(task)
+        self._metrics.adapter_loaded(task, seconds)
+
+    def failed(self, task: str, code: str) -> None:
+        """A version could not be loaded."""
+        self.state(task)
+        self._metrics.adapter_load_failed(task, code)
+
+    def flipped(self, task: str, is_rollback: bool) -> None:
+        """Another version answers from now on."""
+        self.state(task)
+        self._metrics.swapped(task)
+        if is_rollback:
+            self._metrics.rolled_back(task)
+
+    def freed(self, freed: Freed) -> None:
+        """A version left memory."""
+        self._metrics.evicted(freed.task, freed.reason)
+        self.state(freed.task)
+
+    def removed(self, task: str) -> None:
+        """Nothing is left of a forgotten task."""
+        self._metrics.task_removed(task)

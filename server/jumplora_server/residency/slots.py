@@ -1,0 +1,264 @@
+"""Which versions are resident, who uses them, and who has to go: a pure table.
+
+Decides, never acts: slots that fell free are handed out by `take_freed`. One loader at a time.
+A resident version's ancestors are resident; bytes in use never exceed the budget; what is leased,
+has rows, is held by a descendant or pinned is not evicted (the one exception is `yield_for`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from jumplora_server.errors import OutOfMemoryBudget
+from jumplora_server.residency import room as making
+from jumplora_server.residency.status import PinState, State
+from jumplora_server.residency.version import Freed, Reason, Version, VersionFacts
+from jumplora_server.routing import LoadFailure
+
+Room = Literal["free", "evict"]  # may others be evicted for it
+Use = Literal["in_service", "hidden"]  # "hidden": may be used before it is READY
+
+
+class Slots:
+    """Versions by digest. Bytes are those in the engine."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self._versions: dict[str, Version] = {}
+        self._pinned: set[str] = set()  # tasks
+        self._freed: list[Freed] = []
+        self._tick = 0
+
+    @property
+    def versions(self) -> Mapping[str, Version]:
+        """All known versions; to be read only."""
+        return MappingProxyType(self._versions)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all loading and resident versions."""
+        return making.resident_bytes(self._versions)
+
+    @property
+    def has_freed(self) -> bool:
+        """Whether `take_freed` would return any."""
+        return bool(self._freed)
+
+    def state(self, digest: str) -> State:
+        """The state of a version, known or not."""
+        version = self._versions.get(digest)
+        return State.COLD if version is None else version.state
+
+    def take_freed(self) -> list[Freed]:
+        """Slots to remove from the engine before anything is installed into their room."""
+        freed, self._freed = self._freed, []
+        return freed
+
+    # Use
+
+    def know(self, facts: VersionFacts) -> None:
+        """Enter a version as COLD, if it is new."""
+        if facts.digest not in self._versions:
+            self._versions[facts.digest] = Version(facts, nbytes=facts.disk_bytes)
+
+    def lease(self, digest: str) -> None:
+        """Count a lease on a known version."""
+        self._versions[digest].leases += 1
+        self._versions[digest].used = self._next_tick()
+
+    def unlease(self, digest: str) -> None:
+        """Give a lease back."""
+        version = self._versions[digest]
+        assert version.leases > 0, f"{digest} has no lease"
+        version.leases -= 1
+        self._rest(version)
+
+    def claim(self, digest: str, use: Use) -> tuple[int, ...] | None:
+        """Count a row and return the slots of the lineage; None while it has none to give."""
+        version = self._versions[digest]
+        is_installed = version.is_resident or (use == "hidden" and version.slot >= 0)
+        if not is_installed or version.is_yielding:
+            return None
+        version.rows += 1
+        version.used = self._next_tick()
+        return tuple(self._versions[d].slot for d in (*version.facts.ancestors, digest))
+
+    def unclaim(self, digest: str) -> None:
+        """Give a row back."""
+        version = self._versions[digest]
+        assert version.rows > 0, f"{digest} has no row"
+        version.rows -= 1
+        self._rest(version)
+
+    def serve(self, digest: str) -> None:
+        """A route names it: it stays known, and is revived if it was draining."""
+        version = self._versions[digest]
+        version.is_served = True
+        if version.state is State.DRAINING:
+            version.state = State.READY
+
+    def retire(self, digest: str, reason: Reason) -> None:
+        """No route names it: free it once nobody uses or needs it ("unload": forget failures)."""
+        version = self._versions[digest]
+        version.is_served = False
+        if version.state is State.READY:
+            version.state = State.DRAINING
+            version.retired = reason
+        elif reason == "unload":
+            self.retry(digest)
+        self._rest(version)
+
+    def pin(self, task: str, pinned: PinState) -> None:
+        """Protect the version that `task` serves from eviction, or no longer."""
+        (self._pinned.add if pinned == "pinned" else self._pinned.discard)(task)
+
+    def is_pinned(self, task: str) -> bool:
+        """Whether `task` is pinned."""
+        return task in self._pinned
+
+    # Loading
+
+    def begin(self, digest: str, *, beside: str | None, room: Room) -> tuple[str, ...] | None:
+        """Make room for a version and its cold ancestors and mark them LOADING.
+
+        Returns what to install, ancestors first. None when there is no room now (with "evict":
+        because what could go is in use). `beside` stays resident: the version to be replaced.
+        Raises OutOfMemoryBudget when no waiting could help. All ancestors must be known.
+        """
+        missing = self._missing(digest)
+        need = sum(self._versions[d].nbytes for d in missing)
+        if not self._make_room(need, self._kept(digest, beside), room):
+            return None
+        for d in missing:
+            version = self._versions[d]
+            version.state, version.failure = State.LOADING, None
+            for ancestor in version.facts.ancestors:
+                self._versions[ancestor].holds += 1
+        self.unyield()
+        return missing
+
+    def measure(self, digest: str, nbytes: int, beside: str | None) -> bool:
+        """Correct the bytes of a loading version; when False, `abort` must follow at once.
+
+        Raises OutOfMemoryBudget like `begin`.
+        """
+        self._versions[digest].nbytes = nbytes
+        loading = (d for d, v in self._versions.items() if v.state is State.LOADING)
+        return self._make_room(0, [*loading, *self._kept(digest, beside)], "evict")
+
+    def install(self, digest: str, slot: int, nonzeros: int, density: float) -> None:
+        """A loading version got its slot; it stays hidden."""
+        version = self._versions[digest]
+        assert version.state is State.LOADING, f"{digest} is {version.state}"
+        version.slot, version.nonzeros, version.density = slot, nonzeros, density
+
+    def ready(self, digest: str) -> None:
+        """A loading version may be used."""
+        version = self._versions[digest]
+        assert version.state is State.LOADING, f"{digest} is {version.state}"
+        assert version.slot >= 0, f"{digest} has no slot"
+        version.state, version.is_proven = State.READY, True
+        version.since = self._next_tick()
+
+    def abort(self, digests: Iterable[str]) -> None:
+        """Undo `begin` for what is still loading."""
+        for digest in reversed(tuple(digests)):
+            version = self._versions.get(digest)
+            if version is not None and version.state is State.LOADING:
+                self._leave(version, "unload")
+
+    def fail(self, digest: str, failure: LoadFailure, now: float) -> None:
+        """A known version that is neither loading nor resident cannot be loaded."""
+        version = self._versions[digest]
+        assert version.state in (State.COLD, State.FAILED), f"{digest} is {version.state}"
+        version.state, version.is_proven = State.FAILED, False
+        version.failure, version.failed_at = failure, now
+
+    def retry(self, digest: str) -> None:
+        """Forget that it failed, if it did."""
+        version = self._versions.get(digest)
+        if version is not None and version.state is State.FAILED:
+            version.state, version.failure = State.COLD, None
+            self._rest(version)
+
+    def yield_for(self, digest: str, beside: str | None) -> None:
+        """Give no new rows to what is resident longest, until a `begin` succeeds or `unyield`.
+
+        For a load that waits while leases never reach zero: yielding versions are evicted when
+        their rows end, leased or not, and come back when it is their turn.
+        """
+        need = sum(self._versions[d].nbytes for d in self._missing(digest))
+        need -= self.budget_bytes - self.used_bytes
+        keep = self._kept(digest, beside)
+        chosen = making.victims(self._versions, need, keep, lambda v: True, lambda v: v.since)
+        for version in chosen or ():
+            version.is_yielding = True
+
+    def unyield(self) -> None:
+        """Nobody waits for room any more."""
+        for version in self._versions.values():
+            version.is_yielding = False
+
+    def check_fits(self, nbytes: int) -> None:
+        """Raise OutOfMemoryBudget unless `nbytes` fit beside what is pinned."""
+        self._check_possible(nbytes, self._kept(None, None))
+
+    # Inside
+
+    def _missing(self, digest: str) -> tuple[str, ...]:
+        lineage = making.closure(self._versions, [digest])
+        return tuple(d for d in lineage if not self._versions[d].is_resident)
+
+    def _kept(self, digest: str | None, beside: str | None) -> list[str]:
+        """What stays whatever happens: the pinned, and what is loaded or replaced now."""
+        named = [d for d in (digest, beside) if d is not None]
+        served = (v for v in self._versions.values() if v.is_served)
+        return named + [v.digest for v in served if v.facts.task in self._pinned]
+
+    def _make_room(self, need: int, keep: list[str], room: Room) -> bool:
+        lacking = need + self.used_bytes - self.budget_bytes
+        if lacking <= 0:
+            return True
+        if room == "free":
+            return False
+        self._check_possible(need, keep)
+        chosen = making.victims(
+            self._versions, lacking, keep, making.is_evictable, lambda v: v.used
+        )
+        for version in chosen or ():
+            self._leave(version, "lru")
+        return chosen is not None
+
+    def _check_possible(self, need: int, keep: list[str]) -> None:
+        kept = making.resident_bytes(self._versions, making.closure(self._versions, keep))
+        if need + kept > self.budget_bytes:
+            raise OutOfMemoryBudget(
+                f"{need} more bytes are needed beside {kept} that have to stay; the budget for"
+                f" adapters is {self.budget_bytes}",
+                reason="memory_budget",
+            )
+
+    def _leave(self, version: Version, reason: Reason) -> None:
+        """Out of the engine, to COLD."""
+        if version.slot >= 0:
+            self._freed.append(Freed(version.slot, version.facts.task, reason))
+        version.state, version.slot, version.is_yielding = State.COLD, -1, False
+        for ancestor in version.facts.ancestors:
+            self._versions[ancestor].holds -= 1
+            self._rest(self._versions[ancestor])
+        self._rest(version)
+
+    def _rest(self, version: Version) -> None:
+        """Free or forget a version that nobody uses."""
+        if not version.is_idle:
+            return
+        if version.state is State.DRAINING:
+            self._leave(version, version.retired)
+        elif version.state is State.COLD and not version.is_served:
+            self._versions.pop(version.digest, None)
+
+    def _next_tick(self) -> int:
+        self._tick += 1
+        return self._tick

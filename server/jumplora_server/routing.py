@@ -1,0 +1,168 @@
+"""Which version of a task answers: a pure, immutable table that is swapped whole, and the lease.
+
+Knows nothing of threads, slots or files: residency changes the table under its lock and counts the
+leases.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+
+from jumplora_adapters.manifest import Manifest
+
+from jumplora_server.core import AdapterRef
+from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
+
+_PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """Why a version could not be loaded. `code` is stable (the failed check), `message` is text."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One registered task: the version it should serve and the one it does serve.
+
+    `versions` is the publishing history, oldest first. `failure` is that of `desired`.
+    """
+
+    task: str
+    desired: str
+    versions: tuple[str, ...]
+    served: AdapterRef | None = None
+    manifest: Manifest | None = None  # of `served`
+    failure: LoadFailure | None = None
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether something else than the desired version answers because that one failed."""
+        return self.failure is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """All registered tasks."""
+
+    routes: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
+
+    def with_route(self, route: Route) -> RoutingTable:
+        """A copy in which `route` replaces the one of its task."""
+        return RoutingTable(MappingProxyType({**self.routes, route.task: route}))
+
+    def without(self, task: str) -> RoutingTable:
+        """A copy that does not know `task`."""
+        return RoutingTable(MappingProxyType({t: r for t, r in self.routes.items() if t != task}))
+
+    def route(self, task: str) -> Route:
+        """The route of `task`; raises UnknownTask, which lists the closest names."""
+        if task in self.routes:
+            return self.routes[task]
+        closest = difflib.get_close_matches(task, self.routes, n=3, cutoff=0.5)
+        hint = f"closest: {', '.join(closest)}" if closest else "see GET /v1/adapters"
+        raise UnknownTask(f"no adapter is registered for task {task!r}; {hint}")
+
+    def version(self, spec: str) -> tuple[Route, str]:
+        """Resolve "task" (its served version) or "task@prefix" (8 to 64 hex digits of a digest).
+
+        Raises UnknownTask, UnknownVersion (none or several match), AdapterUnavailable (the task
+        has no version that loads).
+        """
+        task, at, prefix = spec.partition("@")
+        route = self.route(task)
+        if not at:
+            if route.served is None:
+                raise _unavailable(route)
+            return route, route.served.version
+        if _PREFIX.fullmatch(prefix) is None:
+            raise UnknownVersion(
+                f"version {prefix!r} of task {task!r} is not 8 to 64 lower-case hex digits"
+            )
+        matches = [version for version in route.versions if version.startswith(prefix)]
+        if len(matches) != 1:
+            found = "several versions" if matches else "no version"
+            raise UnknownVersion(
+                f"{found} of task {task!r} start with {prefix!r}; give more or"
+                " other digits, see GET /v1/adapters/{task_id}"
+            )
+        return route, matches[0]
+
+
+def _unavailable(route: Route) -> AdapterUnavailable:
+    failure = route.failure or LoadFailure("loading", "its first version is still being read")
+    return AdapterUnavailable(
+        f"no version of task {route.task!r} could be loaded: {failure.message}",
+        reason=failure.code,
+    )
+
+
+class Lease:
+    """The right to use one version, counted from routing to the last token.
+
+    A lease is held by whoever made it: `Residency.acquire` gives the caller one, and
+    `EngineLoop.submit` takes a share of its own for each sequence. The version stays loadable
+    until all are released.
+    """
+
+    __slots__ = ("_count", "_held", "_uncount", "manifest", "ref")
+
+    def __init__(
+        self,
+        ref: AdapterRef | None,
+        manifest: Manifest | None,
+        count: Callable[[], None],
+        uncount: Callable[[], None],
+    ) -> None:
+        """Take over one count that was already made; `count` makes another, `uncount` drops one."""
+        self.ref = ref
+        self.manifest = manifest
+        self._count = count
+        self._uncount = uncount
+        self._held = [ref]
+
+    @classmethod
+    def base(cls) -> Lease:
+        """A lease on the bare backbone, which is never unloaded."""
+        return cls(None, None, _nothing, _nothing)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether `release` was called."""
+        return not self._held
+
+    def share(self) -> Lease:
+        """Another lease on the same version, released on its own. This one must still be held."""
+        assert self._held, "a released lease cannot be shared"
+        self._count()
+        return Lease(self.ref, self.manifest, self._count, self._uncount)
+
+    def release(self) -> None:
+        """Give the count back. Any thread, any number of times."""
+        try:
+            self._held.pop()  # atomic: only one of several callers succeeds
+        except IndexError:
+            return
+        self._uncount()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _nothing() -> None:
+    return None

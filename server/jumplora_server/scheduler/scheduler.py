@@ -1,0 +1,253 @@
+"""Decides what the next step computes and what its result means. Plain Python, one thread.
+
+Owns the cache rows, the waiting line and every sequence until its terminal event. Must not know
+tensors, threads or clients; times come in as `now`, monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+
+from jumplora_server.core import (
+    AdapterRef,
+    Batch,
+    EngineLimits,
+    FinishReason,
+    Sequence,
+    StepOutput,
+    Token,
+    TokenEvent,
+)
+from jumplora_server.errors import AdapterUnavailable, GenerationFailed
+from jumplora_server.scheduler.claims import Priority, SlotClaims
+from jumplora_server.scheduler.finish import finish_of
+from jumplora_server.scheduler.queue import OUTPUT_TOKEN_COST, FairQueue, Verdict, task_of
+from jumplora_server.scheduler.text import OutputText
+
+
+class Scheduler:
+    """Sequences enter by `add` and leave by exactly one event with `finish` in `take_events`."""
+
+    def __init__(
+        self,
+        limits: EngineLimits,
+        claims: SlotClaims,
+        *,
+        max_encode_tokens: int,
+        low_patience_seconds: float = 0.5,
+    ) -> None:
+        """`max_encode_tokens` bounds the prompts of one step (one prompt always fits).
+
+        Low-priority sequences take rows that nobody else wants; one that waited
+        `low_patience_seconds` goes first, else a saturated server could never load a version.
+        """
+        self._limits = limits
+        self._claims = claims
+        self._max_encode_tokens = max_encode_tokens
+        self._low_patience_seconds = low_patience_seconds
+        self._queue = FairQueue()
+        self._low: deque[Sequence] = deque()
+        self._free_rows = list(range(limits.max_rows))  # a heap
+        self._rows: dict[int, Sequence] = {}
+        self._known: dict[int, Sequence] = {}  # by sequence id, until the terminal event
+        self._texts: dict[int, OutputText] = {}
+        self._cancelled: list[int] = []
+        self._deadlines: list[tuple[float, int]] = []  # a heap; ended ones stay until they surface
+        self._events: list[tuple[Sequence, TokenEvent]] = []
+
+    @property
+    def waiting(self) -> int:
+        """Normal sequences without a row."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Rows in use."""
+        return len(self._rows)
+
+    def waiting_tasks(self) -> frozenset[str]:
+        """Tasks with something waiting."""
+        return frozenset(task for task in self._queue.tasks() if task is not None)
+
+    def running_tasks(self) -> frozenset[str]:
+        """Tasks with a row, warm-ups left out."""
+        normal = (s.ref for s in self._rows.values() if s.priority == "normal")
+        return frozenset(ref.task for ref in normal if ref is not None)
+
+    def next_wake(self) -> float | None:
+        """When the next deadline passes; None without one."""
+        while self._deadlines and self._deadlines[0][1] not in self._known:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence."""
+        self._known[sequence.id] = sequence
+        if sequence.deadline is not None:
+            heapq.heappush(self._deadlines, (sequence.deadline, sequence.id))
+        if sequence.priority == "low":
+            self._low.append(sequence)
+        else:
+            self._queue.push(sequence)
+
+    def cancel(self, sequence_id: int) -> None:
+        """End it before the next step; ids that are not known are ignored."""
+        self._cancelled.append(sequence_id)
+
+    def next_batch(self, now: float) -> Batch:
+        """End what was cancelled or is late, give free rows to who is next, decode every row."""
+        for sequence_id in self._cancelled:
+            if sequence_id in self._known:
+                self._known[sequence_id].cancelled = True
+                self._end(self._known[sequence_id], FinishReason.CANCELLED, now)
+        self._cancelled.clear()
+        while (due := self.next_wake()) is not None and due <= now:
+            late = self._known[heapq.heappop(self._deadlines)[1]]
+            self._end(late, FinishReason.TIMEOUT, now)
+        admitted = self._admit(now)
+        return Batch(tuple(admitted), tuple(self._rows[row] for row in sorted(self._rows)))
+
+    def apply(self, batch: Batch, output: StepOutput, now: float) -> None:
+        """Account for a step: one token for each sequence of `batch.decode`."""
+        for sequence in batch.encode:
+            assert sequence.started is not None
+            sequence.encoded = min(now, sequence.started + output.encode_seconds)
+        failed = frozenset(output.failed)
+        chosen = zip(batch.decode, output.token_ids, output.logprobs, strict=True)
+        for index, (sequence, token_id, logprob) in enumerate(chosen):
+            if index in failed:
+                error = GenerationFailed("the model's output was not finite", reason="nonfinite")
+                self._end(sequence, FinishReason.ERROR, now, error=error)
+            else:
+                self._accept(sequence, token_id, logprob, now)
+
+    def fail(self, batch: Batch, error: Exception, now: float) -> None:
+        """End what is still running of a batch whose step raised."""
+        for sequence in batch.decode:
+            if sequence.id in self._known:
+                self._end(sequence, FinishReason.ERROR, now, error=error)
+
+    def abort(self, error: Exception, now: float) -> None:
+        """End everything, waiting and running."""
+        for sequence in tuple(self._known.values()):
+            self._end(sequence, FinishReason.ERROR, now, error=error)
+
+    def take_events(self) -> list[tuple[Sequence, TokenEvent]]:
+        """The events since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def check_idle(self) -> None:
+        """With nothing known, every row must be free and nothing may wait."""
+        assert self._known or (
+            sorted(self._free_rows) == list(range(self._limits.max_rows))
+            and not (self._rows or self._texts or self._low or len(self._queue))
+        ), f"leaked: rows {sorted(self._rows)}, {len(self._queue)} waiting"
+
+    def _admit(self, now: float) -> list[Sequence]:
+        """Give free rows, lowest first, to whose turn it is, within the token budget."""
+        admitted: list[Sequence] = []
+        cold: set[tuple[AdapterRef, Priority]] = set()
+        tokens_left = self._max_encode_tokens
+
+        def judge(sequence: Sequence) -> Verdict:
+            if admitted and len(sequence.prompt) > tokens_left:
+                return "stop"  # not passed over: long prompts would starve
+            if sequence.ref is None:
+                return "take"
+            if (sequence.ref, sequence.priority) in cold:
+                return "pass"
+            try:
+                slots = self._claims.claim(sequence.ref, sequence.priority)
+            except AdapterUnavailable as error:
+                failed.append((sequence, error))
+                return "drop"
+            if slots is None:
+                cold.add((sequence.ref, sequence.priority))
+                return "pass"
+            sequence.slots = slots
+            return "take"
+
+        failed: list[tuple[Sequence, AdapterUnavailable]] = []
+        while self._free_rows:
+            sequence = self._pick(judge, now)
+            if sequence is None:
+                break
+            sequence.row = heapq.heappop(self._free_rows)
+            sequence.started = now
+            self._rows[sequence.row] = sequence
+            self._texts[sequence.id] = OutputText(sequence.detokenizer, sequence.sampling.stop)
+            tokens_left -= len(sequence.prompt)
+            admitted.append(sequence)
+        for sequence, error in failed:
+            self._end(sequence, FinishReason.ERROR, now, error=error)
+        return admitted
+
+    def _pick(self, judge: Callable[[Sequence], Verdict], now: float) -> Sequence | None:
+        low = self._low[0] if self._low else None
+        if low is None or now - low.arrived < self._low_patience_seconds:
+            sequence = self._queue.pick(judge)
+            if sequence is not None or low is None:
+                return sequence
+        verdict = judge(low)
+        if verdict in ("take", "drop"):
+            self._low.popleft()
+        return low if verdict == "take" else self._queue.pick(judge)
+
+    def _accept(self, sequence: Sequence, token_id: int, logprob: float | None, now: float) -> None:
+        """Add one token; end the sequence where it is the last."""
+        output = self._texts[sequence.id]
+        if sequence.first_token is None:
+            sequence.first_token = now
+        sequence.output.append(token_id)
+        if sequence.priority == "normal":
+            self._queue.charge(task_of(sequence), OUTPUT_TOKEN_COST)
+        limit = min(sequence.sampling.max_new_tokens, self._limits.max_target_tokens)
+        reason: FinishReason | None = None
+        text = ""
+        if token_id == self._limits.eos_token_id:
+            reason = FinishReason.EOS_TOKEN
+        else:
+            text = output.push(token_id)
+            if len(sequence.output) >= limit:
+                reason = FinishReason.LENGTH
+        if reason is not None and not output.is_stopped:
+            text += output.flush()
+        if output.is_stopped:
+            reason = FinishReason.STOP_SEQUENCE
+        sequence.text += text
+        token = Token(token_id, text, logprob, sequence.detokenizer.is_special(token_id))
+        if reason is None:
+            self._events.append((sequence, TokenEvent(sequence.id, token, None)))
+        else:
+            self._end(sequence, reason, now, token=token)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        now: float,
+        *,
+        token: Token | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """The one way out: free what the sequence holds and make its terminal event."""
+        del self._known[sequence.id]
+        self._texts.pop(sequence.id, None)
+        if sequence.row >= 0:
+            del self._rows[sequence.row]
+            heapq.heappush(self._free_rows, sequence.row)
+            if sequence.ref is not None:
+                self._claims.unclaim(sequence.ref)
+        elif sequence.priority == "low":
+            if sequence in self._low:
+                self._low.remove(sequence)
+        else:
+            self._queue.discard(sequence)
+        if sequence.priority == "normal":
+            self._queue.leave(sequence)
+        finish = finish_of(sequence, reason, now, error)
+        self._events.append((sequence, TokenEvent(sequence.id, token, finish)))
+        sequence.row = -1

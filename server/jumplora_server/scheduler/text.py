@@ -1,0 +1,53 @@
+"""The text of one sequence on its way out: detokenized, and cut before the first stop string."""
+
+from __future__ import annotations
+
+from jumplora_server.core import Detokenizer
+
+
+class OutputText:
+    """Token ids in, text that may be shown out.
+
+    What could still become a stop string is held back, so that no part of one is ever shown. Of
+    several stop strings the one that is complete first wins, whatever pieces the text comes in.
+    """
+
+    __slots__ = ("_detokenizer", "_held", "_stops", "is_stopped")
+
+    def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...]) -> None:
+        """`stops` are non-empty strings; none at all holds nothing back."""
+        self._detokenizer = detokenizer
+        self._stops = stops
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, token_id: int) -> str:
+        """Take the next token; return what may be shown. Nothing may be pushed once stopped."""
+        return self._cut(self._detokenizer.push(token_id))
+
+    def flush(self) -> str:
+        """The sequence ends here: return the rest, unless it holds a stop string after all."""
+        shown = self._cut(self._detokenizer.flush())
+        if not self.is_stopped:
+            shown, self._held = shown + self._held, ""
+        return shown
+
+    def _cut(self, text: str) -> str:
+        assert not self.is_stopped, "text after a stop string"
+        if not self._stops:
+            return text
+        self._held += text
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.is_stopped = True
+            _, at = min(found)
+            shown, self._held = self._held[:at], ""
+            return shown
+        cut = len(self._held) - max(self._overlap(stop) for stop in self._stops)
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest end of the held text that a proper start of `stop` equals."""
+        longest = min(len(stop) - 1, len(self._held))
+        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)

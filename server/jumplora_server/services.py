@@ -1,0 +1,44 @@
+"""What the routes are given: the built parts of one server. Only `app` fills it.
+
+The types are imported for checking alone, so that the API package depends on no engine code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from jumplora_adapters.backbone import Backbone
+    from jumplora_adapters.store import Store
+
+    from jumplora_server.core import EngineLimits
+    from jumplora_server.engine.tokenizer import Tokenizer
+    from jumplora_server.loop import EngineLoop
+    from jumplora_server.metrics import Metrics
+    from jumplora_server.residency.residency import Residency
+    from jumplora_server.settings import Settings
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Whether new requests should be sent here; readiness tells it to the outside."""
+
+    phase: Literal["starting", "serving", "draining"] = "starting"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One server's parts. `clock` is the loop's: deadlines are times on it."""
+
+    settings: Settings
+    backbone: Backbone
+    tokenizer: Tokenizer
+    store: Store
+    metrics: Metrics
+    residency: Residency
+    loop: EngineLoop
+    limits: EngineLimits
+    clock: Callable[[], float]
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)

@@ -1,0 +1,205 @@
+"""What an operator may set: environment keys `JUMPLORA_*` and the flags of `jumplora serve`.
+
+Owns names, defaults, bounds and the refusal of unknown keys. Knows nothing of what the values do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "JUMPLORA_"
+# Read by the command line's client commands, not by the server; a shell may well hold both.
+CLIENT_KEYS = frozenset({"JUMPLORA_SERVER", "JUMPLORA_KEY"})
+
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?i?b?)\s*", re.IGNORECASE | re.ASCII)
+_EXPONENT = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_HASHED_KEY = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
+MIN_KEY_CHARS = 8
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. The message has one line for each thing that is wrong."""
+
+
+def parse_bytes(value: object) -> object:
+    """`"512MiB"` -> 536870912. KiB, MiB, GiB and TiB are powers of 1024; kB, MB, ... of 1000."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError('write bytes as a number or as "512MiB", "1.5GB", ...')
+    number, unit = match[1], match[2].lower()
+    base = 1024 if "i" in unit else 1000
+    return int(float(number) * base ** _EXPONENT[unit.rstrip("ib")])
+
+
+def split_keys(value: object) -> object:
+    """Split a comma-separated environment value; blanks around keys are dropped."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def key_hash(key: str) -> str:
+    """SHA-256 hex of a key that was given plainly or as `sha256:<64 hex digits>`."""
+    hashed = _HASHED_KEY.fullmatch(key)
+    return hashed[1].lower() if hashed else hashlib.sha256(key.encode()).hexdigest()
+
+
+def _check_key(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < MIN_KEY_CHARS:
+        raise ValueError(f"a key needs at least {MIN_KEY_CHARS} characters")
+    return value
+
+
+def _size(default: int, description: str, ge: int, le: int) -> Any:
+    return Field(default=default, ge=ge, le=le, description=description)
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split_keys)]
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+class Settings(BaseSettings):
+    """Everything that may be set, checked once at start. Seconds and bytes unless named otherwise.
+
+    Every field is the environment key `JUMPLORA_<NAME>` and, keys apart, a flag of `jumplora
+    serve`; a flag wins over the environment.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = _size(8000, "port to listen on (0: any free one)", 0, 65535)
+    backbone: str = Field(description="T5 backbone: a folder or a Hugging Face id")
+    store: Path = Field(description="folder of the published adapters; watched for changes")
+    dtype: Literal["float32", "bfloat16", "int8"] = Field(
+        default="float32", description="arithmetic of the backbone's linear layers"
+    )
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="where the engine computes")
+    threads: int = _size(0, "CPU threads of the engine (0: as many as cores)", 0, 1024)
+
+    max_rows: int = _size(16, "sequences that are computed at the same time", 1, 1024)
+    max_source_tokens: int = _size(512, "tokens of one prompt", 8, 32768)
+    max_target_tokens: int = _size(128, "generated tokens of one sequence", 1, 8192)
+    max_encode_tokens: int = _size(2048, "prompt tokens that one step encodes", 8, 1_048_576)
+    max_queued_requests: int = _size(256, "prompts that wait for a row", 1, 1_000_000)
+    max_queued_tokens: int = _size(131_072, "tokens of the prompts that wait", 1, 1_000_000_000)
+    task_share: float = Field(
+        default=0.5, gt=0, le=1, description="share of the queue that one task may hold"
+    )
+    max_inputs: int = _size(64, "prompts in one request's list", 1, 4096)
+    max_text_bytes: Bytes = _size(64 * KIB, "UTF-8 bytes of one prompt", 16, 16 * MIB)
+    max_body_bytes: Bytes = _size(MIB, "bytes of a request body (uploads apart)", KIB, 64 * MIB)
+    request_timeout: float = Field(
+        default=60.0, gt=0, le=3600, description="longest time a request may take, in seconds"
+    )
+
+    adapter_budget_bytes: Bytes = _size(
+        GIB, 'memory for resident adapters ("512MiB")', KIB, 1024**5
+    )
+    max_adapter_bytes: Bytes = _size(
+        512 * MIB, "bytes of one adapter file, uploaded or published", KIB, 512 * MIB
+    )
+    load_timeout: float = Field(
+        default=120.0, gt=0, le=3600, description="seconds an upload waits for its adapter to load"
+    )
+    watch_seconds: float = Field(
+        default=2.0, ge=0.05, le=3600, description="how often the store is compared, in seconds"
+    )
+
+    admin_keys: Keys = Field(
+        default=(), description="keys that may change adapters, comma-separated; none: switched off"
+    )
+    api_keys: Keys = Field(
+        default=(), description="keys that may generate and read, comma-separated; none: open"
+    )
+    allow_base: Literal["yes", "no"] = Field(
+        default="no", description="whether the bare backbone may be asked for"
+    )
+    base_name: str = Field(
+        default="base",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="task id that means the bare backbone",
+    )
+
+    drain_grace: float = Field(
+        default=5.0, ge=0, le=600, description="seconds between not ready and no new requests"
+    )
+    shutdown_timeout: float = Field(
+        default=25.0, ge=0, le=3600, description="seconds for running requests to end at shutdown"
+    )
+    stall_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="seconds without a step until not ready"
+    )
+    max_task_labels: int = _size(200, "tasks with metrics of their own", 1, 100_000)
+    docs: Literal["on", "off"] = Field(default="on", description="/docs and /openapi.json")
+    log_format: Literal["text", "json"] = Field(default="text", description="form of a log line")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severity that is logged"
+    )
+
+    @property
+    def requests_per_task(self) -> int:
+        """How many prompts of one task may wait."""
+        return max(1, int(self.max_queued_requests * self.task_share))
+
+    @property
+    def prompts_per_request(self) -> int:
+        """How long a request's list may be: a longer one than a task's share never got in."""
+        return min(self.max_inputs, self.requests_per_task)
+
+    def key_hashes(self, scope: Literal["admin", "api"]) -> tuple[str, ...]:
+        """SHA-256 hex of the keys of that scope; the plain ones are used nowhere else."""
+        keys = self.admin_keys if scope == "admin" else self.api_keys
+        return tuple(key_hash(key.get_secret_value()) for key in keys)
+
+
+def unknown_keys(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Environment keys with our prefix that mean nothing, each with the closest one that does."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_KEYS
+    strange = (key for key in environ if key.upper().startswith(PREFIX) and key not in known)
+    return {
+        key: next(iter(difflib.get_close_matches(key.upper(), sorted(known), n=1)), None)
+        for key in sorted(strange)
+    }
+
+
+def load_settings(**flags: object) -> Settings:
+    """Settings from `flags` and the environment; SettingsError says everything that is wrong."""
+    lines = [
+        f"{key} is not a setting" + (f"; did you mean {closest}?" if closest else "")
+        for key, closest in unknown_keys(os.environ).items()
+    ]
+    try:
+        settings = Settings(**flags)  # type: ignore[arg-type]  # checked by pydantic itself
+        for key in (*settings.admin_keys, *settings.api_keys):
+            _check_key(key)
+    except ValidationError as error:
+        lines += [_explain(item) for item in error.errors(include_url=False)]
+    except ValueError as error:
+        lines.append(f"{PREFIX}ADMIN_KEYS, {PREFIX}API_KEYS: {error}")
+    if lines:
+        raise SettingsError("\n".join(lines))
+    return settings
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    name = str(item["loc"][0]) if item["loc"] else "settings"
+    field = Settings.model_fields.get(name)
+    key = PREFIX + name.upper() if field else name
+    if item["type"] == "missing":
+        meaning = f" ({field.description})" if field else ""
+        return f"{key} is missing{meaning}: set it or give --{name.replace('_', '-')}"
+    given = "" if name.endswith("_keys") else f"{item['input']!r} is not allowed: "
+    return f"{key}: {given}{item['msg']}"

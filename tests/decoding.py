@@ -1,0 +1,102 @@
+"""Drives an engine without the server: what engine tests and the oracle share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence as Rows
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jumplora_adapters.delta import Delta
+from jumplora_server.core import Batch, Sampling, Sequence
+from jumplora_server.engine.engine import Engine
+
+EOS = 1
+
+
+class NoText:
+    """A detokenizer for tests that look at token ids only."""
+
+    def push(self, token_id: int) -> str:
+        """No text."""
+        return ""
+
+    def flush(self) -> str:
+        """No text."""
+        return ""
+
+    def is_special(self, token_id: int) -> bool:
+        """Nothing is special."""
+        return False
+
+
+def make_sequence(
+    prompt: Rows[int],
+    *,
+    row: int,
+    slots: tuple[int, ...] = (),
+    sampling: Sampling | None = None,
+    number: int | None = None,
+) -> Sequence:
+    """A sequence that already holds its row and slots."""
+    return Sequence(
+        id=row if number is None else number,
+        ref=None,
+        prompt=tuple(prompt),
+        sampling=sampling or Sampling(max_new_tokens=12),
+        detokenizer=NoText(),
+        arrived=0.0,
+        slots=slots,
+        row=row,
+    )
+
+
+def is_over(sequence: Sequence) -> bool:
+    """Whether a sequence has its eos or all its tokens."""
+    output = sequence.output
+    return bool(output) and (output[-1] == EOS or len(output) == sequence.sampling.max_new_tokens)
+
+
+def advance(engine: Engine, encode: Rows[Sequence], decode: Rows[Sequence]) -> list[Sequence]:
+    """One step; returns the sequences of `decode` that go on."""
+    output = engine.step(Batch(encode=tuple(encode), decode=tuple(decode)))
+    assert output.failed == ()
+    for sequence, token in zip(decode, output.token_ids, strict=True):
+        sequence.output.append(token)
+        if is_over(sequence):
+            engine.release(sequence)
+    return [sequence for sequence in decode if not is_over(sequence)]
+
+
+def run(engine: Engine, sequences: Rows[Sequence]) -> list[list[int]]:
+    """Decode sequences together until all are over."""
+    live = advance(engine, sequences, sequences)
+    while live:
+        live = advance(engine, (), live)
+    return [sequence.output for sequence in sequences]
+
+
+@lru_cache(maxsize=4)
+def _reference(folder: Path) -> Any:
+    from transformers import AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+
+
+def oracle(
+    folder: Path, prompt: Rows[int], deltas: Rows[dict[str, Delta]], **options: Any
+) -> list[int]:
+    """transformers' greedy tokens of the backbone with these deltas merged into its weights."""
+    model = copy.deepcopy(_reference(folder))
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for lineage_member in deltas:
+            for module, delta in lineage_member.items():
+                parameters[f"{module}.weight"] += delta.to_dense(torch.float32)
+    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "num_beams": 1}
+    with torch.inference_mode():
+        ids = model.generate(torch.tensor([list(prompt)]), **{**settings, **options})
+    tokens: list[int] = ids[0].tolist()[1:]
+    return tokens

@@ -1,0 +1,119 @@
+"""A real Prometheus for tests: its binary from `PROMETHEUS_BIN`, the shipped configuration."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "deploy" / "prometheus"
+T = TypeVar("T")
+
+
+def program(name: str) -> Path:
+    """Return the path of `prometheus` or `promtool`, or skip the test, saying how to get them."""
+    default = ROOT / ".cache" / "prometheus" / "usr" / "bin"
+    folder = Path(os.environ.get("PROMETHEUS_BIN", default))
+    if not (folder / name).is_file():
+        pytest.skip(f"no {name} in {folder}: run deploy/prometheus/fetch.sh or set PROMETHEUS_BIN")
+    return folder / name
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def eventually(check: Callable[[], T], seconds: float) -> T:
+    """Return the first answer of `check` that is not an AssertionError or a refused connection.
+
+    The last of these is raised when `seconds` are over.
+    """
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while True:
+        try:
+            return check()
+        except (AssertionError, httpx.TransportError):
+            if time.monotonic() > deadline:
+                raise
+        pause.wait(0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One series of an instant query's answer."""
+
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """The HTTP API of a running Prometheus."""
+
+    url: str
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """Return the data of an API call; an error of the API fails the test with its text."""
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10)
+        body = answer.json()
+        assert body["status"] == "success", f"{path} {parameters}: {body}"
+        return body["data"]
+
+    def query(self, expr: str) -> list[Sample]:
+        """Return the series of an expression at this moment."""
+        result = self.get("query", query=expr)["result"]
+        return [Sample(item["metric"], float(item["value"][1])) for item in result]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Return all recording and alerting rules with their health."""
+        return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
+
+
+@contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
+    """Run Prometheus on the shipped configuration, once a second, with `target` as the server."""
+    binary = program("prometheus")
+    text = (SHIPPED / "prometheus.yml").read_text(encoding="utf-8")
+    for shipped, ours in (
+        ("scrape_interval: 15s", "scrape_interval: 1s"),
+        ("evaluation_interval: 15s", "evaluation_interval: 1s"),
+        ('"server:8000"', f'"{target}"'),
+    ):
+        assert text.count(shipped) == 1, shipped
+        text = text.replace(shipped, ours)
+    (folder / "prometheus.yml").write_text(text, encoding="utf-8")
+    shutil.copy(SHIPPED / "jumplora.rules.yml", folder)
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        str(binary),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+        "--log.level=warn",
+    ]
+    api = Prometheus(f"http://{address}")
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            eventually(lambda: api.get("status/buildinfo"), 20)
+            yield api
+        finally:
+            process.terminate()
+            process.wait(timeout=20)

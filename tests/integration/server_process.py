@@ -1,0 +1,131 @@
+"""A real server for tests: `python -m jumplora_server serve` on a random backbone and its store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from factories import tiny_t5, write_random_adapter
+from integration.prometheus_process import ROOT, eventually, free_port
+
+from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.store import Store
+
+ADMIN_KEY = "an-admin-key-of-tests"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """Where the server listens, and the folders that it serves from."""
+
+    target: str
+    folder: Path
+    backbone: Backbone
+    store: Store
+
+    @property
+    def url(self) -> str:
+        """The server's address for clients."""
+        return f"http://{self.target}"
+
+    def publish(self, task: str, seed: int) -> str:
+        """Publish a random version into the store folder; return its digest."""
+        path = write_random_adapter(self.folder / "made", self.backbone, task=task, seed=seed)
+        return self.store.publish(path, self.backbone).digest
+
+    def publish_garbage(self, task: str) -> str:
+        """Point the task at a file that is no adapter, as a broken copy of a store would."""
+        garbage = b"no adapter at all"
+        digest = hashlib.sha256(garbage).hexdigest()
+        home = self.folder / "store" / task
+        (home / f"{digest}.safetensors").write_bytes(garbage)
+        pointer = home / "current.new"
+        pointer.write_text(f"{digest}\n")
+        pointer.rename(home / "current")
+        return digest
+
+
+@contextmanager
+def running_server(folder: Path, tasks: Sequence[str]) -> Iterator[RunningServer]:
+    """Run a server with one version of each task; ends it with SIGTERM and expects a clean exit."""
+    backbone = read_backbone(tiny_t5(folder / "backbone"))
+    (folder / "store").mkdir()
+    server = RunningServer(f"127.0.0.1:{free_port()}", folder, backbone, Store(folder / "store"))
+    for seed, task in enumerate(tasks):
+        server.publish(task, seed)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JUMPLORA_")} | {
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("server", "adapters")),
+        "OMP_NUM_THREADS": "1",
+        "JUMPLORA_BACKBONE": str(folder / "backbone"),
+        "JUMPLORA_STORE": str(folder / "store"),
+        "JUMPLORA_PORT": server.target.split(":")[1],
+        "JUMPLORA_THREADS": "1",
+        "JUMPLORA_DRAIN_GRACE": "0",
+        "JUMPLORA_WATCH_SECONDS": "0.2",
+        "JUMPLORA_ADMIN_KEYS": ADMIN_KEY,
+    }
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jumplora_server", "serve"],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+
+            def ready() -> None:
+                if process.poll() is not None:
+                    raise RuntimeError(f"the server ended:\n{log.read_text()}")
+                assert httpx.get(f"{server.url}/readyz", timeout=5).status_code == 200
+
+            eventually(ready, 90)
+            yield server
+        finally:
+            process.terminate()
+            status = process.wait(timeout=60)
+    assert status == 0, f"exit status {status}:\n{log.read_text()}"
+
+
+class Traffic:
+    """Clients that send short requests for each task in turn until the end of the block."""
+
+    def __init__(self, url: str, tasks: Sequence[str], clients: int = 3) -> None:
+        self._url = url
+        self._tasks = tuple(tasks)
+        self._stop = threading.Event()
+        self.failures: list[str] = []
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
+
+    def _run(self, offset: int) -> None:
+        with httpx.Client(base_url=self._url, timeout=30) as client:
+            turn = offset
+            while not self._stop.wait(0.02):
+                task = self._tasks[turn % len(self._tasks)]
+                turn += 1
+                body = {
+                    "task_id": task,
+                    "inputs": "the film is good and the book is great",
+                    "parameters": {"min_new_tokens": 4, "max_new_tokens": 6},
+                }
+                answer = client.post("/generate", json=body)
+                if answer.status_code != 200:
+                    self.failures.append(f"{task}: {answer.status_code} {answer.text}")
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()

@@ -1,0 +1,56 @@
+"""Dockerfile, compose and runbook name only settings and files that exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from integration.prometheus_process import ROOT
+
+from jumplora_server.settings import CLIENT_KEYS, PREFIX, Settings
+
+FILES = (
+    "Dockerfile",
+    "deploy/compose.yaml",
+    "deploy/README.md",
+    "deploy/prometheus/prometheus.yml",
+)
+
+
+def text_of(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_keys_are_settings(path: str) -> None:
+    named = set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text_of(path)))
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_KEYS
+    assert named - known == set()
+
+
+def test_what_the_image_copies_is_not_ignored() -> None:
+    ignore = text_of(".dockerignore").splitlines()
+    allowed = {line.removeprefix("!") for line in ignore if line.startswith("!")}
+    copies = re.findall(r"^COPY (?!--from)(?:--chown=\S+ )?(.+) \S+$", text_of("Dockerfile"), re.M)
+    sources = {source for line in copies for source in line.split()}
+    assert sources <= allowed
+    assert [source for source in sorted(sources) if not (ROOT / source).exists()] == []
+
+
+def test_the_image_drops_root_and_gets_signals() -> None:
+    final = text_of("Dockerfile").rsplit("\nFROM ", maxsplit=1)[1]
+    assert re.search(r"^USER 10001:10001$", final, re.M)
+    assert re.search(r'^ENTRYPOINT \["jumplora", "serve"\]$', final, re.M)
+    assert "HEALTHCHECK" in final
+
+
+def test_compose_mounts_files_that_exist() -> None:
+    mounts = re.findall(r"- (\./[^:]+):", text_of("deploy/compose.yaml"))
+    assert mounts
+    assert [mount for mount in mounts if not (ROOT / "deploy" / mount).exists()] == []
+
+
+def test_the_runbook_lists_every_file_of_the_folder() -> None:
+    runbook = text_of("deploy/README.md")
+    for path in sorted((ROOT / "deploy" / "prometheus").iterdir()):
+        assert f"`prometheus/{path.name}`" in runbook, path.name

@@ -1,0 +1,127 @@
+"""Merging what was asked with the manifest's defaults and the server's limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from factories import random_adapter, toy_backbone
+from hypothesis import given
+from hypothesis import strategies as st
+from jumplora_adapters.manifest import Manifest
+from jumplora_server.api.sampling import DEFAULT_NEW_TOKENS, make_sampling, manifest_defaults
+from jumplora_server.api.schemas import Parameters
+from jumplora_server.core import EngineLimits, Sampling
+from jumplora_server.errors import AdapterUnavailable, InvalidInput
+
+LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=48, eos_token_id=1)
+PLAIN, _ = random_adapter(toy_backbone())
+
+
+def manifest(**generation: Any) -> Manifest:
+    return PLAIN.model_copy(update={"generation": generation})
+
+
+def make(asked: dict[str, Any] | None = None, **generation: Any) -> Sampling:
+    return make_sampling(Parameters(**(asked or {})), manifest(**generation), LIMITS)
+
+
+def test_nothing_asked_is_greedy() -> None:
+    assert make() == Sampling(max_new_tokens=DEFAULT_NEW_TOKENS)
+
+
+def test_the_manifests_defaults_count_where_nothing_is_asked() -> None:
+    sampling = make({"min_new_tokens": 2}, max_new_tokens=8, min_new_tokens=1, stop=["."])
+    assert sampling == Sampling(max_new_tokens=8, min_new_tokens=2, stop=(".",))
+
+
+def test_a_default_over_the_limit_means_the_limit() -> None:
+    assert make(max_new_tokens=1000).max_new_tokens == 48
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"max_new_tokens": 49}, ["parameters.max_new_tokens", "49", "48"]),
+        ({"truncate": 65}, ["parameters.truncate", "65", "64"]),
+        ({"max_new_tokens": 3, "min_new_tokens": 4}, ["min_new_tokens", "4", "3"]),
+        ({"do_sample": False, "temperature": 0.5}, ["parameters.temperature", "do_sample"]),
+        ({"do_sample": False, "seed": 5}, ["parameters.seed", "do_sample"]),
+    ],
+    ids=str,
+)
+def test_contradictions(asked: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make(asked)
+    assert all(word in caught.value.message for word in words)
+
+
+def test_a_default_minimum_bows_to_an_asked_maximum() -> None:
+    assert make({"max_new_tokens": 2}, min_new_tokens=4).min_new_tokens == 2
+
+
+@pytest.mark.parametrize("asked", [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.9}], ids=str)
+def test_a_sampling_parameter_means_sampling(asked: dict[str, Any]) -> None:
+    assert make(asked).mode == "sample"
+
+
+def test_do_sample_false_turns_the_manifests_sampling_off() -> None:
+    sampling = make({"do_sample": False}, temperature=0.7, top_k=3, repetition_penalty=1.2)
+    assert sampling == Sampling(max_new_tokens=DEFAULT_NEW_TOKENS, repetition_penalty=1.2)
+
+
+def test_a_seed_alone_keeps_greedy() -> None:
+    assert make({"seed": 7}).mode == "greedy"
+
+
+def test_seeds() -> None:
+    assert make({"do_sample": True, "seed": 7}).seed == 7
+    seeds = {make({"do_sample": True}).seed for _ in range(8)}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**53 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [{"seed": 1}, {"beams": 4}, {"max_new_tokens": 0}, {"temperature": "hot"}, {"stop": [1]}],
+    ids=str,
+)
+def test_unusable_defaults(generation: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="generation"):
+        manifest_defaults(manifest(**generation))
+    with pytest.raises(AdapterUnavailable) as caught:
+        make(**generation)
+    assert caught.value.reason == "manifest"
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "max_new_tokens": st.integers(1, 48),
+            "do_sample": st.booleans(),
+            "temperature": st.floats(0.01, 100),
+            "top_k": st.integers(1, 100),
+            "details": st.booleans(),
+        },
+    ),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "max_new_tokens": st.integers(1, 4096),
+            "min_new_tokens": st.integers(0, 4096),
+            "top_p": st.floats(0.1, 1),
+        },
+    ),
+)
+def test_what_comes_out_is_always_within_the_limits(
+    asked: dict[str, Any], generation: dict[str, Any]
+) -> None:
+    try:
+        sampling = make(asked, **generation)
+    except InvalidInput:
+        assert asked.get("do_sample") is False
+        return
+    assert 0 <= sampling.min_new_tokens <= sampling.max_new_tokens <= 48
+    assert sampling.mode == "sample" or (sampling.top_k, sampling.top_p) == (None, None)
+    assert sampling.logprobs == ("chosen" if asked.get("details") else "none")

@@ -1,0 +1,136 @@
+"""Requests as they are parsed: bounds, strictness, and the words of a refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jumplora_server.api.errors import validation_message
+from jumplora_server.api.schemas import GenerateRequest, Parameters
+from pydantic import ValidationError
+
+
+def refusal(body: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        GenerateRequest.model_validate(body)
+    return validation_message(caught.value.errors())
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("both", {"inputs": "a", "text": "b"}, "exactly one of inputs and text; both"),
+    ("neither", {"task_id": "a"}, "exactly one of inputs and text; neither"),
+    ("unknown field", {"inputs": "a", "prompt": "b"}, "unknown field 'prompt'; allowed are task_"),
+    (
+        "unknown parameter",
+        {"inputs": "a", "parameters": {"temprature": 1}},
+        "parameters: unknown field 'temprature'; allowed are max_new_tokens",
+    ),
+    ("number as inputs", {"inputs": 5}, "inputs: must be a string, or the whole a list"),
+    ("mixed list", {"inputs": ["a", 5]}, "inputs: item 1 must be a string"),
+    ("empty list", {"text": []}, "text: the list is empty"),
+    ("empty string", {"text": ""}, "text: is empty"),
+    ("empty item", {"text": ["a", ""]}, "text: item 1 is empty"),
+    ("half a surrogate", {"inputs": "a\ud800"}, "inputs: is not valid Unicode"),
+    ("object as inputs", {"inputs": {"a": 1}}, "inputs: must be a string"),
+    ("number as task", {"task_id": 3, "inputs": "a"}, "task_id: Input should be a valid string"),
+    ("list as body", [], "the body must be a JSON object"),
+    ("null as parameters", {"inputs": "a", "parameters": None}, "parameters: "),
+]
+OUT_OF_RANGE: list[tuple[str, Any, str]] = [
+    ("max_new_tokens", 0, "greater than or equal to 1 (given: 0)"),
+    ("max_new_tokens", 10**9, "less than or equal to"),
+    ("max_new_tokens", "5", 'valid integer (given: "5")'),
+    ("max_new_tokens", True, "valid integer (given: true)"),
+    ("max_new_tokens", 1.5, "integer"),
+    ("min_new_tokens", -1, "greater than or equal to 0"),
+    ("do_sample", 1, "valid boolean"),
+    ("temperature", 0, "greater than or equal to 0.01"),
+    ("temperature", 101, "less than or equal to 100"),
+    ("temperature", float("nan"), "finite number"),
+    ("temperature", float("inf"), "finite number"),
+    ("top_k", 0, "greater than or equal to 1"),
+    ("top_p", 0, "greater than 0"),
+    ("top_p", 1.01, "less than or equal to 1"),
+    ("repetition_penalty", 0, "greater than or equal to 0.1"),
+    ("seed", -1, "greater than or equal to 0"),
+    ("seed", 2**63, "less than or equal to"),
+    ("stop", ["a"] * 5, "at most 4"),
+    ("stop", ["a" * 65], "at most 64"),
+    ("stop", [""], "at least 1"),
+    ("stop", "a", "valid list"),
+    ("truncate", 0, "greater than or equal to 1"),
+    ("details", "yes", "valid boolean"),
+    ("timeout_ms", 0, "greater than or equal to 1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [(b, w) for _, b, w in BAD], ids=[name for name, _, _ in BAD]
+)
+def test_bad_requests(body: Any, words: str) -> None:
+    assert words in refusal(body)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"), OUT_OF_RANGE, ids=[f"{n}={v!r:.12}" for n, v, _ in OUT_OF_RANGE]
+)
+def test_parameters_out_of_range(name: str, value: Any, words: str) -> None:
+    message = refusal({"inputs": "a", "parameters": {name: value}})
+    assert message.startswith(f"parameters.{name}")
+    assert words in message
+
+
+def test_many_faults_are_told_up_to_five() -> None:
+    wrong = dict.fromkeys(("seed", "top_k", "top_p", "truncate", "temperature"), -1)
+    message = refusal({"inputs": "a", "parameters": wrong | {"timeout_ms": 0, "stop": 1}})
+    assert message.count("; ") == 5
+    assert message.endswith("and 2 more")
+
+
+def test_a_long_value_is_not_repeated() -> None:
+    assert "x" * 70 not in refusal({"inputs": "a", "parameters": {"seed": "x" * 10_000}})
+
+
+@pytest.mark.parametrize(
+    ("body", "prompts", "shape"),
+    [
+        ({"inputs": "a"}, ["a"], "one"),
+        ({"inputs": ["a"]}, ["a"], "list"),
+        ({"text": ["a", "b"]}, ["a", "b"], "list"),
+    ],
+)
+def test_prompts(body: dict[str, Any], prompts: list[str], shape: str) -> None:
+    request = GenerateRequest.model_validate(body)
+    assert (request.prompts, request.shape) == (prompts, shape)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*GenerateRequest.model_fields, "x"]), json_values)
+    | json_values
+)
+def test_any_json_is_parsed_or_refused_in_words(body: Any) -> None:
+    try:
+        told = "".join(GenerateRequest.model_validate(body).prompts)
+    except ValidationError as error:
+        told = validation_message(error.errors())
+    assert told
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Parameters.model_fields)), json_values))
+def test_any_parameters_are_parsed_or_refused_by_name(values: dict[str, Any]) -> None:
+    faults: list[Any] = []
+    try:
+        Parameters.model_validate(values)
+    except ValidationError as error:
+        faults = list(error.errors())
+    assert {fault["loc"][0] for fault in faults} <= values.keys()
+    assert bool(validation_message(faults)) == bool(faults)

@@ -1,0 +1,88 @@
+"""One task out of body, path and header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jumplora_server.api.schemas import GenerateRequest
+from jumplora_server.api.task_spec import check_spec, check_task, named_task
+from jumplora_server.errors import InvalidInput
+
+
+def name(path: str | None = None, header: str | None = None, **body: Any) -> str | None:
+    return named_task(
+        GenerateRequest.model_validate({"inputs": "x", **body}), path=path, header=header
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task_id": "a"},
+        {"adapter_id": "a"},
+        {"model": "a"},
+        {"parameters": {"adapter_id": "a"}},
+        {"path": "a"},
+        {"header": "a"},
+        {"task_id": "a", "model": "a", "header": "a", "path": "a"},
+    ],
+    ids=str,
+)
+def test_every_place_may_name_it(given: dict[str, Any]) -> None:
+    assert name(**given) == "a"
+
+
+def test_null_is_the_bare_backbone() -> None:
+    assert name(task_id=None) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"task_id": "a", "header": "b"}, ["x-task-id", "task_id", "'a'", "'b'"]),
+        ({"task_id": "a", "path": "b"}, ["the path", "task_id"]),
+        ({"task_id": "a", "parameters": {"adapter_id": "b"}}, ["parameters.adapter_id"]),
+        ({"task_id": None, "header": "b"}, ["null", "'b'"]),
+        ({"task_id": "a", "model": "a@12345678"}, ["model", "'a@12345678'"]),
+    ],
+    ids=str,
+)
+def test_two_places_must_agree(given: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InvalidInput, match="disagree") as caught:
+        name(**given)
+    assert all(word in caught.value.message for word in words)
+
+
+def test_none_named() -> None:
+    with pytest.raises(InvalidInput, match="task_id: is missing"):
+        name()
+
+
+ODD = ["../etc/passwd", "/etc/passwd", "", ".hidden", "a b", "a\n", "é", "a" * 65, "a/b", "a\x00"]
+
+
+@pytest.mark.parametrize("task", ODD, ids=ascii)
+def test_odd_names(task: str) -> None:
+    with pytest.raises(InvalidInput, match="1 to 64"):
+        check_task(task)
+    with pytest.raises(InvalidInput):
+        check_spec(f"{task}@12345678")
+
+
+@pytest.mark.parametrize("version", ["", "1234567", "ABCDEF12", "g" * 8, "1" * 65, "1234567 ", "@"])
+def test_odd_versions(version: str) -> None:
+    with pytest.raises(InvalidInput, match="8 to 64"):
+        check_spec(f"task@{version}")
+
+
+@given(st.text())
+def test_what_passes_is_a_plain_name(spec: str) -> None:
+    try:
+        passed = check_spec(spec)
+    except InvalidInput:
+        return
+    assert passed.isascii()
+    assert not {"/", "\\", "\n", "\0", ".."} & {passed, *passed}

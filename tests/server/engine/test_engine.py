@@ -1,0 +1,246 @@
+"""The mixed-batch theorem: a row's tokens are those of its request alone, and of merged weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from decoding import advance, make_sequence, oracle, run
+from factories import random_adapter, tiny_t5, write_random_adapter
+from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.delta import Delta
+from jumplora_adapters.format import Adapter, read_adapter
+from jumplora_server.core import Batch, Sampling
+from jumplora_server.engine.engine import Engine
+
+STYLES = ("v1.0", "v1.1", "mt5")
+DTYPES = ("float32", "int8", "bfloat16")
+LENGTHS = (5, 17, 33, 12, 1, 40)
+
+
+@pytest.fixture(scope="module", params=STYLES)
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    folder = tmp_path_factory.mktemp(request.param.replace(".", ""))
+    return read_backbone(tiny_t5(folder, style=request.param, seed=3))
+
+
+def make_engine(backbone: Backbone, dtype: str = "float32", rows: int = 8) -> Engine:
+    return Engine(
+        backbone.path, dtype=dtype, max_rows=rows, max_source_tokens=64, max_target_tokens=16
+    )
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [[*torch.randint(3, 300, (n,), generator=generator).tolist(), 1] for n in LENGTHS]
+
+
+class Shelf:
+    """Three masked adapters and a low-rank one, installed, with the deltas they were made of."""
+
+    def __init__(self, engine: Engine, backbone: Backbone, folder: Path) -> None:
+        self.deltas: dict[int, dict[str, Delta]] = {}
+        self.slots: dict[str, int] = {}
+        for seed, name in enumerate(("a", "b", "dense", "lora")):
+            density = 0.7 if name == "dense" else 0.1
+            path = write_random_adapter(
+                folder, backbone, task=name, seed=seed, density=density,
+                kind="lowrank" if name == "lora" else "masked",
+            )  # fmt: skip
+            adapter = read_adapter(path, backbone)
+            slot = engine.install(engine.pack(adapter))
+            self.slots[name] = slot
+            self.deltas[slot] = dict(adapter.deltas)
+
+    def lineage(self, *names: str) -> tuple[int, ...]:
+        return tuple(self.slots[name] for name in names)
+
+
+LINEAGES: tuple[tuple[str, ...], ...] = (
+    (), ("a",), ("b",), ("a",), ("lora",), ("a", "b", "dense"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mixed_batch_equals_each_alone(backbone: Backbone, dtype: str, tmp_path: Path) -> None:
+    engine = make_engine(backbone, dtype)
+    shelf = Shelf(engine, backbone, tmp_path)
+    lineages = [shelf.lineage(*names) for names in LINEAGES]
+    same_prompt = prompts()[1]
+    by_lineage = [
+        run(engine, [make_sequence(same_prompt, row=0, slots=slots)])[0]
+        for slots in dict.fromkeys(lineages)
+    ]
+    assert len({tuple(tokens) for tokens in by_lineage}) == len(set(LINEAGES)), "no contrast"
+
+    mixed = run(
+        engine,
+        [make_sequence(p, row=i, slots=lineages[i]) for i, p in enumerate(prompts())],
+    )
+    for i, prompt in enumerate(prompts()):
+        alone = run(engine, [make_sequence(prompt, row=0, slots=lineages[i])])[0]
+        assert mixed[i] == alone, f"row {i}, lineage {LINEAGES[i]}"
+
+
+def test_mixed_batch_equals_transformers_with_merged_weights(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    engine = make_engine(backbone)
+    shelf = Shelf(engine, backbone, tmp_path)
+    lineages = [shelf.lineage(*names) for names in LINEAGES]
+    mixed = run(
+        engine,
+        [make_sequence(p, row=i, slots=lineages[i]) for i, p in enumerate(prompts())],
+    )
+    for i, prompt in enumerate(prompts()):
+        deltas = [shelf.deltas[slot] for slot in lineages[i]]
+        assert mixed[i] == oracle(backbone.path, prompt, deltas), f"lineage {LINEAGES[i]}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_joining_and_leaving_do_not_disturb_others(
+    backbone: Backbone, dtype: str, tmp_path: Path
+) -> None:
+    engine = make_engine(backbone, dtype)
+    shelf = Shelf(engine, backbone, tmp_path)
+    limits = (12, 3, 9, 5, 12, 7)  # so that rows leave at different steps
+    lineages = [shelf.lineage(*names) for names in LINEAGES]
+
+    alone = [run(engine, [make_sequence(
+        prompts()[i], row=0, slots=lineages[i], sampling=Sampling(max_new_tokens=limits[i])
+    )])[0] for i in range(6)]  # fmt: skip
+
+    # Rows 0..2 start; 3, 4, 5 join one step apart, 4 and 5 into rows that were left meanwhile.
+    first = [
+        make_sequence(
+            prompts()[i], row=i, slots=lineages[i], sampling=Sampling(max_new_tokens=limits[i])
+        )
+        for i in range(3)
+    ]
+    everyone, live, waiting = list(first), list(first), [3, 4, 5]
+    live = advance(engine, live, live)
+    while live or waiting:
+        joined = []
+        if waiting:
+            i = waiting.pop(0)
+            row = min(set(range(8)) - {s.row for s in live})
+            sampling = Sampling(max_new_tokens=limits[i])
+            joined = [
+                make_sequence(prompts()[i], row=row, slots=lineages[i], sampling=sampling, number=i)
+            ]
+            everyone += joined
+        live = advance(engine, joined, [*live, *joined])
+    assert [s.output for s in everyone] == alone
+
+
+def test_same_seed_gives_the_same_tokens_in_any_batch(backbone: Backbone, tmp_path: Path) -> None:
+    engine = make_engine(backbone)
+    shelf = Shelf(engine, backbone, tmp_path)
+    lineages = [shelf.lineage(*names) for names in LINEAGES]
+    sampling = [
+        Sampling(max_new_tokens=10, mode="sample", temperature=1.3, top_k=40, top_p=0.9, seed=i)
+        for i in range(6)
+    ]
+    mixed = run(
+        engine,
+        [
+            make_sequence(p, row=i, slots=lineages[i], sampling=sampling[i])
+            for i, p in enumerate(prompts())
+        ],
+    )
+    for i, prompt in enumerate(prompts()):
+        sequence = make_sequence(prompt, row=3, slots=lineages[i], sampling=sampling[i])
+        assert run(engine, [sequence])[0] == mixed[i]
+    other = [
+        make_sequence(
+            prompts()[0], row=0, slots=lineages[0],
+            sampling=Sampling(max_new_tokens=10, mode="sample", temperature=1.3, seed=99),
+        )
+    ]  # fmt: skip
+    assert run(engine, other)[0] != mixed[0]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "options"),
+    [
+        (
+            Sampling(max_new_tokens=12, repetition_penalty=1.7),
+            {"repetition_penalty": 1.7},
+        ),
+        (Sampling(max_new_tokens=12, min_new_tokens=8), {"min_new_tokens": 8}),
+    ],
+    ids=["repetition penalty", "min_new_tokens"],
+)
+def test_constraints_match_transformers(
+    backbone: Backbone, sampling: Sampling, options: dict[str, float]
+) -> None:
+    engine = make_engine(backbone)
+    for prompt in prompts():
+        got = run(engine, [make_sequence(prompt, row=2, sampling=sampling)])[0]
+        assert got == oracle(backbone.path, prompt, [], **options)
+
+
+def test_logprobs_are_those_of_the_model_itself(backbone: Backbone) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    engine = make_engine(backbone)
+    sampling = Sampling(max_new_tokens=4, min_new_tokens=4, logprobs="chosen", temperature=0.5)
+    sequence = make_sequence(prompts()[2], row=1, sampling=sampling)
+    logprobs = []
+    for step in range(4):
+        output = engine.step(Batch(encode=(sequence,) if step == 0 else (), decode=(sequence,)))
+        sequence.output.append(output.token_ids[0])
+        logprobs.append(output.logprobs[0])
+    model = AutoModelForSeq2SeqLM.from_pretrained(backbone.path).eval()
+    with torch.inference_mode():
+        logits = model(
+            input_ids=torch.tensor([prompts()[2]]),
+            decoder_input_ids=torch.tensor([[0, *sequence.output[:-1]]]),
+        ).logits[0]
+    expected = torch.log_softmax(logits, dim=-1)[range(4), sequence.output]
+    torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_row_with_non_finite_logits_fails_alone(backbone: Backbone) -> None:
+    engine = make_engine(backbone)
+    manifest, deltas = random_adapter(backbone, scale=1e37, density=0.5)
+    slot = engine.install(engine.pack(Adapter(manifest=manifest, deltas=deltas, digest="f" * 64)))
+    good = make_sequence(prompts()[0], row=0)
+    bad = make_sequence(prompts()[1], row=1, slots=(slot,))
+    output = engine.step(Batch(encode=(good, bad), decode=(good, bad)))
+    assert output.failed == (1,)
+    alone = make_sequence(prompts()[0], row=0, number=9)
+    assert output.token_ids[0] == engine.step(Batch((alone,), (alone,))).token_ids[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dtype": "float16"}, "float16"), ({"dtype": "int8", "device": "cuda"}, "CPU only")],
+    ids=["unknown dtype", "int8 on a GPU"],
+)
+def test_impossible_settings_are_refused(
+    backbone: Backbone, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Engine(backbone.path, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_the_tokens_of_the_cpu(backbone: Backbone, tmp_path: Path) -> None:
+    on_cpu = make_engine(backbone)
+    on_gpu = Engine(
+        backbone.path, device="cuda", max_rows=8, max_source_tokens=64, max_target_tokens=16
+    )
+    results = []
+    for engine, folder in ((on_cpu, tmp_path / "cpu"), (on_gpu, tmp_path / "gpu")):
+        shelf = Shelf(engine, backbone, folder)
+        lineages = [shelf.lineage(*names) for names in LINEAGES]
+        results.append(
+            run(
+                engine,
+                [make_sequence(p, row=i, slots=lineages[i]) for i, p in enumerate(prompts())],
+            )
+        )
+    assert results[0] == results[1]

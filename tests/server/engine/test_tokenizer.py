@@ -1,0 +1,60 @@
+"""Encoding with eos and truncation; text that appears piece by piece equals the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from factories import tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jumplora_server.engine.tokenizer import Tokenizer
+from jumplora_server.engine.weights import CheckpointError
+
+BYTES = Tokenizer(tiny_tokenizer(512, style="mt5"), eos_token_id=1)
+
+
+def test_encode_ends_with_eos_and_truncation_keeps_it() -> None:
+    whole = BYTES.encode("the cat sat on the mat")
+    assert whole[-1] == 1
+    assert whole.count(1) == 1
+    cut = BYTES.encode("the cat sat on the mat", truncate_to=4)
+    assert cut == (*whole[:3], 1)
+    assert BYTES.encode("the cat", truncate_to=100) == BYTES.encode("the cat")
+    assert BYTES.count("the cat sat on the mat") == len(whole)
+
+
+def test_a_character_of_several_tokens_is_held_back_until_whole() -> None:
+    ids = BYTES.encode("é")[:-1]
+    detokenizer = BYTES.detokenizer()
+    pieces = [detokenizer.push(token) for token in ids]
+    assert "�" not in "".join(pieces)
+    assert "".join(pieces) + detokenizer.flush() == "é"
+
+
+def test_an_unfinished_character_is_flushed_at_the_end() -> None:
+    ids = BYTES.encode("aé")[:-2]  # without eos and the character's last byte
+    detokenizer = BYTES.detokenizer()
+    streamed = "".join(detokenizer.push(token) for token in ids)
+    assert streamed == "a"
+    assert streamed + detokenizer.flush() == BYTES.decode(list(ids))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 511), max_size=24))
+def test_streamed_pieces_add_up_to_the_whole_text(ids: list[int]) -> None:
+    detokenizer = BYTES.detokenizer()
+    streamed = "".join(detokenizer.push(token) for token in ids) + detokenizer.flush()
+    assert streamed == BYTES.decode(ids)
+
+
+def test_control_tokens_have_no_text() -> None:
+    detokenizer = BYTES.detokenizer()
+    assert [detokenizer.push(token) for token in (0, 1)] == ["", ""]
+    assert detokenizer.is_special(1)
+    assert not detokenizer.is_special(BYTES.encode("the")[0])
+
+
+def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="import-backbone"):
+        Tokenizer.load(tmp_path, eos_token_id=1)

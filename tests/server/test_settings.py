@@ -1,0 +1,142 @@
+"""Settings: names, bounds, keys, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from jumplora_server.settings import (
+    Settings,
+    SettingsError,
+    key_hash,
+    load_settings,
+    parse_bytes,
+    unknown_keys,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_keys_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for key in list(os.environ):
+        if key.upper().startswith("JUMPLORA_"):
+            monkeypatch.delenv(key)
+
+
+def load(**flags: object) -> Settings:
+    return load_settings(**{"backbone": "b", "store": "s", **flags})
+
+
+def test_defaults() -> None:
+    settings = load()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.store == Path("s")
+    assert (settings.allow_base, settings.admin_keys, settings.api_keys) == ("no", (), ())
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUMPLORA_PORT", "9000")
+    monkeypatch.setenv("JUMPLORA_MAX_ROWS", "4")
+    settings = load(port="9001")
+    assert (settings.port, settings.max_rows) == (9001, 4)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("512MiB", 536_870_912),
+        ("1.5 GB", 1_500_000_000),
+        ("64k", 64_000),
+        ("64KiB", 65_536),
+        ("123", 123),
+        (7, 7),
+    ],
+    ids=str,
+)
+def test_bytes(given: object, expected: int) -> None:
+    assert parse_bytes(given) == expected
+
+
+@pytest.mark.parametrize("given", ["", "MiB", "-1MiB", "1 parsec", "1e9", "0x10"], ids=repr)
+def test_bytes_that_are_none(given: str) -> None:
+    with pytest.raises(SettingsError, match=r"JUMPLORA_MAX_ADAPTER_BYTES.*512MiB"):
+        load(max_adapter_bytes=given)
+
+
+@pytest.mark.parametrize(
+    ("key", "closest"),
+    [
+        ("JUMPLORA_PROT", "JUMPLORA_PORT"),
+        ("JUMPLORA_ADMIN_KEY", "JUMPLORA_ADMIN_KEYS"),
+        ("jumplora_max_row", "JUMPLORA_MAX_ROWS"),
+        ("JUMPLORA_QQQQQQQQQQQQQQQQQQQQQ", None),
+    ],
+)
+def test_unknown_keys_have_a_closest_name(key: str, closest: str | None) -> None:
+    assert unknown_keys({key: "1", "JUMPLORA_PORT": "1", "OTHER": "x"}) == {key: closest}
+
+
+def test_unknown_keys_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUMPLORA_STOER", "/x")
+    with pytest.raises(
+        SettingsError, match="JUMPLORA_STOER is not a setting; did you mean JUMPLORA_STORE"
+    ):
+        load()
+
+
+def test_the_clients_keys_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUMPLORA_SERVER", "http://x")
+    monkeypatch.setenv("JUMPLORA_KEY", "secret-key")
+    load()
+
+
+def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUMPLORA_PORT", "99999")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(dtype="float8", nonsense="1")
+    lines = str(caught.value).splitlines()
+    assert [line.split()[0].rstrip(":") for line in lines] == [
+        "JUMPLORA_PORT",
+        "JUMPLORA_BACKBONE",
+        "JUMPLORA_STORE",
+        "JUMPLORA_DTYPE",
+        "nonsense",
+    ]
+    assert "'99999'" in lines[0]
+    assert "65535" in lines[0]
+    assert "--backbone" in lines[1]
+    assert "'int8'" in lines[3]
+
+
+def test_keys_are_split_hashed_and_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = hashlib.sha256(b"second-key").hexdigest()
+    monkeypatch.setenv("JUMPLORA_ADMIN_KEYS", f"first-key, sha256:{hashed}")
+    settings = load()
+    assert settings.key_hashes("admin") == (hashlib.sha256(b"first-key").hexdigest(), hashed)
+    assert settings.key_hashes("api") == ()
+    assert "first-key" not in repr(settings)
+
+
+def test_a_short_key_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUMPLORA_API_KEYS", "hunter2")
+    with pytest.raises(SettingsError, match="at least 8 characters") as caught:
+        load()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_key_hash_of_a_hash_is_that_hash() -> None:
+    digest = hashlib.sha256(b"key").hexdigest()
+    assert key_hash(f"SHA256:{digest.upper()}") == digest == key_hash("key")
+
+
+def test_a_request_is_no_longer_than_a_tasks_share() -> None:
+    settings = load(max_inputs="64", max_queued_requests="16", task_share="0.5")
+    assert (settings.requests_per_task, settings.prompts_per_request) == (8, 8)
+    assert load().prompts_per_request == 64
