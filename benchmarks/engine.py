@@ -119,7 +119,8 @@ def machine() -> str:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ] or [platform.processor()]
-    return f"{names[0]}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{names[0]}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
 
 
 def commit() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from jumplora_adapters.delta import Delta
 from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine
+from tokenizers import Tokenizer
 
 EOS = 1
 
@@ -86,17 +88,38 @@ def _reference(folder: Path) -> Any:
 
 
 def oracle(
-    folder: Path, prompt: Rows[int], deltas: Rows[dict[str, Delta]], **options: Any
+    folder: Path, prompt: Rows[int], deltas: Rows[Mapping[str, Delta]], **options: Any
 ) -> list[int]:
     """transformers' greedy tokens of the backbone with these deltas merged into its weights."""
+    dense = [
+        {module: delta.to_dense(torch.float32) for module, delta in member.items()}
+        for member in deltas
+    ]
+    return _merged_tokens(folder, list(prompt), dense, options)
+
+
+def oracle_of_weights(
+    folder: Path, prompt: str, updates: Rows[Mapping[str, torch.Tensor]], **options: Any
+) -> list[int]:
+    """The same for a text and for plain dense updates [d_out, d_in] of each module's weight."""
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt).ids
+    return _merged_tokens(folder, ids, updates, options)
+
+
+def _merged_tokens(
+    folder: Path,
+    prompt: list[int],
+    updates: Rows[Mapping[str, torch.Tensor]],
+    options: dict[str, Any],
+) -> list[int]:
     model = copy.deepcopy(_reference(folder))
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for lineage_member in deltas:
-            for module, delta in lineage_member.items():
-                parameters[f"{module}.weight"] += delta.to_dense(torch.float32)
+        for member in updates:
+            for module, update in member.items():
+                parameters[f"{module}.weight"] += update
     settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "num_beams": 1}
     with torch.inference_mode():
-        ids = model.generate(torch.tensor([list(prompt)]), **{**settings, **options})
+        ids = model.generate(torch.tensor([prompt]), **{**settings, **options})
     tokens: list[int] = ids[0].tolist()[1:]
     return tokens

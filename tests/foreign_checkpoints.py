@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jumplora_adapters.backbone import Backbone
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jumplora_adapters.backbone import Backbone
-
+WAS_RUN = Path("/tmp/jumplora-was-run")
 Official = dict[str, dict[str, Tensor]]
 
 
@@ -94,3 +95,10 @@ def save_peft(
     }
     (folder / "adapter_config.json").write_text(json.dumps(written))
     return factors
+
+
+class RunsCode:
+    """Unpickled without care, this would run a command that leaves `WAS_RUN`."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {WAS_RUN}",)

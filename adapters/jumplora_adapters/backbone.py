@@ -20,6 +20,8 @@ from jumplora_adapters.fingerprint import fingerprint, tokenizer_digest, weight_
 from jumplora_adapters.manifest import BackboneRef
 
 MODEL_TYPES = ("t5", "mt5")
+MAX_LAYERS = 256
+MAX_SIZE = 1 << 24
 HUB_FILES = (
     "config.json",
     "generation_config.json",
@@ -57,9 +59,13 @@ class Backbone:
 
 
 def _fetch(hub_id: str, revision: str | None) -> str:
-    from huggingface_hub import snapshot_download  # slow to import, rarely needed
+    import httpx  # both are slow to import and rarely needed
+    from huggingface_hub import snapshot_download
 
-    return snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES))
+    try:
+        return snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES))
+    except httpx.HTTPError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def resolve_backbone(
@@ -73,7 +79,7 @@ def resolve_backbone(
     Of a hub repository only safetensors, configuration and tokenizer files are fetched.
     """
     folder = Path(name_or_path).expanduser()
-    if folder.is_dir():
+    if name_or_path and folder.is_dir():
         return folder
     if not _HUB_ID.fullmatch(name_or_path):
         raise BackboneError(f"{name_or_path!r} is neither a folder nor a hub id")
@@ -97,7 +103,7 @@ def read_backbone(path: Path) -> Backbone:
     state = tuple(
         (entry.name, stat.st_size, stat.st_mtime_ns)
         for entry in sorted(folder.iterdir())
-        if (stat := entry.stat()) and entry.is_file()
+        if entry.is_file() and (stat := entry.stat())
     )
     return _read(folder, state)
 
@@ -160,8 +166,9 @@ def _positive(config: Mapping[str, object], key: str, default: JsonValue) -> int
     value = config.get(key)
     if value is None:
         value = default
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1 << 24:
-        raise BackboneError(f"config.json: {key} is {value!r}; a positive integer is needed")
+    most = MAX_LAYERS if key.endswith("_layers") else MAX_SIZE
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+        raise BackboneError(f"config.json: {key} is {value!r}; 1 to {most} is allowed")
     return value
 
 

@@ -84,7 +84,13 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
 
 
-def http_server(app: FastAPI, settings: Settings) -> HttpServer:
+def http_server(
+    app: FastAPI,
+    settings: Settings,
+    *,
+    on_drain: Callable[[], None],
+    on_refuse: Callable[[], None],
+) -> HttpServer:
     """A server with the limits that a service facing strangers needs."""
     config = uvicorn.Config(
         app,
@@ -104,7 +110,4 @@ def http_server(app: FastAPI, settings: Settings) -> HttpServer:
         log_config=None,
         access_log=False,
     )
-    state = app.state
-    return HttpServer(
-        config, grace=settings.drain_grace, on_drain=state.drain, on_refuse=state.refuse
-    )
+    return HttpServer(config, grace=settings.drain_grace, on_drain=on_drain, on_refuse=on_refuse)

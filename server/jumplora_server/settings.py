@@ -11,9 +11,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "JUMPLORA_"
@@ -149,6 +149,12 @@ class Settings(BaseSettings):
         default="info", description="least severity that is logged"
     )
 
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.dtype == "int8" and self.device != "cpu":
+            raise ValueError("JUMPLORA_DTYPE int8 runs on JUMPLORA_DEVICE cpu only")
+        return self
+
     @property
     def requests_per_task(self) -> int:
         """How many prompts of one task may wait."""
@@ -198,6 +204,8 @@ def _explain(item: Mapping[str, Any]) -> str:
     name = str(item["loc"][0]) if item["loc"] else "settings"
     field = Settings.model_fields.get(name)
     key = PREFIX + name.upper() if field else name
+    if not item["loc"]:  # several settings together: the message names them
+        return str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "missing":
         meaning = f" ({field.description})" if field else ""
         return f"{key} is missing{meaning}: set it or give --{name.replace('_', '-')}"

@@ -119,7 +119,11 @@ def test_any_text_and_number_survives(scores: dict[str, float], instruction: str
         pytest.param(
             {"canaries": [{"prompt": "a", "expected": "b"}] * 33}, "canaries", id="33 canaries"
         ),
-        pytest.param({"kind": "lowrank", "mask_digest": None}, "rank", id="lowrank without rank"),
+        pytest.param(
+            {"kind": "lowrank", "mask_digest": None, "rank": None},
+            "rank",
+            id="lowrank without rank",
+        ),
         pytest.param({"kind": "lowrank", "rank": 4}, "mask_digest", id="lowrank with a mask"),
         pytest.param({"backbone": {"fingerprint": "x", "name": "y"}}, "fingerprint", id="ref"),
         pytest.param({"backbone": None}, "backbone", id="no backbone"),

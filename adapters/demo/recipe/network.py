@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 IGNORED = -100
+COPY_STRENGTH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,11 @@ def relative_buckets(distance: Tensor, shape: Shape, *, is_bidirectional: bool) 
 
 
 def initialise(network: Network, embedding: Tensor, generator: torch.Generator) -> None:
-    """T5's scales, with o and wo at 0.3 of theirs so that the residual stream starts quiet."""
+    """T5's scales, with o and wo at 0.3 of theirs so that the residual stream starts quiet.
+
+    Cross-attention starts as a copier, o being half of v's inverse: what is attended to is then
+    also what is said, and only the attention has to be learned before options can be copied.
+    """
     shape = network.shape
     inner = shape.heads * shape.d_kv
     scales = {"q": (shape.d_model * shape.d_kv) ** -0.5, "o": 0.3 * inner**-0.5}
@@ -208,3 +213,8 @@ def initialise(network: Network, embedding: Tensor, generator: torch.Generator) 
             if owner in scales:
                 parameter.normal_(0.0, scales[owner], generator=generator)
         network.shared.weight.copy_(embedding)
+        for module in network.decoder.modules():
+            if isinstance(module, CrossSublayer):
+                attention = module.EncDecAttention
+                nn.init.orthogonal_(attention.v.weight, generator=generator)
+                attention.o.weight.copy_(COPY_STRENGTH * attention.v.weight.T)

@@ -222,28 +222,26 @@ def report(written: Sequence[Converted], *, as_json: bool) -> None:
             ("task", "left"),
             ("version", "left"),
             ("kind", "left"),
-            ("modules", "right"),
             ("non-zeros", "right"),
             ("density", "right"),
             ("lineage", "right"),
             ("size", "right"),
-            ("file", "left"),
         ],
         [
             (
                 adapter.manifest.task,
                 short(adapter.digest),
                 adapter.manifest.kind,
-                str(len(adapter.manifest.targets)),
                 f"{adapter.nonzeros:,}",
                 share(adapter.density),
                 str(len(adapter.manifest.lineage)),
                 size(adapter.path.stat().st_size),
-                str(adapter.path),
             )
             for adapter in written
         ],
     )
+    for adapter in written:
+        typer.echo(f"wrote {adapter.path}")
 
 
 def _entry(adapter: Converted) -> dict[str, object]:

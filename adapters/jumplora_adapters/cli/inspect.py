@@ -50,7 +50,7 @@ def inspect(
         )
         return
     print_facts(_facts(manifest, source.path, version, file_bytes))
-    density = manifest.density
+    density = {name: manifest.density[name] for name in manifest.targets}  # the network's order
     rows = (
         [(name, "1", share(value), "", "") for name, value in density.items()]
         if modules
@@ -58,7 +58,7 @@ def inspect(
     )
     print_table(
         [
-            ("modules", "left"),
+            ("modules", "fold"),
             ("number", "right"),
             ("density", "right"),
             ("least", "right"),

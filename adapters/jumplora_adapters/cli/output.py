@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from typing import Literal, NoReturn
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jumplora_adapters.errors import AdapterError
 
-Justify = Literal["left", "right"]
+ColumnStyle = Literal["left", "right", "fold"]
+"""Left or right in one line; `fold` is left, broken into lines where the terminal is narrow."""
 
 
 @contextmanager
@@ -45,13 +47,16 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(
-    columns: Sequence[tuple[str, Justify]], rows: Sequence[Sequence[str]], title: str | None = None
-) -> None:
+def print_table(columns: Sequence[tuple[str, ColumnStyle]], rows: Sequence[Sequence[str]]) -> None:
     """A table whose cells are plain text; long ones are folded, never cut."""
-    table = Table(title=title, title_justify="left")
-    for name, justify in columns:
-        table.add_column(name, justify=justify, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, style in columns:
+        table.add_column(
+            name,
+            justify="right" if style == "right" else "left",
+            no_wrap=style != "fold",
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

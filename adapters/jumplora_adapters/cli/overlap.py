@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from jumplora_adapters.cli import options
-from jumplora_adapters.cli.output import print_json, print_table, reported_errors
+from jumplora_adapters.cli.output import ColumnStyle, print_json, print_table, reported_errors
 from jumplora_adapters.cli.sources import (
     SPEC_HELP,
     Source,
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from jumplora_adapters.overlap import ModuleOverlap, PairOverlap, Support
 
 Scope = Literal["own", "lineage"]
+NUMBERS: tuple[tuple[str, ColumnStyle], ...] = (
+    ("shared", "right"),
+    ("union", "right"),
+    ("Jaccard", "right"),
+    ("chance", "right"),
+    ("ratio", "right"),
+)
 
 
 def overlap(
@@ -54,26 +61,20 @@ def overlap(
     if as_json:
         print_json({"scope": scope, "pairs": [_entry(pair, modules) for pair in pairs]})
         return
-    rows = [(pair.first, pair.second, "all", *_cells(pair)) for pair in pairs]
+    columns: list[tuple[str, ColumnStyle]] = [("first", "left"), ("second", "left")]
     if modules:
-        rows += [
-            (pair.first, pair.second, module.module, *_cells(module))
+        columns.append(("module", "fold"))
+        rows = [
+            (pair.first, pair.second, part.module, *_cells(part))
             for pair in pairs
-            for module in pair.modules
+            for part in pair.modules
         ]
-    print_table(
-        [
-            ("first", "left"),
-            ("second", "left"),
-            ("module", "left"),
-            ("shared", "right"),
-            ("union", "right"),
-            ("Jaccard", "right"),
-            ("chance", "right"),
-            ("ratio", "right"),
-        ],
-        rows,
-    )
+        rows += [(pair.first, pair.second, "all", *_cells(pair)) for pair in pairs]
+        print_table([*columns, *NUMBERS], rows)
+    else:
+        print_table(
+            [*columns, *NUMBERS], [(pair.first, pair.second, *_cells(pair)) for pair in pairs]
+        )
 
 
 def _sources(specs: list[str] | None, store: Path | None) -> tuple[Source, ...]:

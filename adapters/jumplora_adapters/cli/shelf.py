@@ -57,7 +57,7 @@ def list_tasks(
         [
             ("task", "left"),
             ("version", "left"),
-            ("versions", "right"),
+            ("stored", "right"),
             ("kind", "left"),
             ("density", "right"),
             ("lineage", "right"),
@@ -152,7 +152,7 @@ def _row(entry: dict[str, object]) -> tuple[str, ...]:
                 share(density),
                 str(len(lineage)),
                 size(file_bytes),
-                str(entry["created"]),
+                str(entry["created"])[:10],
             )
     return (*head, str(entry.get("kind")), "", "", "", "")
 

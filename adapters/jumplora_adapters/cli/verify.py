@@ -60,7 +60,7 @@ def verify(
             )
             for finding in findings
         ]
-        print_table([("adapter", "left"), ("version", "left"), ("result", "left")], rows)
+        print_table([("adapter", "fold"), ("version", "left"), ("result", "fold")], rows)
     if not sound:
         raise typer.Exit(1)
 

@@ -193,9 +193,9 @@ def _complete_tokenizer(folder: Path) -> TokenizerOrigin:
         return "copied"
     if not (folder / "spiece.model").is_file():
         return "missing"
-    from transformers import AutoTokenizer  # seconds to import, and rarely needed
-
     try:
+        from transformers import AutoTokenizer  # an extra; seconds to import, and rarely needed
+
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )

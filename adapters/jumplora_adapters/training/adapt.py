@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
+from transformers.utils import logging as transformers_logging
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
-from jumplora_adapters.errors import GateCollapsed
+from jumplora_adapters.errors import FormatError, GateCollapsed
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.gate import Gate
@@ -83,8 +84,14 @@ class AdaptedBackbone:
         return {group: gate.tau for group, gate in self.gates.items()}
 
     def deltas(self, dtype: torch.dtype) -> dict[str, Delta]:
-        """What is saved: always hard-gated, whatever the fraction, and rounded to `dtype`."""
-        return {name: _delta(layer, dtype) for name, layer in self.layers.items()}
+        """What is saved: always hard-gated, whatever the fraction, and rounded to `dtype`.
+
+        Raises GateCollapsed if a value is not finite in that type.
+        """
+        try:
+            return {name: _delta(layer, dtype) for name, layer in self.layers.items()}
+        except FormatError as error:
+            raise GateCollapsed(f"the update cannot be saved: {error}") from error
 
     @contextmanager
     def serving(self, deltas: Mapping[str, Delta]) -> Iterator[None]:
@@ -108,14 +115,7 @@ def load_adapted(
 
     Targets, ancestors and factors stay float32 whatever the precision of the rest.
     """
-    model = AutoModelForSeq2SeqLM.from_pretrained(
-        backbone.path,
-        dtype=torch.float32,
-        dropout_rate=config.optimisation.dropout,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    model = _load(backbone, config)
     model.requires_grad_(False)
     bases = {name: model.get_submodule(name).weight.detach().clone() for name in backbone.targets}
     for adapter in ancestors:
@@ -137,6 +137,21 @@ def load_adapted(
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[name])
     return AdaptedBackbone(model, layers, gates, device)
+
+
+def _load(backbone: Backbone, config: TrainConfig) -> Any:
+    # On a CPU the fused attention's backward pass is slower in bfloat16 than the plain one.
+    attention = "sdpa" if config.precision == "float32" else "eager"
+    transformers_logging.disable_progress_bar()
+    return AutoModelForSeq2SeqLM.from_pretrained(
+        backbone.path,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        dropout_rate=config.optimisation.dropout,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
 
 
 def _gate(config: TrainConfig, device: torch.device) -> Gate:

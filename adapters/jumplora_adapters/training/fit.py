@@ -82,27 +82,20 @@ class Fit:
     def run(self, on_step: Callable[[StepReport], None] | None = None) -> Progress:
         """Trains to the end and leaves the selected state in the layers."""
         self._resume()
-        progress = self.progress
-        journal = Journal(self.config.work_folder / "train.jsonl", resume_step=progress.step)
+        path = self.config.work_folder / "train.jsonl"
         saved = time.monotonic()
         self.adapted.model.train()
-        while progress.step < self.steps:
-            began = time.monotonic()
-            loss = self._step(progress.step)
-            progress.step += 1
-            density = self._close_gate(progress.step)
-            took = time.monotonic() - began
-            dev = self._select(progress.step)
-            self._note(journal, loss, density, dev, took)
-            if on_step is not None:
-                on_step(StepReport(progress.step, self.steps, loss, self._fraction, density, dev))
-            is_due = time.monotonic() - saved >= self.config.checkpoint_seconds
-            if is_due or progress.step % self.steps_an_epoch == 0:
-                self._save()
-                saved = time.monotonic()
-        journal.close()
+        with Journal(path, resume_step=self.progress.step) as journal:
+            while self.progress.step < self.steps:
+                report = self._advance(journal)
+                if on_step is not None:
+                    on_step(report)
+                is_due = time.monotonic() - saved >= self.config.checkpoint_seconds
+                if is_due or report.step % self.steps_an_epoch == 0:
+                    self._save()
+                    saved = time.monotonic()
         self.adapted.restore(self.best)
-        return progress
+        return self.progress
 
     def forget(self) -> None:
         """Drops the checkpoint, once the adapter is written."""
@@ -118,6 +111,23 @@ class Fit:
             order = epoch_order(self._lengths, self.rows_a_step, seed=self.config.seed, epoch=epoch)
             self._order = (epoch, order)
         return self._order[1][index]
+
+    def _advance(self, journal: Journal) -> StepReport:
+        """One step, the gate moved, the state judged where that is due; all of it noted."""
+        began = time.monotonic()
+        loss = self._step(self.progress.step)
+        self.progress.step += 1
+        step = self.progress.step
+        density = self._close_gate(step)
+        took = time.monotonic() - began
+        dev = self._select(step)
+        numbers: dict[str, object] = {"loss": round(loss, 6), "fraction": self._fraction}
+        if density is not None:
+            numbers |= {"density": density, "tau": self.adapted.thresholds()}
+        if dev is not None:
+            numbers[f"dev_{self.config.select_by}"] = dev
+        journal.write(step, **numbers, seconds=round(took, 4))
+        return StepReport(step, self.steps, loss, self._fraction, density, dev)
 
     def _step(self, step: int) -> float:
         """One optimizer step; the mean loss over the target tokens of all its micro-batches."""
@@ -194,16 +204,6 @@ class Fit:
             self.best = self.adapted.state()
             self.progress.best_step, self.progress.best_scores = step, scores
         return value
-
-    def _note(
-        self, journal: Journal, loss: float, density: float | None, dev: float | None, took: float
-    ) -> None:
-        numbers: dict[str, object] = {"loss": round(loss, 6), "fraction": self._fraction}
-        if density is not None:
-            numbers |= {"density": density, "tau": self.adapted.thresholds()}
-        if dev is not None:
-            numbers[f"dev_{self.config.select_by}"] = dev
-        journal.write(self.progress.step, **numbers, seconds=round(took, 4))
 
     def _save(self) -> None:
         write_checkpoint(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Self
 
 
 class Journal:
-    """Appends to `path`; on a resume, lines of steps that are done again are dropped first."""
+    """Appends to `path`; on a resume, lines of steps that are done again are dropped first.
+
+    A context manager: closed when the training ends or fails.
+    """
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
         kept = [line for line in _lines(path) if _step(line) <= resume_step]
@@ -20,7 +24,10 @@ class Journal:
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
         self._file.close()
 
 

@@ -102,7 +102,10 @@ def prepare(config: TrainConfig) -> Prepared:
     steps = optimisation.max_steps or optimisation.epochs * steps_of(
         len(train.examples), rows_a_step
     )
-    schedule = Schedule.of(steps) if config.method == "jumplora" else None
+    schedule = None
+    if config.method == "jumplora":
+        schedule = Schedule.of(steps)
+        _check_rank(config.rank, backbone)
     if optimisation.warm_up >= steps:
         raise DataError(f"warm-up is {optimisation.warm_up} steps, the whole run {steps}")
     return Prepared(config, backbone, ancestors, tokenizer, train, dev, test, steps, schedule)
@@ -167,6 +170,17 @@ def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fi
         d.shape[0] * d.shape[1] for d in deltas.values()
     )
     return Trained(config.out, digest, density, scores, progress)
+
+
+def _check_rank(rank: int, backbone: Backbone) -> None:
+    """The gate starts with as many entries as the factors have: that must be fewer than all."""
+    for name, (d_out, d_in) in backbone.targets.items():
+        if rank * (d_out + d_in) >= d_out * d_in:
+            raise DataError(
+                f"rank is {rank}: the factors of {name} have no fewer entries than its "
+                f"{d_out} x {d_in} update, so there is nothing to gate; allowed are ranks below "
+                f"{d_out * d_in / (d_out + d_in):g}"
+            )
 
 
 def _end_token(folder: Path) -> int:

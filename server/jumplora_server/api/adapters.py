@@ -130,10 +130,7 @@ async def put_adapter(
     limit = services.settings.max_adapter_bytes
     async with received(request, services.store.root, limit) as upload:
         published = await run_in_threadpool(_publish, services, task_id, upload, _etag_of(if_match))
-    residency = services.residency
-    # What is current already may be cold, or have failed: `load` tries again, `sync` need not.
-    apply = residency.load if published.outcome == "unchanged" else residency.sync
-    status = await _settled(services, apply(task_id))
+    status = await _settled(services, services.residency.sync(task_id))
     _require_served(status, published.digest)
     told = _told(status, response)
     response.status_code = 201 if published.outcome == "created" else 200

@@ -29,15 +29,58 @@ _LAST_RESORT_SECONDS = 2.0
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (401, 403, 404, 413, 422, 429, 500, 503, 504)
 }
-_STREAM: dict[int | str, dict[str, Any]] = {
-    **_ERRORS,
-    200: {
-        "description": "Server-sent events, one a token; the last has generated_text and details",
-        "content": {"text/event-stream": {"schema": StreamEvent.model_json_schema()}},
-    },
+_STREAM_ERRORS: dict[int | str, dict[str, Any]] = {
+    # By reference: these are JSON although what the route promises is a stream of events.
+    status: {
+        "description": "refused before the first token",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+    }
+    for status in _ERRORS
 }
 _ANSWER = GenerateResponse | list[GenerateResponse]
 _ANSWERS: TypeAdapter[list[GenerateResponse]] = TypeAdapter(list[GenerateResponse])
+
+
+class EventStream(StreamingResponse):
+    """The server-sent events of one sequence; it is cancelled when the client goes away."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, admitted: Admitted, first: TokenEvent, rest: AsyncIterator[TokenEvent]
+    ) -> None:
+        headers = answers.identity_headers(admitted)
+        # nginx would hold events back otherwise.
+        headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        self._admitted = admitted
+        self._lines = _lines(admitted, first, rest)
+        super().__init__(self._lines, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._admitted.cancel("client_disconnect")
+            await self._lines.aclose()
+
+
+async def _lines(
+    admitted: Admitted, first: TokenEvent, rest: AsyncIterator[TokenEvent]
+) -> AsyncGenerator[bytes]:
+    yield answers.stream_event(admitted, 0, first)
+    if first.finish is not None:
+        return
+    index = 0
+    async for event in rest:
+        index += 1
+        if event.finish is not None:
+            try:
+                raise_unless_finished(event.finish)
+            except ServerError as error:
+                yield answers.error_event(error)
+                return
+        yield answers.stream_event(admitted, index, event)
+
 
 TaskHeader = Annotated[
     str | None, Header(alias=TASK_HEADER, description="may carry the task id; must agree")
@@ -70,7 +113,12 @@ async def generate_for_task(
     return await _answer(request, services, body, task)
 
 
-@router.post("/generate_stream", response_class=StreamingResponse, responses=_STREAM)
+@router.post(
+    "/generate_stream",
+    response_model=StreamEvent,
+    response_class=EventStream,
+    responses=_STREAM_ERRORS,
+)
 async def generate_stream(
     request: Request, services: WithServices, body: GenerateRequest, x_task_id: TaskHeader = None
 ) -> Response:
@@ -80,8 +128,9 @@ async def generate_stream(
 
 @router.post(
     "/v1/tasks/{task_id:path}/generate_stream",
-    response_class=StreamingResponse,
-    responses=_STREAM,
+    response_model=StreamEvent,
+    response_class=EventStream,
+    responses=_STREAM_ERRORS,
 )
 async def generate_stream_for_task(
     request: Request,
@@ -143,47 +192,6 @@ async def _stream(
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         raise
     return EventStream(admitted, first, events)
-
-
-class EventStream(StreamingResponse):
-    """The server-sent events of one sequence; it is cancelled when the client goes away."""
-
-    media_type = "text/event-stream"
-
-    def __init__(
-        self, admitted: Admitted, first: TokenEvent, rest: AsyncIterator[TokenEvent]
-    ) -> None:
-        headers = answers.identity_headers(admitted)
-        # nginx would hold events back otherwise.
-        headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        self._admitted = admitted
-        self._lines = _lines(admitted, first, rest)
-        super().__init__(self._lines, headers=headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._admitted.cancel("client_disconnect")
-            await self._lines.aclose()
-
-
-async def _lines(
-    admitted: Admitted, first: TokenEvent, rest: AsyncIterator[TokenEvent]
-) -> AsyncGenerator[bytes]:
-    yield answers.stream_event(admitted, 0, first)
-    if first.finish is not None:
-        return
-    index = 0
-    async for event in rest:
-        index += 1
-        if event.finish is not None:
-            try:
-                raise_unless_finished(event.finish)
-            except ServerError as error:
-                yield answers.error_event(error)
-                return
-        yield answers.stream_event(admitted, index, event)
 
 
 def _patience(services: Services, admitted: Admitted) -> float:

@@ -35,6 +35,7 @@ class Stream:
     def opened(self, sequence_id: int) -> None:
         """Note the id that `submit` returned."""
         self._sequence_id = sequence_id
+        self._metrics.in_flight(self._task, 1)
 
     def on_event(self, event: TokenEvent) -> None:
         """Take one event; the last one is counted even when nobody reads any more."""
@@ -42,6 +43,7 @@ class Stream:
         if event.finish is not None:
             self._ended = True
             finish = event.finish
+            self._metrics.in_flight(self._task, -1)
             self._metrics.request_finished(
                 self._task,
                 self._outcome(finish),

@@ -49,7 +49,13 @@ def run(flags: dict[str, str]) -> None:
     except app.STARTUP_ERRORS as error:
         typer.secho(f"the server cannot start: {error}", fg="red", err=True)
         raise typer.Exit(EXIT_STARTUP) from None
-    server = http_server(app.build(settings, parts), settings)
+    built = app.build(settings, parts)
+    server = http_server(
+        built,
+        settings,
+        on_drain=lambda: app.begin_drain(built),
+        on_refuse=lambda: app.refuse_requests(built),
+    )
     server.run()
     if not server.started:
         raise typer.Exit(EXIT_STARTUP)

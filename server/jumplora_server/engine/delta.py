@@ -8,6 +8,7 @@ row's bits do not depend on its batch mates.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -161,6 +162,6 @@ def make_plan(
 
 def _rows(spans: list[tuple[int, int]], device: torch.device) -> slice | Tensor:
     spans = sorted(spans)
-    if all(left[1] == right[0] for left, right in zip(spans, spans[1:], strict=False)):
+    if all(left[1] == right[0] for left, right in itertools.pairwise(spans)):
         return slice(spans[0][0], spans[-1][1])
     return torch.cat([torch.arange(*span, device=device) for span in spans])

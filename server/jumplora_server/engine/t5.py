@@ -158,7 +158,8 @@ class T5:
         live_positions = positions[live]
         x = self.embedding[tokens]  # [R, d_model]
         for index, layer in enumerate(self.decoder):
-            assert layer.cross_q is not None and layer.cross_out is not None
+            assert layer.cross_q is not None
+            assert layer.cross_out is not None
             h = self._norm(x, layer.norms[0])
             qkv = self._qkv(layer, h, plan)
             q, k, v = qkv.view(rows, 3, self.config.num_heads, self.config.d_kv).unbind(1)

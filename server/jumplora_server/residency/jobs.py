@@ -30,6 +30,7 @@ class Job:
     due: float  # when others shall yield if it still waits for room; monotonic seconds
     futures: list[Future[TaskStatus]] = field(default_factory=list)
     lacks_room_for: str | None = None  # digest; None: it may be tried
+    taken_at: int = 0  # how often room had been made when it was tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Jobs:
         self._patience_seconds = patience_seconds
         self._changed = threading.Condition()
         self._pending: dict[tuple[Kind, str], Job] = {}
+        self._times_room_made = 0
         self._is_poked = False
         self._is_stopped = False
 
@@ -87,7 +89,8 @@ class Jobs:
             if newer is not None:
                 job.futures += newer.futures
                 job.failures = newer.failures if newer.failures == "retry" else job.failures
-            job.lacks_room_for = lacks_room_for
+            if job.taken_at == self._times_room_made:  # else some was made meanwhile
+                job.lacks_room_for = lacks_room_for
             self._pending = {(job.kind, job.subject): job, **self._pending}
 
     def poke(self) -> None:
@@ -100,16 +103,11 @@ class Jobs:
     def room_made(self) -> None:
         """Jobs that wait for room may be tried again."""
         with self._changed:
+            self._times_room_made += 1
             for job in self._pending.values():
                 if job.lacks_room_for is not None:
                     job.lacks_room_for = None
                     self._changed.notify()
-
-    @property
-    def is_anyone_waiting(self) -> bool:
-        """Whether a job waits for room."""
-        with self._changed:
-            return any(job.lacks_room_for is not None for job in self._pending.values())
 
     def next(self) -> Turn | None:
         """Wait for a turn; None after `stop`. For the loader's thread."""
@@ -135,6 +133,7 @@ class Jobs:
     def _take(self) -> Job | None:
         for key, job in self._pending.items():
             if job.lacks_room_for is None:
+                job.taken_at = self._times_room_made
                 return self._pending.pop(key)
         return None
 

@@ -42,11 +42,13 @@ class Loads:
                     self._shelf.slots.retry(digest)
             return tuple(d for d in order if self._shelf.slots.state(d) is not State.FAILED)
 
-    def is_wanted(self, digest: str) -> bool:
-        """Whether anybody still waits for this version."""
+    def wanted_by(self, digest: str) -> str | None:
+        """The task of a version that somebody still waits for; None where nobody does."""
         with self._shelf.lock:
             version = self._shelf.slots.versions.get(digest)
-            return version is not None and (version.leases > 0 or version.is_served)
+            if version is None or not (version.leases or version.is_served):
+                return None
+            return version.facts.task
 
     def begin(self, lineage: Iterable[Known], digest: str, room: Room) -> tuple[str, ...] | None:
         """See Slots.begin. `lineage` is `digest` and all that it stands on."""
@@ -73,8 +75,9 @@ class Loads:
         with self._shelf.lock:
             for each in loaded:
                 self._shelf.slots.ready(each)
-            if self._shelf.slots.versions[digest].facts.task not in self._shelf.table.routes:
-                self._shelf.slots.retire(digest, "unload")
+            version = self._shelf.slots.versions.get(digest)
+            if version is not None and version.facts.task not in self._shelf.table.routes:
+                self._shelf.slots.retire(digest, "unload")  # forgotten while it was loading
 
     def fail(self, facts: VersionFacts, loading: tuple[str, ...], failure: LoadFailure) -> None:
         """It does not load: whoever waits for it gets AdapterUnavailable."""
@@ -85,6 +88,8 @@ class Loads:
             route = self._shelf.table.routes.get(facts.task)
             if route is not None and route.desired == facts.digest:
                 self._shelf.route(replace(route, failure=failure))
+            if route is None:
+                self._shelf.slots.retire(facts.digest, "unload")
 
     def serve(self, task: str, digest: str) -> str | None:
         """The flip: new leases are on `digest`, the version before drains. Returns that one."""

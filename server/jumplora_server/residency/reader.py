@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.errors import StoreError, UnknownTask, UnknownVersion
+from jumplora_adapters.errors import StoreError, UnknownTask
 from jumplora_adapters.format import Adapter, read_adapter
 from jumplora_adapters.store import Store
 
 from jumplora_server.residency.shelf import Known
 from jumplora_server.residency.version import VersionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the store wants of a task.
+
+    `versions` are the stored ones in the order in which they last became current; `move` is the
+    direction in which the pointer moved last.
+    """
+
+    version: str
+    versions: tuple[str, ...]
+    move: Literal["forward", "back"]
 
 
 class StoreReader:
@@ -25,29 +41,22 @@ class StoreReader:
             self._check_root()
         return pointers
 
-    def desired(self, task: str) -> tuple[str, tuple[str, ...]]:
-        """The desired version of a task, and its stored ones, last current last.
-
-        Raises UnknownTask only when the store is there and does not hold the task.
-        """
+    def desired(self, task: str) -> Desired:
+        """Raises UnknownTask only when the store is there and does not hold the task."""
         try:
-            current = self._store.current(task)
+            version = self._store.current(task)
             entries = self._store.history(task)
             stored = self._store.versions(task)
         except UnknownTask:
             self._check_root()
             raise
-        order = dict.fromkeys(stored)
+        order = dict.fromkeys(stored)  # what the history does not tell of counts as oldest
         for entry in entries:
             order.pop(entry.digest, None)
             order[entry.digest] = None
-        order.setdefault(current)
-        return current, tuple(order)
-
-    def is_rollback(self, task: str) -> bool:
-        """Whether the task's pointer last moved back."""
-        entries = self._store.history(task)
-        return bool(entries) and entries[-1].event == "rollback"
+        order.setdefault(version)
+        is_back = bool(entries) and entries[-1].event == "rollback"
+        return Desired(version, tuple(order), "back" if is_back else "forward")
 
     def known(self, digest: str) -> Known:
         """A version by its header."""
@@ -84,8 +93,3 @@ class StoreReader:
         # A mount that went away must not look like a store from which all was removed.
         if not self._store.root.is_dir():
             raise StoreError(f"the store {self._store.root} is not there")
-
-
-def is_missing(error: Exception) -> bool:
-    """Whether the version is not in the store (any more), rather than bad."""
-    return isinstance(error, UnknownVersion)

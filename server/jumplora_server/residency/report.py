@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from jumplora_server.errors import UnknownTask
 from jumplora_server.metrics import Metrics
@@ -50,11 +51,11 @@ class Report:
         self.state(task)
         self._metrics.adapter_load_failed(task, code)
 
-    def flipped(self, task: str, is_rollback: bool) -> None:
+    def flipped(self, task: str, move: Literal["forward", "back"]) -> None:
         """Another version answers from now on."""
         self.state(task)
         self._metrics.swapped(task)
-        if is_rollback:
+        if move == "back":
             self._metrics.rolled_back(task)
 
     def freed(self, freed: Freed) -> None:

@@ -1,70 +1,238 @@
-"""The facade of residency: who may use which version, and what is loaded where.
-
-SKELETON: the signatures are final, the bodies follow.
-"""
+"""The facade of residency: wires its parts; what the API, the engine loop and operators call."""
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
+from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
+from jumplora_adapters.store import Store
+
+from jumplora_server.core import AdapterRef
+from jumplora_server.errors import AdapterUnavailable, Draining, UnknownVersion
+from jumplora_server.metrics import Metrics
+from jumplora_server.residency.engine import AdapterEngine, WarmUp
+from jumplora_server.residency.jobs import Jobs
+from jumplora_server.residency.leases import Leases
+from jumplora_server.residency.loader import Loader, failure_of
+from jumplora_server.residency.loads import Loads
+from jumplora_server.residency.reader import StoreReader
+from jumplora_server.residency.report import Report
+from jumplora_server.residency.shelf import Known, Shelf
 from jumplora_server.residency.status import PinState, TaskStatus
+from jumplora_server.residency.tasks import Tasks
+from jumplora_server.residency.watcher import Watcher
 from jumplora_server.routing import Lease
+from jumplora_server.scheduler.claims import Priority
+
+_log = logging.getLogger(__name__)
 
 
 class Residency:
     """All methods are thread-safe and short, except `start` and `stop`."""
 
-    def start(self) -> None:
-        """Register the store's tasks and start the loader and the watcher. Returns once all tasks
-        are routable; their first loads go on behind (`settled`). Start the engine loop before."""
+    def __init__(
+        self,
+        store: Store,
+        backbone: Backbone,
+        engine: AdapterEngine[Any],
+        *,
+        budget_bytes: int,
+        metrics: Metrics,
+        warm_up: WarmUp,
+        clock: Callable[[], float] = time.monotonic,
+        watch_seconds: float = 2.0,
+        patience_seconds: float = 3.0,
+        retry_seconds: float = 30.0,
+    ) -> None:
+        """`budget_bytes` bounds what adapters take in the engine.
 
-    def stop(self) -> None:
-        """Stop both threads and free every slot. Stop the engine loop before."""
-
-    def acquire(self, task_spec: str) -> Lease:
-        """Route "task" or "task@prefix" and count a lease on the version, in one atomic step.
-
-        Raises server errors UnknownTask, UnknownVersion, AdapterUnavailable. A cold version gets a
-        lease at once; its sequences wait in the scheduler. The first use of an old version
-        may read one file header.
+        A load waits `patience_seconds` for room before those that are in use must yield; a version
+        that failed is tried again on request after `retry_seconds`.
         """
-        raise NotImplementedError
+        self._jobs = Jobs(clock, patience_seconds)
+        shelf = Shelf(self._jobs, budget_bytes, clock)
+        self._leases = Leases(shelf, retry_seconds)
+        self._tasks = Tasks(shelf, "host" if engine.device == "cpu" else "device")
+        self._reader = StoreReader(store, backbone)
+        self._report = Report(metrics, self._tasks, budget_bytes)
+        self._listeners: list[Callable[[], None]] = []
+        self._first_loads: list[Future[TaskStatus]] = []
+        self._loader = Loader(
+            engine,
+            self._reader,
+            warm_up,
+            jobs=self._jobs,
+            leases=self._leases,
+            loads=Loads(shelf),
+            tasks=self._tasks,
+            report=self._report,
+            changed=self._tell,
+            clock=clock,
+        )
+        self._watcher = Watcher(
+            self._reader.pointers, self._noticed, self._settle_soon, watch_seconds
+        )
 
-    def statuses(self) -> list[TaskStatus]:
-        """All registered tasks, sorted by id."""
-        raise NotImplementedError
+    def start(self) -> None:
+        """Register the store's tasks, start the loader and the watcher.
 
-    def status(self, task: str) -> TaskStatus:
-        """Raises server error UnknownTask."""
-        raise NotImplementedError
+        Returns once all tasks are routable; their first loads, as far as they fit the budget, go on
+        behind it (`settled`). The engine loop should run.
+        """
+        try:
+            tasks = sorted(self._reader.pointers())
+        except (AdapterError, OSError) as error:
+            _log.warning("starting without adapters: %s", error)
+            tasks = []
+        for task in tasks:
+            self._register(task)
+            first: Future[TaskStatus] = Future()
+            self._jobs.request("settle", task, room="free", future=first)
+            self._first_loads.append(first)
+        self._loader.start()
+        self._watcher.start()
 
-    def sync(self, task: str) -> Future[TaskStatus]:
-        """Apply the store's pointer of `task` now; resolves when it is READY, or was refused
-        (`failure`, `state` FAILED where no version is served). UnknownTask is set as exception."""
-        raise NotImplementedError
-
-    def load(self, task: str) -> Future[TaskStatus]:
-        """Make the task resident now, evicting others where needed; retries failed versions."""
-        raise NotImplementedError
-
-    def pin(self, task: str, pinned: PinState) -> None:
-        """Keep the task's served version from eviction, or no longer. Raises UnknownTask."""
-
-    def forget(self, task: str) -> None:
-        """After store.remove: no new leases; running sequences end, then all is freed."""
-
-    def check_fits(self, nbytes: int) -> None:
-        """Raise OutOfMemoryBudget when `nbytes` could not be resident beside what is pinned."""
-
-    def notify(self) -> None:
-        """Compare the store's pointers now instead of within the watcher's period."""
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop both threads and free what is not in use. Stop the engine loop before."""
+        self._watcher.stop(timeout)
+        self._loader.stop(timeout)
 
     @property
     def healthy(self) -> bool:
         """Whether loader and watcher run."""
-        raise NotImplementedError
+        return self._loader.is_alive and self._watcher.is_alive
 
     @property
     def settled(self) -> bool:
-        """Whether the loads of the start are through."""
-        raise NotImplementedError
+        """Whether the loads of the start are through, well or not."""
+        return all(first.done() for first in self._first_loads)
+
+    # Requests
+
+    def acquire(self, task_spec: str) -> Lease:
+        """Route "task" or "task@prefix" and count a lease on the version, in one atomic step.
+
+        Raises the server's UnknownTask, UnknownVersion, AdapterUnavailable. A cold version gets a
+        lease at once; its sequences wait in the scheduler. The first use of an old version
+        reads one file header, and an unknown version the task's folder.
+        """
+        known: Known | None = None
+        refreshed = ""
+        while True:
+            try:
+                found = self._leases.acquire(task_spec, known)
+            except UnknownVersion:
+                task = task_spec.partition("@")[0]
+                if refreshed:
+                    raise
+                refreshed = task
+                self._refresh(task)
+                continue
+            if isinstance(found, Lease):
+                return found
+            known = self._read(found)
+
+    def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
+        """See SlotClaims.claim."""
+        return self._leases.claim(ref, priority)
+
+    def unclaim(self, ref: AdapterRef) -> None:
+        """See SlotClaims.unclaim."""
+        self._leases.unclaim(ref)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, on the loader's thread, when `claim` may answer otherwise than before.
+
+        To be called before `start`.
+        """
+        self._listeners.append(callback)
+
+    # Operators
+
+    def statuses(self) -> list[TaskStatus]:
+        """All registered tasks, sorted by id."""
+        return self._tasks.statuses()
+
+    def status(self, task: str) -> TaskStatus:
+        """Raises UnknownTask."""
+        return self._tasks.status(task)
+
+    def sync(self, task: str) -> Future[TaskStatus]:
+        """Apply the store's pointer of `task` now, trying again what failed before.
+
+        Resolves when the task serves it, or when it was refused (`failure` says why). Calls that
+        come during a load come to one more, of the newest pointer. The future's exceptions are
+        UnknownTask, AdapterUnavailable (the store cannot be read) and Draining.
+        """
+        done: Future[TaskStatus] = Future()
+        if not self._jobs.request("settle", task, failures="retry", future=done):
+            done.set_exception(Draining("the server is shutting down"))
+        return done
+
+    def load(self, task: str) -> Future[TaskStatus]:
+        """Make the task resident now, evicting others where needed; see `sync`."""
+        return self.sync(task)
+
+    def pin(self, task: str, pinned: PinState) -> None:
+        """Keep the task's served version from eviction (and load it), or no longer.
+
+        Raises UnknownTask.
+        """
+        self._tasks.pin(task, pinned)
+
+    def forget(self, task: str) -> None:
+        """After `store.remove`: no new leases; running sequences end, then all is freed."""
+        self._tasks.forget(task)
+        self._jobs.request("settle", task)  # puts it right if it was published again meanwhile
+
+    def check_fits(self, nbytes: int) -> None:
+        """Raise OutOfMemoryBudget when `nbytes` could not be resident beside what is pinned."""
+        self._tasks.check_fits(nbytes)
+
+    def notify(self) -> None:
+        """Compare the store's pointers now instead of within the watcher's period."""
+        self._watcher.notify()
+
+    # Inside
+
+    def _register(self, task: str) -> None:
+        try:
+            desired = self._reader.desired(task)
+            self._tasks.observe(task, desired.version, desired.versions)
+            self._tasks.expect(self._reader.known(desired.version))
+        except (AdapterError, OSError) as error:
+            _log.warning("task %s cannot be read yet: %s", task, error)
+        self._report.state(task)
+
+    def _refresh(self, task: str) -> None:
+        try:
+            desired = self._reader.desired(task)
+        except (AdapterError, OSError):
+            return  # the answer stays what it was
+        self._tasks.observe(task, desired.version, desired.versions)
+        self._jobs.request("settle", task)
+
+    def _read(self, digest: str) -> Known:
+        try:
+            return self._reader.known(digest)
+        except VersionNotInStore as error:
+            raise UnknownVersion(str(error)) from error
+        except (AdapterError, OSError) as error:
+            failure = failure_of(error)
+            raise AdapterUnavailable(failure.message, reason=failure.code) from error
+
+    def _noticed(self) -> dict[str, str]:
+        return {task: route.desired for task, route in self._tasks.routes.items()}
+
+    def _settle_soon(self, task: str) -> None:
+        self._jobs.request("settle", task, failures="retry")
+
+    def _tell(self) -> None:
+        for callback in self._listeners:
+            callback()

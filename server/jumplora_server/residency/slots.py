@@ -131,6 +131,8 @@ class Slots:
         need = sum(self._versions[d].nbytes for d in missing)
         if not self._make_room(need, self._kept(digest, beside), room):
             return None
+        if self._versions[digest].state is State.DRAINING:
+            self._versions[digest].state = State.READY  # wanted again: it must not go meanwhile
         for d in missing:
             version = self._versions[d]
             version.state, version.failure = State.LOADING, None

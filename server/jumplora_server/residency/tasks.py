@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from jumplora_server.residency.overview import Tier, status_of
 from jumplora_server.residency.shelf import Known, Shelf
-from jumplora_server.residency.status import PinState, TaskStatus
+from jumplora_server.residency.status import PinState, State, TaskStatus
 from jumplora_server.routing import Route
 
 
@@ -43,10 +43,13 @@ class Tasks:
             self._shelf.poke()
 
     def expect(self, known: Known) -> None:
-        """Let a task that serves nothing serve a version that will be loaded on first use."""
+        """Let a task that serves nothing that loads serve a version that is loaded on first use."""
         with self._shelf.lock:
             route = self._shelf.table.routes.get(known.facts.task)
-            if route is not None and route.served is None:
+            if route is None:
+                return
+            served = None if route.served is None else route.served.version
+            if served is None or self._shelf.slots.state(served) is State.FAILED:
                 self._shelf.know(known)
                 self._shelf.serve(route, known.facts.digest)
 

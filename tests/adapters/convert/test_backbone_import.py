@@ -1,21 +1,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
-
 from factories import CHARACTERS, TEXT, Style, tiny_t5
+from foreign_checkpoints import WAS_RUN, RunsCode
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.convert.backbone_import import import_backbone
 from jumplora_adapters.errors import AdapterError, BackboneError, ConvertError
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 HEAD = "lm_head.weight"
 SHARED = "shared.weight"
@@ -35,7 +35,7 @@ def _pickled(folder: Path, style: Style, *, shards: int = 1) -> Path:
     if shards == 1:
         torch.save(state, folder / "pytorch_model.bin")
         return folder
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for index in range(shards):
         name = f"pytorch_model-{index + 1:05d}-of-{shards:05d}.bin"
         part = {key: state[key] for key in sorted(state)[index::shards]}
@@ -138,6 +138,19 @@ def test_tokenizer_json_is_made_of_spiece_model(tmp_path: Path) -> None:
     assert made.token_to_id("<extra_id_0>") == 219
 
 
+def test_without_transformers_the_tokenizer_is_reported_missing(
+    pickled_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "bin"
+    shutil.copytree(pickled_t5, source)
+    (source / "tokenizer.json").unlink()
+    (source / "spiece.model").write_bytes(b"not looked at")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    imported = import_backbone(source, tmp_path / "safe")
+    assert imported.tokenizer == "missing"
+    assert (imported.folder / "spiece.model").read_bytes() == b"not looked at"
+
+
 def _resave(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def apply(source: Path) -> None:
         state = torch.load(source / "pytorch_model.bin", weights_only=True)
@@ -152,13 +165,6 @@ def _config(**changes: Any) -> Callable[[Path], None]:
         (source / "config.json").write_text(json.dumps(config | changes))
 
     return apply
-
-
-class RunsCode:
-    """Unpickled without care, this would run a command."""
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("touch /tmp/jumplora-was-run",)
 
 
 def _index(weight_map: Any) -> Callable[[Path], None]:
@@ -230,7 +236,7 @@ def test_refused_and_nothing_left(
     with pytest.raises(error, match=message):
         import_backbone(source, tmp_path / "out" / "safe")
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
-    assert not Path("/tmp/jumplora-was-run").exists()
+    assert not WAS_RUN.exists()
 
 
 def test_a_folder_in_use_is_refused(pickled_t5: Path, tmp_path: Path) -> None:

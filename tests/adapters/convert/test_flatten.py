@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-
 from factories import write_random_adapter
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert.flatten import flatten, read_lineage
@@ -21,17 +21,16 @@ Q = "encoder.block.0.layer.0.SelfAttention.q"
 def store(backbone: Backbone, tmp_path: Path) -> Store:
     """Three tasks, each on top of the earlier ones; the second is low-rank, the third partial."""
     store = Store(tmp_path / "store")
+    tasks: dict[str, dict[str, Any]] = {
+        "one": {"kind": "masked"},
+        "two": {"kind": "lowrank"},
+        "three": {
+            "targets": tuple(backbone.targets)[:3],
+            "prompt": PromptSpec(template="{text}", instruction="third"),
+        },
+    }
     lineage: tuple[str, ...] = ()
-    for seed, (task, options) in enumerate(
-        {
-            "one": {"kind": "masked"},
-            "two": {"kind": "lowrank"},
-            "three": {
-                "targets": tuple(backbone.targets)[:3],
-                "prompt": PromptSpec(template="{text}", instruction="third"),
-            },
-        }.items()
-    ):
+    for seed, (task, options) in enumerate(tasks.items()):
         file = write_random_adapter(
             tmp_path / "files", backbone, task=task, seed=seed, lineage=lineage, **options
         )

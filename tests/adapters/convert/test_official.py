@@ -1,15 +1,19 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import T5ForConditionalGeneration
-
-from foreign_checkpoints import Official, merged_delta, official_state, save_official
+from foreign_checkpoints import (
+    WAS_RUN,
+    Official,
+    RunsCode,
+    merged_delta,
+    official_state,
+    save_official,
+)
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert.draft import Draft
 from jumplora_adapters.convert.form import Form
@@ -24,6 +28,7 @@ from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.format import read_adapter
 from jumplora_adapters.manifest import PromptSpec
+from transformers import T5ForConditionalGeneration
 
 ALPHA = Scaling(alpha=32.0)
 Q = "encoder.block.0.layer.0.SelfAttention.q"
@@ -45,7 +50,7 @@ def test_delta_is_what_merging_adds_bit_for_bit(
     assert (manifest.kind, manifest.rank, manifest.alpha) == ("masked", 4, 32.0)
     assert manifest.targets == tuple(backbone.targets)
     assert manifest.lineage == ()
-    assert manifest.thresholds == {"global": pytest.approx(float(state[Q]["log_threshold"].exp()))}
+    assert manifest.thresholds == {"global": float(state[Q]["log_threshold"].exp())}
     assert 0.05 < converted.density < 0.2
     assert converted.nonzeros == sum(delta.nnz for delta in adapter.deltas.values())
 
@@ -244,13 +249,6 @@ def test_chain_needs_a_task_for_each(
         convert_chain([checkpoint, checkpoint], tmp_path, drafts, backbone, ALPHA, Form())
 
 
-class RunsCode:
-    """Unpickled without care, this would run a command."""
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("touch /tmp/jumplora-was-run",)
-
-
 def _with(name: str, **changes: Any) -> Callable[[Official], Any]:
     """The state with keys of one module replaced, or removed where the value is None."""
 
@@ -299,7 +297,7 @@ def test_refused(
     with pytest.raises(ConvertError, match=message):
         convert_official(checkpoint, out, draft, backbone, ALPHA, Form())
     assert not out.exists()
-    assert not Path("/tmp/jumplora-was-run").exists()
+    assert not WAS_RUN.exists()
 
 
 @pytest.mark.parametrize(
@@ -329,7 +327,7 @@ def test_old_torch_files_are_read_as_well(backbone: Backbone, tmp_path: Path) ->
         pytest.param({"scale": 0.0}, "not zero", id="zero"),
     ],
 )
-def test_scaling_is_asked_for(given: dict[str, float], message: str) -> None:
+def test_scaling_is_asked_for(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConvertError, match=message):
         Scaling(**given)
 

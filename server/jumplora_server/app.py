@@ -1,0 +1,218 @@
+"""The composition root: the only place that constructs the parts and joins them to an app."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from fastapi import FastAPI
+from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
+from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.store import Store
+from prometheus_client import CollectorRegistry
+from starlette.concurrency import run_in_threadpool
+
+from jumplora_server.admission import QueueLimits
+from jumplora_server.api import adapters, errors, generate, health
+from jumplora_server.api.access import AccessLog, BodyLimit
+from jumplora_server.api.auth import KeyCheck
+from jumplora_server.core import Detokenizer
+from jumplora_server.delivery import Delivery
+from jumplora_server.engine.engine import Engine
+from jumplora_server.engine.tokenizer import Tokenizer
+from jumplora_server.engine.weights import CheckpointError
+from jumplora_server.loop import EngineLoop, StepEngine
+from jumplora_server.metrics import Metrics
+from jumplora_server.residency.engine import AdapterEngine
+from jumplora_server.residency.residency import Residency
+from jumplora_server.residency.warmup import TrialRun
+from jumplora_server.services import Services
+from jumplora_server.settings import Settings
+from jumplora_server.version import VERSION
+
+# A busy Python thread holds the interpreter for this long at a time; at the default of 5 ms the
+# engine thread, which takes the lock dozens of times in a step, is slowed down many times.
+SWITCH_SECONDS = 0.0002
+WARM_UP_TEXT = "Task Instruction: warm up\nText: The first run is slow.\nAnswer:"
+DESCRIPTION = (
+    "Many sparse task adapters on one T5 backbone, mixed in one batch. Name a task by `task_id`; "
+    "generation changes nothing, so repeating a request is safe."
+)
+
+
+class StartupError(Exception):
+    """This machine cannot run what the settings ask for."""
+
+
+STARTUP_ERRORS = (StartupError, AdapterError, CheckpointError, OSError)
+
+
+class AnyEngine(StepEngine, AdapterEngine[Any], Protocol):
+    """The real engine, or a test's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that is started and stopped, joined together."""
+
+    services: Services
+    delivery: Delivery
+
+
+def assemble(settings: Settings) -> Parts:
+    """Load the backbone and join all parts. Takes seconds. Raises one of STARTUP_ERRORS."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise StartupError("device cuda was asked for, but this machine has none that torch sees")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    folder = resolve_backbone(settings.backbone)
+    backbone = read_backbone(folder)
+    try:
+        engine = Engine(
+            folder,
+            dtype=settings.dtype,
+            device=settings.device,
+            max_rows=settings.max_rows,
+            max_source_tokens=settings.max_source_tokens,
+            max_target_tokens=settings.max_target_tokens,
+        )
+    except ValueError as error:  # dtype, device and checkpoint do not go together
+        raise StartupError(str(error)) from error
+    tokenizer = Tokenizer.load(folder, eos_token_id=engine.limits.eos_token_id)
+    parts = connect(settings, backbone, engine, tokenizer)
+    parts.services.metrics.model_bytes(engine.weight_bytes)
+    return parts
+
+
+def connect(
+    settings: Settings,
+    backbone: Backbone,
+    engine: AnyEngine,
+    tokenizer: Tokenizer,
+    *,
+    detokenizer: Callable[[], Detokenizer] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Parts:
+    """Join an engine and a tokenizer with the rest, on a registry of their own."""
+    metrics = Metrics(CollectorRegistry(), clock=clock, max_task_labels=settings.max_task_labels)
+    metrics.build_info(VERSION, torch.__version__)
+    store = Store(settings.store, max_file_bytes=settings.max_adapter_bytes)
+    store.sweep()
+    delivery = Delivery()
+    prompt = tokenizer.encode(WARM_UP_TEXT, truncate_to=engine.limits.max_source_tokens)
+    loop: EngineLoop
+    # Residency runs its trials through the loop, the loop claims slots from residency.
+    residency = Residency(
+        store,
+        backbone,
+        engine,
+        budget_bytes=settings.adapter_budget_bytes,
+        metrics=metrics,
+        warm_up=TrialRun(lambda **trial: loop.submit(**trial), prompt, clock),
+        clock=clock,
+        watch_seconds=settings.watch_seconds,
+    )
+    loop = EngineLoop(
+        engine,
+        residency,
+        detokenizer or tokenizer.detokenizer,
+        metrics=metrics,
+        queue_limits=QueueLimits(
+            max_requests=settings.max_queued_requests,
+            max_tokens=settings.max_queued_tokens,
+            max_requests_per_task=settings.requests_per_task,
+        ),
+        max_encode_tokens=settings.max_encode_tokens,
+        deliver=delivery,
+        clock=clock,
+    )
+    residency.on_change(loop.wake)
+    services = Services(
+        settings=settings,
+        backbone=backbone,
+        tokenizer=tokenizer,
+        store=store,
+        metrics=metrics,
+        residency=residency,
+        loop=loop,
+        limits=engine.limits,
+        clock=clock,
+    )
+    return Parts(services, delivery)
+
+
+def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
+    """The app; its lifespan starts and stops `parts`, assembled then if none are given."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        running = await run_in_threadpool(assemble, settings) if parts is None else parts
+        app.state.services = running.services
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            await _start(running)
+            yield
+        finally:
+            await _stop(running)
+            sys.setswitchinterval(interval)
+
+    has_docs = settings.docs == "on"
+    app = FastAPI(
+        title="JumpLoRA server",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url="/docs" if has_docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if has_docs else None,
+        redirect_slashes=False,
+    )
+    app.include_router(generate.router)
+    app.include_router(adapters.router)
+    app.include_router(health.router)
+    errors.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        KeyCheck,
+        admin_hashes=settings.key_hashes("admin"),
+        api_hashes=settings.key_hashes("api"),
+    )
+    app.add_middleware(AccessLog)
+    return app
+
+
+def begin_drain(app: FastAPI) -> None:
+    """Fail readiness; requests are still taken."""
+    services: Services = app.state.services
+    services.lifecycle.phase = "draining"
+
+
+def refuse_requests(app: FastAPI) -> None:
+    """Answer new requests with 503; what waits or runs goes on."""
+    services: Services = app.state.services
+    services.loop.drain()
+
+
+async def _start(parts: Parts) -> None:
+    services = parts.services
+    parts.delivery.bind(asyncio.get_running_loop())
+    services.loop.start()
+    await run_in_threadpool(services.residency.start)
+    services.lifecycle.phase = "serving"
+
+
+async def _stop(parts: Parts) -> None:
+    services = parts.services
+    services.lifecycle.phase = "draining"
+    # The HTTP server has let requests finish already: what still runs is cut off.
+    await run_in_threadpool(services.loop.stop)
+    await run_in_threadpool(services.residency.stop)
+    parts.delivery.bind(None)

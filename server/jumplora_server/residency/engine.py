@@ -1,0 +1,50 @@
+"""What residency needs of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+from jumplora_adapters.format import Adapter
+
+from jumplora_server.routing import Lease
+
+WarmUp = Callable[[Lease], Future[None]]
+"""Runs a version that is not in service yet; the future raises when that fails."""
+
+
+class Packed(Protocol):
+    """An adapter in the form the engine applies."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes in the engine."""
+
+    @property
+    def nnz(self) -> int:
+        """Non-zero entries."""
+
+    @property
+    def density(self) -> float:
+        """Non-zeros over all entries of its targets."""
+
+
+P = TypeVar("P", bound=Packed)
+
+
+class AdapterEngine(Protocol[P]):
+    """Packs adapters and keeps them in slots; any thread."""
+
+    @property
+    def device(self) -> str:
+        """Where the slots are: "cpu" or a device."""
+
+    def pack(self, adapter: Adapter) -> P:
+        """Bring an adapter into the engine's form; CPU heavy."""
+
+    def install(self, packed: P) -> int:
+        """Make it addressable; returns its slot."""
+
+    def remove(self, slot: int) -> None:
+        """Forget a slot that no live sequence uses."""

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import write_random_adapter
+from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.store import Store
+from typer.testing import Result
+
+Run = Callable[..., Result]
+RunJson = Callable[..., Any]
+Q = "encoder.block.0.layer.0.SelfAttention.q"
+
+
+def test_inspect_a_file_and_a_published_version(run: Run, run_json: RunJson, store: Store) -> None:
+    digest = store.current("two")
+    by_spec = run_json("inspect", "two", "--store", store.root)
+    by_file = run_json("inspect", store.path_of(digest))
+    assert by_spec == by_file
+    assert (by_spec["task_id"], by_spec["version"]) == ("two", digest)
+    assert by_spec["manifest"] == store.manifest(digest).model_dump(mode="json")
+    text = run("inspect", f"two@{digest[:8]}", "--store", store.root).stdout
+    assert digest in text
+    assert store.current("one")[:12] in text  # the lineage
+    assert "encoder SelfAttention q" in text
+    assert Q not in text
+    assert Q in run("inspect", "two", "--store", store.root, "--modules").stdout
+
+
+def test_inspect_shows_text_as_it_is(run: Run, backbone: Backbone, tmp_path: Path) -> None:
+    prompt = PromptSpec(
+        template="{text}", instruction="[red]Is it[/red] so?", options=("yes", "no")
+    )
+    file = write_random_adapter(tmp_path, backbone, prompt=prompt, kind="lowrank")
+    text = run("inspect", file).stdout
+    assert "[red]Is it[/red] so?" in text
+    assert "yes | no" in text
+    assert "lowrank" in text
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nowhere.safetensors", "error (io): nowhere.safetensors: No such file or directory\n"),
+        ("task", "error (store): 'task' is no .safetensors file"),
+    ],
+)
+def test_inspect_of_what_is_not_there(spec: str, message: str, run: Run) -> None:
+    assert run("inspect", spec, code=1).stderr.startswith(message)

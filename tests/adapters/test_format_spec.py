@@ -1,0 +1,121 @@
+"""FORMAT.md's example, limits and codes against the code. Run as a script it prints the example."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from factories import toy_backbone
+from jumplora_adapters.delta import Delta, SparseDelta
+from jumplora_adapters.errors import FormatCode
+from jumplora_adapters.format import read_adapter, write_adapter
+from jumplora_adapters.header import DTYPES, MAX_FILE_BYTES, MAX_HEADER_BYTES, MAX_TENSORS
+from jumplora_adapters.manifest import (
+    MAX_CANARIES,
+    MAX_LINEAGE,
+    MAX_MANIFEST_BYTES,
+    MAX_OPTIONS,
+    MAX_TARGETS,
+    TASK_ID,
+    GenerationDefaults,
+    Manifest,
+    PromptSpec,
+)
+
+SPECIFICATION = Path(__file__).parents[2] / "adapters" / "FORMAT.md"
+TARGET = "encoder.block.0.layer.0.SelfAttention.q"
+BACKBONE = toy_backbone({TARGET: (2, 6)}, fingerprint="0123456789abcdef" * 4)
+MATRIX = torch.tensor([[0, 0.5, 0, 0, 0, -2], [1.5, 0, 0, 0, 0, 0]])
+
+
+def write_example(path: Path) -> str:
+    """Write the adapter of the example and return its digest."""
+    manifest = Manifest(
+        kind="masked",
+        task="example",
+        backbone=BACKBONE.ref().model_copy(update={"name": "tiny", "architecture": {}}),
+        targets=(TARGET,),
+        rank=1,
+        alpha=4.0,
+        thresholds={"global": 0.1},
+        method="by hand",
+        prompt=PromptSpec(template="Text: {text}\nAnswer:"),
+        created="2026-01-01T00:00:00Z",
+    )
+    deltas: dict[str, Delta] = {TARGET: SparseDelta.from_dense(MATRIX, torch.bfloat16)}
+    return write_adapter(path, manifest, deltas)
+
+
+def dump(content: bytes) -> str:
+    """Bytes as text: offset, 16 bytes in hexadecimal, and the same as characters."""
+    lines = []
+    for start in range(0, len(content), 16):
+        line = content[start : start + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
+        lines.append(f"{start:04x}  {line.hex(' '):47}  {text}".rstrip())
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def specification() -> str:
+    """The text of FORMAT.md."""
+    return SPECIFICATION.read_text(encoding="utf-8")
+
+
+def test_the_example_is_what_is_written(specification: str, tmp_path: Path) -> None:
+    digest = write_example(tmp_path / "example")
+    assert f"```\n{dump((tmp_path / 'example').read_bytes())}\n```" in specification
+    assert f"Its version is `{digest}`" in specification
+
+
+def test_the_example_can_be_read(specification: str, tmp_path: Path) -> None:
+    block = specification.split("```\n")[1]
+    content = b"".join(bytes.fromhex(line[6:53]) for line in block.splitlines())
+    (tmp_path / "example").write_bytes(content)
+    adapter = read_adapter(tmp_path / "example", BACKBONE)
+    assert f"Its version is `{adapter.digest}`" in specification
+    assert torch.equal(adapter.deltas[TARGET].to_dense(), MATRIX)
+    delta = adapter.deltas[TARGET]
+    assert isinstance(delta, SparseDelta)
+    assert f"`{delta.mask_digest()}`" in specification
+    assert f"`{str(adapter.manifest.mask_digest)[:8]}`" in specification
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        f"512 MiB ({MAX_FILE_BYTES:,})",
+        f"1 MiB ({MAX_HEADER_BYTES:,})",
+        f"256 KiB ({MAX_MANIFEST_BYTES:,}",
+        f"at most {MAX_TENSORS:,}",
+        f"1 to {MAX_TARGETS:,} names",
+        f"up to {MAX_LINEAGE} digests",
+        f"up to {MAX_OPTIONS:,})",
+        f"up to {MAX_CANARIES} objects",
+        f"`{TASK_ID}`",
+        ", ".join(f"`{name}`" for name in DTYPES),
+    ],
+)
+def test_the_limits_are_those_of_the_code(specification: str, limit: str) -> None:
+    assert limit in specification
+
+
+def test_every_field_and_code_is_described(specification: str) -> None:
+    section = specification.split("\n## 4")[1].split("\n## 5")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(Manifest.model_fields)
+    for name in [*GenerationDefaults.__annotations__, *PromptSpec.model_fields]:
+        assert f"`{name}`" in specification
+    for code in get_args(FormatCode):
+        assert code == "format" or f"`{code}`" in specification
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        example = Path(folder) / "example"
+        version = write_example(example)
+        sys.stdout.write(f"{dump(example.read_bytes())}\n{version}\n")

@@ -1,0 +1,156 @@
+"""Attached layers, thresholds, and the deltas they amount to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from factories import random_adapter
+
+from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.delta import LowRankDelta
+from jumplora_adapters.errors import GateCollapsed
+from jumplora_adapters.format import Adapter
+from jumplora_adapters.training.adapt import (
+    AdaptedBackbone,
+    group_of,
+    load_adapted,
+    threshold_for,
+)
+from jumplora_adapters.training.config import GateConfig, TrainConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def backbone(config: TrainConfig) -> Backbone:
+    from pathlib import Path
+
+    return read_backbone(Path(config.backbone))
+
+
+def _load(backbone: Backbone, config: TrainConfig) -> AdaptedBackbone:
+    adapted = load_adapted(backbone, (), config, CPU)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in adapted.layers.values():
+            layer.B.normal_(generator=generator)
+    return adapted
+
+
+def _logits(adapted: AdaptedBackbone) -> torch.Tensor:
+    ids = torch.tensor([[5, 6, 7, 1]])
+    logits: torch.Tensor = adapted.model(input_ids=ids, decoder_input_ids=ids).logits
+    return logits
+
+
+def test_only_factors_and_thresholds_are_trained(backbone: Backbone, config: TrainConfig) -> None:
+    adapted = load_adapted(backbone, (), config, CPU)
+    ours = {id(parameter) for _, parameter in adapted.named_parameters()}
+    for parameter in adapted.model.parameters():
+        assert parameter.requires_grad == (id(parameter) in ours)
+    assert set(adapted.layers) == set(backbone.targets)
+    assert set(adapted.gates) == {"global"}
+
+
+def test_a_block_is_a_group(backbone: Backbone, config: TrainConfig) -> None:
+    blocks = load_adapted(backbone, (), replace(config, gate=GateConfig("block")), CPU)
+    assert set(blocks.gates) == {"encoder.block.0", "decoder.block.0"}
+    cross = blocks.layers["decoder.block.0.layer.1.EncDecAttention.v"]
+    assert cross.gate is blocks.gates["decoder.block.0"]
+
+
+@pytest.mark.parametrize(
+    ("module", "scope", "group"),
+    [
+        ("encoder.block.11.layer.0.SelfAttention.q", "block", "encoder.block.11"),
+        ("encoder.block.11.layer.0.SelfAttention.q", "global", "global"),
+        ("odd.q", "block", "global"),
+    ],
+)
+def test_group_of(module: str, scope: str, group: str) -> None:
+    assert group_of(module, scope) == group
+
+
+def test_threshold_keeps_as_many_entries_as_the_factors_have(
+    backbone: Backbone, config: TrainConfig
+) -> None:
+    adapted = _load(backbone, config)
+    adapted.set_thresholds()
+    layers = list(adapted.layers.values())
+    factors = sum(layer.A.numel() + layer.B.numel() for layer in layers)
+    total = sum(layer.weight.numel() for layer in layers)
+    assert round(adapted.density() * total) == factors
+    sizes = torch.cat([(layer.B @ layer.A).detach().abs().flatten() for layer in layers])
+    assert threshold_for(layers) == float(sizes.sort(descending=True).values[factors])
+
+
+def test_each_block_gets_its_own_threshold(backbone: Backbone, config: TrainConfig) -> None:
+    adapted = _load(backbone, replace(config, gate=GateConfig("block")))
+    adapted.set_thresholds()
+    for group, gate in adapted.gates.items():
+        layers = [layer for layer in adapted.layers.values() if layer.gate is gate]
+        kept = sum(int((layer.product().abs() > gate.tau).sum()) for layer in layers)
+        assert kept == sum(layer.A.numel() + layer.B.numel() for layer in layers), group
+
+
+def test_a_rank_that_keeps_everything_is_refused(backbone: Backbone, config: TrainConfig) -> None:
+    with pytest.raises(GateCollapsed, match="smaller rank"):
+        _load(backbone, replace(config, rank=16)).set_thresholds()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_serving_is_the_closed_gate_rounded(
+    backbone: Backbone, config: TrainConfig, dtype: torch.dtype
+) -> None:
+    adapted = _load(backbone, config)
+    adapted.set_thresholds()
+    adapted.set_fraction(1.0)
+    deltas = adapted.deltas(dtype)
+    trained = _logits(adapted)
+    with adapted.serving(deltas):
+        served = _logits(adapted)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.2
+    torch.testing.assert_close(served, trained, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(_logits(adapted), trained, rtol=0, atol=0)
+    adapted.set_fraction(0.5)  # what is saved does not depend on the fraction
+    again = adapted.deltas(dtype)
+    assert [d.digest() for d in again.values()] == [d.digest() for d in deltas.values()]
+
+
+def test_plain_lora_keeps_its_factors(backbone: Backbone, config: TrainConfig) -> None:
+    adapted = _load(backbone, replace(config, method="lora"))
+    assert adapted.gates == {}
+    for name, delta in adapted.deltas(torch.float32).items():
+        layer = adapted.layers[name]
+        assert isinstance(delta, LowRankDelta)
+        expected = config.alpha / config.rank * (layer.B @ layer.A).detach()
+        torch.testing.assert_close(delta.to_dense(), expected)
+
+
+def test_ancestors_are_added_to_the_frozen_weights(
+    backbone: Backbone, config: TrainConfig
+) -> None:
+    ancestors = []
+    for seed in (1, 2):
+        manifest, deltas = random_adapter(backbone, seed=seed)
+        ancestors.append(Adapter(manifest, deltas, f"{seed}" * 64))
+    bare = load_adapted(backbone, (), config, CPU)
+    adapted = load_adapted(backbone, ancestors, config, CPU)
+    for name, layer in adapted.layers.items():
+        expected = bare.layers[name].weight.clone()
+        for ancestor in ancestors:
+            expected += ancestor.deltas[name].to_dense()
+        assert torch.equal(layer.weight, expected)
+
+
+def test_restore_brings_a_state_back(backbone: Backbone, config: TrainConfig) -> None:
+    adapted = _load(backbone, config)
+    state = adapted.state()
+    with torch.no_grad():
+        for _, parameter in adapted.named_parameters():
+            parameter.add_(1.0)
+    adapted.restore(state)
+    for name, parameter in adapted.named_parameters():
+        assert torch.equal(parameter, state[name])

@@ -1,0 +1,246 @@
+"""One task trained end to end: the file, its scores, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.delta import LowRankDelta, SparseDelta
+from jumplora_adapters.errors import AdapterError, DataError, GateCollapsed, TaskTooSmall
+from jumplora_adapters.format import read_adapter
+from jumplora_adapters.store import Store
+from jumplora_adapters.training.config import GateConfig, Optimisation, TrainConfig
+from jumplora_adapters.training.fit import StepReport
+from jumplora_adapters.training.train import prepare, train
+
+_STEPS = 12  # of the tiny task: 24 rows, 6 a step, 3 epochs
+
+
+def _optimised(config: TrainConfig, **changes: object) -> TrainConfig:
+    return replace(config, optimisation=replace(config.optimisation, **changes))  # type: ignore[arg-type]
+
+
+def test_a_gated_training_writes_a_valid_masked_adapter(config: TrainConfig) -> None:
+    reports: list[StepReport] = []
+    trained = train(config, reports.append)
+    adapter = read_adapter(config.out, read_backbone(Path(config.backbone)))
+    manifest = adapter.manifest
+    assert adapter.digest == trained.digest
+    assert (manifest.kind, manifest.method, manifest.task) == ("masked", "jumplora", "tiny")
+    assert manifest.thresholds is not None
+    assert set(manifest.thresholds) == {"global"}
+    assert manifest.prompt == config.prompt
+    assert manifest.generation == {"max_new_tokens": 2}  # a label and the end token
+    assert 0 < trained.density < 1
+    assert all(isinstance(delta, SparseDelta) for delta in adapter.deltas.values())
+    assert set(manifest.scores) >= {"dev_exact_match", "test_exact_match", "test_rouge_l"}
+    training = manifest.training
+    assert training["steps"] == _STEPS
+    assert training["selected_step"] == _STEPS  # the only epoch that ends fully gated
+    assert set(training) >= {"tau_start", "tau_end", "density_by_step", "data"}
+    assert [report.step for report in reports] == list(range(1, _STEPS + 1))
+    assert [report.fraction for report in reports][1] == 0.0
+    assert [report.fraction for report in reports][8:] == [1.0] * 4
+
+
+def test_lora_writes_its_factors_and_learns(config: TrainConfig) -> None:
+    losses: list[float] = []
+    config = _optimised(replace(config, method="lora"), epochs=15)
+    train(config, lambda report: losses.append(report.loss))
+    adapter = read_adapter(config.out, read_backbone(Path(config.backbone)))
+    assert adapter.manifest.kind == "lowrank"
+    assert adapter.manifest.thresholds is None
+    assert all(isinstance(delta, LowRankDelta) for delta in adapter.deltas.values())
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_scores_are_those_of_the_file_merged_into_transformers(config: TrainConfig) -> None:
+    """The oracle shares no layer and no decoding loop with training, only the tokens."""
+    config = _optimised(config, epochs=12)
+    trained = train(config)
+    prepared = prepare(config)
+    adapter = read_adapter(config.out, prepared.backbone)
+    model = AutoModelForSeq2SeqLM.from_pretrained(config.backbone, dtype=torch.float32)
+    with torch.no_grad():
+        for name, delta in adapter.deltas.items():
+            model.get_submodule(name).weight += delta.to_dense()
+    hits = 0
+    assert prepared.test is not None
+    for example in prepared.test.examples:
+        output = model.generate(
+            input_ids=torch.tensor([example.source]), max_new_tokens=2, do_sample=False
+        )
+        hits += prepared.tokenizer.decode(output[0].tolist()).strip() == example.answer
+    assert trained.scores["test_exact_match"] == hits / len(prepared.test.examples)
+    assert trained.scores["dev_exact_match"] > 0  # otherwise the comparison shows nothing
+
+
+def test_accumulated_batches_are_one_large_batch(config: TrainConfig, tmp_path: Path) -> None:
+    def losses(batch_size: int, accumulate: int) -> list[float]:
+        found: list[float] = []
+        changed = _optimised(config, batch_size=batch_size, accumulate=accumulate)
+        train(changed, lambda report: found.append(report.loss))
+        return found
+
+    assert losses(6, 1) == pytest.approx(losses(2, 3), rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["jumplora", "lora"])
+def test_the_same_command_gives_the_same_digest(config: TrainConfig, method: str) -> None:
+    config = replace(config, method=method)  # type: ignore[arg-type]
+    assert train(config).digest == train(config).digest
+    assert train(config).digest != train(replace(config, seed=1)).digest
+
+
+def test_block_thresholds_and_the_summed_estimator(config: TrainConfig) -> None:
+    train(replace(config, gate=GateConfig("block", "sum")))
+    adapter = read_adapter(config.out, read_backbone(Path(config.backbone)))
+    assert adapter.manifest.thresholds is not None
+    assert set(adapter.manifest.thresholds) == {"encoder.block.0", "decoder.block.0"}
+
+
+_KILLED = """
+import pickle, sys
+from jumplora_adapters.training.train import train
+config = pickle.load(open(sys.argv[1], "rb"))
+train(config, lambda report: print(report.step, flush=True))
+"""
+
+
+def _train_and_kill(config: TrainConfig, after: int) -> None:
+    """Runs `config` in a process of its own and kills it (SIGKILL) once step `after` is done."""
+    pickled = config.out.with_name("config.pickle")
+    pickled.write_bytes(pickle.dumps(config))
+    command = [sys.executable, "-c", _KILLED, str(pickled)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": ":".join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == after:
+                process.kill()
+                break
+    assert process.returncode == -9
+
+
+@pytest.mark.parametrize("killed_after", [2, 10])
+def test_a_killed_run_goes_on_to_the_same_file(config: TrainConfig, killed_after: int) -> None:
+    config = _optimised(config, dropout=0.1)
+    undisturbed = train(config)
+    content = config.out.read_bytes()
+    config.out.unlink()
+    config = replace(config, checkpoint_seconds=0.0)
+    _train_and_kill(config, killed_after)
+    assert not config.out.exists()
+    steps: list[int] = []
+    resumed = train(config, lambda report: steps.append(report.step))
+    assert killed_after <= steps[0] - 1 < _STEPS  # it went on rather than began again
+    assert resumed.digest == undisturbed.digest
+    assert config.out.read_bytes() == content
+    log = (config.work_folder / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == list(range(1, _STEPS + 1))
+    assert not (config.work_folder / "checkpoint.safetensors").exists()
+
+
+def test_other_settings_do_not_continue_a_killed_run(config: TrainConfig) -> None:
+    class Killed(Exception):
+        pass
+
+    def stop(report: StepReport) -> None:
+        if report.step == 3:
+            raise Killed
+
+    config = replace(config, checkpoint_seconds=0.0)
+    with pytest.raises(Killed):
+        train(config, stop)
+    with pytest.raises(DataError, match="rank: 2, now 1"):
+        train(replace(config, rank=1))
+
+
+def test_a_lineage_is_merged_and_recorded(config: TrainConfig, tmp_path: Path) -> None:
+    backbone = read_backbone(Path(config.backbone))
+    store = Store(tmp_path / "store")
+    first = store.publish(train(replace(config, task="first")).path, backbone)
+    chained = replace(config, task="second", ancestors=("first",), store=store.root)
+    second = store.publish(train(chained).path, backbone)
+    assert store.manifest(second.digest).lineage == (first.digest,)
+    third = replace(chained, task="third", ancestors=("second",))  # brings its own ancestors
+    train(third)
+    lineage = read_adapter(third.out, backbone).manifest.lineage
+    assert lineage == (first.digest, second.digest)
+    with pytest.raises(DataError, match="another chain"):
+        prepare(replace(third, ancestors=("second", "first")))
+
+
+def _unlabelled(path: Path) -> Path:
+    path.write_text('{"input": "good", "target": "yes"}\n')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        pytest.param(
+            lambda c: replace(c, dev=c.dev.with_name("absent.jsonl")),
+            DataError,
+            "cannot be read",
+            id="no-dev",
+        ),
+        pytest.param(
+            lambda c: replace(c, dev=_unlabelled(c.dev.with_name("raw.jsonl"))),
+            DataError,
+            "mix text and label rows",
+            id="splits-differ",
+        ),
+        pytest.param(
+            lambda c: replace(c, optimisation=Optimisation(max_steps=4)),
+            TaskTooSmall,
+            "at least 5",
+            id="too-few-steps",
+        ),
+        pytest.param(
+            lambda c: replace(c, optimisation=Optimisation(max_steps=9, warm_up=9)),
+            DataError,
+            "warm-up is 9",
+            id="warm-up",
+        ),
+        pytest.param(
+            lambda c: replace(c, backbone=str(c.train.parent)),
+            AdapterError,
+            "config.json",
+            id="no-backbone",
+        ),
+        pytest.param(lambda c: replace(c, rank=16), DataError, "rank is 16.*below 16", id="rank"),
+    ],
+)
+def test_refused_before_the_first_step(
+    config: TrainConfig,
+    change: Callable[[TrainConfig], TrainConfig],
+    error: type[AdapterError],
+    message: str,
+) -> None:
+    steps: list[int] = []
+    with pytest.raises(error, match=message):
+        train(change(config), lambda report: steps.append(report.step))
+    assert steps == []
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e-30])
+def test_a_collapse_is_an_error_and_writes_nothing(config: TrainConfig, rate: float) -> None:
+    with pytest.raises(GateCollapsed):
+        train(_optimised(config, learning_rate=rate))
+    assert not config.out.exists()

@@ -1,0 +1,229 @@
+"""Small deterministic stand-ins for the engine and its tokenizer. No tensors, no arithmetic.
+
+The fake engine "generates" a text that names what produced it, so that a test can read off an
+answer which versions computed it; and it refuses what the real one must never be asked to do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
+
+if TYPE_CHECKING:
+    from jumplora_adapters.format import Adapter
+
+EOS = 1
+LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=256, eos_token_id=EOS)
+
+
+def encode(text: str) -> tuple[int, ...]:
+    """One token a character, eos last."""
+    return (*(ord(character) for character in text), EOS)
+
+
+class FakeDetokenizer:
+    """One character a token."""
+
+    def push(self, token_id: int) -> str:
+        """The character."""
+        return chr(token_id)
+
+    def flush(self) -> str:
+        """Nothing is ever held back."""
+        return ""
+
+    def is_special(self, token_id: int) -> bool:
+        """Only eos has no text."""
+        return token_id == EOS
+
+
+class ByteDetokenizer:
+    """One UTF-8 byte a token: shows a character when its last byte came, like the real one."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+
+    def push(self, token_id: int) -> str:
+        """The characters that are whole."""
+        self._bytes += bytes([token_id])
+        try:
+            text = self._bytes.decode()
+        except UnicodeDecodeError:
+            return ""
+        self._bytes = b""
+        return text
+
+    def flush(self) -> str:
+        """A half character becomes a replacement character."""
+        text, self._bytes = self._bytes.decode(errors="replace"), b""
+        return text
+
+    def is_special(self, token_id: int) -> bool:
+        """Only eos has no text."""
+        return token_id == EOS
+
+
+def say(prompt: tuple[int, ...], versions: tuple[str, ...]) -> str:
+    """What the fake engine generates: the versions of the lineage, then the prompt."""
+    text = "".join(chr(token) for token in prompt if token != EOS)
+    return f"{'+'.join(version[:8] for version in versions) or 'base'}:{text}"
+
+
+@dataclass(frozen=True, slots=True)
+class FakePacked:
+    """A packed adapter that is only its name and size."""
+
+    version: str
+    nbytes: int
+    nnz: int = 3
+    density: float = 0.25
+
+
+class FakeEngine:
+    """Rows, slots and steps like the real engine. Everything it was asked is checked.
+
+    `fail_step(batch)` and `fail_pack(digest)` may return an exception to raise, `nonfinite` are
+    versions whose rows fail alone, `nbytes(adapter)` is the size a packed adapter takes.
+    """
+
+    device = "cpu"
+
+    def __init__(self, limits: EngineLimits = LIMITS) -> None:
+        self.limits = limits
+        self.fail_step: Callable[[Batch], Exception | None] = lambda batch: None
+        self.fail_pack: Callable[[str], Exception | None] = lambda digest: None
+        self.nbytes: Callable[[Adapter], int] = lambda adapter: 100
+        self.nonfinite: set[str] = set()
+        self.steps = 0
+        self.packed: list[str] = []
+        self.slots: dict[int, FakePacked] = {}
+        self.live: dict[int, tuple[int, tuple[int, ...]]] = {}  # sequence id -> (row, slots)
+        self._lock = threading.Lock()
+        self._next_slot = 0
+        self._may_step = _Gate()
+        self._may_pack = _Gate()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of all installed slots."""
+        with self._lock:
+            return sum(packed.nbytes for packed in self.slots.values())
+
+    @contextmanager
+    def steps_held(self) -> Iterator[_Gate]:
+        """Within this no step ends; the gate tells when one has begun."""
+        with self._may_step.held():
+            yield self._may_step
+
+    @contextmanager
+    def packs_held(self) -> Iterator[_Gate]:
+        """Within this no adapter gets packed; the gate tells when one has begun."""
+        with self._may_pack.held():
+            yield self._may_pack
+
+    # Adapters: any thread
+
+    def pack(self, adapter: Adapter) -> FakePacked:
+        """Note the adapter's size."""
+        self._may_pack.enter()
+        error = self.fail_pack(adapter.digest)
+        if error is not None:
+            raise error
+        self.packed.append(adapter.digest)
+        return FakePacked(adapter.digest, self.nbytes(adapter))
+
+    def install(self, packed: FakePacked) -> int:
+        """Slot numbers are never used again."""
+        with self._lock:
+            slot, self._next_slot = self._next_slot, self._next_slot + 1
+            self.slots[slot] = packed
+            return slot
+
+    def remove(self, slot: int) -> None:
+        """Refuses a slot that a live sequence uses."""
+        with self._lock:
+            users = [i for i, (_, slots) in self.live.items() if slot in slots]
+            assert not users, f"slot {slot} is removed under sequences {users}"
+            del self.slots[slot]
+
+    # Steps: the engine thread
+
+    def step(self, batch: Batch) -> StepOutput:
+        """The next character for each sequence of the batch."""
+        self._may_step.enter()
+        self.steps += 1
+        with self._lock:
+            self._check(batch)
+            lineages = [tuple(self.slots[s].version for s in q.slots) for q in batch.decode]
+        error = self.fail_step(batch)
+        if error is not None:
+            raise error
+        tokens: list[int] = []
+        failed: list[int] = []
+        for index, (sequence, versions) in enumerate(zip(batch.decode, lineages, strict=True)):
+            text, at = say(sequence.prompt, versions), len(sequence.output)
+            tokens.append(ord(text[at]) if at < len(text) else EOS)
+            if self.nonfinite & set(versions):
+                failed.append(index)
+                tokens[-1] = -1
+        logprobs = tuple(-0.5 if s.sampling.logprobs == "chosen" else None for s in batch.decode)
+        return StepOutput(tuple(tokens), logprobs, failed=tuple(failed), encode_seconds=0.0)
+
+    def release(self, sequence: Sequence) -> None:
+        """The sequence ended."""
+        with self._lock:
+            self.live.pop(sequence.id, None)
+
+    def _check(self, batch: Batch) -> None:
+        for sequence in batch.encode:
+            assert sequence.id not in self.live, f"sequence {sequence.id} is encoded twice"
+            assert not sequence.output, f"sequence {sequence.id} is encoded late"
+            self.live[sequence.id] = (sequence.row, sequence.slots)
+        assert {s.id for s in batch.decode} == self.live.keys(), "a live row is left out"
+        rows = [sequence.row for sequence in batch.decode]
+        assert len(set(rows)) == len(rows), f"rows are shared: {rows}"
+        assert all(0 <= row < self.limits.max_rows for row in rows), f"rows {rows} do not exist"
+        for sequence in batch.decode:
+            kept = self.live[sequence.id]
+            assert kept == (sequence.row, sequence.slots), f"{sequence.id} was moved from {kept}"
+            missing = [slot for slot in sequence.slots if slot not in self.slots]
+            assert not missing, f"sequence {sequence.id} uses slots {missing} that are gone"
+
+
+class _Gate:
+    """Lets everything through unless held."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._is_held = False
+        self._waiting = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it within the block."""
+        with self._changed:
+            self._is_held = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_held = False
+                self._changed.notify_all()
+
+    def enter(self) -> None:
+        """Go through, when that is allowed."""
+        with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: not self._is_held, timeout=30), "held for ever"
+            self._waiting -= 1
+
+    def wait_for_someone(self) -> None:
+        """Wait until somebody stands before the held gate."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._waiting > 0, timeout=30), "nobody came"

@@ -1,0 +1,72 @@
+"""The one form of an error, from whatever was raised."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import pytest
+from jumplora_adapters import errors as adapter_errors
+from jumplora_adapters.errors import AdapterError
+from jumplora_server import errors
+from jumplora_server.api.errors import as_server_error, server_error_response
+from jumplora_server.api.record import outcome_of
+from jumplora_server.errors import ServerError
+from jumplora_server.metrics_tasks import Outcome
+
+
+def every_server_error() -> list[type[ServerError]]:
+    return [ServerError, *ServerError.__subclasses__()]
+
+
+@pytest.mark.parametrize("kind", every_server_error(), ids=lambda kind: kind.__name__)
+def test_every_error_has_a_status_a_code_and_an_outcome(kind: type[ServerError]) -> None:
+    response = server_error_response(kind("what and why", reason="popcount", retry_after=2.2))
+    body = json.loads(bytes(response.body))
+    assert body == {"error": "what and why", "error_type": kind.code, "reason": "popcount"}
+    assert response.status_code == kind.status
+    assert response.headers.get("retry-after") == ("3" if kind.status in (429, 503) else None)
+    assert outcome_of(kind("")) in get_args(Outcome)
+    assert outcome_of(kind("")).startswith("client_") == (
+        kind.status < 500 and kind is not errors.TaskQuotaExceeded
+    )
+
+
+def test_codes_are_unique() -> None:
+    codes = [kind.code for kind in every_server_error()]
+    assert len(set(codes)) == len(codes)
+
+
+def test_no_reason_no_field() -> None:
+    assert b"reason" not in server_error_response(errors.QueueFull("full")).body
+
+
+def test_retry_after_is_at_least_a_second() -> None:
+    assert server_error_response(errors.QueueFull("full")).headers["retry-after"] == "1"
+
+
+def test_shed_answers_are_marked_for_proxies() -> None:
+    assert server_error_response(errors.QueueFull("")).headers["x-jumplora-shed"] == "1"
+    assert "x-jumplora-shed" not in server_error_response(errors.AdapterUnavailable("")).headers
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "reason"),
+    [
+        (adapter_errors.FormatError("x", code="popcount"), 422, "adapter_refused", "popcount"),
+        (adapter_errors.FingerprintMismatch("x"), 422, "adapter_refused", "fingerprint"),
+        (adapter_errors.MissingAncestor("x"), 422, "adapter_refused", "missing_ancestor"),
+        (adapter_errors.TaskIdInvalid("x"), 422, "validation", "task_id"),
+        (adapter_errors.UnknownTask("x"), 404, "unknown_task", "unknown_task"),
+        (adapter_errors.UnknownVersion("x"), 404, "unknown_version", "unknown_version"),
+        (adapter_errors.HasDescendants("x"), 409, "adapter_in_use", "has_descendants"),
+        (adapter_errors.VersionConflict("x"), 412, "version_conflict", "version_conflict"),
+        (adapter_errors.PromptTooLong("x"), 413, "input_too_long", "prompt_too_long"),
+        (adapter_errors.StoreError("/secret/path"), 500, "internal", "store"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_adapter_errors(error: AdapterError, status: int, code: str, reason: str) -> None:
+    answer = as_server_error(error)
+    assert (answer.status, answer.code, answer.reason) == (status, code, reason)
+    assert "/secret" not in answer.message

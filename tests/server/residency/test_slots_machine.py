@@ -1,0 +1,215 @@
+"""The table of versions against a dictionary model, under any order of what may happen to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from jumplora_server.errors import OutOfMemoryBudget
+from jumplora_server.residency.slots import Slots
+from jumplora_server.residency.status import State
+from jumplora_server.residency.version import VersionFacts
+from jumplora_server.routing import LoadFailure
+
+BUDGET = 40
+# digest -> (ancestors, size); tasks are the letters, so a2 replaces a1.
+WORLD: dict[str, tuple[tuple[str, ...], int]] = {
+    "a1": ((), 10),
+    "a2": ((), 12),
+    "b1": (("a1",), 8),
+    "c1": (("a1", "b1"), 6),
+    "d1": ((), 25),
+    "e1": (("d1",), 9),
+    "f1": ((), 41),
+}
+NAMES = st.sampled_from(sorted(WORLD))
+
+
+class SlotsMachine(RuleBasedStateMachine):
+    """The model: who is leased, who has rows, and which engine slots are installed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = Slots(BUDGET)
+        self.leases: Counter[str] = Counter()
+        self.rows: Counter[str] = Counter()
+        self.row_slots: dict[str, tuple[int, ...]] = {}
+        self.installed: dict[int, str] = {}  # slot -> digest
+        self.served: dict[str, str] = {}
+        self.pinned: set[str] = set()
+        self.loading: tuple[str, ...] = ()
+        self.next_slot = 0
+
+    def know(self, name: str) -> None:
+        ancestors, size = WORLD[name]
+        for ancestor in ancestors:
+            self.know(ancestor)
+        self.slots.know(VersionFacts(name, name[0], ancestors, size))
+
+    def tidy(self) -> None:
+        for freed in self.slots.take_freed():
+            name = self.installed.pop(freed.slot)  # KeyError: freed twice
+            assert not self.rows[name], f"{name} is removed under its rows"
+            assert freed.task == name[0]
+
+    @rule(name=NAMES)
+    def lease(self, name: str) -> None:
+        if self.slots.state(name) is not State.FAILED:
+            self.know(name)
+            self.slots.lease(name)
+            self.leases[name] += 1
+
+    @rule(name=NAMES)
+    def unlease(self, name: str) -> None:
+        if self.leases[name] > self.rows[name]:
+            self.slots.unlease(name)
+            self.leases[name] -= 1
+
+    @rule(name=NAMES)
+    def claim(self, name: str) -> None:
+        if self.leases[name] > self.rows[name]:
+            slots = self.slots.claim(name, "in_service")
+            if slots is not None:
+                assert [self.installed[s] for s in slots] == [*WORLD[name][0], name]
+                self.rows[name] += 1
+                kept = self.row_slots.setdefault(name, slots)
+                assert kept == slots, "a version moved under its rows"
+
+    @rule(name=NAMES)
+    def unclaim(self, name: str) -> None:
+        if self.rows[name]:
+            self.slots.unclaim(name)
+            self.rows[name] -= 1
+            if not self.rows[name]:
+                del self.row_slots[name]
+
+    @rule(task=st.sampled_from("abcdef"), pinned=st.sampled_from(["pinned", "unpinned"]))
+    def pin(self, task: str, pinned: str) -> None:
+        self.slots.pin(task, "pinned" if pinned == "pinned" else "unpinned")
+        (self.pinned.add if pinned == "pinned" else self.pinned.discard)(task)
+
+    @precondition(lambda self: not self.loading)
+    @rule(name=NAMES, room=st.sampled_from(["free", "evict"]))
+    def begin(self, name: str, room: str) -> None:
+        if self.slots.state(name) is State.FAILED:
+            self.slots.retry(name)
+        self.know(name)
+        before = set(self.installed)
+        served = self.served.get(name[0])
+        beside = served if served != name else None
+        try:
+            loading = self.slots.begin(
+                name, beside=beside, room="free" if room == "free" else "evict"
+            )
+        except OutOfMemoryBudget:
+            loading = None
+            self.slots.retire(name, "unload") if served != name else None
+        self.tidy()
+        gone = before - set(self.installed)
+        assert room == "evict" or not gone
+        self.loading = loading or ()
+
+    @precondition(lambda self: bool(self.loading))
+    @rule(factor=st.sampled_from([1.0, 0.5, 1.5]), outcome=st.sampled_from(["ready", "fail"]))
+    def end(self, factor: float, outcome: str) -> None:
+        target, loading, self.loading = self.loading[-1], self.loading, ()
+        for name in loading:
+            served = self.served.get(target[0])
+            try:
+                fits = self.slots.measure(name, int(WORLD[name][1] * factor), served)
+            except OutOfMemoryBudget:
+                fits = False
+            if not fits:
+                self.slots.abort(loading)
+                self.tidy()
+                return
+            self.tidy()
+            assert sum(v.resident_bytes for v in self.slots.versions.values()) <= BUDGET
+            self.installed[self.next_slot] = name
+            self.slots.install(name, self.next_slot, 1, 0.5)
+            self.next_slot += 1
+        if outcome == "fail":
+            self.slots.abort(loading)
+            self.know(target)
+            self.slots.fail(target, LoadFailure("x", "x"), 0.0)
+            if target not in self.served.values() and not self.leases[target]:
+                self.slots.retire(target, "unload")
+        else:
+            for name in loading:
+                self.slots.ready(name)
+            self.serve(target)
+
+    @precondition(lambda self: not self.loading)
+    @rule(name=NAMES)
+    def serve_again(self, name: str) -> None:
+        version = self.slots.versions.get(name)
+        if version is not None and version.is_resident:
+            self.serve(name)
+
+    def serve(self, name: str) -> None:
+        before = self.served.get(name[0])
+        self.slots.serve(name)
+        self.served[name[0]] = name
+        if before is not None and before != name:
+            self.slots.retire(before, "replaced")
+
+    @precondition(lambda self: not self.loading)
+    @rule(task=st.sampled_from("abcdef"))
+    def forget(self, task: str) -> None:
+        if task in self.served:
+            self.slots.retire(self.served.pop(task), "unload")
+
+    @rule(name=NAMES)
+    def yield_for(self, name: str) -> None:
+        if name in self.slots.versions:
+            self.know(name)
+            self.slots.yield_for(name, self.served.get(name[0]))
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        self.tidy()
+        versions = self.slots.versions
+        assert self.slots.used_bytes <= BUDGET
+        resident = {d for d, v in versions.items() if v.is_resident}
+        for digest, version in versions.items():
+            assert version.leases == self.leases[digest]
+            assert version.rows == self.rows[digest]
+            holders = {
+                d
+                for d, v in versions.items()
+                if digest in v.facts.ancestors and (v.is_resident or v.state is State.LOADING)
+            }
+            assert version.holds == len(holders)
+            if digest in resident:
+                assert resident.issuperset(version.facts.ancestors)
+            if version.state is State.DRAINING:
+                assert not version.is_idle, "it should be gone"
+        assert all(d in versions for d, count in self.leases.items() if count)
+        slots = {v.slot: d for d, v in versions.items() if v.slot >= 0}
+        assert slots == self.installed, "what the table says is what the engine holds"
+        for task, digest in self.served.items():
+            assert versions[digest].is_served
+            assert versions[digest].facts.task == task
+
+    def teardown(self) -> None:
+        self.slots.abort(self.loading)
+        for name, count in self.rows.items():
+            for _ in range(count):
+                self.slots.unclaim(name)
+        self.rows.clear()
+        for name, count in self.leases.items():
+            for _ in range(count):
+                self.slots.unlease(name)
+        for digest in tuple(self.slots.versions):
+            if digest in self.slots.versions:
+                self.slots.retire(digest, "unload")
+        self.tidy()
+        assert self.installed == {}
+        assert dict(self.slots.versions) == {}
+        assert self.slots.used_bytes == 0
+
+
+TestSlots = SlotsMachine.TestCase
+TestSlots.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,320 @@
+"""The scheduler: rows, budget, priorities, deadlines, finish reasons, and exactly one end each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+from fakes import EOS, FakeDetokenizer
+from jumplora_server.core import (
+    AdapterRef,
+    Batch,
+    EngineLimits,
+    Finish,
+    FinishReason,
+    Sampling,
+    Sequence,
+    StepOutput,
+)
+from jumplora_server.errors import AdapterUnavailable, GenerationFailed
+from jumplora_server.scheduler.scheduler import Scheduler
+
+LIMITS = EngineLimits(max_rows=3, max_source_tokens=64, max_target_tokens=32, eos_token_id=EOS)
+
+
+class Shelves:
+    """Versions that a test makes cold, broken or hidden."""
+
+    def __init__(self) -> None:
+        self.cold: set[str] = set()
+        self.broken: set[str] = set()
+        self.hidden: set[str] = set()
+        self.claims: list[AdapterRef] = []
+
+    def claim(self, ref: AdapterRef, priority: Literal["normal", "low"]) -> tuple[int, ...] | None:
+        if ref.version in self.broken:
+            raise AdapterUnavailable("broken", reason="digest")
+        if ref.version in self.cold or (ref.version in self.hidden and priority == "normal"):
+            return None
+        self.claims.append(ref)
+        return (7,)
+
+    def unclaim(self, ref: AdapterRef) -> None:
+        self.claims.remove(ref)
+
+
+class Bench:
+    """A scheduler with its sequences and what became of them."""
+
+    def __init__(self, limits: EngineLimits = LIMITS, max_encode_tokens: int = 100) -> None:
+        self.shelves = Shelves()
+        self.scheduler = Scheduler(limits, self.shelves, max_encode_tokens=max_encode_tokens)
+        self.sequences: list[Sequence] = []
+        self.shown: dict[int, str] = {}
+        self.finished: dict[int, Finish] = {}
+        self.now = 0.0
+
+    def add(
+        self,
+        task: str | None = "a",
+        prompt: int = 2,
+        *,
+        priority: Literal["normal", "low"] = "normal",
+        deadline: float | None = None,
+        max_new_tokens: int = 5,
+        stop: tuple[str, ...] = (),
+    ) -> Sequence:
+        sequence = Sequence(
+            id=len(self.sequences),
+            ref=None if task is None else AdapterRef(task, task, (task,)),
+            prompt=(5,) * prompt,
+            sampling=Sampling(max_new_tokens=max_new_tokens, stop=stop),
+            detokenizer=FakeDetokenizer(),
+            arrived=self.now,
+            deadline=deadline,
+            priority=priority,
+        )
+        self.sequences.append(sequence)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def next_batch(self) -> Batch:
+        batch = self.scheduler.next_batch(self.now)
+        self.note()
+        return batch
+
+    def step(self, token: Callable[[Sequence], int] = lambda s: ord("x")) -> Batch:
+        """One turn, in which every row gets its token."""
+        batch = self.next_batch()
+        self.apply(batch, tuple(token(sequence) for sequence in batch.decode))
+        return batch
+
+    def apply(self, batch: Batch, tokens: tuple[int, ...], failed: tuple[int, ...] = ()) -> None:
+        output = StepOutput(tokens, (None,) * len(tokens), failed=failed, encode_seconds=0.25)
+        self.now += 1.0
+        self.scheduler.apply(batch, output, self.now)
+        self.note()
+
+    def note(self) -> None:
+        for sequence, event in self.scheduler.take_events():
+            assert sequence.id not in self.finished, "an event after the last"
+            if event.token is not None:
+                self.shown[sequence.id] = self.shown.get(sequence.id, "") + event.token.text
+            if event.finish is not None:
+                self.finished[sequence.id] = event.finish
+
+    def reason(self, sequence: Sequence) -> FinishReason:
+        return self.finished[sequence.id].reason
+
+
+def ids(sequences: tuple[Sequence, ...]) -> list[int]:
+    return [sequence.id for sequence in sequences]
+
+
+def test_rows_are_given_lowest_first_and_kept() -> None:
+    bench = Bench()
+    a, b, c, d = (bench.add() for _ in range(4))
+    first = bench.step()
+    assert [s.row for s in (a, b, c, d)] == [0, 1, 2, -1]
+    assert (ids(first.encode), ids(first.decode)) == ([0, 1, 2], [0, 1, 2])
+    bench.step(lambda s: EOS if s is b else ord("x"))
+    assert b.row == -1
+    third = bench.step()
+    assert (ids(third.encode), ids(third.decode)) == ([3], [0, 3, 2]), "in order of their rows"
+    assert (a.row, d.row, c.row) == (0, 1, 2)
+
+
+def test_the_token_budget_bounds_a_step_but_never_stops_it() -> None:
+    bench = Bench(max_encode_tokens=10)
+    for prompt in (40, 6, 4, 1):
+        bench.add(prompt=prompt)
+    assert ids(bench.step().encode) == [0], "larger than the budget, but alone"
+    assert ids(bench.step().encode) == [1, 2]
+
+
+def test_a_long_prompt_is_not_overtaken_for_ever() -> None:
+    bench = Bench(max_encode_tokens=10)
+    bench.add("a", prompt=8)
+    bench.add("b", prompt=9)
+    bench.add("c", prompt=1)
+    assert ids(bench.step().encode) == [0], "c has to wait behind b"
+    assert ids(bench.step().encode) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "reason", "text"),
+    [
+        pytest.param("abc\x01", {}, FinishReason.EOS_TOKEN, "abc", id="eos"),
+        pytest.param("abcdefg", {}, FinishReason.LENGTH, "abcde", id="length"),
+        pytest.param("abcd\x01", {}, FinishReason.EOS_TOKEN, "abcd", id="eos as the last token"),
+        pytest.param("abcd", {"stop": ("bc",)}, FinishReason.STOP_SEQUENCE, "a", id="stop"),
+        pytest.param("abcde", {"stop": ("de",)}, FinishReason.STOP_SEQUENCE, "abc", id="stop last"),
+        pytest.param("abcdef", {"stop": ("ef",)}, FinishReason.LENGTH, "abcde", id="held, length"),
+        pytest.param("ab\x01", {"stop": ("bc",)}, FinishReason.EOS_TOKEN, "ab", id="held, eos"),
+        pytest.param("\x01", {}, FinishReason.EOS_TOKEN, "", id="eos at once"),
+        pytest.param("x" * 40, {"max_new_tokens": 99}, FinishReason.LENGTH, "x" * 32, id="cache"),
+    ],
+)
+def test_finish_reasons(
+    tokens: str, options: dict[str, Any], reason: FinishReason, text: str
+) -> None:
+    bench = Bench()
+    sequence = bench.add(**options)
+    while sequence.id not in bench.finished:
+        bench.step(lambda s: ord(tokens[len(s.output)]))
+    finish = bench.finished[sequence.id]
+    assert (finish.reason, finish.text) == (reason, text)
+    assert bench.shown[sequence.id] == text, "what was streamed is the text"
+    assert finish.generated_tokens == len(sequence.output)
+    assert bench.shelves.claims == []
+
+
+def test_timing_is_measured_from_arrival() -> None:
+    bench = Bench()
+    bench.now = 2.0
+    sequence = bench.add(max_new_tokens=2)
+    bench.now = 5.0
+    bench.step()
+    bench.step()
+    timing = bench.finished[sequence.id].timing
+    assert (timing.queue, timing.encode, timing.decode) == (3.0, 0.25, 1.75)
+    assert (timing.first_token, timing.total) == (4.0, 5.0)
+
+
+def test_cancelled_rows_are_free_at_the_next_step() -> None:
+    bench = Bench()
+    running, _, _, waiting = (bench.add() for _ in range(4))
+    bench.step()
+    bench.scheduler.cancel(running.id)
+    bench.scheduler.cancel(waiting.id)
+    bench.scheduler.cancel(12345)
+    last = bench.add()
+    batch = bench.step()
+    assert bench.reason(running) is bench.reason(waiting) is FinishReason.CANCELLED
+    assert bench.finished[running.id].text == "x"
+    assert (ids(batch.encode), last.row) == ([last.id], 0)
+    bench.scheduler.cancel(running.id)
+    bench.step()
+
+
+@pytest.mark.parametrize("where", ["waiting", "running"])
+def test_deadlines_end_waiting_and_running_sequences(where: str) -> None:
+    bench = Bench()
+    if where == "waiting":
+        bench.shelves.cold.add("a")
+    sequence = bench.add(deadline=1.0)
+    bench.step()
+    assert bench.scheduler.next_wake() == 1.0
+    bench.step()
+    assert bench.reason(sequence) is FinishReason.TIMEOUT
+    assert bench.finished[sequence.id].generated_tokens == (0 if where == "waiting" else 1)
+    assert bench.scheduler.next_wake() is None
+    bench.scheduler.check_idle()
+
+
+def test_a_cold_adapter_is_passed_over() -> None:
+    bench = Bench()
+    bench.shelves.cold.add("cold")
+    cold, warm = bench.add("cold"), bench.add("warm")
+    assert ids(bench.step().encode) == [warm.id]
+    bench.shelves.cold.clear()
+    assert ids(bench.step().encode) == [cold.id]
+
+
+def test_a_failed_load_ends_those_who_wait_for_it() -> None:
+    bench = Bench()
+    bench.shelves.broken.add("broken")
+    first, other, second = bench.add("broken"), bench.add("fine"), bench.add("broken")
+    assert ids(bench.step().decode) == [other.id]
+    for sequence in (first, second):
+        finish = bench.finished[sequence.id]
+        assert finish.reason is FinishReason.ERROR
+        assert isinstance(finish.error, AdapterUnavailable)
+        assert finish.error.reason == "digest"
+
+
+def test_low_priority_takes_only_rows_that_are_left() -> None:
+    bench = Bench()
+    low = bench.add("low", priority="low")
+    normal = [bench.add() for _ in range(4)]
+    assert ids(bench.next_batch().encode) == ids(tuple(normal[:3]))
+    assert low.row == -1
+    assert bench.scheduler.waiting == 1, "a warm-up is no traffic"
+
+
+def test_low_priority_does_not_starve() -> None:
+    bench = Bench()
+    for _ in range(9):
+        bench.add(max_new_tokens=1)
+    low = bench.add("low", priority="low")
+    bench.step()
+    bench.now += 1.0
+    assert low.id in ids(bench.step().encode)
+
+
+def test_low_priority_may_use_what_is_not_in_service_yet() -> None:
+    bench = Bench()
+    bench.shelves.hidden.add("new")
+    normal, low = bench.add("new"), bench.add("new", priority="low")
+    assert ids(bench.step().encode) == [low.id]
+    assert normal.id not in bench.finished
+    assert bench.scheduler.running_tasks() == frozenset()
+    assert bench.scheduler.waiting_tasks() == {"new"}
+
+
+def test_a_failed_step_ends_its_batch_only() -> None:
+    bench = Bench()
+    for _ in range(4):
+        bench.add()
+    batch = bench.next_batch()
+    error = GenerationFailed("no")
+    bench.scheduler.fail(batch, error, 1.0)
+    bench.note()
+    assert sorted(bench.finished) == [0, 1, 2]
+    assert all(f.error is error and f.reason is FinishReason.ERROR for f in bench.finished.values())
+    assert ids(bench.step().encode) == [3]
+
+
+def test_a_row_that_is_not_finite_fails_alone() -> None:
+    bench = Bench()
+    bad, good = bench.add(), bench.add()
+    bench.apply(bench.next_batch(), (-1, ord("x")), failed=(0,))
+    assert isinstance(bench.finished[bad.id].error, GenerationFailed)
+    assert bench.finished[bad.id].generated_tokens == 0
+    assert good.output == [ord("x")]
+
+
+def test_abort_ends_everything() -> None:
+    bench = Bench()
+    bench.add()
+    bench.add()
+    bench.add(priority="low")
+    bench.next_batch()
+    bench.add()
+    bench.scheduler.abort(GenerationFailed("stopped"), 1.0)
+    bench.note()
+    assert sorted(bench.finished) == [0, 1, 2, 3]
+    bench.scheduler.check_idle()
+
+
+def test_the_backbone_needs_no_slots() -> None:
+    bench = Bench()
+    sequence = bench.add(None)
+    bench.step()
+    assert sequence.slots == ()
+    assert bench.shelves.claims == []
+
+
+def test_one_flooding_task_does_not_delay_another() -> None:
+    """A task that floods at ten times the rate: the other one is served as if it had its share."""
+    bench = Bench(EngineLimits(2, 64, 32, EOS))
+    for _ in range(40):
+        bench.add("flood", max_new_tokens=4)
+    victims = [bench.add("victim", max_new_tokens=4) for _ in range(4)]
+    turns = 0
+    while any(victim.id not in bench.finished for victim in victims):
+        bench.step()
+        turns += 1
+    # Alone, 4 sequences of 4 tokens on 2 rows take 8 steps; with half of the rows 16.
+    assert turns <= 20

@@ -1,0 +1,57 @@
+"""Log lines: one a record, columns from `fields`."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from jumplora_server import logs
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_json_lines() -> None:
+    stream = io.StringIO()
+    logs.configure("json", "info", stream)
+    logging.getLogger("a").info("hello %s", "you\n2nd", extra={"fields": {"status": 200}})
+    logging.getLogger("a").debug("not this")
+    (line,) = stream.getvalue().splitlines()
+    record = json.loads(line)
+    assert record.pop("time").endswith("Z")
+    assert record == {"level": "info", "logger": "a", "message": "hello you\n2nd", "status": 200}
+
+
+def test_a_traceback_stays_on_its_json_line() -> None:
+    stream = io.StringIO()
+    logs.configure("json", "info", stream)
+    try:
+        raise ValueError("inner")
+    except ValueError:
+        logging.getLogger("a").exception("failed")
+    (line,) = stream.getvalue().splitlines()
+    assert "ValueError: inner" in json.loads(line)["traceback"]
+
+
+def test_text_lines_cannot_be_forged() -> None:
+    stream = io.StringIO()
+    logs.configure("text", "warning", stream)
+    logging.getLogger("a").warning("one\ntwo", extra={"fields": {"ms": 1.5}})
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith("WARNING a one\\ntwo ms=1.5")
+
+
+def test_the_http_server_logs_to_the_same_place() -> None:
+    stream = io.StringIO()
+    logs.configure("text", "info", stream)
+    logging.getLogger("uvicorn.error").info("started")
+    assert stream.getvalue().count("started") == 1

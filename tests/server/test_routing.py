@@ -1,0 +1,123 @@
+"""The routing table and leases."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from jumplora_server.core import AdapterRef
+from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
+from jumplora_server.routing import Lease, LoadFailure, Route, RoutingTable
+
+V1, V2, V3 = "a1" * 32, "a1" * 4 + "b2" * 28, "c3" * 32
+SERVED = AdapterRef("agnews", V1, (V1,))
+TABLE = (
+    RoutingTable()
+    .with_route(Route("agnews", desired=V2, versions=(V3, V1, V2), served=SERVED))
+    .with_route(Route("dbpedia", desired=V3, versions=(V3,)))
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "version"),
+    [
+        pytest.param("agnews", V1, id="task: the served version, not the desired one"),
+        pytest.param(f"agnews@{V2}", V2, id="whole digest"),
+        pytest.param(f"agnews@{V3[:8]}", V3, id="prefix"),
+        pytest.param(f"dbpedia@{V3}", V3, id="version of a task that serves none"),
+    ],
+)
+def test_resolves(spec: str, version: str) -> None:
+    route, found = TABLE.version(spec)
+    assert (route.task, found) == (spec.partition("@")[0], version)
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "says"),
+    [
+        pytest.param("agnew", UnknownTask, "closest: agnews", id="near miss"),
+        pytest.param("zzz", UnknownTask, "'zzz'", id="nothing near"),
+        pytest.param("agnew@" + V1, UnknownTask, "agnews", id="version of an unknown task"),
+        pytest.param("agnews@", UnknownVersion, "8 to 64", id="empty prefix"),
+        pytest.param("agnews@a1a1a1a", UnknownVersion, "8 to 64", id="7 digits"),
+        pytest.param("agnews@A1A1A1A1", UnknownVersion, "lower-case", id="upper case"),
+        pytest.param("agnews@a1a1a1a1", UnknownVersion, "several", id="ambiguous"),
+        pytest.param("agnews@dddddddd", UnknownVersion, "no version", id="no such version"),
+        pytest.param("agnews@" + V1 + "0", UnknownVersion, "8 to 64", id="65 digits"),
+        pytest.param("dbpedia", AdapterUnavailable, "still being read", id="nothing served yet"),
+    ],
+)
+def test_refuses(spec: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        TABLE.version(spec)
+
+
+def test_a_failure_is_the_reason() -> None:
+    failure = LoadFailure("fingerprint", "made for another backbone")
+    table = TABLE.with_route(Route("cb", desired=V1, versions=(V1,), failure=failure))
+    with pytest.raises(AdapterUnavailable, match="another backbone") as caught:
+        table.version("cb")
+    assert caught.value.reason == "fingerprint"
+
+
+def test_tables_do_not_change() -> None:
+    smaller = TABLE.without("agnews")
+    assert set(smaller.routes) == {"dbpedia"}
+    assert set(TABLE.routes) == {"agnews", "dbpedia"}
+    assert TABLE.route("agnews").served is SERVED
+
+
+class Count:
+    """Counts leases."""
+
+    def __init__(self) -> None:
+        self.value = 1
+        self.lock = threading.Lock()
+
+    def up(self) -> None:
+        with self.lock:
+            self.value += 1
+
+    def down(self) -> None:
+        with self.lock:
+            self.value -= 1
+
+
+def test_shares_are_released_on_their_own() -> None:
+    count = Count()
+    lease = Lease(SERVED, None, count.up, count.down)
+    with lease:
+        share = lease.share()
+        assert count.value == 2
+    assert lease.is_released
+    assert not share.is_released
+    lease.release()
+    assert count.value == 1
+    share.release()
+    share.release()
+    assert count.value == 0
+    with pytest.raises(AssertionError, match="released"):
+        lease.share()
+
+
+def test_only_one_of_many_threads_releases() -> None:
+    count = Count()
+    lease = Lease(SERVED, None, count.up, count.down)
+    start = threading.Barrier(8)
+
+    def release() -> None:
+        start.wait()
+        lease.release()
+
+    threads = [threading.Thread(target=release) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count.value == 0
+
+
+def test_the_backbone_needs_no_count() -> None:
+    with Lease.base() as lease:
+        assert lease.ref is None
+        lease.share().release()

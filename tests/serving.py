@@ -1,0 +1,135 @@
+"""A whole server around the fake engine, over a real HTTP connection or without one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from factories import toy_backbone, write_random_adapter
+from fakes import EOS, LIMITS, ByteDetokenizer, FakeDetokenizer, FakeEngine
+from fastapi import FastAPI
+from jumplora_adapters.manifest import PromptSpec
+from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+
+from jumplora_server.app import Parts, build, connect
+from jumplora_server.core import EngineLimits
+from jumplora_server.engine import tokenizer as engine_tokenizer
+from jumplora_server.settings import Settings
+
+ADMIN_KEY = "admin-key-of-tests"
+PROMPT = PromptSpec(template="{instruction}|{text}>", instruction="do {text}")
+BACKBONE = toy_backbone()
+
+
+def character_tokenizer() -> engine_tokenizer.Tokenizer:
+    """One token a character, its code point as id, as the fake engine reads prompts."""
+    vocab = {chr(code): code for code in range(2, 0x250)} | {"<pad>": 0, "</s>": EOS}
+    raw = Tokenizer(WordLevel(vocab, unk_token="?"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    raw.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", EOS)]
+    )
+    return engine_tokenizer.Tokenizer(raw, eos_token_id=EOS)
+
+
+@dataclass
+class Site:
+    """A server that was built: its app, its parts and its engine."""
+
+    app: FastAPI
+    parts: Parts
+    engine: FakeEngine
+    folder: Path
+    _seeds: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
+
+    def adapter(self, task: str, **options: Any) -> Path:
+        """Write an adapter file of random content, another one each time."""
+        options.setdefault("prompt", PROMPT)
+        seed = next(self._seeds)
+        return write_random_adapter(
+            self.folder / "files", BACKBONE, task=task, seed=seed, **options
+        )
+
+    def publish(self, task: str, **options: Any) -> str:
+        """Publish a random adapter into the store and wait until it answers; its version."""
+        services = self.parts.services
+        published = services.store.publish(self.adapter(task, **options), BACKBONE)
+        services.residency.sync(task).result(timeout=10)
+        return published.digest
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A value of the server's registry; 0 where there is no such series."""
+        return self.parts.services.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def outcomes(self, task: str) -> dict[str, float]:
+        """Finished requests of a task label by outcome, without zeros."""
+        families = self.parts.services.metrics.registry.collect()
+        samples = [s for family in families for s in family.samples]
+        return {
+            s.labels["outcome"]: s.value
+            for s in samples
+            if s.name == "jumplora_requests_total" and s.labels["task_id"] == task and s.value
+        }
+
+
+def make_site(
+    folder: Path, *, limits: EngineLimits = LIMITS, bytes_as_text: bool = False, **settings: Any
+) -> Site:
+    """A server that is not started. `settings` override the defaults of tests."""
+    chosen = Settings(
+        **{
+            "backbone": "toy",
+            "store": folder / "store",
+            "admin_keys": ADMIN_KEY,
+            "watch_seconds": 0.05,
+            "request_timeout": 20.0,
+            "max_source_tokens": limits.max_source_tokens,
+            "max_target_tokens": limits.max_target_tokens,
+            **settings,
+        }
+    )
+    engine = FakeEngine(limits)
+    detokenizer = ByteDetokenizer if bytes_as_text else FakeDetokenizer
+    parts = connect(chosen, BACKBONE, engine, character_tokenizer(), detokenizer=detokenizer)
+    return Site(build(chosen, parts), parts, engine, folder)
+
+
+@contextmanager
+def listening(site: Site) -> Iterator[str]:
+    """Serve over a real connection, in a thread; yields the address."""
+    config = uvicorn.Config(
+        site.app, port=0, http="h11", lifespan="on", log_config=None, access_log=False, ws="none"
+    )
+    server = uvicorn.Server(config)
+    started = threading.Event()
+    startup = server.startup
+
+    async def tell_when_started(*args: Any, **options: Any) -> None:
+        await startup(*args, **options)
+        started.set()
+
+    server.startup = tell_when_started  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run, name="uvicorn")
+    thread.start()
+    try:
+        assert started.wait(timeout=20), "the server did not start"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def connected(site: Site, **options: Any) -> Iterator[httpx.Client]:
+    """A client of a started server."""
+    with listening(site) as address, httpx.Client(base_url=address, timeout=20, **options) as http:
+        yield http
