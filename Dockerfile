@@ -26,8 +26,9 @@ FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 jumplora \
     && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin jumplora
 COPY --from=build /opt/jumplora /opt/jumplora
-# The backbone is read only; the store belongs to the server, which publishes into it.
-COPY adapters/demo/backbone /srv/jumplora/backbone
+# Both belong to the server: it publishes into the store, and safetensors writes files that only
+# their owner may read.
+COPY --chown=10001:10001 adapters/demo/backbone /srv/jumplora/backbone
 COPY --chown=10001:10001 adapters/demo/store /srv/jumplora/store
 ENV PATH=/opt/jumplora/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -88,7 +88,8 @@ class FakeEngine:
     """Rows, slots and steps like the real engine. Everything it was asked is checked.
 
     `fail_step(batch)` and `fail_pack(digest)` may return an exception to raise, `nonfinite` are
-    versions whose rows fail alone, `nbytes(adapter)` is the size a packed adapter takes.
+    versions whose rows fail alone, `nbytes(adapter)` is the size a packed adapter takes,
+    `step_seconds` how slow a step is.
     """
 
     device = "cpu"
@@ -99,6 +100,7 @@ class FakeEngine:
         self.fail_pack: Callable[[str], Exception | None] = lambda digest: None
         self.nbytes: Callable[[Adapter], int] = lambda adapter: 100
         self.nonfinite: set[str] = set()
+        self.step_seconds = 0.0
         self.steps = 0
         self.packed: list[str] = []
         self.slots: dict[int, FakePacked] = {}
@@ -155,7 +157,7 @@ class FakeEngine:
 
     def step(self, batch: Batch) -> StepOutput:
         """The next character for each sequence of the batch."""
-        self._may_step.enter()
+        self._may_step.enter(self.step_seconds)
         self.steps += 1
         with self._lock:
             self._check(batch)
@@ -215,9 +217,11 @@ class _Gate:
                 self._is_held = False
                 self._changed.notify_all()
 
-    def enter(self) -> None:
-        """Go through, when that is allowed."""
+    def enter(self, seconds: float = 0.0) -> None:
+        """Go through when that is allowed, after `seconds`."""
         with self._changed:
+            if seconds:
+                self._changed.wait_for(lambda: self._is_held, timeout=seconds)
             self._waiting += 1
             self._changed.notify_all()
             assert self._changed.wait_for(lambda: not self._is_held, timeout=30), "held for ever"

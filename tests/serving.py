@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,16 @@ from typing import Any
 
 import httpx
 import uvicorn
-from factories import toy_backbone, write_random_adapter
-from fakes import EOS, LIMITS, ByteDetokenizer, FakeDetokenizer, FakeEngine
 from fastapi import FastAPI
-from jumplora_adapters.manifest import PromptSpec
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
+from factories import random_adapter, toy_backbone
+from fakes import EOS, LIMITS, ByteDetokenizer, FakeDetokenizer, FakeEngine
+from jumplora_adapters.format import write_adapter
+from jumplora_adapters.manifest import PromptSpec
 from jumplora_server.app import Parts, build, connect
-from jumplora_server.core import EngineLimits
+from jumplora_server.core import Batch, EngineLimits
 from jumplora_server.engine import tokenizer as engine_tokenizer
 from jumplora_server.settings import Settings
 
@@ -49,13 +51,17 @@ class Site:
     folder: Path
     _seeds: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
-    def adapter(self, task: str, **options: Any) -> Path:
+    def adapter(
+        self, task: str, *, generation: Mapping[str, Any] | None = None, **options: Any
+    ) -> Path:
         """Write an adapter file of random content, another one each time."""
         options.setdefault("prompt", PROMPT)
         seed = next(self._seeds)
-        return write_random_adapter(
-            self.folder / "files", BACKBONE, task=task, seed=seed, **options
-        )
+        manifest, deltas = random_adapter(BACKBONE, task=task, seed=seed, **options)
+        path = self.folder / "files" / f"{task}-{seed}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        write_adapter(path, manifest.model_copy(update={"generation": generation or {}}), deltas)
+        return path
 
     def publish(self, task: str, **options: Any) -> str:
         """Publish a random adapter into the store and wait until it answers; its version."""
@@ -133,3 +139,27 @@ def connected(site: Site, **options: Any) -> Iterator[httpx.Client]:
     """A client of a started server."""
     with listening(site) as address, httpx.Client(base_url=address, timeout=20, **options) as http:
         yield http
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for what another thread does; there is nothing of it to block on."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+@contextmanager
+def slow_down(site: Site, seconds: float = 0.02) -> Iterator[None]:
+    """Within this every step takes at least that long."""
+    pause = threading.Event()
+
+    def wait(batch: Batch) -> None:
+        del batch
+        pause.wait(seconds)
+
+    site.engine.fail_step = wait
+    try:
+        yield
+    finally:
+        site.engine.fail_step = lambda batch: None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from deploy.grafana.panel import Panel, Query, Row
 from deploy.grafana.promql import OURS, RESIDENT, SELECTED, WINDOW, mean, rate
 
-
 MEMORY = Row(
     "Memory by task",
     (

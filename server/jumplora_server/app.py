@@ -102,6 +102,7 @@ def connect(
     """Join an engine and a tokenizer with the rest, on a registry of their own."""
     metrics = Metrics(CollectorRegistry(), clock=clock, max_task_labels=settings.max_task_labels)
     metrics.build_info(VERSION, torch.__version__)
+    settings.store.mkdir(parents=True, exist_ok=True)
     store = Store(settings.store, max_file_bytes=settings.max_adapter_bytes)
     store.sweep()
     delivery = Delivery()
@@ -178,6 +179,8 @@ def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
     app.include_router(adapters.router)
     app.include_router(health.router)
     errors.install(app)
+    if parts is not None:
+        app.state.services = parts.services
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(

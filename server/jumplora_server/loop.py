@@ -161,16 +161,16 @@ class EngineLoop:
         """Refuse new reservations with Draining; what is reserved, waits or runs goes on."""
         self.admission.close()
 
-    def stop(self, drain_seconds: float = 0.0) -> None:
+    def stop(self, drain_seconds: float = 0.0, *, hang_seconds: float = 5.0) -> None:
         """Drain for at most `drain_seconds`, end what is left with Draining, join the thread.
 
-        A step that hangs is not waited for longer than 5 s more; its sequences end all the same.
+        A step that hangs is waited for `hang_seconds` more; its sequences end all the same.
         """
         self.drain()
         self._outbox.wait_empty(drain_seconds)
         self._inbox.close()
         if self._thread.is_alive():
-            self._thread.join(timeout=5.0)
+            self._thread.join(timeout=hang_seconds)
         self._outbox.abandon(_stopped(), self._clock())
 
     @property

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
 from factories import tiny_t5, write_random_adapter
 from integration.prometheus_process import ROOT, eventually, free_port
-
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.store import Store
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from deploy.grafana.generate import ROWS
+from deploy.grafana.dashboard import ROWS
 from deploy.grafana.panel import Panel
-from integration.prometheus_process import Prometheus, eventually, prometheus
+
+from integration.prometheus_process import Prometheus, eventually, program, prometheus
 from integration.server_process import ADMIN_KEY, RunningServer, Traffic, running_server
 
 TASKS = ("boolqa", "dbpedia", "mnli")
@@ -31,6 +32,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Traffic on three tasks, of which one was swapped and rolled back and one has a bad file."""
+    program("prometheus")  # skip before anything is started
     with (
         running_server(tmp_path_factory.mktemp("server"), TASKS) as server,
         prometheus(tmp_path_factory.mktemp("prometheus"), server.target) as api,
@@ -128,6 +130,15 @@ def test_swaps_are_counted_and_nobody_noticed(scene: Scene) -> None:
 
     eventually(swapped, 20)
     assert scene.traffic.failures == []
+
+
+def test_requests_in_flight_are_seen(scene: Scene) -> None:
+    def seen() -> None:
+        most = "max_over_time(sum(jumplora_requests_in_flight)[1m:1s])"
+        found = scene.prometheus.query(most)
+        assert found[0].value > 0, "nobody calls Metrics.in_flight"
+
+    eventually(seen, 20)
 
 
 def test_what_nobody_registered_is_no_label(scene: Scene) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from integration.prometheus_process import ROOT
 
+from integration.prometheus_process import ROOT
 from jumplora_server.settings import CLIENT_KEYS, PREFIX, Settings
 
 FILES = (

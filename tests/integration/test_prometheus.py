@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+
 from integration.prometheus_process import (
     ROOT,
     SHIPPED,
@@ -18,8 +20,6 @@ from integration.prometheus_process import (
     program,
     prometheus,
 )
-from prometheus_client import CollectorRegistry
-
 from jumplora_server import metrics_table
 from jumplora_server.core import Timing
 from jumplora_server.metrics import Metrics

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from integration.prometheus_process import program
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from integration.prometheus_process import program
 from jumplora_server import metrics_table
 from jumplora_server.core import Timing
 from jumplora_server.metrics import Metrics

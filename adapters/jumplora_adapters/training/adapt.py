@@ -29,13 +29,15 @@ class AdaptedBackbone:
     """A transformers model whose targets are AdaptedLinear; everything else is frozen.
 
     `gates` maps a group ("global", or a block's name) to its threshold; empty for plain LoRA.
-    `model` is typed Any: transformers' own annotations do not describe its forward.
+    `model` is typed Any: transformers' own annotations do not describe its forward. `exact` holds
+    the float32 values of frozen parameters that are trained over in a narrower type.
     """
 
     model: Any
     layers: Mapping[str, AdaptedLinear]
     gates: Mapping[str, Gate]
     device: torch.device
+    exact: Sequence[tuple[nn.Parameter, Tensor]] = ()
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Everything that is trained, in a fixed order."""
@@ -95,14 +97,19 @@ class AdaptedBackbone:
 
     @contextmanager
     def serving(self, deltas: Mapping[str, Delta]) -> Iterator[None]:
-        """Inside, the model computes base + delta: what will be saved, not what is trained."""
+        """Inside, the model computes base + delta in float32, as a server will with the file."""
         was_training = self.model.training
         self.model.eval()
+        narrow = [parameter.data for parameter, _ in self.exact]
         try:
+            for parameter, value in self.exact:
+                parameter.data = value
             for name, layer in self.layers.items():
                 layer.served = layer.weight + deltas[name].to_dense().to(self.device)
             yield
         finally:
+            for (parameter, _), value in zip(self.exact, narrow, strict=True):
+                parameter.data = value
             for layer in self.layers.values():
                 layer.served = None
             self.model.train(was_training)
@@ -121,7 +128,7 @@ def load_adapted(
     for adapter in ancestors:
         for name, delta in adapter.deltas.items():
             bases[name] += delta.to_dense()
-    model.to(device=device, dtype=getattr(torch, config.precision))
+    model.to(device=device)
     seed = torch.Generator().manual_seed(config.seed)
     gates: dict[str, Gate] = {}
     layers: dict[str, AdaptedLinear] = {}
@@ -136,7 +143,11 @@ def load_adapted(
         )  # fmt: skip
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[name])
-    return AdaptedBackbone(model, layers, gates, device)
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    exact = [] if config.precision == "float32" else [(p, p.data) for p in frozen]
+    for parameter, value in exact:
+        parameter.data = value.to(getattr(torch, config.precision))
+    return AdaptedBackbone(model, layers, gates, device, exact)
 
 
 def _load(backbone: Backbone, config: TrainConfig) -> Any:

@@ -71,7 +71,7 @@ def train(
     store: Annotated[Path | None, _Option(help="Store the ancestors are in.")] = None,
     seed: Annotated[int, _Option(help="Of factors, order and dropout.")] = 0,
     work: Annotated[Path | None, _Option(help="Checkpoint and log; default OUT.work.")] = None,
-    threads: Annotated[int | None, _Option(help="CPU threads; default all.")] = None,
+    threads: Annotated[int | None, _Option(help="CPU threads; default what torch takes.")] = None,
     device: Annotated[str | None, _Option(help="cpu or cuda; default what there is.")] = None,
     created: Annotated[str | None, _Option(help="Date for the manifest, part of its digest.")] = (
         None

@@ -54,7 +54,9 @@ class TrainConfig:
     """One task's training. Paths and `threads`, `device`, `quiet` may differ between two runs that
     compute the same; everything in `identity` may not.
 
-    `lineage` are store specs of the ancestors, oldest first; they need `store`.
+    `ancestors` are store specs, oldest first; they need `store`.
+    `precision` is that of the frozen backbone in training steps; factors, gates and every
+    evaluation are float32.
     `values` None means float16 for a gated adapter (its entries are never small) and float32 for
     plain LoRA factors (which are).
     """

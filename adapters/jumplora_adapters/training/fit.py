@@ -88,12 +88,12 @@ class Fit:
         with Journal(path, resume_step=self.progress.step) as journal:
             while self.progress.step < self.steps:
                 report = self._advance(journal)
-                if on_step is not None:
-                    on_step(report)
                 is_due = time.monotonic() - saved >= self.config.checkpoint_seconds
                 if is_due or report.step % self.steps_an_epoch == 0:
                     self._save()
                     saved = time.monotonic()
+                if on_step is not None:
+                    on_step(report)
         self.adapted.restore(self.best)
         return self.progress
 

@@ -7,7 +7,6 @@ Everything from outside is checked before the first step. The run's state is sav
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +116,8 @@ def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = No
     Raises GateCollapsed (nothing is written) and whatever `prepare` raises.
     """
     prepared = prepare(config)
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(config.seed)
     adapted = load_adapted(prepared.backbone, prepared.ancestors, config, device)

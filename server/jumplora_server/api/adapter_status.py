@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jumplora_adapters.manifest import Manifest
 from pydantic import BaseModel, Field
 
+from jumplora_adapters.manifest import Manifest
 from jumplora_server.residency.status import TaskStatus
 
 

@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request
-from jumplora_adapters.errors import AdapterError, FormatError
-from jumplora_adapters.format import read_manifest
-from jumplora_adapters.store import Published
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from jumplora_adapters.errors import AdapterError, FormatError
+from jumplora_adapters.format import read_manifest
+from jumplora_adapters.store import Published
 from jumplora_server.api.adapter_status import (
     AdapterDetail,
     AdapterList,
@@ -24,11 +24,10 @@ from jumplora_server.api.adapter_status import (
 from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.record import record_of
-from jumplora_server.api.sampling import manifest_defaults
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
 from jumplora_server.api.task_spec import check_task
 from jumplora_server.api.uploads import Upload, received
-from jumplora_server.errors import AdapterRefused, AdapterUnavailable, InvalidInput
+from jumplora_server.errors import AdapterUnavailable, InvalidInput
 from jumplora_server.residency.status import State, TaskStatus
 from jumplora_server.services import Services
 
@@ -156,15 +155,12 @@ def _publish(services: Services, task: str, upload: Upload, if_match: str | None
                 f"the manifest's task is {manifest.task!r}, the path's is {task!r}",
                 code="manifest",
             )
-        manifest_defaults(manifest)
         services.residency.check_fits(upload.size)
         return services.store.publish(
             upload.path, services.backbone, expect_task=task, if_match=if_match
         )
     except AdapterError as error:
         raise as_server_error(error) from error
-    except ValueError as error:  # of manifest_defaults
-        raise AdapterRefused(str(error), reason="manifest") from error
 
 
 def _roll_back(services: Services, task: str, version: str | None) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import render, render_truncated
 from starlette.concurrency import run_in_threadpool
 
+from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.prompt import render, render_truncated
 from jumplora_server.api.record import RequestRecord
 from jumplora_server.api.sampling import make_sampling
 from jumplora_server.api.schemas import GenerateRequest

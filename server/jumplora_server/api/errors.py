@@ -9,11 +9,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from jumplora_adapters import errors as adapter_errors
-from jumplora_adapters.errors import AdapterError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from jumplora_adapters import errors as adapter_errors
+from jumplora_adapters.errors import AdapterError
 from jumplora_server import errors
 from jumplora_server.api.record import record_of
 from jumplora_server.errors import ServerError

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request
 from pydantic import TypeAdapter
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from jumplora_server.api import answers
 from jumplora_server.api.admit import Admitted, admit
+from jumplora_server.api.event_stream import EventStream
 from jumplora_server.api.hang_up import HungUp, unless_hung_up
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.record import record_of
 from jumplora_server.api.schemas import ErrorBody, GenerateRequest, GenerateResponse, StreamEvent
-from jumplora_server.api.stream import CancelCause, raise_unless_finished
+from jumplora_server.api.stream import CancelCause, failure_of
 from jumplora_server.api.task_spec import TASK_HEADER, named_task
-from jumplora_server.core import TokenEvent
-from jumplora_server.errors import InvalidInput, ServerError
+from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services
 
 CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the log
@@ -39,48 +37,6 @@ _STREAM_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _ANSWER = GenerateResponse | list[GenerateResponse]
 _ANSWERS: TypeAdapter[list[GenerateResponse]] = TypeAdapter(list[GenerateResponse])
-
-
-class EventStream(StreamingResponse):
-    """The server-sent events of one sequence; it is cancelled when the client goes away."""
-
-    media_type = "text/event-stream"
-
-    def __init__(
-        self, admitted: Admitted, first: TokenEvent, rest: AsyncIterator[TokenEvent]
-    ) -> None:
-        headers = answers.identity_headers(admitted)
-        # nginx would hold events back otherwise.
-        headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        self._admitted = admitted
-        self._lines = _lines(admitted, first, rest)
-        super().__init__(self._lines, headers=headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._admitted.cancel("client_disconnect")
-            await self._lines.aclose()
-
-
-async def _lines(
-    admitted: Admitted, first: TokenEvent, rest: AsyncIterator[TokenEvent]
-) -> AsyncGenerator[bytes]:
-    yield answers.stream_event(admitted, 0, first)
-    if first.finish is not None:
-        return
-    index = 0
-    async for event in rest:
-        index += 1
-        if event.finish is not None:
-            try:
-                raise_unless_finished(event.finish)
-            except ServerError as error:
-                yield answers.error_event(error)
-                return
-        yield answers.stream_event(admitted, index, event)
-
 
 TaskHeader = Annotated[
     str | None, Header(alias=TASK_HEADER, description="may carry the task id; must agree")
@@ -117,6 +73,7 @@ async def generate_for_task(
     "/generate_stream",
     response_model=StreamEvent,
     response_class=EventStream,
+    status_code=200,
     responses=_STREAM_ERRORS,
 )
 async def generate_stream(
@@ -130,6 +87,7 @@ async def generate_stream(
     "/v1/tasks/{task_id:path}/generate_stream",
     response_model=StreamEvent,
     response_class=EventStream,
+    status_code=200,
     responses=_STREAM_ERRORS,
 )
 async def generate_stream_for_task(
@@ -176,22 +134,22 @@ async def _stream(
 ) -> Response:
     if body.shape == "list":
         raise InvalidInput("a stream answers one prompt; give a string, or use /generate")
-    admitted = await admit(services, record_of(request.scope), task, body)
+    record = record_of(request.scope)
+    admitted = await admit(services, record, task, body)
     events = admitted.streams[0].events()
-    cause: CancelCause = "error"
     try:
         # The first event decides the status: a prompt that times out in the queue is still a 504.
         first = await unless_hung_up(request, anext(events), _patience(services, admitted))
-        if first.finish is not None:
-            raise_unless_finished(first.finish)
-    except BaseException as error:
-        if isinstance(error, HungUp):
-            cause = "client_disconnect"
-        admitted.cancel(cause)
-        if isinstance(error, HungUp):
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        failure = None if first.finish is None else failure_of(first.finish)
+        if failure is not None:
+            raise failure
+        return EventStream(admitted, record, first, events)
+    except HungUp:
+        admitted.cancel("client_disconnect")
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except BaseException:
+        admitted.cancel("error")
         raise
-    return EventStream(admitted, first, events)
 
 
 def _patience(services: Services, admitted: Admitted) -> float:

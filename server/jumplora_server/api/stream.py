@@ -73,7 +73,9 @@ class Stream:
             if event.token is not None:
                 tokens.append(event.token)
             if event.finish is not None:
-                raise_unless_finished(event.finish)
+                failure = failure_of(event.finish)
+                if failure is not None:
+                    raise failure
                 return tokens, event.finish
         raise AssertionError("a sequence ended without a finish")
 
@@ -89,22 +91,22 @@ class Stream:
                 return "ok"
 
 
-def raise_unless_finished(finish: Finish) -> None:
-    """Raise what a client should hear of a sequence that timed out, failed or was cancelled."""
+def failure_of(finish: Finish) -> ServerError | None:
+    """What a client should hear of a sequence that timed out, failed or was cancelled."""
     match finish.reason:
         case FinishReason.TIMEOUT:
-            raise DeadlineExceeded(
+            return DeadlineExceeded(
                 f"the deadline passed after {finish.generated_tokens} tokens and "
                 f"{finish.timing.total:.3f} s; give parameters.timeout_ms or fewer tokens"
             )
         case FinishReason.ERROR:
             if isinstance(finish.error, ServerError):
-                raise finish.error
-            raise GenerationFailed("the engine failed on this prompt's batch; it may be retried")
+                return finish.error
+            return GenerationFailed("the engine failed on this prompt's batch; it may be retried")
         case FinishReason.CANCELLED:
-            raise GenerationFailed("the sequence was cancelled")
+            return GenerationFailed("the sequence was cancelled")
         case _:
-            return
+            return None
 
 
 def shown_seed(sampling: Sampling) -> int | None:

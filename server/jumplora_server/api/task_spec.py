@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from jumplora_adapters.errors import TaskIdInvalid
 from jumplora_adapters.manifest import check_task_id
-
 from jumplora_server.api.schemas import GenerateRequest
 from jumplora_server.errors import InvalidInput
 

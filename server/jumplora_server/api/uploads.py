@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from jumplora_adapters.atomic_file import temporary_path
-from jumplora_adapters.store_files import locked
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from jumplora_adapters.atomic_file import temporary_path
+from jumplora_adapters.store_files import locked
 from jumplora_server.errors import AdapterRefused, AdapterTooLarge, InvalidInput
 
 _CHUNK_BYTES = 1024 * 1024

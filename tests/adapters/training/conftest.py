@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 import pytest
-from factories import tiny_t5
 
+from factories import tiny_t5
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.training.config import Lengths, Optimisation, TrainConfig
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from factories import random_adapter
 
+from factories import random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import GateCollapsed
@@ -25,8 +26,6 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def backbone(config: TrainConfig) -> Backbone:
-    from pathlib import Path
-
     return read_backbone(Path(config.backbone))
 
 
@@ -119,6 +118,16 @@ def test_serving_is_the_closed_gate_rounded(
     assert [d.digest() for d in again.values()] == [d.digest() for d in deltas.values()]
 
 
+def test_a_bfloat16_backbone_is_served_in_float32(backbone: Backbone, config: TrainConfig) -> None:
+    wide = _load(backbone, config)
+    narrow = _load(backbone, replace(config, precision="bfloat16"))
+    trained = _logits(narrow)
+    assert trained.dtype == torch.bfloat16
+    with wide.serving(wide.deltas(torch.float32)), narrow.serving(narrow.deltas(torch.float32)):
+        torch.testing.assert_close(_logits(narrow), _logits(wide), rtol=1e-3, atol=1e-4)
+    assert torch.equal(_logits(narrow), trained)
+
+
 def test_plain_lora_keeps_its_factors(backbone: Backbone, config: TrainConfig) -> None:
     adapted = _load(backbone, replace(config, method="lora"))
     assert adapted.gates == {}
@@ -129,9 +138,7 @@ def test_plain_lora_keeps_its_factors(backbone: Backbone, config: TrainConfig) -
         torch.testing.assert_close(delta.to_dense(), expected)
 
 
-def test_ancestors_are_added_to_the_frozen_weights(
-    backbone: Backbone, config: TrainConfig
-) -> None:
+def test_ancestors_are_added_to_the_frozen_weights(backbone: Backbone, config: TrainConfig) -> None:
     ancestors = []
     for seed in (1, 2):
         manifest, deltas = random_adapter(backbone, seed=seed)

@@ -19,9 +19,7 @@ sizes = st.lists(st.integers(1, 200), min_size=1, max_size=300)
 
 
 @given(sizes, st.integers(1, 40), st.integers(0, 3), st.integers(0, 3))
-def test_an_epoch_has_every_row_once(
-    lengths: list[int], rows: int, seed: int, epoch: int
-) -> None:
+def test_an_epoch_has_every_row_once(lengths: list[int], rows: int, seed: int, epoch: int) -> None:
     steps = epoch_order(lengths, rows, seed=seed, epoch=epoch)
     assert sorted(index for step in steps for index in step) == list(range(len(lengths)))
     assert len(steps) == steps_of(len(lengths), rows)

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
-from factories import tiny_tokenizer
 
+from factories import tiny_tokenizer
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import DEFAULT_TEMPLATE, render

@@ -33,7 +33,7 @@ def test_an_entry_equal_to_the_threshold_does_not_pass() -> None:
 
 def test_gradient_passes_where_the_entry_passed() -> None:
     z = torch.tensor([[0.7, -0.7], [0.3, -0.3]], requires_grad=True)
-    jump_gate(z, _log_tau(0.5)).backward(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    jump_gate(z, _log_tau(0.5)).backward(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))  # type: ignore[no-untyped-call]
     assert z.grad is not None
     assert z.grad.tolist() == [[1.0, 2.0], [0.0, 0.0]]
 
@@ -51,7 +51,7 @@ def test_threshold_gradient(estimator: Estimator, expected: float) -> None:
     z = torch.tensor([[0.5, -0.5, 0.0504], [-0.0496, 0.0507, 0.0]], requires_grad=True)
     log_tau = _log_tau(0.05)
     gradient = torch.tensor([[1.0, 2.0, 3.0], [5.0, 7.0, 11.0]])
-    jump_gate(z, log_tau, 0.001, estimator).backward(gradient)
+    jump_gate(z, log_tau, 0.001, estimator).backward(gradient)  # type: ignore[no-untyped-call]
     assert log_tau.grad is not None
     assert float(log_tau.grad) == pytest.approx(expected, rel=1e-4)
 
@@ -59,7 +59,7 @@ def test_threshold_gradient(estimator: Estimator, expected: float) -> None:
 def test_a_wider_band_reaches_further_and_weighs_less() -> None:
     z = torch.tensor([0.5, 0.0507], requires_grad=True)
     log_tau = _log_tau(0.05)
-    jump_gate(z, log_tau, 0.01, "sum").backward(torch.tensor([1.0, 7.0]))
+    jump_gate(z, log_tau, 0.01, "sum").backward(torch.tensor([1.0, 7.0]))  # type: ignore[no-untyped-call]
     assert log_tau.grad is not None
     assert float(log_tau.grad) == pytest.approx(-(0.05 / 0.01) * 7.0, rel=1e-4)
 

@@ -18,7 +18,6 @@ from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.delta import LowRankDelta, SparseDelta
 from jumplora_adapters.errors import AdapterError, DataError, GateCollapsed, TaskTooSmall
 from jumplora_adapters.format import read_adapter
-from jumplora_adapters.store import Store
 from jumplora_adapters.training.config import GateConfig, Optimisation, TrainConfig
 from jumplora_adapters.training.fit import StepReport
 from jumplora_adapters.training.train import prepare, train
@@ -168,21 +167,6 @@ def test_other_settings_do_not_continue_a_killed_run(config: TrainConfig) -> Non
         train(config, stop)
     with pytest.raises(DataError, match="rank: 2, now 1"):
         train(replace(config, rank=1))
-
-
-def test_a_lineage_is_merged_and_recorded(config: TrainConfig, tmp_path: Path) -> None:
-    backbone = read_backbone(Path(config.backbone))
-    store = Store(tmp_path / "store")
-    first = store.publish(train(replace(config, task="first")).path, backbone)
-    chained = replace(config, task="second", ancestors=("first",), store=store.root)
-    second = store.publish(train(chained).path, backbone)
-    assert store.manifest(second.digest).lineage == (first.digest,)
-    third = replace(chained, task="third", ancestors=("second",))  # brings its own ancestors
-    train(third)
-    lineage = read_adapter(third.out, backbone).manifest.lineage
-    assert lineage == (first.digest, second.digest)
-    with pytest.raises(DataError, match="another chain"):
-        prepare(replace(third, ancestors=("second", "first")))
 
 
 def _unlabelled(path: Path) -> Path:

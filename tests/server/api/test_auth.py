@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import get_args
 
+import httpx
 import pytest
+
 from jumplora_server.api.auth import Access, KeyCheck, needed_access
 from jumplora_server.errors import Forbidden, ServerError, Unauthorized
+from serving import ADMIN_KEY, Site, connected, make_site, wait_for
 
 
 async def nothing(*_: object) -> None: ...
@@ -79,3 +83,61 @@ API_ONLY = {"api": "one"}
 )
 def test_keys(keys: dict[str, str], needed: Access, header: str | None, answer: str) -> None:
     assert check(needed, header, **keys) == answer
+
+
+# On the whole app
+
+
+def test_every_route_needs_a_key_when_keys_are_configured(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    site = make_site(tmp_path_factory.mktemp("keys"), api_keys="api-key-of-tests")
+
+    async def walk() -> dict[tuple[str, str], list[int]]:
+        transport = httpx.ASGITransport(site.app)
+        statuses = {}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            for path, methods in routes(site).items():
+                for method in methods:
+                    url = path.replace("{task_id:path}", "alpha")
+                    statuses[method, path] = [
+                        (await http.request(method, url, headers=headers)).status_code
+                        for headers in ({}, {"authorization": "Bearer nonsense-key"})
+                    ]
+        return statuses
+
+    statuses = asyncio.run(walk())
+    assert len(statuses) > 12
+    public = {path for _, path in statuses if path in ("/livez", "/readyz", "/health")}
+    assert len(public) == 3
+    for (method, path), answers in statuses.items():
+        if path not in public:
+            assert answers == [401, 401], (method, path)
+
+
+def test_writing_needs_the_admin_key(tmp_path_factory: pytest.TempPathFactory) -> None:
+    site = make_site(tmp_path_factory.mktemp("keys"), api_keys="api-key-of-tests")
+    with connected(site) as http:
+        api = {"authorization": "Bearer api-key-of-tests"}
+        for path, methods in routes(site).items():
+            for method in set(methods) - {"GET", "HEAD"}:
+                if path.startswith("/v1/adapters"):
+                    url = path.replace("{task_id:path}", "alpha")
+                    assert http.request(method, url, headers=api).status_code == 403, path
+        admin = {"authorization": f"Bearer {ADMIN_KEY}"}
+        assert http.delete("/v1/adapters/alpha", headers=admin).status_code == 404
+        body = {"task_id": "alpha", "inputs": "x"}
+        assert http.post("/generate", json=body).status_code == 401
+        assert http.post("/generate", json=body, headers=api).status_code == 404
+        told = {"client_auth": 1, "client_unknown_task": 1}
+        wait_for(lambda: site.outcomes("_unknown") == told)
+
+
+def routes(site: Site) -> dict[str, list[str]]:
+    paths = site.app.openapi()["paths"]
+    found = {p: [m.upper() for m in methods] for p, methods in paths.items()}
+    return {p.replace("{task_id}", "{task_id:path}"): m for p, m in found.items()} | {
+        "/openapi.json": ["GET"],
+        "/docs": ["GET"],
+        "/nothing/here": ["GET", "POST"],
+    }

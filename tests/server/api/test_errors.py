@@ -6,6 +6,7 @@ import json
 from typing import get_args
 
 import pytest
+
 from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
 from jumplora_server import errors

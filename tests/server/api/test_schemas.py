@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
 from jumplora_server.api.errors import validation_message
 from jumplora_server.api.schemas import GenerateRequest, Parameters
-from pydantic import ValidationError
 
 
 def refusal(body: Any) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
+
 from jumplora_adapters.store import Store
 from jumplora_server.api.uploads import received
 from jumplora_server.errors import AdapterRefused, AdapterTooLarge, InvalidInput
-from starlette.requests import ClientDisconnect, Request
 
 BODY = bytes(range(256)) * 9000  # more than two of the chunks that are written at once
 SHA256 = hashlib.sha256(BODY).hexdigest()

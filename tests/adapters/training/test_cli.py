@@ -1,0 +1,72 @@
+"""The command: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from jumplora_adapters.training.cli import app
+from jumplora_adapters.training.config import TrainConfig
+
+_RUNNER = CliRunner()
+
+
+@pytest.fixture
+def command(config: TrainConfig) -> list[str]:
+    values = {
+        "--backbone": config.backbone,
+        "--task": "tiny",
+        "--train": config.train,
+        "--dev": config.dev,
+        "--out": config.out,
+        "--instruction": "Which?",
+        "--options": "yes | no",
+        "--rank": 2,
+        "--max-steps": 5,
+        "--batch-size": 4,
+        "--threads": 1,
+        "--device": "cpu",
+    }
+    return [str(word) for pair in values.items() for word in pair]
+
+
+def test_it_trains_and_tells_the_version(command: list[str], config: TrainConfig) -> None:
+    result = _RUNNER.invoke(app, [*command, "--quiet", "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["path"] == str(config.out)
+    assert len(told["version"]) == 64
+    assert 0 < told["density"] < 1
+    assert config.out.is_file()
+
+
+def test_people_get_a_summary_and_a_bar(command: list[str]) -> None:
+    result = _RUNNER.invoke(app, [*command, "--no-gate"])
+    assert result.exit_code == 0, result.output
+    assert "dev_exact_match" in result.stdout
+    assert "5/5" in result.stderr
+
+
+def test_an_error_has_its_code_and_no_traceback(command: list[str], tmp_path: Path) -> None:
+    result = _RUNNER.invoke(app, [*command, "--dev", str(tmp_path / "absent.jsonl")])
+    assert result.exit_code == 1
+    assert "error (data):" in result.stderr
+    assert "absent.jsonl cannot be read" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+def test_a_choice_that_does_not_exist_is_a_usage_error(command: list[str]) -> None:
+    result = _RUNNER.invoke(app, [*command, "--estimator", "median"])
+    assert result.exit_code == 2
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> object:
+    """The command sets the process's threads; tests after it want what they had."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

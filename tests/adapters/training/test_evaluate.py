@@ -1,0 +1,36 @@
+"""Batched greedy decoding against one example at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from jumplora_adapters.training.adapt import load_adapted
+from jumplora_adapters.training.config import Lengths, TrainConfig
+from jumplora_adapters.training.evaluate import evaluate, greedy_texts
+from jumplora_adapters.training.train import prepare
+
+
+def test_padding_and_order_do_not_change_an_answer(config: TrainConfig) -> None:
+    config = replace(config, lengths=Lengths(64, 8))
+    prepared = prepare(config)
+    adapted = load_adapted(prepared.backbone, (), config, torch.device("cpu"))
+    adapted.model.eval()
+    examples = prepared.train.examples
+    assert len({len(example.source) for example in examples}) > 1
+    together = greedy_texts(adapted, examples, prepared.tokenizer, 6)
+    alone = [greedy_texts(adapted, [example], prepared.tokenizer, 6)[0] for example in examples]
+    assert together == alone
+    assert len(set(together)) > 1
+
+
+def test_scores_are_of_the_deltas_given_and_training_goes_on(config: TrainConfig) -> None:
+    prepared = prepare(config)
+    adapted = load_adapted(prepared.backbone, (), config, torch.device("cpu"))
+    adapted.model.train()
+    deltas = adapted.deltas(torch.float32)
+    scores = evaluate(adapted, deltas, prepared.dev.examples, prepared.tokenizer, 2)
+    assert set(scores) == {"exact_match", "f1", "rouge_l"}
+    assert adapted.model.training
+    assert all(layer.served is None for layer in adapted.layers.values())

@@ -1,0 +1,25 @@
+"""What counts as a collapse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from jumplora_adapters.delta import SparseDelta
+from jumplora_adapters.errors import GateCollapsed
+from jumplora_adapters.training.outcome import check_not_collapsed
+
+NONE = SparseDelta.from_dense(torch.zeros(4, 5))
+SOME = SparseDelta.from_dense(torch.eye(4, 5))
+ALL = SparseDelta.from_dense(torch.ones(4, 5))
+
+
+@pytest.mark.parametrize(("deltas", "what"), [([NONE, NONE], "none of 40"), ([ALL], "all of 20")])
+def test_all_or_nothing_is_a_collapse(deltas: list[SparseDelta], what: str) -> None:
+    with pytest.raises(GateCollapsed, match=what):
+        check_not_collapsed({str(number): delta for number, delta in enumerate(deltas)})
+
+
+@pytest.mark.parametrize("deltas", [[NONE, SOME], [ALL, SOME], [ALL, NONE]])
+def test_one_module_may_be_full_or_empty(deltas: list[SparseDelta]) -> None:
+    check_not_collapsed({str(number): delta for number, delta in enumerate(deltas)})
