@@ -75,7 +75,7 @@ class Backbone:
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
         options = task["options"]
         self.options: list[str] = options if isinstance(options, list) else []
-        self._head = str(task["prompt_template"]).split("{text}")[0]
+        self._head = str(task["template"]).split("{text}")[0]
         self._head = self._head.replace("{instruction}", str(task["instruction"]))
         self._head = self._head.replace("{options}", " | ".join(self.options))
 

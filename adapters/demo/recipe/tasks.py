@@ -42,12 +42,12 @@ def write(task: Task, output: Path) -> None:
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     described = {
         "instruction": task.instruction,
-        "options": task.options,
-        "prompt_template": PROMPT if task.options else FREE_PROMPT,
+        "options": task.options or [],
+        "template": PROMPT if task.options else FREE_PROMPT,
     }
     (folder / "task.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
     sizes = {split: len(task.rows[split]) for split in SPLITS}
-    answers = Counter(row.get("label", row.get("target")) for row in task.rows["test"])
+    answers = Counter(row["label"] for row in task.rows["test"])
     print(task.name, sizes, "most frequent in test:", answers.most_common(3))
 
 

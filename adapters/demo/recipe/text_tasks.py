@@ -48,7 +48,7 @@ YEAR_ROWS = {"train": 4000, "dev": 200, "test": 500}
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Rows of {"text", "label"} or, where `options` is None, of {"input", "target"}."""
+    """Rows of {"text", "label"}; where `options` is None the label is free text."""
 
     name: str
     instruction: str
@@ -134,10 +134,10 @@ def years(folder: Path) -> Task:
                     continue
                 seen.add(text)
                 if found:
-                    row = {"input": text, "target": ", ".join(found)}
+                    row = {"text": text, "label": ", ".join(found)}
                     rows[split_of(document)].append(row)
                 elif source != "classic_books" and not re.search(r"\d", text):
-                    barren[split_of(document)].append({"input": text, "target": "none"})
+                    barren[split_of(document)].append({"text": text, "label": "none"})
     finished = {}
     for split in SPLITS:
         chooser.shuffle(rows[split])

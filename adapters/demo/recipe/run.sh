@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Makes the demo again: vocabulary, tasks, backbone, adapters, baselines, model card.
+#
+#   BENCHMARK_DATA  folder of the continual-learning benchmark (dbpedia, agnews, tasks.json)
+#   DEMO_TEXT       folder of the pre-training text
+#   WORK            where everything is made (default: runs/demo); finished parts are kept
+#   PYTHON          an interpreter with the project and its extras (default: .venv/bin/python)
+#
+# The pre-training's schedule runs on seconds, so another machine gets another backbone of the same
+# kind; the adapters that follow are seeded and repeat exactly on the same hardware and threads.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+: "${BENCHMARK_DATA:?set BENCHMARK_DATA}" "${DEMO_TEXT:?set DEMO_TEXT}"
+work=${WORK:-runs/demo}
+python=${PYTHON:-.venv/bin/python}
+seconds=${PRETRAIN_SECONDS:-2480}
+export PYTHONPATH=$PWD/adapters BENCHMARK_DATA DEMO_TEXT
+demo=adapters/demo
+mkdir -p "$work"
+
+[ -f "$work/backbone/tokenizer.json" ] || "$python" -m demo.recipe.vocabulary "$work/backbone"
+[ -d "$work/tasks/years" ] || "$python" -m demo.recipe.tasks "$work/tasks"
+if [ ! -f "$demo/backbone/model.safetensors" ]; then
+    "$python" -m demo.recipe.pretrain "$work" --seconds "$seconds"
+    mkdir -p "$demo/backbone"
+    cp "$work"/backbone/* "$demo/backbone/"
+fi
+
+# task, rank, epochs, limits of prompt and answer in tokens
+while read -r task rank epochs source target; do
+    [ -f "$work/$task.safetensors" ] || "$python" -m jumplora_server train \
+        --backbone "$demo/backbone" --task "$task" --task-file "$work/tasks/$task/task.json" \
+        --train "$work/tasks/$task/train.jsonl" --dev "$work/tasks/$task/dev.jsonl" \
+        --test "$work/tasks/$task/test.jsonl" --dev-rows 500 \
+        --rank "$rank" --alpha "$((4 * rank))" --lr 0.002 --batch-size 16 --epochs "$epochs" \
+        --source-length "$source" --target-length "$target" --precision bfloat16 \
+        --threads "${THREADS:-1}" --out "$work/$task.safetensors"
+    "$python" -m jumplora_server publish "$work/$task.safetensors" \
+        --store "$demo/store" --backbone "$demo/backbone"
+done <"$demo/recipe/adapters.txt"
+
+"$python" -m demo.recipe.baselines "$work/tasks" "$demo/backbone" --output "$work/baselines.json"
+"$python" -m demo.recipe.card "$work/baselines.json"

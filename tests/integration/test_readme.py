@@ -1,0 +1,140 @@
+"""The README's commands, run in order as a newcomer would, on a copy of the project's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from integration.prometheus_process import ROOT, eventually, free_port
+
+README = ROOT / "README.md"
+NEEDED = ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "examples")
+
+
+def bash_blocks() -> list[str]:
+    """The commands a reader is told to type, block by block."""
+    return re.findall(r"^```bash\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A newcomer's folder with the server started by `make serve`."""
+
+    folder: Path
+    port: int
+
+    def type(self, block: str) -> str:
+        """Run a block as it stands, but for the port; return what it printed."""
+        block = block.replace(":8000", f":{self.port}")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=self.folder,
+            env=environment(self.port),
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+def environment(port: int) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JUMPLORA_", "MAKE"))}
+    return clean | {
+        "JUMPLORA_PORT": str(port),
+        "JUMPLORA_DRAIN_GRACE": "0",
+        "JUMPLORA_SERVER": f"http://127.0.0.1:{port}",
+    }
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("desk")
+    for name in NEEDED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, folder / name)
+    for part in ("backbone", "store"):
+        shutil.copytree(ROOT / "adapters" / "demo" / part, folder / "adapters" / "demo" / part)
+    (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    desk = Desk(folder, free_port())
+    # The environment is there already: only the installation is left out of `make serve`.
+    command = ["make", "--old-file=.venv/.serve", "serve"]
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment(desk.port), start_new_session=True
+    )
+    try:
+
+        def ready() -> None:
+            assert process.poll() is None, "make serve ended"
+            url = f"http://127.0.0.1:{desk.port}/readyz"
+            assert httpx.get(url, timeout=5).status_code == 200
+
+        eventually(ready, 120)
+        yield desk
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def test_the_first_answer_is_the_one_that_the_readme_shows(desk: Desk) -> None:
+    said = json.loads(desk.type(bash_blocks()[0]))
+    shown = re.search(r"^```json\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert said == json.loads(shown[1])
+
+
+def test_requests_lists_streams_and_listings_answer(desk: Desk) -> None:
+    printed = desk.type(bash_blocks()[1])
+    first = json.loads(printed.splitlines()[0])
+    assert [answer["generated_text"] for answer in first] == ["Sports", "Business"]
+    assert '"generated_text":"Plant"' in printed.replace('": "', '":"')
+    assert "Science or Technology" in printed.splitlines()
+    assert "jumplora_request_duration_seconds" in printed
+
+
+def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
+    block = bash_blocks()[2]
+    lines = block.replace("\\\n", " ").splitlines()
+    install, *rest, ask = [line for line in lines if line.strip()]
+    assert install.startswith(".venv/bin/pip install"), "the environment has these packages"
+    desk.type("\n".join(rest))
+
+    def live() -> str:
+        answer = desk.type(ask)
+        return answer
+
+    assert eventually(live, 20).strip() in ("billing", "delivery", "account")
+
+
+def test_every_make_target_of_the_readme_exists(desk: Desk) -> None:
+    targets = set(re.findall(r"\bmake ([a-z]+)", README.read_text("utf-8")))
+    assert targets >= {"serve", "test"}
+    for target in targets:
+        done = subprocess.run(
+            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"make {target}: {done.stderr}"
+
+
+def test_make_bench_prints_its_ratios() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/engine.py", "--rounds", "1", "--rows", "2",
+         "--source", "16", "--new", "2"],
+        cwd=ROOT,
+        env=environment(0) | {"PYTHONPATH": "server:adapters"},
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"fp32 mixed over PEFT mixed \(bar 1\.0\): \d+\.\d+", done.stdout)
