@@ -102,6 +102,7 @@ class FakeEngine:
         self.nonfinite: set[str] = set()
         self.step_seconds = 0.0
         self.steps = 0
+        self.peak_bytes = 0
         self.packed: list[str] = []
         self.slots: dict[int, FakePacked] = {}
         self.live: dict[int, tuple[int, tuple[int, ...]]] = {}  # sequence id -> (row, slots)
@@ -144,6 +145,7 @@ class FakeEngine:
         with self._lock:
             slot, self._next_slot = self._next_slot, self._next_slot + 1
             self.slots[slot] = packed
+            self.peak_bytes = max(self.peak_bytes, sum(p.nbytes for p in self.slots.values()))
             return slot
 
     def remove(self, slot: int) -> None:

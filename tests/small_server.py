@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from prometheus_client import CollectorRegistry
+
 from factories import random_adapter, toy_backbone
 from fakes import LIMITS, FakeDetokenizer, FakeEngine, encode
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.store import Store
-from prometheus_client import CollectorRegistry
-
 from jumplora_server.admission import QueueLimits, Reservation
 from jumplora_server.core import EngineLimits, Finish, Sampling, TokenEvent
 from jumplora_server.loop import EngineLoop
@@ -63,7 +63,7 @@ class SmallServer:
         engine: FakeEngine | None = None,
         limits: EngineLimits = LIMITS,
         queue_limits: QueueLimits | None = None,
-        budget_bytes: int = 1000,
+        budget_bytes: int = 10_000,
         watch_seconds: float = 60.0,
         patience_seconds: float = 0.05,
         retry_seconds: float = 60.0,
@@ -71,6 +71,7 @@ class SmallServer:
         deliver: Deliver | None = None,
     ) -> None:
         self.folder = folder
+        self.backbone = BACKBONE
         self.store = Store(folder / "store")
         self.engine = engine or FakeEngine(limits)
         self.registry = CollectorRegistry()
@@ -93,6 +94,7 @@ class SmallServer:
             metrics=self.metrics,
             queue_limits=queue_limits or QueueLimits(),
             max_encode_tokens=max_encode_tokens,
+            low_patience_seconds=0.005,
             deliver=deliver,
         )
         self.residency.on_change(self.loop.wake)
@@ -145,10 +147,10 @@ class SmallServer:
         deadline: float | None = None,
         reservation: Reservation | None = None,
     ) -> tuple[int, Answer]:
-        """Acquire and submit; returns the sequence id and its answer to come."""
+        """Acquire (or share a lease) and submit; the sequence id and its answer to come."""
         answer = Answer()
         if isinstance(spec, Lease):
-            lease = spec
+            lease = spec.share()
         else:
             lease = Lease.base() if spec is None else self.residency.acquire(spec)
         with lease:

@@ -13,7 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from jumplora_server.errors import Draining, QueueFull, TaskQuotaExceeded
+from jumplora_server.core import EngineLimits, Sampling
+from jumplora_server.errors import (
+    Draining,
+    InputTooLong,
+    InvalidInput,
+    QueueFull,
+    TaskQuotaExceeded,
+)
 
 RejectReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining", "deadline"]
 
@@ -149,3 +156,15 @@ class Admission:
     def _retry_after(self) -> float:
         wait = self._requests * self._seconds_per_request * self._rng.uniform(0.8, 1.2)
         return float(max(1, math.ceil(wait)))
+
+
+def check_limits(limits: EngineLimits, prompt: tuple[int, ...], sampling: Sampling) -> None:
+    """Refuse what the engine cannot hold. Raises InputTooLong, InvalidInput (max_new_tokens)."""
+    allowed = limits.max_source_tokens
+    if not 1 <= len(prompt) <= allowed:
+        raise InputTooLong(f"the prompt has {len(prompt)} tokens; 1 to {allowed} are allowed")
+    allowed = limits.max_target_tokens
+    if not 1 <= sampling.max_new_tokens <= allowed:
+        raise InvalidInput(
+            f"max_new_tokens is {sampling.max_new_tokens}; 1 to {allowed} are allowed"
+        )

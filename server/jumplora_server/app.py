@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import warnings
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from typing import Any, Protocol
 
 import torch
 from fastapi import FastAPI
-from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
-from jumplora_adapters.errors import AdapterError
-from jumplora_adapters.store import Store
 from prometheus_client import CollectorRegistry
 from starlette.concurrency import run_in_threadpool
 
+from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
+from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.store import Store
 from jumplora_server.admission import QueueLimits
 from jumplora_server.api import adapters, errors, generate, health
 from jumplora_server.api.access import AccessLog, BodyLimit
@@ -71,6 +72,8 @@ def assemble(settings: Settings) -> Parts:
         raise StartupError("device cuda was asked for, but this machine has none that torch sees")
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    # Said once by torch of a whole class of operations; we use one product of it, and test that.
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
     folder = resolve_backbone(settings.backbone)
     backbone = read_backbone(folder)
     try:
@@ -202,6 +205,12 @@ def refuse_requests(app: FastAPI) -> None:
     """Answer new requests with 503; what waits or runs goes on."""
     services: Services = app.state.services
     services.loop.drain()
+
+
+def end_requests(app: FastAPI) -> None:
+    """End what still waits or runs with 503. Waits for the step that is being computed."""
+    services: Services = app.state.services
+    services.loop.stop()
 
 
 async def _start(parts: Parts) -> None:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from jumplora_server.settings import Settings
 
+CUT_OFF_SECONDS = 10
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -23,9 +24,9 @@ class HttpServer(uvicorn.Server):
     """Serves one app until SIGTERM or SIGINT.
 
     SIGTERM: `on_drain` at once (readiness fails, requests are still taken, since balancers need a
-    moment), after `grace` seconds `on_refuse` and no new connections; requests that run get the
-    shutdown timeout. SIGINT skips the grace, a second one the waiting. uvicorn itself would raise
-    the signal again at the end and exit with it.
+    moment), after `grace` seconds `on_refuse` and no new connections, and `patience` seconds later
+    `on_cut_off`, on a worker thread, which ends what still runs. SIGINT skips the grace, a second
+    one the waiting. uvicorn itself would raise the signal again at the end and exit with it.
     """
 
     def __init__(
@@ -33,13 +34,18 @@ class HttpServer(uvicorn.Server):
         config: uvicorn.Config,
         *,
         grace: float,
+        patience: float,
         on_drain: Callable[[], None],
         on_refuse: Callable[[], None],
+        on_cut_off: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._grace = grace
+        self._patience = patience
         self._on_drain = on_drain
         self._on_refuse = on_refuse
+        self._on_cut_off = on_cut_off
+        self._is_draining = False
         self._event_loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -72,6 +78,9 @@ class HttpServer(uvicorn.Server):
         if self.should_exit:
             self.force_exit = self.force_exit or sig == signal.SIGINT
             return
+        if self._is_draining and sig != signal.SIGINT:
+            return
+        self._is_draining = True
         self._on_drain()
         if sig == signal.SIGINT or not self.started or self._grace == 0:
             self._refuse()
@@ -80,8 +89,16 @@ class HttpServer(uvicorn.Server):
         self._event_loop.call_later(self._grace, self._refuse)
 
     def _refuse(self) -> None:
+        if self.should_exit:  # a SIGINT came within the grace
+            return
         self._on_refuse()
         self.should_exit = True
+        assert self._event_loop is not None
+        self._event_loop.call_later(self._patience, self._cut_off)
+
+    def _cut_off(self) -> None:
+        assert self._event_loop is not None
+        self._event_loop.run_in_executor(None, self._on_cut_off)
 
 
 def http_server(
@@ -90,6 +107,7 @@ def http_server(
     *,
     on_drain: Callable[[], None],
     on_refuse: Callable[[], None],
+    on_cut_off: Callable[[], None],
 ) -> HttpServer:
     """A server with the limits that a service facing strangers needs."""
     config = uvicorn.Config(
@@ -104,10 +122,18 @@ def http_server(
         backlog=512,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout),
+        # A backstop behind `on_cut_off`: uvicorn cancels what runs, which clients see as a 500.
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout) + CUT_OFF_SECONDS,
         lifespan="on",
         ws="none",
         log_config=None,
         access_log=False,
     )
-    return HttpServer(config, grace=settings.drain_grace, on_drain=on_drain, on_refuse=on_refuse)
+    return HttpServer(
+        config,
+        grace=settings.drain_grace,
+        patience=settings.shutdown_timeout,
+        on_drain=on_drain,
+        on_refuse=on_refuse,
+        on_cut_off=on_cut_off,
+    )

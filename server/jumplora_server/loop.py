@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from jumplora_server.admission import Admission, QueueLimits, Reservation
+from jumplora_server.admission import Admission, QueueLimits, Reservation, check_limits
 from jumplora_server.core import (
     Batch,
     Detokenizer,
@@ -26,8 +26,6 @@ from jumplora_server.core import (
 from jumplora_server.errors import (
     Draining,
     GenerationFailed,
-    InputTooLong,
-    InvalidInput,
 )
 from jumplora_server.inbox import Inbox
 from jumplora_server.metrics import Metrics
@@ -78,6 +76,7 @@ class EngineLoop:
         metrics: Metrics,
         queue_limits: QueueLimits,
         max_encode_tokens: int,
+        low_patience_seconds: float = 0.1,
         deliver: Deliver | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -88,7 +87,12 @@ class EngineLoop:
         self.admission = Admission(queue_limits, clock, metrics.rejected, rng or random.Random())
         self._engine = engine
         self._detokenizer = detokenizer
-        self._scheduler = Scheduler(engine.limits, claims, max_encode_tokens=max_encode_tokens)
+        self._scheduler = Scheduler(
+            engine.limits,
+            claims,
+            max_encode_tokens=max_encode_tokens,
+            low_patience_seconds=low_patience_seconds,
+        )
         self._report = StepReport(metrics, engine.limits.max_rows)
         self._outbox = Outbox(deliver)
         self._clock = clock
@@ -126,7 +130,7 @@ class EngineLoop:
         caller's if this raised; without one (only warm-ups should) none is counted. `deadline` is
         monotonic, in seconds. Raises InputTooLong, InvalidInput (max_new_tokens), Draining.
         """
-        self._check(prompt, sampling)
+        check_limits(self.limits, prompt, sampling)
         sequence = Sequence(
             id=next(self._ids),
             ref=lease.ref,
@@ -242,16 +246,6 @@ class EngineLoop:
             if event.finish is not None:
                 self._engine.release(sequence)
         self._outbox.post(events)
-
-    def _check(self, prompt: tuple[int, ...], sampling: Sampling) -> None:
-        allowed = self.limits.max_source_tokens
-        if not 1 <= len(prompt) <= allowed:
-            raise InputTooLong(f"the prompt has {len(prompt)} tokens; 1 to {allowed} are allowed")
-        allowed = self.limits.max_target_tokens
-        if not 1 <= sampling.max_new_tokens <= allowed:
-            raise InvalidInput(
-                f"max_new_tokens is {sampling.max_new_tokens}; 1 to {allowed} are allowed"
-            )
 
 
 def _stopped() -> Draining:

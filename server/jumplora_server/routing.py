@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 
 from jumplora_adapters.manifest import Manifest
-
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from jumplora_server.client import Client, RequestFailed
 
 DETAILS = {

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from fakes import encode
 from jumplora_server.admission import QueueLimits
 from jumplora_server.core import Batch, EngineLimits, FinishReason, Sampling, TokenEvent
@@ -163,9 +164,7 @@ def test_places_are_given_back_when_a_row_is_got(server: SmallServer) -> None:
 def test_refuses_what_the_engine_cannot_hold(server: SmallServer) -> None:
     def submit(prompt: tuple[int, ...], max_new_tokens: int) -> None:
         sampling = Sampling(max_new_tokens=max_new_tokens)
-        server.loop.submit(
-            lease=Lease.base(), prompt=prompt, sampling=sampling, on_event=Answer()
-        )
+        server.loop.submit(lease=Lease.base(), prompt=prompt, sampling=sampling, on_event=Answer())
 
     with pytest.raises(InputTooLong, match="9 tokens; 1 to 8"):
         submit((5,) * 9, 1)
@@ -279,4 +278,3 @@ def test_metrics_of_steps(server: SmallServer) -> None:
     assert server.metric("jumplora_batch_rows_count") == len("base:ab") + 1
     assert server.metric("jumplora_encoded_tokens_total") == 3
     assert server.metric("jumplora_cache_rows_in_use") == 0
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
 from jumplora_server.routing import Lease, LoadFailure, Route, RoutingTable

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from jumplora_server.settings import (
     Settings,
     SettingsError,

@@ -16,9 +16,9 @@ from demo.recipe.practice import TAIL, Practice
 
 END = 1
 FIRST_SENTINEL = 8191  # ids count down, as in T5
-SPAN_ROWS, SPAN_LENGTH, SPAN_TARGETS = 24, 128, 40
+SPAN_ROWS, SPAN_LENGTH, SPAN_TARGETS = 12, 128, 40
 RAW_LENGTH, NOISE, SPANS = 146, 29, 10  # 146 - 29 + 10 + end = 128; 29 + 10 + end = 40
-PRACTICE_ROWS, PRACTICE_LENGTH, PRACTICE_TARGETS = 20, 160, 8
+PRACTICE_ROWS, PRACTICE_LENGTH, PRACTICE_TARGETS = 32, 144, 8
 STREAM_SHARES = {
     "openstax_ccby": 0.30,
     "cia_factbook": 0.07,

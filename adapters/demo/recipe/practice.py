@@ -11,8 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from demo.recipe.corpus import Document
+
+if TYPE_CHECKING:
+    from demo.recipe.clusters import TopicTask
 
 HEAD = "Task Instruction: {instruction}\nOptions: {options}\nText:"
 FREE_HEAD = "Task Instruction: {instruction}\nText:"
@@ -25,7 +29,15 @@ SHARES = {
     "us_speeches": 0.04,
     "classic_books": 0.22,
 }
-KINDS = {"keyword": 0.27, "phrase": 0.15, "title": 0.2, "blank": 0.06, "copy": 0.12, "run": 0.2}
+KINDS = {
+    "topic": 0.72,
+    "keyword": 0.05,
+    "phrase": 0.05,
+    "title": 0.1,
+    "blank": 0.02,
+    "copy": 0.02,
+    "run": 0.04,
+}
 RUN_WORDS = 5
 MIN_WORDS, MAX_WORDS = 18, 66
 KEYWORDS_PER_PASSAGE = 6
@@ -99,8 +111,11 @@ def with_keywords(passages: Sequence[Passage]) -> list[Passage]:
 class Practice:
     """Draws exercises; the same seed and passages give the same ones."""
 
-    def __init__(self, passages: Sequence[Passage], seed: int) -> None:
+    def __init__(
+        self, passages: Sequence[Passage], topics: Sequence["TopicTask"], seed: int
+    ) -> None:
         self._chooser = random.Random(seed)
+        self._topics = [topic for topic in topics if len(topic.labels) > 1]
         self._by_source = {s: [p for p in passages if p.source == s] for s in SHARES}
         self._titled = [p for p in passages if _is_telling(p.title)]
 
@@ -109,6 +124,8 @@ class Practice:
         kind = choose.choices(list(KINDS), list(KINDS.values()))[0]
         if kind == "title":
             return self._title()
+        if kind == "topic":
+            return self._topic()
         passage = self._passage()
         if kind == "copy":
             return self._copy(passage)
@@ -148,6 +165,15 @@ class Practice:
         title = passage.title or ""
         others = [choose.choice(self._titled).title or "" for _ in range(min(self._count(), 8) - 1)]
         return self._with_options(choose.choice(CHOICES), " ".join(passage.words), title, others)
+
+    def _topic(self) -> Exercise:
+        """A passage of a clustering; its labels stand in their own order, as a real task's do."""
+        choose = self._chooser
+        task = choose.choice(self._topics)
+        label = choose.randrange(len(task.labels))
+        passage = choose.choice(task.members[label])
+        head = HEAD.format(instruction=task.instruction, options=" | ".join(task.labels))
+        return Exercise(head, " ".join(passage.words), task.labels[label])
 
     def _copy(self, passage: Passage) -> Exercise:
         """Copying without options: what is beside a word, or the name the text gives."""

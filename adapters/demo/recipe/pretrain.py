@@ -27,6 +27,7 @@ from demo.recipe.batches import (
     PracticeBatches,
     SpanBatches,
 )
+from demo.recipe.clusters import cluster_tasks
 from demo.recipe.corpus import SOURCES, read_corpus, text_folder
 from demo.recipe.embedding import first_embedding
 from demo.recipe.export import export
@@ -69,7 +70,8 @@ def make_practice(seed: int) -> Practice:
         size = len(documents) if source != "classic_books" else PRACTICE_DOCUMENTS
         chosen = chooser.sample(documents, size)
         passages += cut_passages(chosen, chooser)
-    return Practice(with_keywords(passages), seed)
+    finished = with_keywords(passages)
+    return Practice(finished, cluster_tasks(finished, SEED), seed)
 
 
 @torch.no_grad()

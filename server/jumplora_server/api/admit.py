@@ -48,9 +48,11 @@ async def admit(
     """Route, reserve, tokenize and submit. Raises server errors; then nothing is left behind."""
     arrived = services.clock()
     field = "inputs" if body.text is None else "text"
+    # Failures count for the task too; metrics keep names that are not registered apart.
+    is_base = task is None or task == services.settings.base_name
+    record.task = None if is_base else str(task).partition("@")[0]
     _check_sizes(services, field, body.prompts)
-    with await _lease(services, task) as lease:
-        record.task = None if lease.ref is None else lease.ref.task
+    with await _lease(services, None if is_base else task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
         samplings = tuple(
             make_sampling(body.parameters, lease.manifest, services.limits) for _ in body.prompts
@@ -94,9 +96,8 @@ async def admit(
 
 
 async def _lease(services: Services, task: str | None) -> Lease:
-    settings = services.settings
-    if task is None or task == settings.base_name:
-        if settings.allow_base == "no":
+    if task is None:
+        if services.settings.allow_base == "no":
             raise BaseNotAllowed(
                 "the bare backbone is not served here: name a task, or start the server with "
                 "JUMPLORA_ALLOW_BASE=yes"

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from jumplora_adapters import errors as adapter_errors
@@ -18,6 +19,7 @@ from jumplora_server import errors
 from jumplora_server.api.record import record_of
 from jumplora_server.errors import ServerError
 
+CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the log
 MAX_FAULTS = 5
 _MAX_SHOWN = 60
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
@@ -137,6 +139,12 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return error_response(error.status_code, code, message, headers=error.headers)
 
 
+async def _on_hang_up(request: Request, error: Exception) -> Response:
+    # While a body came in. Nobody reads the answer, and nothing is wrong here.
+    del request, error
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
 async def _on_anything(request: Request, error: Exception) -> Response:
     # Also reached outside our middleware, hence the request id by hand; the traceback is logged
     # by the HTTP server.
@@ -156,4 +164,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AdapterError, _on_adapter_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)
     app.add_exception_handler(Exception, _on_anything)

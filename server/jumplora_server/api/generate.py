@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from jumplora_server.api import answers
 from jumplora_server.api.admit import Admitted, admit
+from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.event_stream import EventStream
 from jumplora_server.api.hang_up import HungUp, unless_hung_up
 from jumplora_server.api.health import WithServices
@@ -18,10 +19,9 @@ from jumplora_server.api.record import record_of
 from jumplora_server.api.schemas import ErrorBody, GenerateRequest, GenerateResponse, StreamEvent
 from jumplora_server.api.stream import CancelCause, failure_of
 from jumplora_server.api.task_spec import TASK_HEADER, named_task
-from jumplora_server.errors import InvalidInput
+from jumplora_server.errors import DeadlineExceeded, InvalidInput
 from jumplora_server.services import Services
 
-CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the log
 _LAST_RESORT_SECONDS = 2.0
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -114,6 +114,9 @@ async def _answer(
     except HungUp:
         cause = "client_disconnect"
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except DeadlineExceeded:
+        cause = "timeout"
+        raise
     finally:
         admitted.cancel(cause)
     finishes = [finish for _, finish in results]
@@ -147,8 +150,8 @@ async def _stream(
     except HungUp:
         admitted.cancel("client_disconnect")
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    except BaseException:
-        admitted.cancel("error")
+    except BaseException as error:
+        admitted.cancel("timeout" if isinstance(error, DeadlineExceeded) else "error")
         raise
 
 

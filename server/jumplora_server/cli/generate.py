@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+
 from jumplora_adapters.cli.output import fail, print_json
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"

@@ -6,9 +6,9 @@ Only names, options and help texts are imported here; torch and the rest inside 
 from __future__ import annotations
 
 import typer
+
 from jumplora_adapters.cli.app import register
 from jumplora_adapters.training.cli import train
-
 from jumplora_server.cli.generate import generate
 from jumplora_server.cli.publish import publish
 from jumplora_server.cli.serve import serve_command

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from jumplora_adapters.cli.output import fail, print_json, reported_errors, short
 
 
@@ -74,7 +75,6 @@ def _to_server(
     file: Path, server: str, key: str | None, task: str | None, if_match: str | None
 ) -> dict[str, str]:
     from jumplora_adapters.format import read_manifest
-
     from jumplora_server.client import Client, RequestFailed
 
     named = read_manifest(file).task

@@ -55,6 +55,7 @@ def run(flags: dict[str, str]) -> None:
         settings,
         on_drain=lambda: app.begin_drain(built),
         on_refuse=lambda: app.refuse_requests(built),
+        on_cut_off=lambda: app.end_requests(built),
     )
     server.run()
     if not server.started:

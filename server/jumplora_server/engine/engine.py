@@ -76,7 +76,6 @@ class Engine:
             dtype=self._model.dtype,
             device=self._device,
         )
-        self._table = self._model.decoder_table(self._cache.target, self._cache.lowest)
         self._bank = Bank()
         self._sampler = Sampler(eos_token_id=config.eos_token_id, start_token_id=self._start)
 
@@ -152,7 +151,6 @@ class Engine:
                 round_up(max(len(sequence.prompt) for sequence in sequences)),
                 round_up(max(positions) + 1),
             ),
-            table=self._table,
             plan=plan,
             cache=self._cache,
         )

@@ -138,7 +138,6 @@ class T5:
         live: Tensor,
         *,
         lengths: tuple[int, int],
-        table: Tensor,
         plan: DeltaPlan,
         cache: RowCache,
     ) -> Tensor:
@@ -149,11 +148,10 @@ class T5:
             positions: [R] the position that token takes in its row.
             live: [n] the rows that really decode; only their caches are written.
             lengths: (source, target) longest valid lengths, rounded up by `round_up`.
-            table: `decoder_table`'s causal position biases.
         """
         source, target = lengths
         rows = tokens.shape[0]
-        self_bias = table.index_select(0, positions)[:, :, :target]  # [R, heads, target]
+        self_bias = self._causal_bias(positions, target)  # [R, heads, target]
         source_mask = cache.source_mask[:rows, None, :source]  # [R, 1, source]
         live_positions = positions[live]
         x = self.embedding[tokens]  # [R, d_model]
@@ -229,11 +227,18 @@ class T5:
 
     # -- position biases and groups
 
-    def decoder_table(self, target: int, lowest: float) -> Tensor:
-        """Causal biases for every decoder position: [target, heads, target]."""
-        bias = self._position_bias(self.decoder_bias, target, sees="past")
-        future = torch.ones(target, target, dtype=torch.bool, device=self.device).triu(1)
-        return bias.masked_fill(future, lowest).permute(1, 0, 2).contiguous()
+    def _causal_bias(self, positions: Tensor, length: int) -> Tensor:
+        """Position bias of one query a row over keys 0..length-1, later ones masked out.
+
+        positions [R] -> [R, heads, length]. Computed each step: a table of all positions would
+        take heads * length ** 2 numbers.
+        """
+        distance = torch.arange(length, device=self.device) - positions[:, None]  # key minus query
+        buckets = position_buckets(
+            distance, self.config.num_buckets, self.config.max_distance, sees="past"
+        )
+        bias = self.decoder_bias[buckets].permute(0, 2, 1)  # [R, heads, length]
+        return bias.masked_fill((distance > 0)[:, None, :], torch.finfo(self.dtype).min)
 
     def groups(self, spans: Sequence[tuple[int, int]], rows: Sequence[int]) -> list[LengthGroup]:
         """Group prompts by rounded length.
@@ -255,7 +260,7 @@ class T5:
         sizes = torch.tensor([span[1] - span[0] for span in spans], device=self.device)
         steps = torch.arange(length, device=self.device)
         valid = steps < sizes[:, None]  # [b, L]
-        bias = self._position_bias(self.encoder_bias, length, sees="both")[None]
+        bias = self._encoder_position_bias(length)[None]
         if not bool(valid.all()):
             lowest = torch.finfo(self.dtype).min
             bias = bias.masked_fill(~valid[:, None, None, :], lowest)
@@ -266,14 +271,14 @@ class T5:
             bias=bias,
         )
 
-    def _position_bias(self, weight: Tensor, length: int, *, sees: Direction) -> Tensor:
-        """Relative position bias [heads, length, length] from weight [buckets, heads]."""
+    def _encoder_position_bias(self, length: int) -> Tensor:
+        """Relative position bias [heads, length, length]."""
         steps = torch.arange(length, device=self.device)
         distance = steps[None, :] - steps[:, None]  # key minus query
         buckets = position_buckets(
-            distance, self.config.num_buckets, self.config.max_distance, sees=sees
+            distance, self.config.num_buckets, self.config.max_distance, sees="both"
         )
-        return weight[buckets].permute(2, 0, 1).contiguous()
+        return self.encoder_bias[buckets].permute(2, 0, 1).contiguous()
 
 
 def position_buckets(

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from jumplora_adapters.format import Adapter
-
 from jumplora_server.routing import Lease
 
 WarmUp = Callable[[Lease], Future[None]]

@@ -12,7 +12,6 @@ from typing import Any
 
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import UnknownTask as NotInStore
-
 from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, UnknownTask
 from jumplora_server.metrics_state import Stage
 from jumplora_server.residency.engine import AdapterEngine, WarmUp

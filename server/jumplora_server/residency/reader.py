@@ -9,7 +9,6 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import StoreError, UnknownTask
 from jumplora_adapters.format import Adapter, read_adapter
 from jumplora_adapters.store import Store
-
 from jumplora_server.residency.shelf import Known
 from jumplora_server.residency.version import VersionFacts
 

@@ -12,7 +12,6 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.store import Store
-
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, Draining, UnknownVersion
 from jumplora_server.metrics import Metrics

@@ -62,3 +62,21 @@ def victims(
         for ancestor in victim.facts.ancestors:
             holds[ancestor] -= 1
     return chosen
+
+
+def lower_guesses(versions: Collection[Version], possible: int) -> None:
+    """Let what was never packed ask for no more than `possible` bytes together.
+
+    Files also carry what is not resident (factors, headers): a guess must not refuse what may well
+    fit once it is measured.
+    """
+    excess = -possible
+    for version in versions:
+        if version.size == "guessed":
+            version.nbytes = version.facts.disk_bytes
+        excess += version.nbytes
+    for version in versions:
+        if excess > 0 and version.size == "guessed":
+            cut = min(excess, version.nbytes)
+            version.nbytes -= cut
+            excess -= cut

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from jumplora_adapters.manifest import Manifest
-
 from jumplora_server.core import AdapterRef
 from jumplora_server.residency import room
 from jumplora_server.residency.jobs import Jobs

@@ -128,8 +128,12 @@ class Slots:
         Raises OutOfMemoryBudget when no waiting could help. All ancestors must be known.
         """
         missing = self._missing(digest)
+        keep = self._kept(digest, beside)
+        if room == "evict":
+            possible = self.budget_bytes - self._kept_bytes(keep)
+            making.lower_guesses([self._versions[d] for d in missing], possible)
         need = sum(self._versions[d].nbytes for d in missing)
-        if not self._make_room(need, self._kept(digest, beside), room):
+        if not self._make_room(need, keep, room):
             return None
         if self._versions[digest].state is State.DRAINING:
             self._versions[digest].state = State.READY  # wanted again: it must not go meanwhile
@@ -147,6 +151,7 @@ class Slots:
         Raises OutOfMemoryBudget like `begin`.
         """
         self._versions[digest].nbytes = nbytes
+        self._versions[digest].size = "measured"
         loading = (d for d, v in self._versions.items() if v.state is State.LOADING)
         return self._make_room(0, [*loading, *self._kept(digest, beside)], "evict")
 
@@ -219,6 +224,9 @@ class Slots:
         served = (v for v in self._versions.values() if v.is_served)
         return named + [v.digest for v in served if v.facts.task in self._pinned]
 
+    def _kept_bytes(self, keep: list[str]) -> int:
+        return making.resident_bytes(self._versions, making.closure(self._versions, keep))
+
     def _make_room(self, need: int, keep: list[str], room: Room) -> bool:
         lacking = need + self.used_bytes - self.budget_bytes
         if lacking <= 0:
@@ -234,7 +242,7 @@ class Slots:
         return chosen is not None
 
     def _check_possible(self, need: int, keep: list[str]) -> None:
-        kept = making.resident_bytes(self._versions, making.closure(self._versions, keep))
+        kept = self._kept_bytes(keep)
         if need + kept > self.budget_bytes:
             raise OutOfMemoryBudget(
                 f"{need} more bytes are needed beside {kept} that have to stay; the budget for"

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Literal
 
 from jumplora_adapters.manifest import Manifest
-
 from jumplora_server.routing import LoadFailure
 
 PinState = Literal["pinned", "unpinned"]

@@ -35,7 +35,8 @@ class Version:
     """One version and who uses it. Only Slots changes it."""
 
     facts: VersionFacts
-    nbytes: int  # in the engine; the file's size until it was packed once
+    nbytes: int  # in the engine; guessed by the file's size until it was packed once
+    size: Literal["guessed", "measured"] = "guessed"
     state: State = State.COLD
     slot: int = -1
     leases: int = 0  # from routing to the last token

@@ -36,7 +36,7 @@ class Scheduler:
         claims: SlotClaims,
         *,
         max_encode_tokens: int,
-        low_patience_seconds: float = 0.5,
+        low_patience_seconds: float = 0.1,
     ) -> None:
         """`max_encode_tokens` bounds the prompts of one step (one prompt always fits).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,8 @@ def foreign(content: bytes) -> bytes:
 
 
 REFUSED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda content: b"", "header"),
-    "truncated": (lambda content: content[:-10], "header"),
+    "empty": (lambda content: b"", "file_size"),
+    "truncated": (lambda content: content[:-10], "file_size"),
     "bit flipped in a mask": (flipped, "popcount"),
     "not a number": (nan, "nonfinite"),
     "foreign module": (foreign, "names"),
@@ -278,6 +279,7 @@ def test_a_task_of_which_nothing_loads(started: Started) -> None:
     assert asked.json()["reason"]
     status = http.get("/v1/adapters/hopeless").json()
     assert (status["version"], status["state"]) == (None, "FAILED")
+    wait_for(lambda: site.outcomes("hopeless") == {"error": 1})
     site.engine.fail_pack = lambda found: None
 
 
@@ -399,9 +401,24 @@ def test_writing_is_off_without_an_admin_key(tmp_path: Path) -> None:
 
 
 def test_a_low_rank_adapter(started: Started, tmp_path: Path) -> None:
-    site, http = started
+    http = started[1]
     described, deltas = random_adapter(toy_backbone(), task="lora", kind="lowrank")
     path = tmp_path / "lora.safetensors"
     write_adapter(path, described, deltas)
     response = put(http, "lora", path.read_bytes())
     assert (response.status_code, response.json()["manifest"]["kind"]) == (201, "lowrank")
+
+
+def test_an_upload_that_breaks_off(started: Started, caplog: pytest.LogCaptureFixture) -> None:
+    site, http = started
+    before = files(site)
+    url = httpx.URL(str(http.base_url))
+    head = (
+        "PUT /v1/adapters/half HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n"
+        f"authorization: {ADMIN['authorization']}\r\n\r\n"
+    )
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(head.encode() + b"x" * 500)
+        wait_for(lambda: files(site) != before)
+    wait_for(lambda: files(site) == before)
+    assert "Exception" not in caplog.text

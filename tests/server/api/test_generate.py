@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from fakes import EOS
+from jumplora_server.api import generate
 from serving import Site, connected, make_site, slow_down, wait_for
 
 Started = tuple[Site, httpx.Client, str]
@@ -215,6 +216,18 @@ def test_a_deadline(started: Started) -> None:
     assert answer.json()["error_type"] == "timeout"
     assert "timeout_ms" in answer.json()["error"]
     assert site.outcomes("alpha")["timeout"] == before + 1
+
+
+def test_a_step_that_hangs_does_not_hang_the_client(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "_LAST_RESORT_SECONDS", 0.1)
+    site = started[0]
+    before = site.outcomes("alpha").get("timeout", 0)
+    with site.engine.steps_held():
+        answer = ask(started, task_id="alpha", inputs="x", parameters={"timeout_ms": 50})
+        assert (answer.status_code, answer.json()["error_type"]) == (504, "timeout")
+    wait_for(lambda: site.outcomes("alpha").get("timeout", 0) == before + 1)
 
 
 def test_a_failed_step_fails_its_requests_only(started: Started) -> None:

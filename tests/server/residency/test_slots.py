@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+
 from jumplora_server.errors import OutOfMemoryBudget
 from jumplora_server.residency.slots import Room, Slots
 from jumplora_server.residency.status import State
@@ -23,6 +24,7 @@ class Table:
 
     def know(self, name: str, ancestors: Sequence[str] = (), nbytes: int = 10) -> None:
         self.slots.know(VersionFacts(name, f"task-{name[0]}", tuple(ancestors), nbytes))
+        self.slots.versions[name].size = "measured"
 
     def load(
         self, name: str, *, beside: str | None = None, room: Room = "evict"
@@ -224,6 +226,18 @@ def test_measured_bytes_replace_the_file_size() -> None:
     assert table.slots.begin("c", beside=None, room="evict") == ("c",)
     with pytest.raises(OutOfMemoryBudget):
         table.slots.measure("c", 31, None)
+
+
+def test_a_guessed_size_does_not_refuse() -> None:
+    table = Table(budget=20)
+    table.add("a1")
+    table.slots.know(VersionFacts("a2", "task-a", (), 999))
+    assert table.slots.begin("a2", beside="a1", room="free") is None
+    assert table.slots.begin("a2", beside="a1", room="evict") == ("a2",)
+    assert table.slots.used_bytes == 20, "all that can be had is reserved"
+    assert table.slots.measure("a2", 9, "a1")
+    with pytest.raises(OutOfMemoryBudget):
+        table.slots.measure("a2", 11, "a1")
 
 
 def test_what_is_always_in_use_yields_to_one_that_waited() -> None:

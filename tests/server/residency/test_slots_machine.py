@@ -7,6 +7,7 @@ from collections import Counter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from jumplora_server.errors import OutOfMemoryBudget
 from jumplora_server.residency.slots import Slots
 from jumplora_server.residency.status import State

@@ -6,6 +6,7 @@ import queue
 from collections.abc import Mapping
 
 import pytest
+
 from jumplora_adapters.errors import StoreError
 from jumplora_server.residency.watcher import Watcher
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from fakes import FakeDetokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fakes import FakeDetokenizer
 from jumplora_server.core import AdapterRef, Sampling, Sequence
 from jumplora_server.scheduler.queue import FairQueue, Verdict
 

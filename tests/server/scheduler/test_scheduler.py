@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
+
 from fakes import EOS, FakeDetokenizer
 from jumplora_server.core import (
     AdapterRef,

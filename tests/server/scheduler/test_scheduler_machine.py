@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fakes import EOS, FakeDetokenizer
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from fakes import EOS, FakeDetokenizer
 from jumplora_server.core import (
     AdapterRef,
     Batch,
@@ -106,6 +107,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert set(rows) <= set(range(ROWS))
         assert set(batch.encode) <= set(batch.decode)
         assert sum(len(s.prompt) for s in batch.encode) <= BUDGET or len(batch.encode) == 1
+        kept = {self.admitted[i][0] for i in self.admitted.keys() - self.ended}
+        free = sorted(set(range(ROWS)) - kept)
+        assert [s.row for s in batch.encode] == free[: len(batch.encode)], "lowest free row first"
         for sequence in batch.encode:
             assert sequence.id not in self.admitted, "encoded twice"
             self.admitted[sequence.id] = (sequence.row, sequence.slots)

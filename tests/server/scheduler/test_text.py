@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fakes import ByteDetokenizer, FakeDetokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fakes import ByteDetokenizer, FakeDetokenizer
 from jumplora_server.scheduler.text import OutputText
 
 

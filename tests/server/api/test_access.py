@@ -1,0 +1,78 @@
+"""The log line of a request: what it tells, and what it never does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from jumplora_server.api.access import ACCESS_LOG
+from serving import ADMIN_KEY, Site, connected, make_site, wait_for
+
+Started = tuple[Site, httpx.Client]
+SECRET = "my secret prompt"
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    site = make_site(tmp_path_factory.mktemp("site"))
+    with connected(site) as http:
+        site.publish("alpha")
+        yield site, http
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[dict[str, Any]]]:
+    caplog.set_level(logging.INFO)
+    found: list[dict[str, Any]] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(getattr(record, "fields", {}))
+
+    handler = Collect()
+    logging.getLogger(ACCESS_LOG).addHandler(handler)
+    yield found
+    logging.getLogger(ACCESS_LOG).removeHandler(handler)
+    for record in caplog.records:
+        for secret in (SECRET, ADMIN_KEY):
+            assert secret not in record.getMessage()
+            assert secret not in str(getattr(record, "fields", ""))
+
+
+def test_a_line_a_request(started: Started, lines: list[dict[str, Any]]) -> None:
+    body = {"task_id": "alpha", "inputs": SECRET}
+    answer = started[1].post("/generate", json=body, headers={"x-request-id": "id-1"})
+    wait_for(lambda: len(lines) == 1)
+    (line,) = lines
+    assert line.pop("ms") > 0
+    assert line == {
+        "request_id": "id-1",
+        "method": "POST",
+        "route": "/generate",
+        "task": "alpha",
+        "version": answer.headers["x-adapter-version"][:12],
+        "status": 200,
+        "prompt_tokens": len(SECRET) + 1,
+        "generated_tokens": int(answer.headers["x-generated-tokens"]),
+    }
+
+
+def test_a_stream_counts_its_tokens(started: Started, lines: list[dict[str, Any]]) -> None:
+    started[1].post("/generate_stream", json={"task_id": "alpha", "inputs": "hi"})
+    wait_for(lambda: len(lines) == 1)
+    assert lines[0]["generated_tokens"] == len("01234567:hi") + 1
+
+
+def test_paths_and_keys_are_not_logged(started: Started, lines: list[dict[str, Any]]) -> None:
+    http = started[1]
+    http.post("/generate", json={"task_id": "unheard-of", "inputs": SECRET})
+    http.get(f"/{SECRET}")
+    http.put("/v1/adapters/alpha", headers={"authorization": f"Bearer x{ADMIN_KEY}"})
+    wait_for(lambda: len(lines) == 3)
+    assert [line["status"] for line in lines] == [404, 404, 401]
+    assert [line["task"] for line in lines] == ["unheard-of", "-", "-"]
+    assert [line["route"] for line in lines] == ["/generate", "-", "-"]

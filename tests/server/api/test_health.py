@@ -1,0 +1,110 @@
+"""Probes, the metrics page and /info."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from jumplora_server.app import begin_drain, refuse_requests
+from jumplora_server.version import VERSION
+from serving import Site, connected, make_site, wait_for
+
+Started = tuple[Site, httpx.Client]
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    site = make_site(tmp_path_factory.mktemp("site"), stall_seconds=0.2)
+    with connected(site) as http:
+        site.publish("alpha")
+        yield site, http
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+def test_all_is_well(started: Started, path: str) -> None:
+    response = started[1].get(path)
+    assert (response.status_code, response.json()["status"]) == (200, "ok")
+    assert set(response.json()["checks"].values()) == {"ok"}
+
+
+def test_an_engine_that_hangs_is_noticed(started: Started) -> None:
+    site, http = started
+    body = {"task_id": "alpha", "inputs": "x"}
+    with ThreadPoolExecutor(1) as pool:
+        with site.engine.steps_held() as gate:
+            waiting = pool.submit(http.post, "/generate", json=body)
+            gate.wait_for_someone()
+            wait_for(lambda: http.get("/livez").status_code == 503)
+            response = http.get("/readyz")
+            assert response.status_code == 503
+            assert "no step has ended" in response.json()["checks"]["engine"]
+            assert response.headers["retry-after"] == "1"
+        assert waiting.result().status_code == 200
+    assert http.get("/livez").status_code == 200
+
+
+def test_an_idle_engine_is_well(started: Started) -> None:
+    site, http = started
+    wait_for(lambda: site.parts.services.clock() - site.parts.services.loop.progress.last > 0.3)
+    assert http.get("/livez").status_code == 200
+
+
+def test_draining_fails_readiness_and_takes_requests_until_refused(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    body = {"task_id": "alpha", "inputs": "x"}
+    with connected(site) as http:
+        site.publish("alpha")
+        begin_drain(site.app)
+        assert http.get("/readyz").json()["checks"]["lifecycle"] == "draining"
+        assert http.get("/livez").status_code == 200
+        assert http.post("/generate", json=body).status_code == 200
+        refuse_requests(site.app)
+        assert http.post("/generate", json=body).status_code == 503
+
+
+def test_nothing_runs_before_the_start(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+
+    async def probe(path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(site.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return await http.get(path)
+
+    assert asyncio.run(probe("/livez")).status_code == 503
+    checks = asyncio.run(probe("/readyz")).json()["checks"]
+    assert checks["lifecycle"] == "starting"
+    assert checks["loader"] != "ok"
+
+
+def test_metrics(started: Started) -> None:
+    site, http = started
+    before = site.outcomes("alpha").get("ok", 0)
+    http.post("/generate", json={"task_id": "alpha", "inputs": ["x", "y"]})
+    wait_for(lambda: site.outcomes("alpha").get("ok", 0) == before + 2)
+    page = http.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
+    samples = {
+        (sample.name, sample.labels.get("task_id"), sample.labels.get("outcome")): sample.value
+        for family in text_string_to_metric_families(page.text)
+        for sample in family.samples
+    }
+    assert samples["jumplora_requests_total", "alpha", "ok"] == before + 2
+    assert samples["jumplora_request_duration_seconds_count", "alpha", None] == before + 2
+    assert samples["jumplora_prompt_tokens_total", "alpha", None] >= 4
+    assert samples["jumplora_requests_in_flight", "alpha", None] == 0
+
+
+def test_info(started: Started) -> None:
+    told: dict[str, Any] = started[1].get("/info").json()
+    assert told["version"] == VERSION
+    assert (told["model_id"], told["model_dtype"]) == ("toy", "float32")
+    assert (told["max_input_tokens"], told["max_new_tokens"]) == (64, 256)
+    assert told["base"] is None
+    assert told["adapters"] == 1

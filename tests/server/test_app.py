@@ -1,0 +1,215 @@
+"""The whole server: what it tells of itself, and as a process that is started and stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from factories import tiny_t5, write_random_adapter
+from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.manifest import PromptSpec
+from jumplora_server.app import SWITCH_SECONDS
+from jumplora_server.cli.main import command_line
+from jumplora_server.client import Client
+from serving import connected, make_site, wait_for
+
+PROMPT = PromptSpec(template="Text: {text}\nAnswer:")
+
+
+def references(value: Any) -> Iterator[str]:
+    match value:
+        case {"$ref": str(reference)}:
+            yield reference
+        case dict():
+            for inner in value.values():
+                yield from references(inner)
+        case list():
+            for inner in value:
+                yield from references(inner)
+
+
+def test_the_description_is_complete(tmp_path: Path) -> None:
+    document = make_site(tmp_path).app.openapi()
+    schemas = document["components"]["schemas"]
+    named = {reference.removeprefix("#/components/schemas/") for reference in references(document)}
+    assert named <= set(schemas)
+    assert schemas["GenerateRequest"]["examples"]
+    assert schemas["GenerateRequest"]["additionalProperties"] is False
+    assert set(document["paths"]) == {
+        "/generate",
+        "/generate_stream",
+        "/v1/tasks/{task_id}/generate",
+        "/v1/tasks/{task_id}/generate_stream",
+        "/v1/adapters",
+        "/v1/adapters/{task_id}",
+        "/v1/adapters/{task_id}/rollback",
+        "/v1/adapters/{task_id}/load",
+        "/v1/adapters/{task_id}/pin",
+        "/livez",
+        "/readyz",
+        "/health",
+        "/metrics",
+        "/info",
+    }
+    stream = document["paths"]["/generate_stream"]["post"]["responses"]
+    assert set(stream["200"]["content"]) == {"text/event-stream"}
+    assert set(stream["404"]["content"]) == {"application/json"}
+
+
+def test_docs_can_be_switched_off(tmp_path: Path) -> None:
+    with connected(make_site(tmp_path, docs="off")) as http:
+        assert [http.get(path).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
+
+
+def test_the_switch_interval_is_set_and_restored(tmp_path: Path) -> None:
+    before = sys.getswitchinterval()
+    with connected(make_site(tmp_path)):
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+    assert sys.getswitchinterval() == before
+
+
+def test_running_sequences_end_at_a_stop(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    body = {"task_id": "alpha", "inputs": "x"}
+    with ThreadPoolExecutor(1) as pool, connected(site) as http:
+        site.publish("alpha")
+        with site.engine.steps_held() as gate:
+            waiting = pool.submit(http.post, "/generate", json=body)
+            gate.wait_for_someone()
+            stopping = threading.Thread(target=site.parts.services.loop.stop)
+            stopping.start()
+            # Not before the step has ended, and never never.
+        answer = waiting.result()
+        stopping.join()
+        assert site.outcomes("alpha") == {"shed": 1}
+    assert answer.status_code == 503
+    assert answer.json()["error_type"] == "draining"
+
+
+# As a process
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_t5(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, backbone: Path) -> Path:
+    read = read_backbone(backbone)
+    for task in ("one", "two"):
+        file = write_random_adapter(tmp_path, read, task=task, scale=2.0, prompt=PROMPT)
+        places = ["--store", str(tmp_path / "store"), "--backbone", str(backbone)]
+        result = CliRunner().invoke(command_line(), ["publish", str(file), *places])
+        assert result.output.startswith(f"{task}: created")
+    return tmp_path / "store"
+
+
+class Process:
+    """A server as a process of its own; `lines` is what it logged."""
+
+    def __init__(self, running: subprocess.Popen[str]) -> None:
+        self._running = running
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._running.stderr is not None
+        self.lines.extend(self._running.stderr)
+
+    def address(self) -> str:
+        def find() -> re.Match[str] | None:
+            assert self._running.poll() is None, self.lines
+            return re.search(r"running on (http://\S+)", "".join(self.lines))
+
+        wait_for(lambda: find() is not None, seconds=90)
+        found = find()
+        assert found is not None
+        return found[1]
+
+    def send(self, number: signal.Signals) -> None:
+        self._running.send_signal(number)
+
+    def exit_code(self, seconds: float = 30) -> int:
+        code = self._running.wait(timeout=seconds)
+        self._reader.join()
+        return code
+
+
+@contextmanager
+def process(backbone: Path, store: Path, **settings: object) -> Iterator[Process]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JUMPLORA_")}
+    environment |= {f"JUMPLORA_{k.upper()}": str(v) for k, v in settings.items()}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "jumplora_server", "serve", "--port", "0"]
+    command += ["--backbone", str(backbone), "--store", str(store)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as running:
+        try:
+            yield Process(running)
+        finally:
+            running.kill()
+
+
+def long_request(address: str, tokens: int) -> Callable[[], httpx.Response]:
+    parameters = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+    body = {"task_id": "one", "text": "good film", "parameters": parameters}
+    return lambda: httpx.post(f"{address}/generate", json=body, timeout=60)
+
+
+def status(address: str, path: str) -> int:
+    try:
+        return httpx.get(address + path, timeout=10).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def test_sigterm_drains_and_exits_with_zero(backbone: Path, store: Path) -> None:
+    settings = {"max_target_tokens": 1500, "drain_grace": 1.5, "log_format": "json"}
+    with process(backbone, store, **settings) as server, ThreadPoolExecutor(2) as pool:
+        address = server.address()
+        with Client(address) as client:
+            wait_for(client.is_ready, seconds=30)
+            ones = client.generate_all("one", text=["good film", "bad film"])
+            two = client.generate("two", text="good film")
+            assert ones[0].details.adapter_version != two.details.adapter_version
+        running = pool.submit(long_request(address, 1200))
+        wait_for(lambda: 'running_lora_adapters="one"' in httpx.get(f"{address}/metrics").text)
+        server.send(signal.SIGTERM)
+        wait_for(lambda: status(address, "/readyz") == 503)
+        assert long_request(address, 1)().status_code == 200  # still taken, for a moment
+        server.send(signal.SIGTERM)  # a second one changes nothing
+        answer = running.result()
+        assert answer.status_code == 200
+        assert answer.json()["details"]["generated_tokens"] == 1200
+        assert server.exit_code() == 0
+        assert status(address, "/livez") == 0
+    assert not [line for line in server.lines if "Traceback" in line]
+    assert not [line for line in server.lines if "good film" in line]
+
+
+def test_what_does_not_end_in_time_is_cut_off(backbone: Path, store: Path) -> None:
+    settings = {"max_target_tokens": 1500, "drain_grace": 0, "shutdown_timeout": 0.3}
+    with process(backbone, store, **settings) as server, ThreadPoolExecutor(1) as pool:
+        address = server.address()
+        wait_for(lambda: status(address, "/readyz") == 200, seconds=30)
+        running = pool.submit(long_request(address, 1500))
+        wait_for(lambda: 'running_lora_adapters="one"' in httpx.get(f"{address}/metrics").text)
+        server.send(signal.SIGTERM)
+        assert server.exit_code() == 0
+        answer = running.result()
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "draining")
+    assert not [line for line in server.lines if "Traceback" in line]

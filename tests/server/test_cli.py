@@ -1,0 +1,158 @@
+"""The command line: help without torch, settings, publishing and asking."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from jumplora_server.cli.main import command_line
+from jumplora_server.cli.serve import NOT_FLAGS
+from jumplora_server.settings import Settings
+from jumplora_server.version import VERSION
+from serving import ADMIN_KEY, Site, listening, make_site
+
+COMMANDS = ("serve", "generate", "publish", "train", "inspect", "verify", "list", "overlap")
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for key in list(os.environ):
+        if key.startswith("JUMPLORA_"):
+            monkeypatch.delenv(key)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
+    site = make_site(tmp_path_factory.mktemp("site"))
+    with listening(site) as address:
+        site.publish("alpha")
+        yield site, address
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(command_line(), list(arguments), input=stdin)
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from jumplora_server.cli.main import command_line\n"
+        "from typer.testing import CliRunner\n"
+        "assert CliRunner().invoke(command_line(), ['serve', '--help']).exit_code == 0\n"
+        "print([m for m in ('torch', 'transformers', 'uvicorn', 'fastapi') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_all_commands_are_there() -> None:
+    text = run("--help").output
+    assert all(command in text for command in COMMANDS)
+
+
+def test_version() -> None:
+    assert run("--version").output == f"jumplora {VERSION}\n"
+
+
+def test_every_setting_is_a_flag_but_keys() -> None:
+    text = run("serve", "--help").output
+    for name in Settings.model_fields:
+        flag = "--" + name.replace("_", "-")
+        assert (flag in text) == (name not in NOT_FLAGS), name
+    assert "JUMPLORA_ADMIN_KEYS" in text
+
+
+def test_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
+    result = run("serve", "--store", str(tmp_path), "--port", "99999", "--dtype", "float8")
+    assert result.exit_code == 2
+    assert "JUMPLORA_BACKBONE is missing" in result.output
+    assert "JUMPLORA_PORT: '99999'" in result.output
+    assert "JUMPLORA_DTYPE: 'float8'" in result.output
+
+
+def test_an_unknown_key_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUMPLORA_STOER", "x")
+    result = run("serve", "--backbone", "b", "--store", "s")
+    assert result.exit_code == 2
+    assert "did you mean JUMPLORA_STORE" in result.output
+
+
+def test_a_backbone_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+    result = run("serve", "--backbone", str(tmp_path), "--store", str(tmp_path / "store"))
+    assert result.exit_code == 3
+    assert "config.json" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_publish_to_a_server(served: tuple[Site, str]) -> None:
+    site, address = served
+    file = str(site.adapter("beta"))
+    result = run("publish", file, "--server", address, "--key", ADMIN_KEY)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("beta: created ")
+    again = run("publish", file, "--server", address, "--key", ADMIN_KEY, "--json")
+    told = json.loads(again.output)
+    assert (told["task_id"], told["outcome"]) == ("beta", "unchanged")
+    assert site.parts.services.residency.status("beta").version == told["version"]
+
+
+def test_publish_refused(served: tuple[Site, str], tmp_path: Path) -> None:
+    site, address = served
+    file = str(site.adapter("beta"))
+    wrong_key = run("publish", file, "--server", address, "--key", "wrong-key")
+    assert (wrong_key.exit_code, "error (unauthorized)" in wrong_key.output) == (1, True)
+    other = run("publish", file, "--server", address, "--key", ADMIN_KEY, "--task", "gamma")
+    assert (other.exit_code, "error (manifest)" in other.output) == (1, True)
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"nonsense")
+    assert run("publish", str(bad), "--server", address).exit_code == 1
+
+
+def test_publish_needs_a_place(served: tuple[Site, str]) -> None:
+    file = str(served[0].adapter("beta"))
+    assert "--server URL or --store" in run("publish", file).output
+    assert "--store needs --backbone" in run("publish", file, "--store", "x").output
+    nowhere = run("publish", file, "--server", "http://127.0.0.1:1")
+    assert (nowhere.exit_code, "gave no answer" in nowhere.output) == (1, True)
+
+
+def test_generate(served: tuple[Site, str]) -> None:
+    address = served[1]
+    result = run("generate", "alpha", "one", "two", "--server", address, "--raw")
+    assert result.exit_code == 0, result.output
+    assert [line.partition(":")[2] for line in result.output.splitlines()] == ["one", "two"]
+
+
+def test_generate_from_stdin_with_details(served: tuple[Site, str]) -> None:
+    options = ["--server", served[1], "--json", "--max-new-tokens", "12"]
+    result = run("generate", "alpha", *options, stdin="one\n\ntwo\n")
+    answers = json.loads(result.output)
+    assert len(answers) == 2
+    assert [each["details"]["generated_tokens"] for each in answers] == [12, 12]
+
+
+def test_generate_for_an_unknown_task(served: tuple[Site, str]) -> None:
+    result = run("generate", "alhpa", "one", "--server", served[1])
+    assert result.exit_code == 1
+    assert "error (unknown_task)" in result.output
+    assert "alpha" in result.output
