@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 : "${BENCHMARK_DATA:?set BENCHMARK_DATA}" "${DEMO_TEXT:?set DEMO_TEXT}"
 work=${WORK:-runs/demo}
 python=${PYTHON:-.venv/bin/python}
-seconds=${PRETRAIN_SECONDS:-2480}
+seconds=${PRETRAIN_SECONDS:-3800}
 export PYTHONPATH=$PWD/adapters BENCHMARK_DATA DEMO_TEXT
 demo=adapters/demo
 mkdir -p "$work"
@@ -32,7 +32,8 @@ while read -r task rank epochs source target; do
         --backbone "$demo/backbone" --task "$task" --task-file "$work/tasks/$task/task.json" \
         --train "$work/tasks/$task/train.jsonl" --dev "$work/tasks/$task/dev.jsonl" \
         --test "$work/tasks/$task/test.jsonl" --dev-rows 500 \
-        --rank "$rank" --alpha "$((4 * rank))" --lr 0.002 --batch-size 16 --epochs "$epochs" \
+        --rank "$rank" --alpha "$((4 * rank))" --lr 0.002 --decay linear --warm-up 50 \
+        --batch-size 16 --epochs "$epochs" \
         --source-length "$source" --target-length "$target" --precision bfloat16 \
         --threads "${THREADS:-1}" --out "$work/$task.safetensors"
     "$python" -m jumplora_server publish "$work/$task.safetensors" \

@@ -71,11 +71,14 @@ class Fit:
         self.rows_a_step = optimisation.batch_size * optimisation.accumulate
         self.steps_an_epoch = steps_of(len(examples), self.rows_a_step)
         self.parameters = [parameter for _, parameter in adapted.named_parameters()]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=optimisation.learning_rate,
-            weight_decay=optimisation.weight_decay,
-        )
+        # Decay pulls towards 0, which for log_tau is a threshold of 1: the factors alone decay.
+        # Thresholds are the last of named_parameters, so checkpoints number parameters as before.
+        factors = [p for p in self.parameters if p.ndim > 0]
+        thresholds = [p for p in self.parameters if p.ndim == 0]
+        groups = [{"params": factors, "weight_decay": optimisation.weight_decay}]
+        if thresholds:
+            groups.append({"params": thresholds, "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, lr=optimisation.learning_rate)
         self._lengths = [len(example.source) for example in examples]
         self._order: tuple[int, list[list[int]]] = (-1, [])
 

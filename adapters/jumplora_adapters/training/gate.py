@@ -30,13 +30,15 @@ def log_tau_gradient(
 ) -> Tensor:
     """d loss / d log_tau, a scalar, given `gradient` = d loss / d G(z) of z's shape.
 
-    -(tau / bandwidth) * reduce(rect((|z| - tau) / bandwidth) * sign(z) * gradient), with rect = 1
-    on the open interval (-1/2, 1/2). `mean` is the published form; `sum` the usual one.
+    tau * -(tau / bandwidth) * reduce(rect((|z| - tau) / bandwidth) * sign(z) * gradient), with
+    rect = 1 on the open interval (-1/2, 1/2). The first tau is the chain rule's: what stands behind
+    it is d loss / d tau, and the learned parameter is its logarithm. `mean` is the published form,
+    `sum` the usual one (the derivative itself, up to the width of the band).
     """
     is_near = (z.abs() - tau).abs() < bandwidth / 2
     terms = torch.where(is_near, z.sign() * gradient, 0.0)
     reduced = terms.mean() if estimator == "mean" else terms.sum()
-    return -(tau / bandwidth) * reduced
+    return -(tau * tau / bandwidth) * reduced
 
 
 class _JumpGate(torch.autograd.Function):

@@ -42,9 +42,10 @@ def test_gradient_passes_where_the_entry_passed() -> None:
     ("estimator", "expected"),
     [
         # Near tau = 0.05 within 0.0005 are 0.0504 (sign +, gradient 3) and -0.0496 (sign -,
-        # gradient 5); 0.0507 is not. Sum 3 - 5 = -2, mean over six -1/3; times -(0.05 / 0.001).
-        pytest.param("sum", 100.0, id="sum"),
-        pytest.param("mean", 100.0 / 6, id="mean-as-published"),
+        # gradient 5); 0.0507 is not. Sum 3 - 5 = -2, mean over six -1/3; times -(0.05 / 0.001)
+        # for tau, and times 0.05 once more for its logarithm.
+        pytest.param("sum", 5.0, id="sum"),
+        pytest.param("mean", 5.0 / 6, id="mean-as-published"),
     ],
 )
 def test_threshold_gradient(estimator: Estimator, expected: float) -> None:
@@ -61,7 +62,51 @@ def test_a_wider_band_reaches_further_and_weighs_less() -> None:
     log_tau = _log_tau(0.05)
     jump_gate(z, log_tau, 0.01, "sum").backward(torch.tensor([1.0, 7.0]))  # type: ignore[no-untyped-call]
     assert log_tau.grad is not None
-    assert float(log_tau.grad) == pytest.approx(-(0.05 / 0.01) * 7.0, rel=1e-4)
+    assert float(log_tau.grad) == pytest.approx(-(0.05 * 0.05 / 0.01) * 7.0, rel=1e-4)
+
+
+class _PublishedGate(torch.autograd.Function):
+    """The published form over tau itself: its caller exponentiates, autograd adds that factor."""
+
+    @staticmethod
+    def forward(ctx: Any, z: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(z, tau)
+        return z * (z.abs() > tau)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z, tau = ctx.saved_tensors
+        rect = ((z.abs() - tau) / 0.001).abs() < 0.5
+        return gradient * (z.abs() > tau), -(tau / 0.001) * (rect * z.sign() * gradient).mean()
+
+
+def test_the_mean_estimator_is_the_published_one_under_autograds_own_chain_rule() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(64, 64, generator=generator) * 0.02
+    gradient = torch.randn(64, 64, generator=generator)
+    ours, published = _log_tau(0.009), _log_tau(0.009)
+    jump_gate(z, ours, 0.001, "mean").backward(gradient)  # type: ignore[no-untyped-call]
+    _PublishedGate.apply(z, published.exp()).backward(gradient)
+    assert published.grad is not None
+    assert float(published.grad) != 0
+    assert float(ours.grad) == pytest.approx(float(published.grad), rel=1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tau", [0.009, 0.05])
+def test_the_sum_estimator_is_the_slope_of_the_loss(tau: float) -> None:
+    # Many evenly spaced z make the loss sum(G(z)) smooth in tau; its slope by finite difference.
+    z = torch.linspace(0.0, 0.1, 2_000_001, dtype=torch.float64)
+    step = 0.02
+
+    def loss(log_tau: float) -> float:
+        return float(torch.where(z > math.exp(log_tau), z, 0.0).sum())
+
+    slope = (loss(math.log(tau) + step) - loss(math.log(tau) - step)) / (2 * step)
+    log_tau = _log_tau(tau)
+    values = z.float().requires_grad_()
+    jump_gate(values, log_tau, 0.001, "sum").sum().backward()  # type: ignore[no-untyped-call]
+    assert log_tau.grad is not None
+    assert float(log_tau.grad) == pytest.approx(slope, rel=0.02)
 
 
 @given(tau=st.floats(1e-6, 1e3))
