@@ -6,7 +6,11 @@ export JUMPLORA_STORE ?= adapters/demo/store
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# PyPI's torch for Linux is the CUDA build, gigabytes of it. On a machine without a GPU give
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu (not the default: not every network reaches it).
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: serve test check format bench demo dashboard prometheus clean
 

@@ -22,20 +22,27 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
 from jumplora_adapters.delta import SparseDelta
 from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.bank import PackedAdapter
 from jumplora_server.engine.delta import make_form
 from jumplora_server.engine.engine import Engine
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-T5_BASE = {
-    "vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12,
-    "num_decoder_layers": 12, "num_heads": 12, "decoder_start_token_id": 0,
+SHAPES: dict[str, dict[str, int]] = {
+    "base": {
+        "vocab_size": 32128, "d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12,
+        "num_decoder_layers": 12, "num_heads": 12, "decoder_start_token_id": 0,
+    },
+    # Not a measurement: small enough for a test that the benchmark runs.
+    "tiny": {
+        "vocab_size": 32128, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2,
+        "num_decoder_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
+    },
 }  # fmt: skip
-
 Slots = list[tuple[int, ...]]
 
 
@@ -55,12 +62,12 @@ class NoText:
         return False
 
 
-def save_backbone(folder: Path) -> Any:
-    """Write a random T5-base and return transformers' model of it."""
+def save_backbone(folder: Path, shape: str) -> Any:
+    """Write a random T5 and return transformers' model of it."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    model = T5ForConditionalGeneration(T5Config(**T5_BASE)).eval()
+    model = T5ForConditionalGeneration(T5Config(**SHAPES[shape])).eval()
     model.save_pretrained(folder)
     return model
 
@@ -132,11 +139,10 @@ def commit() -> str:
 
 
 def build_cases(
-    rows: int, source: int, new: int, density: float
+    folder: Path, shape: str, rows: int, source: int, new: int, density: float
 ) -> tuple[dict[str, Callable[[], None]], dict[str, float]]:
     """Every case as a function of no arguments, and the sizes worth printing."""
-    folder = Path(tempfile.mkdtemp(prefix="jumplora-bench-"))
-    model = save_backbone(folder)
+    model = save_backbone(folder, shape)
     shapes = targets(model)
     generator = torch.Generator().manual_seed(1)
     prompts = [
@@ -208,6 +214,7 @@ def ratios(median: dict[str, float]) -> dict[str, float]:
 
 def main(
     rounds: Annotated[int, typer.Option(help="Measured rounds after the warm-up.")] = 7,
+    shape: Annotated[str, typer.Option(help="base, or tiny to try the program itself.")] = "base",
     rows: int = 8,
     source: int = 128,
     new: int = 16,
@@ -215,13 +222,14 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
 ) -> None:
     """Measure, print one table and the ratios."""
-    cases, sizes = build_cases(rows, source, new, 1 - sparsity)
-    times = measure(cases, rounds)
+    with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as folder:
+        cases, sizes = build_cases(Path(folder), shape, rows, source, new, 1 - sparsity)
+        times = measure(cases, rounds)
     median = {name: statistics.median(values) for name, values in times.items()}
     console = Console(width=100)
     console.print(f"{machine()}; commit {commit()}")
     table = Table(
-        title=f"T5-base shape, {rows} rows, {source} in, {new} out, {sparsity:.1%} sparse"
+        title=f"T5-{shape} shape, {rows} rows, {source} in, {new} out, {sparsity:.1%} sparse"
     )
     for column in ("case", "median s", "min s", "max s"):
         table.add_column(column)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+
 from jumplora_adapters.delta import Delta
 from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine
-from tokenizers import Tokenizer
 
 EOS = 1
 

@@ -12,13 +12,14 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import Unigram
+
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Factors, describe, write_adapter
 from jumplora_adapters.manifest import Manifest, PromptSpec
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
-from tokenizers.models import Unigram
 
 Style = Literal["v1.0", "v1.1", "mt5"]
 Kind = Literal["masked", "lowrank"]

@@ -69,6 +69,7 @@ class SmallServer:
         retry_seconds: float = 60.0,
         max_encode_tokens: int = 64,
         deliver: Deliver | None = None,
+        reserved: str | None = None,
     ) -> None:
         self.folder = folder
         self.backbone = BACKBONE
@@ -86,6 +87,7 @@ class SmallServer:
             watch_seconds=watch_seconds,
             patience_seconds=patience_seconds,
             retry_seconds=retry_seconds,
+            reserved=reserved,
         )
         self.loop = EngineLoop(
             self.engine,

@@ -15,6 +15,7 @@ from jumplora_adapters.history import HistoryEntry
 from jumplora_adapters.manifest import Manifest, check_task_id, is_digest
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
+_Stamp = tuple[int, int, int]
 
 
 class Catalogue:
@@ -23,7 +24,7 @@ class Catalogue:
     def __init__(self, root: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> None:
         self.root = root.resolve()
         self.max_file_bytes = max_file_bytes
-        self._manifests: dict[str, Manifest] = {}  # by digest, hence never stale
+        self._manifests: dict[str, tuple[_Stamp, Manifest]] = {}
 
     def pointers(self) -> dict[str, str]:
         """The desired version of every task; tasks whose pointer cannot be read are left out."""
@@ -82,13 +83,19 @@ class Catalogue:
     def manifest(self, digest: str) -> Manifest:
         """The manifest of a version. Raises UnknownVersion, FormatError."""
         path = self.path_of(digest)
-        if digest not in self._manifests:
-            try:
-                manifest = read_manifest(path, max_file_bytes=self.max_file_bytes)
-            except FileNotFoundError as error:
-                raise UnknownVersion(f"version {digest} was removed just now") from error
-            self._manifests[digest] = manifest
-        return self._manifests[digest]
+        try:
+            # Only the header is read, so nothing shows that the bytes have this digest: what is
+            # kept holds for this very file, not for one that repairs it under the same name. The
+            # stamp is taken first, so a file replaced meanwhile is read again by the next call.
+            stamp = _stamp(path)
+            kept = self._manifests.get(digest)
+            if kept is not None and kept[0] == stamp:
+                return kept[1]
+            manifest = read_manifest(path, max_file_bytes=self.max_file_bytes)
+        except FileNotFoundError as error:
+            raise UnknownVersion(f"version {digest} was removed just now") from error
+        self._manifests[digest] = stamp, manifest
+        return manifest
 
     def resolve(self, spec: str) -> tuple[str, str]:
         """(task, digest) of "task" or "task@prefix" with at least 8 hexadecimal digits.
@@ -109,20 +116,35 @@ class Catalogue:
             raise UnknownVersion(f"{count} of task {task!r} begin with {prefix}")
         return task, fitting[0]
 
-    def descendants(self, digest: str) -> tuple[tuple[str, str], ...]:
-        """(task, digest) of every version whose lineage names `digest`."""
+    def descendants(self, digest: str, *, besides: str | None = None) -> tuple[tuple[str, str], ...]:
+        """(task, digest) of every version whose lineage names `digest`, but for a task `besides`.
+
+        Raises StoreError where a version cannot be read: it might name `digest`.
+        """
         return tuple(
             (task, version)
             for task in files.task_folders(self.root)
+            if task != besides
             for version in files.version_digests(self.root / task)
-            if version != digest and digest in self._lineage(version)
+            if version != digest and digest in self._lineage(task, version)
         )
 
-    def _lineage(self, digest: str) -> tuple[str, ...]:
+    def _lineage(self, task: str, digest: str) -> tuple[str, ...]:
         try:
             return self.manifest(digest).lineage
-        except AdapterError:  # removed since it was listed, or damaged: needs nobody
+        except UnknownVersion:  # removed since it was listed: needs nobody
             return ()
+        except (AdapterError, OSError) as error:
+            raise StoreError(
+                f"{task}@{digest[:12]} cannot be read, so which versions it needs is not known: "
+                f"publish its file again, or delete the damaged one ({error})"
+            ) from error
 
     def _log(self, task: str, current: str | None) -> tuple[HistoryEntry, ...]:
         return log.settled(log.read_log(self.root / task / files.HISTORY), current)
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What tells one file of a name from the next: inode, time of change, size."""
+    state = path.lstat()
+    return state.st_ino, state.st_mtime_ns, state.st_size

@@ -1,8 +1,9 @@
-"""JSON from outside, read strictly: no key twice, no NaN, no nesting that exhausts the stack."""
+"""JSON from outside, read strictly: no key twice, finite numbers, no endless nesting."""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from jumplora_adapters.errors import FormatCode, FormatError
@@ -11,7 +12,12 @@ from jumplora_adapters.errors import FormatCode, FormatError
 def parse_json(text: str, *, code: FormatCode) -> Any:
     """The value of a JSON document. Raises FormatError (duplicate_key, else `code`)."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON that can be read: {error}", code=code) from error
 
@@ -32,3 +38,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(number: str) -> float:
+    value = float(number)  # 1e999 is JSON, and infinite to Python
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:40]} is larger than any 64-bit number")
+    return value

@@ -174,7 +174,7 @@ def parse_manifest(text: str) -> Manifest:
     _check_size(text)
     parse_json(text, code="manifest")  # pydantic's own parser would let a key come twice
     try:
-        return Manifest.model_validate_json(text, strict=True)
+        manifest = Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'manifest'}: {fault['msg']}"
@@ -182,6 +182,21 @@ def parse_manifest(text: str) -> Manifest:
         ]
         raise FormatError(f"the manifest is not valid: {'; '.join(faults)}", code="manifest") from (
             error
+        )
+    _check_facts_are_there(manifest)
+    return manifest
+
+
+def _check_facts_are_there(manifest: Manifest) -> None:
+    """What FORMAT.md requires in a file and a writer fills in; a manifest being made has it not."""
+    missing = [] if manifest.density else ["density"]
+    if manifest.kind == "masked" and manifest.mask_digest is None:
+        missing.append("mask_digest")
+    if missing:
+        raise FormatError(
+            f"the manifest is not valid: {' and '.join(missing)} required with kind "
+            f"{manifest.kind}",
+            code="manifest",
         )
 
 

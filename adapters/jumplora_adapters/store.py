@@ -123,15 +123,15 @@ class Store(Catalogue):
     def remove(self, task: str) -> None:
         """Remove a task with all its versions.
 
-        Raises UnknownTask, and HasDescendants while another task's lineage needs one of them.
+        Raises UnknownTask, HasDescendants while another task's lineage needs one of them, and
+        StoreError while another task has a version whose lineage cannot be read.
         """
         self.current(task)
         with files.locked(self.root):
             self.current(task)
             digests = files.version_digests(self.root / task)
             for digest in digests:
-                others = [entry for entry in self.descendants(digest) if entry[0] != task]
-                _refuse_descendants(digest, others)
+                _refuse_descendants(digest, self.descendants(digest, besides=task))
             detached = self.root / f"{files.REMOVED_PREFIX}{secrets.token_hex(8)}"
             (self.root / task).rename(detached)
             sync_folder(self.root)
@@ -143,7 +143,8 @@ class Store(Catalogue):
     def remove_version(self, task: str, digest: str) -> None:
         """Remove one version that is not current.
 
-        Raises UnknownTask, UnknownVersion, VersionConflict (it is current), HasDescendants.
+        Raises UnknownTask, UnknownVersion, VersionConflict (it is current), HasDescendants,
+        StoreError (a version's lineage cannot be read).
         """
         self.current(task)
         with files.locked(self.root):
@@ -193,6 +194,7 @@ class Store(Catalogue):
         self._on_step("folder")
         # Over an equal file too: that one may have been damaged since.
         copy.rename(files.version_path(folder, digest))
+        self._manifests.pop(digest, None)  # a damaged one's may be kept, and inodes come again
         self._on_step("renamed")
         sync_folder(folder)
         self._on_step("kept")

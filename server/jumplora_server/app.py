@@ -121,6 +121,7 @@ def connect(
         warm_up=TrialRun(lambda **trial: loop.submit(**trial), prompt, clock),
         clock=clock,
         watch_seconds=settings.watch_seconds,
+        reserved=settings.base_name,
     )
     loop = EngineLoop(
         engine,

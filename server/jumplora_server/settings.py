@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         default=120.0, gt=0, le=3600, description="seconds an upload waits for its adapter to load"
     )
     watch_seconds: float = Field(
-        default=2.0, ge=0.05, le=3600, description="how often the store is compared, in seconds"
+        default=0.5, ge=0.05, le=3600, description="how often the store is compared, in seconds"
     )
 
     admin_keys: Keys = Field(

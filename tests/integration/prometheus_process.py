@@ -27,6 +27,7 @@ def program(name: str) -> Path:
     default = ROOT / ".cache" / "prometheus" / "usr" / "bin"
     folder = Path(os.environ.get("PROMETHEUS_BIN", default))
     if not (folder / name).is_file():
+        assert "REQUIRE_PROMETHEUS" not in os.environ, f"no {name} in {folder}, and it is required"
         pytest.skip(f"no {name} in {folder}: run deploy/prometheus/fetch.sh or set PROMETHEUS_BIN")
     return folder / name
 

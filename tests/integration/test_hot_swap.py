@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+
 from factories import write_random_adapter
 from integration.server_process import ADMIN_KEY, RunningServer, running_server
 from jumplora_server.client import Client

@@ -24,6 +24,7 @@ from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.data import Example, Split, load_tokenizer, read_split
 from jumplora_adapters.training.evaluate import evaluate
 from jumplora_adapters.training.fit import Fit, StepReport
+from jumplora_adapters.training.identity import backbone_digest
 from jumplora_adapters.training.lineage import read_ancestors
 from jumplora_adapters.training.outcome import check_not_collapsed, manifest_of
 from jumplora_adapters.training.schedule import Schedule
@@ -45,25 +46,30 @@ class Prepared:
 
     @property
     def max_new_tokens(self) -> int:
-        """Tokens of the longest target in any split, end token included."""
-        splits = [self.train, self.dev, *([self.test] if self.test else [])]
-        return max(len(e.target) for split in splits for e in split.examples)
+        """Tokens of the longest target that training and selection see, end token included.
+
+        Not those of the test rows: what is held out decides nothing about the adapter.
+        """
+        return max(len(e.target) for split in (self.train, self.dev) for e in split.examples)
 
     @property
     def dev_examples(self) -> Sequence[Example]:
         return self.dev.examples[: self.config.dev_rows]
 
     def identity(self) -> str:
-        """Canonical JSON of everything that decides the resulting numbers."""
+        """Canonical JSON of everything that decides the resulting numbers and the manifest."""
         spec = self.config.prompt
         return json.dumps(
             self.config.hyper_parameters()
             | {
                 "task": self.config.task,
                 "backbone": self.backbone.fingerprint,
+                "weights": backbone_digest(self.backbone.path),
                 "ancestors": [adapter.digest for adapter in self.ancestors],
                 "train": self.train.sha256,
                 "dev": self.dev.sha256,
+                "test": None if self.test is None else self.test.sha256,
+                "max_new_tokens": self.max_new_tokens,
                 "prompt": None if spec is None else spec.model_dump(mode="json"),
             },
             sort_keys=True,

@@ -6,6 +6,7 @@ tokenize, then submit.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,17 @@ from jumplora_server.api.sampling import make_sampling
 from jumplora_server.api.schemas import GenerateRequest
 from jumplora_server.api.stream import CancelCause, Stream
 from jumplora_server.core import AdapterRef, Sampling
-from jumplora_server.errors import BaseNotAllowed, InputTooLong, InvalidInput
+from jumplora_server.errors import (
+    BaseNotAllowed,
+    InputTooLong,
+    InvalidInput,
+    ServerError,
+    UnknownTask,
+)
 from jumplora_server.routing import Lease
 from jumplora_server.services import Services
+
+FIRST_LOAD_SECONDS = 5.0  # how long a request waits for a task that was published just before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +112,34 @@ async def _lease(services: Services, task: str | None) -> Lease:
                 "JUMPLORA_ALLOW_BASE=yes"
             )
         return Lease.base()
+    try:
+        return await _acquire(services, task)
+    except UnknownTask:
+        if not await _appeared(services, task.partition("@")[0]):
+            raise
+    return await _acquire(services, task)
+
+
+async def _acquire(services: Services, task: str) -> Lease:
     if "@" in task:  # may read the header of an old version's file
         return await run_in_threadpool(services.residency.acquire, task)
     return services.residency.acquire(task)
+
+
+async def _appeared(services: Services, task: str) -> bool:
+    """Whether the task was published just now; waits a while for its first load."""
+    loaded = await run_in_threadpool(services.residency.look_for, task)
+    if loaded is None:
+        return False
+    try:
+        # Shielded: whoever else waits for the same load still gets it.
+        waiting = asyncio.shield(asyncio.wrap_future(loaded))
+        await asyncio.wait_for(waiting, FIRST_LOAD_SECONDS)
+    except UnknownTask:
+        return False
+    except (TimeoutError, ServerError):
+        pass  # what came of it is told by the routing
+    return True
 
 
 def _check_sizes(services: Services, field: str, prompts: Sequence[str]) -> None:

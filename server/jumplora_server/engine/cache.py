@@ -8,9 +8,9 @@ from torch import Tensor
 from jumplora_server.engine.weights import T5Config
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
-# have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py); 16
-# was not enough: MKL takes another kernel for 16 keys than for 32.
-LENGTH_STEP = 32
+# have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py): MKL
+# takes another kernel for products of up to 256 numbers, which is 16 keys of 16, or 32 of 8.
+LENGTH_STEP = 64
 
 
 def round_up(length: int) -> int:
@@ -54,6 +54,14 @@ class RowCache:
         """Make a row ready for a prompt of that many tokens."""
         self.source_mask[row, :source_length] = 0
         self.source_mask[row, source_length:] = self.lowest
+
+    def clear_row(self, row: int) -> None:
+        """Forget a row's numbers, after it failed.
+
+        Masks are added to scores, so a stale NaN behind the mask would spoil the row's next tenant.
+        """
+        for cache in (self.self_k, self.self_v, self.cross_k, self.cross_v):
+            cache[:, row].zero_()
 
     def write_source(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
         """Store a layer's cross-attention keys and values, each [b, heads, length, d_kv]."""

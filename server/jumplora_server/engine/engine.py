@@ -110,6 +110,8 @@ class Engine:
         if not batch.decode:
             return StepOutput((), (), (), encode_seconds)
         output = self._sampler.choose(self._decode(batch.decode), batch.decode)
+        for index in output.failed:
+            self._cache.clear_row(batch.decode[index].row)
         return replace(output, encode_seconds=encode_seconds)
 
     def release(self, sequence: Sequence) -> None:

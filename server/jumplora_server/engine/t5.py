@@ -22,6 +22,7 @@ from jumplora_server.engine.linear import MIN_ROWS, Linear, make_linear
 from jumplora_server.engine.weights import T5Config, to_dtype
 
 Direction = Literal["both", "past"]
+UNCUT_ELEMENTS = 16384  # largest elementwise operation that torch leaves to one thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ class T5:
         if self.config.feed_forward == "relu":
             return layer.narrow(F.relu_(wide))
         gate, value = wide.chunk(2, dim=-1)
-        return layer.narrow(F.gelu(gate, approximate="tanh") * value)
+        return layer.narrow(_gelu(gate) * value)
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[b, L, parts * inner] -> parts tensors [b, heads, L, d_kv]."""
@@ -279,6 +280,16 @@ class T5:
             distance, self.config.num_buckets, self.config.max_distance, sees="both"
         )
         return self.encoder_bias[buckets].permute(2, 0, 1).contiguous()
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """The tanh form of GELU, x [n, d_ff], with the same bits for a row in any batch.
+
+    torch cuts a large elementwise operation into one piece a thread, and the tail of each piece
+    goes through another tanh; blocks under that size are never cut.
+    """
+    rows = max(1, UNCUT_ELEMENTS // x.shape[1])
+    return torch.cat([F.gelu(block, approximate="tanh") for block in x.split(rows)])
 
 
 def position_buckets(

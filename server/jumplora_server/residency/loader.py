@@ -119,6 +119,10 @@ class Loader:
             failure = failure_of(trouble)
             _log.warning("cannot read what %s should serve: %s", job.subject, failure.message)
             error = AdapterUnavailable(failure.message, reason=failure.code)
+        except Exception as bug:  # the loader goes on, whoever waits is told
+            failure = failure_of(bug)
+            _log.exception("the loader failed to %s %s", job.kind, job.subject)
+            error = AdapterUnavailable(failure.message, reason=failure.code)
         self._loads.unyield()
         self._tidy()
         self._changed()
@@ -162,6 +166,9 @@ class Loader:
 
     def _load(self, task: str, digest: str, room: Room) -> bool:
         """Bring a version to READY, with its ancestors. False when it failed, which is noted."""
+        if self._loads.revive(digest):  # it needs no file, which may be gone
+            self._loads.commit(digest, ())
+            return True
         seconds: dict[Stage, float] = {}
         loading: tuple[str, ...] = ()
         facts = VersionFacts(digest, task, (), 0)

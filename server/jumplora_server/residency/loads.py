@@ -26,7 +26,9 @@ class Loads:
         history, newest first, as after a restart.
         """
         with self._shelf.lock:
-            route = self._shelf.table.routes[task]
+            route = self._shelf.table.routes.get(task)
+            if route is None:  # forgotten since it was observed
+                return ()
             served = (
                 None if route.served is None else self._shelf.slots.versions[route.served.version]
             )
@@ -49,6 +51,11 @@ class Loads:
             if version is None or not (version.leases or version.is_served):
                 return None
             return version.facts.task
+
+    def revive(self, digest: str) -> bool:
+        """See Slots.revive."""
+        with self._shelf.lock:
+            return self._shelf.slots.revive(digest)
 
     def begin(self, lineage: Iterable[Known], digest: str, room: Room) -> tuple[str, ...] | None:
         """See Slots.begin. `lineage` is `digest` and all that it stands on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,8 @@ from jumplora_adapters.format import Adapter, read_adapter
 from jumplora_adapters.store import Store
 from jumplora_server.residency.shelf import Known
 from jumplora_server.residency.version import VersionFacts
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +32,27 @@ class Desired:
 class StoreReader:
     """Reads one store for one backbone. Raises AdapterError and OSError; thread-safe."""
 
-    def __init__(self, store: Store, backbone: Backbone) -> None:
+    def __init__(self, store: Store, backbone: Backbone, reserved: str | None = None) -> None:
+        """A task named `reserved` counts as not stored: that id means something else here."""
         self._store = store
         self._backbone = backbone
+        self._reserved = reserved
+        self._is_reserved_told = False
 
     def pointers(self) -> dict[str, str]:
         """The desired version of every task."""
         pointers = self._store.pointers()
         if not pointers:
             self._check_root()
+        if self._reserved in pointers:
+            del pointers[self._reserved]
+            self._tell_reserved()
         return pointers
 
     def desired(self, task: str) -> Desired:
         """Raises UnknownTask only when the store is there and does not hold the task."""
+        if task == self._reserved:
+            raise UnknownTask(f"task id {task!r} means the bare backbone here")
         try:
             version = self._store.current(task)
             entries = self._store.history(task)
@@ -87,6 +98,14 @@ class StoreReader:
                 raise StoreError(f"version {digest[:12]} is its own ancestor")
             self._collect(ancestor, found, (*path, digest))
         found[digest] = known
+
+    def _tell_reserved(self) -> None:
+        if not self._is_reserved_told:
+            _log.warning(
+                "task %r of the store is skipped: that id means the bare backbone here",
+                self._reserved,
+            )
+        self._is_reserved_told = True
 
     def _check_root(self) -> None:
         # A mount that went away must not look like a store from which all was removed.

@@ -13,13 +13,14 @@ from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.store import Store
 from jumplora_server.core import AdapterRef
-from jumplora_server.errors import AdapterUnavailable, Draining, UnknownVersion
+from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
 from jumplora_server.metrics import Metrics
 from jumplora_server.residency.engine import AdapterEngine, WarmUp
 from jumplora_server.residency.jobs import Jobs
 from jumplora_server.residency.leases import Leases
 from jumplora_server.residency.loader import Loader, failure_of
 from jumplora_server.residency.loads import Loads
+from jumplora_server.residency.lookout import Lookout
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
 from jumplora_server.residency.shelf import Known, Shelf
@@ -45,11 +46,12 @@ class Residency:
         metrics: Metrics,
         warm_up: WarmUp,
         clock: Callable[[], float] = time.monotonic,
-        watch_seconds: float = 2.0,
+        watch_seconds: float = 0.5,
         patience_seconds: float = 3.0,
         retry_seconds: float = 30.0,
+        reserved: str | None = None,
     ) -> None:
-        """`budget_bytes` bounds what adapters take in the engine.
+        """`budget_bytes` bounds what adapters take in the engine; no task may be `reserved`.
 
         A load waits `patience_seconds` for room before those that are in use must yield; a version
         that failed is tried again on request after `retry_seconds`.
@@ -58,7 +60,7 @@ class Residency:
         shelf = Shelf(self._jobs, budget_bytes, clock)
         self._leases = Leases(shelf, retry_seconds)
         self._tasks = Tasks(shelf, "host" if engine.device == "cpu" else "device")
-        self._reader = StoreReader(store, backbone)
+        self._reader = StoreReader(store, backbone, reserved)
         self._report = Report(metrics, self._tasks, budget_bytes)
         self._listeners: list[Callable[[], None]] = []
         self._first_loads: list[Future[TaskStatus]] = []
@@ -74,6 +76,7 @@ class Residency:
             changed=self._tell,
             clock=clock,
         )
+        self._lookout = Lookout(self._look, clock)
         self._watcher = Watcher(
             self._reader.pointers, self._noticed, self._settle_soon, watch_seconds
         )
@@ -136,6 +139,14 @@ class Residency:
             if isinstance(found, Lease):
                 return found
             known = self._read(found)
+
+    def look_for(self, task: str) -> Future[TaskStatus] | None:
+        """Look whether a task that `acquire` did not know is in the store: published just now.
+
+        The future ends like that of `sync`, with its first load. None when it was not looked,
+        because there were too many looks of late. Reads a file: not for the event loop.
+        """
+        return self._lookout.look_for(task)
 
     def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
         """See SlotClaims.claim."""
@@ -216,6 +227,15 @@ class Residency:
             return  # the answer stays what it was
         self._tasks.observe(task, desired.version, desired.versions)
         self._jobs.request("settle", task)
+
+    def _look(self, task: str, done: Future[TaskStatus]) -> None:
+        try:
+            self._reader.desired(task)
+        except Exception as error:  # whatever it is, who waits must not wait for ever
+            done.set_exception(UnknownTask(f"task {task!r} is not in the store: {error}"))
+            return
+        if not self._jobs.request("settle", task, failures="retry", future=done):
+            done.set_exception(Draining("the server is shutting down"))
 
     def _read(self, digest: str) -> Known:
         try:

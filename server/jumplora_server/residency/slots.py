@@ -177,11 +177,21 @@ class Slots:
                 self._leave(version, "unload")
 
     def fail(self, digest: str, failure: LoadFailure, now: float) -> None:
-        """A known version that is neither loading nor resident cannot be loaded."""
+        """A known version that is not loading cannot be loaded; a resident one goes on."""
         version = self._versions[digest]
+        if version.is_resident:
+            return
         assert version.state in (State.COLD, State.FAILED), f"{digest} is {version.state}"
         version.state, version.is_proven = State.FAILED, False
         version.failure, version.failed_at = failure, now
+
+    def revive(self, digest: str) -> bool:
+        """Keep a version that is resident from draining; False when it is not resident."""
+        version = self._versions.get(digest)
+        if version is None or not version.is_resident:
+            return False
+        version.state = State.READY
+        return True
 
     def retry(self, digest: str) -> None:
         """Forget that it failed, if it did."""

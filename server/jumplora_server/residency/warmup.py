@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from jumplora_server.core import FinishReason, Sampling, TokenEvent
+from jumplora_server.core import Finish, FinishReason, Sampling, TokenEvent
 from jumplora_server.errors import GenerationFailed
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority
@@ -50,20 +50,20 @@ class TrialRun:
     def __call__(self, lease: Lease) -> Future[None]:
         """Start it. The future raises GenerationFailed, or what `submit` raises."""
         done: Future[None] = Future()
+        fault: Exception | None = None
 
         def on_event(event: TokenEvent) -> None:
+            nonlocal fault
             logprob = None if event.token is None else event.token.logprob
-            if logprob is not None and not math.isfinite(logprob) and not done.done():
-                done.set_exception(GenerationFailed("its output is not finite", reason="nonfinite"))
-            if event.finish is not None and not done.done():
-                reason = event.finish.reason
-                if reason in (FinishReason.EOS_TOKEN, FinishReason.LENGTH):
-                    done.set_result(None)
-                else:
-                    error = event.finish.error or GenerationFailed(
-                        f"its trial run ended with {reason.value}", reason="warm_up"
-                    )
-                    done.set_exception(error)
+            if logprob is not None and not math.isfinite(logprob):
+                fault = GenerationFailed("its output is not finite", reason="nonfinite")
+            if event.finish is None:
+                return  # a fault is told at the end: the loader removes the slot then
+            fault = fault or _fault_of(event.finish)
+            if fault is None:
+                done.set_result(None)
+            else:
+                done.set_exception(fault)
 
         with lease:
             self._submit(
@@ -75,3 +75,11 @@ class TrialRun:
                 priority="low",
             )
         return done
+
+
+def _fault_of(finish: Finish) -> Exception | None:
+    if finish.reason in (FinishReason.EOS_TOKEN, FinishReason.LENGTH):
+        return None
+    return finish.error or GenerationFailed(
+        f"its trial run ended with {finish.reason.value}", reason="warm_up"
+    )

@@ -70,14 +70,19 @@ class Watcher:
                 _log.warning("the store cannot be read: %s", error)
             self._is_failing = True
             return
-        self._is_failing = False
         for task in sorted(pointers.keys() | noticed.keys()):
             if pointers.get(task) != noticed.get(task):
                 self._changed(task)
+        self._is_failing = False
 
     def _run(self) -> None:
         while self._wait():
-            self.compare()
+            try:
+                self.compare()
+            except Exception:  # whatever it is, the next comparison may go well
+                if not self._is_failing:
+                    _log.exception("the comparison with the store failed")
+                self._is_failing = True
 
     def _wait(self) -> bool:
         with self._condition:

@@ -422,3 +422,16 @@ def test_an_upload_that_breaks_off(started: Started, caplog: pytest.LogCaptureFi
         wait_for(lambda: files(site) != before)
     wait_for(lambda: files(site) == before)
     assert "Exception" not in caplog.text
+
+
+def test_a_task_published_into_the_store_answers_at_once(tmp_path: Path) -> None:
+    site = make_site(tmp_path, watch_seconds=60.0)
+    with connected(site, headers=ADMIN) as http:
+        versions = {}
+        for task in ("one", "two"):
+            published = site.parts.services.store.publish(site.adapter(task), toy_backbone())
+            versions[task] = published.digest
+        assert answer(http, "one") == versions["one"]
+        assert answer(http, f"two@{versions['two'][:8]}") == versions["two"]
+        asked = http.post("/generate", json={"task_id": "three", "inputs": "x"})
+        assert (asked.status_code, asked.json()["error_type"]) == (404, "unknown_task")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from decoding import advance, make_sequence, oracle, run
 from factories import random_adapter, tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
@@ -29,6 +30,13 @@ def make_engine(backbone: Backbone, dtype: str = "float32", rows: int = 8) -> En
     return Engine(
         backbone.path, dtype=dtype, max_rows=rows, max_source_tokens=64, max_target_tokens=16
     )
+
+
+@torch.inference_mode()
+def logits_of(engine: Engine, batch: Batch) -> torch.Tensor:
+    """The raw logits behind a step, to compare bits rather than tokens."""
+    engine._encode(batch.encode)
+    return engine._decode(batch.decode)
 
 
 def prompts() -> list[list[int]]:
@@ -202,16 +210,43 @@ def test_logprobs_are_those_of_the_model_itself(backbone: Backbone) -> None:
     torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_row_with_non_finite_logits_fails_alone(backbone: Backbone) -> None:
+def test_a_row_with_non_finite_logits_fails_alone_and_leaves_a_clean_row(
+    backbone: Backbone,
+) -> None:
     engine = make_engine(backbone)
     manifest, deltas = random_adapter(backbone, scale=1e37, density=0.5)
     slot = engine.install(engine.pack(Adapter(manifest=manifest, deltas=deltas, digest="f" * 64)))
     good = make_sequence(prompts()[0], row=0)
-    bad = make_sequence(prompts()[1], row=1, slots=(slot,))
+    bad = make_sequence(prompts()[5], row=1, slots=(slot,))
     output = engine.step(Batch(encode=(good, bad), decode=(good, bad)))
     assert output.failed == (1,)
     alone = make_sequence(prompts()[0], row=0, number=9)
     assert output.token_ids[0] == engine.step(Batch((alone,), (alone,))).token_ids[0]
+    # The row's next tenant is shorter and stands beside a longer prompt, so that what the bad one
+    # left behind the tenant's own tokens is read (under a mask).
+    tenants = [make_sequence(prompts()[4], row=1), make_sequence(prompts()[5], row=0, number=8)]
+    fresh = make_engine(backbone)
+    expected = run(fresh, [make_sequence(prompts()[4], row=0)])[0]
+    assert run(engine, tenants)[0] == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_bits_do_not_depend_on_mates_at_real_widths_and_any_thread_count(
+    tmp_path: Path, threads: int
+) -> None:
+    folder = tiny_t5(tmp_path, style="v1.1", d_model=64, d_ff=2816, layers=1, seed=3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        engine = Engine(folder, max_rows=16, max_source_tokens=64, max_target_tokens=8)
+        mates = [make_sequence(prompts()[i % 6], row=i) for i in range(13)]
+        together = Batch(tuple(mates), tuple(mates))
+        first = logits_of(engine, together)
+        for i in (0, 5, 12):
+            alone = make_sequence(prompts()[i % 6], row=i, number=50 + i)
+            assert torch.equal(logits_of(engine, Batch((alone,), (alone,)))[0], first[i])
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

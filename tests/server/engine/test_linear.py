@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from jumplora_server.engine.linear import (
     MIN_ROWS,
     Int8Linear,

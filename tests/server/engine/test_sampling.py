@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from decoding import make_sequence
 from jumplora_server.core import Sampling
 from jumplora_server.engine.sampling import Sampler, penalised, sample

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from factories import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from factories import tiny_tokenizer
 from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.engine.weights import CheckpointError
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from factories import tiny_t5
 from jumplora_server.engine.weights import CheckpointError, read_config, read_weights
-from safetensors.torch import load_file, save_file
 
 
 def edit_config(folder: Path, **changes: Any) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from fakes import FakeEngine
 from jumplora_server.core import Batch, FinishReason
-from jumplora_server.errors import AdapterUnavailable, ServerError
+from jumplora_server.errors import AdapterUnavailable, ServerError, UnknownTask
 from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.residency.tasks import Tasks
 from small_server import PATIENCE, SmallServer, wait_until
+
+Versions = tuple[str, ...]
 
 
 def damage(server: SmallServer, digest: str, how: str) -> None:
@@ -195,3 +199,62 @@ def test_a_lineage_needs_all_its_ancestors(tmp_path: Path, which: str) -> None:
         status = server.residency.sync("two").result(PATIENCE)
         assert code_of(status) == ("unknown_version" if which == "missing" else "digest")
         assert server.engine.slots == {}
+
+
+def test_a_resident_version_needs_no_file_to_go_on(tmp_path: Path) -> None:
+    with SmallServer(tmp_path) as server:
+        good = server.publish("a", seed=0)
+        server.settle("a")
+        bad = server.publish("a", seed=1)
+        for digest in (good, bad):
+            damage(server, digest, "file gone")
+        status = server.residency.sync("a").result(PATIENCE)
+        assert (status.version, status.state, status.degraded) == (good, State.READY, True)
+        assert server.generate("a") == f"{good[:8]}:hi"
+        assert server.residency.healthy
+        newest = server.publish("a", seed=2)
+        status = server.residency.sync("a").result(PATIENCE)
+        assert (status.version, status.degraded) == (newest, False)
+        assert server.generate("a") == f"{newest[:8]}:hi"
+
+
+def test_a_task_that_is_forgotten_while_it_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe = Tasks.observe
+    with SmallServer(tmp_path) as server:
+        server.publish("a")
+
+        def observe_and_remove(self: Tasks, task: str, desired: str, stored: Versions) -> None:
+            observe(self, task, desired, stored)
+            monkeypatch.undo()
+            server.store.remove(task)
+            server.residency.forget(task)
+
+        monkeypatch.setattr(Tasks, "observe", observe_and_remove)
+        with pytest.raises(UnknownTask):
+            server.residency.sync("a").result(PATIENCE)
+        assert server.residency.healthy
+        digest = server.publish("a", seed=1)
+        server.settle("a")
+        assert server.generate("a") == f"{digest[:8]}:hi"
+
+
+def test_the_loader_outlives_what_nobody_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmallServer(tmp_path) as server:
+        digest = server.publish("a")
+
+        def history(task: str) -> NoReturn:
+            monkeypatch.undo()
+            raise RuntimeError(f"odd {task}")
+
+        monkeypatch.setattr(server.store, "history", history)
+        with pytest.raises(AdapterUnavailable, match="odd a") as caught:
+            server.residency.sync("a").result(PATIENCE)
+        assert caught.value.reason == "internal"
+        assert "Traceback" in caplog.text
+        assert server.residency.healthy
+        server.settle("a")
+        assert server.generate("a") == f"{digest[:8]}:hi"

@@ -260,3 +260,18 @@ def test_what_is_always_in_use_yields_to_one_that_waited() -> None:
     assert table.slots.versions["b"].is_yielding
     table.slots.unyield()
     assert not table.slots.versions["b"].is_yielding
+
+
+@pytest.mark.parametrize("how", ["READY", "DRAINING"])
+def test_a_resident_version_cannot_fail(how: str) -> None:
+    table = Table()
+    table.add("a")
+    table.slots.lease("a")
+    if how == "DRAINING":
+        table.slots.serve("a")
+        table.slots.retire("a", "replaced")
+    table.slots.fail("a", FAILURE, now=5.0)
+    assert table.states() == {"a": how}
+    assert table.slots.revive("a")
+    assert table.states() == {"a": "READY"}
+    assert not table.slots.revive("b")

@@ -37,6 +37,22 @@ def test_an_unreadable_store_changes_nothing(caplog: pytest.LogCaptureFixture) -
     assert caplog.text.count("the mount is gone") == 1
 
 
+def test_what_nobody_expected_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    told: queue.Queue[str] = queue.Queue()
+    errors = [RuntimeError("odd"), RuntimeError("odd")]
+
+    def pointers() -> Mapping[str, str]:
+        if errors:
+            raise errors.pop()
+        return {"a": "1"}
+
+    watcher = Watcher(pointers, dict, told.put, 0.01)
+    watcher.start()
+    assert told.get(timeout=10) == "a"
+    watcher.stop(10)
+    assert caplog.text.count("Traceback") == 1, "said once"
+
+
 def test_what_appears_in_between_does_not_seem_removed() -> None:
     """The store is read after the routes: a task published then is merely noticed later."""
     order: list[str] = []
