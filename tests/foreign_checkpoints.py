@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jumplora_adapters.backbone import Backbone
 from safetensors.torch import save_file
 from torch import Tensor
+
+from jumplora_adapters.backbone import Backbone
 
 WAS_RUN = Path("/tmp/jumplora-was-run")
 Official = dict[str, dict[str, Tensor]]

@@ -91,7 +91,7 @@ class Catalogue:
             kept = self._manifests.get(digest)
             if kept is not None and kept[0] == stamp:
                 return kept[1]
-            manifest = read_manifest(path, max_file_bytes=self.max_file_bytes)
+            manifest = read_manifest(path, max_file_bytes=self.max_file_bytes, follow_links=False)
         except FileNotFoundError as error:
             raise UnknownVersion(f"version {digest} was removed just now") from error
         self._manifests[digest] = stamp, manifest
@@ -116,7 +116,9 @@ class Catalogue:
             raise UnknownVersion(f"{count} of task {task!r} begin with {prefix}")
         return task, fitting[0]
 
-    def descendants(self, digest: str, *, besides: str | None = None) -> tuple[tuple[str, str], ...]:
+    def descendants(
+        self, digest: str, *, besides: str | None = None
+    ) -> tuple[tuple[str, str], ...]:
         """(task, digest) of every version whose lineage names `digest`, but for a task `besides`.
 
         Raises StoreError where a version cannot be read: it might name `digest`.

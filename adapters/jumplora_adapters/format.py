@@ -6,7 +6,10 @@ tensor is made, the numbers before an adapter is.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -101,9 +104,11 @@ def describe(manifest: Manifest, deltas: Mapping[str, Delta]) -> Manifest:
     return manifest.model_copy(update=facts)
 
 
-def read_manifest(path: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> Manifest:
+def read_manifest(
+    path: Path, *, max_file_bytes: int = MAX_FILE_BYTES, follow_links: bool = True
+) -> Manifest:
     """The manifest of a file whose header is sound; its tensors are not looked at."""
-    with path.open("rb") as file:
+    with _opened(path, follow_links=follow_links) as file:
         return parse_manifest(read_header(file, max_file_bytes=max_file_bytes).manifest_text)
 
 
@@ -113,13 +118,15 @@ def read_adapter(
     *,
     max_file_bytes: int = MAX_FILE_BYTES,
     expect_digest: str | None = None,
+    follow_links: bool = True,
 ) -> Adapter:
     """Read and validate one version for one backbone.
 
+    `follow_links` False refuses a link in the file's place, as a store's files must be none.
     Raises FormatError with the code of the check that failed, in the order of FORMAT.md, and
     FingerprintMismatch for another backbone's adapter.
     """
-    with path.open("rb") as file:
+    with _opened(path, follow_links=follow_links) as file:
         header = read_header(file, max_file_bytes=max_file_bytes)
         manifest = parse_manifest(header.manifest_text)
         if manifest.backbone.fingerprint != backbone.fingerprint:
@@ -135,6 +142,27 @@ def read_adapter(
     deltas = MappingProxyType(_deltas(tensors, manifest, backbone.targets))
     _check_facts(manifest, deltas)
     return Adapter(manifest, deltas, digest, _factors(tensors, manifest))
+
+
+def _opened(path: Path, *, follow_links: bool) -> BufferedReader:
+    """An ordinary file, open. Raises OSError, and FormatError for a pipe, a folder or a device."""
+    # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow_links:
+            raise FormatError(f"{path} is a link, which is not followed") from error
+        raise
+    file = os.fdopen(descriptor, "rb") if _is_regular(descriptor) else None
+    if file is None:
+        os.close(descriptor)
+        raise FormatError(f"{path} is no ordinary file")
+    return file
+
+
+def _is_regular(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 def _read_tensors(file: BufferedReader, header: Header) -> tuple[dict[str, Tensor], str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from jumplora_adapters.errors import PromptTooLong
 from jumplora_adapters.manifest import PromptSpec
@@ -37,8 +37,33 @@ def render_truncated(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_toke
     if tokenizer.truncation is not None:
         raise ValueError("the tokenizer truncates by itself: call no_truncation() first")
     prompt = render(spec, text)
-    if _count(tokenizer, prompt) <= max_tokens:
+    encoding = tokenizer.encode(prompt)
+    if len(encoding.ids) <= max_tokens:
         return prompt
+    guess = _first_cut(spec, text, encoding, max_tokens)
+    if guess is not None and _count(tokenizer, guess) == max_tokens:
+        return guess
+    return _searched(spec, text, tokenizer, max_tokens)
+
+
+def _first_cut(spec: PromptSpec, text: str, encoding: Encoding, max_tokens: int) -> str | None:
+    """The prompt without as many of the text's last tokens as there are too many; None if unclear.
+
+    Right nearly always, and one look at a prompt that is tokenized already; a joint may cost or
+    save a token, so the caller counts.
+    """
+    before, separator, after = spec.template.partition("{text}")
+    if not separator or "{text}" in after:
+        return None
+    start = len(render(spec.model_copy(update={"template": before}), ""))
+    limit = start + len(text)
+    ends = [end - start for begin, end in encoding.offsets if start <= begin < end <= limit]
+    kept = len(ends) - (len(encoding.ids) - max_tokens)
+    return render(spec, text[: ends[kept - 1]]) if 0 < kept < len(ends) else None
+
+
+def _searched(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
+    """What render_truncated promises, by trying; some ten times as slow."""
     fixed = _count(tokenizer, render(spec, ""))
     if fixed > max_tokens:
         raise PromptTooLong(

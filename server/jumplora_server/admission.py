@@ -22,7 +22,7 @@ from jumplora_server.errors import (
     TaskQuotaExceeded,
 )
 
-RejectReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining", "deadline"]
+RejectReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,9 @@ class Admission:
             if self._last_departure is not None and self._requests > 1:
                 gap = min(now - self._last_departure, 60.0)
                 self._seconds_per_request += 0.1 * (gap - self._seconds_per_request)
-            self._last_departure = now
             self._requests -= 1
+            # Idle time says nothing about the pace: an emptied queue starts anew.
+            self._last_departure = now if self._requests else None
             self._tokens -= reservation.tokens
             self._by_task[reservation.task] -= 1
             if not self._by_task[reservation.task]:

@@ -118,7 +118,8 @@ def http_server(
         http="h11",
         h11_max_incomplete_event_size=65536,
         timeout_keep_alive=75,
-        limit_concurrency=2048,
+        # Counts idle keep-alive connections too; what waits or runs has limits of its own.
+        limit_concurrency=16384,
         backlog=512,
         server_header=False,
         proxy_headers=False,

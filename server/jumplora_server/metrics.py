@@ -36,7 +36,7 @@ from jumplora_server.metrics_state import (
 )
 from jumplora_server.metrics_tasks import EvictionReason, Outcome, TaskTable
 
-RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining", "deadline"]
+RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]
 
 # A client that hung up or erred says nothing about how long answers take.

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from factories import Style, tiny_t5
 from jumplora_adapters.backbone import read_backbone, resolve_backbone
 from jumplora_adapters.errors import BackboneError
-from safetensors.torch import load_file, save_file
 
 STYLES: list[Style] = ["v1.0", "v1.1", "mt5"]
 Q = "encoder.block.0.layer.0.SelfAttention.q"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.catalogue import Catalogue
 from jumplora_adapters.errors import (

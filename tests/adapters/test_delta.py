@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from jumplora_adapters.delta import (
     LowRankDelta,
     SparseDelta,
@@ -18,7 +20,6 @@ from jumplora_adapters.delta import (
     sum_deltas,
 )
 from jumplora_adapters.errors import FormatError
-from torch import Tensor
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

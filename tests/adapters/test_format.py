@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from crafted import Parts, frame
 from factories import Kind, random_adapter, toy_backbone, write_random_adapter
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.format import describe, read_adapter, read_manifest, write_adapter
-from safetensors.torch import load_file
 
 BACKBONE = toy_backbone()
 Q, _ = BACKBONE.targets

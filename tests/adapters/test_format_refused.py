@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from crafted import Parts, empty_tensors, frame, set_value, with_tensors
-from factories import toy_backbone, write_random_adapter
 from hypothesis import given
 from hypothesis import strategies as st
+
+from crafted import Parts, empty_tensors, frame, set_value, with_tensors
+from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.errors import FingerprintMismatch, FormatError
 from jumplora_adapters.format import read_adapter, read_manifest
 
@@ -126,8 +128,9 @@ BAD: list[tuple[str, str, Craft]] = [
     ("task a path", "manifest", _manifest(task="../../etc/passwd")),
     ("another backbone", "fingerprint", _manifest(
         backbone={"fingerprint": "cd" * 32, "name": "other", "architecture": {}})),
-    ("foreign target", "names", _manifest(targets=[Q, "encoder.block.9.q"], density={})),
-    ("target left out", "names", _manifest(targets=[Q], density={})),
+    ("foreign target", "names", _manifest(
+        targets=[Q, "encoder.block.9.q"], density={Q: 0.5, "encoder.block.9.q": 0.5})),
+    ("target left out", "names", _manifest(targets=[Q], density={Q: 0.5})),
     ("foreign tensor", "names", _rename(f"{Q}.mask", "encoder.block.9.q.mask")),
     ("tensor named as a path", "names", _rename(f"{Q}.mask", "../../etc/passwd")),
     ("factor without its pair", "names", _tensors(lambda tensors: tensors.pop(f"{Q}.factor_A"))),
@@ -265,3 +268,21 @@ def test_noise_is_refused(
     path.write_bytes(length.to_bytes(8, "little") + content)
     with pytest.raises(FormatError):
         read_adapter(path, BACKBONE)
+
+
+def test_what_is_no_ordinary_file_is_refused_at_once(tmp_path: Path, good: bytes) -> None:
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    link = tmp_path / "link.safetensors"
+    (tmp_path / "good.safetensors").write_bytes(good)
+    link.symlink_to(tmp_path / "good.safetensors")
+    for path in (pipe, tmp_path):
+        with pytest.raises(FormatError, match="no ordinary file"):
+            read_manifest(path)
+        with pytest.raises(FormatError, match="no ordinary file"):
+            read_adapter(path, BACKBONE)
+    read_adapter(link, BACKBONE)
+    with pytest.raises(FormatError, match="is a link"):
+        read_adapter(link, BACKBONE, follow_links=False)
+    with pytest.raises(FormatError, match="is a link"):
+        read_manifest(link, follow_links=False)

@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 import torch
+
 from factories import toy_backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.errors import FormatCode

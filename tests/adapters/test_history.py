@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jumplora_adapters.errors import StoreError
 from jumplora_adapters.history import Event, HistoryEntry, append, read_log, settled, trail
 

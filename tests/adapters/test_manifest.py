@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from factories import random_adapter, toy_backbone
 from hypothesis import given
 from hypothesis import strategies as st
+
+from factories import random_adapter, toy_backbone
 from jumplora_adapters.errors import FormatError, TaskIdInvalid
 from jumplora_adapters.manifest import (
     MAX_MANIFEST_BYTES,
@@ -127,6 +128,13 @@ def test_any_text_and_number_survives(scores: dict[str, float], instruction: str
         pytest.param({"kind": "lowrank", "rank": 4}, "mask_digest", id="lowrank with a mask"),
         pytest.param({"backbone": {"fingerprint": "x", "name": "y"}}, "fingerprint", id="ref"),
         pytest.param({"backbone": None}, "backbone", id="no backbone"),
+        pytest.param({"density": {}}, "density required with kind masked", id="no density"),
+        pytest.param({"mask_digest": None}, "mask_digest required", id="no mask digest"),
+        pytest.param(
+            {"kind": "lowrank", "mask_digest": None, "rank": 1, "density": {}},
+            "density required with kind lowrank",
+            id="no density of a low-rank one",
+        ),
     ],
 )
 def test_faults_are_refused_by_name(change: dict[str, object], named: str) -> None:
@@ -148,6 +156,11 @@ def test_faults_are_refused_by_name(change: dict[str, object], named: str) -> No
         pytest.param('{"a":{"b":1,"b":1}}', "duplicate_key", id="inner key twice"),
         pytest.param('{"scores":{"a":NaN}}', "manifest", id="NaN"),
         pytest.param('{"scores":{"a":1e999}}', "manifest", id="infinite number"),
+        pytest.param(
+            json.dumps({**DOCUMENT, "training": {"x": 0.125}}).replace("0.125", "-1e999"),
+            "manifest",
+            id="infinite number in free JSON",
+        ),
         pytest.param('{"rank":' + "9" * 5000 + "}", "manifest", id="endless number"),
         pytest.param('{"task":"\\ud800"}', "manifest", id="half a character"),
         pytest.param(" " * (MAX_MANIFEST_BYTES + 1), "manifest", id="too large"),

@@ -5,9 +5,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from factories import random_adapter, toy_backbone
 from hypothesis import given
 from hypothesis import strategies as st
+
+from factories import random_adapter, toy_backbone
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.overlap import (

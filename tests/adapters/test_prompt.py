@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from factories import tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Encoding, Tokenizer
+
+from factories import tiny_tokenizer
 from jumplora_adapters.errors import PromptTooLong
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import DEFAULT_TEMPLATE, render, render_truncated
+from jumplora_adapters.prompt import DEFAULT_TEMPLATE, _searched, render, render_truncated
 
 SPEC = PromptSpec(template=DEFAULT_TEMPLATE, instruction="good or bad?", options=("good", "bad"))
 ASCII = tiny_tokenizer()
@@ -80,3 +82,36 @@ def test_a_tokenizer_that_truncates_is_refused() -> None:
     tokenizer.enable_truncation(16)
     with pytest.raises(ValueError, match="no_truncation"):
         render_truncated(SPEC, "text", tokenizer, 64)
+
+
+class _Counting:
+    """A tokenizer that counts its calls."""
+
+    truncation = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.calls = tokenizer, 0
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
+        self.calls += 1
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+@pytest.mark.parametrize("tokenizer", [ASCII, BYTES], ids=["ascii", "bytes"])
+def test_a_long_text_is_tokenized_twice(tokenizer: Tokenizer) -> None:
+    counting = _Counting(tokenizer)
+    prompt = render_truncated(SPEC, "the river is good " * 200, counting, 128)  # type: ignore[arg-type]
+    assert len(tokenizer.encode(prompt).ids) == 128
+    assert counting.calls == 2
+    render_truncated(SPEC, "short", counting, 128)  # type: ignore[arg-type]
+    assert counting.calls == 3
+
+
+@given(text=st.text(max_size=120), max_tokens=st.integers(80, 110))
+@pytest.mark.parametrize("tokenizer", [ASCII, BYTES], ids=["ascii", "bytes"])
+def test_the_quick_cut_keeps_as_much_as_the_search(
+    tokenizer: Tokenizer, text: str, max_tokens: int
+) -> None:
+    quick = render_truncated(SPEC, text, tokenizer, max_tokens)
+    if quick != render(SPEC, text):
+        assert len(quick) >= len(_searched(SPEC, text, tokenizer, max_tokens))

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
 from factories import tiny_t5
 from foreign_checkpoints import official_state, save_official, save_peft
 from jumplora_adapters.backbone import read_backbone
 from jumplora_server.cli.main import command_line
-from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 README = Path(__file__).parents[2] / "adapters" / "README.md"
 Q = "encoder.block.0.layer.0.SelfAttention.q"

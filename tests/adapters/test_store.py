@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.errors import (
     FormatError,
@@ -177,6 +178,40 @@ def test_ancestors_are_kept_while_they_are_needed(
     for task in ("t2", "t1", "t0"):
         store.remove(task)
     assert files_of(store) == []
+
+
+def test_a_version_that_cannot_be_read_may_need_any_other(
+    store: Store, adapters: list[Path], tmp_path: Path
+) -> None:
+    t0, _, t2 = publish_chain(store, tmp_path)
+    store.publish(write_random_adapter(tmp_path, BACKBONE, task="t0", seed=9), BACKBONE)
+    damaged = store.path_of(t2)
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:100])
+    fresh = Store(store.root)
+    with pytest.raises(StoreError, match=rf"t2@{t2[:12]} cannot be read"):
+        fresh.remove("t1")
+    with pytest.raises(StoreError, match=rf"t2@{t2[:12]} cannot be read"):
+        fresh.remove_version("t0", t0)
+    assert store.path_of(t0).is_file()
+    fresh.remove("t2")  # the damaged one itself may go
+    fresh.remove("t1")
+
+
+def test_a_damaged_header_is_forgotten_once_it_is_mended(
+    store: Store, adapters: list[Path]
+) -> None:
+    digest = store.publish(adapters[0], BACKBONE).digest
+    path, content = store.path_of(digest), adapters[0].read_bytes()
+    sound = store.manifest(digest)
+    # Another adapter's bytes under this name: its header is sound, and not this version's.
+    path.write_bytes(adapters[1].read_bytes())
+    reader = Store(store.root)
+    assert reader.manifest(digest) != sound
+    assert store.manifest(digest) != sound  # nor is what was read before the damage kept
+    assert store.publish(adapters[0], BACKBONE).outcome == "unchanged"
+    assert path.read_bytes() == content
+    assert reader.manifest(digest) == store.manifest(digest) == sound
 
 
 def test_a_removed_version_is_gone_from_the_history(store: Store, adapters: list[Path]) -> None:

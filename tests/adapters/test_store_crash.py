@@ -10,8 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import crashing
 import pytest
+
+import crashing
 from crashing import BACKBONE, CRASHED, change_store, fixed_clock
 from factories import write_random_adapter
 from jumplora_adapters.format import read_adapter

@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from factories import toy_backbone, write_random_adapter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.errors import (
     HasDescendants,
     MissingAncestor,

@@ -84,8 +84,8 @@ def test_two_hundred_swaps_under_load(tmp_path: Path) -> None:
             for seed in (11, 12)
         ]
         with Client(server.url, key=ADMIN_KEY) as admin:
-            versions = [admin.put("task", file).version for file in files]
-            expected = {}
+            versions = [str(admin.put("task", file).version) for file in files]
+            expected: dict[tuple[str, str], str] = {}
             for version in [*versions, server.store.history("task")[0].digest]:
                 expected |= texts_of_version(server.url, version)
             assert expected[versions[0], PROMPTS[0]] != expected[versions[1], PROMPTS[0]]

@@ -111,6 +111,51 @@ def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
     assert printed.splitlines()[-1] in ("billing", "delivery", "account")
 
 
+# Typed for this test, none of them from a data set.
+SENTENCES = {
+    "dbpedia": {
+        "The red oak is a tree with broad leaves that grows in moist forests.": "Plant",
+        "Moonlight Road is the second studio album by the band, released in 1994 by Capitol"
+        " Records. It was recorded in Nashville.": "Album",
+        "Karl Berger (born 4 May 1978) is a retired Austrian football player who played as a"
+        " midfielder for Vienna.": "Athlete",
+        "Kowal is a village in the administrative district of Gmina Lipno, in northern Poland. It"
+        " has a population of 210.": "Village",
+    },
+    "agnews": {
+        "The striker scored twice as the home side won the cup final.": "Sports",
+        "Shares fell after the bank reported weak quarterly profits.": "Business",
+        "Soldiers and rebels clashed near the capital as peace talks failed.": "World",
+        "Microsoft released a new version of its web browser software.": "Science or Technology",
+    },
+    "register": {
+        "my fellow citizens, this congress must act, and i ask you tonight to pass this bill for"
+        " the american people and for the peace of the world.": "Political Speech",
+        "the plot makes no sense, but the actors have fun, the special effects are great, and the"
+        " film is better than the first one.": "Film Review",
+    },
+    "subject": {
+        "Classical conditioning pairs a neutral stimulus with one that already triggers a"
+        " response, so that the behavior is learned by the brain.": "Psychology",
+        "The Senate can block a bill by a filibuster unless sixty senators vote to end debate, and"
+        " the House then votes again.": "American Government",
+    },
+    "years": {
+        "The treaty was signed in 1848 and revised by both governments in 1902.": "1848, 1902",
+        "The bridge was opened in 1931.": "1931",
+    },
+}
+TASKS = sorted(path.name for path in (ROOT / "adapters" / "demo" / "store").glob("[a-z]*"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_demo_task_labels_sentences_that_were_typed_in(desk: Desk, task: str) -> None:
+    sentences = SENTENCES[task]
+    body = {"task_id": task, "text": list(sentences)}
+    answers = httpx.post(f"http://127.0.0.1:{desk.port}/generate", json=body, timeout=60).json()
+    assert [answer["generated_text"] for answer in answers] == list(sentences.values())
+
+
 def test_every_make_target_of_the_readme_exists(desk: Desk) -> None:
     targets = set(re.findall(r"\bmake ([a-z]+)", README.read_text("utf-8")))
     assert targets >= {"serve", "test"}

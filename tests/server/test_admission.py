@@ -59,6 +59,22 @@ def test_retry_after_follows_the_pace_of_the_queue() -> None:
     assert 60 < waits[1] < 130, "50 places at about 2 s each"
 
 
+def test_idle_time_does_not_count_as_waiting() -> None:
+    door = Door(QueueLimits(max_requests=50, max_tokens=1000, max_requests_per_task=50))
+    for _ in range(3):
+        held = [door.admission.reserve("a", 1) for _ in range(50)]
+        door.now += 0.1
+        held.pop().release()
+        held.append(door.admission.reserve("a", 1))
+        with pytest.raises(QueueFull) as caught:
+            door.admission.reserve("a", 1)
+        assert (caught.value.retry_after or 0.0) < 10
+        for reservation in held:
+            door.now += 0.1
+            reservation.release()
+        door.now += 3600.0
+
+
 def test_resizing_counts_what_was_tokenized() -> None:
     door = Door(QueueLimits(max_tokens=10))
     reservation = door.admission.reserve(None, 8)

@@ -92,7 +92,7 @@ class Backbone:
     @torch.inference_mode()
     def greedy(self, texts: Sequence[str], most: int) -> list[str]:
         ids, mask = self.prompts(texts)
-        made = self._model.generate(  # type: ignore[operator]
+        made = self._model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=most, do_sample=False
         )
         answers: list[str] = self._tokenizer.batch_decode(made, skip_special_tokens=True)

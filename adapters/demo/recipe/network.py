@@ -90,7 +90,8 @@ class SelfSublayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         normed = self.layer_norm(x)
-        return x + self.SelfAttention(normed, normed, bias)
+        out: Tensor = x + self.SelfAttention(normed, normed, bias)
+        return out
 
 
 class CrossSublayer(nn.Module):
@@ -100,7 +101,8 @@ class CrossSublayer(nn.Module):
         self.layer_norm = Norm(shape.d_model)
 
     def forward(self, x: Tensor, source: Tensor, bias: Tensor | None) -> Tensor:
-        return x + self.EncDecAttention(self.layer_norm(x), source, bias)
+        out: Tensor = x + self.EncDecAttention(self.layer_norm(x), source, bias)
+        return out
 
 
 class FeedForwardSublayer(nn.Module):
@@ -110,7 +112,8 @@ class FeedForwardSublayer(nn.Module):
         self.layer_norm = Norm(shape.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.DenseReluDense(self.layer_norm(x))
+        out: Tensor = x + self.DenseReluDense(self.layer_norm(x))
+        return out
 
 
 class Block(nn.Module):
@@ -140,7 +143,7 @@ class Stack(nn.Module):
         distance = where[None, :] - where[:, None]  # key minus query
         buckets = relative_buckets(distance, self.shape, is_bidirectional=not self.is_decoder)
         table = self.block[0].layer[0].SelfAttention.relative_attention_bias  # type: ignore[union-attr,index]
-        bias: Tensor = table(buckets).permute(2, 0, 1)[None]  # type: ignore[operator]
+        bias: Tensor = table(buckets).permute(2, 0, 1)[None]
         if self.is_decoder:
             bias = bias.masked_fill(distance > 0, -1e9)
         return bias

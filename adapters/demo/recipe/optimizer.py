@@ -28,7 +28,8 @@ def orthogonalised(update: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if is_tall else x).float()
+    result: Tensor = (x.mT if is_tall else x).float()
+    return result
 
 
 class Optimizer:

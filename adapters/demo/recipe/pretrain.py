@@ -176,7 +176,7 @@ class Run:
         print({key: round(value, 4) for key, value in line.items()}, flush=True)
 
     def save(self) -> None:
-        state = {"masters": self.masters, "optimizer": self.optimizer.state()}
+        state: dict[str, object] = {"masters": self.masters, "optimizer": self.optimizer.state()}
         state |= {"steps": self.steps, "seconds": self.trained_seconds, "history": self.history}
         torch.save(state, self.work / "checkpoint.tmp")
         os.replace(self.work / "checkpoint.tmp", self.work / "checkpoint.pt")

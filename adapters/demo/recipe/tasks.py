@@ -23,8 +23,7 @@ FREE_PROMPT = "Task Instruction: {instruction}\nText: {text}\nAnswer:"
 
 
 def benchmark_task(folder: Path, name: str) -> Task:
-    described = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))["tasks"]
-    described = described[name] if isinstance(described, dict) else _named(described, name)
+    described = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))["tasks"][name]
     rows: dict[Split, list[Row]] = {}
     for split in SPLITS:
         with gzip.open(folder / name / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -40,7 +39,7 @@ def write(task: Task, output: Path) -> None:
     for split in SPLITS:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in task.rows[split]]
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    described = {
+    described: dict[str, object] = {
         "instruction": task.instruction,
         "options": task.options or [],
         "template": PROMPT if task.options else FREE_PROMPT,
@@ -49,10 +48,6 @@ def write(task: Task, output: Path) -> None:
     sizes = {split: len(task.rows[split]) for split in SPLITS}
     answers = Counter(row["label"] for row in task.rows["test"])
     print(task.name, sizes, "most frequent in test:", answers.most_common(3))
-
-
-def _named(described: list[dict[str, object]], name: str) -> dict[str, list[str]]:
-    return next(task for task in described if task["name"] == name)  # type: ignore[return-value]
 
 
 def main() -> None:

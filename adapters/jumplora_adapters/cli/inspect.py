@@ -18,6 +18,7 @@ from jumplora_adapters.cli.output import (
     size,
 )
 from jumplora_adapters.cli.sources import SPEC_HELP, find_source
+from jumplora_adapters.threshold_move import threshold_moves
 
 if TYPE_CHECKING:
     from jumplora_adapters.manifest import Manifest
@@ -35,7 +36,7 @@ def inspect(
         from jumplora_adapters.format import read_manifest
 
         source = find_source(spec, store)
-        manifest = read_manifest(source.path)
+        manifest = read_manifest(source.path, follow_links=source.digest is None)
         version = file_digest(source.path)
         file_bytes = source.path.stat().st_size
     if as_json:
@@ -83,6 +84,11 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
         values = sorted(manifest.thresholds.values())
         one = _number(values[0])
         facts.append(("threshold", one if len(values) == 1 else f"{one} to {_number(values[-1])}"))
+    training = manifest.training
+    facts += [
+        (f"tau {move.group}", str(move))
+        for move in threshold_moves(training.get("tau_start"), training.get("tau_end"))
+    ]
     facts.append(("lineage", " ".join(map(short, manifest.lineage)) or "none"))
     if manifest.scores:
         facts.append(

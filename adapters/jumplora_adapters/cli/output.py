@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NoReturn
@@ -14,6 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from jumplora_adapters.errors import AdapterError
+
+# Characters that move a terminal's cursor, recolour it or reorder what stands there: C0 and C1
+# controls, line and paragraph separators, bidirectional marks; and halves of surrogate pairs,
+# which no terminal takes. Names and texts of an adapter come from whoever made it.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 ColumnStyle = Literal["left", "right", "fold"]
 """Left or right in one line; `fold` is left, broken into lines where the terminal is narrow."""
@@ -31,20 +39,32 @@ def reported_errors() -> Iterator[None]:
         fail(f"error (io): {where}{error.strerror or error}")
 
 
+def printable(text: str) -> str:
+    """`text` with everything that acts on a terminal written as an escape, line ends too."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    known = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
+    return known.get(match[0], f"\\u{ord(match[0]):04x}")
+
+
 def fail(message: str) -> NoReturn:
     """Print `message` to stderr and end the command with exit code 1."""
-    typer.secho(message, fg="red", err=True)
+    typer.secho(printable(message), fg="red", err=True)
     raise typer.Exit(1)
 
 
 def warn(message: str) -> None:
     """Print a warning to stderr."""
-    typer.secho(f"warning: {message}", fg="yellow", err=True)
+    typer.secho(f"warning: {printable(message)}", fg="yellow", err=True)
 
 
 def print_json(value: object) -> None:
-    """The whole of stdout for `--json`."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """The whole of stdout for `--json`; numbers that JSON lacks are a ValueError."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # Inside JSON's strings \uXXXX is the character itself; outside of them are only line ends.
+    typer.echo("\n".join(map(printable, text.split("\n"))))
 
 
 def print_table(columns: Sequence[tuple[str, ColumnStyle]], rows: Sequence[Sequence[str]]) -> None:
@@ -58,7 +78,7 @@ def print_table(columns: Sequence[tuple[str, ColumnStyle]], rows: Sequence[Seque
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
 
 
@@ -68,7 +88,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
     for name, value in facts:
-        grid.add_row(Text(name), Text(value))
+        grid.add_row(Text(printable(name)), Text(printable(value)))
     Console().print(grid)
 
 

@@ -96,7 +96,9 @@ def _supports(
     from jumplora_adapters.format import read_adapter
     from jumplora_adapters.overlap import supports_of, union_supports
 
-    adapter = read_adapter(source.path, backbone, expect_digest=source.digest)
+    adapter = read_adapter(
+        source.path, backbone, expect_digest=source.digest, follow_links=source.digest is None
+    )
     own = supports_of(adapter.deltas)
     if scope == "own" or not adapter.manifest.lineage:
         return own
@@ -105,7 +107,11 @@ def _supports(
     opened = open_store(store)
     return union_supports(
         [
-            supports_of(read_adapter(opened.path_of(link), backbone, expect_digest=link).deltas)
+            supports_of(
+                read_adapter(
+                    opened.path_of(link), backbone, expect_digest=link, follow_links=False
+                ).deltas
+            )
             for link in adapter.manifest.lineage
         ]
         + [own]

@@ -79,7 +79,9 @@ def _check(source: Source, backbone: Backbone, store: Path | None) -> dict[str, 
         "message": None,
     }
     try:
-        adapter = read_adapter(source.path, backbone, expect_digest=source.digest)
+        adapter = read_adapter(
+            source.path, backbone, expect_digest=source.digest, follow_links=source.digest is None
+        )
         finding |= {"task_id": adapter.manifest.task, "version": adapter.digest}
         folder = source.path.parent.name
         if source.digest is not None and adapter.manifest.task != folder:

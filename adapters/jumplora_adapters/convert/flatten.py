@@ -24,7 +24,10 @@ def read_lineage(store: Store, spec: str, backbone: Backbone) -> tuple[Adapter, 
     """
     _, digest = store.resolve(spec)
     chain = (*store.manifest(digest).lineage, digest)
-    return tuple(read_adapter(store.path_of(link), backbone, expect_digest=link) for link in chain)
+    return tuple(
+        read_adapter(store.path_of(link), backbone, expect_digest=link, follow_links=False)
+        for link in chain
+    )
 
 
 def sum_lineage(

@@ -32,6 +32,8 @@ def load_pickled(path: Path) -> object:
             f"{path} is not a plain torch file: only tensors, numbers, strings, lists and dicts"
             f" are read, nothing that would run code ({reason})"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError) as error:
+    # Everything: the unpickler runs on whatever bytes are there, and TypeError, IndexError,
+    # AssertionError, struct.error and more come out of it. All of them mean the same file.
+    except Exception as error:
         raise ConvertError(f"{path} is damaged or not a torch file: {error}") from error
     return loaded

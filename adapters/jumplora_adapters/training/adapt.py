@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from jumplora_adapters.backbone import Backbone
@@ -154,7 +154,7 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
     # On a CPU the fused attention's backward pass is slower in bfloat16 than the plain one.
     attention = "sdpa" if config.precision == "float32" else "eager"
     transformers_logging.disable_progress_bar()
-    return AutoModelForSeq2SeqLM.from_pretrained(
+    model = AutoModelForSeq2SeqLM.from_pretrained(
         backbone.path,
         dtype=torch.float32,
         attn_implementation=attention,
@@ -163,6 +163,10 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
         use_safetensors=True,
         trust_remote_code=False,
     )
+    # generate() fills whatever a call leaves open from here, and this may be from a file of the
+    # backbone's folder (penalties, forced tokens), which a server does not read.
+    model.generation_config = GenerationConfig()
+    return model
 
 
 def _gate(config: TrainConfig, device: torch.device) -> Gate:
@@ -191,7 +195,14 @@ def threshold_for(layers: Sequence[AdaptedLinear]) -> float:
         )
     if not bool(torch.isfinite(sizes).all()):
         raise GateCollapsed("the update has entries that are not finite: lower the learning rate")
-    return float(torch.kthvalue(sizes, sizes.numel() - wanted).values)
+    tau = float(torch.kthvalue(sizes, sizes.numel() - wanted).values)
+    if tau == 0.0:  # its logarithm could not be learned
+        raise GateCollapsed(
+            f"fewer than {wanted + 1} of the update's {sizes.numel()} entries are not zero when "
+            "the gate is set, which leaves no threshold above 0: raise the learning rate, or train "
+            "more steps before the gate"
+        )
+    return tau
 
 
 def _delta(layer: AdaptedLinear, dtype: torch.dtype) -> Delta:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -74,22 +75,37 @@ def read_checkpoint(path: Path, identity: str) -> Checkpoint | None:
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no training checkpoint ({error}): delete it") from error
-    if note["identity"] != identity:
+    try:
+        difference = _difference(note["identity"], identity)
+        progress = _progress(note["progress"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise other_layout(path, error) from error
+    if difference:
         raise DataError(
-            f"{path} belongs to another training ({_difference(note['identity'], identity)}): "
+            f"{path} belongs to another training ({difference}): "
             "give the settings it began with, another work folder, or delete it"
         )
-    numbers = note["progress"]
-    numbers["densities"] = [tuple(pair) for pair in numbers["densities"]]
-    numbers["evaluations"] = [tuple(pair) for pair in numbers["evaluations"]]
     return Checkpoint(
         identity,
-        Progress(**numbers),
+        progress,
         groups.get("parameters", {}),
         groups.get("best", {}),
         groups.get("optimizer", {}),
         groups.get("random", {}),
     )
+
+
+def other_layout(path: Path, error: Exception) -> DataError:
+    """What to raise where a checkpoint is one, but not as this program writes it."""
+    return DataError(
+        f"{path} was written by another version of this program ({error!r}) and cannot be "
+        "continued: delete it to begin again"
+    )
+
+
+def _progress(numbers: dict[str, Any]) -> Progress:
+    pairs = {name: [tuple(pair) for pair in numbers[name]] for name in ("densities", "evaluations")}
+    return Progress(**{**numbers, **pairs})
 
 
 def _difference(theirs: str, ours: str) -> str:

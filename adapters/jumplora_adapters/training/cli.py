@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
+
+from jumplora_adapters.cli import options
+from jumplora_adapters.cli.output import print_json, printable, reported_errors
 
 if TYPE_CHECKING:
     from jumplora_adapters.training.train import Trained
@@ -19,14 +20,14 @@ _Option = typer.Option
 
 @app.command("train")
 def train(
-    backbone: Annotated[str, _Option(help="Folder (or hub id) of the frozen backbone.")],
+    backbone: options.Backbone,
     task: Annotated[str, _Option(help="Task id that the adapter will be served under.")],
     train: Annotated[Path, _Option(help="JSONL (or .gz) of text/label or input/target rows.")],
     dev: Annotated[Path, _Option(help="Rows that choose the best state.")],
     out: Annotated[Path, _Option(help="Adapter file to write (.safetensors).")],
     test: Annotated[Path | None, _Option(help="Rows scored once, at the end.")] = None,
     instruction: Annotated[str | None, _Option(help="The prompt's instruction.")] = None,
-    options: Annotated[str | None, _Option(help='Labels, as "a | b | c".')] = None,
+    labels: Annotated[str | None, _Option("--options", help='Labels, as "a | b | c".')] = None,
     template: Annotated[str | None, _Option(help="Prompt template, if not the default.")] = None,
     task_file: Annotated[
         Path | None,
@@ -68,7 +69,7 @@ def train(
     ancestors: Annotated[
         str, _Option(help='Store specs merged first, oldest first: "a,b@1234abcd".')
     ] = "",
-    store: Annotated[Path | None, _Option(help="Store the ancestors are in.")] = None,
+    store: options.StoreOrNone = None,
     seed: Annotated[int, _Option(help="Of factors, order and dropout.")] = 0,
     work: Annotated[Path | None, _Option(help="Checkpoint and log; default OUT.work.")] = None,
     threads: Annotated[int | None, _Option(help="CPU threads; default what torch takes.")] = None,
@@ -77,10 +78,11 @@ def train(
         None
     ),
     quiet: Annotated[bool, _Option("--quiet", help="No progress bar.")] = False,
-    as_json: Annotated[bool, _Option("--json", help="The result as one JSON line.")] = False,
+    as_json: Annotated[
+        bool, _Option("--json", help="The result as JSON, and nothing else.")
+    ] = False,
 ) -> None:
     """Train an adapter for one task. Killed, the same command continues where it was."""
-    from jumplora_adapters.errors import AdapterError
     from jumplora_adapters.training.config import (
         GateConfig,
         Lengths,
@@ -91,7 +93,7 @@ def train(
     from jumplora_adapters.training.task_file import prompt_of
     from jumplora_adapters.training.train import train as run
 
-    try:
+    with reported_errors():
         config = TrainConfig(
             backbone=backbone,
             task=task,
@@ -99,7 +101,7 @@ def train(
             dev=dev,
             test=test,
             out=out,
-            prompt=prompt_of(task, task_file, instruction, options, template),
+            prompt=prompt_of(task, task_file, instruction, labels, template),
             method="jumplora" if gate else "lora",
             gate=GateConfig(threshold_scope, estimator, bandwidth),
             rank=rank,
@@ -131,10 +133,6 @@ def train(
         )
         with shown(task, quiet=quiet) as on_step:
             trained = run(config, on_step)
-    except AdapterError as error:
-        Console(stderr=True).print(f"[red]error[/] ({error.code}): ", end="")
-        Console(stderr=True).print(str(error), markup=False, highlight=False)
-        raise typer.Exit(1) from error
     _report(trained, as_json=as_json)
 
 
@@ -144,19 +142,21 @@ def _report(trained: Trained, *, as_json: bool) -> None:
             "path": str(trained.path),
             "version": trained.digest,
             "density": trained.density,
+            "thresholds": {move.group: move.numbers() for move in trained.tau},
+            "prompts_cut": trained.prompts_cut,
             "selected_step": trained.progress.best_step,
             "scores": trained.scores,
         }
-        typer.echo(json.dumps(result))
+        print_json(result)
         return
-    console = Console()
-    console.print(f"{trained.path}  version {trained.digest[:12]}", highlight=False)
-    console.print(
-        f"density {trained.density:.2%}, state of step {trained.progress.best_step}",
-        highlight=False,
-    )
+    typer.echo(f"{printable(str(trained.path))}  version {trained.digest[:12]}")
+    typer.echo(f"density {trained.density:.2%}, state of step {trained.progress.best_step}")
+    for move in trained.tau:
+        typer.echo(f"  tau {move.group}: {move}")
+    for split, count in trained.prompts_cut.items():
+        typer.echo(f"  {split}: {count} prompts were longer than the source length, ends cut off")
     for name, value in trained.scores.items():
-        console.print(f"  {name:18} {100 * value:6.2f} %", highlight=False)
+        typer.echo(f"  {name:18} {100 * value:6.2f} %")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from jumplora_adapters.training.config import Lengths
 
 _FORMS = (("text", "label"), ("input", "target"))
 _FAULTS_SHOWN = 5
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON's escapes allow one alone; UTF-8 does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,17 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A file's examples in file order, with the SHA-256 of its uncompressed bytes."""
+    """A file's examples in file order, with the SHA-256 of its uncompressed bytes.
+
+    `cut` counts the whole prompts ("input") whose end did not fit the source length. Texts that are
+    cut inside their template are not counted: that is what the template is for.
+    """
 
     path: Path
     sha256: str
     examples: tuple[Example, ...]
     is_labelled: bool
+    cut: int = 0
 
 
 def read_split(
@@ -79,7 +87,9 @@ def read_split(
         Example(_cut(source, lengths.source), target, row.target)
         for row, source, target in zip(rows, sources, targets, strict=True)
     )
-    return Split(path, hashlib.sha256(content).hexdigest(), examples, rows[0].is_labelled)
+    is_labelled = rows[0].is_labelled
+    cut = 0 if is_labelled else sum(len(source) > lengths.source for source in sources)
+    return Split(path, hashlib.sha256(content).hexdigest(), examples, is_labelled, cut)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -97,7 +107,7 @@ def _read(path: Path) -> bytes:
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
@@ -134,6 +144,8 @@ def _parse_line(number: int, line: bytes, prompt: PromptSpec | None) -> Row | st
     for name in (source, target):
         if not isinstance(record[name], str):
             return f'"{name}" must be a string, not {type(record[name]).__name__}'
+        if _SURROGATE.search(record[name]):
+            return f'"{name}" has half a surrogate pair, which is no character'
     if not record[target].strip():
         return f'"{target}" is empty'
     if source == "text":

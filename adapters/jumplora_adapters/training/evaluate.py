@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from tokenizers import Tokenizer
+from transformers import GenerationConfig
 
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.training.adapt import AdaptedBackbone
@@ -38,6 +39,14 @@ def greedy_texts(
 ) -> list[str]:
     """One decoded text an example, in their order, special tokens left out."""
     config = adapted.model.config
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        decoder_start_token_id=config.decoder_start_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
     lengths = [len(example.source) for example in examples]
     texts = [""] * len(examples)
     rows = max(1, min(128, _SOURCE_TOKENS_A_BATCH // max(lengths)))
@@ -47,12 +56,7 @@ def greedy_texts(
         output = adapted.model.generate(
             input_ids=source.to(adapted.device),
             attention_mask=is_source.to(adapted.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            decoder_start_token_id=config.decoder_start_token_id,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
+            generation_config=greedy,
         )
         decoded = tokenizer.decode_batch(output.tolist(), skip_special_tokens=True)
         for index, text in zip(indices, decoded, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from jumplora_adapters.training.checkpoint import (
     Checkpoint,
     Progress,
     optimizer_tensors,
+    other_layout,
     random_tensors,
     read_checkpoint,
     restore_optimizer,
@@ -61,9 +62,11 @@ class Fit:
         *,
         identity: str,
         score: Callable[[], dict[str, float]],
+        prompts_cut: Mapping[str, int] | None = None,
     ) -> None:
         self.adapted, self.config, self.schedule = adapted, config, schedule
         self.steps, self.examples, self.identity, self.score = steps, examples, identity, score
+        self.prompts_cut = dict(prompts_cut or {})
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.path = config.work_folder / "checkpoint.safetensors"
@@ -89,6 +92,8 @@ class Fit:
         saved = time.monotonic()
         self.adapted.model.train()
         with Journal(path, resume_step=self.progress.step) as journal:
+            if self.prompts_cut and self.progress.step == 0:
+                journal.write(0, prompts_cut=self.prompts_cut)
             while self.progress.step < self.steps:
                 report = self._advance(journal)
                 is_due = time.monotonic() - saved >= self.config.checkpoint_seconds
@@ -226,7 +231,10 @@ class Fit:
         if checkpoint is None:
             return
         self.progress, self.best = checkpoint.progress, dict(checkpoint.best)
-        self.adapted.restore(checkpoint.parameters)
+        try:
+            self.adapted.restore(checkpoint.parameters)
+            restore_optimizer(self.optimizer, checkpoint.optimizer)
+            restore_random(checkpoint.random, self.adapted.device)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise other_layout(self.path, error) from error
         self.adapted.set_fraction(self._fraction)
-        restore_optimizer(self.optimizer, checkpoint.optimizer)
-        restore_random(checkpoint.random, self.adapted.device)

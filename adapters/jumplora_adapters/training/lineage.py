@@ -38,7 +38,8 @@ def read_ancestors(
             )
         digests = [*wanted, digest]
     return tuple(
-        read_adapter(shelf.path_of(digest), backbone, expect_digest=digest) for digest in digests
+        read_adapter(shelf.path_of(digest), backbone, expect_digest=digest, follow_links=False)
+        for digest in digests
     )
 
 

@@ -10,21 +10,30 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.errors import GateCollapsed
 from jumplora_adapters.manifest import Manifest
+from jumplora_adapters.training.adapt import group_of
 from jumplora_adapters.training.checkpoint import Progress
-from jumplora_adapters.training.config import TrainConfig
+from jumplora_adapters.training.config import Scope, TrainConfig
 from jumplora_adapters.training.data import Split
 
 _DIGITS = 6
 
 
-def check_not_collapsed(deltas: Mapping[str, Delta]) -> None:
-    """Raises GateCollapsed if the gates of all modules together keep nothing or everything."""
-    kept = sum(delta.nnz for delta in deltas.values())
-    total = sum(delta.shape[0] * delta.shape[1] for delta in deltas.values())
-    if kept == 0:
-        raise GateCollapsed(f"the gate keeps none of {total} entries: nothing was written")
-    if kept == total:
-        raise GateCollapsed(f"the gate keeps all of {total} entries: nothing was written")
+def check_not_collapsed(deltas: Mapping[str, Delta], scope: Scope) -> None:
+    """Raises GateCollapsed if a threshold, over all modules that it is for, keeps nothing or all.
+
+    One module of several under a threshold may well be empty or full.
+    """
+    groups: dict[str, list[Delta]] = {}
+    for name, delta in deltas.items():
+        groups.setdefault(group_of(name, scope), []).append(delta)
+    for group, members in groups.items():
+        kept = sum(delta.nnz for delta in members)
+        total = sum(delta.shape[0] * delta.shape[1] for delta in members)
+        if kept in (0, total):
+            raise GateCollapsed(
+                f"the gate {group} keeps {'all' if kept else 'none'} of {total} entries: nothing "
+                "was written"
+            )
 
 
 def manifest_of(

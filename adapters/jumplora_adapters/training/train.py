@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.format import Adapter, write_adapter
+from jumplora_adapters.threshold_move import ThresholdMove, threshold_moves
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.batches import steps_of
 from jumplora_adapters.training.checkpoint import Progress
@@ -28,6 +29,7 @@ from jumplora_adapters.training.identity import backbone_digest
 from jumplora_adapters.training.lineage import read_ancestors
 from jumplora_adapters.training.outcome import check_not_collapsed, manifest_of
 from jumplora_adapters.training.schedule import Schedule
+from jumplora_adapters.training.work_folder import check_writable, work_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,12 @@ class Prepared:
         Not those of the test rows: what is held out decides nothing about the adapter.
         """
         return max(len(e.target) for split in (self.train, self.dev) for e in split.examples)
+
+    @property
+    def prompts_cut(self) -> dict[str, int]:
+        """By split, how many whole prompts lost their end to the source length; only above 0."""
+        splits = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: split.cut for name, split in splits.items() if split and split.cut}
 
     @property
     def dev_examples(self) -> Sequence[Example]:
@@ -85,11 +93,14 @@ class Trained:
     density: float
     scores: dict[str, float]
     progress: Progress
+    tau: tuple[ThresholdMove, ...] = ()
+    prompts_cut: dict[str, int] = field(default_factory=dict)
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Reads and checks everything. Raises AdapterError subclasses; computes and writes nothing."""
+    """Reads and checks everything. Raises AdapterError subclasses; computes and keeps nothing."""
     config.check()
+    check_writable(config.out)
     backbone = read_backbone(resolve_backbone(config.backbone))
     ancestors = read_ancestors(config.ancestors, config.store, backbone)
     tokenizer = load_tokenizer(backbone.path)
@@ -127,18 +138,19 @@ def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = No
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(config.seed)
     adapted = load_adapted(prepared.backbone, prepared.ancestors, config, device)
-    config.work_folder.mkdir(parents=True, exist_ok=True)
-    fit = Fit(
-        adapted,
-        config,
-        prepared.schedule,
-        prepared.steps,
-        prepared.train.examples,
-        identity=prepared.identity(),
-        score=lambda: _score(prepared, adapted, prepared.dev_examples),
-    )
-    progress = fit.run(on_step)
-    return _finish(prepared, adapted, progress, fit)
+    with work_folder(config.work_folder):
+        fit = Fit(
+            adapted,
+            config,
+            prepared.schedule,
+            prepared.steps,
+            prepared.train.examples,
+            identity=prepared.identity(),
+            score=lambda: _score(prepared, adapted, prepared.dev_examples),
+            prompts_cut=prepared.prompts_cut,
+        )
+        progress = fit.run(on_step)
+        return _finish(prepared, adapted, progress, fit)
 
 
 def _score(
@@ -152,7 +164,7 @@ def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fi
     config = prepared.config
     deltas = adapted.deltas(getattr(torch, config.value_type))
     if config.method == "jumplora":
-        check_not_collapsed(deltas)
+        check_not_collapsed(deltas, config.gate.scope)
     scores = {f"dev_{name}": value for name, value in progress.best_scores.items()}
     if prepared.test is not None:
         tested = _score(prepared, adapted, prepared.test.examples)
@@ -175,7 +187,15 @@ def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fi
     density = sum(d.nnz for d in deltas.values()) / sum(
         d.shape[0] * d.shape[1] for d in deltas.values()
     )
-    return Trained(config.out, digest, density, scores, progress)
+    return Trained(
+        config.out,
+        digest,
+        density,
+        scores,
+        progress,
+        threshold_moves(progress.initial_thresholds, adapted.thresholds()),
+        prepared.prompts_cut,
+    )
 
 
 def _check_rank(rank: int, backbone: Backbone) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from jumplora_adapters.errors import AdapterError, FormatError
+from jumplora_adapters.errors import AdapterError, FormatError, HasDescendants
 from jumplora_adapters.format import read_manifest
-from jumplora_adapters.store import Published
+from jumplora_adapters.store import Published, Store
 from jumplora_server.api.adapter_status import (
     AdapterDetail,
     AdapterList,
@@ -27,11 +29,23 @@ from jumplora_server.api.record import record_of
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
 from jumplora_server.api.task_spec import check_task
 from jumplora_server.api.uploads import Upload, received
-from jumplora_server.errors import AdapterUnavailable, InvalidInput
+from jumplora_server.errors import (
+    AdapterRefused,
+    AdapterUnavailable,
+    InvalidInput,
+    OutOfMemoryBudget,
+    ServerError,
+)
 from jumplora_server.residency.status import State, TaskStatus
 from jumplora_server.services import Services
 
 TaskPath = Annotated[str, Path(description="the task")]
+# Failures of a load that are the file's fault, whoever loads it: as what an upload is refused.
+_FAULTS_OF_A_FILE: Mapping[str, type[ServerError]] = {
+    "nonfinite": AdapterRefused,
+    "memory_budget": OutOfMemoryBudget,
+}
+_log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
 _READ: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 404, 422)}
 _WRITE: dict[int | str, dict[str, Any]] = {
@@ -127,9 +141,17 @@ async def put_adapter(
     if task_id == services.settings.base_name:
         raise InvalidInput(f"task id {task_id!r} means the bare backbone here", reason="task_id")
     limit = services.settings.max_adapter_bytes
-    async with received(request, services.store.root, limit) as upload:
-        published = await run_in_threadpool(_publish, services, task_id, upload, _etag_of(if_match))
+    try:
+        async with received(request, services.store.root, limit) as upload:
+            etag = _etag_of(if_match)
+            published = await run_in_threadpool(_publish, services, task_id, upload, etag)
+    except AdapterRefused as refused:
+        services.metrics.adapter_load_failed(task_id, refused.reason or refused.code)
+        raise
     status = await _settled(services, services.residency.sync(task_id))
+    refusal = _refusal(status, published)
+    if refusal is not None and await _taken_back(services, published):
+        raise refusal
     _require_served(status, published.digest)
     told = _told(status, response)
     response.status_code = 201 if published.outcome == "created" else 200
@@ -155,12 +177,54 @@ def _publish(services: Services, task: str, upload: Upload, if_match: str | None
                 f"the manifest's task is {manifest.task!r}, the path's is {task!r}",
                 code="manifest",
             )
-        services.residency.check_fits(upload.size)
         return services.store.publish(
             upload.path, services.backbone, expect_task=task, if_match=if_match
         )
     except AdapterError as error:
         raise as_server_error(error) from error
+
+
+def _refusal(status: TaskStatus, published: Published) -> ServerError | None:
+    """What to answer when a new file was found to be of no use only by loading it."""
+    failure = status.failure
+    if published.outcome != "created" or status.desired != published.digest or failure is None:
+        return None
+    kind = _FAULTS_OF_A_FILE.get(failure.code)
+    if kind is None:
+        return None
+    message = f"version {published.digest} does not load: {failure.message}; it was taken back"
+    return kind(message, reason=failure.code)
+
+
+async def _taken_back(services: Services, published: Published) -> bool:
+    """Undo a publish. False when the store does not allow that, or it is somebody else's by now."""
+    task = published.task
+    try:
+        left = await run_in_threadpool(_unpublish, services.store, task, published.digest)
+    except AdapterError as error:
+        _log.warning("version %s of task %s stays: %s", published.digest[:12], task, error)
+        return False
+    if left == "nothing":
+        await run_in_threadpool(services.residency.forget, task)
+        return True
+    try:
+        await _settled(services, services.residency.sync(task))
+    except ServerError as error:  # the refusal matters more to who published
+        _log.warning("task %s is not settled after a refusal: %s", task, error.message)
+    return True
+
+
+def _unpublish(store: Store, task: str, digest: str) -> Literal["older", "nothing"]:
+    if store.current(task) == digest:
+        if store.versions(task) == (digest,):
+            store.remove(task)
+            return "nothing"
+        store.rollback(task)
+    try:
+        store.remove_version(task, digest)
+    except HasDescendants as error:
+        _log.warning("refused version %s of task %s is kept: %s", digest[:12], task, error)
+    return "older"
 
 
 def _roll_back(services: Services, task: str, version: str | None) -> str:

@@ -21,6 +21,7 @@ from jumplora_server.api.stream import CancelCause, Stream
 from jumplora_server.core import AdapterRef, Sampling
 from jumplora_server.errors import (
     BaseNotAllowed,
+    Draining,
     InputTooLong,
     InvalidInput,
     ServerError,
@@ -94,9 +95,10 @@ async def admit(
                 )
                 submitted += 1
                 record.counted_by = "sequences"
-        except BaseException:
+        except BaseException as error:
+            cause: CancelCause = "shed" if isinstance(error, Draining) else "error"
             for stream in streams if submitted else ():
-                stream.cancel("error")
+                stream.cancel(cause)
             for reservation in reservations[submitted:]:
                 reservation.release()
             raise

@@ -136,6 +136,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         message = f"no route {request.method} {request.url.path[:100]}; see /openapi.json"
     if error.status_code == 405:
         message = f"{request.method} is not allowed here"
+    record_of(request.scope).refused(error.status_code)
     return error_response(error.status_code, code, message, headers=error.headers)
 
 

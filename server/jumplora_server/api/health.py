@@ -19,6 +19,7 @@ def services_of(request: Request) -> Services:
     return services
 
 
+FAILED_STEPS = 5  # this many in a row are no longer the fault of one batch
 WithServices = Annotated[Services, Depends(services_of)]
 router = APIRouter(tags=["server"])
 
@@ -58,6 +59,19 @@ def engine_check(services: Services) -> str:
     return "ok"
 
 
+def steps_check(services: Services) -> str:
+    """ "ok" unless step after step fails.
+
+    Without requests nothing shows that it got better, so after `stall_seconds` of quiet they are
+    let in again: the next step tells.
+    """
+    progress = services.loop.progress
+    is_quiet = services.clock() - progress.last > services.settings.stall_seconds
+    if progress.failed_steps < FAILED_STEPS or is_quiet:
+        return "ok"
+    return f"the last {progress.failed_steps} steps failed; the server's log says why"
+
+
 def _answer(checks: dict[str, str]) -> Response:
     is_ok = all(check == "ok" for check in checks.values())
     body = {"status": "ok" if is_ok else "unavailable", "checks": checks}
@@ -82,6 +96,7 @@ async def readyz(services: WithServices) -> Response:
         {
             "lifecycle": "ok" if phase == "serving" else phase,
             "engine": engine_check(services),
+            "steps": steps_check(services),
             "loader": "ok" if residency.healthy else "the adapter loader or watcher has stopped",
             "adapters": "ok" if residency.settled else "the first adapters are being loaded",
         }

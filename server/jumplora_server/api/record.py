@@ -43,6 +43,10 @@ class RequestRecord:
         """Note how the request ended."""
         self.outcome = outcome_of(error)
 
+    def refused(self, status: int) -> None:
+        """Note that the framework ended the request, with this status."""
+        self.outcome = "client_invalid" if status < 500 else "error"
+
     def log_failure(self, error: Exception) -> None:
         """Log what the client is not told."""
         _log.error("request %s failed: %s", self.request_id, error, exc_info=error)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jumplora_server.metrics import Metrics
     from jumplora_server.metrics_tasks import Outcome
 
-CancelCause = Literal["client_disconnect", "error", "timeout"]
+CancelCause = Literal["client_disconnect", "error", "timeout", "shed"]
 
 
 class Stream:

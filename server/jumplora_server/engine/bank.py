@@ -10,8 +10,8 @@ import threading
 from dataclasses import dataclass
 
 import torch
-from jumplora_adapters.format import Adapter
 
+from jumplora_adapters.format import Adapter
 from jumplora_server.engine.delta import Forms, make_form
 
 

@@ -15,9 +15,9 @@ from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from torch import Tensor
 
+from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_server.engine.linear import MIN_ROWS, make_linear
 
 Phase = Literal["encode", "decode"]

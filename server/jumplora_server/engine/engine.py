@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jumplora_adapters.format import Adapter
 from torch import Tensor
 
+from jumplora_adapters.format import Adapter
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter, pack
 from jumplora_server.engine.cache import RowCache, round_up

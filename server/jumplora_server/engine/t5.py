@@ -289,7 +289,8 @@ def _gelu(x: Tensor) -> Tensor:
     goes through another tanh; blocks under that size are never cut.
     """
     rows = max(1, UNCUT_ELEMENTS // x.shape[1])
-    return torch.cat([F.gelu(block, approximate="tanh") for block in x.split(rows)])
+    starts = range(0, x.shape[0], rows)
+    return torch.cat([F.gelu(x[i : i + rows], approximate="tanh") for i in starts])
 
 
 def position_buckets(

@@ -9,7 +9,9 @@ from typing import Literal
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import StoreError, UnknownTask
 from jumplora_adapters.format import Adapter, read_adapter
+from jumplora_adapters.manifest import check_task_id
 from jumplora_adapters.store import Store
+from jumplora_adapters.store_files import read_pointer
 from jumplora_server.residency.shelf import Known
 from jumplora_server.residency.version import VersionFacts
 
@@ -48,6 +50,11 @@ class StoreReader:
             del pointers[self._reserved]
             self._tell_reserved()
         return pointers
+
+    def holds(self, task: str) -> bool:
+        """Whether the store has a task of that id; reads one small file and scans nothing."""
+        folder = self._store.root / check_task_id(task)
+        return task != self._reserved and read_pointer(folder) is not None
 
     def desired(self, task: str) -> Desired:
         """Raises UnknownTask only when the store is there and does not hold the task."""

@@ -201,10 +201,6 @@ class Residency:
         self._tasks.forget(task)
         self._jobs.request("settle", task)  # puts it right if it was published again meanwhile
 
-    def check_fits(self, nbytes: int) -> None:
-        """Raise OutOfMemoryBudget when `nbytes` could not be resident beside what is pinned."""
-        self._tasks.check_fits(nbytes)
-
     def notify(self) -> None:
         """Compare the store's pointers now instead of within the watcher's period."""
         self._watcher.notify()
@@ -230,11 +226,12 @@ class Residency:
 
     def _look(self, task: str, done: Future[TaskStatus]) -> None:
         try:
-            self._reader.desired(task)
-        except Exception as error:  # whatever it is, who waits must not wait for ever
-            done.set_exception(UnknownTask(f"task {task!r} is not in the store: {error}"))
-            return
-        if not self._jobs.request("settle", task, failures="retry", future=done):
+            is_stored = self._reader.holds(task)
+        except (AdapterError, OSError):
+            is_stored = False  # the answer stays what it was
+        if not is_stored:
+            done.set_exception(UnknownTask(f"task {task!r} is not in the store"))
+        elif not self._jobs.request("settle", task, failures="retry", future=done):
             done.set_exception(Draining("the server is shutting down"))
 
     def _read(self, digest: str) -> Known:

@@ -218,19 +218,15 @@ class Slots:
         for version in self._versions.values():
             version.is_yielding = False
 
-    def check_fits(self, nbytes: int) -> None:
-        """Raise OutOfMemoryBudget unless `nbytes` fit beside what is pinned."""
-        self._check_possible(nbytes, self._kept(None, None))
-
     # Inside
 
     def _missing(self, digest: str) -> tuple[str, ...]:
         lineage = making.closure(self._versions, [digest])
         return tuple(d for d in lineage if not self._versions[d].is_resident)
 
-    def _kept(self, digest: str | None, beside: str | None) -> list[str]:
+    def _kept(self, digest: str, beside: str | None) -> list[str]:
         """What stays whatever happens: the pinned, and what is loaded or replaced now."""
-        named = [d for d in (digest, beside) if d is not None]
+        named = [digest] if beside is None else [digest, beside]
         served = (v for v in self._versions.values() if v.is_served)
         return named + [v.digest for v in served if v.facts.task in self._pinned]
 

@@ -91,11 +91,6 @@ class Tasks:
         with self._shelf.lock:
             return self._shelf.slots.used_bytes
 
-    def check_fits(self, nbytes: int) -> None:
-        """Raise OutOfMemoryBudget when `nbytes` could never be resident."""
-        with self._shelf.lock:
-            self._shelf.slots.check_fits(nbytes)
-
     def _status(self, route: Route) -> TaskStatus:
         pinned: PinState = "pinned" if self._shelf.slots.is_pinned(route.task) else "unpinned"
         return status_of(route, self._shelf.slots.versions, pinned, self._tier)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner, Result
+
 from factories import tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.cli.app import register
 from jumplora_adapters.store import Store
-from typer.testing import CliRunner, Result
 
 Run = Callable[..., Result]
 

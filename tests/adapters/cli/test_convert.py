@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from typer.testing import Result
+
 from foreign_checkpoints import merged_delta, official_state, save_official, save_peft
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.format import read_adapter, read_manifest
 from jumplora_adapters.prompt import DEFAULT_TEMPLATE
 from jumplora_adapters.store import Store
-from safetensors.torch import save_file
-from typer.testing import Result
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

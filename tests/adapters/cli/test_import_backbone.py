@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jumplora_adapters.backbone import Backbone
 from safetensors.torch import load_file
 from typer.testing import Result
+
+from jumplora_adapters.backbone import Backbone
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import write_random_adapter
+from typer.testing import Result
+
+from factories import random_adapter, write_random_adapter
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.format import write_adapter
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.store import Store
-from typer.testing import Result
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -40,6 +42,18 @@ def test_inspect_shows_text_as_it_is(run: Run, backbone: Backbone, tmp_path: Pat
     assert "[red]Is it[/red] so?" in text
     assert "yes | no" in text
     assert "lowrank" in text
+
+
+def test_inspect_shows_how_far_the_threshold_moved(
+    run: Run, backbone: Backbone, tmp_path: Path
+) -> None:
+    training = {"tau_start": {"global": 0.02, "odd": "x"}, "tau_end": {"global": 0.03, "odd": 1}}
+    manifest, deltas = random_adapter(backbone, task="moved")
+    manifest = manifest.model_copy(update={"training": training})
+    write_adapter(tmp_path / "moved.safetensors", manifest, deltas)
+    text = run("inspect", tmp_path / "moved.safetensors").stdout
+    assert "0.02 -> 0.03 (x 1.5)" in text
+    assert "odd" not in text
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from typer.testing import Result
+
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.store import Store
-from typer.testing import Result
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

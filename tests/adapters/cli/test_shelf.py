@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jumplora_adapters.store import Store
 from typer.testing import Result
+
+from jumplora_adapters.store import Store
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

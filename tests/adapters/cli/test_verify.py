@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from typer.testing import Result
+
 from factories import tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.store import Store
-from typer.testing import Result
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]

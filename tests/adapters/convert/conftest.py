@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from factories import tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.convert.draft import Draft

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
 from factories import CHARACTERS, TEXT, Style, tiny_t5
 from foreign_checkpoints import WAS_RUN, RunsCode
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.convert.backbone_import import import_backbone
 from jumplora_adapters.errors import AdapterError, BackboneError, ConvertError
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
 HEAD = "lm_head.weight"
 SHARED = "shared.weight"

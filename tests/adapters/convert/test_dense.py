@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert.dense import convert_dense
 from jumplora_adapters.convert.draft import Draft
 from jumplora_adapters.convert.prune import prune
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.format import read_adapter
-from safetensors.torch import save_file
 
 Q = "encoder.block.0.layer.0.SelfAttention.q"
 V = "decoder.block.1.layer.1.EncDecAttention.v"

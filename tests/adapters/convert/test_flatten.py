@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from factories import write_random_adapter
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert.flatten import flatten, read_lineage

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jumplora_adapters.convert.names import WRAPPER_SUFFIXES, match_module, match_modules
 from jumplora_adapters.errors import ConvertError
 

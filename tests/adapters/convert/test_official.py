@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import T5ForConditionalGeneration
+
 from foreign_checkpoints import (
     WAS_RUN,
     Official,
@@ -28,7 +30,6 @@ from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.format import read_adapter
 from jumplora_adapters.manifest import PromptSpec
-from transformers import T5ForConditionalGeneration
 
 ALPHA = Scaling(alpha=32.0)
 Q = "encoder.block.0.layer.0.SelfAttention.q"

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from factories import tiny_t5
 from foreign_checkpoints import save_peft
 from jumplora_adapters.backbone import Backbone, read_backbone
@@ -17,7 +19,6 @@ from jumplora_adapters.convert.peft_config import read_peft_config
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.format import read_adapter
-from safetensors.torch import load_file, save_file
 
 Q = "encoder.block.0.layer.0.SelfAttention.q"
 K_OF_PEFT = "base_model.model.encoder.block.0.layer.0.SelfAttention.k.lora_A.weight"

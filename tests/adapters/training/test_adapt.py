@@ -161,3 +161,9 @@ def test_restore_brings_a_state_back(backbone: Backbone, config: TrainConfig) ->
     adapted.restore(state)
     for name, parameter in adapted.named_parameters():
         assert torch.equal(parameter, state[name])
+
+
+def test_no_threshold_can_be_0(backbone: Backbone, config: TrainConfig) -> None:
+    adapted = load_adapted(backbone, (), config, CPU)  # B is 0, so all of the update is
+    with pytest.raises(GateCollapsed, match="no threshold above 0"):
+        adapted.set_thresholds()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.training.checkpoint import (
@@ -56,6 +57,23 @@ def test_another_training_is_refused_and_the_difference_named(tmp_path: Path) ->
     write_checkpoint(path, _checkpoint())
     with pytest.raises(DataError, match=r"\(rank: 8, now 4\)"):
         read_checkpoint(path, json.dumps({"rank": 4, "seed": 0}))
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"identity": IDENTITY},
+        {"progress": {}, "identity": IDENTITY},
+        {"progress": {"densities": [], "evaluations": [], "lost": 1}, "identity": IDENTITY},
+        {"progress": []},
+        [],
+    ],
+)
+def test_another_layout_is_told(tmp_path: Path, note: object) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"jumplora_training": json.dumps(note)})
+    with pytest.raises(DataError, match="another version of this program"):
+        read_checkpoint(path, IDENTITY)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b'{"a": 1}' * 20])

@@ -15,6 +15,12 @@ from jumplora_adapters.training.config import TrainConfig
 _RUNNER = CliRunner()
 
 
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("JUMPLORA_STORE", "JUMPLORA_BACKBONE"):
+        monkeypatch.delenv(key, raising=False)
+
+
 @pytest.fixture
 def command(config: TrainConfig) -> list[str]:
     values = {
@@ -42,6 +48,49 @@ def test_it_trains_and_tells_the_version(command: list[str], config: TrainConfig
     assert len(told["version"]) == 64
     assert 0 < told["density"] < 1
     assert config.out.is_file()
+    tau = told["thresholds"]["global"]
+    assert tau["ratio"] == pytest.approx(tau["end"] / tau["start"])
+    assert told["prompts_cut"] == {}
+
+
+def test_backbone_and_store_may_come_from_the_environment(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUMPLORA_BACKBONE", command[command.index("--backbone") + 1])
+    monkeypatch.setenv("JUMPLORA_STORE", str(tmp_path / "store"))
+    without = command[2:]
+    assert command[0] == "--backbone"
+    result = _RUNNER.invoke(app, [*without, "--ancestors", "absent", "--quiet"])
+    assert "error (unknown_task)" in result.stderr  # the store was looked into
+    result = _RUNNER.invoke(app, [*without, "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert "tau global: " in result.stdout
+    assert " -> " in result.stdout
+
+
+def test_prompts_that_lost_their_end_are_counted(
+    command: list[str], config: TrainConfig, tmp_path: Path
+) -> None:
+    rows = [{"input": "good " * 50, "target": "yes"}] * 3 + [{"input": "bad", "target": "no"}] * 9
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changed = [*command, "--train", str(raw), "--dev", str(raw), "--source-length", "16"]
+    result = _RUNNER.invoke(app, [*changed, "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert "train: 3 prompts were longer than the source length" in result.stdout
+    log = (config.work_folder / "train.jsonl").read_text().splitlines()
+    assert json.loads(log[0]) == {"step": 0, "prompts_cut": {"train": 3, "dev": 3}}
+
+
+def test_a_place_that_cannot_be_written_is_told_before_training(
+    command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path, tmp_path / "file" / "x.safetensors"):
+        result = _RUNNER.invoke(app, [*command, "--out", str(out), "--quiet"])
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error (data): {out} ")
+        assert "Traceback" not in result.output
 
 
 def test_people_get_a_summary_and_a_bar(command: list[str]) -> None:

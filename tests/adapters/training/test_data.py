@@ -122,3 +122,32 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xff\xff\xff", b"none"]
+)
+def test_a_damaged_archive_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"rows\.jsonl\.gz cannot be read"):
+        _read(path)
+
+
+def test_half_a_surrogate_pair_is_told_with_its_line(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path / "a.jsonl",
+        '{"input": "fine \\ud83d\\ude00", "target": "good"}',
+        '{"input": "\\ud83d", "target": "good"}',
+    )
+    with pytest.raises(DataError, match=r'a\.jsonl: line 2: "input" has half a surrogate'):
+        _read(path)
+
+
+def test_whole_prompts_that_were_cut_are_counted(tmp_path: Path) -> None:
+    row = {"input": "good " * 40, "target": "good"}
+    path = _write(tmp_path / "a.jsonl", json.dumps(row), '{"input": "x", "target": "good"}')
+    assert _read(path, lengths=Lengths(source=20, target=8)).cut == 1
+    assert _read(path, lengths=Lengths(source=1000, target=8)).cut == 0
+    labelled = _write(tmp_path / "b.jsonl", json.dumps({"text": "good " * 40, "label": "good"}))
+    assert _read(labelled, lengths=Lengths(source=90, target=8)).cut == 0

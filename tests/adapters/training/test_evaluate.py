@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -34,3 +37,21 @@ def test_scores_are_of_the_deltas_given_and_training_goes_on(config: TrainConfig
     assert set(scores) == {"exact_match", "f1", "rouge_l"}
     assert adapted.model.training
     assert all(layer.served is None for layer in adapted.layers.values())
+
+
+def test_the_backbones_own_generation_settings_play_no_part(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    def answers(folder: Path) -> list[str]:
+        changed = replace(config, backbone=str(folder))
+        prepared = prepare(changed)
+        adapted = load_adapted(prepared.backbone, (), changed, torch.device("cpu"))
+        adapted.model.eval()
+        return greedy_texts(adapted, prepared.dev.examples, prepared.tokenizer, 6)
+
+    plain = Path(config.backbone)
+    copy = shutil.copytree(plain, tmp_path / "copy")
+    settings = {"no_repeat_ngram_size": 1, "forced_eos_token_id": 1, "suppress_tokens": [5, 6, 7]}
+    settings |= {"repetition_penalty": 9.0, "num_beams": 3, "min_new_tokens": 6}
+    (copy / "generation_config.json").write_text(json.dumps(settings))
+    assert answers(copy) == answers(plain)

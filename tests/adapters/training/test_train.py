@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,15 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.delta import LowRankDelta, SparseDelta
 from jumplora_adapters.errors import AdapterError, DataError, GateCollapsed, TaskTooSmall
 from jumplora_adapters.format import read_adapter
-from jumplora_adapters.training.config import GateConfig, Optimisation, TrainConfig
+from jumplora_adapters.training.config import GateConfig, Lengths, Optimisation, TrainConfig
 from jumplora_adapters.training.fit import StepReport
-from jumplora_adapters.training.train import prepare, train
+from jumplora_adapters.training.train import Prepared, prepare, train
 
 _STEPS = 12  # of the tiny task: 24 rows, 6 a step, 3 epochs
 
@@ -167,6 +169,49 @@ def test_other_settings_do_not_continue_a_killed_run(config: TrainConfig) -> Non
         train(config, stop)
     with pytest.raises(DataError, match="rank: 2, now 1"):
         train(replace(config, rank=1))
+
+
+def _with_config(config: TrainConfig, folder: Path, change: Callable[[Path], object]) -> Prepared:
+    """`config` prepared on a copy of its backbone, changed by `change`."""
+    copy = shutil.copytree(config.backbone, folder / "copy")
+    change(copy)
+    return prepare(replace(config, backbone=str(copy)))
+
+
+def _other_feed_forward(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if "DenseReluDense" in name)
+    tensors[name] += 1.0
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_weights_that_no_adapter_touches_are_part_of_the_identity(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    prepared = prepare(config)
+    same = _with_config(config, tmp_path / "same", lambda folder: None)
+    other = _with_config(config, tmp_path / "other", _other_feed_forward)
+    assert same.identity() == prepared.identity()
+    assert other.backbone.fingerprint == prepared.backbone.fingerprint
+    assert other.identity() != prepared.identity()
+
+
+def test_the_test_rows_are_part_of_the_identity_and_set_no_length(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    raw = {}
+    for name, target in (("train", "no"), ("dev", "no"), ("test", "no yes no")):
+        raw[name] = tmp_path / f"raw-{name}.jsonl"
+        raw[name].write_text(json.dumps({"input": "good", "target": target}) + "\n")
+    config = _optimised(
+        replace(config, train=raw["train"], dev=raw["dev"], lengths=Lengths(64, 16)), max_steps=5
+    )
+    with_test = prepare(replace(config, test=raw["test"]))
+    without = prepare(replace(config, test=None))
+    assert with_test.max_new_tokens == without.max_new_tokens
+    assert with_test.identity() != without.identity()
+    assert json.loads(without.identity())["max_new_tokens"] == without.max_new_tokens
 
 
 def _unlabelled(path: Path) -> Path:

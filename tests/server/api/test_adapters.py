@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -234,12 +235,75 @@ def test_odd_names(started: Started) -> None:
 
 def test_an_adapter_that_does_not_fit(tmp_path: Path) -> None:
     site = make_site(tmp_path, adapter_budget_bytes=1024)
+    site.engine.nbytes = lambda adapter: 1025 if adapter.manifest.task == "large" else 100
     with connected(site, headers=ADMIN) as http:
-        content = site.adapter("large").read_bytes()
+        response = put(http, "large", site.adapter("large").read_bytes())
+        told = response.json()
+        assert (response.status_code, told["error_type"]) == (507, "memory_budget")
+        assert (told["reason"], files(site)) == ("memory_budget", set())
+        assert http.get("/v1/adapters/large").status_code == 404
+        # A file also carries what takes no memory.
+        content = site.adapter("small").read_bytes()
         assert len(content) > 1024
-        response = put(http, "large", content)
-        assert (response.status_code, response.json()["error_type"]) == (507, "memory_budget")
-        assert files(site) == set()
+        assert put(http, "small", content).status_code == 201
+
+
+def test_an_adapter_whose_output_is_not_finite(started: Started) -> None:
+    site, http = started
+    content = site.adapter("wild").read_bytes()
+    site.engine.nonfinite.add(digest(content))
+    before = files(site)
+    response = put(http, "wild", content)
+    told = response.json()
+    assert (response.status_code, told["error_type"]) == (422, "adapter_refused")
+    assert (told["reason"], files(site)) == ("nonfinite", before)
+    assert http.get("/v1/adapters/wild").status_code == 404
+
+
+def test_a_refused_replacement_leaves_what_was(started: Started) -> None:
+    site, http = started
+    older, old = site.publish("tame"), site.publish("tame")
+    content = site.adapter("tame").read_bytes()
+    site.engine.nonfinite.add(digest(content))
+    assert put(http, "tame", content).status_code == 422
+    status = http.get("/v1/adapters/tame").json()
+    assert (status["version"], status["desired"], status["degraded"]) == (old, old, False)
+    assert status["history"] == [older, old]
+    assert digest(content) not in "".join(files(site))
+    assert answer(http, "tame") == old
+    failed = site.metric("jumplora_adapter_load_failures_total", task_id="tame", code="nonfinite")
+    assert failed == 1
+    assert http.post("/v1/adapters/tame/rollback").json()["version"] == older
+
+
+def test_a_refused_version_that_others_build_on_stays(started: Started) -> None:
+    site, http = started
+    old, content = site.publish("root"), site.adapter("root").read_bytes()
+    site.engine.nonfinite.add(digest(content))
+    with ThreadPoolExecutor(1) as pool, site.engine.packs_held() as gate:
+        putting = pool.submit(put, http, "root", content)
+        gate.wait_for_someone()
+        leaf = site.adapter("leaf", lineage=[digest(content)])
+        site.parts.services.store.publish(leaf, toy_backbone())
+    assert putting.result().status_code == 422
+    status = http.get("/v1/adapters/root").json()
+    assert (status["desired"], status["degraded"]) == (old, False)
+    assert digest(content) in "".join(files(site))
+    site.parts.services.store.remove("leaf")
+
+
+@pytest.mark.parametrize("reason", ["popcount", "digest"])
+def test_a_refused_upload_is_counted(started: Started, reason: str) -> None:
+    site, http = started
+    site.publish("counted")
+    content = site.adapter("counted").read_bytes()
+    if reason == "popcount":
+        response = put(http, "counted", flipped(content))
+    else:
+        response = put(http, "counted", content, x_content_sha256="0" * 64)
+    assert response.json()["reason"] == reason
+    counted = site.metric("jumplora_adapter_load_failures_total", task_id="counted", code=reason)
+    assert counted == 1
 
 
 # What is published and does not load

@@ -14,6 +14,7 @@ import pytest
 
 from fakes import EOS
 from jumplora_server.api import generate
+from jumplora_server.errors import Draining
 from serving import Site, connected, make_site, slow_down, wait_for
 
 Started = tuple[Site, httpx.Client, str]
@@ -293,6 +294,41 @@ def test_a_list_is_admitted_whole_or_not_at_all(tmp_path_factory: pytest.TempPat
         assert too_long.status_code == 413
         assert "inputs[1]" in too_long.json()["error"]
         assert admission.requests == 0
+
+
+def test_a_list_that_draining_cuts_in_two_was_shed(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(tmp_path_factory.mktemp("cut"))
+    loop = site.parts.services.loop
+    submit = loop.submit
+    submitted: list[int] = []
+
+    def submit_one(**options: Any) -> int:
+        if submitted:
+            raise Draining("the server is shutting down")
+        submitted.append(submit(**options))
+        return submitted[0]
+
+    with connected(site) as http:
+        site.publish("alpha")
+        with slow_down(site), monkeypatch.context() as patched:
+            patched.setattr(loop, "submit", submit_one)
+            cut = http.post("/generate", json={"task_id": "alpha", "inputs": ["x" * 40] * 2})
+        assert (cut.status_code, cut.json()["error_type"]) == (503, "draining")
+        wait_for(lambda: site.outcomes("alpha") == {"shed": 1})
+        assert loop.admission.requests == 0
+
+
+def test_what_the_framework_refuses_is_counted(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    site = make_site(tmp_path_factory.mktemp("refused"), max_body_bytes=2048)
+    with connected(site) as http:
+        assert http.post("/generate", content=b"x" * 3000).status_code == 413
+        assert http.get("/generate").status_code == 405
+        assert http.get("/v1/tasks/alpha/nothing").status_code == 404
+        wait_for(lambda: site.outcomes("_unknown") == {"client_invalid": 3})
 
 
 def test_draining(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -56,6 +56,26 @@ def test_an_idle_engine_is_well(started: Started) -> None:
     assert http.get("/livez").status_code == 200
 
 
+@pytest.mark.parametrize("recovery", ["a good step", "quiet"])
+def test_steps_that_fail_in_a_row_are_noticed(tmp_path: Path, recovery: str) -> None:
+    site = make_site(tmp_path, stall_seconds=60.0 if recovery == "a good step" else 0.5)
+    with connected(site) as http:
+        site.publish("alpha")
+        body = {"task_id": "alpha", "inputs": "x"}
+        site.engine.fail_step = lambda batch: RuntimeError("kernel")
+        for failed in range(1, 6):
+            assert http.post("/generate", json=body).status_code == 500
+            checks = http.get("/readyz").json()["checks"]
+            assert (checks["steps"] == "ok") == (failed < 5)
+        assert http.get("/livez").status_code == 200
+        site.engine.fail_step = lambda batch: None
+        if recovery == "a good step":
+            assert http.get("/readyz").status_code == 503
+            assert http.post("/generate", json=body).status_code == 200
+            assert http.get("/readyz").status_code == 200
+        wait_for(lambda: http.get("/readyz").status_code == 200)
+
+
 def test_draining_fails_readiness_and_takes_requests_until_refused(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     body = {"task_id": "alpha", "inputs": "x"}

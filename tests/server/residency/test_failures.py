@@ -212,6 +212,8 @@ def test_a_resident_version_needs_no_file_to_go_on(tmp_path: Path) -> None:
         assert (status.version, status.state, status.degraded) == (good, State.READY, True)
         assert server.generate("a") == f"{good[:8]}:hi"
         assert server.residency.healthy
+        failures = "jumplora_adapter_load_failures_total"
+        assert server.metric(failures, task_id="a", code="unknown_version") == 1, "one failed"
         newest = server.publish("a", seed=2)
         status = server.residency.sync("a").result(PATIENCE)
         assert (status.version, status.degraded) == (newest, False)

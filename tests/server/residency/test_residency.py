@@ -15,7 +15,6 @@ from jumplora_server.core import FinishReason
 from jumplora_server.errors import (
     AdapterUnavailable,
     Draining,
-    OutOfMemoryBudget,
     UnknownTask,
     UnknownVersion,
 )
@@ -219,9 +218,11 @@ def test_pinned_tasks_stay(tmp_path: Path) -> None:
         assert server.residency.status("a").pinned
         fill(server, "c")
         assert [server.residency.status(t).state for t in "abc"] == ["READY", "COLD", "READY"]
-        server.residency.check_fits(1100)
-        with pytest.raises(OutOfMemoryBudget, match="1101 more bytes are needed beside 900"):
-            server.residency.check_fits(1101)
+        server.engine.nbytes = lambda adapter: 1101
+        server.publish("d")
+        failure = server.residency.sync("d").result(PATIENCE).failure
+        assert failure is not None
+        assert failure.code == "memory_budget"
 
 
 def test_the_start_loads_what_fits(tmp_path: Path) -> None:

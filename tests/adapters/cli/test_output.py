@@ -1,0 +1,67 @@
+"""What reaches a terminal: nothing that an adapter's texts could make it do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from factories import write_random_adapter
+from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.cli.output import print_facts, print_json, print_table, printable, warn
+from jumplora_adapters.manifest import PromptSpec
+
+Run = Callable[..., Result]
+
+ACTING = "\x1b[2J\x07\r\n\x7f\x9b31m\u202e\u2066\u200f\u2028"
+CHARACTERS = {character for character in ACTING if not character.isprintable()} - {"\n"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ünï 文 \U0001f600", "plain ünï 文 \U0001f600"),
+        ("a\nb\tc\r", r"a\nb\tc\r"),
+        ("\x1b[31mred", r"\u001b[31mred"),
+        ("\x9b31m\u202e", r"\u009b31m\u202e"),
+        ("half \ud800", r"half \ud800"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_cells_facts_and_messages_act_on_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([("name", "fold")], [[f"cell {ACTING}"]])
+    print_facts([(f"name {ACTING}", f"value {ACTING}")])
+    warn(f"message {ACTING}")
+    print_json({f"key {ACTING}": [ACTING]})
+    told = capsys.readouterr()
+    for character in CHARACTERS:
+        assert character not in told.out
+        assert character not in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_json_says_the_same_after_escaping(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"a": ACTING, "b": {"c": [1.5, None, "\ud800"]}}
+    print_json(value)
+    assert json.loads(capsys.readouterr().out) == value
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_numbers_that_json_lacks_are_not_printed(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        print_json({"a": number})
+
+
+def test_inspect_shows_a_hostile_manifest_harmlessly(
+    run: Run, backbone: Backbone, tmp_path: Path
+) -> None:
+    prompt = PromptSpec(template="{text}", instruction=f"Is it{ACTING}", options=(ACTING, "no"))
+    result = run("inspect", write_random_adapter(tmp_path, backbone, prompt=prompt))
+    assert r"Is it\u001b[2J\u0007" in result.stdout
+    assert not CHARACTERS & set(result.stdout)
