@@ -73,6 +73,8 @@ class Prometheus:
     def get(self, path: str, **parameters: str) -> Any:
         """Return the data of an API call; an error of the API fails the test with its text."""
         answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10)
+        # While it starts, Prometheus answers in plain text that it is not ready.
+        assert "json" in answer.headers.get("content-type", ""), answer.text
         body = answer.json()
         assert body["status"] == "success", f"{path} {parameters}: {body}"
         return body["data"]
