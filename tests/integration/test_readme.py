@@ -98,9 +98,9 @@ def test_the_first_answer_is_the_one_that_the_readme_shows(desk: Desk) -> None:
 def test_requests_lists_streams_and_listings_answer(desk: Desk) -> None:
     printed = desk.type(bash_blocks()[1])
     first = json.loads(printed.splitlines()[0])
-    assert [answer["generated_text"] for answer in first] == ["Sports", "Business"]
-    assert '"generated_text":"Plant"' in printed.replace('": "', '":"')
-    assert "Science or Technology" in printed.splitlines()
+    assert [answer["generated_text"] for answer in first] == ["Business", "Sports"]
+    assert '"generated_text":"Politics"' in printed
+    assert "American Government" in printed.splitlines()
     assert "jumplora_request_duration_seconds" in printed
 
 
@@ -113,15 +113,6 @@ def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
 
 # Typed for this test, none of them from a data set.
 SENTENCES = {
-    "dbpedia": {
-        "The red oak is a tree with broad leaves that grows in moist forests.": "Plant",
-        "Moonlight Road is the second studio album by the band, released in 1994 by Capitol"
-        " Records. It was recorded in Nashville.": "Album",
-        "Karl Berger (born 4 May 1978) is a retired Austrian football player who played as a"
-        " midfielder for Vienna.": "Athlete",
-        "Kowal is a village in the administrative district of Gmina Lipno, in northern Poland. It"
-        " has a population of 210.": "Village",
-    },
     "agnews": {
         "The striker scored twice as the home side won the cup final.": "Sports",
         "Shares fell after the bank reported weak quarterly profits.": "Business",
@@ -130,7 +121,7 @@ SENTENCES = {
     },
     "register": {
         "my fellow citizens, this congress must act, and i ask you tonight to pass this bill for"
-        " the american people and for the peace of the world.": "Political Speech",
+        " the american people and for the peace of the world.": "Politics",
         "the plot makes no sense, but the actors have fun, the special effects are great, and the"
         " film is better than the first one.": "Film Review",
     },
@@ -139,10 +130,6 @@ SENTENCES = {
         " response, so that the behavior is learned by the brain.": "Psychology",
         "The Senate can block a bill by a filibuster unless sixty senators vote to end debate, and"
         " the House then votes again.": "American Government",
-    },
-    "years": {
-        "The treaty was signed in 1848 and revised by both governments in 1902.": "1848, 1902",
-        "The bridge was opened in 1931.": "1931",
     },
 }
 TASKS = sorted(path.name for path in (ROOT / "adapters" / "demo" / "store").glob("[a-z]*"))

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 SEED = 0
-BACKBONE_ROWS = 1000
+BACKBONE_ROWS = 400
 BATCH_ROWS = 20
 PROMPT_IDS = 256
 TAIL = "\nAnswer:"
@@ -105,7 +105,7 @@ class Backbone:
         encoded = self._model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         scores = []
         for option in self.options:
-            label = torch.tensor([[*self._ids(option), 1]]).expand(len(texts), -1)
+            label = torch.tensor([[*self._ids(option), 1]]).repeat(len(texts), 1)
             logits = self._model(
                 encoder_outputs=(encoded,), attention_mask=mask, labels=label
             ).logits

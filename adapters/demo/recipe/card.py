@@ -128,7 +128,9 @@ def main() -> None:
     """Check the floors and write README.md beside the recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("baselines", type=Path, help="the JSON that baselines.py wrote")
-    baselines: Path = parser.parse_args().baselines
+    parser.add_argument("--dbpedia", required=True, help="what dbpedia reached, or a remark")
+    arguments = parser.parse_args()
+    baselines: Path = arguments.baselines
     backbone = read_backbone(DEMO / "backbone")
     results = read_results(backbone, Store(DEMO / "store"), baselines)
     misses = [miss for result in results for miss in result.misses()]
@@ -145,6 +147,7 @@ def main() -> None:
         tokens=f"{training['encoder_tokens'] / 1e6:.1f}",
         minutes=f"{training['trained_seconds'] / 60:.0f}",
         sample=results[0].baseline["backbone_rows"],
+        dbpedia=arguments.dbpedia,
     )
     (DEMO / "README.md").write_text(card, encoding="utf-8")
 

@@ -25,7 +25,7 @@ REGISTERS = {
     "Textbook": "openstax_ccby",
     "Country Profile": "cia_factbook",
     "Film Review": "movie_reviews",
-    "Political Speech": "us_speeches",
+    "Politics": "us_speeches",
 }
 REGISTER_ROWS = {"train": 900, "dev": 100, "test": 200}  # a label
 # Sections of each OpenStax book by their place in the files (prefaces, glossaries, reprinted
