@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import httpx
 import psutil
 
 from factories import write_random_adapter
-from integration.server_process import ADMIN_KEY, RunningServer, running_server
+from integration.server_process import ADMIN_KEY, RunningServer, Traffic, running_server
 from jumplora_server.client import Client
 
 PUBLISHES = 200
@@ -18,43 +17,30 @@ PROMPTS = ("the film is good", "the book is great and the cat sat", "a dog ran")
 PARAMETERS = {"min_new_tokens": 6, "max_new_tokens": 6}
 
 
-class Load:
+class Load(Traffic):
     """Clients that ask the task without pause; keeps what each answer said and which version."""
 
-    def __init__(self, url: str, expected: dict[tuple[str, str], str], clients: int = 3) -> None:
-        self._url = url
+    def __init__(self, url: str, expected: dict[tuple[str, str], str]) -> None:
+        super().__init__(url, ["task"])
         self._expected = expected
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
         self.answers: Counter[str] = Counter()
-        self.wrong: list[str] = []
 
-    def _run(self) -> None:
+    def _run(self, offset: int) -> None:
         with httpx.Client(base_url=self._url, timeout=30) as client:
-            turn = 0
+            turn = offset
             while not self._stop.is_set():
                 prompt = PROMPTS[turn % len(PROMPTS)]
                 turn += 1
                 body = {"task_id": "task", "inputs": prompt, "parameters": PARAMETERS}
                 answer = client.post("/generate", json=body)
                 if answer.status_code != 200:
-                    self.wrong.append(f"{answer.status_code} {answer.text}")
+                    self.failures.append(f"{answer.status_code} {answer.text}")
                     continue
                 version = answer.headers["x-adapter-version"]
                 text = answer.json()["generated_text"]
                 self.answers[version] += 1
                 if text != self._expected[version, prompt]:
-                    self.wrong.append(f"{version[:12]} answered {text!r} to {prompt!r}")
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+                    self.failures.append(f"{version[:12]} answered {text!r} to {prompt!r}")
 
 
 def server_memory(server: RunningServer) -> int:
@@ -96,7 +82,7 @@ def test_two_hundred_swaps_under_load(tmp_path: Path) -> None:
                     assert result.version == versions[publish % 2]
                     if publish in (PUBLISHES // 4, PUBLISHES - 1):
                         memory.append(server_memory(server))
-            assert not load.wrong, load.wrong[:3]
+            assert not load.failures, load.failures[:3]
             assert set(load.answers) >= set(versions), "the load saw only one version"
             assert sum(load.answers.values()) > PUBLISHES, "hardly any load"
             early, late = memory
