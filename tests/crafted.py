@@ -5,11 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
+
+from factories import write_random_adapter
+from jumplora_adapters.backbone import Backbone
+
+
+def sound_adapter(folder: Path, backbone: Backbone) -> bytes:
+    """A masked adapter of a toy backbone in bfloat16, with factors for q: what is then spoilt."""
+    q, _ = backbone.targets
+    path = write_random_adapter(
+        folder,
+        backbone,
+        density=0.5,
+        dtype=torch.bfloat16,
+        rank=2,
+        factors={q: (torch.ones(2, 5), torch.ones(3, 2))},
+    )
+    return path.read_bytes()
 
 
 @dataclass(slots=True)

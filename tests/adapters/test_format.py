@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from crafted import Parts, frame
+from crafted import Parts, frame, sound_adapter
 from factories import Kind, random_adapter, toy_backbone, write_random_adapter
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.errors import FormatError
@@ -25,15 +25,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a sound masked adapter in bfloat16, with factors for q."""
-    path = write_random_adapter(
-        tmp_path_factory.mktemp("good"),
-        BACKBONE,
-        density=0.5,
-        dtype=torch.bfloat16,
-        rank=2,
-        factors={Q: (torch.ones(2, 5), torch.ones(3, 2))},
-    )
-    return path.read_bytes()
+    return sound_adapter(tmp_path_factory.mktemp("good"), BACKBONE)
 
 
 @pytest.mark.parametrize("kind", ["masked", "lowrank"])

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crafted import Parts, empty_tensors, frame, set_value, with_tensors
+from crafted import Parts, empty_tensors, frame, set_value, sound_adapter, with_tensors
 from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.errors import FingerprintMismatch, FormatError
 from jumplora_adapters.format import read_adapter, read_manifest
@@ -28,15 +28,7 @@ Craft = Callable[[bytes], bytes]
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of a sound masked adapter in bfloat16, with factors for q."""
-    path = write_random_adapter(
-        tmp_path_factory.mktemp("good"),
-        BACKBONE,
-        density=0.5,
-        dtype=torch.bfloat16,
-        rank=2,
-        factors={Q: (torch.ones(2, 5), torch.ones(3, 2))},
-    )
-    return path.read_bytes()
+    return sound_adapter(tmp_path_factory.mktemp("good"), BACKBONE)
 
 
 @pytest.fixture(scope="module")
