@@ -94,6 +94,7 @@ class StoreReader:
             self._backbone,
             max_file_bytes=self._store.max_file_bytes,
             expect_digest=digest,
+            follow_links=False,
         )
 
     def _collect(self, digest: str, found: dict[str, Known], path: tuple[str, ...]) -> None:
