@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 import warnings
@@ -17,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from starlette.concurrency import run_in_threadpool
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
-from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.store import Store
 from jumplora_server.admission import QueueLimits
 from jumplora_server.api import adapters, errors, generate, health
@@ -45,6 +46,9 @@ DESCRIPTION = (
     "Many sparse task adapters on one T5 backbone, mixed in one batch. Name a task by `task_id`; "
     "generation changes nothing, so repeating a request is safe."
 )
+
+
+_log = logging.getLogger(__name__)
 
 
 class StartupError(Exception):
@@ -105,9 +109,7 @@ def connect(
     """Join an engine and a tokenizer with the rest, on a registry of their own."""
     metrics = Metrics(CollectorRegistry(), clock=clock, max_task_labels=settings.max_task_labels)
     metrics.build_info(VERSION, torch.__version__)
-    settings.store.mkdir(parents=True, exist_ok=True)
-    store = Store(settings.store, max_file_bytes=settings.max_adapter_bytes)
-    store.sweep()
+    store = _open_store(settings)
     delivery = Delivery()
     prompt = tokenizer.encode(WARM_UP_TEXT, truncate_to=engine.limits.max_source_tokens)
     loop: EngineLoop
@@ -150,6 +152,18 @@ def connect(
         clock=clock,
     )
     return Parts(services, delivery)
+
+
+def _open_store(settings: Settings) -> Store:
+    if not settings.store.exists():
+        _log.warning("there was no store at %s: an empty one is made", settings.store)
+    settings.store.mkdir(parents=True, exist_ok=True)
+    store = Store(settings.store, max_file_bytes=settings.max_adapter_bytes)
+    try:
+        store.sweep()
+    except StoreError as error:  # a store that this server may only read is served all the same
+        _log.warning("what interrupted changes left in the store stays there: %s", error)
+    return store
 
 
 def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
@@ -220,6 +234,15 @@ async def _start(parts: Parts) -> None:
     services.loop.start()
     await run_in_threadpool(services.residency.start)
     services.lifecycle.phase = "serving"
+    _log.info(
+        "backbone %s (%s) as %s on %s; %d tasks in %s",
+        services.backbone.name,
+        services.backbone.fingerprint[:12],
+        services.settings.dtype,
+        services.settings.device,
+        len(services.residency.statuses()),
+        services.settings.store,
+    )
 
 
 async def _stop(parts: Parts) -> None:

@@ -48,6 +48,12 @@ class HttpServer(uvicorn.Server):
         self._is_draining = False
         self._event_loop: asyncio.AbstractEventLoop | None = None
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app and listen. uvicorn tells the address only of sockets that it bound."""
+        await super().startup(sockets)
+        if sockets and self.started:
+            self._log_started_message(sockets)
+
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Run until a signal."""
         self._event_loop = asyncio.get_running_loop()
@@ -99,6 +105,25 @@ class HttpServer(uvicorn.Server):
     def _cut_off(self) -> None:
         assert self._event_loop is not None
         self._event_loop.run_in_executor(None, self._on_cut_off)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that holds the address and does not listen yet.
+
+    Taken before the backbone is loaded, so that a taken port is told at once.
+    Raises OSError with a text for the operator.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise OSError(
+            f"{host} port {port} cannot be listened on: {error.strerror or error}; another port is "
+            "set by --port or JUMPLORA_PORT"
+        ) from error
+    return bound
 
 
 def http_server(

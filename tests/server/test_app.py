@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,10 @@ from typer.testing import CliRunner
 
 from factories import tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.errors import StoreError
 from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.store import Store
+from jumplora_server import app
 from jumplora_server.app import SWITCH_SECONDS
 from jumplora_server.cli.main import command_line
 from jumplora_server.client import Client
@@ -213,3 +217,46 @@ def test_what_does_not_end_in_time_is_cut_off(backbone: Path, store: Path) -> No
         answer = running.result()
     assert (answer.status_code, answer.json()["error_type"]) == (503, "draining")
     assert not [line for line in server.lines if "Traceback" in line]
+
+
+def test_a_taken_port_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "assemble", lambda settings: pytest.fail("loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = ["--backbone", str(tmp_path), "--store", str(tmp_path / "s"), "--port", str(port)]
+        result = CliRunner().invoke(command_line(), ["serve", *flags])
+    assert result.exit_code == 3
+    assert f"port {port}" in result.stderr
+    assert "JUMPLORA_PORT" in result.stderr
+
+
+def test_a_store_that_is_not_there_is_made_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(tmp_path / "new")
+    assert site.parts.services.store.root.is_dir()
+    assert "an empty one is made" in caplog.text
+
+
+def test_a_store_that_cannot_be_swept_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(store: Store) -> None:
+        raise StoreError("the store cannot be written: read-only file system")
+
+    monkeypatch.setattr(Store, "sweep", refuse)
+    with connected(make_site(tmp_path)) as http:
+        wait_for(lambda: http.get("/readyz").status_code == 200)
+    assert "read-only" in caplog.text
+
+
+def test_what_is_served_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="jumplora_server")
+    site = make_site(tmp_path)
+    with connected(site):
+        version, other = site.publish("logged"), site.publish("logged")
+    assert "backbone toy" in caplog.text
+    assert f"task logged now answers with version {other[:12]}" in caplog.text
+    assert f"task logged: version {version[:12]} is loaded" in caplog.text

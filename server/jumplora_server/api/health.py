@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from jumplora_server.residency.status import State
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -72,6 +73,23 @@ def steps_check(services: Services) -> str:
     return f"the last {progress.failed_steps} steps failed; the server's log says why"
 
 
+def adapters_check(services: Services) -> str:
+    """ "ok" once the first adapters are settled, unless not one of all tasks can be served.
+
+    That is what another backbone than the adapters' looks like, and no place to send requests to.
+    """
+    residency = services.residency
+    if not residency.settled:
+        return "the first adapters are being loaded"
+    statuses = residency.statuses()
+    has_base = services.settings.allow_base == "yes"
+    if has_base or not statuses or any(s.state is not State.FAILED for s in statuses):
+        return "ok"
+    failure = statuses[0].failure
+    why = f": {statuses[0].task_id}: {failure.message}" if failure else ""
+    return f"none of {len(statuses)} tasks can be served{why}"
+
+
 def _answer(checks: dict[str, str]) -> Response:
     is_ok = all(check == "ok" for check in checks.values())
     body = {"status": "ok" if is_ok else "unavailable", "checks": checks}
@@ -98,7 +116,7 @@ async def readyz(services: WithServices) -> Response:
             "engine": engine_check(services),
             "steps": steps_check(services),
             "loader": "ok" if residency.healthy else "the adapter loader or watcher has stopped",
-            "adapters": "ok" if residency.settled else "the first adapters are being loaded",
+            "adapters": adapters_check(services),
         }
     )
 

@@ -41,10 +41,11 @@ def run(flags: dict[str, str]) -> None:
         raise typer.Exit(EXIT_SETTINGS) from None
     # Late: torch takes seconds, and a wrong setting should be told at once.
     from jumplora_server import app, logs
-    from jumplora_server.http_server import http_server
+    from jumplora_server.http_server import bound_socket, http_server
 
     logs.configure(settings.log_format, settings.log_level)
     try:
+        listener = bound_socket(settings.host, settings.port)
         parts = app.assemble(settings)
     except app.STARTUP_ERRORS as error:
         typer.secho(f"the server cannot start: {error}", fg="red", err=True)
@@ -57,7 +58,7 @@ def run(flags: dict[str, str]) -> None:
         on_refuse=lambda: app.refuse_requests(built),
         on_cut_off=lambda: app.end_requests(built),
     )
-    server.run()
+    server.run(sockets=[listener])
     if not server.started:
         raise typer.Exit(EXIT_STARTUP)
 

@@ -114,6 +114,7 @@ class Loader:
             return
         except NotInStore as missing:
             self._tasks.forget(job.subject)
+            _log.info("task %s is no longer in the store", job.subject)
             error = UnknownTask(str(missing))
         except (AdapterError, OSError) as trouble:
             failure = failure_of(trouble)
@@ -154,7 +155,7 @@ class Loader:
                 break
             if self._loads.serve(task, digest) is not None:
                 is_back = desired.move == "back" and digest == desired.version
-                self._report.flipped(task, "back" if is_back else "forward")
+                self._report.flipped(task, digest, "back" if is_back else "forward")
             break
         self._report.state(task)
 
@@ -204,7 +205,7 @@ class Loader:
             return False
         self._loads.commit(digest, loading)
         if loading:
-            self._report.loaded(task, seconds)
+            self._report.loaded(task, digest, seconds)
         return True
 
     def _install(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> None:

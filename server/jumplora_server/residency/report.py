@@ -1,7 +1,8 @@
-"""What the loader tells the metrics."""
+"""What the loader tells the metrics and the log."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Literal
 
@@ -10,6 +11,8 @@ from jumplora_server.metrics import Metrics
 from jumplora_server.metrics_state import Stage
 from jumplora_server.residency.tasks import Tasks
 from jumplora_server.residency.version import Freed
+
+_log = logging.getLogger(__name__)
 
 
 class Report:
@@ -41,20 +44,25 @@ class Report:
             degraded=status.degraded,
         )
 
-    def loaded(self, task: str, seconds: Mapping[Stage, float]) -> None:
+    def loaded(self, task: str, version: str, seconds: Mapping[Stage, float]) -> None:
         """A version became resident; after `state`, which registers the task."""
         self.state(task)
         self._metrics.adapter_loaded(task, seconds)
+        _log.info(
+            "task %s: version %s is loaded, %.3f s", task, version[:12], sum(seconds.values())
+        )
 
     def failed(self, task: str, code: str) -> None:
         """A version could not be loaded."""
         self.state(task)
         self._metrics.adapter_load_failed(task, code)
 
-    def flipped(self, task: str, move: Literal["forward", "back"]) -> None:
+    def flipped(self, task: str, version: str, move: Literal["forward", "back"]) -> None:
         """Another version answers from now on."""
         self.state(task)
         self._metrics.swapped(task)
+        way = "went back to" if move == "back" else "now answers with"
+        _log.info("task %s %s version %s", task, way, version[:12])
         if move == "back":
             self._metrics.rolled_back(task)
 

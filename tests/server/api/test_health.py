@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from factories import toy_backbone
 from jumplora_server.app import begin_drain, refuse_requests
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
@@ -128,3 +129,28 @@ def test_info(started: Started) -> None:
     assert (told["max_input_tokens"], told["max_new_tokens"]) == (64, 256)
     assert told["base"] is None
     assert told["adapters"] == 1
+
+
+def test_a_server_that_can_serve_none_of_its_tasks_is_not_ready(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    site.engine.fail_pack = lambda found: MemoryError("no memory")
+    store = site.parts.services.store
+    store.publish(site.adapter("alpha"), toy_backbone())
+    with connected(site) as http:
+        wait_for(lambda: "none of 1 tasks" in http.get("/readyz").json()["checks"]["adapters"])
+        assert http.get("/readyz").status_code == 503
+        assert http.get("/livez").status_code == 200
+        site.engine.fail_pack = lambda found: None
+        store.publish(site.adapter("beta"), toy_backbone())
+        wait_for(lambda: http.get("/readyz").status_code == 200)
+
+
+def test_an_empty_server_and_one_of_the_bare_backbone_are_ready(tmp_path: Path) -> None:
+    with connected(make_site(tmp_path / "empty")) as http:
+        wait_for(lambda: http.get("/readyz").status_code == 200)
+    site = make_site(tmp_path / "base", allow_base="yes")
+    site.engine.fail_pack = lambda found: MemoryError("no memory")
+    site.parts.services.store.publish(site.adapter("alpha"), toy_backbone())
+    with connected(site) as http:
+        wait_for(lambda: http.get("/v1/adapters/alpha").json()["state"] == "FAILED")
+        assert http.get("/readyz").status_code == 200
