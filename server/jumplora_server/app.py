@@ -105,7 +105,10 @@ def connect(
     """Join an engine and a tokenizer with the rest, on a registry of their own."""
     metrics = Metrics(CollectorRegistry(), clock=clock, max_task_labels=settings.max_task_labels)
     metrics.build_info(VERSION, torch.__version__)
-    settings.store.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.store.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StartupError(f"the store {settings.store} is a file, not a folder") from error
     store = Store(settings.store, max_file_bytes=settings.max_adapter_bytes)
     store.sweep()
     delivery = Delivery()
