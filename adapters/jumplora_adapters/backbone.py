@@ -86,8 +86,9 @@ def resolve_backbone(
     try:
         return Path(fetch(name_or_path, revision))
     except (OSError, ValueError, RuntimeError) as error:  # of the hub's client and its transport
+        reason = str(error).strip().partition("\n")[0]
         raise BackboneError(
-            f"{name_or_path!r} is no folder here and could not be fetched: {error}"
+            f"{name_or_path!r} is no folder here and could not be fetched: {reason}"
         ) from error
 
 

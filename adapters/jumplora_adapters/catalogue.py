@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from jumplora_adapters import history as log
@@ -28,15 +29,11 @@ class Catalogue:
 
     def pointers(self) -> dict[str, str]:
         """The desired version of every task; tasks whose pointer cannot be read are left out."""
-        pointers: dict[str, str] = {}
-        for task in files.task_folders(self.root):
-            try:
-                digest = files.read_pointer(self.root / task)
-            except StoreError:
-                continue  # current() tells about it
-            if digest is not None:
-                pointers[task] = digest
-        return pointers
+        return {t: found for t, found in self._pointers() if isinstance(found, str)}
+
+    def damaged(self) -> dict[str, StoreError]:
+        """The tasks that `pointers` leaves out, each with what is wrong."""
+        return {t: found for t, found in self._pointers() if isinstance(found, StoreError)}
 
     def tasks(self) -> list[str]:
         """All published tasks, sorted."""
@@ -112,8 +109,10 @@ class Catalogue:
             )
         fitting = [digest for digest in self.versions(task) if digest.startswith(prefix)]
         if len(fitting) != 1:
-            count = "no version" if not fitting else f"{len(fitting)} versions"
-            raise UnknownVersion(f"{count} of task {task!r} begin with {prefix}")
+            some = f"{len(fitting)} versions" if fitting else "no version"
+            raise UnknownVersion(
+                f"{some} of task {task!r} {'begin' if fitting else 'begins'} with {prefix}"
+            )
         return task, fitting[0]
 
     def descendants(
@@ -141,6 +140,16 @@ class Catalogue:
                 f"{task}@{digest[:12]} cannot be read, so which versions it needs is not known: "
                 f"publish its file again, or delete the damaged one ({error})"
             ) from error
+
+    def _pointers(self) -> Iterator[tuple[str, str | StoreError]]:
+        for task in files.task_folders(self.root):
+            try:
+                digest = files.read_pointer(self.root / task)
+            except StoreError as error:
+                yield task, error
+            else:
+                if digest is not None:
+                    yield task, digest
 
     def _log(self, task: str, current: str | None) -> tuple[HistoryEntry, ...]:
         return log.settled(log.read_log(self.root / task / files.HISTORY), current)

@@ -85,7 +85,9 @@ def read_pointer(folder: Path) -> str | None:
     with os.fdopen(descriptor, "rb") as file:
         text = file.read(128).decode("ascii", errors="replace").strip()
     if not is_digest(text):
-        raise StoreError(f"{folder / CURRENT} holds {text[:80]!r}; 64 hexadecimal digits belong in")
+        raise StoreError(
+            f"{folder / CURRENT} holds {text[:80]!r}; 64 hexadecimal digits belong in it"
+        )
     return text
 
 

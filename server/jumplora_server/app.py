@@ -157,7 +157,10 @@ def connect(
 def _open_store(settings: Settings) -> Store:
     if not settings.store.exists():
         _log.warning("there was no store at %s: an empty one is made", settings.store)
-    settings.store.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.store.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StartupError(f"the store {settings.store} is a file, not a folder") from error
     store = Store(settings.store, max_file_bytes=settings.max_adapter_bytes)
     try:
         store.sweep()

@@ -17,7 +17,8 @@ _HASH_BYTES = 1024 * 1024
 
 
 class RequestFailed(Exception):
-    """The server answered with an error, or did not answer (status 0, code "unreachable").
+    """The server answered with an error, or did not answer (status 0, code "unreachable" or, for
+    an address that is none, "address").
 
     `code` is the stable `error_type`, `reason` the check behind it; `retry_after` in seconds.
     """
@@ -40,7 +41,10 @@ class RequestFailed(Exception):
 
 
 class Client:
-    """Speaks to one server. `key` is sent as a bearer token; `transport` is for tests."""
+    """Speaks to one server. `key` is sent as a bearer token; `transport` is for tests.
+
+    Calls raise RequestFailed; so does the constructor, for a `url` that is no address.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,12 @@ class Client:
         timeout: float = 120.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise RequestFailed(
+                f"server {url!r} given; give http://... or https://..., such as"
+                " http://127.0.0.1:8000",
+                code="address",
+            )
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._http = httpx.Client(
             base_url=url.rstrip("/"), headers=headers, timeout=timeout, transport=transport

@@ -87,9 +87,9 @@ class RoutingTable:
             )
         matches = [version for version in route.versions if version.startswith(prefix)]
         if len(matches) != 1:
-            found = "several versions" if matches else "no version"
+            some, start = ("several versions", "start") if matches else ("no version", "starts")
             raise UnknownVersion(
-                f"{found} of task {task!r} start with {prefix!r}; give more or"
+                f"{some} of task {task!r} {start} with {prefix!r}; give more or"
                 " other digits, see GET /v1/adapters/{task_id}"
             )
         return route, matches[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from jumplora_server.app import STARTUP_ERRORS
 from jumplora_server.cli.main import command_line
 from jumplora_server.cli.serve import NOT_FLAGS
 from jumplora_server.settings import Settings
@@ -82,6 +83,17 @@ def test_every_setting_is_a_flag_but_keys() -> None:
     assert "JUMPLORA_ADMIN_KEYS" in text
 
 
+def test_help_shows_defaults_and_leaves_names_as_they_are() -> None:
+    text = " ".join(run("serve", "--help").output.replace("│", "").split())
+    for words in (
+        "Port to listen on (0: any free one) (default: 8000)",
+        "Hugging Face",
+        '"512MiB"',
+    ):
+        assert words in text
+    assert "CPU threads" in text
+
+
 def test_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
     result = run("serve", "--store", str(tmp_path), "--port", "99999", "--dtype", "float8")
     assert result.exit_code == 2
@@ -102,6 +114,13 @@ def test_a_backbone_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
     assert result.exit_code == 3
     assert "config.json" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_store_that_is_a_file_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(STARTUP_ERRORS, match="is a file, not a folder"):
+        make_site(tmp_path, store=file)
 
 
 def test_publish_to_a_server(served: tuple[Site, str]) -> None:
@@ -125,13 +144,17 @@ def test_publish_refused(served: tuple[Site, str], tmp_path: Path) -> None:
     assert (other.exit_code, "error (manifest)" in other.output) == (1, True)
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"nonsense")
-    assert run("publish", str(bad), "--server", address).exit_code == 1
+    no_adapter = run("publish", str(bad), "--server", address)
+    assert (no_adapter.exit_code, f"{bad} is no JumpLoRA adapter" in no_adapter.output) == (1, True)
 
 
 def test_publish_needs_a_place(served: tuple[Site, str]) -> None:
     file = str(served[0].adapter("beta"))
     assert "--server URL or --store" in run("publish", file).output
     assert "--store needs --backbone" in run("publish", file, "--store", "x").output
+    assert "not both" in run("publish", file, "--store", "x", "--server", "http://x").output
+    no_address = run("publish", file, "--server", "localhost:8000")
+    assert (no_address.exit_code, "give http://..." in no_address.output) == (1, True)
     nowhere = run("publish", file, "--server", "http://127.0.0.1:1")
     assert (nowhere.exit_code, "gave no answer" in nowhere.output) == (1, True)
 
@@ -145,10 +168,11 @@ def test_generate(served: tuple[Site, str]) -> None:
 
 def test_generate_from_stdin_with_details(served: tuple[Site, str]) -> None:
     options = ["--server", served[1], "--json", "--max-new-tokens", "12"]
-    result = run("generate", "alpha", *options, stdin="one\n\ntwo\n")
-    answers = json.loads(result.output)
-    assert len(answers) == 2
-    assert [each["details"]["generated_tokens"] for each in answers] == [12, 12]
+    for dash in ([], ["-"]):
+        result = run("generate", "alpha", *dash, *options, stdin="one\n\ntwo\n")
+        answers = json.loads(result.output)
+        assert len(answers) == 2
+        assert [each["details"]["generated_tokens"] for each in answers] == [12, 12]
 
 
 def test_generate_for_an_unknown_task(served: tuple[Site, str]) -> None:

@@ -11,12 +11,10 @@ from jumplora_adapters.cli import convert, flatten, import_backbone, inspect, ov
 
 
 def register(app: typer.Typer) -> None:
-    """Add inspect, verify, list, rollback, remove, convert, flatten, overlap, import-backbone."""
+    """Add inspect, verify, list, convert, flatten, overlap, import-backbone."""
     app.command("inspect")(inspect.inspect)
     app.command("verify")(verify.verify)
     app.command("list")(shelf.list_tasks)
-    app.command("rollback")(shelf.rollback)
-    app.command("remove")(shelf.remove)
     app.add_typer(convert.app, name="convert")
     app.command("flatten")(flatten.flatten)
     app.command("overlap")(overlap.overlap)

@@ -29,7 +29,6 @@ app = typer.Typer(
 )
 
 Task = Annotated[str, typer.Option("--task", help="Task id that it will be served under.")]
-Out = Annotated[Path, typer.Option("--out", help="Adapter file to write (.safetensors).")]
 Instruction = Annotated[str | None, typer.Option("--instruction", help="The prompt's instruction.")]
 Labels = Annotated[str | None, typer.Option("--options", help='Labels, as "a | b | c".')]
 Template = Annotated[str | None, typer.Option("--template", help="If not the default.")]
@@ -97,6 +96,8 @@ def official(
     """Convert checkpoints of the official JumpLoRA code; --alpha or --scale must be given."""
     if not chain and (len(checkpoints) > 1 or len(tasks) > 1):
         raise typer.BadParameter("several checkpoints or tasks need --chain")
+    if not chain:
+        options.adapter_file(out)
     if len(tasks) > 1 and (instruction is not None or labels is not None):
         raise typer.BadParameter("several tasks have their prompts in --task-file")
     with reported_errors():
@@ -137,7 +138,7 @@ def peft(
     folder: Annotated[Path, typer.Argument(help="Folder with adapter_config.json.")],
     backbone: options.Backbone,
     task: Task,
-    out: Out,
+    out: options.Out,
     kind: KindOption = None,
     density: Density = None,
     keep_factors: Keep = False,
@@ -179,7 +180,7 @@ def dense(
     file: Annotated[Path, typer.Argument(help="safetensors of module -> W - W0.")],
     backbone: options.Backbone,
     task: Task,
-    out: Out,
+    out: options.Out,
     density: Density = None,
     values: options.Values = "float32",
     instruction: Instruction = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +17,7 @@ def flatten(
     spec: Annotated[str, typer.Argument(help="task or task@version of --store.")],
     backbone: options.Backbone,
     store: options.Store,
-    out: Annotated[Path, typer.Option("--out", help="Adapter file to write (.safetensors).")],
+    out: options.Out,
     task: Annotated[
         str | None, typer.Option("--task", help="Task id of the result, default the same.")
     ] = None,

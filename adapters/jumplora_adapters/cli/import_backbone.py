@@ -26,7 +26,7 @@ def import_backbone(
     if imported.tokenizer == "missing":
         warn(
             "there is no tokenizer.json and transformers could not make one of spiece.model:"
-            " install jumplora-server[train] and run this again, or put one there"
+            f" {options.INSTALL_TRAIN}, and run this again, or put one there"
         )
     facts: dict[str, object] = {
         "folder": str(imported.folder),

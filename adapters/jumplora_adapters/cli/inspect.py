@@ -17,7 +17,7 @@ from jumplora_adapters.cli.output import (
     short,
     size,
 )
-from jumplora_adapters.cli.sources import SPEC_HELP, find_source
+from jumplora_adapters.cli.sources import SPEC_HELP, find_source, read_head
 from jumplora_adapters.threshold_move import threshold_moves
 
 if TYPE_CHECKING:
@@ -33,10 +33,9 @@ def inspect(
     """Show an adapter's manifest. Its numbers are not read: `verify` does that."""
     with reported_errors():
         from jumplora_adapters.convert.draft import file_digest
-        from jumplora_adapters.format import read_manifest
 
         source = find_source(spec, store)
-        manifest = read_manifest(source.path, follow_links=source.digest is None)
+        manifest = read_head(source.path, follow_links=source.digest is None)
         version = file_digest(source.path)
         file_bytes = source.path.stat().st_size
     if as_json:
@@ -77,7 +76,7 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
         ("file", f"{path} ({size(file_bytes)})"),
         ("kind", manifest.kind),
         ("method", manifest.method),
-        ("backbone", f"{manifest.backbone.name} {short(manifest.backbone.fingerprint)}"),
+        ("backbone", f"{short(manifest.backbone.fingerprint)}, named {manifest.backbone.name!r}"),
         ("rank, alpha", f"{manifest.rank or '-'}, {_number(manifest.alpha)}"),
     ]
     if manifest.thresholds:

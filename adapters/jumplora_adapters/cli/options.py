@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from jumplora_adapters.cli.sources import SUFFIX
+
+INSTALL_TRAIN = "pip install --constraint constraints.txt --editable '.[train]'"
 ValueType = Literal["float32", "float16", "bfloat16"]
 
 Backbone = Annotated[
@@ -19,6 +22,23 @@ Store = Annotated[
 StoreOrNone = Annotated[
     Path | None,
     typer.Option("--store", envvar="JUMPLORA_STORE", help="Folder of published adapters."),
+]
+
+
+def adapter_file(path: Path) -> Path:
+    """`path` if an adapter may have that name, else a usage error: SPEC tells files by it."""
+    if path.suffix != SUFFIX:
+        raise typer.BadParameter(f"{path} given; the name of an adapter file ends in {SUFFIX}")
+    return path
+
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        callback=adapter_file,
+        help=f"Adapter file to write ({SUFFIX}); one that is there is replaced.",
+    ),
 ]
 Values = Annotated[ValueType, typer.Option("--values", help="Type of the stored values.")]
 Created = Annotated[

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NoReturn
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +27,8 @@ _UNPRINTABLE = re.compile(
 
 ColumnStyle = Literal["left", "right", "fold"]
 """Left or right in one line; `fold` is left, broken into lines where the terminal is narrow."""
+_LEAST_FOLDED = 16
+_NO_LIMIT = 1 << 20
 
 
 @contextmanager
@@ -68,18 +72,26 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[tuple[str, ColumnStyle]], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose cells are plain text; long ones are folded, never cut."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, style in columns:
+    """A table whose cells are plain text, never cut; a column that is empty is left out."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    filled = [n for n in range(len(columns)) if not rows or any(row[n] for row in cells)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    least = 2  # the edges
+    for n in filled:
+        name, style = columns[n]
+        widest = max(map(cell_len, (name, *(row[n] for row in cells))))
+        width = min(widest, _LEAST_FOLDED) if style == "fold" else widest
+        least += width + 2  # the space between columns
         table.add_column(
             name,
             justify="right" if style == "right" else "left",
             no_wrap=style != "fold",
             overflow="fold",
+            min_width=width,
         )
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(table)
+    for row in cells:
+        table.add_row(*(Text(row[n]) for n in filled))
+    _print(table, least=least)
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -89,7 +101,21 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in facts:
         grid.add_row(Text(printable(name)), Text(printable(value)))
-    Console().print(grid)
+    _print(grid)
+
+
+def _print(table: Table, *, least: int = 0) -> None:
+    """In a terminal folded to its width; in a pipe or file each row is one line, whole.
+
+    A terminal narrower than `least` wraps the lines itself: rich would cut them.
+    """
+    if sys.stdout.isatty():
+        Console(width=max(Console().width, least)).print(table)
+        return
+    console = Console(width=_NO_LIMIT)
+    with console.capture() as captured:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def short(digest: str) -> str:

@@ -63,9 +63,9 @@ def overlap(
         return
     columns: list[tuple[str, ColumnStyle]] = [("first", "left"), ("second", "left")]
     if modules:
-        columns.append(("module", "fold"))
+        columns.append(("module", "left"))
         rows = [
-            (pair.first, pair.second, part.module, *_cells(part))
+            (pair.first, pair.second, _short_module(part.module), *_cells(part))
             for pair in pairs
             for part in pair.modules
         ]
@@ -116,6 +116,12 @@ def _supports(
         ]
         + [own]
     )
+
+
+def _short_module(name: str) -> str:
+    """Such as "decoder 3 cross q" for decoder.block.3.layer.1.EncDecAttention.q."""
+    stack, _, block, *_, site, projection = name.split(".")
+    return f"{stack} {block} {'self' if site == 'SelfAttention' else 'cross'} {projection}"
 
 
 def _cells(counts: PairOverlap | ModuleOverlap) -> tuple[str, str, str, str, str]:

@@ -1,4 +1,4 @@
-"""`jumplora list`, `rollback` and `remove`: the store as a shelf of tasks."""
+"""`jumplora list`: the store as a shelf of tasks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from jumplora_adapters.cli.sources import open_store
 if TYPE_CHECKING:
     from jumplora_adapters.store import Store
 
-TASK = Annotated[str, typer.Argument(help="Task id.")]
-
 
 def list_tasks(
     store: options.Store,
@@ -34,7 +32,9 @@ def list_tasks(
         if task is not None:
             entries = _history(opened, task)
         else:
-            entries = [_entry(opened, name) for name in opened.tasks()]
+            entries = [
+                _entry(opened, name) for name in sorted(opened.pointers() | opened.damaged())
+            ]
     if as_json:
         key = "adapters" if task is None else "history"
         print_json({"store": str(store), key: entries})
@@ -68,62 +68,14 @@ def list_tasks(
     )
 
 
-def rollback(
-    task: TASK,
-    store: options.Store,
-    to: Annotated[
-        str | None, typer.Option("--to", help="Version (8 digits or more), default the last one.")
-    ] = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Make an earlier version of a task current again; a running server follows within seconds."""
-    with reported_errors():
-        opened = open_store(store)
-        before = opened.current(task)
-        wanted = None if to is None else opened.resolve(f"{task}@{to}")[1]
-        after = opened.rollback(task, wanted)
-    if as_json:
-        print_json({"task_id": task, "version": after, "previous": before})
-    else:
-        typer.echo(f"{task}: {short(before)} -> {short(after)}")
-
-
-def remove(
-    task: TASK,
-    store: options.Store,
-    version: Annotated[
-        str | None,
-        typer.Option("--version", help="Only this version (8 digits or more), not the whole task."),
-    ] = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Remove a task, or one old version; refused while another task's lineage needs it."""
-    with reported_errors():
-        opened = open_store(store)
-        if version is None:
-            removed = opened.versions(task)
-            opened.remove(task)
-        else:
-            _, digest = opened.resolve(f"{task}@{version}")
-            removed = (digest,)
-            opened.remove_version(task, digest)
-    if as_json:
-        print_json({"task_id": task, "removed": list(removed)})
-    else:
-        typer.echo(f"{task}: removed {', '.join(map(short, removed))}")
-
-
 def _entry(store: Store, task: str) -> dict[str, object]:
-    """One task; an adapter that cannot be read is listed with its error."""
+    """One task; one whose pointer or adapter cannot be read is listed with its error."""
     from jumplora_adapters.errors import AdapterError
 
-    version = store.current(task)
-    entry: dict[str, object] = {
-        "task_id": task,
-        "version": version,
-        "versions": len(store.versions(task)),
-    }
+    entry: dict[str, object] = {"task_id": task, "version": None, "versions": None}
     try:
+        version = store.current(task)
+        entry |= {"version": version, "versions": len(store.versions(task))}
         manifest = store.manifest(version)
         file_bytes = store.path_of(version).stat().st_size
     except AdapterError as error:
@@ -141,7 +93,11 @@ def _entry(store: Store, task: str) -> dict[str, object]:
 
 
 def _row(entry: dict[str, object]) -> tuple[str, ...]:
-    head = (str(entry["task_id"]), short(str(entry["version"])), str(entry["versions"]))
+    head = (
+        str(entry["task_id"]),
+        short(str(entry["version"] or "-")),
+        str(entry["versions"] or "-"),
+    )
     match entry:
         case {"error": {"code": str(code)}}:
             return (*head, f"unreadable ({code})", "", "", "", "")
@@ -158,19 +114,16 @@ def _row(entry: dict[str, object]) -> tuple[str, ...]:
 
 
 def _history(store: Store, task: str) -> list[dict[str, object]]:
-    current, stored = store.current(task), set(store.versions(task))
+    entries = store.history(task)
+    current = store.current(task)
+    # A rollback names a version again: its last line is the one that counts.
+    last = max((n for n, entry in enumerate(entries) if entry.digest == current), default=None)
     return [
         {
             "published_at": entry.published_at,
             "event": entry.event,
             "version": entry.digest,
-            "state": (
-                "current"
-                if entry.digest == current
-                else "stored"
-                if entry.digest in stored
-                else "removed"
-            ),
+            "state": "current" if n == last else "stored",
         }
-        for entry in store.history(task)
+        for n, entry in enumerate(entries)
     ]

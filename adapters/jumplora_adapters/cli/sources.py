@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jumplora_adapters.errors import StoreError
+from jumplora_adapters.errors import FormatError, StoreError
 
 if TYPE_CHECKING:
+    from jumplora_adapters.manifest import Manifest
     from jumplora_adapters.store import Store
 
 SUFFIX = ".safetensors"
@@ -47,6 +48,16 @@ def find_source(spec: str, store: Path | None) -> Source:
     opened = open_store(store)
     _, digest = opened.resolve(spec)
     return Source(spec, opened.path_of(digest), digest)
+
+
+def read_head(path: Path, *, follow_links: bool = True) -> Manifest:
+    """The manifest of a file that somebody typed; FormatError names the file."""
+    from jumplora_adapters.format import read_manifest
+
+    try:
+        return read_manifest(path, follow_links=follow_links)
+    except FormatError as error:
+        raise FormatError(f"{path} is no JumpLoRA adapter ({error})", code=error.code) from error
 
 
 def every_source(store: Path, versions: str) -> tuple[Source, ...]:

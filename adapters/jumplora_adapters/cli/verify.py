@@ -48,6 +48,11 @@ def verify(
         )
         network = read_backbone(resolve_backbone(backbone))
         findings = [_check(source, network, store) for source in sources]
+        if store and not specs:
+            findings += [
+                _finding(task, None) | {"task_id": task, "code": error.code, "message": str(error)}
+                for task, error in open_store(store).damaged().items()
+            ]
     sound = all(finding["ok"] for finding in findings)
     if as_json:
         print_json({"ok": sound, "adapters": findings})
@@ -70,14 +75,7 @@ def _check(source: Source, backbone: Backbone, store: Path | None) -> dict[str, 
     from jumplora_adapters.errors import AdapterError, FormatError
     from jumplora_adapters.format import read_adapter
 
-    finding: dict[str, object] = {
-        "spec": source.spec,
-        "task_id": None,
-        "version": source.digest,
-        "ok": False,
-        "code": None,
-        "message": None,
-    }
+    finding = _finding(source.spec, source.digest)
     try:
         adapter = read_adapter(
             source.path, backbone, expect_digest=source.digest, follow_links=source.digest is None
@@ -96,6 +94,17 @@ def _check(source: Source, backbone: Backbone, store: Path | None) -> dict[str, 
     except OSError as error:
         return finding | {"code": "io", "message": error.strerror or str(error)}
     return finding | {"ok": True}
+
+
+def _finding(spec: str, version: str | None) -> dict[str, object]:
+    return {
+        "spec": spec,
+        "task_id": None,
+        "version": version,
+        "ok": False,
+        "code": None,
+        "message": None,
+    }
 
 
 def _check_ancestors(manifest: Manifest, store: Store, backbone: Backbone) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from jumplora_adapters.cli import options
-from jumplora_adapters.cli.output import print_json, printable, reported_errors
+from jumplora_adapters.cli.output import fail, print_json, printable, reported_errors
 
 if TYPE_CHECKING:
     from jumplora_adapters.training.train import Trained
@@ -24,7 +24,7 @@ def train(
     task: Annotated[str, _Option(help="Task id that the adapter will be served under.")],
     train: Annotated[Path, _Option(help="JSONL (or .gz) of text/label or input/target rows.")],
     dev: Annotated[Path, _Option(help="Rows that choose the best state.")],
-    out: Annotated[Path, _Option(help="Adapter file to write (.safetensors).")],
+    out: options.Out,
     test: Annotated[Path | None, _Option(help="Rows scored once, at the end.")] = None,
     instruction: Annotated[str | None, _Option(help="The prompt's instruction.")] = None,
     labels: Annotated[str | None, _Option("--options", help='Labels, as "a | b | c".')] = None,
@@ -73,7 +73,9 @@ def train(
     seed: Annotated[int, _Option(help="Of factors, order and dropout.")] = 0,
     work: Annotated[Path | None, _Option(help="Checkpoint and log; default OUT.work.")] = None,
     threads: Annotated[int | None, _Option(help="CPU threads; default what torch takes.")] = None,
-    device: Annotated[str | None, _Option(help="cpu or cuda; default what there is.")] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, _Option(help="Default: what there is.")
+    ] = None,
     created: Annotated[str | None, _Option(help="Date for the manifest, part of its digest.")] = (
         None
     ),
@@ -83,15 +85,18 @@ def train(
     ] = False,
 ) -> None:
     """Train an adapter for one task. Killed, the same command continues where it was."""
-    from jumplora_adapters.training.config import (
-        GateConfig,
-        Lengths,
-        Optimisation,
-        TrainConfig,
-    )
-    from jumplora_adapters.training.progress import shown
-    from jumplora_adapters.training.task_file import prompt_of
-    from jumplora_adapters.training.train import train as run
+    try:
+        from jumplora_adapters.training.config import (
+            GateConfig,
+            Lengths,
+            Optimisation,
+            TrainConfig,
+        )
+        from jumplora_adapters.training.progress import shown
+        from jumplora_adapters.training.task_file import prompt_of
+        from jumplora_adapters.training.train import train as run
+    except ImportError as error:
+        fail(f"training needs the train extra: {options.INSTALL_TRAIN} ({error})")
 
     with reported_errors():
         config = TrainConfig(

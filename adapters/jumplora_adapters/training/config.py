@@ -15,6 +15,7 @@ Scope = Literal["global", "block"]
 Decay = Literal["constant", "linear"]
 ValueType = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
 Score = Literal["exact_match", "f1", "rouge_l"]
 
 
@@ -84,7 +85,7 @@ class TrainConfig:
     work: Path | None = None
     created: str | None = None
     threads: int | None = None
-    device: str | None = None
+    device: Device | None = None
     checkpoint_seconds: float = 60.0
 
     @property

@@ -108,7 +108,8 @@ def _read(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # str() of an OSError has the path again
+        raise DataError(f"{path} cannot be read: {reason}") from error
 
 
 def _parse(content: bytes, prompt: PromptSpec | None) -> tuple[list[Row], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,7 +13,10 @@ from jumplora_adapters.training.fit import StepReport
 
 @contextmanager
 def shown(task: str, *, quiet: bool) -> Iterator[Callable[[StepReport], None] | None]:
-    """Yields what to call after each step; None when nothing is to be shown."""
+    """Yields what to call after each step; None when nothing is to be shown.
+
+    The bar appears with the first step, so that an error before it stands alone.
+    """
     if quiet:
         yield None
         return
@@ -25,11 +28,13 @@ def shown(task: str, *, quiet: bool) -> Iterator[Callable[[StepReport], None] | 
         TextColumn("{task.fields[state]}"),
         console=Console(stderr=True),
     )
-    with bar:
+    with ExitStack() as running:
         line = bar.add_task(task, total=None, state="")
         state: dict[str, str] = {}
 
         def on_step(report: StepReport) -> None:
+            if not state:
+                running.enter_context(bar)
             state["loss"] = f"{report.loss:.3f}"
             state["f"] = f"{report.fraction:.2f}"
             if report.density is not None:

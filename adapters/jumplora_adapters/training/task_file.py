@@ -50,7 +50,8 @@ def _entry(file: Path, task: str) -> dict[str, object]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # str() of an OSError has the path again
+        raise DataError(f"{file} cannot be read as JSON: {reason}") from error
     if isinstance(content, dict) and isinstance(content.get("tasks"), dict):
         if task not in content["tasks"]:
             raise DataError(f"{file} has no task {task}; it has {', '.join(content['tasks'])}")

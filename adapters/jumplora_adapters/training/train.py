@@ -21,7 +21,7 @@ from jumplora_adapters.threshold_move import ThresholdMove, threshold_moves
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.batches import steps_of
 from jumplora_adapters.training.checkpoint import Progress
-from jumplora_adapters.training.config import TrainConfig
+from jumplora_adapters.training.config import Device, TrainConfig
 from jumplora_adapters.training.data import Example, Split, load_tokenizer, read_split
 from jumplora_adapters.training.evaluate import evaluate
 from jumplora_adapters.training.fit import Fit, StepReport
@@ -132,10 +132,10 @@ def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = No
 
     Raises GateCollapsed (nothing is written) and whatever `prepare` raises.
     """
+    device = _device(config.device)
     prepared = prepare(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(config.seed)
     adapted = load_adapted(prepared.backbone, prepared.ancestors, config, device)
     with work_folder(config.work_folder):
@@ -196,6 +196,13 @@ def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fi
         threshold_moves(progress.initial_thresholds, adapted.thresholds()),
         prepared.prompts_cut,
     )
+
+
+def _device(wanted: Device | None) -> torch.device:
+    has_cuda = torch.cuda.is_available()
+    if wanted == "cuda" and not has_cuda:
+        raise DataError("device cuda was asked for, but this machine has none that torch sees")
+    return torch.device(wanted or ("cuda" if has_cuda else "cpu"))
 
 
 def _check_rank(rank: int, backbone: Backbone) -> None:

@@ -125,8 +125,8 @@ class GenerateRequest(Received):
     @model_validator(mode="after")
     def _one_of_inputs_and_text(self) -> Self:
         if (self.inputs is None) == (self.text is None):
-            given = "neither" if self.inputs is None else "both"
-            raise ValueError(f"give exactly one of inputs and text; {given} was given")
+            given = "neither was" if self.inputs is None else "both were"
+            raise ValueError(f"give exactly one of inputs and text; {given} given")
         return self
 
     @property

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jumplora_adapters.cli.output import fail, print_json
+from jumplora_server.cli.place import asking
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
@@ -15,7 +16,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 def generate(
     task: Annotated[str, typer.Argument(help='"task" or "task@version".')],
     text: Annotated[
-        list[str] | None, typer.Argument(help="Texts; default: one from each line of stdin.")
+        list[str] | None, typer.Argument(help="Texts; default, or -: one from each line of stdin.")
     ] = None,
     server: Annotated[
         str, typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of the server.")
@@ -34,20 +35,19 @@ def generate(
     ] = False,
 ) -> None:
     """Answer each text with a task's adapter, one line each."""
-    from jumplora_server.client import Client, RequestFailed
-
-    texts = text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    texts = (
+        text
+        if text and text != ["-"]
+        else [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    )
     if not texts:
         fail("give at least one text, as an argument or a line of stdin")
     parameters = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-    try:
-        with Client(server, key=key) as client:
-            if raw:
-                answers = client.generate_all(task, inputs=texts, parameters=parameters)
-            else:
-                answers = client.generate_all(task, text=texts, parameters=parameters)
-    except RequestFailed as error:
-        fail(f"error ({error.reason or error.code}): {error.message}")
+    with asking(server, key) as client:
+        if raw:
+            answers = client.generate_all(task, inputs=texts, parameters=parameters)
+        else:
+            answers = client.generate_all(task, text=texts, parameters=parameters)
     if as_json:
         print_json([answer.model_dump(mode="json") for answer in answers])
         return

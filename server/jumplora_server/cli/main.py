@@ -9,6 +9,7 @@ import typer
 
 from jumplora_adapters.cli.app import register
 from jumplora_adapters.training.cli import train
+from jumplora_server.cli.change import remove, rollback
 from jumplora_server.cli.generate import generate
 from jumplora_server.cli.publish import publish
 from jumplora_server.cli.serve import serve_command
@@ -28,6 +29,8 @@ def command_line() -> typer.Typer:
     app.command("serve")(serve_command())
     app.command("generate")(generate)
     app.command("publish")(publish)
+    app.command("rollback")(rollback)
+    app.command("remove")(remove)
     app.command("train")(train)
     register(app)
     return app

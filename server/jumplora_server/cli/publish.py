@@ -8,17 +8,16 @@ from typing import Annotated
 import typer
 
 from jumplora_adapters.cli.output import fail, print_json, reported_errors, short
+from jumplora_adapters.cli.sources import read_head
+from jumplora_server.cli import place
 
 
 def publish(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Adapter file (.safetensors).")],
-    server: Annotated[
-        str | None,
-        typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of a running server."),
-    ] = None,
-    store: Annotated[
-        Path | None, typer.Option("--store", help="Store folder; servers that watch it follow.")
-    ] = None,
+    server: place.Server = None,
+    store: place.Store = None,
+    key: place.Key = None,
     backbone: Annotated[
         str | None,
         typer.Option(
@@ -30,10 +29,6 @@ def publish(
     task: Annotated[
         str | None, typer.Option("--task", help="Refuse the file if it is of another task.")
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an admin key."),
-    ] = None,
     if_match: Annotated[
         str | None, typer.Option("--if-match", help="Only if this version is current now.")
     ] = None,
@@ -41,14 +36,14 @@ def publish(
 ) -> None:
     """Publish an adapter: with --server it returns once the version answers requests."""
     with reported_errors():
-        if store is not None:  # a flag, so it wins over an address from the environment
-            if backbone is None:
-                fail("--store needs --backbone (or JUMPLORA_BACKBONE): the file is checked for it")
-            result = _into_store(file, store, backbone, task, if_match)
-        elif server is not None:
-            result = _to_server(file, server, key, task, if_match)
+        where = place.place_of(context, server, store)
+        named = read_head(file).task
+        if isinstance(where, str):
+            result = _to_server(file, where, key, task or named, if_match)
+        elif backbone is None:
+            fail("--store needs --backbone (or JUMPLORA_BACKBONE): the file is checked for it")
         else:
-            fail("give --server URL or --store FOLDER")
+            result = _into_store(file, where, backbone, task, if_match)
     if as_json:
         print_json(result)
     else:
@@ -72,17 +67,10 @@ def _into_store(
 
 
 def _to_server(
-    file: Path, server: str, key: str | None, task: str | None, if_match: str | None
+    file: Path, server: str, key: str | None, task: str, if_match: str | None
 ) -> dict[str, str]:
-    from jumplora_adapters.format import read_manifest
-    from jumplora_server.client import Client, RequestFailed
-
-    named = read_manifest(file).task
-    try:
-        with Client(server, key=key, timeout=600.0) as client:
-            put = client.put(task or named, file, if_match=if_match)
-    except RequestFailed as error:
-        fail(f"error ({error.reason or error.code}): {error.message}")
+    with place.asking(server, key, timeout=600.0) as client:
+        put = client.put(task, file, if_match=if_match)
     return {
         "task_id": put.task_id,
         "version": put.version or put.desired,

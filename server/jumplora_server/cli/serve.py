@@ -66,10 +66,11 @@ def run(flags: dict[str, str]) -> None:
 def _option(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
     flag = "--" + name.replace("_", "-")
-    shown = "" if field.is_required() else f" [default: {field.default}]"
+    meaning = field.description or ""
+    shown = "" if field.is_required() else f" (default: {field.default})"  # [] would be markup
     option = typer.Option(
         flag,
-        help=f"{(field.description or '').capitalize()}{shown}",
+        help=f"{meaning[:1].upper()}{meaning[1:]}{shown}",
         metavar=_metavar(field.annotation),
         show_default=False,
         envvar=None,  # the settings read the environment themselves, with the same names

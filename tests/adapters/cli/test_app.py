@@ -13,8 +13,6 @@ COMMANDS = (
     "inspect",
     "verify",
     "list",
-    "rollback",
-    "remove",
     "convert",
     "flatten",
     "overlap",

@@ -65,3 +65,9 @@ def test_inspect_shows_how_far_the_threshold_moved(
 )
 def test_inspect_of_what_is_not_there(spec: str, message: str, run: Run) -> None:
     assert run("inspect", spec, code=1).stderr.startswith(message)
+
+
+def test_a_file_that_is_no_adapter_is_named(run: Run, backbone: Backbone) -> None:
+    file = backbone.path / "model.safetensors"
+    told = run("inspect", file, code=1).stderr
+    assert told.startswith(f"error (manifest): {file} is no JumpLoRA adapter (the metadata must")

@@ -11,7 +11,14 @@ from typer.testing import Result
 
 from factories import write_random_adapter
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.cli.output import print_facts, print_json, print_table, printable, warn
+from jumplora_adapters.cli.output import (
+    ColumnStyle,
+    print_facts,
+    print_json,
+    print_table,
+    printable,
+    warn,
+)
 from jumplora_adapters.manifest import PromptSpec
 
 Run = Callable[..., Result]
@@ -65,3 +72,37 @@ def test_inspect_shows_a_hostile_manifest_harmlessly(
     result = run("inspect", write_random_adapter(tmp_path, backbone, prompt=prompt))
     assert r"Is it\u001b[2J\u0007" in result.stdout
     assert not CHARACTERS & set(result.stdout)
+
+
+WIDE_TABLE: tuple[list[tuple[str, ColumnStyle]], list[list[str]]] = (
+    [("task", "left"), ("density", "right"), ("created", "left"), ("result", "fold")],
+    [["a-task-of-some-length", "100.00 %", "", "word " * 30 + "end"]],
+)
+
+
+def test_a_table_in_a_pipe_has_each_row_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(*WIDE_TABLE)
+    print_facts([("name", "word " * 30 + "end")])
+    shown = capsys.readouterr().out
+    (row,) = (line for line in shown.splitlines() if "100.00" in line)
+    assert row.split() == ["a-task-of-some-length", "100.00", "%", *["word"] * 30, "end"]
+    assert "created" not in shown, "an empty column"
+    assert shown.splitlines()[-1].endswith("word end")
+
+
+@pytest.mark.parametrize("columns", ["60", "30"])
+def test_a_table_in_a_narrow_terminal_is_folded_and_never_cut(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_table(*WIDE_TABLE)
+    shown = capsys.readouterr().out
+    assert "a-task-of-some-length  100.00 %  " in shown
+    assert shown.count("word") == 30
+    assert "end" in shown
+    rows = [line for line in shown.splitlines() if "word" in line]  # the head has colours
+    assert max(map(len, rows)) <= 60

@@ -43,7 +43,8 @@ def test_modules_and_a_lineage_as_a_whole(
     assert again["intersection"] == pair["intersection"]
     assert pair["jaccard"] == pytest.approx(pair["first_density"] / pair["second_density"])
     text = run("overlap", "one", "two", *common, "--modules").stdout
-    assert "encoder.block.0.layer.0.SelfAttention.q" in text
+    assert "encoder 0 self q " in text
+    assert "decoder 0 cross v " in text
 
 
 def test_needs_two_adapters(run: Run, store: Store, backbone: Backbone) -> None:

@@ -48,45 +48,37 @@ def test_list_of_an_empty_store(run_json: RunJson, tmp_path: Path) -> None:
     assert run_json("list", "--store", tmp_path)["adapters"] == []
 
 
-def test_rollback_to_the_version_before_and_to_a_named_one(
+def test_list_names_a_task_whose_pointer_is_damaged(
     run: Run, run_json: RunJson, store: Store
 ) -> None:
-    first, second = (entry.digest for entry in store.history("one"))
-    answer = run_json("rollback", "one", "--store", store.root)
-    assert answer == {"task_id": "one", "version": first, "previous": second}
-    assert store.current("one") == first
-    text = run("rollback", "one", "--to", second[:8], "--store", store.root).stdout
-    assert text == f"one: {first[:12]} -> {second[:12]}\n"
-    assert store.current("one") == second
+    (store.root / "two" / "current").write_text("garbage\n")
+    one, two = run_json("list", "--store", store.root)["adapters"]
+    assert (one["task_id"], two["task_id"], two["version"]) == ("one", "two", None)
+    assert two["error"]["message"].endswith("'garbage'; 64 hexadecimal digits belong in it")
+    assert "unreadable (store)" in run("list", "--store", store.root).stdout
 
 
-def test_remove_one_version_then_the_task(run: Run, run_json: RunJson, store: Store) -> None:
-    first, second = (entry.digest for entry in store.history("one"))
-    refused = run("remove", "one", "--store", store.root, code=1)
-    assert refused.stderr.startswith("error (has_descendants): ")
-    assert refused.stdout == ""
-    answer = run_json("remove", "one", "--version", first[:8], "--store", store.root)
-    assert answer == {"task_id": "one", "removed": [first]}
-    assert store.versions("one") == (second,)
-    assert "removed" in run("remove", "two", "--store", store.root).stdout
-    run("remove", "one", "--store", store.root)
-    assert store.tasks() == []
+def test_one_line_of_a_history_is_current(run_json: RunJson, store: Store) -> None:
+    store.rollback("one")
+    history = run_json("list", "one", "--store", store.root)["history"]
+    assert [(entry["event"], entry["state"]) for entry in history] == [
+        ("publish", "stored"),
+        ("publish", "stored"),
+        ("rollback", "current"),
+    ]
 
 
 def test_errors_go_to_stderr_with_code_1(run: Run, store: Store, tmp_path: Path) -> None:
-    unknown = run("rollback", "ome", "--store", store.root, code=1)
+    unknown = run("list", "ome", "--store", store.root, code=1)
     assert unknown.stdout == ""
     assert unknown.stderr.startswith("error (unknown_task): ")
     assert "one" in unknown.stderr
     missing = run("list", "--store", tmp_path / "nowhere", code=1)
     assert "does not exist" in missing.stderr
-    nothing_before = run("rollback", "two", "--store", store.root, code=1)
-    assert "error (unknown_version)" in nothing_before.stderr
 
 
 def test_usage_errors_have_code_2(run: Run) -> None:
     assert "--store" in run("list", code=2).stderr
-    run("rollback", code=2)
 
 
 def test_store_may_come_from_the_environment(

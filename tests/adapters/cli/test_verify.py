@@ -43,6 +43,19 @@ def test_every_fault_is_named_and_the_exit_code_is_1(
     assert "missing_ancestor: " in shown.stdout
 
 
+def test_a_damaged_pointer_is_a_finding(
+    run: Run, run_json: RunJson, store: Store, backbone: Backbone
+) -> None:
+    (store.root / "one" / "current").write_text("garbage\n")
+    common = ("--store", store.root, "--backbone", backbone.path)
+    checked = run_json("verify", *common, code=1)
+    assert {(f["spec"], f["code"]) for f in checked["adapters"]} == {
+        ("one", "store"),
+        ("two", None),
+    }
+    assert "'garbage'" in run("verify", *common, code=1).stdout
+
+
 def test_a_file_for_another_backbone(run_json: RunJson, backbone: Backbone, tmp_path: Path) -> None:
     other = tiny_t5(tmp_path / "other", seed=1)
     file = write_random_adapter(tmp_path, backbone)

@@ -32,6 +32,13 @@ def test_damage_is_a_convert_error(tmp_path: Path, content: bytes) -> None:
         load_pickled(tmp_path / "a.pt")
 
 
+def test_nobody_is_advised_to_let_a_file_run_code(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_text("# no checkpoint at all\n")
+    with pytest.raises(ConvertError, match="not a plain torch file") as caught:
+        load_pickled(tmp_path / "a.pt")
+    assert "weights_only" not in str(caught.value)
+
+
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 400), value=st.integers(0, 255))
 def test_a_changed_byte_is_read_or_is_a_convert_error(

@@ -1,0 +1,116 @@
+"""`publish`, `rollback` and `remove` in a store folder and on a server, by flag or variable."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from factories import tiny_t5, write_random_adapter
+from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.store import Store
+from jumplora_server.cli.main import command_line
+from serving import ADMIN_KEY, Site, listening, make_site
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in list(os.environ):
+        if key.startswith("JUMPLORA_"):
+            monkeypatch.delenv(key)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return read_backbone(tiny_t5(tmp_path_factory.mktemp("backbone") / "tiny"))
+
+
+@pytest.fixture
+def store(backbone: Backbone, tmp_path: Path) -> Store:
+    """Task `one` in two versions, `two` on top of its first."""
+    store = Store(tmp_path / "store")
+    files = tmp_path / "files"
+    first, _ = (
+        store.publish(write_random_adapter(files, backbone, task="one", seed=seed), backbone).digest
+        for seed in (1, 2)
+    )
+    store.publish(
+        write_random_adapter(files, backbone, task="two", seed=3, lineage=[first]), backbone
+    )
+    return store
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
+    site = make_site(tmp_path_factory.mktemp("site"))
+    with listening(site) as address:
+        yield site, address
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(command_line(), [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def run_json(*arguments: object) -> Any:
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+def test_rollback_to_the_version_before_and_to_a_named_one(store: Store) -> None:
+    first, second = (entry.digest for entry in store.history("one"))
+    answer = run_json("rollback", "one", "--store", store.root)
+    assert answer == {"task_id": "one", "version": first, "previous": second}
+    assert store.current("one") == first
+    text = run("rollback", "one", "--to", second[:8], "--store", store.root).stdout
+    assert text == f"one: {first[:12]} -> {second[:12]}\n"
+    assert store.current("one") == second
+    nothing_before = run("rollback", "two", "--store", store.root, code=1)
+    assert "error (unknown_version)" in nothing_before.stderr
+
+
+def test_remove_one_version_then_the_task(store: Store) -> None:
+    first, second = (entry.digest for entry in store.history("one"))
+    refused = run("remove", "one", "--store", store.root, code=1)
+    assert refused.stderr.startswith("error (has_descendants): ")
+    assert refused.stdout == ""
+    assert "removed" in run("remove", "two", "--store", store.root).stdout
+    answer = run_json("remove", "one", "--version", first[:8], "--store", store.root)
+    assert answer == {"task_id": "one", "removed": [first]}
+    assert store.versions("one") == (second,)
+    run("remove", "one", "--store", store.root)
+    assert store.tasks() == []
+
+
+def test_rollback_and_remove_on_a_server(served: tuple[Site, str]) -> None:
+    site, address = served
+    first, second = site.publish("alpha"), site.publish("alpha")
+    admin = ("--server", address, "--key", ADMIN_KEY)
+    assert "error (unauthorized)" in run("rollback", "alpha", *admin[:2], code=1).stderr
+    answer = run_json("rollback", "alpha", *admin)
+    assert answer == {"task_id": "alpha", "version": first, "previous": second}
+    assert (
+        "--version needs --store"
+        in run("remove", "alpha", "--version", first, *admin, code=2).output
+    )
+    assert set(run_json("remove", "alpha", *admin)["removed"]) == {first, second}
+    assert "error (unknown_task)" in run("remove", "alpha", *admin, code=1).stderr
+
+
+def test_the_place_may_come_from_the_environment(
+    store: Store, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_random_adapter(tmp_path, backbone, task="three")
+    monkeypatch.setenv("JUMPLORA_STORE", str(store.root))
+    monkeypatch.setenv("JUMPLORA_BACKBONE", str(backbone.path))
+    assert run("publish", file).stdout.startswith("three: created ")
+    elsewhere = run("publish", file, "--server", "http://127.0.0.1:1", code=1)
+    assert "gave no answer" in elsewhere.stderr, "a flag wins over the environment"
+    monkeypatch.setenv("JUMPLORA_SERVER", "http://127.0.0.1:1")
+    assert "gave no answer" in run("publish", file, code=1).stderr
+    assert run("publish", file, "--store", store.root).stdout.startswith("three: unchanged ")
