@@ -34,8 +34,8 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/engine.py
 
-# Makes the demo again from public-domain text and the benchmark rows. Its
-# parts were run one by one, never as a whole: an hour of pre-training alone on 2 cores.
+# Makes the demo again (BENCHMARK_DATA, DEMO_TEXT, DEMO_TOKENIZER: see recipe/run.sh). Its parts were
+# run one by one with the same settings, never as a whole: two hours on 2 cores.
 demo: $(VENV)/.dev
 	PYTHON=$(BIN)/python adapters/demo/recipe/run.sh
 

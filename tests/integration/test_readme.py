@@ -100,7 +100,7 @@ def test_requests_lists_streams_and_listings_answer(desk: Desk) -> None:
     first, _ = json.JSONDecoder().raw_decode(printed)  # curl ends no line
     assert [answer["generated_text"] for answer in first] == ["Business", "Sports"]
     assert '"generated_text":"Politics"' in printed
-    assert "American Government" in printed
+    assert printed.count("\nAnimal\n") == printed.count("\nAmerican Government\n") == 1
     assert "jumplora_request_duration_seconds" in printed
 
 
@@ -118,6 +118,18 @@ SENTENCES = {
         "Shares fell after the bank reported weak quarterly profits.": "Business",
         "Soldiers and rebels clashed near the capital as peace talks failed.": "World",
         "Microsoft released a new version of its web browser software.": "Science or Technology",
+    },
+    "dbpedia": {
+        "Siemens is a German manufacturing company with headquarters in Munich.": "Company",
+        "She is a retired tennis player who won two tournaments and represented Sweden at the"
+        " Olympics.": "Athlete",
+        "Oak Ridge High School is a public secondary school in Texas with 1200 students in grades 9"
+        " to 12.": "Educational Institution",
+        "It is a species of beetle in the family Carabidae, found in Brazil.": "Animal",
+        "It is the third studio album by the American rock band, released in 1994 on Columbia"
+        " Records.": "Album",
+        "It is a village in the district of Sari in northern Iran, with a population of 214 in 42"
+        " families.": "Village",
     },
     "register": {
         "my fellow citizens, this congress must act, and i ask you tonight to pass this bill for"

@@ -15,17 +15,18 @@ from demo.recipe.network import IGNORED
 from demo.recipe.practice import TAIL, Practice
 
 END = 1
-FIRST_SENTINEL = 8191  # ids count down, as in T5
-SPAN_ROWS, SPAN_LENGTH, SPAN_TARGETS = 12, 128, 40
+FIRST_SENTINEL = 32099  # ids count down, as in T5
+SPAN_ROWS, SPAN_LENGTH, SPAN_TARGETS = 8, 128, 40
 RAW_LENGTH, NOISE, SPANS = 146, 29, 10  # 146 - 29 + 10 + end = 128; 29 + 10 + end = 40
-PRACTICE_ROWS, PRACTICE_LENGTH, PRACTICE_TARGETS = 32, 144, 8
+PRACTICE_ROWS, PRACTICE_LENGTH, PRACTICE_TARGETS = 40, 144, 6
 STREAM_SHARES = {
-    "openstax_ccby": 0.30,
+    "openstax_ccby": 0.25,
     "cia_factbook": 0.07,
     "movie_reviews": 0.15,
     "masc": 0.04,
     "us_speeches": 0.04,
-    "classic_books": 0.40,
+    "classic_books": 0.25,
+    "dbpedia_text": 0.20,
 }
 
 

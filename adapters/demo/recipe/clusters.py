@@ -19,6 +19,8 @@ from demo.recipe.practice import CHOICES, Passage
 
 SIZES = (3, 4, 4, 5, 6, 8, 10, 12, 14, 16)
 PARTS = (
+    ("dbpedia_text",),
+    ("dbpedia_text", "cia_factbook", "openstax_ccby"),
     ("openstax_ccby",),
     ("movie_reviews",),
     ("cia_factbook",),
@@ -26,18 +28,20 @@ PARTS = (
     ("openstax_ccby", "cia_factbook", "masc", "us_speeches"),
     ("openstax_ccby", "cia_factbook", "movie_reviews", "masc", "us_speeches", "classic_books"),
 )
-TASKS_PER_PART = 6
+TASKS_PER_PART = 8
 DIMENSIONS = 64
 MOST_PASSAGES = 9000  # of one clustering; more only takes longer
 NEAREST = 0.8  # of a cluster's passages; the far ones are nobody's clear example
+TELLING_WORDS, NAMES = 10, 4  # words looked at for a cluster's names, and names kept
 
 
 @dataclass(frozen=True, slots=True)
 class TopicTask:
-    """A fixed set of labels, and passages with the index of theirs."""
+    """A fixed set of labels, and the passages of each."""
 
     instruction: str
     labels: tuple[str, ...]
+    other_names: tuple[tuple[str, ...], ...]  # by label; none of them names another label
     members: tuple[tuple[Passage, ...], ...]  # by label
 
 
@@ -77,18 +81,22 @@ def _named(
     distances = np.linalg.norm(points - model.cluster_centers_[model.labels_], axis=1)
     two_words = chooser.random() < 0.4
     labels: list[str] = []
+    other_names: list[tuple[str, ...]] = []
     members: list[tuple[Passage, ...]] = []
+    taken: set[str] = set()
     for cluster in range(model.n_clusters):
         places = np.flatnonzero(model.labels_ == cluster)
         if len(places) < 20:
             continue
         typical = np.asarray(counts[places].mean(0)).ravel()  # type: ignore[index]
-        best = [words[i] for i in np.argsort(-(typical - overall))[:6]]
-        free = [word for word in best if all(word not in label.lower() for label in labels)]
+        best = [words[i] for i in np.argsort(-(typical - overall))[:TELLING_WORDS]]
+        free = [word for word in best if word not in taken][:NAMES]
         if len(free) < 2:
             continue
+        taken.update(free)
         name = f"{free[0]} {chooser.choice(('and ', 'or ', ''))}{free[1]}" if two_words else free[0]
         near = places[np.argsort(distances[places])[: int(len(places) * NEAREST)]]
         labels.append(" ".join(w if w in ("and", "or") else w.capitalize() for w in name.split()))
+        other_names.append(tuple(word.capitalize() for word in free))
         members.append(tuple(passages[i] for i in near))
-    return TopicTask(chooser.choice(CHOICES), tuple(labels), tuple(members))
+    return TopicTask(chooser.choice(CHOICES), tuple(labels), tuple(other_names), tuple(members))

@@ -5,6 +5,7 @@ learns from text (vocabulary, embeddings, pre-training, practice) may see them.
 """
 
 import gzip
+import json
 import os
 import re
 import zlib
@@ -20,6 +21,7 @@ SOURCES = (
     "masc",
     "us_speeches",
     "classic_books",
+    "dbpedia_text",
 )
 
 
@@ -35,6 +37,8 @@ class Document:
     @property
     def is_held_out(self) -> bool:
         """Decided by a hash of the name, so that it depends on no order and no seed."""
+        if self.source == "dbpedia_text":
+            return False  # train rows of a task with dev and test rows of its own
         return zlib.crc32(f"{self.source}/{self.index}".encode()) % 100 < HELD_OUT_PERCENT
 
 
@@ -45,6 +49,8 @@ def text_folder() -> Path:
 
 def read_documents(folder: Path, source: str) -> list[Document]:
     """All documents of a source, in file order; documents are two blank lines apart."""
+    if source == "dbpedia_text":
+        return read_dbpedia()
     documents: list[Document] = []
     for path in sorted((folder / source).glob("*.txt.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -57,6 +63,14 @@ def read_documents(folder: Path, source: str) -> list[Document]:
             kept = tuple(paragraphs[1:] if title else paragraphs)
             documents.append(Document(source, len(documents), title, kept))
     return documents
+
+
+def read_dbpedia() -> list[Document]:
+    """The texts of dbpedia's train split (BENCHMARK_DATA) without their labels."""
+    path = Path(os.environ["BENCHMARK_DATA"]) / "dbpedia" / "train.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["text"].strip() for line in file]
+    return [Document("dbpedia_text", i, None, (text,)) for i, text in enumerate(texts)]
 
 
 def read_corpus(folder: Path, *, held_out: bool) -> dict[str, list[Document]]:

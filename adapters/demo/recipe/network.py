@@ -19,7 +19,7 @@ COPY_STRENGTH = 0.5
 class Shape:
     """Sizes of the network, T5's names in short."""
 
-    vocabulary: int = 8192
+    vocabulary: int = 32128  # T5's 32,100 ids, padded as in its checkpoints
     d_model: int = 256
     d_kv: int = 64
     heads: int = 4

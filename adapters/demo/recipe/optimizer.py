@@ -14,7 +14,7 @@ MUON_OWNERS = frozenset({"v", "o", "wi_0", "wi_1", "wo"})
 MUON_RATE = 1.2e-3
 MUON_DECAY = 0.1
 MOMENTUM = 0.95
-ADAM_RATES = {"q": 4e-4, "k": 1e-3, "shared": 1e-3, "relative_attention_bias": 2e-3}
+ADAM_RATES = {"q": 4e-4, "k": 1e-3, "shared": 5e-4, "relative_attention_bias": 2e-3}
 OTHER_ADAM_RATE = 1e-3
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 

@@ -27,18 +27,20 @@ SHARES = {
     "movie_reviews": 0.14,
     "masc": 0.08,
     "us_speeches": 0.04,
-    "classic_books": 0.22,
+    "classic_books": 0.12,
+    "dbpedia_text": 0.10,
 }
 KINDS = {
-    "topic": 0.72,
-    "keyword": 0.05,
-    "phrase": 0.05,
-    "title": 0.1,
-    "blank": 0.02,
-    "copy": 0.02,
-    "run": 0.04,
+    "topic": 0.80,
+    "keyword": 0.03,
+    "phrase": 0.02,
+    "title": 0.08,
+    "blank": 0.01,
+    "copy": 0.01,
+    "run": 0.05,
 }
 RUN_WORDS = 5
+RENAMED = 0.35  # of topic exercises: labels by other names, in another order
 MIN_WORDS, MAX_WORDS = 18, 66
 KEYWORDS_PER_PASSAGE = 6
 MIN_COUNT, MAX_SHARE = 8, 0.01  # of passages a keyword occurs in
@@ -167,13 +169,20 @@ class Practice:
         return self._with_options(choose.choice(CHOICES), " ".join(passage.words), title, others)
 
     def _topic(self) -> Exercise:
-        """A passage of a clustering; its labels stand in their own order, as a real task's do."""
+        """A passage of a clustering; its labels stand in their own order, as a real task's do.
+
+        Some bear other names in another order, which only a copied option answers.
+        """
         choose = self._chooser
         task = choose.choice(self._topics)
         label = choose.randrange(len(task.labels))
-        passage = choose.choice(task.members[label])
+        text = " ".join(choose.choice(task.members[label]).words)
+        if choose.random() < RENAMED:
+            names = [choose.choice(others) for others in task.other_names]
+            answer = names.pop(label)
+            return self._with_options(choose.choice(CHOICES), text, answer, names)
         head = HEAD.format(instruction=task.instruction, options=" | ".join(task.labels))
-        return Exercise(head, " ".join(passage.words), task.labels[label])
+        return Exercise(head, text, task.labels[label])
 
     def _copy(self, passage: Passage) -> Exercise:
         """Copying without options: what is beside a word, or the name the text gives."""

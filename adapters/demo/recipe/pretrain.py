@@ -100,7 +100,8 @@ class Run:
 
     def __init__(self, work: Path, seconds: float) -> None:
         self.work, self.seconds = work, seconds
-        self.cooldown_from = seconds * (1 - COOLDOWN_SHARE)
+        self.cooldown_seconds = seconds * COOLDOWN_SHARE
+        self.cooldown_from = seconds - self.cooldown_seconds
         self.steps, self.trained_seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         tokenizer: Tokenizer = Tokenizer.from_file(str(work / "backbone" / "tokenizer.json"))
@@ -124,9 +125,8 @@ class Run:
 
     def rate(self) -> float:
         if (self.work / "cooldown").exists():
-            length = self.seconds * COOLDOWN_SHARE
             self.cooldown_from = min(self.cooldown_from, self.trained_seconds)
-            self.seconds = min(self.seconds, self.cooldown_from + length)
+            self.seconds = self.cooldown_from + self.cooldown_seconds
         left = (self.seconds - self.trained_seconds) / (self.seconds - self.cooldown_from)
         return max(0.0, min(1.0, (self.steps + 1) / WARMUP_STEPS, left))
 

@@ -3,6 +3,7 @@
 #
 #   BENCHMARK_DATA  folder of the continual-learning benchmark (dbpedia, agnews, tasks.json)
 #   DEMO_TEXT       folder of the pre-training text
+#   DEMO_TOKENIZER  T5's tokenizer.json (32,000 pieces and 100 sentinels)
 #   WORK            where everything is made (default: runs/demo); finished parts are kept
 #   PYTHON          an interpreter with the project and its extras (default: .venv/bin/python)
 #
@@ -11,10 +12,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 : "${BENCHMARK_DATA:?set BENCHMARK_DATA}" "${DEMO_TEXT:?set DEMO_TEXT}"
+: "${DEMO_TOKENIZER:?set DEMO_TOKENIZER}"
 work=${WORK:-runs/demo}
 python=${PYTHON:-.venv/bin/python}
-seconds=${PRETRAIN_SECONDS:-3800}
-export PYTHONPATH=$PWD/server:$PWD/adapters BENCHMARK_DATA DEMO_TEXT
+seconds=${PRETRAIN_SECONDS:-3600}
+export PYTHONPATH=$PWD/server:$PWD/adapters BENCHMARK_DATA DEMO_TEXT DEMO_TOKENIZER
 demo=adapters/demo
 mkdir -p "$work"
 
@@ -28,14 +30,14 @@ if [ ! -f "$work/pretrained" ]; then
     touch "$work/pretrained"
 fi
 
-# task, rank, epochs, limits of prompt and answer in tokens
-while read -r task rank epochs source target; do
+# task, rank, learning rate, epochs, limits of prompt and answer in tokens
+while read -r task rank rate epochs source target; do
     # The same command continues a run that was cut off, and refuses one of other settings.
     [ -f "$work/$task.safetensors" ] || "$python" -m jumplora_server train \
         --backbone "$demo/backbone" --task "$task" --task-file "$work/tasks/$task/task.json" \
         --train "$work/tasks/$task/train.jsonl" --dev "$work/tasks/$task/dev.jsonl" \
         --test "$work/tasks/$task/test.jsonl" --dev-rows 500 \
-        --rank "$rank" --alpha "$((4 * rank))" --lr 0.002 --decay linear --warm-up 50 \
+        --rank "$rank" --alpha "$((4 * rank))" --lr "$rate" --decay linear --warm-up 50 \
         --batch-size 16 --epochs "$epochs" \
         --source-length "$source" --target-length "$target" --precision bfloat16 \
         --threads "${THREADS:-1}" --out "$work/$task.safetensors"
@@ -43,8 +45,8 @@ done <"$demo/recipe/adapters.txt"
 
 "$python" -m demo.recipe.baselines "$work/tasks" "$demo/backbone" --output "$work/baselines.json"
 # Publish what reaches its floor; the card is written from the store and fails on what does not.
-for task in ${PUBLISH:-agnews register subject}; do
+for task in ${PUBLISH:-agnews dbpedia register subject}; do
     "$python" -m jumplora_server publish "$work/$task.safetensors" \
         --store "$demo/store" --backbone "$demo/backbone"
 done
-"$python" -m demo.recipe.card "$work/baselines.json" --dbpedia "$work/dbpedia.safetensors"
+"$python" -m demo.recipe.card "$work/baselines.json"
