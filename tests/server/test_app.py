@@ -24,7 +24,7 @@ from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.errors import StoreError
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.store import Store
-from jumplora_server import app
+from jumplora_server import app, logs
 from jumplora_server.app import SWITCH_SECONDS
 from jumplora_server.cli.main import command_line
 from jumplora_server.client import Client
@@ -223,6 +223,8 @@ def test_a_taken_port_is_told_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "assemble", lambda settings: pytest.fail("loaded"))
+    # The runner's stderr is closed afterwards, and the log would go on writing to it.
+    monkeypatch.setattr(logs, "configure", lambda *settings: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         flags = ["--backbone", str(tmp_path), "--store", str(tmp_path / "s"), "--port", str(port)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Annotated, Literal, get_args, get_origin
 
 import typer
@@ -44,21 +45,22 @@ def run(flags: dict[str, str]) -> None:
     from jumplora_server.http_server import bound_socket, http_server
 
     logs.configure(settings.log_format, settings.log_level)
-    try:
-        listener = bound_socket(settings.host, settings.port)
-        parts = app.assemble(settings)
-    except app.STARTUP_ERRORS as error:
-        typer.secho(f"the server cannot start: {error}", fg="red", err=True)
-        raise typer.Exit(EXIT_STARTUP) from None
-    built = app.build(settings, parts)
-    server = http_server(
-        built,
-        settings,
-        on_drain=lambda: app.begin_drain(built),
-        on_refuse=lambda: app.refuse_requests(built),
-        on_cut_off=lambda: app.end_requests(built),
-    )
-    server.run(sockets=[listener])
+    with ExitStack() as held:
+        try:
+            listener = held.enter_context(bound_socket(settings.host, settings.port))
+            parts = app.assemble(settings)
+        except app.STARTUP_ERRORS as error:
+            typer.secho(f"the server cannot start: {error}", fg="red", err=True)
+            raise typer.Exit(EXIT_STARTUP) from None
+        built = app.build(settings, parts)
+        server = http_server(
+            built,
+            settings,
+            on_drain=lambda: app.begin_drain(built),
+            on_refuse=lambda: app.refuse_requests(built),
+            on_cut_off=lambda: app.end_requests(built),
+        )
+        server.run(sockets=[listener])
     if not server.started:
         raise typer.Exit(EXIT_STARTUP)
 
