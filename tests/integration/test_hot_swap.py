@@ -12,6 +12,9 @@ from factories import write_random_adapter
 from integration.server_process import ADMIN_KEY, RunningServer, Traffic, running_server
 from jumplora_server.client import Client
 
+# The allocator's arenas fill up within some 250 publishes (every 50th: 318, 318, 337, 339, 348,
+# 348, 348, 349 MB), which is no leak: that would go on.
+WARM_UP = 200
 PUBLISHES = 200
 PROMPTS = ("the film is good", "the book is great and the cat sat", "a dog ran")
 PARAMETERS = {"min_new_tokens": 6, "max_new_tokens": 6}
@@ -77,15 +80,15 @@ def test_two_hundred_swaps_under_load(tmp_path: Path) -> None:
             assert expected[versions[0], PROMPTS[0]] != expected[versions[1], PROMPTS[0]]
             with Load(server.url, expected) as load:
                 memory = []
-                for publish in range(PUBLISHES):
+                for publish in range(WARM_UP + PUBLISHES):
                     result = admin.put("task", files[publish % 2])
                     assert result.version == versions[publish % 2]
-                    if publish in (PUBLISHES // 4, PUBLISHES - 1):
+                    if publish in (WARM_UP - 1, WARM_UP + PUBLISHES - 1):
                         memory.append(server_memory(server))
             assert not load.failures, load.failures[:3]
             assert set(load.answers) >= set(versions), "the load saw only one version"
             assert sum(load.answers.values()) > PUBLISHES, "hardly any load"
             early, late = memory
-            assert late < early * 1.05, f"{early} bytes after a quarter, {late} at the end"
+            assert late < early * 1.05, f"{early} bytes after the warm-up, {late} at the end"
             status = admin.adapter("task")
-            assert status.version == versions[(PUBLISHES - 1) % 2]
+            assert status.version == versions[(WARM_UP + PUBLISHES - 1) % 2]
