@@ -18,11 +18,12 @@ from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.format import Adapter, write_adapter
 from jumplora_adapters.threshold_move import ThresholdMove, threshold_moves
+from jumplora_adapters.tokenizer import end_token, load_tokenizer
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.batches import steps_of
 from jumplora_adapters.training.checkpoint import Progress
 from jumplora_adapters.training.config import Device, TrainConfig
-from jumplora_adapters.training.data import Example, Split, load_tokenizer, read_split
+from jumplora_adapters.training.data import Example, Split, read_split
 from jumplora_adapters.training.evaluate import evaluate
 from jumplora_adapters.training.fit import Fit, StepReport
 from jumplora_adapters.training.identity import backbone_digest
@@ -104,7 +105,7 @@ def prepare(config: TrainConfig) -> Prepared:
     backbone = read_backbone(resolve_backbone(config.backbone))
     ancestors = read_ancestors(config.ancestors, config.store, backbone)
     tokenizer = load_tokenizer(backbone.path)
-    end = _end_token(backbone.path)
+    end = end_token(backbone.path)
 
     def split(path: Path) -> Split:
         return read_split(path, config.prompt, tokenizer, end, config.lengths)
@@ -214,10 +215,3 @@ def _check_rank(rank: int, backbone: Backbone) -> None:
                 f"{d_out} x {d_in} update, so there is nothing to gate; allowed are ranks below "
                 f"{d_out * d_in / (d_out + d_in):g}"
             )
-
-
-def _end_token(folder: Path) -> int:
-    end = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id", 1)
-    if not isinstance(end, int):
-        raise DataError(f"{folder}/config.json: eos_token_id must be one number, not {end!r}")
-    return end
