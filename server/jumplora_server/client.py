@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import httpx
+from pydantic import ValidationError
 
 from jumplora_server.api.adapter_status import AdapterDetail, AdapterList, AdapterSummary, PutResult
-from jumplora_server.api.schemas import GenerateResponse, StreamEvent
+from jumplora_server.api.schemas import GenerateResponse, Info, StreamEvent
 
 _HASH_BYTES = 1024 * 1024
 
@@ -162,6 +163,14 @@ class Client:
         """Remove a task with all its versions."""
         self._json("DELETE", f"/v1/adapters/{task}")
 
+    def info(self) -> Info:
+        """The backbone and the limits of the server."""
+        told = self._json("GET", "/info")
+        try:
+            return Info.model_validate(told)
+        except ValidationError as error:  # TGI has such a route too, with other fields
+            raise _foreign(self._http, "/info") from error
+
     def is_ready(self) -> bool:
         """Whether the server wants requests."""
         try:
@@ -176,7 +185,10 @@ class Client:
             raise _unreachable(self._http, error) from error
         if response.is_error:
             raise _failure(response)
-        return response.json()
+        try:
+            return response.json()
+        except ValueError as error:
+            raise _foreign(self._http, path) from error
 
 
 def _body(
@@ -217,6 +229,14 @@ def _failure(response: httpx.Response) -> RequestFailed:
 
 def _unreachable(http: httpx.Client, error: Exception) -> RequestFailed:
     return RequestFailed(f"{http.base_url} gave no answer: {error}")
+
+
+def _foreign(http: httpx.Client, path: str) -> RequestFailed:
+    return RequestFailed(
+        f"{http.base_url} answers {path} as no JumpLoRA server does: is the address right?",
+        status=200,
+        code="http",
+    )
 
 
 def _sha256(file: Path) -> str:

@@ -20,7 +20,17 @@ from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
 from serving import ADMIN_KEY, Site, listening, make_site
 
-COMMANDS = ("serve", "generate", "publish", "train", "inspect", "verify", "list", "overlap")
+COMMANDS = (
+    "serve",
+    "generate",
+    "evaluate",
+    "publish",
+    "train",
+    "inspect",
+    "verify",
+    "list",
+    "overlap",
+)
 
 
 @pytest.fixture(autouse=True)

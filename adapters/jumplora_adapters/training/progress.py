@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from jumplora_adapters.cli.progress import progress_bar
 from jumplora_adapters.training.fit import StepReport
 
 
@@ -20,14 +18,7 @@ def shown(task: str, *, quiet: bool) -> Iterator[Callable[[StepReport], None] | 
     if quiet:
         yield None
         return
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=Console(stderr=True),
-    )
+    bar = progress_bar()
     with ExitStack() as running:
         line = bar.add_task(task, total=None, state="")
         state: dict[str, str] = {}

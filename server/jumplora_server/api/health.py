@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from jumplora_server.api.schemas import Info
 from jumplora_server.residency.status import State
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
@@ -30,23 +31,6 @@ class Health(BaseModel):
 
     status: str
     checks: dict[str, str]
-
-
-class Info(BaseModel):
-    """What runs here and what it allows; the names of TGI where there is one."""
-
-    version: str
-    model_id: str
-    model_dtype: str
-    model_device_type: str
-    backbone_fingerprint: str
-    max_input_tokens: int
-    max_new_tokens: int
-    max_client_batch_size: int
-    max_concurrent_requests: int
-    max_batch_size: int
-    base: str | None
-    adapters: int
 
 
 def engine_check(services: Services) -> str:

@@ -198,6 +198,23 @@ class StreamEvent(BaseModel):
     details: Details | None = None
 
 
+class Info(BaseModel):
+    """What runs here and what it allows; the names of TGI where there is one."""
+
+    version: str
+    model_id: str
+    model_dtype: str
+    model_device_type: str
+    backbone_fingerprint: str
+    max_input_tokens: int
+    max_new_tokens: int
+    max_client_batch_size: int
+    max_concurrent_requests: int
+    max_batch_size: int
+    base: str | None
+    adapters: int
+
+
 class ErrorBody(BaseModel):
     """Every error. `error_type` is stable; `reason` names the check behind it, if there is one."""
 

@@ -10,6 +10,7 @@ import typer
 from jumplora_adapters.cli.app import register
 from jumplora_adapters.training.cli import train
 from jumplora_server.cli.change import remove, rollback
+from jumplora_server.cli.evaluate import evaluate
 from jumplora_server.cli.generate import generate
 from jumplora_server.cli.publish import publish
 from jumplora_server.cli.serve import serve_command
@@ -28,6 +29,7 @@ def command_line() -> typer.Typer:
     app.callback()(_root)
     app.command("serve")(serve_command())
     app.command("generate")(generate)
+    app.command("evaluate")(evaluate)
     app.command("publish")(publish)
     app.command("rollback")(rollback)
     app.command("remove")(remove)

@@ -15,6 +15,7 @@ COMMANDS = (
     "list",
     "convert",
     "flatten",
+    "canary",
     "overlap",
     "import-backbone",
 )
