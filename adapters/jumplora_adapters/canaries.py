@@ -48,6 +48,8 @@ def check_lengths(canaries: Sequence[Canary], tokenizer: Tokenizer, end: int, li
 
 
 def _canary(path: Path, row: Row, prompt: PromptSpec | None) -> Canary:
+    if not row.source:
+        raise DataError(f"{path}: line {row.line}: there is nothing to ask")
     whole = render(prompt, row.source) if prompt and row.is_labelled else row.source
     try:
         return Canary(prompt=whole, expected=row.target)

@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "prompts.json").write_text(json.dumps({"tasks": prompts}))
     labels = ("world", "sports", "business")
     rows = [{"text": f"a {labels[i % 3]} text", "label": labels[i % 3]} for i in range(256)]
-    for name, some in (("train", rows), ("dev", rows[:16])):
+    for name, some in (("train", rows), ("dev", rows[:16]), ("canaries", rows[:3])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     return tmp_path
 

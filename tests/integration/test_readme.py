@@ -108,6 +108,7 @@ def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
     install, _, rest = bash_blocks()[2].partition("\n")
     assert install.startswith(".venv/bin/pip install"), "the environment has these packages"
     printed = desk.type(rest)  # as it stands: nothing waits between publishing and asking
+    assert "12 of examples/tickets/canaries.jsonl, sent as text" in printed
     assert printed.splitlines()[-1] in ("billing", "delivery", "account")
 
 

@@ -245,6 +245,6 @@ def test_what_the_server_refuses(served: tuple[Site, str, str], tmp_path: Path) 
     unknown = evaluate(address, "--task", "alhpa", "--data", data, code=1).stderr
     assert unknown.startswith("error (unknown_task): ")
     assert "alpha" in unknown
-    assert f"(lines 1 to 2) ({data}: 0 of 2 rows were answered)" in unknown
+    assert f"(lines 1 to 2 of {data}); 0 of 2 rows were answered until then" in unknown
     large = evaluate(address, "--task", "alpha", "--data", data, "--batch", 17, code=1)
     assert large.stderr == "--batch is 17; this server takes at most 16 texts a request\n"

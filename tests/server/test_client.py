@@ -167,3 +167,15 @@ def test_no_server() -> None:
             asked.generate("a", inputs="x")
         assert not asked.is_ready()
     assert (caught.value.status, caught.value.code) == (0, "unreachable")
+
+
+@pytest.mark.parametrize(
+    "page", [httpx.Response(200, text="<html>"), httpx.Response(200, json={"model_id": "of TGI"})]
+)
+def test_another_servers_answer_is_an_error(page: httpx.Response) -> None:
+    with (
+        client(lambda _: page) as asked,
+        pytest.raises(RequestFailed, match="answers /info as no JumpLoRA server does") as caught,
+    ):
+        asked.info()
+    assert caught.value.code == "http"

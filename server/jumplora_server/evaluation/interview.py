@@ -127,7 +127,7 @@ class Interview:
             return self._request(questions)
         except RequestFailed as error:
             if error.status != _TOO_LARGE:
-                raise _located(error, questions) from error
+                raise self._located(error, questions) from error
             if len(questions) == 1:
                 return self._ask_cut(questions[0], error)
         middle = len(questions) // 2
@@ -136,12 +136,12 @@ class Interview:
     def _ask_cut(self, question: Question, refusal: RequestFailed) -> _Part:
         """The answer to a prompt that the server cuts to its limit."""
         if refusal.code != "input_too_long":
-            raise _located(refusal, [question]) from refusal
+            raise self._located(refusal, [question]) from refusal
         cut: Cut = "text" if self._sheet.form == "text" else "end"
         try:
             return self._request([replace(question, cut=cut)], truncate=self._prompt_tokens)
         except RequestFailed as error:
-            raise _located(error, [question]) from error
+            raise self._located(error, [question]) from error
 
     def _request(self, questions: Sequence[Question], **parameters: object) -> _Part:
         for tries in range(MOST_TRIES):
@@ -164,23 +164,22 @@ class Interview:
             return self._client.generate_all(self._task, text=prompts, parameters=parameters)
         return self._client.generate_all(self._task, inputs=prompts, parameters=parameters)
 
+    def _located(self, error: RequestFailed, questions: Sequence[Question]) -> RequestFailed:
+        first, last = questions[0].line, questions[-1].line
+        lines = f"line {first}" if first == last else f"lines {first} to {last}"
+        return _extended(error, f" ({lines} of {self._sheet.file.path})")
+
     def _told(self, error: RequestFailed, asked: Sequence[Future[_Part]]) -> RequestFailed:
         done = [f for f in asked if f.done() and not f.cancelled() and f.exception() is None]
         answered = sum(len(future.result().answers) for future in done)
-        total = len(self._sheet.questions)
         return _extended(
-            error, f"{self._sheet.file.path}: {answered} of {total} rows were answered"
+            error, f"; {answered} of {len(self._sheet.questions)} rows were answered until then"
         )
-
-
-def _located(error: RequestFailed, questions: Sequence[Question]) -> RequestFailed:
-    first, last = questions[0].line, questions[-1].line
-    return _extended(error, f"line {first}" if first == last else f"lines {first} to {last}")
 
 
 def _extended(error: RequestFailed, more: str) -> RequestFailed:
     return RequestFailed(
-        f"{error.message} ({more})",
+        error.message + more,
         status=error.status,
         code=error.code,
         reason=error.reason,

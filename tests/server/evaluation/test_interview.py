@@ -93,7 +93,9 @@ def test_only_a_prompt_that_is_too_long_is_cut_and_that_is_noted(labelled: bool,
 
 def test_what_cutting_does_not_mend_is_told_with_its_line() -> None:
     server = Server(lambda n, body: refused(413, "input_too_long"))
-    with pytest.raises(RequestFailed, match=r"input_too_long \(line 2\).*0 of 1 rows") as caught:
+    with pytest.raises(
+        RequestFailed, match=r"input_too_long \(line 2 of a\); 0 of 1 rows"
+    ) as caught:
         server.interview(make_sheet(RowFile(Path("a"), "", (Row(2, "x", "y", True),))))
     assert caught.value.code == "input_too_long"
 
@@ -103,7 +105,7 @@ def test_a_list_with_too_many_bytes_is_halved() -> None:
         return refused(413, "body_too_large") if len(body["text"]) > 1 else None
 
     assert texts(Server(small_bodies).interview(sheet_of("a", "b", "c"))) == ["A", "B", "C"]
-    with pytest.raises(RequestFailed, match=r"body_too_large \(line 1\)"):
+    with pytest.raises(RequestFailed, match=r"body_too_large \(line 1 of a.jsonl\)"):
         Server(lambda n, body: refused(413, "body_too_large")).interview(sheet_of("a"))
 
 
@@ -122,7 +124,7 @@ def test_a_server_that_stays_busy_ends_it_and_how_far_it_came_is_told() -> None:
     with pytest.raises(RequestFailed) as caught:
         server.interview(sheet_of(*"abcdefgh"), batch=2)
     assert str(caught.value) == (
-        "it says queue_full (lines 5 to 6) (a.jsonl: 4 of 8 rows were answered)"
+        "it says queue_full (lines 5 to 6 of a.jsonl); 4 of 8 rows were answered until then"
     )
     assert (caught.value.code, caught.value.status) == ("queue_full", 503)
     assert len(server.bodies) == 2 + MOST_TRIES
