@@ -190,6 +190,18 @@ def test_a_version_that_changes_in_mid_run_is_told(
     assert shown.index(first[:12]) < shown.index(second[:12])
 
 
+def test_a_server_that_is_full_is_asked_again_until_all_rows_are_answered(tmp_path: Path) -> None:
+    site = make_site(tmp_path, max_queued_requests=2, task_share=1.0)
+    data = write(tmp_path / "a.jsonl", *({"input": f"{n}", "target": "x"} for n in range(8)))
+    asked = ("--task", "alpha", "--data", data, "--batch", 2, "--concurrency", 4)
+    with listening(site) as address:
+        version = site.publish("alpha")
+        with slow_down(site, 0.01):
+            told = evaluate_json(address, *asked)
+    assert told["retries"] > 0
+    assert told["versions"] == [{"version": version, "rows": 8}]
+
+
 def test_the_floor(served: tuple[Site, str, str], tmp_path: Path) -> None:
     _, address, said = served
     wrong = {"text": "three", "label": "else"}

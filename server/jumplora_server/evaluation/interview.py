@@ -106,8 +106,14 @@ class Interview:
                 if isinstance(error, RequestFailed):
                     raise self._told(self._failure or error, asked) from error
                 raise
-        parts = sum((future.result() for future in asked), start=_Part((), (), 0))
-        return Transcript(parts.answers, parts.latencies, self._clock() - begun, parts.retries)
+        seconds = self._clock() - begun
+        parts = [future.result() for future in asked]
+        return Transcript(
+            tuple(answer for part in parts for answer in part.answers),
+            tuple(latency for part in parts for latency in part.latencies),
+            seconds,
+            sum(part.retries for part in parts),
+        )
 
     def _take(self, questions: Sequence[Question]) -> _Part:
         """One of the lists; after a failure no other is begun."""
@@ -155,8 +161,11 @@ class Interview:
                 if self._stopped.wait(min(asked_for, LONGEST_WAIT)):
                     raise  # another request failed for good
             else:
-                answers = tuple(map(Answer, questions, responses))
-                return _Part(answers, (self._clock() - begun,), tries)
+                latency = self._clock() - begun
+                if len(responses) != len(questions):
+                    told = f"{len(responses)} answers came to {len(questions)} prompts"
+                    raise RequestFailed(told, status=200, code="http")
+                return _Part(tuple(map(Answer, questions, responses)), (latency,), tries)
         raise AssertionError("the last try returns or raises")
 
     def _send(self, prompts: list[str], parameters: dict[str, object]) -> list[GenerateResponse]:

@@ -109,6 +109,12 @@ def test_a_list_with_too_many_bytes_is_halved() -> None:
         Server(lambda n, body: refused(413, "body_too_large")).interview(sheet_of("a"))
 
 
+def test_an_answer_that_is_missing_is_an_error() -> None:
+    server = Server(lambda n, body: answered(["a"]))
+    with pytest.raises(RequestFailed, match=r"1 answers came to 2 prompts \(lines 1 to 2"):
+        server.interview(sheet_of("a", "b"))
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again(status: int) -> None:
     headers = {"retry-after": "0"}
