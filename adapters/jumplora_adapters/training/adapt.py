@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from transformers.utils import logging as transformers_logging
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
-from jumplora_adapters.errors import FormatError, GateCollapsed
+from jumplora_adapters.errors import DataError, FormatError, GateCollapsed
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
+from jumplora_adapters.training.threshold import threshold_for
 
 _BLOCK = re.compile(r"^(.*\bblock\.\d+)\.")
 
@@ -97,7 +99,10 @@ class AdaptedBackbone:
 
     @contextmanager
     def serving(self, deltas: Mapping[str, Delta]) -> Iterator[None]:
-        """Inside, the model computes base + delta in float32, as a server will with the file."""
+        """Inside, the model computes base + delta in float32, as a server will with the file.
+
+        A module without a delta computes its base alone.
+        """
         was_training = self.model.training
         self.model.eval()
         narrow = [parameter.data for parameter, _ in self.exact]
@@ -105,7 +110,10 @@ class AdaptedBackbone:
             for parameter, value in self.exact:
                 parameter.data = value
             for name, layer in self.layers.items():
-                layer.served = layer.weight + deltas[name].to_dense().to(self.device)
+                delta = deltas.get(name)
+                layer.served = layer.weight
+                if delta is not None:
+                    layer.served = layer.weight + delta.to_dense().to(self.device)
             yield
         finally:
             for (parameter, _), value in zip(self.exact, narrow, strict=True):
@@ -124,10 +132,11 @@ def load_adapted(
     """
     model = _load(backbone, config)
     model.requires_grad_(False)
-    bases = {name: model.get_submodule(name).weight.detach().clone() for name in backbone.targets}
     for adapter in ancestors:
         for name, delta in adapter.deltas.items():
-            bases[name] += delta.to_dense()
+            model.get_submodule(name).weight += delta.to_dense()
+    targets = targets_of(backbone, config.targets)
+    bases = {name: model.get_submodule(name).weight.detach().clone() for name in targets}
     model.to(device=device)
     seed = torch.Generator().manual_seed(config.seed)
     gates: dict[str, Gate] = {}
@@ -148,6 +157,22 @@ def load_adapted(
     for parameter, value in exact:
         parameter.data = value.to(getattr(torch, config.precision))
     return AdaptedBackbone(model, layers, gates, device, exact)
+
+
+def targets_of(backbone: Backbone, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The modules that fit one of the patterns, in the order of the network.
+
+    Raises DataError where a pattern fits none.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(backbone.targets, pattern):
+            raise DataError(
+                f"target {pattern!r} fits no q or v projection of {backbone.name}; they are named "
+                f"like {next(iter(backbone.targets))}"
+            )
+    return tuple(
+        name for name in backbone.targets if any(fnmatch.fnmatch(name, p) for p in patterns)
+    )
 
 
 def _load(backbone: Backbone, config: TrainConfig) -> Any:
@@ -179,30 +204,6 @@ def group_of(module: str, scope: str) -> str:
         return "global"
     found = _BLOCK.match(module)
     return found.group(1) if found else "global"
-
-
-def threshold_for(layers: Sequence[AdaptedLinear]) -> float:
-    """The largest tau that lets exactly as many entries of Z pass as A and B have in all.
-
-    It is an entry of |Z| itself, the comparison being strict; ties with it do not pass.
-    """
-    wanted = sum(layer.A.numel() + layer.B.numel() for layer in layers)
-    sizes = torch.cat([layer.product().abs().flatten() for layer in layers])
-    if wanted >= sizes.numel():
-        raise GateCollapsed(
-            f"the factors have {wanted} entries and the update only {sizes.numel()}: a gate would "
-            "keep everything, so choose a smaller rank"
-        )
-    if not bool(torch.isfinite(sizes).all()):
-        raise GateCollapsed("the update has entries that are not finite: lower the learning rate")
-    tau = float(torch.kthvalue(sizes, sizes.numel() - wanted).values)
-    if tau == 0.0:  # its logarithm could not be learned
-        raise GateCollapsed(
-            f"fewer than {wanted + 1} of the update's {sizes.numel()} entries are not zero when "
-            "the gate is set, which leaves no threshold above 0: raise the learning rate, or train "
-            "more steps before the gate"
-        )
-    return tau
 
 
 def _delta(layer: AdaptedLinear, dtype: torch.dtype) -> Delta:

@@ -23,8 +23,10 @@ def train(
     backbone: options.Backbone,
     task: Annotated[str, _Option(help="Task id that the adapter will be served under.")],
     train: Annotated[Path, _Option(help="JSONL (or .gz) of text/label or input/target rows.")],
-    dev: Annotated[Path, _Option(help="Rows that choose the best state.")],
     out: options.Out,
+    dev: Annotated[
+        Path | None, _Option(help="Rows that choose the best state; without, the last is kept.")
+    ] = None,
     test: Annotated[Path | None, _Option(help="Rows scored once, at the end.")] = None,
     instruction: Annotated[str | None, _Option(help="The prompt's instruction.")] = None,
     labels: Annotated[str | None, _Option("--options", help='Labels, as "a | b | c".')] = None,
@@ -55,6 +57,11 @@ def train(
         Literal["mean", "sum"], _Option(help="Of the threshold's gradient; mean as published.")
     ] = "mean",
     bandwidth: Annotated[float, _Option(help="Of the straight-through gradient.")] = 0.001,
+    set_at: Annotated[float, _Option(help="Share of the steps after which tau is set.")] = 0.2,
+    closed_at: Annotated[
+        float, _Option(help="Share of the steps after which the gate is fully closed.")
+    ] = 0.8,
+    targets: Annotated[str, _Option(help='Modules to adapt, as "*.q,*.v".')] = "*.q,*.v",
     values: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
         _Option(help="Type of the saved values. Default float16; float32 without the gate."),
@@ -108,9 +115,10 @@ def train(
             out=out,
             prompt=prompt_of(task, task_file, instruction, labels, template),
             method="jumplora" if gate else "lora",
-            gate=GateConfig(threshold_scope, estimator, bandwidth),
+            gate=GateConfig(threshold_scope, estimator, bandwidth, set_at, closed_at),
             rank=rank,
             alpha=alpha,
+            targets=tuple(name.strip() for name in targets.split(",") if name.strip()),
             optimisation=Optimisation(
                 learning_rate=lr,
                 weight_decay=weight_decay,

@@ -18,12 +18,41 @@ Precision = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 Score = Literal["exact_match", "f1", "rouge_l"]
 
+TARGETS = ("*.q", "*.v")
+"""Patterns of the modules that are adapted: all that an adapter may have."""
+
 
 @dataclass(frozen=True, slots=True)
 class GateConfig:
+    """`set_at` and `closed_at` are the shares of the steps after which the threshold is set and
+    the gate fully closed.
+    """
+
     scope: Scope = "global"
     estimator: Estimator = "mean"
     bandwidth: float = BANDWIDTH
+    set_at: float = 0.2
+    closed_at: float = 0.8
+
+    def numbers(self) -> dict[str, object]:
+        """Under the names of the manifest."""
+        return {
+            "threshold_scope": self.scope,
+            "estimator": self.estimator,
+            "bandwidth": self.bandwidth,
+            "set_at": self.set_at,
+            "closed_at": self.closed_at,
+        }
+
+    def check(self) -> None:
+        """Raises DataError."""
+        if not self.bandwidth > 0:
+            raise DataError(f"bandwidth is {self.bandwidth}, it must be greater than 0")
+        if not 0 < self.set_at < self.closed_at <= 1:
+            raise DataError(
+                f"the gate is set at {self.set_at} of the steps and closed at {self.closed_at}: "
+                "allowed is 0 < set < closed <= 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +87,7 @@ class TrainConfig:
     `ancestors` are store specs, oldest first; they need `store`.
     `precision` is that of the frozen backbone in training steps; factors, gates and every
     evaluation are float32.
+    Without `dev` nothing is selected: the last state is kept, as the published protocol does.
     `values` None means float16 for a gated adapter (its entries are never small) and float32 for
     plain LoRA factors (which are).
     """
@@ -65,14 +95,15 @@ class TrainConfig:
     backbone: str
     task: str
     train: Path
-    dev: Path
     out: Path
+    dev: Path | None = None
     test: Path | None = None
     prompt: PromptSpec | None = None
     method: Method = "jumplora"
     gate: GateConfig = field(default_factory=GateConfig)
     rank: int = 8
     alpha: float = 32.0
+    targets: tuple[str, ...] = TARGETS
     optimisation: Optimisation = field(default_factory=Optimisation)
     lengths: Lengths = field(default_factory=Lengths)
     values: ValueType | None = None
@@ -103,6 +134,7 @@ class TrainConfig:
             "method": self.method,
             "rank": self.rank,
             "alpha": self.alpha,
+            "targets": list(self.targets),
             "source_tokens": self.lengths.source,
             "target_tokens": self.lengths.target,
             "values": self.value_type,
@@ -112,11 +144,7 @@ class TrainConfig:
             "seed": self.seed,
         }
         if self.method == "jumplora":
-            settings |= {
-                "threshold_scope": self.gate.scope,
-                "estimator": self.gate.estimator,
-                "bandwidth": self.gate.bandwidth,
-            }
+            settings |= self.gate.numbers()
         return settings
 
     def check(self) -> None:
@@ -133,7 +161,6 @@ class TrainConfig:
             "clip": optimisation.clip,
             "source-length": lengths.source,
             "target-length": lengths.target,
-            "bandwidth": self.gate.bandwidth,
             "max-steps": 1 if optimisation.max_steps is None else optimisation.max_steps,
             "dev-rows": 1 if self.dev_rows is None else self.dev_rows,
             "threads": 1 if self.threads is None else self.threads,
@@ -141,6 +168,7 @@ class TrainConfig:
         for name, value in above_zero.items():
             if not value > 0:
                 raise DataError(f"{name} is {value}, it must be greater than 0")
+        self.gate.check()
         if not 0 <= optimisation.dropout < 1:
             raise DataError(f"dropout is {optimisation.dropout}, allowed is 0 up to below 1")
         if optimisation.warm_up < 0 or optimisation.weight_decay < 0:

@@ -5,6 +5,7 @@ What a file may hold is `rows`; every fault is a DataError that names file and l
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,25 @@ class Split:
 
 
 def read_split(
-    path: Path, prompt: PromptSpec | None, tokenizer: Tokenizer, end: int, lengths: Lengths
+    path: Path,
+    prompt: PromptSpec | None,
+    tokenizer: Tokenizer,
+    end: int,
+    lengths: Lengths,
+    *,
+    drawn: int | None = None,
 ) -> Split:
-    """Reads, checks and tokenizes one file. Raises DataError; up to five faults are listed."""
+    """Reads and checks one file, and tokenizes its rows, or as many of them as are `drawn`.
+
+    Rows are drawn by a fixed seed, since files may be sorted by label, and stay in their order.
+    Raises DataError; up to five faults are listed.
+    """
     file = read_rows(path, prompt.options if prompt else ())
     file.check_prompt_is_given(prompt)
     rows = file.rows
+    if drawn is not None and drawn < len(rows):
+        chosen = random.Random("rows").sample(range(len(rows)), drawn)
+        rows = tuple(rows[n] for n in sorted(chosen))
     texts = [row.source for row in rows]
     if prompt is not None and file.is_labelled:
         texts = _rendered(texts, prompt, tokenizer, lengths.source)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +31,7 @@ from jumplora_adapters.training.checkpoint import (
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.data import Example
 from jumplora_adapters.training.journal import Journal
+from jumplora_adapters.training.processes import Processes
 from jumplora_adapters.training.schedule import Schedule, learning_rate
 
 _DENSITY_SAMPLES = 20
@@ -45,11 +49,18 @@ class StepReport:
     dev: float | None
 
 
+class Penalty(Protocol):
+    """A term of the loss that looks at the parameters alone."""
+
+    def add(self) -> float:
+        """Add its gradient to the parameters' and return its value."""
+
+
 class Fit:
     """One run over `examples`. `score` evaluates the current state as it would be saved.
 
     With a gate only states of the fully gated phase (step >= s1) are candidates: an earlier one
-    was trained with a dense part that is not saved.
+    was trained with a dense part that is not saved. Without `score` the last state is kept.
     """
 
     def __init__(
@@ -61,12 +72,16 @@ class Fit:
         examples: Sequence[Example],
         *,
         identity: str,
-        score: Callable[[], dict[str, float]],
+        score: Callable[[], dict[str, float]] | None,
         prompts_cut: Mapping[str, int] | None = None,
+        penalty: Penalty | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.adapted, self.config, self.schedule = adapted, config, schedule
         self.steps, self.examples, self.identity, self.score = steps, examples, identity, score
         self.prompts_cut = dict(prompts_cut or {})
+        self.penalty = penalty
+        self.processes = processes or Processes()
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.path = config.work_folder / "checkpoint.safetensors"
@@ -88,26 +103,32 @@ class Fit:
     def run(self, on_step: Callable[[StepReport], None] | None = None) -> Progress:
         """Trains to the end and leaves the selected state in the layers."""
         self._resume()
-        path = self.config.work_folder / "train.jsonl"
         saved = time.monotonic()
         self.adapted.model.train()
-        with Journal(path, resume_step=self.progress.step) as journal:
+        with self._journal() as journal:
             if self.prompts_cut and self.progress.step == 0:
                 journal.write(0, prompts_cut=self.prompts_cut)
             while self.progress.step < self.steps:
                 report = self._advance(journal)
                 is_due = time.monotonic() - saved >= self.config.checkpoint_seconds
-                if is_due or report.step % self.steps_an_epoch == 0:
+                is_round = report.step % self.steps_an_epoch == 0 or report.step == self.steps
+                if is_due or is_round:
                     self._save()
                     saved = time.monotonic()
                 if on_step is not None:
                     on_step(report)
-        self.adapted.restore(self.best)
+        if self.best:
+            self.adapted.restore(self.best)
         return self.progress
 
     def forget(self) -> None:
         """Drops the checkpoint, once the adapter is written."""
         self.path.unlink(missing_ok=True)
+
+    def _journal(self) -> Journal:
+        path = self.config.work_folder / "train.jsonl"
+        mine = path if self.processes.is_main else Path(os.devnull)
+        return Journal(mine, resume_step=self.progress.step)
 
     @property
     def _fraction(self) -> float:
@@ -122,26 +143,54 @@ class Fit:
 
     def _advance(self, journal: Journal) -> StepReport:
         """One step, the gate moved, the state judged where that is due; all of it noted."""
-        began = time.monotonic()
-        loss = self._step(self.progress.step)
+        began, cpu_began = time.monotonic(), time.process_time()
+        loss, penalty = self._step(self.progress.step)
         self.progress.step += 1
         step = self.progress.step
         density = self._close_gate(step)
-        took = time.monotonic() - began
+        took, cpu_took = time.monotonic() - began, time.process_time() - cpu_began
         dev = self._select(step)
         numbers: dict[str, object] = {"loss": round(loss, 6), "fraction": self._fraction}
+        if penalty is not None:
+            numbers["penalty"] = penalty
         if density is not None:
             numbers |= {"density": density, "tau": self.adapted.thresholds()}
         if dev is not None:
             numbers[f"dev_{self.config.select_by}"] = dev
-        journal.write(step, **numbers, seconds=round(took, 4))
+        journal.write(step, **numbers, seconds=round(took, 4), cpu_seconds=round(cpu_took, 4))
         return StepReport(step, self.steps, loss, self._fraction, density, dev)
 
-    def _step(self, step: int) -> float:
-        """One optimizer step; the mean loss over the target tokens of all its micro-batches."""
-        optimisation, model_config = self.config.optimisation, self.adapted.model.config
+    def _step(self, step: int) -> tuple[float, float | None]:
+        """One optimizer step; the mean loss over the target tokens of all its rows, the penalty.
+
+        Processes share the rows of a step; their gradients are added up before the penalty's.
+        """
+        optimisation = self.config.optimisation
         rows = [self.examples[i] for i in self._rows(step)]
-        tokens = sum(len(row.target) for row in rows)
+        total = self._backward(self.processes.share(rows), sum(len(row.target) for row in rows))
+        total = self.processes.add_up(self.parameters, total)
+        penalty = None if self.penalty is None else self.penalty.add()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, optimisation.clip))
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise GateCollapsed(
+                f"step {step + 1}: the loss is {total}, its gradient norm {norm}: lower the "
+                "learning rate"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(
+                optimisation.learning_rate,
+                step,
+                self.steps,
+                warm_up=optimisation.warm_up,
+                decay=optimisation.decay,
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total, penalty
+
+    def _backward(self, rows: Sequence[Example], tokens: int) -> float:
+        """Gradients of the summed loss over `rows` divided by `tokens`, batch by batch."""
+        optimisation, model_config = self.config.optimisation, self.adapted.model.config
         total = 0.0
         for start in range(0, len(rows), optimisation.batch_size):
             batch = collate(
@@ -165,22 +214,6 @@ class Fit:
             loss = loss / tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, optimisation.clip))
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            raise GateCollapsed(
-                f"step {step + 1}: the loss is {total}, its gradient norm {norm}: lower the "
-                "learning rate"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(
-                optimisation.learning_rate,
-                step,
-                self.steps,
-                warm_up=optimisation.warm_up,
-                decay=optimisation.decay,
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return total
 
     def _close_gate(self, step: int) -> float | None:
@@ -201,6 +234,9 @@ class Fit:
 
     def _select(self, step: int) -> float | None:
         """At an epoch's end and at the last step: scores on dev and keeps the best state."""
+        if self.score is None:
+            self.progress.best_step = step
+            return None
         if step % self.steps_an_epoch and step != self.steps:
             return None
         if self.schedule is not None and step < self.schedule.full_step:
@@ -214,6 +250,8 @@ class Fit:
         return value
 
     def _save(self) -> None:
+        if not self.processes.is_main:
+            return
         write_checkpoint(
             self.path,
             Checkpoint(

@@ -113,6 +113,36 @@ class AdaptedLinear(nn.Module):
         )
 
     @torch.no_grad()
+    def mixed(self) -> Tensor:
+        """Z_f, float32 [d_out, d_in], without the scale: what the layer computes with now."""
+        if self.gate is None:
+            return self.product()
+        return interpolated(self.product(), self.gate.log_tau.exp(), self.gate.fraction)
+
+    @torch.no_grad()
+    def add_gradient(self, for_mixed: Tensor) -> None:
+        """Add `for_mixed` = d penalty / d Z_f [d_out, d_in] to the gradients of A, B and log_tau.
+
+        For terms of the loss that look at the update itself: by hand, so that no dense matrix
+        waits in an autograd graph for its turn.
+        """
+        for_z, gate = for_mixed, self.gate
+        if gate is not None:
+            z, tau = self.product(), gate.log_tau.exp()
+            for_z = interpolated_gradient(z, for_mixed, tau, gate.fraction)
+            through = gate.fraction * for_mixed
+            _add(
+                gate.log_tau,
+                log_tau_gradient(z, through, tau, gate.bandwidth, gate.estimator),
+            )
+        _add(self.A, self.B.T @ for_z)
+        _add(self.B, for_z @ self.A.T)
+
+    @torch.no_grad()
     def product(self) -> Tensor:
         """Z = B A, float32 [d_out, d_in], without the scale: what the gate looks at."""
         return self.B @ self.A
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

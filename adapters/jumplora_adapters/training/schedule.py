@@ -21,15 +21,24 @@ class Schedule:
     full_step: int
 
     @classmethod
-    def of(cls, steps: int) -> Schedule:
-        """s0 = int(0.2 S), s1 = int(0.8 S). Raises TaskTooSmall if S leaves no step after s1."""
+    def of(cls, steps: int, set_at: float = 0.2, closed_at: float = 0.8) -> Schedule:
+        """s0 = int(set_at S), s1 = int(closed_at S), at least 1 and one apart.
+
+        Raises TaskTooSmall if S leaves no step after s1.
+        """
         if steps < FEWEST_STEPS:
             raise TaskTooSmall(
                 f"a gated training needs at least {FEWEST_STEPS} optimizer steps, this one has "
                 f"{steps}: train longer, use a smaller batch, or train without the gate"
             )
-        gate_step = max(1, int(0.2 * steps))
-        return cls(steps, gate_step, max(gate_step + 1, int(0.8 * steps)))
+        gate_step = max(1, int(set_at * steps))
+        full_step = max(gate_step + 1, int(closed_at * steps))
+        if full_step >= steps:
+            raise TaskTooSmall(
+                f"a gate that closes at {closed_at} of {steps} optimizer steps leaves none to "
+                "train fully gated: close it earlier, or train longer"
+            )
+        return cls(steps, gate_step, full_step)
 
     def fraction(self, step: int) -> float:
         """f after `step` optimizer steps: 0 up to s0, 1 from s1 on, linear between."""

@@ -42,7 +42,7 @@ class Prepared:
     ancestors: tuple[Adapter, ...]
     tokenizer: Tokenizer
     train: Split
-    dev: Split
+    dev: Split | None
     test: Split | None
     steps: int
     schedule: Schedule | None
@@ -53,7 +53,8 @@ class Prepared:
 
         Not those of the test rows: what is held out decides nothing about the adapter.
         """
-        return max(len(e.target) for split in (self.train, self.dev) for e in split.examples)
+        splits = (self.train, self.dev) if self.dev else (self.train,)
+        return max(len(e.target) for split in splits for e in split.examples)
 
     @property
     def prompts_cut(self) -> dict[str, int]:
@@ -63,7 +64,7 @@ class Prepared:
 
     @property
     def dev_examples(self) -> Sequence[Example]:
-        return self.dev.examples[: self.config.dev_rows]
+        return self.dev.examples[: self.config.dev_rows] if self.dev else ()
 
     def identity(self) -> str:
         """Canonical JSON of everything that decides the resulting numbers and the manifest."""
@@ -76,7 +77,7 @@ class Prepared:
                 "weights": backbone_digest(self.backbone.path),
                 "ancestors": [adapter.digest for adapter in self.ancestors],
                 "train": self.train.sha256,
-                "dev": self.dev.sha256,
+                "dev": None if self.dev is None else self.dev.sha256,
                 "test": None if self.test is None else self.test.sha256,
                 "max_new_tokens": self.max_new_tokens,
                 "prompt": None if spec is None else spec.model_dump(mode="json"),
@@ -110,9 +111,9 @@ def prepare(config: TrainConfig) -> Prepared:
     def split(path: Path) -> Split:
         return read_split(path, config.prompt, tokenizer, end, config.lengths)
 
-    train, dev = split(config.train), split(config.dev)
-    test = split(config.test) if config.test else None
-    if dev.is_labelled != train.is_labelled or (test and test.is_labelled != train.is_labelled):
+    train = split(config.train)
+    dev, test = (split(path) if path else None for path in (config.dev, config.test))
+    if any(held and held.is_labelled != train.is_labelled for held in (dev, test)):
         raise DataError("the splits mix text and label rows with input and target rows")
     optimisation = config.optimisation
     rows_a_step = optimisation.batch_size * optimisation.accumulate
@@ -121,19 +122,19 @@ def prepare(config: TrainConfig) -> Prepared:
     )
     schedule = None
     if config.method == "jumplora":
-        schedule = Schedule.of(steps)
-        _check_rank(config.rank, backbone)
+        schedule = Schedule.of(steps, config.gate.set_at, config.gate.closed_at)
+        check_rank(config.rank, backbone)
     if optimisation.warm_up >= steps:
         raise DataError(f"warm-up is {optimisation.warm_up} steps, the whole run {steps}")
     return Prepared(config, backbone, ancestors, tokenizer, train, dev, test, steps, schedule)
 
 
 def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = None) -> Trained:
-    """Trains, selects on dev, scores, writes `config.out` atomically.
+    """Trains, selects on dev if there is one, scores, writes `config.out` atomically.
 
     Raises GateCollapsed (nothing is written) and whatever `prepare` raises.
     """
-    device = _device(config.device)
+    device = device_of(config.device)
     prepared = prepare(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -147,7 +148,11 @@ def train(config: TrainConfig, on_step: Callable[[StepReport], None] | None = No
             prepared.steps,
             prepared.train.examples,
             identity=prepared.identity(),
-            score=lambda: _score(prepared, adapted, prepared.dev_examples),
+            score=(
+                None
+                if prepared.dev is None
+                else lambda: _score(prepared, adapted, prepared.dev_examples)
+            ),
             prompts_cut=prepared.prompts_cut,
         )
         progress = fit.run(on_step)
@@ -199,14 +204,15 @@ def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fi
     )
 
 
-def _device(wanted: Device | None) -> torch.device:
+def device_of(wanted: Device | None) -> torch.device:
+    """The device asked for, else what there is. Raises DataError where there is none."""
     has_cuda = torch.cuda.is_available()
     if wanted == "cuda" and not has_cuda:
         raise DataError("device cuda was asked for, but this machine has none that torch sees")
     return torch.device(wanted or ("cuda" if has_cuda else "cpu"))
 
 
-def _check_rank(rank: int, backbone: Backbone) -> None:
+def check_rank(rank: int, backbone: Backbone) -> None:
     """The gate starts with as many entries as the factors have: that must be fewer than all."""
     for name, (d_out, d_in) in backbone.targets.items():
         if rank * (d_out + d_in) >= d_out * d_in:

@@ -17,9 +17,9 @@ from jumplora_adapters.training.adapt import (
     AdaptedBackbone,
     group_of,
     load_adapted,
-    threshold_for,
 )
 from jumplora_adapters.training.config import GateConfig, TrainConfig
+from jumplora_adapters.training.threshold import threshold_for
 
 CPU = torch.device("cpu")
 

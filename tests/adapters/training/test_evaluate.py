@@ -30,6 +30,7 @@ def test_padding_and_order_do_not_change_an_answer(config: TrainConfig) -> None:
 
 def test_scores_are_of_the_deltas_given_and_training_goes_on(config: TrainConfig) -> None:
     prepared = prepare(config)
+    assert prepared.dev is not None
     adapted = load_adapted(prepared.backbone, (), config, torch.device("cpu"))
     adapted.model.train()
     deltas = adapted.deltas(torch.float32)
@@ -45,6 +46,7 @@ def test_the_backbones_own_generation_settings_play_no_part(
     def answers(folder: Path) -> list[str]:
         changed = replace(config, backbone=str(folder))
         prepared = prepare(changed)
+        assert prepared.dev is not None
         adapted = load_adapted(prepared.backbone, (), changed, torch.device("cpu"))
         adapted.model.eval()
         return greedy_texts(adapted, prepared.dev.examples, prepared.tokenizer, 6)
