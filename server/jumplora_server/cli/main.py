@@ -8,11 +8,12 @@ from __future__ import annotations
 import typer
 
 from jumplora_adapters.cli.app import register
+from jumplora_adapters.continual.commands import group
 from jumplora_adapters.training.cli import train
 from jumplora_server.cli.change import remove, rollback
 from jumplora_server.cli.evaluate import evaluate
 from jumplora_server.cli.generate import generate
-from jumplora_server.cli.publish import publish
+from jumplora_server.cli.publish import publish, publish_run
 from jumplora_server.cli.serve import serve_command
 from jumplora_server.version import VERSION
 
@@ -34,6 +35,9 @@ def command_line() -> typer.Typer:
     app.command("rollback")(rollback)
     app.command("remove")(remove)
     app.command("train")(train)
+    continual = group()
+    continual.command("publish")(publish_run)
+    app.add_typer(continual, name="continual")
     register(app)
     return app
 

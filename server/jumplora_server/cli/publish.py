@@ -1,4 +1,4 @@
-"""`jumplora publish`: make an adapter file live, in a store folder or on a running server."""
+"""`jumplora publish`: make an adapter file, or a whole run, live: in a store or on a server."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
+from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import fail, print_json, reported_errors, short
 from jumplora_adapters.cli.sources import read_head
 from jumplora_server.cli import place
+
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        envvar="JUMPLORA_BACKBONE",
+        help="With --store: folder or hub id of the T5 to check the file for.",
+    ),
+]
 
 
 def publish(
@@ -18,36 +28,68 @@ def publish(
     server: place.Server = None,
     store: place.Store = None,
     key: place.Key = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(
-            "--backbone",
-            envvar="JUMPLORA_BACKBONE",
-            help="With --store: folder or hub id of the T5 to check the file for.",
-        ),
-    ] = None,
+    backbone: Backbone = None,
     task: Annotated[
         str | None, typer.Option("--task", help="Refuse the file if it is of another task.")
     ] = None,
     if_match: Annotated[
         str | None, typer.Option("--if-match", help="Only if this version is current now.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Publish an adapter: with --server it returns once the version answers requests."""
     with reported_errors():
         where = place.place_of(context, server, store)
-        named = read_head(file).task
-        if isinstance(where, str):
-            result = _to_server(file, where, key, task or named, if_match)
-        elif backbone is None:
-            fail("--store needs --backbone (or JUMPLORA_BACKBONE): the file is checked for it")
-        else:
-            result = _into_store(file, where, backbone, task, if_match)
+        result = _put(file, where, key, backbone, task, if_match)
     if as_json:
         print_json(result)
     else:
-        typer.echo(f"{result['task_id']}: {result['outcome']} {short(result['version'])}")
+        typer.echo(_told(result))
+
+
+def publish_run(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished continual run.")],
+    server: place.Server = None,
+    store: place.Store = None,
+    key: place.Key = None,
+    backbone: Backbone = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Publish a run: each task as its prefix snapshot, through its lineage, and the merged model.
+
+    Task by task in the order of training. Where one is refused, those before it stay published.
+    """
+    from jumplora_adapters.continual.shipment import parcels_of
+
+    with reported_errors():
+        where = place.place_of(context, server, store)
+        results = []
+        for parcel in parcels_of(run):
+            results.append(_put(parcel.path, where, key, backbone, parcel.task, None))
+            if not as_json:
+                typer.echo(_told(results[-1]))
+    if as_json:
+        print_json(results)
+
+
+def _put(
+    file: Path,
+    where: str | Path,
+    key: str | None,
+    backbone: str | None,
+    task: str | None,
+    if_match: str | None,
+) -> dict[str, str]:
+    if isinstance(where, str):
+        return _to_server(file, where, key, task or read_head(file).task, if_match)
+    if backbone is None:
+        fail("--store needs --backbone (or JUMPLORA_BACKBONE): the file is checked for it")
+    return _into_store(file, where, backbone, task, if_match)
+
+
+def _told(result: dict[str, str]) -> str:
+    return f"{result['task_id']}: {result['outcome']} {short(result['version'])}"
 
 
 def _into_store(

@@ -1,0 +1,17 @@
+"""`jumplora continual ...`: the commands about sequences of tasks that need no server."""
+
+from __future__ import annotations
+
+import typer
+
+from jumplora_adapters.continual.cli import run
+
+
+def group() -> typer.Typer:
+    """A new group, so that the server's command line may add what needs its client."""
+    app = typer.Typer(
+        help="Train task after task, measure what is kept and what is lost, publish the result.",
+        no_args_is_help=True,
+    )
+    app.command("run")(run)
+    return app

@@ -1,0 +1,187 @@
+"""All inputs of a run, read and checked before any training starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+
+from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
+from jumplora_adapters.canaries import check_lengths, read_canaries
+from jumplora_adapters.continual.config import JOINT_TASK, ContinualConfig
+from jumplora_adapters.continual.tasks import Order, Task, mixed, read_order, read_task
+from jumplora_adapters.errors import DataError, TaskTooSmall
+from jumplora_adapters.manifest import Canary, PromptSpec
+from jumplora_adapters.tokenizer import end_token, load_tokenizer
+from jumplora_adapters.training.adapt import targets_of
+from jumplora_adapters.training.batches import steps_of
+from jumplora_adapters.training.config import TrainConfig
+from jumplora_adapters.training.data import Example
+from jumplora_adapters.training.identity import backbone_digest
+from jumplora_adapters.training.processes import Processes
+from jumplora_adapters.training.schedule import Schedule
+from jumplora_adapters.training.train import check_rank, device_of
+
+_RUN_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One training of a run: what it learns from and what is scored after it."""
+
+    position: int  # from 1
+    task: str
+    prompt: PromptSpec | None  # None for joint training, whose rows have their own
+    train: TrainConfig
+    examples: Sequence[Example]
+    scored: tuple[Task, ...]
+    steps: int
+    schedule: Schedule | None
+    canaries: tuple[Canary, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that may start."""
+
+    config: ContinualConfig
+    backbone: Backbone
+    tokenizer: Tokenizer
+    order: Order
+    tasks: tuple[Task, ...]
+    stages: tuple[Stage, ...]
+    device: torch.device
+    processes: Processes
+
+    def description(self) -> dict[str, object]:
+        """config.json: what was asked for. The run's id is a digest of what it computes from."""
+        config = self.config
+        facts: dict[str, object] = {
+            "format": 1,
+            "method": config.method,
+            "gate": "none" if config.gate is None else "jumprelu",
+            "prune": None if config.prune is None else {"density": list(config.prune)},
+            "order": {"name": self.order.name, "tasks": list(self.order.tasks)},
+            "seed": config.seed,
+            "backbone": {
+                "name": self.backbone.name,
+                "fingerprint": self.backbone.fingerprint,
+                "weights": backbone_digest(self.backbone.path),
+            },
+            "split": config.split,
+            "hyper_parameters": config.hyper_parameters(),
+            "data": {
+                task.name: {
+                    "train": task.train.sha256,
+                    config.split: task.scored.sha256,
+                    "prompt": task.prompt.model_dump(mode="json"),
+                }
+                for task in self.tasks
+            },
+            "canaries": {
+                stage.task: [canary.model_dump(mode="json") for canary in stage.canaries]
+                for stage in self.stages
+                if stage.canaries
+            },
+            "merged_task": config.merged_task,
+            "created": config.created or "",
+            "processes": self.processes.count,
+        }
+        text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+        return {**facts, "run": hashlib.sha256(text.encode()).hexdigest()[:_RUN_DIGITS]}
+
+
+def prepare(config: ContinualConfig) -> Prepared:
+    """Reads everything. Raises AdapterError subclasses; computes and keeps nothing."""
+    config.check()
+    if config.canaries is not None and not config.canaries.is_dir():
+        raise DataError(f"canaries are looked for in {config.canaries}, which is no folder")
+    processes = Processes.launched(config.device)
+    device = processes.device or device_of(config.device)
+    if processes.count > 1 and config.optimisation.dropout:
+        raise DataError("dropout draws differ between processes: several need a dropout of 0")
+    backbone = read_backbone(resolve_backbone(config.backbone))
+    targets_of(backbone, config.targets)
+    if config.gate is not None:
+        check_rank(config.rank, backbone)
+    order = read_order(config.data, config.order)
+    if config.prune is not None and len(config.prune) not in (1, _count(config, order)):
+        raise DataError(
+            f"{len(config.prune)} densities were given to prune to; one, or one for each of "
+            f"{_count(config, order)} trainings, is allowed"
+        )
+    for name in (config.merged_task, JOINT_TASK):
+        if name in order.tasks:
+            raise DataError(f"task {name} has the name of a merged or joint model: rename it")
+    tokenizer = load_tokenizer(backbone.path)
+    end = end_token(backbone.path)
+    tasks = tuple(
+        read_task(
+            config.data,
+            name,
+            config.split,
+            tokenizer,
+            end,
+            config.lengths,
+            train_rows=config.train_rows,
+            score_rows=config.score_rows,
+        )
+        for name in order.tasks
+    )
+    stages = _stages(config, tasks)
+    for stage in stages:
+        check_lengths(stage.canaries, tokenizer, end, config.lengths.source)
+    return Prepared(config, backbone, tokenizer, order, tasks, stages, device, processes)
+
+
+def _count(config: ContinualConfig, order: Order) -> int:
+    return 1 if config.method == "joint" else len(order.tasks)
+
+
+def _stages(config: ContinualConfig, tasks: tuple[Task, ...]) -> tuple[Stage, ...]:
+    if config.method == "joint":
+        train = config.stage(1, JOINT_TASK, config.data)
+        return (_stage(config, 1, JOINT_TASK, None, train, mixed(tasks), tasks),)
+    stages = []
+    for position, task in enumerate(tasks, start=1):
+        train = config.stage(position, task.name, task.train.path, task.prompt)
+        # The next task too, which was not learned yet: the state's zero-shot score on it.
+        scored = (task,) if config.method == "independent" else tasks[: position + 1]
+        stages.append(
+            _stage(config, position, task.name, task.prompt, train, task.train.examples, scored)
+        )
+    return tuple(stages)
+
+
+def _stage(
+    config: ContinualConfig,
+    position: int,
+    name: str,
+    prompt: PromptSpec | None,
+    train: TrainConfig,
+    examples: Sequence[Example],
+    scored: tuple[Task, ...],
+) -> Stage:
+    optimisation = config.optimisation
+    rows_a_step = optimisation.batch_size * optimisation.accumulate
+    steps = optimisation.max_steps or optimisation.epochs * steps_of(len(examples), rows_a_step)
+    if optimisation.warm_up >= steps:
+        raise DataError(f"{name}: warm-up is {optimisation.warm_up} steps, the training {steps}")
+    schedule = None
+    if config.gate is not None:
+        try:
+            schedule = Schedule.of(steps, config.gate.set_at, config.gate.closed_at)
+        except TaskTooSmall as error:
+            raise TaskTooSmall(f"{name}: {error}") from error
+    canaries = _canaries(config, name, prompt)
+    return Stage(position, name, prompt, train, examples, scored, steps, schedule, canaries)
+
+
+def _canaries(config: ContinualConfig, task: str, prompt: PromptSpec | None) -> tuple[Canary, ...]:
+    """Those of the task's file in the canaries' folder; none where it has no such file."""
+    path = None if config.canaries is None else config.canaries / f"{task}.jsonl"
+    return () if path is None or not path.is_file() else read_canaries(path, prompt)

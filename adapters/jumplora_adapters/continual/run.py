@@ -1,0 +1,135 @@
+"""A continual run from its first training to its last number; killed, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from jumplora_adapters.atomic_file import replace_file
+from jumplora_adapters.continual.config import ContinualConfig
+from jumplora_adapters.continual.environment import describe_environment
+from jumplora_adapters.continual.finish import score_alone, support_overlaps, write_merged
+from jumplora_adapters.continual.learn import Learner
+from jumplora_adapters.continual.memory import check_memory
+from jumplora_adapters.continual.prepare import Prepared, prepare
+from jumplora_adapters.continual.scorebook import BARE, ScoreBook, after, alone, numbers
+from jumplora_adapters.continual.state import score
+from jumplora_adapters.continual.watch import Watch
+from jumplora_adapters.errors import DataError
+from jumplora_adapters.format import Adapter
+from jumplora_adapters.training.adapt import load_adapted
+from jumplora_adapters.training.work_folder import work_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that is through, and where it lies."""
+
+    folder: Path
+    run: str
+    versions: tuple[str, ...]  # of the stages, in their order
+
+
+def run(config: ContinualConfig, watch: Watch) -> Finished:
+    """Train all tasks of the order, score every state, write the adapters and all numbers.
+
+    Raises whatever `prepare` and `check_memory` raise before anything is trained, DataError where
+    the folder holds another run, and GateCollapsed where a training diverged.
+    """
+    prepared = prepare(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    check_memory(prepared, watch)
+    is_main = prepared.processes.is_main
+    with work_folder(config.out) if is_main else nullcontext():
+        run_id = _begin(prepared)
+        prepared.processes.wait()  # until the folder is there
+        book = ScoreBook(config.out / "scores.jsonl", prepared.processes)
+        _score_bare(prepared, book, watch)
+        adapters = _learn_all(prepared, run_id, book, watch)
+        if config.is_chained:
+            score_alone(prepared, adapters, book, watch)
+        if is_main:
+            _write(config.out / "matrix.json", _matrix(prepared, book))
+            if config.is_chained:
+                write_merged(prepared, run_id, adapters, book)
+            # Last of all: its presence says that the run is finished.
+            _write(config.out / "overlap.json", {"pairs": support_overlaps(prepared, adapters)})
+    return Finished(config.out, run_id, tuple(adapter.digest for adapter in adapters))
+
+
+def _begin(prepared: Prepared) -> str:
+    """Put down what the run is, or see that the folder holds this very one; its id."""
+    path = prepared.config.out / "config.json"
+    ours = prepared.description()
+    if path.is_file():
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            different = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is no run's description ({error})") from error
+        if different:
+            raise DataError(
+                f"{prepared.config.out} holds another run (different: {', '.join(different)}): "
+                "give the settings it began with, or another folder"
+            )
+    elif prepared.processes.is_main:
+        environment = describe_environment(prepared.device, prepared.processes)
+        _write(prepared.config.out / "environment.json", environment)
+        _write(path, ours)
+    return str(ours["run"])
+
+
+def _score_bare(prepared: Prepared, book: ScoreBook, watch: Watch) -> None:
+    """The backbone without any update on every task: a_0j."""
+    if all(task.name in book.row(BARE) for task in prepared.tasks):
+        return
+    adapted = load_adapted(prepared.backbone, (), prepared.stages[0].train, prepared.device)
+    for task in prepared.tasks:
+        scores = book.find(
+            BARE,
+            task.name,
+            lambda task=task: score(  # type: ignore[misc]
+                adapted, {}, task, prepared.tokenizer, prepared.config.lengths.target,
+                prepared.processes,
+            ),
+        )  # fmt: skip
+        watch.scored(BARE, task.name, scores)
+
+
+def _learn_all(
+    prepared: Prepared, run_id: str, book: ScoreBook, watch: Watch
+) -> tuple[Adapter, ...]:
+    learner = Learner(prepared, run_id, book, watch)
+    adapters: list[Adapter] = []
+    for stage in prepared.stages:
+        watch.began(stage.task, stage.position, len(prepared.stages))
+        adapters.append(learner.done(stage) or learner.learn(stage, adapters))
+        if prepared.processes.is_main:
+            _write(prepared.config.out / "matrix.json", _matrix(prepared, book))
+    return tuple(adapters)
+
+
+def _matrix(prepared: Prepared, book: ScoreBook) -> dict[str, object]:
+    """matrix.json: every cell that is known."""
+    stages = [numbers(book.row(after(stage.position))) for stage in prepared.stages]
+    return {
+        "tasks": list(prepared.order.tasks),
+        "rows": {task.name: len(task.scored.examples) for task in prepared.tasks},
+        "bare": numbers(book.row(BARE)),
+        "after": [stage for stage in stages if stage],
+        "alone": {
+            task: cells[task]
+            for task in prepared.order.tasks
+            if (cells := numbers(book.row(alone(task))))
+        },
+    }
+
+
+def _write(path: Path, value: Mapping[str, object] | Sequence[object]) -> None:
+    replace_file(path, f"{json.dumps(value, indent=1, ensure_ascii=False)}\n".encode())

@@ -1,0 +1,62 @@
+"""One state of a run, scored: a backbone with some updates in place, on some tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tokenizers import Tokenizer
+
+from jumplora_adapters.continual.scorebook import CellScores
+from jumplora_adapters.continual.tasks import Task
+from jumplora_adapters.delta import Delta
+from jumplora_adapters.manifest import Canary
+from jumplora_adapters.training.adapt import AdaptedBackbone
+from jumplora_adapters.training.data import Example
+from jumplora_adapters.training.evaluate import greedy_texts
+from jumplora_adapters.training.options import best_options
+from jumplora_adapters.training.processes import Processes
+from jumplora_adapters.training.scores import exact_match, folded
+
+
+def score(
+    adapted: AdaptedBackbone,
+    deltas: Mapping[str, Delta],
+    task: Task,
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+    processes: Processes,
+) -> CellScores:
+    """The backbone in place plus `deltas`, in float32, on all of the task's scored rows."""
+    mine = processes.share(task.scored.examples)
+    with adapted.serving(deltas):
+        texts = greedy_texts(adapted, mine, tokenizer, max_new_tokens) if mine else []
+        choices = best_options(adapted, mine, task.options) if mine and task.options else []
+    free = [exact_match(text, row.answer) for text, row in zip(texts, mine, strict=True)]
+    chosen = [
+        float(folded(task.prompt.options[choice]) == folded(row.answer))
+        for choice, row in zip(choices, mine[: len(choices)], strict=True)
+    ]
+    return CellScores(
+        _mean(processes.gather(free)), _mean(processes.gather(chosen)) if task.options else None
+    )
+
+
+def canary_score(
+    adapted: AdaptedBackbone,
+    deltas: Mapping[str, Delta],
+    canaries: Sequence[Canary],
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+) -> float:
+    """Share of the canaries that are answered as expected."""
+    examples = [
+        Example(tuple(tokenizer.encode(canary.prompt).ids), (), canary.expected)
+        for canary in canaries
+    ]
+    with adapted.serving(deltas):
+        texts = greedy_texts(adapted, examples, tokenizer, max_new_tokens)
+    return _mean([exact_match(text, row.answer) for text, row in zip(texts, examples, strict=True)])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

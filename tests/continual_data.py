@@ -1,0 +1,36 @@
+"""A small benchmark: four tasks of two or three words each, in the layout of a data folder."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+TASKS = {
+    "mood": ("Is it good?", {"yes": "good", "no": "bad"}),
+    "medium": ("What is it?", {"film": "film", "book": "book"}),
+    "place": ("Where is it?", {"city": "city", "river": "river", "world": "world"}),
+    "colour": ("Which colour?", {"red": "red", "blue": "blue"}),
+}
+ORDER = ("mood", "medium", "place", "colour")
+
+
+def write_benchmark(folder: Path, *, train: int = 24, test: int = 8) -> Path:
+    """Rows whose label is named by one word of the text."""
+    tasks = {}
+    for name, (instruction, words) in TASKS.items():
+        tasks[name] = {"instruction": instruction, "options": list(words)}
+        (folder / name).mkdir(parents=True)
+        for split, count in (("train", train), ("dev", test), ("test", test)):
+            chooser = random.Random(f"{name}/{split}")
+            lines = []
+            for _ in range(count):
+                label = chooser.choice(list(words))
+                text = chooser.choices(["the", "of", "this", "was"], k=chooser.randint(1, 4))
+                text.insert(chooser.randrange(len(text) + 1), words[label])
+                lines.append(json.dumps({"text": " ".join(text), "label": label}))
+            path = folder / name / f"{split}.jsonl"
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    content = {"tasks": tasks, "orders": {"short": list(ORDER), "back": list(ORDER[::-1])}}
+    (folder / "tasks.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
