@@ -1,4 +1,4 @@
-"""The penalties' hand-written gradients against autograd over the formulas as they are published."""
+"""The penalties' hand-written gradients against autograd over the published formulas."""
 
 from __future__ import annotations
 
