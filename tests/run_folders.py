@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 TASKS = ("dbpedia", "amazon", "yahoo", "agnews")
-BACKBONE = {"name": "tiny-t5", "fingerprint": "a" * 64}
+BACKBONE = {"name": "tiny-t5", "fingerprint": "a" * 64, "weights": "0" * 64}
 GATED_STEPS = (8, 20, 30, 38)
 
 
@@ -36,6 +36,7 @@ def write_run(
     options `options` more, or nothing where that is None. The bare backbone scores 0.1, zero-shot
     scores are 0.15.
     """
+    gate_settings = {"threshold_scope": "global", "estimator": "mean", "bandwidth": 0.001}
     joint, gated = method == "joint", gate == "jumprelu"
     has_supports = gated or prune is not None
 
@@ -69,6 +70,8 @@ def write_run(
             "seed": seed,
             "backbone": dict(backbone),
             "split": "test",
+            "data": {task: {"train": "1" * 64, "test": "2" * 64} for task in tasks},
+            "created": f"2026-01-0{seed + 1}",
             "hyper_parameters": {
                 "rank": 8,
                 "alpha": 32.0,
@@ -77,10 +80,9 @@ def write_run(
                 "batch_size": 32,
                 "train_rows": 1200,
                 "score_rows": 500,
-                "threshold_scope": "global" if gated else None,
-                "estimator": "mean" if gated else None,
-                "bandwidth": 0.001 if gated else None,
-                "ella_lambda": 30000.0 if method == "ella" else None,
+                "targets": ["q", "v"],
+                **(gate_settings if gated else {}),
+                **({"ella_lambda": 30000.0} if method == "ella" else {}),
                 **(hyper_parameters or {}),
             },
         },

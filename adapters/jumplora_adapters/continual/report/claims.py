@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from jumplora_adapters.continual.report.comparisons import PUBLISHED, Comparison, Published
-from jumplora_adapters.continual.report.groups import NAMES
+from jumplora_adapters.continual.report.labels import NAMES
 from jumplora_adapters.continual.report.numbers import (
     ABSENT,
     SCORED,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jumplora_adapters.continual.report.groups import NAMES, shared_settings
+from jumplora_adapters.continual.report.groups import are_comparable
+from jumplora_adapters.continual.report.labels import NAMES
 from jumplora_adapters.continual.report.runs import RunConfig, Scoring
 from jumplora_adapters.continual.report.spread import (
     Spread,
@@ -78,15 +79,9 @@ def _is_counterpart(first: GroupSummary, second: GroupSummary) -> bool:
     return (
         theirs.config.gate == "none"
         and theirs.config.method == ours.config.method
-        and shared_settings(theirs) == shared_settings(ours)
-        and _of_method(theirs.config) == _of_method(ours.config)
+        and theirs.config.order.tasks == ours.config.order.tasks
+        and are_comparable(ours, theirs)
     )
-
-
-def _of_method(config: RunConfig) -> dict[str, object]:
-    """ELLA's and O-LoRA's strength: another one is another method."""
-    prefix = f"{config.method}_"
-    return {k: v for k, v in config.hyper_parameters.items() if k.startswith(prefix)}
 
 
 def _compare(first: GroupSummary, second: GroupSummary) -> list[Comparison]:

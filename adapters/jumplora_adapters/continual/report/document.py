@@ -62,7 +62,7 @@ def _group(summary: GroupSummary) -> dict[str, object]:
         "costs": _spreads(summary.costs),
         "label_loss": summary.label_loss,
         "gate_moves": [asdict(move) for move in summary.gate],
-        "warnings": list(summary.warnings),
+        "warnings": [asdict(warning) for warning in summary.warnings],
     }
 
 

@@ -17,11 +17,11 @@ def _notes(summaries: Sequence[GroupSummary], unfinished: Sequence[Unfinished]) 
     for run in unfinished:
         yield f"left out, not finished: {run}"
     backbones = {
-        summary.group.config.backbone.fingerprint: summary.group.config.backbone.name
+        summary.group.config.backbone.identity: summary.group.config.backbone
         for summary in summaries
     }
     if len(backbones) > 1:
-        named = ", ".join(f"{name} ({mark[:8]})" for mark, name in backbones.items())
+        named = ", ".join(f"{it.name} ({it.fingerprint[:8]})" for it in backbones.values())
         yield (
             f"the runs are of {len(backbones)} backbones, {named}: runs of different backbones "
             "are neither grouped nor compared"
@@ -32,9 +32,8 @@ def _notes(summaries: Sequence[GroupSummary], unfinished: Sequence[Unfinished]) 
     yield f"measured on {'; '.join(machines)}" + (
         ": times and memory compare on one machine only" if len(machines) > 1 else ""
     )
-    for summary in summaries:
-        for warning in summary.warnings:
-            yield f"{summary.group.label}: {warning}"
+    if count := sum(len(summary.warnings) for summary in summaries):
+        yield f"warnings of the trainings: {count}, in the table of that name"
 
 
 def _machine(environment: Environment) -> str:

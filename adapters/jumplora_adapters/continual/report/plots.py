@@ -70,7 +70,7 @@ def _parted(
     parts: dict[object, list[GroupSummary]] = {}
     for summary in summaries:
         config = summary.group.config
-        key = (config.backbone.fingerprint, config.order.tasks, more(summary))
+        key = (config.backbone.identity, config.order.tasks, more(summary))
         parts.setdefault(key, []).append(summary)
     return list(parts.values())
 
@@ -78,6 +78,6 @@ def _parted(
 def _order_name(summary: GroupSummary, every: Sequence[GroupSummary]) -> str:
     """The order, and the backbone where there are several."""
     config = summary.group.config
-    if len({other.group.config.backbone.fingerprint for other in every}) == 1:
+    if len({other.group.config.backbone.identity for other in every}) == 1:
         return config.order.name
     return f"{config.order.name}, {config.backbone.name}"

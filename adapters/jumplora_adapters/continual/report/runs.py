@@ -25,6 +25,9 @@ CONFIG, ENVIRONMENT, MATRIX, OVERLAP = (
     "matrix.json",
     "overlap.json",
 )
+_NO_SETTINGS = frozenset(
+    {"format", "run", "seed", "canaries", "merged_task", "created", "processes"}
+)
 
 Method = Literal["seqlora", "inclora", "ella", "olora", "independent", "joint"]
 Gate = Literal["jumprelu", "none"]
@@ -49,10 +52,16 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class BackboneName:
-    """Two backbones are the same if their fingerprints are, whatever they are called."""
+    """`weights` is a digest of all of them: a fingerprint covers what adapters add to alone."""
 
     name: str
     fingerprint: str
+    weights: str | None = None
+
+    @property
+    def identity(self) -> tuple[str, str | None]:
+        """Two backbones are the same if this is, whatever they are called."""
+        return self.fingerprint, self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,7 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What decides a run's numbers; Run.settings also has the keys that are not here."""
+    """config.json as far as the report knows it; Run.settings also has keys that are not here."""
 
     run: str
     method: Method
@@ -148,7 +157,11 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished run. `settings` is the whole of config.json but for run, seed and format."""
+    """One finished run.
+
+    `settings` is what decides its numbers, of all of config.json: without the seed, and without
+    what tells where, when and under which names it ran.
+    """
 
     folder: Path
     config: RunConfig
@@ -232,8 +245,7 @@ def _config(path: Path) -> tuple[RunConfig, dict[str, JsonValue]]:
         raise DataError(f'{path} is not of a continual run: it has no "format"')
     if content["format"] != FORMAT:
         raise DataError(f"{path}: format {content['format']!r} given; only {FORMAT} can be read")
-    own = {"format", "run", "seed"}
-    settings = {key: value for key, value in content.items() if key not in own}
+    settings = {key: value for key, value in content.items() if key not in _NO_SETTINGS}
     return _read(path, RunConfig), settings
 
 

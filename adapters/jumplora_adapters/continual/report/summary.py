@@ -22,7 +22,7 @@ from jumplora_adapters.continual.metrics import (
     own_scores,
     zero_shot_transfer,
 )
-from jumplora_adapters.continual.report.groups import Group, group_runs, scratch_settings
+from jumplora_adapters.continual.report.groups import Group, are_comparable, group_runs
 from jumplora_adapters.continual.report.runs import Run, Scoring, scores_of
 from jumplora_adapters.continual.report.spread import Spread, spread
 from jumplora_adapters.threshold_move import threshold_moves
@@ -69,6 +69,15 @@ class GateMove:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingWarning:
+    """What the training of one task in one run warned of."""
+
+    seed: int
+    task: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class GroupSummary:
     """`cells[scoring][i]` is the state after i tasks (0: the bare backbone), mean over the seeds.
 
@@ -83,7 +92,7 @@ class GroupSummary:
     cells: Mapping[Scoring, tuple[Mapping[str, Spread], ...]]
     label_loss: float | None
     gate: tuple[GateMove, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[TrainingWarning, ...]
 
 
 def summarise(runs: Sequence[Run]) -> tuple[GroupSummary, ...]:
@@ -114,7 +123,7 @@ def _summary(group: Group, every: Sequence[Run]) -> GroupSummary:
         label_loss=label_loss(by_seed["exact_match"], by_seed["best_option"]),
         gate=_gate(group),
         warnings=tuple(
-            f"seed {run.config.seed}, {result.task}: {warning}"
+            TrainingWarning(run.config.seed, result.task, warning)
             for run in group.runs
             for result in run.results
             for warning in result.warnings
@@ -125,19 +134,18 @@ def _summary(group: Group, every: Sequence[Run]) -> GroupSummary:
 def scratch_of(run: Run, every: Iterable[Run]) -> Run | None:
     """The run of independent adapters to measure `run` against; itself never.
 
-    Of the same backbone, tasks, seed, gate and shared settings; its order plays no part, as its
-    adapters never met. A pruned run is measured against adapters that were not pruned.
+    Of the same backbone, tasks, seed, gate and settings; the order of its tasks plays no part, as
+    its adapters never met. A pruned run is measured against adapters that were not pruned.
     """
     if run.config.method in ("independent", "joint"):
         return None
-    wanted = scratch_settings(run)
     for other in every:
         config = other.config
         if (
             config.method == "independent"
             and config.prune is None
             and (config.gate, config.seed) == (run.config.gate, run.config.seed)
-            and scratch_settings(other) == wanted
+            and are_comparable(run, other)
         ):
             return other
     return None

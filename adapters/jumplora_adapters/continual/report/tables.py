@@ -56,6 +56,7 @@ def tables(summaries: Sequence[GroupSummary], compared: Sequence[Comparison]) ->
         _gate(summaries),
         comparison_table(compared),
         published_table(summaries),
+        _warnings(summaries),
         *(_matrix(summary, scoring) for summary in summaries for scoring in SCORINGS),
     ]
     return tuple(table for table in made if table.rows)
@@ -173,6 +174,18 @@ def _gate(summaries: Sequence[GroupSummary]) -> Table:
             for move in summary.gate
         ),
         "Over the seeds and the threshold groups.",
+    )
+
+
+def _warnings(summaries: Sequence[GroupSummary]) -> Table:
+    return Table(
+        "Warnings of the trainings",
+        (("group", "left"), ("seed", "right"), ("task", "left"), ("warning", "fold")),
+        tuple(
+            (summary.group.label, str(warning.seed), warning.task, warning.text)
+            for summary in summaries
+            for warning in summary.warnings
+        ),
     )
 
 

@@ -183,8 +183,11 @@ def test_what_a_reader_must_know_comes_first(run_report: RunReport, tmp_path: Pa
     assert lines[:3] == [
         f"* left out, not finished: {stopped}: 1 of 4 stages are done",
         "* measured on a processor, cores 2, threads 1, processes 2, device cpu, torch 2.10.0",
-        "* JumpLoRA + IncLoRA: seed 1, dbpedia: tau hardly moved",
+        "* warnings of the trainings: 1, in the table of that name",
     ]
+    assert row("\n".join(lines), "Warnings of the trainings", "JumpLoRA") == (
+        "JumpLoRA + IncLoRA 1 dbpedia tau hardly moved"
+    )
 
 
 def test_only_unfinished_runs_are_an_error(run_report: RunReport, tmp_path: Path) -> None:

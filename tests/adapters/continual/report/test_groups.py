@@ -11,7 +11,7 @@ import pytest
 from jumplora_adapters.continual.report.groups import group_runs
 from jumplora_adapters.continual.report.runs import Run, read_runs
 from jumplora_adapters.errors import DataError
-from run_folders import TASKS, write_run
+from run_folders import TASKS, change, write_run
 
 Make = Callable[..., Run]
 
@@ -79,8 +79,8 @@ def test_settings_of_a_gate_or_a_method_count_where_they_are_used(make: Make) ->
         "JumpLoRA + IncLoRA, estimator mean",
         "JumpLoRA + IncLoRA, estimator sum",
         "IncLoRA",
-        "ELLA, ella_lambda 30000",
-        "ELLA, ella_lambda 300",
+        "ELLA, ella lambda 30000",
+        "ELLA, ella lambda 300",
     ]
 
 
@@ -96,15 +96,32 @@ def test_orders(make: Make) -> None:
     ]
 
 
-def test_a_backbone_is_its_fingerprint(make: Make) -> None:
-    ours = {"name": "tiny", "fingerprint": "a" * 64}
-    moved = {"name": "models/tiny", "fingerprint": "a" * 64}
-    other = {"name": "tiny", "fingerprint": "b" * 64}
-    runs = make(backbone=ours), make(backbone=moved, seed=1), make(backbone=other)
-    one, two = group_runs(runs)
+def test_a_backbone_is_its_fingerprint_and_weights(make: Make) -> None:
+    ours = {"name": "tiny", "fingerprint": "a" * 64, "weights": "0" * 64}
+    moved = {**ours, "name": "models/tiny"}
+    other = {**ours, "weights": "1" * 64}
+    one, two = group_runs([make(backbone=ours), make(backbone=moved, seed=1), make(backbone=other)])
     assert one.seeds == (0, 1)
-    assert one.label == "JumpLoRA + IncLoRA, tiny aaaaaaaa"
-    assert two.label == "JumpLoRA + IncLoRA, tiny bbbbbbbb"
+    assert one.label == "JumpLoRA + IncLoRA, tiny 00000000"
+    assert two.label == "JumpLoRA + IncLoRA, tiny 11111111"
+
+
+def test_other_rows_of_a_task_are_another_group(make: Make, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "other", seed=1)
+    change(folder, "config.json", data={task: {"train": "3" * 64} for task in TASKS})
+    ((other,), _) = read_runs([folder])
+    one, two = labels(make(), other)
+    assert one.startswith("JumpLoRA + IncLoRA, settings ")
+    assert two.startswith("JumpLoRA + IncLoRA, settings ")
+    assert one != two
+
+
+def test_where_and_when_a_run_ran_plays_no_part(make: Make, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "other", seed=1)
+    change(folder, "config.json", created="later", processes=2, merged_task="all", canaries={})
+    ((other,), _) = read_runs([folder])
+    (group,) = group_runs([make(), other])
+    assert group.seeds == (0, 1)
 
 
 def test_prunings_of_several_seeds_are_one_group(make: Make) -> None:

@@ -16,7 +16,12 @@ from jumplora_adapters.continual.report.curves import (
 from jumplora_adapters.continual.report.pairs import mean_pairs
 from jumplora_adapters.continual.report.runs import read_runs
 from jumplora_adapters.continual.report.spread import Spread
-from jumplora_adapters.continual.report.summary import GroupSummary, label_loss, summarise
+from jumplora_adapters.continual.report.summary import (
+    GroupSummary,
+    TrainingWarning,
+    label_loss,
+    summarise,
+)
 from run_folders import change, write_run
 
 BACKBONE = {"name": "other-t5", "fingerprint": "b" * 64}
@@ -94,9 +99,10 @@ def test_independent_adapters_are_what_the_others_are_measured_against(tmp_path:
         {"backbone": BACKBONE},
         {"tasks": ("dbpedia", "amazon")},
         {"hyper_parameters": {"rank": 16}},
+        {"hyper_parameters": {"estimator": "sum"}},
         {"prune": [0.1] * 4},
     ],
-    ids=["gate", "seed", "backbone", "tasks", "rank", "pruned"],
+    ids=["gate", "seed", "backbone", "tasks", "rank", "estimator", "pruned"],
 )
 def test_independent_adapters_of_another_setting_are_no_measure(
     tmp_path: Path, other: dict[str, object]
@@ -145,7 +151,7 @@ def test_thresholds_and_warnings(tmp_path: Path) -> None:
     assert (first.task, first.warnings) == ("dbpedia", 1)
     assert first.ratio.mean == pytest.approx(1.5)
     assert first.start.count == 2
-    assert group.warnings == ("seed 1, dbpedia: the gate keeps nothing",)
+    assert group.warnings == (TrainingWarning(1, "dbpedia", "the gate keeps nothing"),)
 
 
 def test_curves_count_steps_through_all_tasks(tmp_path: Path) -> None:
