@@ -166,7 +166,7 @@ def _gate(summaries: Sequence[GroupSummary]) -> Table:
                 move.task,
                 significant(move.start),
                 significant(move.end),
-                f"x {significant(move.ratio)}",
+                f"x {number(move.ratio, 4)}",
                 per_cent(move.density, 1, suffix=" %"),
                 str(move.warnings) if move.warnings else "",
             )

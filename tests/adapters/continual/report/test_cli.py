@@ -74,7 +74,7 @@ def test_tables(run_report: RunReport, folders: list[Path]) -> None:
     )
     assert row(text, "Lost knowledge, or lost labels", "IncLoRA pruned").endswith("0 %")
     assert row(text, "How far the thresholds moved", "JumpLoRA + IncLoRA").endswith(
-        "x 1.5 ± 0 12.0 ± 0.0 %"
+        "x 1.5000 ± 0.0000 12.0 ± 0.0 %"
     )
     assert row(text, "What the gate changes, paired by seed", "JumpLoRA") == (
         "JumpLoRA + IncLoRA over IncLoRA OA free generation SC +9.00, LS +7.86 "
