@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from jumplora_adapters.continual.cli import run
+from jumplora_adapters.continual.report.cli import report
 
 
 def group() -> typer.Typer:
@@ -14,4 +15,5 @@ def group() -> typer.Typer:
         no_args_is_help=True,
     )
     app.command("run")(run)
+    app.command("report")(report)
     return app

@@ -1,0 +1,26 @@
+"""A report as one Markdown file, with the plots that lie beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jumplora_adapters.continual.report.table import Table, escaped
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A PNG in the report's folder."""
+
+    file: str
+    title: str
+
+
+def markdown(told: Sequence[str], tables: Sequence[Table], plots: Sequence[Plot]) -> str:
+    """The notes, the tables, the plots."""
+    parts = ["# Continual runs\n", *(f"* {escaped(note)}" for note in told), ""]
+    parts += [table.markdown() for table in tables]
+    parts += [
+        f"## {escaped(plot.title)}\n\n![{escaped(plot.title)}]({plot.file})\n" for plot in plots
+    ]
+    return "\n".join(parts)

@@ -1,0 +1,203 @@
+"""The tables of a report: which numbers stand where, and what their notes explain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jumplora_adapters.continual.report.claims import comparison_table, published_table
+from jumplora_adapters.continual.report.comparisons import Comparison
+from jumplora_adapters.continual.report.numbers import (
+    ABSENT,
+    SCORED,
+    number,
+    per_cent,
+    right,
+    score,
+    significant,
+    size_of,
+)
+from jumplora_adapters.continual.report.runs import Scoring
+from jumplora_adapters.continual.report.stages import stage_names
+from jumplora_adapters.continual.report.summary import SCORINGS, GroupSummary, Measure
+from jumplora_adapters.continual.report.table import Table
+
+_MEASURED: tuple[tuple[str, Measure], ...] = (
+    ("BWT", "backward"),
+    ("forgetting", "forgetting"),
+    ("FWT zero-shot", "zero_shot"),
+    ("FWT a_T - scratch", "final_over_scratch"),
+    ("FWT a_jj - scratch", "own_over_scratch"),
+)
+_WAYS: tuple[tuple[str, Measure], ...] = (
+    ("last state for all", "overall"),
+    ("own prefix by task id", "own"),
+    ("own delta alone", "alone"),
+    ("independent adapters", "independent"),
+)
+_NOTE = (
+    "OA: mean over the tasks of the last state's scores (of independent adapters, their own). "
+    "BWT: change since a task was learned (Lopez-Paz and Ranzato, 2017). Forgetting: loss "
+    "since a task's best score (Chaudhry et al., 2018). FWT zero-shot: gain over the bare "
+    "backbone just before a task is learned (Lopez-Paz and Ranzato, 2017). FWT a_T - scratch: "
+    "the last state against independent adapters, as JumpLoRA's official code has it; "
+    f"FWT a_jj - scratch: each task just after its training. {ABSENT}: not defined for the "
+    "method, or no independent run of the same backbone, tasks, seed, gate and settings was "
+    "given."
+)
+
+
+def tables(summaries: Sequence[GroupSummary], compared: Sequence[Comparison]) -> tuple[Table, ...]:
+    """Every table that has a row."""
+    made = [
+        *(_scores(summaries, scoring) for scoring in SCORINGS),
+        _costs(summaries),
+        _ways(summaries),
+        _label_loss(summaries),
+        _gate(summaries),
+        comparison_table(compared),
+        published_table(summaries),
+        _warnings(summaries),
+        *(_matrix(summary, scoring) for summary in summaries for scoring in SCORINGS),
+    ]
+    return tuple(table for table in made if table.rows)
+
+
+def _scores(summaries: Sequence[GroupSummary], scoring: Scoring) -> Table:
+    return Table(
+        f"Scores, {SCORED[scoring]}",
+        (("group", "left"), ("seeds", "left"), *right("OA", *(name for name, _ in _MEASURED))),
+        tuple(
+            (
+                summary.group.label,
+                " ".join(map(str, summary.group.seeds)),
+                *(
+                    score(summary, scoring, measure)
+                    for measure in ("overall", *(measure for _, measure in _MEASURED))
+                ),
+            )
+            for summary in summaries
+            if summary.measures[scoring]["overall"]
+        ),
+        _NOTE if scoring == "exact_match" else "",
+    )
+
+
+def _costs(summaries: Sequence[GroupSummary]) -> Table:
+    return Table(
+        "Density, overlap and cost",
+        (
+            ("group", "left"),
+            *right(
+                "density", "Jaccard", "chance", "times chance", "minutes", "s a step", "peak memory"
+            ),
+        ),
+        tuple(
+            (
+                summary.group.label,
+                per_cent(summary.costs["density"], 1, suffix=" %"),
+                number(summary.costs["jaccard"], 3),
+                number(summary.costs["chance"], 3),
+                number(summary.costs["times_chance"], 2),
+                number(summary.costs["minutes"], 1),
+                number(summary.costs["seconds_per_step"], 3),
+                size_of(summary.costs["peak_memory_bytes"]),
+            )
+            for summary in summaries
+        ),
+        "Density of a task's own update, mean over the tasks. Jaccard of two tasks' own supports, "
+        "mean over the pairs, beside that of independent supports of the same densities: only "
+        "their ratio says whether tasks share entries. Minutes are the trainings' wall time; "
+        "memory is the largest of the tasks.",
+    )
+
+
+def _ways(summaries: Sequence[GroupSummary]) -> Table:
+    return Table(
+        "Ways to serve the tasks",
+        (("group", "left"), ("scored", "left"), *right(*(name for name, _ in _WAYS))),
+        tuple(
+            (
+                summary.group.label,
+                SCORED[scoring],
+                *(score(summary, scoring, measure) for _, measure in _WAYS),
+            )
+            for summary in summaries
+            if summary.group.config.method != "independent"
+            for scoring in SCORINGS
+            if summary.measures[scoring]["overall"]
+        ),
+        "Mean over the tasks. Last state for all: no task id is needed. Own prefix: the state "
+        "right after the task was trained, chosen by task id. Own delta alone: on the bare "
+        "backbone, a state that nobody trained. Independent adapters: each trained alone, of the "
+        "same gate.",
+    )
+
+
+def _label_loss(summaries: Sequence[GroupSummary]) -> Table:
+    return Table(
+        "Lost knowledge, or lost labels",
+        (("group", "left"), *right("BWT free", "BWT among the options", "share that vanishes")),
+        tuple(
+            (
+                summary.group.label,
+                score(summary, "exact_match", "backward"),
+                score(summary, "best_option", "backward"),
+                ABSENT if summary.label_loss is None else f"{100 * summary.label_loss:z.0f} %",
+            )
+            for summary in summaries
+            if all(summary.measures[scoring]["backward"] for scoring in SCORINGS)
+        ),
+        "The share of the loss under free generation that is gone when the answer is chosen among "
+        "the task's options: a model that knows the class but no longer spells its label.",
+    )
+
+
+def _gate(summaries: Sequence[GroupSummary]) -> Table:
+    return Table(
+        "How far the thresholds moved",
+        (
+            ("group", "left"),
+            ("task", "left"),
+            *right("tau when set", "tau at the end", "moved", "density", "warnings"),
+        ),
+        tuple(
+            (
+                summary.group.label,
+                move.task,
+                significant(move.start),
+                significant(move.end),
+                f"x {number(move.ratio, 4)}",
+                per_cent(move.density, 1, suffix=" %"),
+                str(move.warnings) if move.warnings else "",
+            )
+            for summary in summaries
+            for move in summary.gate
+        ),
+        "Over the seeds and the threshold groups.",
+    )
+
+
+def _warnings(summaries: Sequence[GroupSummary]) -> Table:
+    return Table(
+        "Warnings of the trainings",
+        (("group", "left"), ("seed", "right"), ("task", "left"), ("warning", "fold")),
+        tuple(
+            (summary.group.label, str(warning.seed), warning.task, warning.text)
+            for summary in summaries
+            for warning in summary.warnings
+        ),
+    )
+
+
+def _matrix(summary: GroupSummary, scoring: Scoring) -> Table:
+    tasks = summary.group.tasks
+    names = stage_names(summary.group.config)
+    return Table(
+        f"Accuracy matrix of {summary.group.label}, {SCORED[scoring]}",
+        (("state", "left"), *right(*tasks)),
+        tuple(
+            (name, *(per_cent(cells.get(task), 1, absent="") for task in tasks))
+            for name, cells in zip(names, summary.cells[scoring], strict=True)
+            if cells
+        ),
+    )
