@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: serve test check format bench demo dashboard prometheus clean
+.PHONY: serve test check format bench bench-training demo dashboard prometheus clean
 
 serve: $(VENV)/.serve
 	$(BIN)/jumplora serve
@@ -32,7 +32,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python -m benchmarks.engine
+
+bench-training: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.training
 
 # Makes the demo again (BENCHMARK_DATA, DEMO_TEXT, DEMO_TOKENIZER: see recipe/run.sh). Its parts were
 # run one by one with the same settings, never as a whole: two hours on 2 cores.

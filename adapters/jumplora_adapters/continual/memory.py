@@ -1,16 +1,18 @@
 """How much memory a run will need, reckoned before it starts, and what there is.
 
-A sum over what is known to be held at the same time; benchmarks/results/training.md has what was
-measured beside what was reckoned.
+A sum over what is held at the same time in a training step; benchmarks/results/training.md has the
+measured peaks beside what is reckoned.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from pydantic import JsonValue
 from safetensors import safe_open
 
 from jumplora_adapters.checkpoint import weight_files
@@ -20,9 +22,37 @@ from jumplora_adapters.errors import DataError
 from jumplora_adapters.training.adapt import targets_of
 
 _FLOAT = 4
-_PROGRAM = 600_000_000  # the interpreter with torch and transformers loaded
-_DENSE_AT_ONCE = 6  # of one module: weight, Z, gradient, masks, the sum that is built
-"""Matrices of one target's size that a gated layer makes and drops again."""
+_PROGRAM = 500_000_000  # the interpreter with torch and transformers loaded, on a CPU
+_DENSE_AT_ONCE = 6
+"""Matrices of one target's size that a gated layer makes and drops again: the weight, Z, its
+gradient, what is multiplied, masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSizes:
+    """What the memory of one training step depends on. `weights` counts the backbone's numbers."""
+
+    architecture: Mapping[str, JsonValue]
+    targets: tuple[tuple[int, int], ...]
+    weights: int
+    rank: int
+    rows: int
+    source: int  # tokens of the longest row
+    target: int
+    is_gated: bool = False
+    past_entries: int = 0  # float32 numbers that ELLA or O-LoRA keep of earlier tasks
+    narrow_copies: int = 0  # 1 where the frozen backbone is also kept in 16 bit
+    program: int = _PROGRAM
+
+    @property
+    def entries(self) -> int:
+        """Entries of all targets together."""
+        return sum(d_out * d_in for d_out, d_in in self.targets)
+
+    @property
+    def factors(self) -> int:
+        """Numbers in A and B."""
+        return sum(self.rank * (d_out + d_in) for d_out, d_in in self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +61,8 @@ class MemoryEstimate:
 
     program: int
     backbone: int
-    adapter: int  # factors, gradients, AdamW's moments, the state that is kept
-    past: int  # ELLA's W_past, O-LoRA's earlier factors
+    adapter: int  # factors, gradients, AdamW's moments, a copy for the checkpoint
+    past: int
     update: int  # dense matrices of one module at a time
     activations: int
     logits: int
@@ -40,98 +70,116 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """All of them: the peak of a training step."""
-        return (
-            self.program + self.backbone + self.adapter + self.past
-            + self.update + self.activations + self.logits
-        )  # fmt: skip
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """By name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def __str__(self) -> str:
-        parts = {name: getattr(self, name) for name in self.__slots__}
-        listed = ", ".join(f"{name} {_gb(value)}" for name, value in parts.items() if value)
+        listed = ", ".join(f"{name} {_gb(value)}" for name, value in self.parts().items() if value)
         return f"{_gb(self.total)} ({listed})"
 
 
-def estimate(prepared: Prepared) -> MemoryEstimate:
-    """The peak of the run's largest stage on one device."""
-    config, targets = prepared.config, prepared.backbone.targets
-    adapted = [targets[name] for name in targets_of(prepared.backbone, config.targets)]
-    entries = [d_out * d_in for d_out, d_in in adapted]
-    factors = sum(config.rank * (d_out + d_in) for d_out, d_in in adapted)
-    past = 0
-    if config.method == "ella" and len(prepared.stages) > 1:
-        past = _FLOAT * sum(entries)
-    elif config.method == "olora":
-        tasks = len(prepared.stages) - 1
-        past = _FLOAT * tasks * sum(config.rank * d_in for _, d_in in adapted)
-    is_dense = config.gate is not None or config.method == "ella"
-    weights = _weights(prepared)
-    narrow = weights // 2 if config.precision == "bfloat16" else 0
-    activations, logits = max((_step(prepared, stage) for stage in prepared.stages), key=sum)
+def estimate_of(sizes: TrainingSizes) -> MemoryEstimate:
+    """The peak of a training step of these sizes on one device."""
+    is_dense = sizes.is_gated or sizes.past_entries > 0
+    largest = max(d_out * d_in for d_out, d_in in sizes.targets)
+    logits = 3 * _FLOAT * sizes.rows * sizes.target * _int(sizes, "vocab_size")
     return MemoryEstimate(
-        program=_PROGRAM if prepared.device.type == "cpu" else 0,
-        backbone=weights + narrow,
-        adapter=5 * _FLOAT * factors,
-        past=past,
-        update=_FLOAT * _DENSE_AT_ONCE * max(entries) if is_dense else 0,
-        activations=activations,
+        program=sizes.program,
+        backbone=sizes.weights * (_FLOAT + 2 * sizes.narrow_copies),
+        adapter=5 * _FLOAT * sizes.factors,
+        past=_FLOAT * sizes.past_entries,
+        update=_FLOAT * _DENSE_AT_ONCE * largest if is_dense else 0,
+        activations=_activations(sizes),
         logits=logits,
     )
 
 
-def check_memory(prepared: Prepared, watch: Watch) -> None:
-    """Tell the estimate. Raises DataError where this machine has less."""
-    needed, there = estimate(prepared), available_bytes(prepared.device)
+def estimate(prepared: Prepared) -> MemoryEstimate:
+    """The peak of the run's largest stage on one device."""
+    stages = (estimate_of(_sizes(prepared, stage)) for stage in prepared.stages)
+    return max(stages, key=lambda found: found.total)
+
+
+def check_memory(needed: MemoryEstimate, there: int, watch: Watch) -> None:
+    """Tell the estimate. Raises DataError where there are only `there` bytes."""
     watch.told(f"memory for a training step: about {needed}; there is {_gb(there)}")
     if needed.total > there:
         raise DataError(
-            f"the run needs about {needed}, and {prepared.device} has {_gb(there)}: take smaller "
+            f"a training step needs about {needed}, and there is {_gb(there)}: take smaller "
             "batches with more accumulation, a shorter source length, or a larger machine"
         )
 
 
 def available_bytes(device: torch.device) -> int:
-    """What a new program may take of the device's memory now."""
+    """What a program may still take of the device's memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = _meminfo()
-    limit = _cgroup_limit()
+    free, limit = _free_bytes(), _cgroup_bytes()
     return free if limit is None else min(free, limit)
 
 
-def _weights(prepared: Prepared) -> int:
-    """Bytes of all weights as float32, whatever type their files have."""
-    entries = 0
+def _sizes(prepared: Prepared, stage: Stage) -> TrainingSizes:
+    config, backbone = prepared.config, prepared.backbone
+    targets = tuple(backbone.targets[name] for name in targets_of(backbone, config.targets))
+    past = 0
+    if config.method == "ella" and stage.position > 1:
+        past = sum(d_out * d_in for d_out, d_in in targets)
+    elif config.method == "olora":
+        past = (stage.position - 1) * sum(config.rank * d_in for _, d_in in targets)
+    return TrainingSizes(
+        architecture=backbone.architecture,
+        targets=targets,
+        weights=_count_weights(prepared),
+        rank=config.rank,
+        rows=min(config.optimisation.batch_size, len(stage.examples)),
+        source=max(len(example.source) for example in stage.examples),
+        target=max(len(example.target) for example in stage.examples),
+        is_gated=config.gate is not None,
+        past_entries=past,
+        narrow_copies=int(config.precision == "bfloat16"),
+        program=_PROGRAM if prepared.device.type == "cpu" else 0,
+    )
+
+
+def _activations(sizes: TrainingSizes) -> int:
+    """What a forward pass keeps for backward.
+
+    A layer keeps the inputs and outputs of its norms, projections and products; the frozen ones
+    keep them too, since a gradient passes through to the layers below.
+    """
+    d_model, d_ff = _int(sizes, "d_model"), _int(sizes, "d_ff")
+    heads = _int(sizes, "num_heads")
+    inner = heads * _int(sizes, "d_kv")
+    rows, source, target = sizes.rows, sizes.source, sizes.target
+    wide = 8 * d_model + 4 * inner + 6 * d_ff
+    encoder = source * wide + 2 * heads * source * source
+    decoder = (
+        target * (wide + 4 * inner) + 2 * source * inner + 2 * heads * target * (source + target)
+    )
+    layers = _int(sizes, "num_layers") * encoder + _int(sizes, "num_decoder_layers") * decoder
+    return (2 if sizes.narrow_copies else _FLOAT) * rows * layers
+
+
+def _int(sizes: TrainingSizes, name: str) -> int:
+    value = sizes.architecture[name]
+    assert isinstance(value, int)
+    return value
+
+
+def _count_weights(prepared: Prepared) -> int:
+    """Numbers in all weight files."""
+    count = 0
     for path in set(weight_files(prepared.backbone.path).values()):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
-                entries += math.prod(file.get_slice(name).get_shape())
-    return _FLOAT * entries
+                count += math.prod(file.get_slice(name).get_shape())
+    return count
 
 
-def _step(prepared: Prepared, stage: Stage) -> tuple[int, int]:
-    """(activations, logits) bytes of one forward and backward pass over the longest rows."""
-    sizes = {k: v for k, v in prepared.backbone.architecture.items() if isinstance(v, int)}
-    config = stage.train
-    rows = min(config.optimisation.batch_size, len(stage.examples))
-    source = min(max(len(e.source) for e in stage.examples), config.lengths.source)
-    target = max(len(e.target) for e in stage.examples)
-    inner = sizes["num_heads"] * sizes["d_kv"]
-    float_bytes = _FLOAT if config.precision == "float32" else 2
-    # A layer keeps its inputs and products for backward; the frozen ones keep theirs too, since a
-    # gradient passes through them to the layers below.
-    wide = 8 * sizes["d_model"] + 4 * inner + 6 * sizes["d_ff"]
-    encoder = sizes["num_layers"] * rows * (
-        source * wide + 2 * sizes["num_heads"] * source * source
-    )  # fmt: skip
-    decoder = sizes["num_decoder_layers"] * rows * (
-        target * (wide + 4 * inner) + 2 * source * inner
-        + 2 * sizes["num_heads"] * target * (source + target)
-    )  # fmt: skip
-    logits = 3 * _FLOAT * rows * target * sizes["vocab_size"]
-    return float_bytes * (encoder + decoder), logits
-
-
-def _meminfo() -> int:
+def _free_bytes() -> int:
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):
@@ -139,8 +187,8 @@ def _meminfo() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _cgroup_limit() -> int | None:
-    """What a container may take, less what it has taken."""
+def _cgroup_bytes() -> int | None:
+    """What a container may take, less what it has taken; None without a limit."""
     try:
         with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
             limit = file.read().strip()

@@ -15,7 +15,7 @@ from jumplora_adapters.continual.config import ContinualConfig
 from jumplora_adapters.continual.environment import describe_environment
 from jumplora_adapters.continual.finish import score_alone, support_overlaps, write_merged
 from jumplora_adapters.continual.learn import Learner
-from jumplora_adapters.continual.memory import check_memory
+from jumplora_adapters.continual.memory import available_bytes, check_memory, estimate
 from jumplora_adapters.continual.prepare import Prepared, prepare
 from jumplora_adapters.continual.scorebook import BARE, ScoreBook, after, alone, numbers
 from jumplora_adapters.continual.state import score
@@ -44,7 +44,7 @@ def run(config: ContinualConfig, watch: Watch) -> Finished:
     prepared = prepare(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    check_memory(prepared, watch)
+    check_memory(estimate(prepared), available_bytes(prepared.device), watch)
     is_main = prepared.processes.is_main
     with work_folder(config.out) if is_main else nullcontext():
         run_id = _begin(prepared)
@@ -60,6 +60,7 @@ def run(config: ContinualConfig, watch: Watch) -> Finished:
                 write_merged(prepared, run_id, adapters, book)
             # Last of all: its presence says that the run is finished.
             _write(config.out / "overlap.json", {"pairs": support_overlaps(prepared, adapters)})
+    prepared.processes.part()
     return Finished(config.out, run_id, tuple(adapter.digest for adapter in adapters))
 
 

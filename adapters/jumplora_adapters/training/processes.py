@@ -55,6 +55,9 @@ class Processes:
     def wait(self) -> None:
         """Return when all processes are here."""
 
+    def part(self) -> None:
+        """Wait for all and let go of them; nothing is shared after it."""
+
 
 class _Launched(Processes):
     def __init__(self, device: str | None) -> None:
@@ -93,3 +96,7 @@ class _Launched(Processes):
 
     def wait(self) -> None:
         self._state.wait_for_everyone()
+
+    def part(self) -> None:
+        self.wait()  # one that went first would break the others' connections
+        self._state.destroy_process_group()
