@@ -9,6 +9,7 @@ import typer
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import fail, print_json, printable, reported_errors
+from jumplora_adapters.continual.config_file import read_config
 
 _Option = typer.Option
 
@@ -85,6 +86,15 @@ def run(
     device: Annotated[
         Literal["cpu", "cuda"] | None, _Option(help="Default: what there is.")
     ] = None,
+    config_file: Annotated[
+        Path | None,
+        _Option(
+            "--config",
+            is_eager=True,
+            callback=read_config,
+            help="TOML file with options of this command; flags win over it.",
+        ),
+    ] = None,
     quiet: Annotated[bool, _Option("--quiet", help="No progress bars.")] = False,
     as_json: Annotated[
         bool, _Option("--json", help="The result as JSON, and nothing else.")
@@ -95,6 +105,7 @@ def run(
     The defaults are the published protocol. Several GPUs: start it with `accelerate launch -m
     jumplora_server continual run ...`.
     """
+    del config_file  # its values have come as those of the other options
     try:
         from jumplora_adapters.continual.config import ContinualConfig
         from jumplora_adapters.continual.densities import read_densities
