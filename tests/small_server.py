@@ -73,7 +73,7 @@ class SmallServer:
         max_encode_tokens: int = 64,
         deliver: Deliver | None = None,
         reserved: str | None = None,
-        canary_floor: float = 0.75,
+        canary_floor: float = 0.5,
         max_overlap_tasks: int = 12,
     ) -> None:
         self.folder = folder

@@ -106,7 +106,7 @@ class GenerationDefaults(TypedDict, total=False):
 
 
 class Canary(_Frozen):
-    """A raw prompt and the text this adapter gave for it, greedily, when it was made."""
+    """A raw prompt and the text that this adapter is to give for it, greedily."""
 
     prompt: LongText
     expected: LongText

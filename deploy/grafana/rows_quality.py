@@ -36,8 +36,7 @@ QUALITY = Row(
             "timeseries",
             "percentunit",
             "jumplora_adapter_canary_accuracy: share of the served version's own prompts that a "
-            "server answered as expected when it loaded it; the lowest of the servers. Below 1: "
-            "this server computes it differently than its maker did.",
+            "server answered as expected when it first loaded it; the lowest of the servers.",
             (
                 Query(
                     f"min by (task_id, version) (jumplora_adapter_canary_accuracy{{{SELECTED}}})",

@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     )
 
     canary_floor: float = Field(
-        default=0.75,
+        default=0.5,
         ge=0,
         le=1,
         description="share of its canaries that a version must answer as expected (0: only report)",
