@@ -89,7 +89,7 @@ class FakeEngine:
 
     `fail_step(batch)` and `fail_pack(digest)` may return an exception to raise, `nonfinite` are
     versions whose rows fail alone, `nbytes(adapter)` is the size a packed adapter takes,
-    `step_seconds` how slow a step is.
+    `step_seconds` how slow a step is, `say(prompt, versions)` what is generated.
     """
 
     device = "cpu"
@@ -99,6 +99,7 @@ class FakeEngine:
         self.fail_step: Callable[[Batch], Exception | None] = lambda batch: None
         self.fail_pack: Callable[[str], Exception | None] = lambda digest: None
         self.nbytes: Callable[[Adapter], int] = lambda adapter: 100
+        self.say: Callable[[tuple[int, ...], tuple[str, ...]], str] = say
         self.nonfinite: set[str] = set()
         self.step_seconds = 0.0
         self.steps = 0
@@ -170,7 +171,7 @@ class FakeEngine:
         tokens: list[int] = []
         failed: list[int] = []
         for index, (sequence, versions) in enumerate(zip(batch.decode, lineages, strict=True)):
-            text, at = say(sequence.prompt, versions), len(sequence.output)
+            text, at = self.say(sequence.prompt, versions), len(sequence.output)
             tokens.append(ord(text[at]) if at < len(text) else EOS)
             if self.nonfinite & set(versions):
                 failed.append(index)

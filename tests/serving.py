@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from factories import random_adapter, toy_backbone
 from fakes import EOS, LIMITS, ByteDetokenizer, FakeDetokenizer, FakeEngine
 from jumplora_adapters.format import write_adapter
-from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.manifest import Canary, PromptSpec
 from jumplora_server.app import Parts, build, connect
 from jumplora_server.core import Batch, EngineLimits
 from jumplora_server.engine import tokenizer as engine_tokenizer
@@ -52,7 +52,12 @@ class Site:
     _seeds: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def adapter(
-        self, task: str, *, generation: Mapping[str, Any] | None = None, **options: Any
+        self,
+        task: str,
+        *,
+        generation: Mapping[str, Any] | None = None,
+        canaries: Sequence[Canary] = (),
+        **options: Any,
     ) -> Path:
         """Write an adapter file of random content, another one each time."""
         options.setdefault("prompt", PROMPT)
@@ -60,7 +65,8 @@ class Site:
         manifest, deltas = random_adapter(BACKBONE, task=task, seed=seed, **options)
         path = self.folder / "files" / f"{task}-{seed}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        write_adapter(path, manifest.model_copy(update={"generation": generation or {}}), deltas)
+        fields = {"generation": generation or {}, "canaries": tuple(canaries)}
+        write_adapter(path, manifest.model_copy(update=fields), deltas)
         return path
 
     def publish(self, task: str, **options: Any) -> str:

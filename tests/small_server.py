@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import torch
 from prometheus_client import CollectorRegistry
 
-from factories import random_adapter, toy_backbone
+from factories import Kind, random_adapter, toy_backbone
 from fakes import LIMITS, FakeDetokenizer, FakeEngine, encode
+from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.store import Store
 from jumplora_server.admission import QueueLimits, Reservation
@@ -19,6 +21,7 @@ from jumplora_server.core import EngineLimits, Finish, Sampling, TokenEvent
 from jumplora_server.loop import EngineLoop
 from jumplora_server.metrics import Metrics
 from jumplora_server.outbox import Deliver
+from jumplora_server.residency.canaries import CanaryRun
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.warmup import TrialRun
 from jumplora_server.routing import Lease
@@ -70,6 +73,8 @@ class SmallServer:
         max_encode_tokens: int = 64,
         deliver: Deliver | None = None,
         reserved: str | None = None,
+        canary_floor: float = 0.5,
+        max_overlap_tasks: int = 12,
     ) -> None:
         self.folder = folder
         self.backbone = BACKBONE
@@ -84,9 +89,11 @@ class SmallServer:
             budget_bytes=budget_bytes,
             metrics=self.metrics,
             warm_up=lambda lease: self.warm_up(lease),
+            replay_canaries=lambda lease: self.replay_canaries(lease),
             watch_seconds=watch_seconds,
             patience_seconds=patience_seconds,
             retry_seconds=retry_seconds,
+            max_overlap_tasks=max_overlap_tasks,
             reserved=reserved,
         )
         self.loop = EngineLoop(
@@ -101,6 +108,9 @@ class SmallServer:
         )
         self.residency.on_change(self.loop.wake)
         self.warm_up = TrialRun(self.loop.submit, encode("warm"), time.monotonic)
+        self.replay_canaries = CanaryRun(
+            self.loop.submit, encode, limits, time.monotonic, floor=canary_floor
+        )
         self._is_stopped = False
 
     def __enter__(self) -> SmallServer:
@@ -126,14 +136,27 @@ class SmallServer:
         self.residency.stop()
 
     def publish(
-        self, task: str, seed: int = 0, *, lineage: Sequence[str] = (), density: float = 0.5
+        self,
+        task: str,
+        seed: int = 0,
+        *,
+        lineage: Sequence[str] = (),
+        density: float = 0.5,
+        kind: Kind = "masked",
+        dense: Sequence[Sequence[float]] | None = None,
+        **fields: object,
     ) -> str:
-        """Put a version into the store only; returns its digest."""
+        """Put a version into the store only; returns its digest.
+
+        `dense` is its matrix instead of a random one, `fields` are those of its manifest.
+        """
         path = self.folder / f"{task}-{seed}.safetensors"
         manifest, deltas = random_adapter(
-            BACKBONE, task=task, seed=seed, lineage=lineage, density=density
+            BACKBONE, task=task, seed=seed, lineage=lineage, density=density, kind=kind
         )
-        write_adapter(path, manifest, deltas)
+        if dense is not None:
+            deltas = {name: SparseDelta.from_dense(torch.tensor(dense)) for name in deltas}
+        write_adapter(path, manifest.model_copy(update=fields), deltas)
         return self.store.publish(path, BACKBONE).digest
 
     def settle(self, task: str) -> None:

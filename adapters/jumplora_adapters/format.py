@@ -16,6 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -34,6 +35,7 @@ from jumplora_adapters.header import (
 )
 from jumplora_adapters.layout import check_layout
 from jumplora_adapters.manifest import Manifest, canonical_json, parse_manifest
+from jumplora_adapters.overlap import Support
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Per module the A [r, d_in] and B [d_out, r] that a mask was made from, unscaled."""
@@ -142,6 +144,36 @@ def read_adapter(
     deltas = MappingProxyType(_deltas(tensors, manifest, backbone.targets))
     _check_facts(manifest, deltas)
     return Adapter(manifest, deltas, digest, _factors(tensors, manifest))
+
+
+def read_supports(
+    path: Path,
+    backbone: Backbone,
+    *,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    follow_links: bool = True,
+) -> dict[str, Support]:
+    """Module -> which entries a masked version keeps; its values are passed over, unread.
+
+    For versions that `read_adapter` passed before: of the checks only those of header, manifest and
+    layout are made again. A low-rank one has no masks: empty. Raises FormatError.
+    """
+    with _opened(path, follow_links=follow_links) as file:
+        header = read_header(file, max_file_bytes=max_file_bytes)
+        manifest = parse_manifest(header.manifest_text)
+        check_layout(header, manifest, backbone.targets)
+        supports: dict[str, Support] = {}
+        for info in header.tensors:
+            module, _, part = info.name.rpartition(".")
+            if part != "mask":
+                continue
+            file.seek(header.data_start + info.begin)
+            buffer = bytearray(info.end - info.begin)
+            if file.readinto(buffer) != len(buffer):
+                raise FormatError("the file ended while it was read", code="file_size")
+            bits = np.frombuffer(buffer, dtype=np.uint8)
+            supports[module] = Support(backbone.targets[module], bits)
+    return supports
 
 
 def _opened(path: Path, *, follow_links: bool) -> BufferedReader:

@@ -1,6 +1,6 @@
 """The dashboard's file: the rows laid out as Grafana's JSON, and the check of their metrics.
 
-Knows Grafana's grid and field names; what is shown is `rows_requests` and `rows_adapters`.
+Knows Grafana's grid and field names; what is shown is in the modules `rows_*`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 from deploy.grafana.panel import Panel, Row
 from deploy.grafana.promql import metric_names
 from deploy.grafana.rows_adapters import ADAPTERS, ENGINE, MEMORY
+from deploy.grafana.rows_quality import QUALITY
 from deploy.grafana.rows_requests import LATENCY, NOW, TRAFFIC
 from prometheus_client import CollectorRegistry
 
 from jumplora_server.metrics import Metrics
 from jumplora_server.metrics_table import TABLE
 
-ROWS = (NOW, LATENCY, TRAFFIC, MEMORY, ADAPTERS, ENGINE)
+ROWS = (NOW, LATENCY, TRAFFIC, MEMORY, ADAPTERS, QUALITY, ENGINE)
 PATH = Path(__file__).parent / "dashboards" / "jumplora.json"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 GRID_WIDTH = 24
@@ -147,7 +148,8 @@ def panel_json(panel: Panel, number: int, x: int, y: int) -> Json:
     }
     if panel.kind == "timeseries":
         stacked = panel.stack == "stacked"
-        defaults["min"] = 0
+        if panel.axis == "from zero":
+            defaults["min"] = 0
         defaults["custom"] = {
             "drawStyle": "line",
             "fillOpacity": 20 if stacked else 0,

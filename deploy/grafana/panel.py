@@ -30,6 +30,7 @@ class Panel:
     no_value: str = "No traffic"
     by_task: Literal["by task", "overall"] = "overall"
     stack: Literal["stacked", "lines"] = "lines"
+    axis: Literal["from zero", "signed"] = "from zero"
     needs: Literal["nothing", "accelerator"] = "nothing"
 
 

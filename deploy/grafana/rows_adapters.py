@@ -196,8 +196,8 @@ ADAPTERS = Row(
             "Newest load",
             "timeseries",
             "s",
-            "jumplora_adapter_last_load_seconds: stages (read, pack, warmup) of each task's "
-            "newest load.",
+            "jumplora_adapter_last_load_seconds: stages (read, pack, warmup, canaries) of each "
+            "task's newest load.",
             (
                 Query(
                     f"max by (task_id, stage) (jumplora_adapter_last_load_seconds{{{SELECTED}}})",

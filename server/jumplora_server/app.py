@@ -31,6 +31,7 @@ from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.loop import EngineLoop, StepEngine
 from jumplora_server.metrics import Metrics
+from jumplora_server.residency.canaries import CanaryRun
 from jumplora_server.residency.engine import AdapterEngine
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.warmup import TrialRun
@@ -113,16 +114,24 @@ def connect(
     delivery = Delivery()
     prompt = tokenizer.encode(WARM_UP_TEXT, truncate_to=engine.limits.max_source_tokens)
     loop: EngineLoop
+
     # Residency runs its trials through the loop, the loop claims slots from residency.
+    def submit(**trial: Any) -> int:
+        return loop.submit(**trial)
+
     residency = Residency(
         store,
         backbone,
         engine,
         budget_bytes=settings.adapter_budget_bytes,
         metrics=metrics,
-        warm_up=TrialRun(lambda **trial: loop.submit(**trial), prompt, clock),
+        warm_up=TrialRun(submit, prompt, clock),
+        replay_canaries=CanaryRun(
+            submit, tokenizer.encode, engine.limits, clock, floor=settings.canary_floor
+        ),
         clock=clock,
         watch_seconds=settings.watch_seconds,
+        max_overlap_tasks=settings.max_overlap_tasks,
         reserved=settings.base_name,
     )
     loop = EngineLoop(

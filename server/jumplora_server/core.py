@@ -36,6 +36,10 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+DEFAULT_NEW_TOKENS = 32
+"""Where neither the request nor the adapter's manifest says how many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen. All bounds are checked at the edge (api/schemas)."""

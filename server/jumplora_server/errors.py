@@ -84,7 +84,7 @@ class AdapterUnavailable(ServerError):
 
 
 class AdapterRefused(ServerError):
-    """An uploaded adapter did not pass validation; nothing was kept of it."""
+    """An adapter did not pass its checks; of an upload nothing is kept."""
 
     status = 422
     code = "adapter_refused"

@@ -26,7 +26,9 @@ from prometheus_client.registry import Collector
 from jumplora_server import metrics_table as table
 from jumplora_server.core import Timing
 from jumplora_server.metrics_device import DeviceMemoryCollector
+from jumplora_server.metrics_overlap import OverlapCollector, OverlapSnapshot
 from jumplora_server.metrics_state import (
+    AdapterQuality,
     AdapterSnapshot,
     AdapterState,
     LoraRequests,
@@ -64,6 +66,8 @@ class Metrics:
         self._tasks = TaskTable(registry, max_task_labels)
         self._state = StateCollector(self._tasks, clock)
         registry.register(self._state)
+        self._overlaps = OverlapCollector(self._tasks.label_of, self._state.version_of)
+        registry.register(self._overlaps)
         registry.register(DeviceMemoryCollector())
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -183,14 +187,21 @@ class Metrics:
         nonzeros: int,
         density: float,
         degraded: bool,
+        quality: AdapterQuality = AdapterQuality(),
     ) -> None:
         """Replace what is known of the task's adapter; registers the task.
 
         `version` is the digest that is served, None where none is.
         """
         self._tasks.register(task)
-        snapshot = AdapterSnapshot(version, state, dict(bytes_by_tier), nonzeros, density, degraded)
+        snapshot = AdapterSnapshot(
+            version, state, dict(bytes_by_tier), nonzeros, density, degraded, quality
+        )
         self._state.set_adapter(task, snapshot)
+
+    def adapter_overlaps(self, overlaps: Iterable[OverlapSnapshot]) -> None:
+        """Replace what is known of how adapters overlap."""
+        self._overlaps.set(overlaps)
 
     def adapter_loaded(self, task: str, seconds_by_stage: Mapping[Stage, float]) -> None:
         """Count a version that became resident and how long each stage of it took."""

@@ -22,7 +22,8 @@ from jumplora_server.metrics_tasks import OTHER, TaskTable
 
 AdapterState = Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
 Tier = Literal["disk", "host", "device"]
-Stage = Literal["read", "pack", "warmup"]
+Stage = Literal["read", "pack", "warmup", "canaries"]
+ScoreName = Literal["test_exact_match", "dev_exact_match"]
 Row = tuple[str, tuple[str, ...], float]  # task, the labels after task_id, value
 
 STATES: tuple[AdapterState, ...] = ("COLD", "LOADING", "READY", "DRAINING", "FAILED")
@@ -30,8 +31,23 @@ _VERSION_DIGITS = 12  # enough of a digest to read aloud; the whole one is a lab
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterQuality:
+    """How good a version is said to be, and was found to be. None: not known.
+
+    `accuracy` is the share that its score named `score` gives.
+    """
+
+    score: ScoreName | None = None
+    accuracy: float | None = None
+    canary_accuracy: float | None = None
+    backward_transfer: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterSnapshot:
-    """What is known of one task's adapter now. `version` is the served digest, if any."""
+    """What is known of one task's adapter now. `version` is the served digest, if any, and
+    `quality` is that version's.
+    """
 
     version: str | None
     state: AdapterState
@@ -39,6 +55,7 @@ class AdapterSnapshot:
     nonzeros: int
     density: float
     degraded: bool
+    quality: AdapterQuality
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,11 @@ class StateCollector(Collector):
                 self._in_flight[task] = count
             else:
                 self._in_flight.pop(task, None)
+
+    def version_of(self, task: str) -> str | None:
+        """The digest that the task serves, if any."""
+        adapter = self._adapters.get(task)
+        return None if adapter is None else adapter.version
 
     def set_adapter(self, task: str, snapshot: AdapterSnapshot) -> None:
         """Replace what is known of the task's adapter."""
@@ -117,6 +139,17 @@ class StateCollector(Collector):
         )
         yield self._family(
             table.ADAPTER_DENSITY, ((task, (), a.density) for task, a in adapters.items()), "skip"
+        )
+        yield self._family(table.ADAPTER_ACCURACY, _accuracies(adapters), "skip")
+        yield self._family(
+            table.ADAPTER_CANARY_ACCURACY,
+            _qualities(adapters, lambda quality: quality.canary_accuracy),
+            "skip",
+        )
+        yield self._family(
+            table.ADAPTER_BACKWARD_TRANSFER,
+            _qualities(adapters, lambda quality: quality.backward_transfer),
+            "skip",
         )
         yield self._family(table.ADAPTER_INFO, _versions(adapters), "skip")
         yield self._family(
@@ -188,3 +221,19 @@ def _versions(adapters: Mapping[str, AdapterSnapshot]) -> Iterator[Row]:
     for task, adapter in adapters.items():
         if adapter.version is not None:
             yield task, (adapter.version[:_VERSION_DIGITS], adapter.version), 1.0
+
+
+def _accuracies(adapters: Mapping[str, AdapterSnapshot]) -> Iterator[Row]:
+    for task, adapter in adapters.items():
+        score, accuracy = adapter.quality.score, adapter.quality.accuracy
+        if adapter.version is not None and score is not None and accuracy is not None:
+            yield task, (adapter.version[:_VERSION_DIGITS], score), accuracy
+
+
+def _qualities(
+    adapters: Mapping[str, AdapterSnapshot], value_of: Callable[[AdapterQuality], float | None]
+) -> Iterator[Row]:
+    for task, adapter in adapters.items():
+        value = value_of(adapter.quality)
+        if adapter.version is not None and value is not None:
+            yield task, (adapter.version[:_VERSION_DIGITS],), value

@@ -129,6 +129,36 @@ ADAPTER_NONZEROS = Instrument(
 ADAPTER_DENSITY = Instrument(
     "jumplora_adapter_density", "gauge", "Non-zeros over all weights of the targets, 0 to 1.", _TASK
 )
+ADAPTER_ACCURACY = Instrument(
+    "jumplora_adapter_accuracy",
+    "gauge",
+    "Exact match of the served version as its maker scored it, 0 to 1, by the score's name.",
+    ("task_id", "version", "score"),
+)
+ADAPTER_CANARY_ACCURACY = Instrument(
+    "jumplora_adapter_canary_accuracy",
+    "gauge",
+    "Share of the served version's canaries that this server found right when it loaded it.",
+    ("task_id", "version"),
+)
+ADAPTER_BACKWARD_TRANSFER = Instrument(
+    "jumplora_adapter_backward_transfer",
+    "gauge",
+    "Change of the earlier tasks' accuracy in the continual run that made the version, -1 to 1.",
+    ("task_id", "version"),
+)
+ADAPTER_OVERLAP_JACCARD = Instrument(
+    "jumplora_adapter_overlap_jaccard",
+    "gauge",
+    "Entries that both tasks' adapters keep over those that either keeps, each pair once.",
+    ("task_id", "other_task_id"),
+)
+ADAPTER_OVERLAP_CHANCE = Instrument(
+    "jumplora_adapter_overlap_chance",
+    "gauge",
+    "The overlap that independent random supports of the same densities would have.",
+    ("task_id", "other_task_id"),
+)
 ADAPTER_INFO = Instrument(
     "jumplora_adapter_info",
     "gauge",
@@ -245,9 +275,10 @@ VLLM_LORA = Instrument(
 TABLE: tuple[Instrument, ...] = (
     REQUESTS, REQUEST_DURATION, REQUEST_QUEUE, REQUEST_ENCODE, REQUEST_DECODE, FIRST_TOKEN,
     PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT,
-    ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_DENSITY, ADAPTER_INFO, ADAPTER_STATE,
-    ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS, ADAPTER_ROLLBACKS,
-    ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
+    ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_DENSITY, ADAPTER_ACCURACY, ADAPTER_CANARY_ACCURACY,
+    ADAPTER_BACKWARD_TRANSFER, ADAPTER_OVERLAP_JACCARD, ADAPTER_OVERLAP_CHANCE, ADAPTER_INFO,
+    ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,
+    ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
     ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
     STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, MODEL_BYTES, HEARTBEAT, BUILD_INFO,
     DEVICE_ALLOCATED, DEVICE_RESERVED,
@@ -257,5 +288,6 @@ TABLE: tuple[Instrument, ...] = (
 # Families whose values `metrics_state` reads at a scrape.
 READ_AT_SCRAPE: tuple[Instrument, ...] = (
     IN_FLIGHT, ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_STATE, ADAPTER_DEGRADED,
-    ADAPTER_DENSITY, ADAPTER_INFO, ADAPTER_LAST_LOAD, HEARTBEAT, VLLM_LORA,
+    ADAPTER_DENSITY, ADAPTER_ACCURACY, ADAPTER_CANARY_ACCURACY, ADAPTER_BACKWARD_TRANSFER,
+    ADAPTER_INFO, ADAPTER_LAST_LOAD, HEARTBEAT, VLLM_LORA,
 )  # fmt: skip

@@ -118,6 +118,16 @@ class Settings(BaseSettings):
         default=0.5, ge=0.05, le=3600, description="how often the store is compared, in seconds"
     )
 
+    canary_floor: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of its canaries that a version must answer as expected (0: only report)",
+    )
+    max_overlap_tasks: int = _size(
+        12, "tasks whose supports are compared pair by pair, for the metrics (0: none)", 0, 50
+    )
+
     admin_keys: Keys = Field(
         default=(), description="keys that may change adapters, comma-separated; none: switched off"
     )

@@ -15,7 +15,14 @@ from crafted import Parts, frame, sound_adapter
 from factories import Kind, random_adapter, toy_backbone, write_random_adapter
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.errors import FormatError
-from jumplora_adapters.format import describe, read_adapter, read_manifest, write_adapter
+from jumplora_adapters.format import (
+    describe,
+    read_adapter,
+    read_manifest,
+    read_supports,
+    write_adapter,
+)
+from jumplora_adapters.overlap import supports_of
 
 BACKBONE = toy_backbone()
 Q, _ = BACKBONE.targets
@@ -150,6 +157,26 @@ def test_bad_factors_are_not_written(
         write_adapter(tmp_path / "a", manifest, deltas, {Q: (factor_a, torch.ones(3, 2))})
     assert caught.value.code == code
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["masked", "lowrank"])
+def test_supports_are_those_of_the_masks(tmp_path: Path, kind: Kind) -> None:
+    backbone = toy_backbone()
+    path = write_random_adapter(tmp_path, backbone, kind=kind, density=0.4)
+    read = read_supports(path, backbone)
+    expected = supports_of(read_adapter(path, backbone).deltas) if kind == "masked" else {}
+    assert read.keys() == expected.keys()
+    for name, support in expected.items():
+        assert read[name].shape == support.shape
+        assert read[name].bits.tolist() == support.bits.tolist()
+
+
+def test_supports_of_another_layout_are_refused(tmp_path: Path) -> None:
+    path = write_random_adapter(tmp_path, toy_backbone())
+    other = toy_backbone(dict.fromkeys(toy_backbone().targets, (4, 5)))
+    with pytest.raises(FormatError) as caught:
+        read_supports(path, other)
+    assert caught.value.code == "shape"
 
 
 def test_an_old_file_is_replaced_whole(tmp_path: Path) -> None:

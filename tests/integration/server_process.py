@@ -15,9 +15,11 @@ from typing import Self
 
 import httpx
 
-from factories import tiny_t5, write_random_adapter
+from factories import random_adapter, tiny_t5
 from integration.prometheus_process import ROOT, eventually, free_port
 from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.format import write_adapter
+from jumplora_adapters.manifest import Canary
 from jumplora_adapters.store import Store
 
 ADMIN_KEY = "an-admin-key-of-tests"
@@ -38,8 +40,15 @@ class RunningServer:
         return f"http://{self.target}"
 
     def publish(self, task: str, seed: int) -> str:
-        """Publish a random version into the store folder; return its digest."""
-        path = write_random_adapter(self.folder / "made", self.backbone, task=task, seed=seed)
+        """Publish a random version that says all it can of itself; return its digest."""
+        manifest, deltas = random_adapter(self.backbone, task=task, seed=seed)
+        said = {
+            "scores": {"test_exact_match": 0.8},
+            "canaries": (Canary(prompt="good film?", expected="nobody knows"),),
+            "training": {"continual": {"position": 2, "backward_transfer": -0.08}},
+        }
+        path = self.folder / f"{task}-{seed}.safetensors"
+        write_adapter(path, manifest.model_copy(update=said), deltas)
         return self.store.publish(path, self.backbone).digest
 
     def publish_garbage(self, task: str) -> str:
@@ -72,6 +81,7 @@ def running_server(folder: Path, tasks: Sequence[str]) -> Iterator[RunningServer
         "JUMPLORA_DRAIN_GRACE": "0",
         "JUMPLORA_WATCH_SECONDS": "0.2",
         "JUMPLORA_ADMIN_KEYS": ADMIN_KEY,
+        "JUMPLORA_CANARY_FLOOR": "0",  # what a random model answers is not known beforehand
     }
     log = folder / "server.log"
     with log.open("wb") as output:

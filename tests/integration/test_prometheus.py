@@ -23,6 +23,8 @@ from integration.prometheus_process import (
 from jumplora_server import metrics_table
 from jumplora_server.core import Timing
 from jumplora_server.metrics import Metrics
+from jumplora_server.metrics_overlap import OverlapSnapshot
+from jumplora_server.metrics_state import AdapterQuality
 
 RULES = (SHIPPED / "jumplora.rules.yml").read_text(encoding="utf-8")
 ALERTS = re.findall(r"- alert: (\w+)", RULES)
@@ -113,9 +115,11 @@ class Page:
                 nonzeros=50,
                 density=0.05,
                 degraded=False,
+                quality=AdapterQuality("test_exact_match", 0.8, 0.9, -0.1),
             )
             m.adapter_loaded(task, {"read": 0.01, "pack": 0.02, "warmup": 0.03})
         m.adapter_load_failed(TASKS[0], "digest")
+        m.adapter_overlaps([OverlapSnapshot((TASKS[0], TASKS[1]), ("0" * 64, "1" * 64), 0.2, 0.1)])
         while not self.stop.wait(0.05):
             for task in TASKS:
                 timing = Timing(queue=0.01, encode=0.02, decode=0.1, total=0.13, first_token=0.04)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Iterator
+from itertools import combinations
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
@@ -14,9 +15,11 @@ from integration.prometheus_process import program
 from jumplora_server import metrics_table
 from jumplora_server.core import Timing
 from jumplora_server.metrics import Metrics
-from jumplora_server.metrics_state import AdapterState
+from jumplora_server.metrics_overlap import OverlapSnapshot
+from jumplora_server.metrics_state import AdapterQuality, AdapterState
 
 DIGEST = "0123456789abcdef" * 4
+QUALITY = AdapterQuality("test_exact_match", 0.81, canary_accuracy=0.9, backward_transfer=-0.08)
 TIMING = Timing(queue=0.002, encode=0.03, decode=0.2, total=0.25, first_token=0.05)
 
 Labels = dict[str, str]
@@ -73,6 +76,7 @@ def publish(metrics: Metrics, task: str, state: AdapterState = "READY") -> None:
         nonzeros=7,
         density=0.25,
         degraded=False,
+        quality=QUALITY,
     )
 
 
@@ -81,7 +85,7 @@ def use_everything(metrics: Metrics, task: str) -> None:
     publish(metrics, task)
     metrics.in_flight(task, 1)
     metrics.request_finished(task, "ok", TIMING, 12, 3)
-    metrics.adapter_loaded(task, {"read": 0.1, "pack": 0.2, "warmup": 0.3})
+    metrics.adapter_loaded(task, {"read": 0.1, "pack": 0.2, "warmup": 0.3, "canaries": 0.4})
     metrics.adapter_load_failed(task, "nonfinite")
     metrics.swapped(task)
     metrics.rolled_back(task)
@@ -220,6 +224,26 @@ class TestAdapters:
         assert value(metrics, "jumplora_adapter_memory_bytes", task_id="mnli", tier="host") is None
         assert value(metrics, "jumplora_adapter_degraded", task_id="mnli") == 1
 
+    def test_quality_has_the_served_version(self, metrics: Metrics) -> None:
+        publish(metrics, "mnli")
+        version = {"task_id": "mnli", "version": DIGEST[:12]}
+        accuracy = value(metrics, "jumplora_adapter_accuracy", score="test_exact_match", **version)
+        assert accuracy == 0.81
+        assert value(metrics, "jumplora_adapter_canary_accuracy", **version) == 0.9
+        assert value(metrics, "jumplora_adapter_backward_transfer", **version) == -0.08
+
+    @pytest.mark.parametrize("version", [None, "f" * 64], ids=["no version", "another version"])
+    def test_quality_goes_with_its_version(self, metrics: Metrics, version: str | None) -> None:
+        publish(metrics, "mnli")
+        metrics.adapter_state(
+            "mnli", version, "READY", bytes_by_tier={}, nonzeros=1, density=0.1, degraded=False
+        )
+        assert not {n for n, _, _ in samples(metrics)} & {
+            "jumplora_adapter_accuracy",
+            "jumplora_adapter_canary_accuracy",
+            "jumplora_adapter_backward_transfer",
+        }
+
     def test_no_version_no_info(self, metrics: Metrics) -> None:
         metrics.adapter_state(
             "mnli", None, "FAILED", bytes_by_tier={}, nonzeros=0, density=0.0, degraded=True
@@ -278,6 +302,8 @@ class TestLabels:
         assert value(metrics, "jumplora_adapter_memory_bytes", tier="host", **other) == 40
         assert value(metrics, "jumplora_adapter_state", state="READY", **other) == 2
         assert value(metrics, "jumplora_adapter_density", **other) is None  # a sum means nothing
+        quality = [have["task_id"] for n, have, _ in samples(metrics) if "_accuracy" in n]
+        assert set(quality) == {"a", "b"}
 
     def test_a_freed_label_goes_to_the_next_that_registers(self) -> None:
         metrics = Metrics(CollectorRegistry(), max_task_labels=1)
@@ -304,6 +330,10 @@ class TestLabels:
         metrics = Metrics(CollectorRegistry())
         for i in range(250):
             use_everything(metrics, f"{i:03}-" + "x" * 60)  # the longest task ids
+        names = [f"{i:03}-" + "x" * 60 for i in range(50)]  # as many as settings allow to compare
+        metrics.adapter_overlaps(
+            OverlapSnapshot(pair, (DIGEST, DIGEST), 0.2, 0.1) for pair in combinations(names, 2)
+        )
         page, _ = metrics.render()
         assert page.count(b"\n") < 50_000
         assert len(page) < 5_000_000

@@ -65,6 +65,14 @@ def test_bytes(given: object, expected: int) -> None:
     assert parse_bytes(given) == expected
 
 
+@pytest.mark.parametrize("given", ["-0.1", "75", "nan"])
+def test_a_canary_floor_is_a_share(given: str) -> None:
+    assert 0 < load().canary_floor < 1
+    assert load(canary_floor="0").canary_floor == 0
+    with pytest.raises(SettingsError, match="JUMPLORA_CANARY_FLOOR"):
+        load(canary_floor=given)
+
+
 @pytest.mark.parametrize("given", ["", "MiB", "-1MiB", "1 parsec", "1e9", "0x10"], ids=repr)
 def test_bytes_that_are_none(given: str) -> None:
     with pytest.raises(SettingsError, match=r"JUMPLORA_MAX_ADAPTER_BYTES.*512MiB"):

@@ -6,12 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from jumplora_adapters.folding import folded as folded  # again a name of this module, too
+
 _WORD = re.compile(r"\w+")
-
-
-def folded(text: str) -> str:
-    """Lower-cased, runs of white space folded to one space, ends stripped."""
-    return " ".join(text.lower().split())
 
 
 def exact_match(predicted: str, expected: str) -> float:

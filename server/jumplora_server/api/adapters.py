@@ -43,6 +43,7 @@ TaskPath = Annotated[str, Path(description="the task")]
 # Failures of a load that are the file's fault, whoever loads it: as what an upload is refused.
 _FAULTS_OF_A_FILE: Mapping[str, type[ServerError]] = {
     "nonfinite": AdapterRefused,
+    "canary": AdapterRefused,
     "memory_budget": OutOfMemoryBudget,
 }
 _log = logging.getLogger(__name__)

@@ -8,11 +8,10 @@ from typing import Any
 
 from jumplora_adapters.manifest import Manifest
 from jumplora_server.api.schemas import Parameters
-from jumplora_server.core import EngineLimits, Sampling
+from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
 from jumplora_server.errors import InvalidInput
 
 _SAMPLERS = ("temperature", "top_k", "top_p")
-DEFAULT_NEW_TOKENS = 32
 # JavaScript and other JSON readers keep integers up to 2**53 exactly.
 _RANDOM_SEEDS = 2**53
 

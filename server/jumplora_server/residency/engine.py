@@ -13,6 +13,13 @@ WarmUp = Callable[[Lease], Future[None]]
 """Runs a version that is not in service yet; the future raises when that fails."""
 
 
+ReplayCanaries = Callable[[Lease], float | None]
+"""The share of a version's canaries that it answers as expected, None where it has none.
+
+For the loader's thread: waits until all have ended. Raises when the version is to be refused.
+"""
+
+
 class Packed(Protocol):
     """An adapter in the form the engine applies."""
 

@@ -1,7 +1,7 @@
 """What the loader has to do, in order and merged. Thread-safe; knows no slots and no files.
 
 Of one task or version at most one job is pending, so that publishes which arrive during a load
-come to one more load: that of the newest.
+come to one more load: that of the newest. Loads come before comparisons, which nobody waits for.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Literal
 from jumplora_server.residency.slots import Room
 from jumplora_server.residency.status import TaskStatus
 
-Kind = Literal["settle", "fetch"]  # make a task serve what it should; load one version
+# Make a task serve what it should; load one version; compare two served versions (subject: "").
+Kind = Literal["settle", "fetch", "compare"]
 Failures = Literal["keep", "retry"]  # versions that failed before: leave them, or try again
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """`subject` is a task (settle) or a digest (fetch)."""
+    """`subject` is a task (settle), a digest (fetch) or nothing (compare)."""
 
     kind: Kind
     subject: str
@@ -131,11 +132,12 @@ class Jobs:
             return futures
 
     def _take(self) -> Job | None:
-        for key, job in self._pending.items():
-            if job.lacks_room_for is None:
-                job.taken_at = self._times_room_made
-                return self._pending.pop(key)
-        return None
+        ready = [key for key, job in self._pending.items() if job.lacks_room_for is None]
+        if not ready:
+            return None
+        job = self._pending.pop(next((key for key in ready if key[0] != "compare"), ready[0]))
+        job.taken_at = self._times_room_made
+        return job
 
     def _take_starving(self) -> tuple[str, ...]:
         now = self._clock()

@@ -66,6 +66,21 @@ class Leases:
             version = self._shelf.slots.versions[digest]
             return Lease(ref_of(version), self._shelf.manifests[digest], _nothing, _nothing)
 
+    def canary_lease(self, digest: str) -> Lease | None:
+        """For the canaries that a version owes; None where it owes none.
+
+        As `hidden_lease` while it is loading; counted where it is resident already, as another's
+        ancestor: its task may be forgotten meanwhile.
+        """
+        with self._shelf.lock:
+            if not self._shelf.owes_canaries(digest):
+                return None
+            version = self._shelf.slots.versions[digest]
+            if not version.is_resident:
+                return Lease(ref_of(version), self._shelf.manifests[digest], _nothing, _nothing)
+            self._shelf.slots.lease(digest)
+            return self._lease(version)
+
     def _lease(self, version: Version) -> Lease:
         digest = version.digest
         return Lease(

@@ -1,6 +1,7 @@
 """The loader: one thread that reads, validates, packs, installs and warms up versions.
 
-It does what Jobs says and tells Loads what came of it; nothing here decides who has to go.
+It does what Jobs says and tells Loads what came of it; nothing here decides who has to go. With
+nothing to load it compares what is served, which may fail without any harm.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import UnknownTask as NotInStore
 from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, UnknownTask
 from jumplora_server.metrics_state import Stage
-from jumplora_server.residency.engine import AdapterEngine, WarmUp
+from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
 from jumplora_server.residency.jobs import Job, Jobs
 from jumplora_server.residency.leases import Leases
 from jumplora_server.residency.loads import Loads
+from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
 from jumplora_server.residency.slots import Room
@@ -44,12 +46,14 @@ class Loader:
         engine: AdapterEngine[Any],
         reader: StoreReader,
         warm_up: WarmUp,
+        replay_canaries: ReplayCanaries,
         *,
         jobs: Jobs,
         leases: Leases,
         loads: Loads,
         tasks: Tasks,
         report: Report,
+        overlaps: Overlaps,
         changed: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
@@ -57,11 +61,13 @@ class Loader:
         self._engine = engine
         self._reader = reader
         self._warm_up = warm_up
+        self._replay_canaries = replay_canaries
         self._jobs = jobs
         self._leases = leases
         self._loads = loads
         self._tasks = tasks
         self._report = report
+        self._overlaps = overlaps
         self._changed = changed
         self._clock = clock
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
@@ -88,8 +94,11 @@ class Loader:
             self._tidy()
             for digest in turn.starving:
                 self._loads.yield_for(digest)
-            if turn.job is not None:
+            if turn.job is not None and turn.job.kind == "compare":
+                self._compare()
+            elif turn.job is not None:
                 self._do(turn.job)
+                self._jobs.request("compare", "")
         for task in tuple(self._tasks.routes):
             self._tasks.forget(task)
         self._tidy()
@@ -140,6 +149,17 @@ class Loader:
             except ServerError as answer:
                 future.set_exception(answer)
 
+    def _compare(self) -> None:
+        """One pair, then whatever came in meanwhile."""
+        try:
+            overlaps = self._overlaps.compare(self._tasks.statuses())
+        except Exception:  # a figure less, until something else is served
+            _log.exception("served adapters could not be compared")
+            return
+        if overlaps is not None:
+            self._report.overlaps(overlaps)
+            self._jobs.request("compare", "")
+
     def _settle(self, job: Job) -> None:
         """Make a task serve what the store says, or the best there is."""
         task, desired = job.subject, self._reader.desired(job.subject)
@@ -167,28 +187,23 @@ class Loader:
 
     def _load(self, task: str, digest: str, room: Room) -> bool:
         """Bring a version to READY, with its ancestors. False when it failed, which is noted."""
-        if self._loads.revive(digest):  # it needs no file, which may be gone
-            self._loads.commit(digest, ())
-            return True
         seconds: dict[Stage, float] = {}
         loading: tuple[str, ...] = ()
         facts = VersionFacts(digest, task, (), 0)
         try:
-            lineage = self._reader.lineage(digest)
-            facts = lineage[-1].facts
-            begun = self._loads.begin(lineage, digest, room)
-            if begun is None:
-                raise _NoRoom(digest)
-            loading = begun
-            self._tidy()  # evicted ones leave the engine before others take their room
-            self._changed()
-            self._report.state(task)
-            for each in loading:
-                self._install(each, loading, seconds)
-            if loading:
-                began = self._clock()
-                self._warm_up(self._leases.hidden_lease(digest)).result()
-                seconds["warmup"] = self._clock() - began
+            if not self._loads.revive(digest):  # else it needs no file, which may be gone
+                lineage = self._reader.lineage(digest)
+                facts = lineage[-1].facts
+                begun = self._loads.begin(lineage, digest, room)
+                if begun is None:
+                    raise _NoRoom(digest)
+                loading = begun
+                self._tidy()  # evicted ones leave the engine before others take their room
+                self._changed()
+                self._report.state(task)
+                for each in loading:
+                    self._install(each, loading, seconds)
+            self._try_out(digest, loading, seconds)
         except _NoRoom:
             raise
         except Exception as error:  # whatever it is, the server goes on with what it has
@@ -207,6 +222,20 @@ class Loader:
         if loading:
             self._report.loaded(task, digest, seconds)
         return True
+
+    def _try_out(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> None:
+        """Have it compute, hidden: a trial run after a load, then the canaries that it owes."""
+        began = self._clock()
+        if loading:
+            self._warm_up(self._leases.hidden_lease(digest)).result()
+            seconds["warmup"] = self._clock() - began
+        lease = self._leases.canary_lease(digest)
+        if lease is not None:
+            began = self._clock()
+            accuracy = self._replay_canaries(lease)
+            if accuracy is not None:
+                self._loads.passed(digest, accuracy)
+            seconds["canaries"] = self._clock() - began
 
     def _install(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> None:
         """Read, validate, pack and install one version, hidden."""

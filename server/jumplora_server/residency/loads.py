@@ -10,7 +10,7 @@ from jumplora_server.residency.shelf import Known, Shelf
 from jumplora_server.residency.slots import Room
 from jumplora_server.residency.status import State
 from jumplora_server.residency.version import Freed, VersionFacts
-from jumplora_server.routing import LoadFailure
+from jumplora_server.routing import LoadFailure, Route
 
 
 class Loads:
@@ -32,6 +32,8 @@ class Loads:
             served = (
                 None if route.served is None else self._shelf.slots.versions[route.served.version]
             )
+            if served is not None and self._shelf.owes_canaries(served.digest):
+                served = None  # at most resident as an ancestor: not yet checked for its own task
             if served is not None and served.digest == route.desired and served.is_resident:
                 return ()
             if served is not None and served.is_proven:
@@ -77,6 +79,12 @@ class Loads:
         with self._shelf.lock:
             self._shelf.slots.install(digest, slot, nonzeros, density)
 
+    def passed(self, digest: str, canary_accuracy: float) -> None:
+        """See Slots.passed. One that was forgotten meanwhile is nobody's matter."""
+        with self._shelf.lock:
+            if digest in self._shelf.slots.versions:
+                self._shelf.slots.passed(digest, canary_accuracy)
+
     def commit(self, digest: str, loaded: tuple[str, ...]) -> None:
         """What was loaded may be used."""
         with self._shelf.lock:
@@ -87,15 +95,23 @@ class Loads:
                 self._shelf.slots.retire(digest, "unload")  # forgotten while it was loading
 
     def fail(self, facts: VersionFacts, loading: tuple[str, ...], failure: LoadFailure) -> None:
-        """It does not load: whoever waits for it gets AdapterUnavailable."""
+        """It does not load: whoever waits for it gets AdapterUnavailable.
+
+        One that is resident, as another's ancestor, stays that and answers for its task no more.
+        """
         with self._shelf.lock:
             self._shelf.slots.abort(loading)
             self._shelf.slots.know(facts)
             self._shelf.slots.fail(facts.digest, failure, self._shelf.clock())
             route = self._shelf.table.routes.get(facts.task)
-            if route is not None and route.desired == facts.digest:
-                self._shelf.route(replace(route, failure=failure))
-            if route is None:
+            is_resident = self._shelf.slots.versions[facts.digest].is_resident
+            if route is not None:
+                if route.desired == facts.digest:
+                    route = replace(route, failure=failure)
+                if is_resident and _serves(route, facts.digest):
+                    route = replace(route, served=None, manifest=None)
+                self._shelf.route(route)
+            if route is None or is_resident:
                 self._shelf.slots.retire(facts.digest, "unload")
 
     def serve(self, task: str, digest: str) -> str | None:
@@ -136,3 +152,7 @@ class Loads:
             removed = sorted(self._shelf.leaving - alive)
             self._shelf.leaving -= set(removed)
             return removed
+
+
+def _serves(route: Route, digest: str) -> bool:
+    return route.served is not None and route.served.version == digest

@@ -39,6 +39,7 @@ def status_of(
         bytes_device=resident if tier == "device" else 0,
         nonzeros=0 if served is None else served.nonzeros,
         density=0.0 if served is None else served.density,
+        canary_accuracy=None if served is None else served.canary_accuracy,
         manifest=route.manifest,
         history=route.versions,
     )

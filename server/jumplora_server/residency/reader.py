@@ -8,8 +8,9 @@ from typing import Literal
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import StoreError, UnknownTask
-from jumplora_adapters.format import Adapter, read_adapter
+from jumplora_adapters.format import Adapter, read_adapter, read_supports
 from jumplora_adapters.manifest import check_task_id
+from jumplora_adapters.overlap import Support
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_files import read_pointer
 from jumplora_server.residency.shelf import Known
@@ -94,6 +95,18 @@ class StoreReader:
             self._backbone,
             max_file_bytes=self._store.max_file_bytes,
             expect_digest=digest,
+            follow_links=False,
+        )
+
+    def supports(self, digest: str) -> dict[str, Support]:
+        """Module -> which entries a version keeps that was loaded before; empty for a low-rank one.
+
+        Reads masks only: no values, and no digest of the whole.
+        """
+        return read_supports(
+            self._store.path_of(digest),
+            self._backbone,
+            max_file_bytes=self._store.max_file_bytes,
             follow_links=False,
         )
 

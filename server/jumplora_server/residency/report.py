@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from jumplora_server.errors import UnknownTask
 from jumplora_server.metrics import Metrics
+from jumplora_server.metrics_overlap import OverlapSnapshot
 from jumplora_server.metrics_state import Stage
+from jumplora_server.residency.quality import quality_of
 from jumplora_server.residency.tasks import Tasks
 from jumplora_server.residency.version import Freed
 
@@ -42,6 +44,7 @@ class Report:
             nonzeros=status.nonzeros,
             density=status.density,
             degraded=status.degraded,
+            quality=quality_of(status),
         )
 
     def loaded(self, task: str, version: str, seconds: Mapping[Stage, float]) -> None:
@@ -70,6 +73,10 @@ class Report:
         """A version left memory."""
         self._metrics.evicted(freed.task, freed.reason)
         self.state(freed.task)
+
+    def overlaps(self, overlaps: Iterable[OverlapSnapshot]) -> None:
+        """How served versions overlap, as far as they were compared."""
+        self._metrics.adapter_overlaps(overlaps)
 
     def removed(self, task: str) -> None:
         """Nothing is left of a forgotten task."""

@@ -15,12 +15,13 @@ from jumplora_adapters.store import Store
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
 from jumplora_server.metrics import Metrics
-from jumplora_server.residency.engine import AdapterEngine, WarmUp
+from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
 from jumplora_server.residency.jobs import Jobs
 from jumplora_server.residency.leases import Leases
 from jumplora_server.residency.loader import Loader, failure_of
 from jumplora_server.residency.loads import Loads
 from jumplora_server.residency.lookout import Lookout
+from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
 from jumplora_server.residency.shelf import Known, Shelf
@@ -45,16 +46,19 @@ class Residency:
         budget_bytes: int,
         metrics: Metrics,
         warm_up: WarmUp,
+        replay_canaries: ReplayCanaries,
         clock: Callable[[], float] = time.monotonic,
         watch_seconds: float = 0.5,
         patience_seconds: float = 3.0,
         retry_seconds: float = 30.0,
+        max_overlap_tasks: int = 12,
         reserved: str | None = None,
     ) -> None:
         """`budget_bytes` bounds what adapters take in the engine; no task may be `reserved`.
 
         A load waits `patience_seconds` for room before those that are in use must yield; a version
-        that failed is tried again on request after `retry_seconds`.
+        that failed is tried again on request after `retry_seconds`. The supports of at most
+        `max_overlap_tasks` are compared, each with each.
         """
         self._jobs = Jobs(clock, patience_seconds)
         shelf = Shelf(self._jobs, budget_bytes, clock)
@@ -68,11 +72,13 @@ class Residency:
             engine,
             self._reader,
             warm_up,
+            replay_canaries,
             jobs=self._jobs,
             leases=self._leases,
             loads=Loads(shelf),
             tasks=self._tasks,
             report=self._report,
+            overlaps=Overlaps(self._reader, max_overlap_tasks),
             changed=self._tell,
             clock=clock,
         )

@@ -61,6 +61,17 @@ class Shelf:
             self.slots.retire(route.served.version, "replaced")
         self.poke()
 
+    def owes_canaries(self, digest: str) -> bool:
+        """Whether a version has canaries that it did not pass here yet.
+
+        Once is enough while it is known: when it comes back after an eviction its bytes are the
+        same, and requests wait for it.
+        """
+        version, manifest = self.slots.versions.get(digest), self.manifests.get(digest)
+        if version is None or manifest is None or not manifest.canaries:
+            return False
+        return version.canary_accuracy is None
+
     def beside(self, digest: str) -> str | None:
         """The version that `digest` would replace."""
         route = self.table.routes.get(self.slots.versions[digest].facts.task)

@@ -161,6 +161,10 @@ class Slots:
         assert version.state is State.LOADING, f"{digest} is {version.state}"
         version.slot, version.nonzeros, version.density = slot, nonzeros, density
 
+    def passed(self, digest: str, canary_accuracy: float) -> None:
+        """Its canaries were replayed and are not owed again while it is known."""
+        self._versions[digest].canary_accuracy = canary_accuracy
+
     def ready(self, digest: str) -> None:
         """A loading version may be used."""
         version = self._versions[digest]

@@ -29,8 +29,9 @@ class TaskStatus:
     `version` answers requests (None: none was loaded yet, or none loads), `desired` is the store's
     pointer, `state` that of `version`. `failure` is why `desired` is not what answers. `in_flight`
     counts leases. Bytes are those of all resident versions of the task, `bytes_disk` those of the
-    served version's file. `nonzeros` and `density` are 0 until it was loaded once. `history`
-    lists the stored versions in the order in which they last became current.
+    served version's file. `nonzeros` and `density` are 0 until it was loaded once;
+    `canary_accuracy` is None until its canaries were replayed here, and where it has none.
+    `history` lists the stored versions in the order in which they last became current.
     """
 
     task_id: str
@@ -46,5 +47,6 @@ class TaskStatus:
     bytes_device: int
     nonzeros: int
     density: float
+    canary_accuracy: float | None
     manifest: Manifest | None
     history: tuple[str, ...]

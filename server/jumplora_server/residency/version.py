@@ -52,6 +52,7 @@ class Version:
     since: int = 0  # tick at which it became READY
     nonzeros: int = 0
     density: float = 0.0
+    canary_accuracy: float | None = None  # of those it passed; None: none, or not replayed yet
 
     @property
     def digest(self) -> str:

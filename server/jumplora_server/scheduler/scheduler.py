@@ -7,6 +7,7 @@ tensors, threads or clients; times come in as `now`, monotonic seconds.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -40,8 +41,9 @@ class Scheduler:
     ) -> None:
         """`max_encode_tokens` bounds the prompts of one step (one prompt always fits).
 
-        Low-priority sequences take rows that nobody else wants; one that waited
-        `low_patience_seconds` goes first, else a saturated server could never load a version.
+        Low-priority sequences take rows that nobody else wants. One that waited goes first, else a
+        saturated server could never load a version; but one in `low_patience_seconds`, for a
+        version may have dozens of canaries.
         """
         self._limits = limits
         self._claims = claims
@@ -49,6 +51,7 @@ class Scheduler:
         self._low_patience_seconds = low_patience_seconds
         self._queue = FairQueue()
         self._low: deque[Sequence] = deque()
+        self._low_served = -math.inf  # when one of them got a row last
         self._free_rows = list(range(limits.max_rows))  # a heap
         self._rows: dict[int, Sequence] = {}
         self._known: dict[int, Sequence] = {}  # by sequence id, until the terminal event
@@ -187,13 +190,16 @@ class Scheduler:
 
     def _pick(self, judge: Callable[[Sequence], Verdict], now: float) -> Sequence | None:
         low = self._low[0] if self._low else None
-        if low is None or now - low.arrived < self._low_patience_seconds:
+        waited = 0.0 if low is None else now - max(low.arrived, self._low_served)
+        if low is None or waited < self._low_patience_seconds:
             sequence = self._queue.pick(judge)
             if sequence is not None or low is None:
                 return sequence
         verdict = judge(low)
         if verdict in ("take", "drop"):
             self._low.popleft()
+        if verdict == "take":
+            self._low_served = now
         return low if verdict == "take" else self._queue.pick(judge)
 
     def _accept(self, sequence: Sequence, token_id: int, logprob: float | None, now: float) -> None:

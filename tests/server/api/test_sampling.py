@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.api.sampling import DEFAULT_NEW_TOKENS, make_sampling
+from jumplora_server.api.sampling import make_sampling
 from jumplora_server.api.schemas import Parameters
-from jumplora_server.core import EngineLimits, Sampling
+from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
 from jumplora_server.errors import InvalidInput
 
 LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=48, eos_token_id=1)

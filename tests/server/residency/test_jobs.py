@@ -40,6 +40,15 @@ def test_oldest_first_and_merged() -> None:
     assert [take(jobs).subject, take(jobs).subject] == ["d1", "a"], "asked again: after the others"
 
 
+def test_comparisons_come_last() -> None:
+    jobs = Jobs(Clock(), 3.0)
+    jobs.request("compare", "")
+    jobs.request("settle", "a")
+    jobs.request("compare", "")
+    jobs.request("fetch", "d1")
+    assert [take(jobs).kind for _ in range(3)] == ["settle", "fetch", "compare"]
+
+
 def test_a_job_without_room_lets_others_go_first_and_keeps_its_turn() -> None:
     jobs = Jobs(Clock(), 3.0)
     jobs.request("fetch", "large")

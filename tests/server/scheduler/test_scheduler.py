@@ -254,6 +254,25 @@ def test_low_priority_does_not_starve() -> None:
     assert low.id in ids(bench.step().encode)
 
 
+def test_low_priority_that_waited_takes_one_row_at_a_time() -> None:
+    bench = Bench()
+    for _ in range(12):
+        bench.add(max_new_tokens=1)
+    low = [bench.add("low", priority="low", max_new_tokens=1) for _ in range(3)]
+    bench.step()
+    for expected in low:
+        bench.now += 1.0
+        batch = bench.step()
+        assert [s.id for s in batch.encode if s.priority == "low"] == [expected.id]
+        assert len(batch.encode) == 3
+
+
+def test_low_priority_takes_all_rows_that_nobody_wants() -> None:
+    bench = Bench()
+    low = [bench.add("low", priority="low") for _ in range(3)]
+    assert ids(bench.step().encode) == ids(tuple(low))
+
+
 def test_low_priority_may_use_what_is_not_in_service_yet() -> None:
     bench = Bench()
     bench.shelves.hidden.add("new")

@@ -1,0 +1,151 @@
+"""The canaries of a version that is not in service yet: its own prompts, asked and compared.
+
+Owns what counts as right and what is said of a version that has too few of them. Must not know
+where versions come from or what is served instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+
+from jumplora_adapters.folding import folded
+from jumplora_adapters.manifest import Canary, Manifest
+from jumplora_server.core import (
+    DEFAULT_NEW_TOKENS,
+    EngineLimits,
+    Finish,
+    FinishReason,
+    Sampling,
+    TokenEvent,
+)
+from jumplora_server.errors import AdapterRefused, GenerationFailed
+from jumplora_server.residency.warmup import Submit
+from jumplora_server.routing import Lease
+
+SHOWN_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back of one canary: a text, or why it was not asked."""
+
+    canary: Canary
+    got: str | None
+    fault: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is the expected text, but for case and white space."""
+        return self.got is not None and folded(self.got) == folded(self.canary.expected)
+
+    def __str__(self) -> str:
+        got = self.fault if self.got is None else f"got {_shown(self.got)}"
+        return f"asked {_shown(self.canary.prompt)}, expected {_shown(self.canary.expected)}, {got}"
+
+
+class CanaryRun:
+    """A ReplayCanaries: low priority, greedy, all submitted at once.
+
+    A prompt that is longer than this server takes is not cut: it counts as wrong, as a client that
+    asked it would get no answer. What cannot be computed (an engine's failure, a deadline) is no
+    wrong answer: it fails the load whatever the floor, like the trial run.
+    """
+
+    def __init__(
+        self,
+        submit: Submit,
+        encode: Callable[[str], tuple[int, ...]],
+        limits: EngineLimits,
+        clock: Callable[[], float],
+        *,
+        floor: float,
+        timeout_seconds: float = 120.0,
+    ) -> None:
+        """A version with less than the share `floor` of its canaries right is refused (0: none)."""
+        self._submit = submit
+        self._encode = encode
+        self._limits = limits
+        self._clock = clock
+        self._floor = floor
+        self._timeout_seconds = timeout_seconds
+
+    def __call__(self, lease: Lease) -> float | None:
+        """Raises AdapterRefused (canary), GenerationFailed, and what `submit` raises."""
+        manifest = lease.manifest
+        if manifest is None or not manifest.canaries:
+            return None
+        replies = self._ask(lease, manifest)
+        wrong = [reply for reply in replies if not reply.is_right]
+        right = len(replies) - len(wrong)
+        accuracy = right / len(replies)
+        if accuracy < self._floor:
+            raise AdapterRefused(
+                f"{right} of its {len(replies)} canaries were right, a share of {accuracy:.3g}; "
+                f"this server's floor is {self._floor:g}; the first wrong one: {wrong[0]}",
+                reason="canary",
+            )
+        return accuracy
+
+    def _ask(self, lease: Lease, manifest: Manifest) -> list[Reply]:
+        sampling = Sampling(
+            max_new_tokens=min(
+                manifest.generation.get("max_new_tokens", DEFAULT_NEW_TOKENS),
+                self._limits.max_target_tokens,
+            )
+        )
+        deadline = self._clock() + self._timeout_seconds
+        asked: list[Future[Reply]] = []
+        try:
+            with lease:
+                for canary in manifest.canaries:
+                    asked.append(self._start(lease, canary, sampling, deadline))
+        finally:
+            wait(asked)  # also when this raises: the loader removes the slot then
+        return [reply.result() for reply in asked]
+
+    def _start(
+        self, lease: Lease, canary: Canary, sampling: Sampling, deadline: float
+    ) -> Future[Reply]:
+        done: Future[Reply] = Future()
+        prompt = self._encode(canary.prompt)
+        allowed = self._limits.max_source_tokens
+        if len(prompt) > allowed:
+            fault = f"not asked: it has {len(prompt)} tokens, at most {allowed} are allowed"
+            done.set_result(Reply(canary, None, fault))
+            return done
+
+        def on_event(event: TokenEvent) -> None:
+            if event.finish is None:
+                return
+            error = _error_of(event.finish)
+            if error is None:
+                done.set_result(Reply(canary, event.finish.text))
+            else:
+                done.set_exception(error)
+
+        self._submit(
+            lease=lease,
+            prompt=prompt,
+            sampling=sampling,
+            on_event=on_event,
+            deadline=deadline,
+            priority="low",
+        )
+        return done
+
+
+def _error_of(finish: Finish) -> Exception | None:
+    if finish.reason in (FinishReason.EOS_TOKEN, FinishReason.LENGTH):
+        return None
+    return finish.error or GenerationFailed(
+        f"a canary ended with {finish.reason.value}", reason="warm_up"
+    )
+
+
+def _shown(text: str) -> str:
+    if len(text) <= SHOWN_CHARACTERS:
+        return repr(text)
+    # The beginning of a prompt is its instruction, the same in all: what differs comes later.
+    return repr(f"{text[:20]}...{text[23 - SHOWN_CHARACTERS :]}")
