@@ -64,8 +64,13 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(folder: Path, tasks: Sequence[str]) -> Iterator[RunningServer]:
-    """Run a server with one version of each task; ends it with SIGTERM and expects a clean exit."""
+def running_server(
+    folder: Path, tasks: Sequence[str], *, canary_floor: float = 0.0
+) -> Iterator[RunningServer]:
+    """Run a server with one version of each task; ends it with SIGTERM and expects a clean exit.
+
+    What a random model answers is not known beforehand, so by default canaries are only counted.
+    """
     backbone = read_backbone(tiny_t5(folder / "backbone"))
     (folder / "store").mkdir()
     server = RunningServer(f"127.0.0.1:{free_port()}", folder, backbone, Store(folder / "store"))
@@ -81,7 +86,7 @@ def running_server(folder: Path, tasks: Sequence[str]) -> Iterator[RunningServer
         "JUMPLORA_DRAIN_GRACE": "0",
         "JUMPLORA_WATCH_SECONDS": "0.2",
         "JUMPLORA_ADMIN_KEYS": ADMIN_KEY,
-        "JUMPLORA_CANARY_FLOOR": "0",  # what a random model answers is not known beforehand
+        "JUMPLORA_CANARY_FLOOR": str(canary_floor),
     }
     log = folder / "server.log"
     with log.open("wb") as output:

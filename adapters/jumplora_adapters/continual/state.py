@@ -9,13 +9,14 @@ from tokenizers import Tokenizer
 from jumplora_adapters.continual.scorebook import CellScores
 from jumplora_adapters.continual.tasks import Task
 from jumplora_adapters.delta import Delta
+from jumplora_adapters.folding import folded
 from jumplora_adapters.manifest import Canary
 from jumplora_adapters.training.adapt import AdaptedBackbone
 from jumplora_adapters.training.data import Example
 from jumplora_adapters.training.evaluate import greedy_texts
 from jumplora_adapters.training.options import best_options
 from jumplora_adapters.training.processes import Processes
-from jumplora_adapters.training.scores import exact_match, folded
+from jumplora_adapters.training.scores import exact_match
 
 
 def score(

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from jumplora_adapters.folding import folded as folded  # again a name of this module, too
+from jumplora_adapters.folding import folded
 
 _WORD = re.compile(r"\w+")
 
