@@ -31,6 +31,6 @@ def write_benchmark(folder: Path, *, train: int = 24, test: int = 8) -> Path:
                 lines.append(json.dumps({"text": " ".join(text), "label": label}))
             path = folder / name / f"{split}.jsonl"
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    content = {"tasks": tasks, "orders": {"short": list(ORDER), "back": list(ORDER[::-1])}}
+    content = {"tasks": tasks, "orders": {"order1": list(ORDER), "order2": list(ORDER[::-1])}}
     (folder / "tasks.json").write_text(json.dumps(content), encoding="utf-8")
     return folder

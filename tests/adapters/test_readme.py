@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from continual_data import write_benchmark
 from factories import tiny_t5
 from foreign_checkpoints import official_state, save_official, save_peft
 from jumplora_adapters.backbone import read_backbone
@@ -46,6 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"text": f"a {labels[i % 3]} text", "label": labels[i % 3]} for i in range(256)]
     for name, some in (("train", rows), ("dev", rows[:16]), ("canaries", rows[:3])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    write_benchmark(tmp_path / "benchmark")
     return tmp_path
 
 
@@ -59,3 +61,4 @@ def test_every_command_runs(folder: Path) -> None:
         result = CliRunner().invoke(command_line(), words[1:])
         assert result.exit_code == 0, f"{shlex.join(words)}\n{result.output}{result.exception!r}"
     assert (folder / "yahoo-flat.safetensors").is_file()
+    assert "JumpLoRA + IncLoRA" in (folder / "runs/report/report.md").read_text("utf-8")

@@ -57,7 +57,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
         config = ContinualConfig(
             backbone=str(server.backbone.path),
             data=write_benchmark(folder / "data"),
-            order="short",
+            order="order1",
             method="inclora",
             out=folder / "run",
             gate=GateConfig(),

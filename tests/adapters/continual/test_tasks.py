@@ -20,7 +20,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_an_order_is_named_or_listed(data: Path) -> None:
-    assert read_order(data, "short").tasks == ORDER
+    assert read_order(data, "order1").tasks == ORDER
     assert read_order(data, "place, mood").tasks == ("place", "mood")
     assert read_order(data, "mood").tasks == ("mood",)
 
@@ -28,7 +28,7 @@ def test_an_order_is_named_or_listed(data: Path) -> None:
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ("shrt", "order 'shrt' is none of short, back .*close to it: short"),
+        ("order3", "order 'order3' is none of order1, order2 .*close to it: order"),
         ("mood,mediun", "names task 'mediun'.*did you mean medium"),
         ("mood,place,mood", "names a task twice"),
         ("mood,", "names task ''"),
