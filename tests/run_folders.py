@@ -121,7 +121,11 @@ def write_run(
                 "task": task,
                 "version": "f" * 64,
                 "density": density if gated else (prune or [1.0] * stages)[position - 1],
-                "module_density": {"encoder.block.0.layer.0.SelfAttention.q": density},
+                "module_density": {
+                    "encoder.block.0.layer.0.SelfAttention.q": density / 2 if gated else 1.0,
+                    "encoder.block.1.layer.0.SelfAttention.q": density / 2 if gated else 1.0,
+                    "decoder.block.0.layer.1.EncDecAttention.v": 3 * density if gated else 1.0,
+                },
                 "density_by_step": [
                     [step, density * step / 38 + 0.001 * seed] for step in GATED_STEPS
                 ]

@@ -18,6 +18,7 @@ from jumplora_adapters.cli.output import (
     size,
 )
 from jumplora_adapters.cli.sources import SPEC_HELP, find_source, read_head
+from jumplora_adapters.site import site_of
 from jumplora_adapters.threshold_move import threshold_moves
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ def _site_rows(density: dict[str, float]) -> list[tuple[str, str, str, str, str]
     """Density by kind of module: all encoder self-attention q, and so on."""
     sites: dict[str, list[float]] = {}
     for name, value in density.items():
-        parts = name.split(".")
-        sites.setdefault(f"{parts[0]} {parts[-2]} {parts[-1]}", []).append(value)
+        sites.setdefault(site_of(name), []).append(value)
     sites["all"] = list(density.values())
     return [
         (

@@ -129,6 +129,7 @@ class TaskResult:
     steps: Count
     seconds: Amount
     density: Share | None = None
+    module_density: Mapping[str, Share] | None = None
     density_by_step: Sequence[tuple[int, Share]] | None = None
     tau_start: Mapping[str, Positive] | None = None
     tau_end: Mapping[str, Positive] | None = None

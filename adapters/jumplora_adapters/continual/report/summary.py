@@ -25,6 +25,7 @@ from jumplora_adapters.continual.metrics import (
 from jumplora_adapters.continual.report.groups import Group, are_comparable, group_runs
 from jumplora_adapters.continual.report.runs import Run, Scoring, scores_of
 from jumplora_adapters.continual.report.spread import Spread, spread
+from jumplora_adapters.site import site_of
 from jumplora_adapters.threshold_move import threshold_moves
 
 Measure = Literal[
@@ -82,7 +83,8 @@ class GroupSummary:
     """`cells[scoring][i]` is the state after i tasks (0: the bare backbone), mean over the seeds.
 
     A joint training has the bare backbone and one state; `label_loss` is the share of the BWT under
-    free generation that is gone among the options, None where nothing was lost.
+    free generation that is gone among the options, None where nothing was lost. `sites` is the
+    density by kind of module, over tasks and seeds; empty for dense updates.
     """
 
     group: Group
@@ -91,6 +93,7 @@ class GroupSummary:
     costs: Mapping[Cost, Spread | None]
     cells: Mapping[Scoring, tuple[Mapping[str, Spread], ...]]
     label_loss: float | None
+    sites: Mapping[str, Spread]
     gate: tuple[GateMove, ...]
     warnings: tuple[TrainingWarning, ...]
 
@@ -121,6 +124,7 @@ def _summary(group: Group, every: Sequence[Run]) -> GroupSummary:
         costs={name: spread(cost[name] for cost in costs) for name in COSTS},
         cells={scoring: _cells(group, scoring) for scoring in SCORINGS},
         label_loss=label_loss(by_seed["exact_match"], by_seed["best_option"]),
+        sites=_sites(group),
         gate=_gate(group),
         warnings=tuple(
             TrainingWarning(run.config.seed, result.task, warning)
@@ -216,6 +220,17 @@ def _cells(group: Group, scoring: Scoring) -> tuple[Mapping[str, Spread], ...]:
         }
         for i in stages
     )
+
+
+def _sites(group: Group) -> dict[str, Spread]:
+    found: dict[str, list[float]] = {}
+    for run in group.runs:
+        for result in run.results:
+            for module, density in (result.module_density or {}).items():
+                found.setdefault(site_of(module), []).append(density)
+    sites = {site: spread(values) for site, values in found.items()}
+    known = {site: value for site, value in sites.items() if value is not None}
+    return {} if all(value.mean == 1.0 for value in known.values()) else known
 
 
 def _gate(group: Group) -> tuple[GateMove, ...]:

@@ -53,6 +53,7 @@ def tables(summaries: Sequence[GroupSummary], compared: Sequence[Comparison]) ->
         _costs(summaries),
         _ways(summaries),
         _label_loss(summaries),
+        _sites(summaries),
         _gate(summaries),
         comparison_table(compared),
         published_table(summaries),
@@ -149,6 +150,23 @@ def _label_loss(summaries: Sequence[GroupSummary]) -> Table:
         ),
         "The share of the loss under free generation that is gone when the answer is chosen among "
         "the task's options: a model that knows the class but no longer spells its label.",
+    )
+
+
+def _sites(summaries: Sequence[GroupSummary]) -> Table:
+    sites = list(dict.fromkeys(site for summary in summaries for site in summary.sites))
+    return Table(
+        "Density by kind of module",
+        (("group", "left"), *right(*sites)),
+        tuple(
+            (
+                summary.group.label,
+                *(per_cent(summary.sites.get(site), 1, suffix=" %") for site in sites),
+            )
+            for summary in summaries
+            if summary.sites
+        ),
+        "Mean and deviation over blocks, tasks and seeds.",
     )
 
 
