@@ -61,7 +61,7 @@ def _group(summary: GroupSummary) -> dict[str, object]:
         },
         "costs": _spreads(summary.costs),
         "label_loss": summary.label_loss,
-        "site_densities": _spreads(summary.sites),
+        "site_densities": dict(summary.sites),
         "gate_moves": [asdict(move) for move in summary.gate],
         "warnings": [asdict(warning) for warning in summary.warnings],
     }

@@ -84,7 +84,7 @@ class GroupSummary:
 
     A joint training has the bare backbone and one state; `label_loss` is the share of the BWT under
     free generation that is gone among the options, None where nothing was lost. `sites` is the
-    density by kind of module, over tasks and seeds; empty for dense updates.
+    mean density by kind of module, over tasks and seeds; empty for dense updates.
     """
 
     group: Group
@@ -93,7 +93,7 @@ class GroupSummary:
     costs: Mapping[Cost, Spread | None]
     cells: Mapping[Scoring, tuple[Mapping[str, Spread], ...]]
     label_loss: float | None
-    sites: Mapping[str, Spread]
+    sites: Mapping[str, float]
     gate: tuple[GateMove, ...]
     warnings: tuple[TrainingWarning, ...]
 
@@ -222,15 +222,14 @@ def _cells(group: Group, scoring: Scoring) -> tuple[Mapping[str, Spread], ...]:
     )
 
 
-def _sites(group: Group) -> dict[str, Spread]:
+def _sites(group: Group) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for run in group.runs:
         for result in run.results:
             for module, density in (result.module_density or {}).items():
                 found.setdefault(site_of(module), []).append(density)
-    sites = {site: spread(values) for site, values in found.items()}
-    known = {site: value for site, value in sites.items() if value is not None}
-    return {} if all(value.mean == 1.0 for value in known.values()) else known
+    sites = {site: mean(values) for site, values in found.items()}
+    return {} if all(density == 1.0 for density in sites.values()) else sites
 
 
 def _gate(group: Group) -> tuple[GateMove, ...]:

@@ -161,12 +161,15 @@ def _sites(summaries: Sequence[GroupSummary]) -> Table:
         tuple(
             (
                 summary.group.label,
-                *(per_cent(summary.sites.get(site), 1, suffix=" %") for site in sites),
+                *(
+                    f"{100 * summary.sites[site]:.1f} %" if site in summary.sites else ABSENT
+                    for site in sites
+                ),
             )
             for summary in summaries
             if summary.sites
         ),
-        "Mean and deviation over blocks, tasks and seeds.",
+        "Mean over blocks, tasks and seeds.",
     )
 
 
