@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
+
+from jumplora_adapters.continual.config import ContinualConfig
+from jumplora_adapters.training.config import GateConfig, Lengths, Optimisation
 
 TASKS = {
     "mood": ("Is it good?", {"yes": "good", "no": "bad"}),
@@ -34,3 +38,21 @@ def write_benchmark(folder: Path, *, train: int = 24, test: int = 8) -> Path:
     content = {"tasks": tasks, "orders": {"order1": list(ORDER), "order2": list(ORDER[::-1])}}
     (folder / "tasks.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
+
+
+def short_run(backbone: Path, data: Path, out: Path, **changes: Any) -> ContinualConfig:
+    """All four tasks, gated, 8 steps each: a few seconds of work on a random T5."""
+    settings: dict[str, Any] = {
+        "backbone": str(backbone),
+        "data": data,
+        "order": "order1",
+        "method": "inclora",
+        "out": out,
+        "gate": GateConfig(),
+        "rank": 2,
+        "optimisation": Optimisation(learning_rate=0.02, epochs=2, batch_size=6),
+        "lengths": Lengths(source=64, target=4),
+        "threads": 1,
+        "device": "cpu",
+    }
+    return ContinualConfig(**{**settings, **changes})

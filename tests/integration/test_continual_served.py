@@ -16,19 +16,17 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from continual_data import ORDER, write_benchmark
+from continual_data import ORDER, short_run, write_benchmark
 from decoding import oracle_of_weights
 from integration.prometheus_process import eventually
 from integration.server_process import ADMIN_KEY, RunningServer, running_server
 from integration.test_official_checkpoint import jumplora, served_tokens
 from jumplora_adapters.canaries import read_canaries
-from jumplora_adapters.continual.config import ContinualConfig
 from jumplora_adapters.continual.run import run
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import read_adapter, write_adapter
 from jumplora_adapters.prompt import render
-from jumplora_adapters.training.config import GateConfig, Lengths, Optimisation
 from jumplora_server.client import Client, RequestFailed
 
 TEXTS = ("this was good of the", "the red film", "a river of the world")
@@ -54,19 +52,7 @@ class Published:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     folder = tmp_path_factory.mktemp("continual")
     with running_server(folder, [], canary_floor=0.6) as server:
-        config = ContinualConfig(
-            backbone=str(server.backbone.path),
-            data=write_benchmark(folder / "data"),
-            order="order1",
-            method="inclora",
-            out=folder / "run",
-            gate=GateConfig(),
-            rank=2,
-            optimisation=Optimisation(learning_rate=0.02, epochs=2, batch_size=6),
-            lengths=Lengths(source=64, target=4),
-            threads=1,
-            device="cpu",
-        )
+        config = short_run(server.backbone.path, write_benchmark(folder / "data"), folder / "run")
         run(config, Watch())
         results = jumplora("continual", "publish", str(config.out), "--server", server.url)
         assert [result["task_id"] for result in results] == [*ORDER, "merged"]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from jumplora_adapters.cli import options
+from jumplora_adapters.cli import training_options as shared
 from jumplora_adapters.cli.output import fail, print_json, printable, reported_errors
 from jumplora_adapters.continual.config_file import read_config
 
@@ -23,17 +24,11 @@ def run(
     method: Annotated[Method, _Option(help="How a task stands to the ones before it.")],
     out: Annotated[Path, _Option(help="The run's folder; an unfinished run in it goes on.")],
     gate: Annotated[bool, _Option("--gate/--no-gate", help="JumpReLU gate, or LoRA.")] = False,
-    threshold_scope: Annotated[
-        Literal["global", "block"], _Option(help="One threshold, or one a transformer block.")
-    ] = "global",
-    estimator: Annotated[
-        Literal["mean", "sum"], _Option(help="Of the threshold's gradient; mean as published.")
-    ] = "mean",
-    bandwidth: Annotated[float, _Option(help="Of the straight-through gradient.")] = 0.001,
-    set_at: Annotated[float, _Option(help="Share of the steps after which tau is set.")] = 0.2,
-    closed_at: Annotated[
-        float, _Option(help="Share of the steps after which the gate is fully closed.")
-    ] = 0.8,
+    threshold_scope: shared.ThresholdScope = "global",
+    estimator: shared.Estimator = "mean",
+    bandwidth: shared.Bandwidth = 0.001,
+    set_at: shared.SetAt = 0.2,
+    closed_at: shared.ClosedAt = 0.8,
     prune: Annotated[
         str | None,
         _Option(
@@ -41,25 +36,23 @@ def run(
             "task (a,b,c), or a gated run's folder to take its densities from."
         ),
     ] = None,
-    rank: Annotated[int, _Option(help="Inner dimension of the factors.")] = 8,
-    alpha: Annotated[float, _Option(help="The update is scaled by alpha / rank.")] = 32.0,
-    targets: Annotated[str, _Option(help='Modules to adapt, as "*.q,*.v".')] = "*.q,*.v",
+    rank: shared.Rank = 8,
+    alpha: shared.Alpha = 32.0,
+    targets: shared.Targets = "*.q,*.v",
     ella_lambda: Annotated[float, _Option(help="Strength of ELLA's term.")] = 3e4,
     olora_lambda: Annotated[float, _Option(help="Strength of O-LoRA's term.")] = 0.5,
-    lr: Annotated[float, _Option(help="AdamW's learning rate.")] = 1e-3,
-    decay: Annotated[Literal["constant", "linear"], _Option(help="Of the rate.")] = "constant",
-    warm_up: Annotated[int, _Option(help="Steps of linear warm-up.")] = 0,
-    weight_decay: Annotated[float, _Option(help="AdamW's, on the factors.")] = 0.0,
-    clip: Annotated[float, _Option(help="Largest gradient norm.")] = 1.0,
-    dropout: Annotated[float, _Option(help="The backbone's dropout while training.")] = 0.0,
-    epochs: Annotated[int, _Option(help="Passes over the training rows.")] = 1,
-    max_steps: Annotated[
-        int | None, _Option(help="Optimizer steps a task, instead of epochs.")
-    ] = None,
-    batch_size: Annotated[int, _Option(help="Rows computed at once.")] = 32,
-    accumulate: Annotated[int, _Option(help="Batches to one optimizer step.")] = 1,
-    source_length: Annotated[int, _Option(help="Prompt limit in tokens; the text is cut.")] = 512,
-    target_length: Annotated[int, _Option(help="Answer limit in tokens, scored ones too.")] = 8,
+    lr: shared.LearningRate = 1e-3,
+    decay: shared.Decay = "constant",
+    warm_up: shared.WarmUp = 0,
+    weight_decay: shared.WeightDecay = 0.0,
+    clip: shared.Clip = 1.0,
+    dropout: shared.Dropout = 0.0,
+    epochs: shared.Epochs = 1,
+    max_steps: shared.MaxSteps = None,
+    batch_size: shared.BatchSize = 32,
+    accumulate: shared.Accumulate = 1,
+    source_length: shared.SourceLength = 512,
+    target_length: shared.TargetLength = 8,
     train_rows: Annotated[int | None, _Option(help="Rows a task trains on; default all.")] = None,
     score_rows: Annotated[int | None, _Option(help="Rows a task is scored on; default all.")] = (
         None
@@ -71,21 +64,12 @@ def run(
         Path | None, _Option(help="Folder of <task>.jsonl rows for the adapters' canaries.")
     ] = None,
     merged_task: Annotated[str, _Option(help="Task id of the merged model.")] = "merged",
-    values: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
-        _Option(help="Type of the saved values. Default float16; float32 without the gate."),
-    ] = None,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], _Option(help="Of the frozen backbone while training.")
-    ] = "float32",
+    values: shared.Values = None,
+    precision: shared.Precision = "float32",
     seed: Annotated[int, _Option(help="Of factors and order of rows.")] = 0,
-    created: Annotated[
-        str | None, _Option(help="Date for the manifests, part of their digests.")
-    ] = (None),
-    threads: Annotated[int | None, _Option(help="CPU threads; default what torch takes.")] = None,
-    device: Annotated[
-        Literal["cpu", "cuda"] | None, _Option(help="Default: what there is.")
-    ] = None,
+    created: shared.Created = None,
+    threads: shared.Threads = None,
+    device: shared.Device = None,
     config_file: Annotated[
         Path | None,
         _Option(
@@ -112,6 +96,7 @@ def run(
         from jumplora_adapters.continual.run import run as run_all
         from jumplora_adapters.continual.watch import watching
         from jumplora_adapters.training.config import GateConfig, Lengths, Optimisation
+        from jumplora_adapters.training.processes import is_main_process
     except ImportError as error:
         fail(f"training needs the train extra: {options.INSTALL_TRAIN} ({error})")
 
@@ -130,7 +115,7 @@ def run(
             prune=None if prune is None else read_densities(prune),
             rank=rank,
             alpha=alpha,
-            targets=tuple(name.strip() for name in targets.split(",") if name.strip()),
+            targets=shared.names(targets),
             optimisation=Optimisation(
                 learning_rate=lr,
                 weight_decay=weight_decay,
@@ -158,8 +143,10 @@ def run(
             threads=threads,
             device=device,
         )
-        with watching(quiet=quiet) as watch:
+        with watching(quiet=quiet or not is_main_process()) as watch:
             finished = run_all(config, watch)
+    if not is_main_process():
+        return
     if as_json:
         print_json(
             {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from jumplora_adapters.cli import options
+from jumplora_adapters.cli import training_options as shared
 from jumplora_adapters.cli.output import fail, print_json, printable, reported_errors
 
 if TYPE_CHECKING:
@@ -36,39 +37,28 @@ def train(
         _Option(help="JSON with instruction, options and template; or a file of many tasks."),
     ] = None,
     gate: Annotated[bool, _Option("--gate/--no-gate", help="JumpReLU gate, or LoRA.")] = True,
-    rank: Annotated[int, _Option(help="Inner dimension of the factors.")] = 8,
-    alpha: Annotated[float, _Option(help="The update is scaled by alpha / rank.")] = 32.0,
-    lr: Annotated[float, _Option(help="AdamW's learning rate.")] = 1e-3,
-    decay: Annotated[Literal["constant", "linear"], _Option(help="Of the rate.")] = "constant",
-    warm_up: Annotated[int, _Option(help="Steps of linear warm-up.")] = 0,
-    weight_decay: Annotated[float, _Option(help="AdamW's, on the factors.")] = 0.0,
-    clip: Annotated[float, _Option(help="Largest gradient norm.")] = 1.0,
-    dropout: Annotated[float, _Option(help="The backbone's dropout while training.")] = 0.0,
-    epochs: Annotated[int, _Option(help="Passes over the training rows.")] = 1,
-    max_steps: Annotated[int | None, _Option(help="Optimizer steps, instead of epochs.")] = None,
-    batch_size: Annotated[int, _Option(help="Rows computed at once.")] = 32,
-    accumulate: Annotated[int, _Option(help="Batches to one optimizer step.")] = 1,
-    source_length: Annotated[int, _Option(help="Prompt limit in tokens; the text is cut.")] = 512,
-    target_length: Annotated[int, _Option(help="Answer limit in tokens; longer: error.")] = 8,
-    threshold_scope: Annotated[
-        Literal["global", "block"], _Option(help="One threshold, or one a transformer block.")
-    ] = "global",
-    estimator: Annotated[
-        Literal["mean", "sum"], _Option(help="Of the threshold's gradient; mean as published.")
-    ] = "mean",
-    bandwidth: Annotated[float, _Option(help="Of the straight-through gradient.")] = 0.001,
-    set_at: Annotated[float, _Option(help="Share of the steps after which tau is set.")] = 0.2,
-    closed_at: Annotated[
-        float, _Option(help="Share of the steps after which the gate is fully closed.")
-    ] = 0.8,
-    targets: Annotated[str, _Option(help='Modules to adapt, as "*.q,*.v".')] = "*.q,*.v",
-    values: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
-        _Option(help="Type of the saved values. Default float16; float32 without the gate."),
-    ] = None,
-    precision: Annotated[
-        Literal["float32", "bfloat16"], _Option(help="Of the frozen backbone while training.")
-    ] = "float32",
+    rank: shared.Rank = 8,
+    alpha: shared.Alpha = 32.0,
+    lr: shared.LearningRate = 1e-3,
+    decay: shared.Decay = "constant",
+    warm_up: shared.WarmUp = 0,
+    weight_decay: shared.WeightDecay = 0.0,
+    clip: shared.Clip = 1.0,
+    dropout: shared.Dropout = 0.0,
+    epochs: shared.Epochs = 1,
+    max_steps: shared.MaxSteps = None,
+    batch_size: shared.BatchSize = 32,
+    accumulate: shared.Accumulate = 1,
+    source_length: shared.SourceLength = 512,
+    target_length: shared.TargetLength = 8,
+    threshold_scope: shared.ThresholdScope = "global",
+    estimator: shared.Estimator = "mean",
+    bandwidth: shared.Bandwidth = 0.001,
+    set_at: shared.SetAt = 0.2,
+    closed_at: shared.ClosedAt = 0.8,
+    targets: shared.Targets = "*.q,*.v",
+    values: shared.Values = None,
+    precision: shared.Precision = "float32",
     select_by: Annotated[
         Literal["exact_match", "f1", "rouge_l"], _Option(help="Score that selects on dev.")
     ] = "exact_match",
@@ -79,13 +69,9 @@ def train(
     store: options.StoreOrNone = None,
     seed: Annotated[int, _Option(help="Of factors, order and dropout.")] = 0,
     work: Annotated[Path | None, _Option(help="Checkpoint and log; default OUT.work.")] = None,
-    threads: Annotated[int | None, _Option(help="CPU threads; default what torch takes.")] = None,
-    device: Annotated[
-        Literal["cpu", "cuda"] | None, _Option(help="Default: what there is.")
-    ] = None,
-    created: Annotated[str | None, _Option(help="Date for the manifest, part of its digest.")] = (
-        None
-    ),
+    threads: shared.Threads = None,
+    device: shared.Device = None,
+    created: shared.Created = None,
     quiet: Annotated[bool, _Option("--quiet", help="No progress bar.")] = False,
     as_json: Annotated[
         bool, _Option("--json", help="The result as JSON, and nothing else.")
@@ -118,7 +104,7 @@ def train(
             gate=GateConfig(threshold_scope, estimator, bandwidth, set_at, closed_at),
             rank=rank,
             alpha=alpha,
-            targets=tuple(name.strip() for name in targets.split(",") if name.strip()),
+            targets=shared.names(targets),
             optimisation=Optimisation(
                 learning_rate=lr,
                 weight_decay=weight_decay,
@@ -137,7 +123,7 @@ def train(
             select_by=select_by,
             dev_rows=dev_rows,
             seed=seed,
-            ancestors=tuple(name.strip() for name in ancestors.split(",") if name.strip()),
+            ancestors=shared.names(ancestors),
             store=store,
             work=work,
             created=created,

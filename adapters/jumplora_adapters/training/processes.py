@@ -16,6 +16,11 @@ from torch import nn
 _Item = TypeVar("_Item")
 
 
+def is_main_process() -> bool:
+    """Whether this process speaks to the terminal: the first of its launcher, or one alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Processes:
     """One process alone; `Processes.launched()` gives those of a launcher."""
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from continual_data import write_benchmark
+from continual_data import short_run, write_benchmark
 from factories import tiny_t5
 from jumplora_adapters.continual.config import ContinualConfig
-from jumplora_adapters.training.config import GateConfig, Lengths, Optimisation
 
 
 @pytest.fixture(scope="session")
@@ -20,16 +19,9 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(tmp_path: Path, backbone_folder: Path) -> ContinualConfig:
     """Three tasks of 8 steps each, gated, a few seconds of work."""
-    return ContinualConfig(
-        backbone=str(backbone_folder),
-        data=write_benchmark(tmp_path / "data"),
+    return short_run(
+        backbone_folder,
+        write_benchmark(tmp_path / "data"),
+        tmp_path / "run",
         order="mood,medium,place",
-        method="inclora",
-        out=tmp_path / "run",
-        gate=GateConfig(),
-        rank=2,
-        optimisation=Optimisation(learning_rate=0.02, epochs=2, batch_size=6),
-        lengths=Lengths(source=64, target=4),
-        threads=1,
-        device="cpu",
     )

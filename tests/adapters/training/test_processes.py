@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from continual_data import write_benchmark
+from continual_data import short_run, write_benchmark
 from jumplora_adapters.continual.config import ContinualConfig
 from jumplora_adapters.continual.run import run
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.training.config import GateConfig, Lengths, Optimisation
+from jumplora_adapters.training.config import Optimisation
 from jumplora_adapters.training.processes import Processes
 
 _RUN = """
@@ -33,18 +33,12 @@ run(pickle.load(open(sys.argv[1], "rb")), Watch())
 @pytest.fixture
 def config(tmp_path: Path, backbone_folder: Path) -> ContinualConfig:
     # 23 rows in steps of 6: the last step's 5 rows are shared unevenly.
-    return ContinualConfig(
-        backbone=str(backbone_folder),
-        data=write_benchmark(tmp_path / "data", train=23),
+    return short_run(
+        backbone_folder,
+        write_benchmark(tmp_path / "data", train=23),
+        tmp_path / "alone",
         order="mood,medium",
         method="ella",
-        out=tmp_path / "alone",
-        gate=GateConfig(),
-        rank=2,
-        optimisation=Optimisation(learning_rate=0.02, epochs=2, batch_size=6),
-        lengths=Lengths(source=64, target=4),
-        threads=1,
-        device="cpu",
     )
 
 
