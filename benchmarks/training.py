@@ -75,7 +75,9 @@ def _peft(folder: Path, rows: int, source: int) -> Callable[[], None]:
     from transformers import T5ForConditionalGeneration
 
     config = LoraConfig(r=RANK, lora_alpha=32, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
-    model: Any = get_peft_model(T5ForConditionalGeneration.from_pretrained(folder), config)
+    # Ours trains without dropout, as published.
+    base = T5ForConditionalGeneration.from_pretrained(folder, dropout_rate=0.0)
+    model: Any = get_peft_model(base, config)
     parameters = [p for p in model.parameters() if p.requires_grad]
     return _step(model, parameters, None, rows, source)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,10 +12,9 @@ from jumplora_adapters.cli import options
 from jumplora_adapters.cli import training_options as shared
 from jumplora_adapters.cli.output import fail, print_json, printable, reported_errors
 from jumplora_adapters.continual.config_file import read_config
+from jumplora_adapters.continual.methods import Method
 
 _Option = typer.Option
-
-Method = Literal["seqlora", "inclora", "ella", "olora", "independent", "joint"]
 
 
 def run(
@@ -112,7 +112,6 @@ def run(
                 if gate
                 else None
             ),
-            prune=None if prune is None else read_densities(prune),
             rank=rank,
             alpha=alpha,
             targets=shared.names(targets),
@@ -143,6 +142,8 @@ def run(
             threads=threads,
             device=device,
         )
+        if prune is not None:
+            config = replace(config, prune=read_densities(prune, config))
         with watching(quiet=quiet or not is_main_process()) as watch:
             finished = run_all(config, watch)
     if not is_main_process():

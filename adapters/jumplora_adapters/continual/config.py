@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from jumplora_adapters.continual.methods import Method
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import MAX_LINEAGE, PromptSpec, check_task_id
 from jumplora_adapters.training.config import (
@@ -19,13 +20,13 @@ from jumplora_adapters.training.config import (
     ValueType,
 )
 
-Method = Literal["seqlora", "inclora", "ella", "olora", "independent", "joint"]
 ScoredSplit = Literal["test", "dev"]
 
 CHAINED: tuple[Method, ...] = ("inclora", "ella", "olora")
 """Methods in which a task starts from the merged updates of the earlier ones."""
 
 JOINT_TASK = "joint"
+_SEEDS = 2**32 // MAX_LINEAGE
 MERGED_TASK = "merged"
 
 
@@ -98,6 +99,14 @@ class ContinualConfig:
             checkpoint_seconds=self.checkpoint_seconds,
         )
 
+    def joint_stage(self, tasks: int) -> TrainConfig:
+        """The one training on all `tasks` tasks' rows, with as many steps as theirs together."""
+        stage = self.stage(1, JOINT_TASK, self.data)
+        if self.optimisation.max_steps is None:
+            return stage
+        steps = replace(self.optimisation, max_steps=tasks * self.optimisation.max_steps)
+        return replace(stage, optimisation=steps)
+
     def density(self, position: int) -> float | None:
         """What the `position`-th task's update is pruned to; None: it is not."""
         if self.prune is None:
@@ -137,6 +146,8 @@ class ContinualConfig:
     def check(self) -> None:
         """Raises DataError or TaskIdInvalid naming the first setting that makes no run."""
         check_task_id(self.merged_task)
+        if not 0 <= self.seed < _SEEDS:
+            raise DataError(f"seed is {self.seed}, allowed is 0 to {_SEEDS - 1}")
         self.stage(1, JOINT_TASK, self.data).check()
         for name, rows in (("train-rows", self.train_rows), ("score-rows", self.score_rows)):
             if rows is not None and rows < 1:
@@ -147,8 +158,6 @@ class ContinualConfig:
         ):
             if not 0 <= strength < float("inf"):
                 raise DataError(f"{name} is {strength}, it must be a number from 0 up")
-        if self.seed < 0:
-            raise DataError(f"seed is {self.seed}, it must not be negative")
         if self.method == "seqlora" and (self.gate is not None or self.prune is not None):
             raise DataError(
                 "seqlora trains one dense adapter on and on: a gate closes at a task's end and "

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from jumplora_adapters.continual.config import ContinualConfig
 from jumplora_adapters.continual.result import TaskResult
+from jumplora_adapters.continual.tasks import read_order
 from jumplora_adapters.errors import DataError
 
 
-def read_densities(given: str) -> tuple[float, ...]:
-    """ "0.12", "0.12,0.1,0.14", or the folder of a finished run. Raises DataError."""
+def read_densities(given: str, control: ContinualConfig) -> tuple[float, ...]:
+    """Of "0.12", "0.12,0.1,0.14", or the folder of the finished run that `control` is for.
+
+    Raises DataError, also where that run differs in more than its gate: it would be no control.
+    """
     folder = Path(given)
     if folder.is_dir():
-        return _densities_of(folder)
+        _check_is_alike(folder, control)
+        results = [TaskResult.read(path) for path in folder.glob("tasks/*/result.json")]
+        return tuple(result.density for result in sorted(results, key=lambda r: r.position))
     try:
         return tuple(float(part) for part in given.split(","))
     except ValueError as error:
@@ -23,11 +31,26 @@ def read_densities(given: str) -> tuple[float, ...]:
         ) from error
 
 
-def _densities_of(run: Path) -> tuple[float, ...]:
+def _check_is_alike(run: Path, control: ContinualConfig) -> None:
     if not (run / "overlap.json").is_file():
         raise DataError(f"{run} is no finished run to take densities from")
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    if config["gate"] == "none":
+    try:
+        config: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        gate, tasks = str(config["gate"]), list(config["order"]["tasks"])
+        theirs: dict[str, Any] = {
+            "method": config["method"],
+            "seed": config["seed"],
+            "tasks": tasks,
+        }
+        settings = dict(config["hyper_parameters"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run / 'config.json'} is no run's description ({error!r})") from error
+    if gate == "none":
         raise DataError(f"{run} has no gate: its updates are dense")
-    results = [TaskResult.read(path) for path in run.glob("tasks/*/result.json")]
-    return tuple(result.density for result in sorted(results, key=lambda found: found.position))
+    tasks = list(read_order(control.data, control.order).tasks)
+    ours: dict[str, Any] = {"method": control.method, "seed": control.seed, "tasks": tasks}
+    numbers = control.hyper_parameters()  # without those of a gate, which a control has not
+    theirs |= {name: settings.get(name) for name in numbers}
+    ours |= numbers
+    if different := [f"{k} {theirs[k]}, here {ours[k]}" for k in ours if theirs[k] != ours[k]]:
+        raise DataError(f"{run} is another run than this is a control for: {'; '.join(different)}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from jumplora_adapters.errors import DataError
 from jumplora_adapters.training.processes import Processes
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+_PACKAGES = ("jumplora-server", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
 def describe_environment(device: torch.device, processes: Processes) -> dict[str, object]:
@@ -27,6 +30,19 @@ def describe_environment(device: torch.device, processes: Processes) -> dict[str
         "device": name or device.type,
         "processes": processes.count,
     }
+
+
+def changed_environment(path: Path, now: Mapping[str, object]) -> str:
+    """What is other now than a run's file says: "threads 1, now 2". Raises DataError."""
+    try:
+        then = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is no run's environment ({error})") from error
+    return ", ".join(
+        f"{name} {then.get(name)}, now {now.get(name)}"
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
+    )
 
 
 def _cpu() -> str:

@@ -23,7 +23,7 @@ from jumplora_adapters.continual.result import (
     pooled_density,
     warnings_of,
 )
-from jumplora_adapters.continual.scorebook import ScoreBook, after
+from jumplora_adapters.continual.scorebook import ScoreBook, after, alone
 from jumplora_adapters.continual.state import canary_score, score
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.delta import Delta, LowRankDelta
@@ -31,7 +31,7 @@ from jumplora_adapters.errors import DataError
 from jumplora_adapters.format import Adapter, Factors, read_adapter, write_adapter
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.checkpoint import Progress
-from jumplora_adapters.training.fit import Fit, Penalty
+from jumplora_adapters.training.fit import CHECKPOINT, Fit, Penalty
 
 
 class Learner:
@@ -44,19 +44,31 @@ class Learner:
         self._book = book
         self._watch = watch
 
-    def done(self, stage: Stage) -> Adapter | None:
+    def done(self, stage: Stage, before: Sequence[Adapter]) -> Adapter | None:
         """The adapter of a stage that was learned before; None if it is still to be.
 
-        Raises DataError, FormatError where its files do not fit together.
+        Raises DataError, FormatError where its files do not fit together, or not to those `before`.
         """
-        result = self._config.task_folder(stage.position, stage.task) / "result.json"
-        if not result.is_file():
+        folder = self._config.task_folder(stage.position, stage.task)
+        if not (folder / "result.json").is_file():
             return None
-        return self._read(stage, TaskResult.read(result).version)
+        adapter = self._read(stage, TaskResult.read(folder / "result.json").version)
+        ancestors = tuple(each.digest for each in before) if self._config.is_chained else ()
+        if adapter.manifest.lineage != ancestors:
+            raise DataError(
+                f"{stage.task} was learned on other adapters than those before it now: delete "
+                f"{folder} and the folders of the tasks after it, and it is learned again"
+            )
+        if self._prepared.processes.is_main:
+            (folder / CHECKPOINT).unlink(missing_ok=True)  # of a kill just before its removal
+        return adapter
 
     def learn(self, stage: Stage, before: Sequence[Adapter]) -> Adapter:
         """Train, score and write one stage; `before` are the adapters of the stages before it."""
         ancestors = tuple(before) if self._config.is_chained else ()
+        if not (stage.train.work_folder / CHECKPOINT).is_file():
+            # What was scored of it before is of a training that is gone.
+            self._book.drop(after(stage.position), alone(stage.task))
         adapted = self._start(stage, before, ancestors)
         fit = Fit(
             adapted,
@@ -66,6 +78,7 @@ class Learner:
             stage.examples,
             identity=json.dumps({"run": self._run, "before": [a.digest for a in before]}),
             score=None,
+            prompts_cut=stage.prompts_cut,
             penalty=self._penalty(adapted, ancestors),
             processes=self._prepared.processes,
         )
@@ -76,7 +89,7 @@ class Learner:
             self._write(stage, ancestors, adapted, deltas, progress)
             fit.forget()
         self._prepared.processes.wait()  # until the file is there
-        done = self.done(stage)
+        done = self.done(stage, before)
         assert done is not None
         return done
 
@@ -134,8 +147,10 @@ class Learner:
         folder = self._config.task_folder(stage.position, stage.task)
         canaries = None
         if stage.canaries:
-            canaries = canary_score(adapted, deltas, stage.canaries, self._prepared.tokenizer,
-                                    self._config.lengths.target)  # fmt: skip
+            canaries = canary_score(
+                adapted, deltas, stage.canaries, self._prepared.tokenizer, self._prepared.end,
+                self._config.lengths.target,
+            )  # fmt: skip
         manifest = stage_manifest(
             self._prepared,
             self._run,

@@ -1,7 +1,7 @@
 """How much memory a run will need, reckoned before it starts, and what there is.
 
-A sum over what is held at the same time in a training step; benchmarks/results/training.md has the
-measured peaks beside what is reckoned.
+A sum over what is held at the same time, in a training step or while a state is scored. It is no
+bound: benchmarks/results/training.md has measured peaks beside what is reckoned.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jumplora_adapters.continual.prepare import Prepared, Stage
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.training.adapt import targets_of
+from jumplora_adapters.training.options import POSITIONS_A_BATCH, SOURCE_TOKENS_A_BATCH
 
 _FLOAT = 4
 _PROGRAM = 500_000_000  # the interpreter with torch and transformers loaded, on a CPU
@@ -66,11 +67,14 @@ class MemoryEstimate:
     update: int  # dense matrices of one module at a time
     activations: int
     logits: int
+    scoring: int  # keys, values and logits while a state is scored; not at the same time as a step
 
     @property
     def total(self) -> int:
-        """All of them: the peak of a training step."""
-        return sum(self.parts().values())
+        """The peak: what is always there, and the larger of a training step and of scoring."""
+        step = self.update + self.activations + self.logits
+        always = self.program + self.backbone + self.adapter + self.past
+        return always + max(step, self.scoring)
 
     def parts(self) -> dict[str, int]:
         """By name."""
@@ -82,7 +86,7 @@ class MemoryEstimate:
 
 
 def estimate_of(sizes: TrainingSizes) -> MemoryEstimate:
-    """The peak of a training step of these sizes on one device."""
+    """The peak of a training of these sizes, and of scoring it, on one device."""
     is_dense = sizes.is_gated or sizes.past_entries > 0
     largest = max(d_out * d_in for d_out, d_in in sizes.targets)
     logits = 3 * _FLOAT * sizes.rows * sizes.target * _int(sizes, "vocab_size")
@@ -94,6 +98,7 @@ def estimate_of(sizes: TrainingSizes) -> MemoryEstimate:
         update=_FLOAT * _DENSE_AT_ONCE * largest if is_dense else 0,
         activations=_activations(sizes),
         logits=logits,
+        scoring=_scoring(sizes),
     )
 
 
@@ -105,12 +110,18 @@ def estimate(prepared: Prepared) -> MemoryEstimate:
 
 def check_memory(needed: MemoryEstimate, there: int, watch: Watch) -> None:
     """Tell the estimate. Raises DataError where there are only `there` bytes."""
-    watch.told(f"memory for a training step: about {needed}; there is {_gb(there)}")
+    watch.told(f"memory: about {needed}; there is {_gb(there)}")
     if needed.total > there:
         raise DataError(
-            f"a training step needs about {needed}, and there is {_gb(there)}: take smaller "
+            f"the run needs about {needed}, and there is {_gb(there)}: take smaller "
             "batches with more accumulation, a shorter source length, or a larger machine"
         )
+
+
+def share_of_memory(prepared: Prepared) -> int:
+    """What one of the run's processes may take: on a CPU they share what is free."""
+    there = available_bytes(prepared.device)
+    return there // prepared.processes.count if prepared.device.type == "cpu" else there
 
 
 def available_bytes(device: torch.device) -> int:
@@ -161,6 +172,19 @@ def _activations(sizes: TrainingSizes) -> int:
     )
     layers = _int(sizes, "num_layers") * encoder + _int(sizes, "num_decoder_layers") * decoder
     return (2 if sizes.narrow_copies else _FLOAT) * rows * layers
+
+
+def _scoring(sizes: TrainingSizes) -> int:
+    """Two sets of cross attention's keys and values (one is being made of the other), attention
+    maps of one encoder layer, logits over the vocabulary; weights and activations are float32.
+    """
+    tokens = max(SOURCE_TOKENS_A_BATCH, sizes.source)
+    heads = _int(sizes, "num_heads")
+    inner = heads * _int(sizes, "d_kv")
+    caches = 2 * 2 * _int(sizes, "num_decoder_layers") * tokens * inner
+    maps = 2 * heads * tokens * sizes.source
+    logits = 2 * POSITIONS_A_BATCH * _int(sizes, "vocab_size")
+    return _FLOAT * (caches + maps + logits)
 
 
 def _int(sizes: TrainingSizes, name: str) -> int:

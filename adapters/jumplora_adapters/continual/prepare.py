@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from tokenizers import Tokenizer
@@ -18,13 +18,12 @@ from jumplora_adapters.errors import DataError, TaskTooSmall
 from jumplora_adapters.manifest import Canary, PromptSpec
 from jumplora_adapters.tokenizer import end_token, load_tokenizer
 from jumplora_adapters.training.adapt import targets_of
-from jumplora_adapters.training.batches import steps_of
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.data import Example
 from jumplora_adapters.training.identity import backbone_digest
 from jumplora_adapters.training.processes import Processes
 from jumplora_adapters.training.schedule import Schedule
-from jumplora_adapters.training.train import check_rank, device_of
+from jumplora_adapters.training.train import check_rank, device_of, plan_of
 
 _RUN_DIGITS = 12
 
@@ -42,6 +41,7 @@ class Stage:
     steps: int
     schedule: Schedule | None
     canaries: tuple[Canary, ...] = ()
+    prompts_cut: Mapping[str, int] = field(default_factory=dict)  # whole prompts, by split
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Prepared:
     config: ContinualConfig
     backbone: Backbone
     tokenizer: Tokenizer
+    end: int  # the end token's id
     order: Order
     tasks: tuple[Task, ...]
     stages: tuple[Stage, ...]
@@ -96,10 +97,8 @@ class Prepared:
 
 
 def prepare(config: ContinualConfig) -> Prepared:
-    """Reads everything. Raises AdapterError subclasses; computes and keeps nothing."""
+    """Reads everything, and joins the launcher's processes. Raises AdapterError subclasses."""
     config.check()
-    if config.canaries is not None and not config.canaries.is_dir():
-        raise DataError(f"canaries are looked for in {config.canaries}, which is no folder")
     processes = Processes.launched(config.device)
     device = processes.device or device_of(config.device)
     if processes.count > 1 and config.optimisation.dropout:
@@ -117,6 +116,7 @@ def prepare(config: ContinualConfig) -> Prepared:
     for name in (config.merged_task, JOINT_TASK):
         if name in order.tasks:
             raise DataError(f"task {name} has the name of a merged or joint model: rename it")
+    _check_canaries(config, order)
     tokenizer = load_tokenizer(backbone.path)
     end = end_token(backbone.path)
     tasks = tuple(
@@ -135,7 +135,7 @@ def prepare(config: ContinualConfig) -> Prepared:
     stages = _stages(config, tasks)
     for stage in stages:
         check_lengths(stage.canaries, tokenizer, end, config.lengths.source)
-    return Prepared(config, backbone, tokenizer, order, tasks, stages, device, processes)
+    return Prepared(config, backbone, tokenizer, end, order, tasks, stages, device, processes)
 
 
 def _count(config: ContinualConfig, order: Order) -> int:
@@ -144,7 +144,7 @@ def _count(config: ContinualConfig, order: Order) -> int:
 
 def _stages(config: ContinualConfig, tasks: tuple[Task, ...]) -> tuple[Stage, ...]:
     if config.method == "joint":
-        train = config.stage(1, JOINT_TASK, config.data)
+        train = config.joint_stage(len(tasks))
         return (_stage(config, 1, JOINT_TASK, None, train, mixed(tasks), tasks),)
     stages = []
     for position, task in enumerate(tasks, start=1):
@@ -166,19 +166,27 @@ def _stage(
     examples: Sequence[Example],
     scored: tuple[Task, ...],
 ) -> Stage:
-    optimisation = config.optimisation
-    rows_a_step = optimisation.batch_size * optimisation.accumulate
-    steps = optimisation.max_steps or optimisation.epochs * steps_of(len(examples), rows_a_step)
-    if optimisation.warm_up >= steps:
-        raise DataError(f"{name}: warm-up is {optimisation.warm_up} steps, the training {steps}")
-    schedule = None
-    if config.gate is not None:
-        try:
-            schedule = Schedule.of(steps, config.gate.set_at, config.gate.closed_at)
-        except TaskTooSmall as error:
-            raise TaskTooSmall(f"{name}: {error}") from error
+    try:
+        steps, schedule = plan_of(train, len(examples))
+    except TaskTooSmall as error:
+        raise TaskTooSmall(f"{name}: {error}") from error
     canaries = _canaries(config, name, prompt)
-    return Stage(position, name, prompt, train, examples, scored, steps, schedule, canaries)
+    cut = {f"{task.name} {config.split}": task.scored.cut for task in scored if task.scored.cut}
+    return Stage(position, name, prompt, train, examples, scored, steps, schedule, canaries, cut)
+
+
+def _check_canaries(config: ContinualConfig, order: Order) -> None:
+    """Raises DataError for a folder that is none, or a file in it that is for no task."""
+    if config.canaries is None:
+        return
+    if not config.canaries.is_dir():
+        raise DataError(f"canaries are looked for in {config.canaries}, which is no folder")
+    known = {f"{task}.jsonl" for task in order.tasks}
+    if foreign := sorted(path.name for path in config.canaries.iterdir() if path.name not in known):
+        raise DataError(
+            f"{config.canaries / foreign[0]} is for no task of the order: canaries are read of "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def _canaries(config: ContinualConfig, task: str, prompt: PromptSpec | None) -> tuple[Canary, ...]:

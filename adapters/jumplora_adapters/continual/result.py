@@ -21,8 +21,9 @@ _NO_MOVE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """`version` is the adapter's digest. Seconds are those of its optimizer steps, all attempts
-    added up; `peak_memory_bytes` is the process's (the device's allocator on a GPU) so far.
+    """`version` is the adapter's digest. Seconds are those of the optimizer steps that count, not
+    of those that a kill undid; `peak_memory_bytes` is the process's (the device's allocator on a
+    GPU) so far, scoring included.
     """
 
     position: int
@@ -78,7 +79,7 @@ class StepTimes:
     @property
     def median(self) -> float:
         """Seconds of the middle step."""
-        return statistics.median(self.seconds)
+        return statistics.median(self.seconds or [0.0])
 
 
 def module_densities(deltas: Mapping[str, Delta]) -> dict[str, float]:

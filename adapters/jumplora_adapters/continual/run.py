@@ -12,10 +12,10 @@ import torch
 
 from jumplora_adapters.atomic_file import replace_file
 from jumplora_adapters.continual.config import ContinualConfig
-from jumplora_adapters.continual.environment import describe_environment
+from jumplora_adapters.continual.environment import changed_environment, describe_environment
 from jumplora_adapters.continual.finish import score_alone, support_overlaps, write_merged
 from jumplora_adapters.continual.learn import Learner
-from jumplora_adapters.continual.memory import available_bytes, check_memory, estimate
+from jumplora_adapters.continual.memory import check_memory, estimate, share_of_memory
 from jumplora_adapters.continual.prepare import Prepared, prepare
 from jumplora_adapters.continual.scorebook import BARE, ScoreBook, after, alone, numbers
 from jumplora_adapters.continual.state import score
@@ -44,10 +44,11 @@ def run(config: ContinualConfig, watch: Watch) -> Finished:
     prepared = prepare(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    check_memory(estimate(prepared), available_bytes(prepared.device), watch)
+    check_memory(estimate(prepared), share_of_memory(prepared), watch)
+    _warn_of_cuts(prepared, watch)
     is_main = prepared.processes.is_main
     with work_folder(config.out) if is_main else nullcontext():
-        run_id = _begin(prepared)
+        run_id = _begin(prepared, watch)
         prepared.processes.wait()  # until the folder is there
         book = ScoreBook(config.out / "scores.jsonl", prepared.processes)
         _score_bare(prepared, book, watch)
@@ -64,10 +65,18 @@ def run(config: ContinualConfig, watch: Watch) -> Finished:
     return Finished(config.out, run_id, tuple(adapter.digest for adapter in adapters))
 
 
-def _begin(prepared: Prepared) -> str:
+def _warn_of_cuts(prepared: Prepared, watch: Watch) -> None:
+    for task in prepared.tasks:
+        for split in (task.train, task.scored):
+            if split.cut:
+                watch.warned(f"{split.path}: {split.cut} whole prompts were too long, ends cut off")
+
+
+def _begin(prepared: Prepared, watch: Watch) -> str:
     """Put down what the run is, or see that the folder holds this very one; its id."""
     path = prepared.config.out / "config.json"
     ours = prepared.description()
+    environment = describe_environment(prepared.device, prepared.processes)
     if path.is_file():
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
@@ -79,8 +88,9 @@ def _begin(prepared: Prepared) -> str:
                 f"{prepared.config.out} holds another run (different: {', '.join(different)}): "
                 "give the settings it began with, or another folder"
             )
+        if changes := changed_environment(prepared.config.out / "environment.json", environment):
+            watch.warned(f"the run goes on elsewhere than it began, bits may differ: {changes}")
     elif prepared.processes.is_main:
-        environment = describe_environment(prepared.device, prepared.processes)
         _write(prepared.config.out / "environment.json", environment)
         _write(path, ours)
     return str(ours["run"])
@@ -110,7 +120,7 @@ def _learn_all(
     adapters: list[Adapter] = []
     for stage in prepared.stages:
         watch.began(stage.task, stage.position, len(prepared.stages))
-        adapters.append(learner.done(stage) or learner.learn(stage, adapters))
+        adapters.append(learner.done(stage, adapters) or learner.learn(stage, adapters))
         if prepared.processes.is_main:
             _write(prepared.config.out / "matrix.json", _matrix(prepared, book))
     return tuple(adapters)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jumplora_adapters.atomic_file import replace_file
+from jumplora_adapters.errors import DataError
 from jumplora_adapters.training.processes import Processes
 
 BARE = "bare"
@@ -41,17 +42,17 @@ class ScoreBook:
         self._path = path
         self._processes = processes
         self._cells: dict[tuple[str, str], CellScores] = {}
-        sound = b""
         for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else ():
             if not line.endswith(b"\n"):
                 break  # torn by a kill
-            entry = json.loads(line)
-            key = (entry["state"], entry["task"])
-            self._cells[key] = CellScores(entry["exact_match"], entry["best_option"])
-            sound += line
+            try:
+                entry = json.loads(line)
+                key = (str(entry["state"]), str(entry["task"]))
+                self._cells[key] = CellScores(entry["exact_match"], entry["best_option"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{path} has a line that is no score: {line!r}") from error
         processes.wait()  # until all have read it
-        if processes.is_main:
-            replace_file(path, sound)
+        self._rewrite()
 
     def find(self, state: str, task: str, compute: Callable[[], CellScores]) -> CellScores:
         """The cell's scores; computed and written down where they are not known yet."""
@@ -61,12 +62,28 @@ class ScoreBook:
         self._cells[key] = scores = compute()
         if self._processes.is_main:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"state": state, "task": task, **asdict(scores)}) + "\n")
+                file.write(_line(state, task, scores))
         return scores
+
+    def drop(self, *states: str) -> None:
+        """Forget what was scored of these states."""
+        kept = {key: cell for key, cell in self._cells.items() if key[0] not in states}
+        if len(kept) < len(self._cells):
+            self._cells = kept
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        if self._processes.is_main:
+            lines = [_line(state, task, cell) for (state, task), cell in self._cells.items()]
+            replace_file(self._path, "".join(lines).encode())
 
     def row(self, state: str) -> dict[str, CellScores]:
         """Task -> scores of one state."""
         return {task: scores for (at, task), scores in self._cells.items() if at == state}
+
+
+def _line(state: str, task: str, scores: CellScores) -> str:
+    return json.dumps({"state": state, "task": task, **asdict(scores)}) + "\n"
 
 
 def numbers(row: Mapping[str, CellScores]) -> dict[str, dict[str, float | None]]:

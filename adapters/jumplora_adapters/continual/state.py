@@ -11,6 +11,7 @@ from jumplora_adapters.continual.tasks import Task
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.folding import folded
 from jumplora_adapters.manifest import Canary
+from jumplora_adapters.tokenizer import token_ids
 from jumplora_adapters.training.adapt import AdaptedBackbone
 from jumplora_adapters.training.data import Example
 from jumplora_adapters.training.evaluate import greedy_texts
@@ -47,12 +48,13 @@ def canary_score(
     deltas: Mapping[str, Delta],
     canaries: Sequence[Canary],
     tokenizer: Tokenizer,
+    end: int,
     max_new_tokens: int,
 ) -> float:
     """Share of the canaries that are answered as expected."""
+    prompts = token_ids(tokenizer, [canary.prompt for canary in canaries], end)
     examples = [
-        Example(tuple(tokenizer.encode(canary.prompt).ids), (), canary.expected)
-        for canary in canaries
+        Example(ids, (), canary.expected) for ids, canary in zip(prompts, canaries, strict=True)
     ]
     with adapted.serving(deltas):
         texts = greedy_texts(adapted, examples, tokenizer, max_new_tokens)

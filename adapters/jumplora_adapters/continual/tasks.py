@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import MAX_LINEAGE, PromptSpec, check_task_id
+from jumplora_adapters.tokenizer import token_ids
 from jumplora_adapters.training.config import Lengths
 from jumplora_adapters.training.data import Example, Split, read_split
 from jumplora_adapters.training.task_file import prompt_of
@@ -96,10 +97,7 @@ def read_task(
         read_split(_file(data / name, kind), prompt, tokenizer, end, lengths, drawn=rows)
         for kind, rows in (("train", train_rows), (split, score_rows))
     )
-    options = tuple(
-        ids if ids[-1:] == (end,) else (*ids, end)
-        for ids in (tuple(tokenizer.encode(option).ids) for option in prompt.options)
-    )
+    options = tuple(token_ids(tokenizer, prompt.options, end))
     return Task(name, prompt, train, scored, options)
 
 

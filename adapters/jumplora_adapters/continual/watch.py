@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from jumplora_adapters.cli.progress import progress_bar
 from jumplora_adapters.continual.scorebook import CellScores
 from jumplora_adapters.training.fit import StepReport
 
@@ -68,12 +68,5 @@ def watching(*, quiet: bool) -> Iterator[Watch]:
     if quiet:
         yield Watch()
         return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=Console(stderr=True),
-    ) as bar:
+    with progress_bar() as bar:
         yield TerminalWatch(bar)

@@ -16,6 +16,9 @@ from jumplora_adapters.training.data import Example
 
 IGNORED = -100
 _STEPS_A_POOL = 16
+# oneDNN keeps what it prepared for every shape that it met: with each batch's own length a training
+# in bfloat16 grew from 1.0 to 2.1 GB in 90 steps of 16 rows.
+_LENGTH_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,14 @@ def by_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
 
 def collate(examples: Sequence[Example], *, pad: int, start: int, device: torch.device) -> Batch:
     """Pads a few examples; `start` is the id that decoding begins with."""
-    source = padded([e.source for e in examples], pad)
-    is_source = padded([(1,) * len(e.source) for e in examples], 0)
+    source = padded([e.source for e in examples], pad, multiple=_LENGTH_STEP)
+    is_source = padded([(1,) * len(e.source) for e in examples], 0, multiple=_LENGTH_STEP)
     target = padded([e.target for e in examples], IGNORED)
     decoder = padded([(start, *e.target[:-1]) for e in examples], pad)
     return Batch(*(ids.to(device) for ids in (source, is_source, decoder, target)))
 
 
-def padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    """int64 [rows, longest]"""
-    longest = max(map(len, rows))
+def padded(rows: Sequence[Sequence[int]], filler: int, *, multiple: int = 1) -> Tensor:
+    """int64 [rows, longest], the longest rounded up to a `multiple`."""
+    longest = -(-max(map(len, rows)) // multiple) * multiple
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -46,12 +47,12 @@ class GateConfig:
 
     def check(self) -> None:
         """Raises DataError."""
-        if not self.bandwidth > 0:
-            raise DataError(f"bandwidth is {self.bandwidth}, it must be greater than 0")
-        if not 0 < self.set_at < self.closed_at <= 1:
+        if not 0 < self.bandwidth < math.inf:
+            raise DataError(f"bandwidth is {self.bandwidth}, it must be a number greater than 0")
+        if not 0 < self.set_at < self.closed_at < 1:
             raise DataError(
                 f"the gate is set at {self.set_at} of the steps and closed at {self.closed_at}: "
-                "allowed is 0 < set < closed <= 1"
+                "allowed is 0 < set < closed < 1"
             )
 
 
@@ -81,7 +82,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """One task's training. Paths and `threads`, `device`, `quiet` may differ between two runs that
+    """One task's training. Paths and `threads` and `device` may differ between two runs that
     compute the same; everything in `identity` may not.
 
     `ancestors` are store specs, oldest first; they need `store`.
@@ -166,12 +167,14 @@ class TrainConfig:
             "threads": 1 if self.threads is None else self.threads,
         }
         for name, value in above_zero.items():
-            if not value > 0:
-                raise DataError(f"{name} is {value}, it must be greater than 0")
+            if not 0 < value < math.inf:
+                raise DataError(f"{name} is {value}, it must be a number greater than 0")
+        if not 0 <= self.seed < 2**32:
+            raise DataError(f"seed is {self.seed}, allowed is 0 to {2**32 - 1}")
         self.gate.check()
         if not 0 <= optimisation.dropout < 1:
             raise DataError(f"dropout is {optimisation.dropout}, allowed is 0 up to below 1")
-        if optimisation.warm_up < 0 or optimisation.weight_decay < 0:
-            raise DataError("warm-up and weight-decay must not be negative")
+        if optimisation.warm_up < 0 or not 0 <= optimisation.weight_decay < math.inf:
+            raise DataError("warm-up and weight-decay must be numbers from 0 up")
         if self.ancestors and self.store is None:
             raise DataError("ancestors are looked up in a store: give its folder too")

@@ -34,6 +34,7 @@ from jumplora_adapters.training.journal import Journal
 from jumplora_adapters.training.processes import Processes
 from jumplora_adapters.training.schedule import Schedule, learning_rate
 
+CHECKPOINT = "checkpoint.safetensors"
 _DENSITY_SAMPLES = 20
 
 
@@ -84,7 +85,7 @@ class Fit:
         self.processes = processes or Processes()
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.path = config.work_folder / "checkpoint.safetensors"
+        self.path = config.work_folder / CHECKPOINT
         optimisation = config.optimisation
         self.rows_a_step = optimisation.batch_size * optimisation.accumulate
         self.steps_an_epoch = steps_of(len(examples), self.rows_a_step)
@@ -168,6 +169,11 @@ class Fit:
         optimisation = self.config.optimisation
         rows = [self.examples[i] for i in self._rows(step)]
         total = self._backward(self.processes.share(rows), sum(len(row.target) for row in rows))
+        for gate in self.adapted.gates.values():
+            if gate.log_tau.grad is None:
+                # While the update is dense nothing asks for it; as a zero the optimizer counts the
+                # step, whatever the method and the number of processes.
+                gate.log_tau.grad = torch.zeros_like(gate.log_tau)
         total = self.processes.add_up(self.parameters, total)
         penalty = None if self.penalty is None else self.penalty.add()
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, optimisation.clip))
@@ -266,6 +272,7 @@ class Fit:
 
     def _resume(self) -> None:
         checkpoint = read_checkpoint(self.path, self.identity)
+        self.processes.wait()  # the main process may remove it soon
         if checkpoint is None:
             return
         self.progress, self.best = checkpoint.progress, dict(checkpoint.best)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Self
 
+from jumplora_adapters.atomic_file import replace_file
+
 
 class Journal:
     """Appends to `path`; on a resume, lines of steps that are done again are dropped first.
@@ -17,7 +19,8 @@ class Journal:
         kept = [line for line in _lines(path) if _step(line) <= resume_step]
         if resume_step == 0:
             kept = []
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        if path.is_file():  # else it may be no file at all, such as /dev/null
+            replace_file(path, "".join(f"{line}\n" for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, **numbers: object) -> None:

@@ -14,7 +14,8 @@ from jumplora_adapters.training.adapt import AdaptedBackbone
 from jumplora_adapters.training.batches import IGNORED, by_length, padded
 from jumplora_adapters.training.data import Example
 
-_POSITIONS_A_BATCH = 1_536  # answer tokens at once: each has logits over the whole vocabulary
+POSITIONS_A_BATCH = 1_536  # answer tokens at once: each has logits over the whole vocabulary
+SOURCE_TOKENS_A_BATCH = 16_384  # of all pairs of a source and an option: each has keys and values
 
 
 @torch.inference_mode()
@@ -27,9 +28,12 @@ def best_options(
     """
     answers = padded(options, IGNORED).to(adapted.device)  # [options, tokens]
     lengths = [len(example.source) for example in examples]
-    rows = max(1, _POSITIONS_A_BATCH // answers.numel())
+    rows = min(
+        POSITIONS_A_BATCH // answers.numel(),
+        SOURCE_TOKENS_A_BATCH // (max(lengths) * len(options)),
+    )
     best = [0] * len(examples)
-    for indices in by_length(lengths, rows):
+    for indices in by_length(lengths, max(1, rows)):
         scores = option_scores(adapted, [examples[i].source for i in indices], answers)
         for index, choice in zip(indices, scores.argmax(1).tolist(), strict=True):
             best[index] = choice

@@ -115,17 +115,9 @@ def prepare(config: TrainConfig) -> Prepared:
     dev, test = (split(path) if path else None for path in (config.dev, config.test))
     if any(held and held.is_labelled != train.is_labelled for held in (dev, test)):
         raise DataError("the splits mix text and label rows with input and target rows")
-    optimisation = config.optimisation
-    rows_a_step = optimisation.batch_size * optimisation.accumulate
-    steps = optimisation.max_steps or optimisation.epochs * steps_of(
-        len(train.examples), rows_a_step
-    )
-    schedule = None
     if config.method == "jumplora":
-        schedule = Schedule.of(steps, config.gate.set_at, config.gate.closed_at)
         check_rank(config.rank, backbone)
-    if optimisation.warm_up >= steps:
-        raise DataError(f"warm-up is {optimisation.warm_up} steps, the whole run {steps}")
+    steps, schedule = plan_of(config, len(train.examples))
     return Prepared(config, backbone, ancestors, tokenizer, train, dev, test, steps, schedule)
 
 
@@ -202,6 +194,21 @@ def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fi
         threshold_moves(progress.initial_thresholds, adapted.thresholds()),
         prepared.prompts_cut,
     )
+
+
+def plan_of(config: TrainConfig, rows: int) -> tuple[int, Schedule | None]:
+    """Optimizer steps over `rows` rows, and when the gate closes in them.
+
+    Raises DataError, TaskTooSmall.
+    """
+    optimisation = config.optimisation
+    rows_a_step = optimisation.batch_size * optimisation.accumulate
+    steps = optimisation.max_steps or optimisation.epochs * steps_of(rows, rows_a_step)
+    if optimisation.warm_up >= steps:
+        raise DataError(f"warm-up is {optimisation.warm_up} steps, the whole training {steps}")
+    if config.method == "lora":
+        return steps, None
+    return steps, Schedule.of(steps, config.gate.set_at, config.gate.closed_at)
 
 
 def device_of(wanted: Device | None) -> torch.device:

@@ -62,15 +62,17 @@ def publish_run(
     """
     from jumplora_adapters.continual.shipment import parcels_of
 
-    with reported_errors():
-        where = place.place_of(context, server, store)
-        results = []
-        for parcel in parcels_of(run):
-            results.append(_put(parcel.path, where, key, backbone, parcel.task, None))
-            if not as_json:
-                typer.echo(_told(results[-1]))
-    if as_json:
-        print_json(results)
+    results: list[dict[str, str]] = []
+    try:
+        with reported_errors():
+            where = place.place_of(context, server, store)
+            for parcel in parcels_of(run):
+                results.append(_put(parcel.path, where, key, backbone, parcel.task, None))
+                if not as_json:
+                    typer.echo(_told(results[-1]))
+    finally:  # those before a refusal are live
+        if as_json:
+            print_json(results)
 
 
 def _put(

@@ -82,15 +82,34 @@ def test_the_published_protocol_is_a_file(
 )
 def test_a_faulty_config_is_told(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "faulty.toml").write_text(content, encoding="utf-8")
+    method = [] if "method" in content else ["--method", "ella"]
     done = _jumplora(
-        "run", "--config", tmp_path / "faulty.toml", "--order", "a", "--method", "ella",
-        "--backbone", "b", "--data", "d", "--out", "o",
-    ) if "method" not in content else _jumplora(
-        "run", "--config", tmp_path / "faulty.toml", "--order", "a",
+        "run", "--config", tmp_path / "faulty.toml", "--order", "a", *method,
         "--backbone", "b", "--data", "d", "--out", "o",
     )  # fmt: skip
     assert done.exit_code in (1, 2)
     assert message in " ".join(done.output.split())
+
+
+def test_a_control_is_for_a_run_like_itself(
+    backbone_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    common = ["--rank", 2, "--batch-size", 4, "--method", "inclora", "--order"]
+    settings = _settings(backbone_folder, data, tmp_path / "gated")
+    assert _jumplora("run", *common, "mood", "--gate", *settings).exit_code == 0
+    done = _jumplora(
+        "run", *common, "place", "--seed", 3, "--prune", tmp_path / "gated",
+        *_settings(backbone_folder, data, tmp_path / "control"),
+    )  # fmt: skip
+    assert done.exit_code == 1
+    told = " ".join(done.output.split())
+    assert "another run than this is a control for: seed 0, here 3; tasks ['mood']" in told
+    (tmp_path / "gated/config.json").write_text("{}", encoding="utf-8")
+    done = _jumplora(
+        "run", *common, "mood", "--prune", tmp_path / "gated",
+        *_settings(backbone_folder, data, tmp_path / "control"),
+    )  # fmt: skip
+    assert "is no run's description" in done.output
 
 
 @pytest.mark.parametrize(

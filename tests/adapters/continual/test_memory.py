@@ -44,7 +44,15 @@ def test_t5_large_by_hand() -> None:
     encoder = 24 * 8 * 4 * (512 * 36_864 + 2 * 16 * 512 * 512)
     assert encoder < found.activations < 1.1 * encoder
     assert found.logits == 3 * 4 * 8 * 8 * 32128
+    # 16,384 source tokens: keys and values of 24 layers, twice.
+    assert found.scoring > 4 * 2 * 2 * 24 * 16_384 * 1024
+    assert found.scoring < found.activations  # so the step is the peak
     assert 20e9 < found.total < 30e9
+
+
+def test_scoring_is_the_peak_where_a_step_is_small() -> None:
+    found = estimate_of(replace(T5_LARGE, rows=1))
+    assert found.total == (found.backbone + found.adapter + found.past + found.scoring)
 
 
 def test_the_whole_batch_at_once_takes_four_times_the_activations() -> None:
@@ -71,11 +79,10 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
         def told(self, text: str) -> None:
             self.text = text
 
-    needed, told = MemoryEstimate(0, 3_000_000_000, 0, 0, 0, 1_000_000_000, 0), Told()
+    needed, told = MemoryEstimate(0, 3_000_000_000, 0, 0, 0, 1_000_000_000, 0, 0), Told()
     check_memory(needed, 4_000_000_000, told)
     assert told.text == (
-        "memory for a training step: about 4.00 GB (backbone 3.00 GB, activations 1.00 GB); "
-        "there is 4.00 GB"
+        "memory: about 4.00 GB (backbone 3.00 GB, activations 1.00 GB); there is 4.00 GB"
     )
     with pytest.raises(DataError, match=r"needs about 4\.00 GB .* there is 3\.99 GB: take smaller"):
         check_memory(needed, 3_990_000_000, told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,14 +18,17 @@ from transformers import AutoModelForSeq2SeqLM
 
 from continual_data import TASKS
 from jumplora_adapters.backbone import read_backbone
-from jumplora_adapters.continual.config import ContinualConfig, Method
+from jumplora_adapters.continual import memory
+from jumplora_adapters.continual.config import ContinualConfig
+from jumplora_adapters.continual.methods import Method
 from jumplora_adapters.continual.prepare import prepare
 from jumplora_adapters.continual.run import run
 from jumplora_adapters.continual.scorebook import CellScores
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.delta import LowRankDelta, SparseDelta
 from jumplora_adapters.errors import AdapterError, BackboneError, DataError, TaskTooSmall
-from jumplora_adapters.format import Adapter, read_adapter
+from jumplora_adapters.format import Adapter, read_adapter, write_adapter
+from jumplora_adapters.training.config import GateConfig
 from jumplora_adapters.training.fit import StepReport
 from jumplora_adapters.training.scores import exact_match
 
@@ -63,33 +67,60 @@ def test_a_chain_is_written_as_own_deltas_with_their_lineage(config: ContinualCo
     assert merged.manifest.prompt is None
 
 
+class Oracle:
+    """Transformers with merged weights: no layer and no decoding loop of a run, only its tokens."""
+
+    def __init__(self, config: ContinualConfig) -> None:
+        self._prepared = prepare(config)
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(config.backbone, dtype=torch.float32)
+
+    def merge(self, adapter: Adapter, sign: int = 1) -> None:
+        with torch.no_grad():
+            for name, delta in adapter.deltas.items():
+                self.model.get_submodule(name).weight += sign * delta.to_dense()
+
+    def text(self, source: tuple[int, ...]) -> str:
+        output = self.model.generate(
+            input_ids=torch.tensor([source]), max_new_tokens=4, do_sample=False
+        )
+        return str(self._prepared.tokenizer.decode(output[0].tolist()))
+
+    def scores(self, name: str) -> dict[str, float]:
+        (task,) = (task for task in self._prepared.tasks if task.name == name)
+        free = best = 0.0
+        for example in task.scored.examples:
+            free += exact_match(self.text(example.source), example.answer)
+            chances = [self._log_probability(example.source, option) for option in task.options]
+            best += task.prompt.options[chances.index(max(chances))] == example.answer
+        count = len(task.scored.examples)
+        return {"exact_match": free / count, "best_option": best / count}
+
+    def _log_probability(self, source: tuple[int, ...], option: tuple[int, ...]) -> float:
+        with torch.inference_mode():
+            logits = self.model(
+                input_ids=torch.tensor([source]),
+                decoder_input_ids=torch.tensor([[0, *option[:-1]]]),
+            ).logits[0]
+        return sum(float(logits.log_softmax(-1)[n, token]) for n, token in enumerate(option))
+
+
 def test_the_matrix_is_what_transformers_with_merged_weights_scores(
     config: ContinualConfig,
 ) -> None:
-    """The oracle shares no layer and no decoding loop with the run, only the tokens."""
     run(config, QUIET)
     matrix = _json(config.out / "matrix.json")
-    prepared = prepare(config)
-    model = AutoModelForSeq2SeqLM.from_pretrained(config.backbone, dtype=torch.float32)
-
-    def scores(task_name: str) -> float:
-        (task,) = (task for task in prepared.tasks if task.name == task_name)
-        hits = 0.0
-        for example in task.scored.examples:
-            output = model.generate(
-                input_ids=torch.tensor([example.source]), max_new_tokens=4, do_sample=False
-            )
-            text = prepared.tokenizer.decode(output[0].tolist())
-            hits += exact_match(text, example.answer)
-        return hits / len(task.scored.examples)
-
-    assert {t: c["exact_match"] for t, c in matrix["bare"].items()} == {t: scores(t) for t in ORDER}
+    oracle = Oracle(config)
+    assert matrix["bare"] == {task: oracle.scores(task) for task in ORDER}
+    for task, adapter in zip(ORDER, _adapters(config), strict=True):
+        oracle.merge(adapter)
+        assert matrix["alone"][task] == oracle.scores(task)
+        oracle.merge(adapter, sign=-1)
+    oracle = Oracle(config)  # adding and taking away leaves a rounding behind
     for position, adapter in enumerate(_adapters(config), start=1):
-        with torch.no_grad():
-            for name, delta in adapter.deltas.items():
-                model.get_submodule(name).weight += delta.to_dense()
-        row = {t: cell["exact_match"] for t, cell in matrix["after"][position - 1].items()}
-        assert row == {task: scores(task) for task in ORDER[: position + 1]}
+        oracle.merge(adapter)
+        cells = matrix["after"][position - 1]
+        assert cells == {task: oracle.scores(task) for task in ORDER[: position + 1]}
+        row = {task: cell["exact_match"] for task, cell in cells.items()}
         facts: Any = adapter.manifest.training["continual"]
         assert facts["accuracy"] == {t: pytest.approx(row[t]) for t in ORDER[:position]}
     learned = [matrix["after"][n][task]["exact_match"] for n, task in enumerate(ORDER)]
@@ -197,18 +228,20 @@ def test_joint_training_is_one_adapter_for_all(config: ContinualConfig) -> None:
 
 
 def test_seqlora_trains_one_adapter_on(config: ContinualConfig) -> None:
-    """With no steps to speak of, a later task's factors are those that the task before left."""
-    config = replace(
-        config, method="seqlora", gate=None,
-        optimisation=replace(config.optimisation, learning_rate=1e-12),
-    )  # fmt: skip
+    """A later task begins with the factors that the task before left: one small step is near."""
+    optimisation = replace(config.optimisation, max_steps=1, learning_rate=0.05)
+    config = replace(config, method="seqlora", gate=None, optimisation=optimisation)
     run(config, QUIET)
     first, second, _ = _adapters(config)
     for name, delta in first.deltas.items():
         later = second.deltas[name]
         assert isinstance(delta, LowRankDelta)
         assert isinstance(later, LowRankDelta)
-        torch.testing.assert_close(later.A, delta.A, atol=1e-6, rtol=0)
+        # AdamW's first step moves each number by the rate at most; B is stored times alpha / r.
+        assert float((later.A - delta.A).abs().max()) <= 0.05 * 1.001
+        assert float((later.B - delta.B).abs().max()) <= 0.05 * 16 * 1.001
+    moved = [float(d.B.abs().max()) for d in first.deltas.values() if isinstance(d, LowRankDelta)]
+    assert max(moved) > 0.5 * 0.05 * 16  # so that starting at 0 again would show
     assert second.manifest.lineage == ()
 
 
@@ -272,7 +305,15 @@ def test_canaries_go_into_the_manifest_and_are_scored(
     first, second, _ = _adapters(config)
     assert [canary.expected for canary in first.manifest.canaries] == ["yes", "no"]
     assert first.manifest.canaries[0].prompt.endswith("Text: this was good\nAnswer:")
-    assert first.manifest.scores["canary_exact_match"] in (0.0, 0.5, 1.0)
+    oracle = Oracle(config)
+    oracle.merge(first)
+    tokenizer = prepare(config).tokenizer
+    hits = [
+        exact_match(oracle.text(tuple(tokenizer.encode(canary.prompt).ids)), canary.expected)
+        for canary in first.manifest.canaries
+    ]
+    assert first.manifest.scores["canary_exact_match"] == sum(hits) / 2
+    assert sum(hits) > 0  # otherwise nothing is shown
     assert second.manifest.canaries == ()
 
 
@@ -303,6 +344,9 @@ def test_targets_and_schedule_are_settings(config: ContinualConfig) -> None:
         ({"merged_task": "mood"}, "name of a merged"),
         ({"ella_lambda": -1.0}, "ella-lambda"),
         ({"canaries": Path("nowhere")}, "no folder"),
+        ({"alpha": float("inf")}, "alpha is inf"),
+        ({"seed": 2**62}, "seed is 4611686018427387904, allowed is 0 to"),
+        ({"gate": GateConfig(closed_at=1.0)}, "0 < set < closed < 1"),
     ],
 )
 def test_what_makes_no_run_is_told_before_anything_is_written(
@@ -311,6 +355,95 @@ def test_what_makes_no_run_is_told_before_anything_is_written(
     with pytest.raises(DataError, match=message):
         run(replace(config, **changes), QUIET)
     assert not config.out.exists()
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(
+    config: ContinualConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1_000_000)
+    with pytest.raises(DataError, match=r"the run needs about .*there is 0\.00 GB"):
+        run(config, QUIET)
+    assert not config.out.exists()
+
+
+def test_a_canary_file_of_no_task_is_refused(config: ContinualConfig, tmp_path: Path) -> None:
+    (tmp_path / "canaries").mkdir()
+    (tmp_path / "canaries/moood.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"moood\.jsonl is for no task of the order.*mood\.jsonl"):
+        run(replace(config, canaries=tmp_path / "canaries"), QUIET)
+
+
+def test_whole_prompts_that_are_cut_are_told(config: ContinualConfig) -> None:
+    class Told(Watch):
+        text = ""
+
+        def warned(self, text: str) -> None:
+            self.text += text
+
+    row = json.dumps({"input": "film " * 100 + "Answer:", "target": "yes"})
+    path = config.data / "mood/test.jsonl"
+    path.write_text(f"{row}\n" * 3, encoding="utf-8")
+    told = Told()
+    run(replace(config, order="mood"), told)
+    assert f"{path}: 3 whole prompts were too long" in told.text
+
+
+def test_joint_training_has_as_many_steps_as_the_tasks_together(config: ContinualConfig) -> None:
+    limited = replace(config, optimisation=replace(config.optimisation, max_steps=7))
+    assert [stage.steps for stage in prepare(limited).stages] == [7, 7, 7]
+    assert [stage.steps for stage in prepare(replace(limited, method="joint")).stages] == [21]
+
+
+def test_going_on_elsewhere_is_told(config: ContinualConfig) -> None:
+    class Told(Watch):
+        text = ""
+
+        def warned(self, text: str) -> None:
+            self.text += text
+
+    run(replace(config, order="mood"), QUIET)
+    path = config.out / "environment.json"
+    path.write_text(json.dumps({**_json(path), "threads": 64}), encoding="utf-8")
+    told = Told()
+    run(replace(config, order="mood"), told)
+    assert "threads 64, now 1" in told.text
+
+
+def test_a_task_learned_anew_is_scored_anew(config: ContinualConfig) -> None:
+    run(config, QUIET)
+    matrix = _json(config.out / "matrix.json")
+    shutil.rmtree(config.task_folder(2, "medium"))
+    book = config.out / "scores.jsonl"
+    lines = book.read_text(encoding="utf-8").splitlines(keepends=True)
+    spoiled = [
+        line.replace('"exact_match"', '"exact_match": 0.123, "was"')
+        if '"after/2"' in line
+        else line
+        for line in lines
+    ]
+    book.write_text("".join(spoiled), encoding="utf-8")
+    run(config, QUIET)  # the same again, so the third task still fits
+    assert _json(config.out / "matrix.json") == matrix
+
+
+def test_a_task_is_not_taken_for_the_heir_of_another(config: ContinualConfig) -> None:
+    run(config, QUIET)
+    _, second, _ = _adapters(config)
+    name, delta = next(iter(second.deltas.items()))
+    assert isinstance(delta, SparseDelta)
+    deltas = {**second.deltas, name: SparseDelta(delta.shape, delta.mask, 2 * delta.values)}
+    digest = write_adapter(config.adapter_path(2, "medium"), second.manifest, deltas)
+    path = config.task_folder(2, "medium") / "result.json"
+    path.write_text(json.dumps({**_json(path), "version": digest}), encoding="utf-8")
+    with pytest.raises(DataError, match="place was learned on other adapters"):
+        run(config, QUIET)
+
+
+def test_a_damaged_score_is_told(config: ContinualConfig) -> None:
+    run(replace(config, order="mood"), QUIET)
+    (config.out / "scores.jsonl").write_text('{"state": 1}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"scores\.jsonl has a line that is no score"):
+        run(replace(config, order="mood"), QUIET)
 
 
 def test_too_few_steps_for_a_gate_name_the_task(config: ContinualConfig) -> None:

@@ -66,17 +66,23 @@ def _json(path: Path) -> Any:
 
 
 def _losses(config: ContinualConfig) -> list[float]:
-    log = (config.task_folder(2, "medium") / "train.jsonl").read_text(encoding="utf-8")
+    log = (config.task_folder(1, "mood") / "train.jsonl").read_text(encoding="utf-8")
     return [json.loads(line)["loss"] for line in log.splitlines()]
 
 
+def _tau(config: ContinualConfig) -> list[float]:
+    result = _json(config.task_folder(1, "mood") / "result.json")
+    return [step[1]["global"] for step in result["tau_by_step"]]
+
+
 def test_two_processes_compute_what_one_does(config: ContinualConfig, tmp_path: Path) -> None:
-    # Without a gate: one entry on the other side of a threshold would be a difference to see.
-    config = replace(config, gate=None)
     together = replace(config, out=tmp_path / "together")
     _launched(together, tmp_path, 2)
     run(config, Watch())
-    assert _losses(together) == pytest.approx(_losses(config), rel=1e-3)
+    # A gradient's last bits decide which entries pass, so a gated run is followed for a while only;
+    # tau itself, the optimizer's state included, stays near.
+    assert _losses(together)[:4] == pytest.approx(_losses(config)[:4], rel=1e-3)
+    assert _tau(together) == pytest.approx(_tau(config), rel=1e-3)
     assert _json(together.out / "environment.json")["processes"] == 2
     assert _json(config.out / "environment.json")["processes"] == 1
     both = [_json(each.out / "matrix.json") for each in (together, config)]

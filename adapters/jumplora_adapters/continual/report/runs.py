@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
+from jumplora_adapters.continual.methods import Method
 from jumplora_adapters.continual.metrics import ScoreMatrix
 from jumplora_adapters.errors import DataError, FormatError
 from jumplora_adapters.json_text import parse_json
@@ -29,7 +30,6 @@ _NO_SETTINGS = frozenset(
     {"format", "run", "seed", "canaries", "merged_task", "created", "processes"}
 )
 
-Method = Literal["seqlora", "inclora", "ella", "olora", "independent", "joint"]
 Gate = Literal["jumprelu", "none"]
 Scoring = Literal["exact_match", "best_option"]
 """Free greedy generation, or the option of the highest log-probability."""

@@ -1,0 +1,7 @@
+"""The names of the methods, for those who must not import torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Method = Literal["seqlora", "inclora", "ella", "olora", "independent", "joint"]
