@@ -415,11 +415,9 @@ def test_a_task_learned_anew_is_scored_anew(config: ContinualConfig) -> None:
     shutil.rmtree(config.task_folder(2, "medium"))
     book = config.out / "scores.jsonl"
     lines = book.read_text(encoding="utf-8").splitlines(keepends=True)
+    wrong = '"exact_match": 0.123, "was"'
     spoiled = [
-        line.replace('"exact_match"', '"exact_match": 0.123, "was"')
-        if '"after/2"' in line
-        else line
-        for line in lines
+        line.replace('"exact_match"', wrong) if '"after/2"' in line else line for line in lines
     ]
     book.write_text("".join(spoiled), encoding="utf-8")
     run(config, QUIET)  # the same again, so the third task still fits
