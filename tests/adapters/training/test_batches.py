@@ -52,7 +52,8 @@ def test_by_length_goes_from_long_to_short(lengths: list[int], rows: int) -> Non
 def test_collate_pads_shifts_and_masks() -> None:
     examples = [Example((5, 6, 1), (7, 1), "a"), Example((5, 1), (7, 8, 1), "b")]
     batch = collate(examples, pad=0, start=9, device=torch.device("cpu"))
-    assert batch.source.tolist() == [[5, 6, 1], [5, 1, 0]]
-    assert batch.is_source.tolist() == [[1, 1, 1], [1, 1, 0]]
+    # Sources are padded to a multiple of 16, so that there are few shapes; targets are short.
+    assert batch.source.tolist() == [[5, 6, 1] + 13 * [0], [5, 1] + 14 * [0]]
+    assert batch.is_source.tolist() == [3 * [1] + 13 * [0], 2 * [1] + 14 * [0]]
     assert batch.decoder.tolist() == [[9, 7, 0], [9, 7, 8]]
     assert batch.target.tolist() == [[7, 1, IGNORED], [7, 8, 1]]
