@@ -69,6 +69,8 @@ class Learner:
         if not (stage.train.work_folder / CHECKPOINT).is_file():
             # What was scored of it before is of a training that is gone.
             self._book.drop(after(stage.position), alone(stage.task))
+        else:
+            self._watch.told(f"{stage.task}: going on from its checkpoint")
         adapted = self._start(stage, before, ancestors)
         fit = Fit(
             adapted,

@@ -23,6 +23,7 @@ from jumplora_adapters.training.adapt import targets_of
 from jumplora_adapters.training.options import POSITIONS_A_BATCH, SOURCE_TOKENS_A_BATCH
 
 _FLOAT = 4
+_SMALLEST = 10_000_000  # that is told: 0.01 GB
 _PROGRAM = 500_000_000  # the interpreter with torch and transformers loaded, on a CPU
 _DENSE_AT_ONCE = 6
 """Matrices of one target's size that a gated layer makes and drops again: the weight, Z, its
@@ -81,8 +82,10 @@ class MemoryEstimate:
         return {name: getattr(self, name) for name in self.__slots__}
 
     def __str__(self) -> str:
-        listed = ", ".join(f"{name} {_gb(value)}" for name, value in self.parts().items() if value)
-        return f"{_gb(self.total)} ({listed})"
+        listed = ", ".join(
+            f"{name} {_gb(value)}" for name, value in self.parts().items() if value >= _SMALLEST
+        )
+        return f"{_gb(self.total)} ({listed}; scoring or a training step, whichever is larger)"
 
 
 def estimate_of(sizes: TrainingSizes) -> MemoryEstimate:

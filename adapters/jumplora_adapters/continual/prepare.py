@@ -182,6 +182,10 @@ def _check_canaries(config: ContinualConfig, order: Order) -> None:
     if not config.canaries.is_dir():
         raise DataError(f"canaries are looked for in {config.canaries}, which is no folder")
     known = {f"{task}.jsonl" for task in order.tasks}
+    if not any(config.canaries.iterdir()):
+        raise DataError(
+            f"{config.canaries} is empty: canaries are read of {', '.join(sorted(known))}"
+        )
     if foreign := sorted(path.name for path in config.canaries.iterdir() if path.name not in known):
         raise DataError(
             f"{config.canaries / foreign[0]} is for no task of the order: canaries are read of "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,12 +81,12 @@ def _begin(prepared: Prepared, watch: Watch) -> str:
     if path.is_file():
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
-            different = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+            different = _differences(theirs, ours)
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is no run's description ({error})") from error
         if different:
             raise DataError(
-                f"{prepared.config.out} holds another run (different: {', '.join(different)}): "
+                f"{prepared.config.out} holds another run ({', '.join(different)}): "
                 "give the settings it began with, or another folder"
             )
         if changes := changed_environment(prepared.config.out / "environment.json", environment):
@@ -94,6 +95,18 @@ def _begin(prepared: Prepared, watch: Watch) -> str:
         _write(prepared.config.out / "environment.json", environment)
         _write(path, ours)
     return str(ours["run"])
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """ "rank 2, now 3" for every setting; the run's id follows from the others."""
+    found = []
+    for name in sorted({*ours, *theirs} - {"run"}):
+        then, now = theirs.get(name), ours.get(name)
+        if isinstance(then, dict) and isinstance(now, dict):
+            found += _differences(then, now)
+        elif then != now:
+            found.append(f"{name} {then}, now {now}")
+    return found
 
 
 def _score_bare(prepared: Prepared, book: ScoreBook, watch: Watch) -> None:

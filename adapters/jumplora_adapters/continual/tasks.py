@@ -110,11 +110,16 @@ def _catalogue(data: Path) -> tuple[dict[str, object], dict[str, list[str]]]:
     path = data / TASKS_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    try:
         tasks, orders = dict(content["tasks"]), dict(content.get("orders", {}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or repr(error)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f'{path} must be JSON with "tasks" and, if you like, "orders": {reason}'
+            f'{path} must be an object with "tasks" (name to instruction and options) and, if you '
+            'like, "orders" (name to a list of tasks)'
         ) from error
     for name, names in orders.items():
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):

@@ -35,6 +35,7 @@ class TerminalWatch(Watch):
     """A bar of the tasks, a bar of the current task's steps, and a line for every score."""
 
     def __init__(self, bar: Progress) -> None:
+        """`bar` appears with the first task, so that an error before it stands alone."""
         self._bar = bar
         self._tasks = bar.add_task("tasks", total=None, state="")
         self._steps = bar.add_task("", total=None, state="", visible=False)
@@ -43,6 +44,7 @@ class TerminalWatch(Watch):
         self._bar.console.print(text, soft_wrap=True)
 
     def began(self, name: str, position: int, count: int) -> None:
+        self._bar.start()
         self._bar.update(self._tasks, completed=position - 1, total=count, state=name)
         self._bar.reset(self._steps, description=name, total=None, state="", visible=True)
 
@@ -53,9 +55,10 @@ class TerminalWatch(Watch):
         self._bar.update(self._steps, completed=report.step, total=report.steps, state=state)
 
     def scored(self, state: str, task: str, scores: CellScores) -> None:
-        options = "" if scores.best_option is None else f", best option {scores.best_option:.1%}"
+        chosen = scores.best_option
+        options = "" if chosen is None else f", among the options {chosen:.1%}"
         self._bar.console.print(
-            f"{state:10} {task:12} {scores.exact_match:6.1%}{options}", soft_wrap=True
+            f"{state:10} {task:12} exact {scores.exact_match:6.1%}{options}", soft_wrap=True
         )
 
     def warned(self, text: str) -> None:
@@ -68,5 +71,8 @@ def watching(*, quiet: bool) -> Iterator[Watch]:
     if quiet:
         yield Watch()
         return
-    with progress_bar() as bar:
+    bar = progress_bar()
+    try:
         yield TerminalWatch(bar)
+    finally:
+        bar.stop()

@@ -82,7 +82,8 @@ def test_what_does_not_fit_is_refused_with_its_parts() -> None:
     needed, told = MemoryEstimate(0, 3_000_000_000, 0, 0, 0, 1_000_000_000, 0, 0), Told()
     check_memory(needed, 4_000_000_000, told)
     assert told.text == (
-        "memory: about 4.00 GB (backbone 3.00 GB, activations 1.00 GB); there is 4.00 GB"
+        "memory: about 4.00 GB (backbone 3.00 GB, activations 1.00 GB; scoring or a training "
+        "step, whichever is larger); there is 4.00 GB"
     )
     with pytest.raises(DataError, match=r"needs about 4\.00 GB .* there is 3\.99 GB: take smaller"):
         check_memory(needed, 3_990_000_000, told)

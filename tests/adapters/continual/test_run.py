@@ -373,6 +373,12 @@ def test_a_canary_file_of_no_task_is_refused(config: ContinualConfig, tmp_path: 
         run(replace(config, canaries=tmp_path / "canaries"), QUIET)
 
 
+def test_an_empty_folder_of_canaries_is_refused(config: ContinualConfig, tmp_path: Path) -> None:
+    (tmp_path / "canaries").mkdir()
+    with pytest.raises(DataError, match=r"canaries is empty: .*mood\.jsonl"):
+        run(replace(config, canaries=tmp_path / "canaries"), QUIET)
+
+
 def test_whole_prompts_that_are_cut_are_told(config: ContinualConfig) -> None:
     class Told(Watch):
         text = ""
@@ -466,7 +472,7 @@ def test_a_backbone_without_q_and_v_is_refused(config: ContinualConfig, tmp_path
 def test_a_folder_of_another_run_is_left_alone(config: ContinualConfig) -> None:
     run(replace(config, order="mood"), QUIET)
     before = (config.out / "config.json").read_bytes()
-    with pytest.raises(DataError, match=r"holds another run \(different: .*hyper_parameters"):
+    with pytest.raises(DataError, match=r"holds another run \(rank 2, now 3\): give the settings"):
         run(replace(config, order="mood", rank=3), QUIET)
     assert (config.out / "config.json").read_bytes() == before
 

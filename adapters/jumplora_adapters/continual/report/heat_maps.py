@@ -58,7 +58,8 @@ def draw_overlap(summaries: Sequence[GroupSummary]) -> Figure:
     columns = min(len(summaries), 2 if len(tasks) > _FEW else 3)
     rows = ceil(len(summaries) / columns)
     side = 1.4 + (0.62 if len(tasks) <= _FEW else 0.3) * len(tasks)
-    figure = Figure(figsize=(columns * side + 1, rows * (side + 0.4)), layout="constrained")
+    width = max(columns * side + 1, 4.6)  # the title's
+    figure = Figure(figsize=(width, rows * (side + 0.4) + 0.3), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     maps = [_overlap(summary) for summary in summaries]
     norm = Normalize(0, max(float(np.nanmax(cells)) for cells in maps) or 1)
@@ -73,7 +74,7 @@ def draw_overlap(summaries: Sequence[GroupSummary]) -> Figure:
     for axes in grid[len(summaries) :]:
         axes.set_axis_off()
     figure.colorbar(image, ax=grid, label="shared of the union", fraction=0.04, pad=0.02, aspect=40)
-    figure.suptitle("Overlap of supports: Jaccard below the diagonal, chance above it")
+    figure.suptitle("Overlap of supports\nJaccard below the diagonal, chance above it")
     return figure
 
 

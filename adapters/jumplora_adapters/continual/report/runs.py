@@ -128,6 +128,7 @@ class TaskResult:
     task: str
     steps: Count
     seconds: Amount
+    cpu_seconds: Amount
     density: Share | None = None
     module_density: Mapping[str, Share] | None = None
     density_by_step: Sequence[tuple[int, Share]] | None = None

@@ -47,6 +47,7 @@ Cost = Literal[
     "chance",
     "times_chance",
     "minutes",
+    "cpu_minutes",
     "seconds_per_step",
     "peak_memory_bytes",
 ]
@@ -204,6 +205,7 @@ def _costs(run: Run) -> dict[Cost, float | None]:
         "chance": chance,
         "times_chance": jaccard / chance if jaccard is not None and chance else None,
         "minutes": sum(result.seconds for result in results) / 60,
+        "cpu_minutes": sum(result.cpu_seconds for result in results) / 60,
         "seconds_per_step": _whole_mean([result.seconds_per_step for result in results]),
         "peak_memory_bytes": max(peaks, default=None),
     }

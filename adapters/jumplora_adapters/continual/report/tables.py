@@ -89,7 +89,14 @@ def _costs(summaries: Sequence[GroupSummary]) -> Table:
         (
             ("group", "left"),
             *right(
-                "density", "Jaccard", "chance", "times chance", "minutes", "s a step", "peak memory"
+                "density",
+                "Jaccard",
+                "chance",
+                "times chance",
+                "minutes",
+                "CPU minutes",
+                "s a step",
+                "peak memory",
             ),
         ),
         tuple(
@@ -100,6 +107,7 @@ def _costs(summaries: Sequence[GroupSummary]) -> Table:
                 number(summary.costs["chance"], 3),
                 number(summary.costs["times_chance"], 2),
                 number(summary.costs["minutes"], 1),
+                number(summary.costs["cpu_minutes"], 1),
                 number(summary.costs["seconds_per_step"], 3),
                 size_of(summary.costs["peak_memory_bytes"]),
             )
@@ -107,8 +115,9 @@ def _costs(summaries: Sequence[GroupSummary]) -> Table:
         ),
         "Density of a task's own update, mean over the tasks. Jaccard of two tasks' own supports, "
         "mean over the pairs, beside that of independent supports of the same densities: only "
-        "their ratio says whether tasks share entries. Minutes are the trainings' wall time; "
-        "memory is the largest of the tasks.",
+        "their ratio says whether tasks share entries. Minutes are the trainings' wall time, "
+        "whatever else ran beside them, and what they had of the processor; memory is the largest "
+        "of the tasks, scoring included.",
     )
 
 

@@ -68,7 +68,7 @@ def test_tables(run_report: RunReport, folders: list[Path]) -> None:
     assert row(text, costs, "JumpLoRA + IncLoRA").startswith(
         "JumpLoRA + IncLoRA 12.0 ± 0.0 % 0.103 ± 0.000 0.064 ± 0.000 1.61 ± 0.00 2.0 ± 0.0"
     )
-    assert row(text, costs, "IncLoRA pruned").endswith("2.0 0.750 400.0 MB")
+    assert row(text, costs, "IncLoRA pruned").endswith("2.0 3.9 0.750 400.0 MB")
     assert row(text, "Ways to serve the tasks", "IncLoRA pruned") == (
         "IncLoRA pruned to 12.4 % free generation 62.0 80.0 60.0 –"
     )
