@@ -144,7 +144,7 @@ def three_steps(case: Case, folder: Path, rows: int, source: int) -> None:
 
 
 def reckoned_bytes(case: Case, folder: Path, rows: int, source: int) -> int | None:
-    """What a run would reckon with for such a step; None for PEFT's."""
+    """What a run reckons with for such a step, scoring apart; None for PEFT's."""
     if case == "peft":
         return None
     sizes = TrainingSizes(
@@ -161,7 +161,7 @@ def reckoned_bytes(case: Case, folder: Path, rows: int, source: int) -> int | No
         is_gated=case.startswith("gate"),
         past_entries=sizes.entries if case.endswith("ella") else 0,
     )
-    return estimate_of(sizes).total
+    return estimate_of(sizes).step
 
 
 def _parameters(folder: Path) -> list[Any]:

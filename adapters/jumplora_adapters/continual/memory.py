@@ -71,11 +71,18 @@ class MemoryEstimate:
     scoring: int  # keys, values and logits while a state is scored; not at the same time as a step
 
     @property
+    def step(self) -> int:
+        """The peak of a training step."""
+        return self._always + self.update + self.activations + self.logits
+
+    @property
     def total(self) -> int:
-        """The peak: what is always there, and the larger of a training step and of scoring."""
-        step = self.update + self.activations + self.logits
-        always = self.program + self.backbone + self.adapter + self.past
-        return always + max(step, self.scoring)
+        """The peak of a run: of a training step or of scoring."""
+        return max(self.step, self._always + self.scoring)
+
+    @property
+    def _always(self) -> int:
+        return self.program + self.backbone + self.adapter + self.past
 
     def parts(self) -> dict[str, int]:
         """By name."""
