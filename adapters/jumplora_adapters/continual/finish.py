@@ -9,7 +9,7 @@ import torch
 from jumplora_adapters.continual.manifests import merged_manifest
 from jumplora_adapters.continual.prepare import Prepared
 from jumplora_adapters.continual.scorebook import ScoreBook, alone
-from jumplora_adapters.continual.state import score
+from jumplora_adapters.continual.state import Scorer
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import Adapter, write_adapter
@@ -27,16 +27,9 @@ def score_alone(
     if all(book.row(alone(task.name)) for task in prepared.tasks):
         return
     adapted = load_adapted(prepared.backbone, (), prepared.stages[0].train, prepared.device)
+    scorer = Scorer(prepared, book, watch)
     for task, adapter in zip(prepared.tasks, adapters, strict=True):
-        scores = book.find(
-            alone(task.name),
-            task.name,
-            lambda task=task, adapter=adapter: score(  # type: ignore[misc]
-                adapted, adapter.deltas, task, prepared.tokenizer,
-                prepared.config.lengths.target, prepared.processes,
-            ),
-        )  # fmt: skip
-        watch.scored("alone", task.name, scores)
+        scorer.score(alone(task.name), task, adapted, adapter.deltas)
 
 
 def support_overlaps(

@@ -24,7 +24,7 @@ from jumplora_adapters.continual.result import (
     warnings_of,
 )
 from jumplora_adapters.continual.scorebook import ScoreBook, after, alone
-from jumplora_adapters.continual.state import canary_score, score
+from jumplora_adapters.continual.state import Scorer, canary_score
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.delta import Delta, LowRankDelta
 from jumplora_adapters.errors import DataError
@@ -43,6 +43,7 @@ class Learner:
         self._run = run
         self._book = book
         self._watch = watch
+        self._scorer = Scorer(prepared, book, watch)
 
     def done(self, stage: Stage, before: Sequence[Adapter]) -> Adapter | None:
         """The adapter of a stage that was learned before; None if it is still to be.
@@ -86,7 +87,8 @@ class Learner:
         )
         progress = fit.run(self._watch.stepped)
         deltas = self._deltas(stage, adapted)
-        self._score(stage, adapted, deltas)
+        for task in stage.scored:
+            self._scorer.score(after(stage.position), task, adapted, deltas)
         if self._prepared.processes.is_main:
             self._write(stage, ancestors, adapted, deltas, progress)
             fit.forget()
@@ -120,23 +122,6 @@ class Learner:
         if (density := self._config.density(stage.position)) is not None:
             return pruned(adapted, density, dtype)
         return adapted.deltas(dtype)
-
-    def _score(self, stage: Stage, adapted: AdaptedBackbone, deltas: Mapping[str, Delta]) -> None:
-        for task in stage.scored:
-            state = after(stage.position)
-            scores = self._book.find(
-                state,
-                task.name,
-                lambda task=task: score(  # type: ignore[misc]
-                    adapted,
-                    deltas,
-                    task,
-                    self._prepared.tokenizer,
-                    self._config.lengths.target,
-                    self._prepared.processes,
-                ),
-            )
-            self._watch.scored(state, task.name, scores)
 
     def _write(
         self,

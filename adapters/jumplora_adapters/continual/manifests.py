@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
+from jumplora_adapters.continual.config import JOINT_TASK
 from jumplora_adapters.continual.metrics import ScoreMatrix, backward_transfer
 from jumplora_adapters.continual.prepare import Prepared, Stage
 from jumplora_adapters.continual.scorebook import BARE, ScoreBook, after
@@ -31,8 +32,8 @@ def stage_manifest(
 ) -> Manifest:
     """The manifest of one stage's adapter, with the run's accuracies as they stand after it."""
     config = prepared.config
-    own = [task for task in prepared.tasks if stage.task in (task.name, "joint")]
-    splits = {f"{task.name}/{'train'}": task.train for task in own}
+    own = [task for task in prepared.tasks if stage.task in (task.name, JOINT_TASK)]
+    splits = {f"{task.name}/train": task.train for task in own}
     splits |= {f"{task.name}/{config.split}": task.scored for task in own}
     row = book.row(after(stage.position))
     scores = {

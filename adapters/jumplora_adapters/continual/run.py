@@ -19,7 +19,7 @@ from jumplora_adapters.continual.learn import Learner
 from jumplora_adapters.continual.memory import check_memory, estimate, share_of_memory
 from jumplora_adapters.continual.prepare import Prepared, prepare
 from jumplora_adapters.continual.scorebook import BARE, ScoreBook, after, alone, numbers
-from jumplora_adapters.continual.state import score
+from jumplora_adapters.continual.state import Scorer
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.format import Adapter
@@ -114,16 +114,9 @@ def _score_bare(prepared: Prepared, book: ScoreBook, watch: Watch) -> None:
     if all(task.name in book.row(BARE) for task in prepared.tasks):
         return
     adapted = load_adapted(prepared.backbone, (), prepared.stages[0].train, prepared.device)
+    scorer = Scorer(prepared, book, watch)
     for task in prepared.tasks:
-        scores = book.find(
-            BARE,
-            task.name,
-            lambda task=task: score(  # type: ignore[misc]
-                adapted, {}, task, prepared.tokenizer, prepared.config.lengths.target,
-                prepared.processes,
-            ),
-        )  # fmt: skip
-        watch.scored(BARE, task.name, scores)
+        scorer.score(BARE, task, adapted, {})
 
 
 def _learn_all(

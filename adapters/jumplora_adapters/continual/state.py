@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from tokenizers import Tokenizer
 
-from jumplora_adapters.continual.scorebook import CellScores
+from jumplora_adapters.continual.prepare import Prepared
+from jumplora_adapters.continual.scorebook import CellScores, ScoreBook
 from jumplora_adapters.continual.tasks import Task
+from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.folding import folded
 from jumplora_adapters.manifest import Canary
@@ -18,6 +20,30 @@ from jumplora_adapters.training.evaluate import greedy_texts
 from jumplora_adapters.training.options import best_options
 from jumplora_adapters.training.processes import Processes
 from jumplora_adapters.training.scores import exact_match
+
+
+class Scorer:
+    """Scores the states of one run: each cell once, written down and told."""
+
+    def __init__(self, prepared: Prepared, book: ScoreBook, watch: Watch) -> None:
+        self._prepared = prepared
+        self._book = book
+        self._watch = watch
+
+    def score(
+        self, state: str, task: Task, adapted: AdaptedBackbone, deltas: Mapping[str, Delta]
+    ) -> None:
+        """The cell of `state`, which is the backbone in place plus `deltas`, and `task`."""
+        prepared = self._prepared
+        scores = self._book.find(
+            state,
+            task.name,
+            lambda: score(
+                adapted, deltas, task, prepared.tokenizer, prepared.config.lengths.target,
+                prepared.processes,
+            ),
+        )  # fmt: skip
+        self._watch.scored(state, task.name, scores)
 
 
 def score(

@@ -57,9 +57,8 @@ class TerminalWatch(Watch):
     def scored(self, state: str, task: str, scores: CellScores) -> None:
         chosen = scores.best_option
         options = "" if chosen is None else f", among the options {chosen:.1%}"
-        self._bar.console.print(
-            f"{state:10} {task:12} exact {scores.exact_match:6.1%}{options}", soft_wrap=True
-        )
+        where = state.removesuffix(f"/{task}")  # "alone" says it all beside the task
+        self.told(f"{where:10} {task:12} exact {scores.exact_match:6.1%}{options}")
 
     def warned(self, text: str) -> None:
         self._bar.console.print(f"warning: {text}", style="yellow", soft_wrap=True)
