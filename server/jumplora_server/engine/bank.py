@@ -66,9 +66,9 @@ class Bank:
         with self._lock:
             del self._slots[slot]
 
-    def forms(self, slots: tuple[int, ...]) -> tuple[Forms, ...]:
-        """The forms of a lineage's slots, in its order."""
-        return tuple(self._slots[slot].forms for slot in slots)
+    def lineage(self, slots: tuple[int, ...]) -> tuple[PackedAdapter, ...]:
+        """What a lineage's slots hold, in its order."""
+        return tuple(self._slots[slot] for slot in slots)
 
     @property
     def nbytes(self) -> int:

@@ -11,18 +11,32 @@ from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
-from jumplora_server.engine.bank import Bank, PackedAdapter, pack
-from jumplora_server.engine.cache import RowCache, round_up
-from jumplora_server.engine.delta import make_plan
+from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.sampling import Sampler
-from jumplora_server.engine.t5 import T5, min_rows
+from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import read_config, read_weights
+
+
+class Runner(Protocol):
+    """The forward pass: what a lineage's rows compute, on one kind of hardware."""
+
+    @property
+    def weight_bytes(self) -> int: ...
+
+    def pack(self, adapter: Adapter) -> PackedAdapter: ...
+
+    def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None: ...
+
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor: ...
+
+    def clear_row(self, row: int) -> None: ...
 
 
 class Engine:
@@ -64,31 +78,30 @@ class Engine:
             max_target_tokens=max_target_tokens,
             eos_token_id=config.eos_token_id,
         )
-        self._device = torch.device(device)
-        self._start = config.decoder_start_token_id
-        self._min_rows = min_rows(dtype)
-        self._model = T5(config, read_weights(folder, config), dtype=dtype, device=self._device)
-        self._cache = RowCache(
+        self._runner: Runner = TorchRunner(
             config,
-            rows=max(max_rows, self._min_rows),
-            max_source=max_source_tokens,
-            max_target=max_target_tokens,
-            dtype=self._model.dtype,
-            device=self._device,
+            read_weights(folder, config),
+            dtype=dtype,
+            device=torch.device(device),
+            max_rows=max_rows,
+            max_source_tokens=max_source_tokens,
+            max_target_tokens=max_target_tokens,
         )
         self._bank = Bank()
-        self._sampler = Sampler(eos_token_id=config.eos_token_id, start_token_id=self._start)
+        self._sampler = Sampler(
+            eos_token_id=config.eos_token_id, start_token_id=config.decoder_start_token_id
+        )
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the backbone as it is resident."""
-        return self._model.weight_bytes
+        return self._runner.weight_bytes
 
     # -- any thread
 
     def pack(self, adapter: Adapter) -> PackedAdapter:
         """Bring an adapter into the form the engine applies; CPU heavy, off the engine's path."""
-        return pack(adapter, self._device)
+        return self._runner.pack(adapter)
 
     def install(self, packed: PackedAdapter) -> int:
         """Make a packed adapter addressable by the returned slot number."""
@@ -111,7 +124,7 @@ class Engine:
             return StepOutput((), (), (), encode_seconds)
         output = self._sampler.choose(self._decode(batch.decode), batch.decode)
         for index in output.failed:
-            self._cache.clear_row(batch.decode[index].row)
+            self._runner.clear_row(batch.decode[index].row)
         return replace(output, encode_seconds=encode_seconds)
 
     def release(self, sequence: Sequence) -> None:
@@ -119,41 +132,8 @@ class Engine:
         self._sampler.forget(sequence.id)
 
     def _encode(self, sequences: Rows[Sequence]) -> None:
-        # Neighbours of one lineage make a plan of slices instead of index copies.
-        sequences = sorted(sequences, key=lambda s: (s.slots, len(s.prompt)))
-        tokens: list[int] = []
-        spans: list[tuple[int, int]] = []
-        for sequence in sequences:
-            spans.append((len(tokens), len(tokens) + len(sequence.prompt)))
-            tokens.extend(sequence.prompt)
-            self._cache.open_row(sequence.row, len(sequence.prompt))
-        lineages = [self._bank.forms(sequence.slots) for sequence in sequences]
-        plan = make_plan(lineages, spans, "encode", self._device)
-        groups = self._model.groups(spans, [sequence.row for sequence in sequences])
-        tokens.extend([self._start] * (self._min_rows - len(tokens)))
-        self._model.encode(torch.tensor(tokens, device=self._device), groups, plan, self._cache)
+        self._runner.encode(sequences, [self._bank.lineage(s.slots) for s in sequences])
 
     def _decode(self, sequences: Rows[Sequence]) -> Tensor:
         """Logits [n, vocab] of the next token, one row a sequence."""
-        rows = [sequence.row for sequence in sequences]
-        count = max(self._min_rows, max(rows) + 1)
-        tokens, positions = [self._start] * count, [0] * count
-        for row, sequence in zip(rows, sequences, strict=True):
-            positions[row] = len(sequence.output)
-            if sequence.output:
-                tokens[row] = sequence.output[-1]
-        lineages = [self._bank.forms(sequence.slots) for sequence in sequences]
-        plan = make_plan(lineages, [(row, row + 1) for row in rows], "decode", self._device)
-        live = torch.tensor(rows, device=self._device)
-        logits = self._model.decode(
-            torch.tensor(tokens, device=self._device),
-            torch.tensor(positions, device=self._device),
-            live,
-            lengths=(
-                round_up(max(len(sequence.prompt) for sequence in sequences)),
-                round_up(max(positions) + 1),
-            ),
-            plan=plan,
-            cache=self._cache,
-        )
-        return logits[live]
+        return self._runner.decode(sequences, [self._bank.lineage(s.slots) for s in sequences])

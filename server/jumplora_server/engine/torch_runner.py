@@ -1,0 +1,105 @@
+"""The forward pass in torch: any device and dtype, and the reference of the native CPU path.
+
+Turns sequences into the tensors that `T5` wants, and owns the caches. Knows no sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+
+import torch
+from torch import Tensor
+
+from jumplora_adapters.format import Adapter
+from jumplora_server.core import Sequence
+from jumplora_server.engine.bank import PackedAdapter, pack
+from jumplora_server.engine.cache import RowCache, round_up
+from jumplora_server.engine.delta import make_plan
+from jumplora_server.engine.t5 import T5, min_rows
+from jumplora_server.engine.weights import T5Config
+
+Lineage = tuple[PackedAdapter, ...]
+
+
+class TorchRunner:
+    """Encodes prompts and decodes one token of many rows with torch's operators."""
+
+    def __init__(
+        self,
+        config: T5Config,
+        weights: dict[str, Tensor],
+        *,
+        dtype: str,
+        device: torch.device,
+        max_rows: int,
+        max_source_tokens: int,
+        max_target_tokens: int,
+    ) -> None:
+        self._device = device
+        self._start = config.decoder_start_token_id
+        self._min_rows = min_rows(dtype)
+        self._model = T5(config, weights, dtype=dtype, device=device)
+        self._cache = RowCache(
+            config,
+            rows=max(max_rows, self._min_rows),
+            max_source=max_source_tokens,
+            max_target=max_target_tokens,
+            dtype=self._model.dtype,
+            device=device,
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the backbone as it is resident."""
+        return self._model.weight_bytes
+
+    def pack(self, adapter: Adapter) -> PackedAdapter:
+        """Bring an adapter into the forms this runner applies; any thread."""
+        return pack(adapter, self._device)
+
+    def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
+        """Encode each sequence's prompt into its row's cross-attention cache."""
+        # Neighbours of one lineage make a plan of slices instead of index copies.
+        pairs = sorted(
+            zip(sequences, lineages, strict=True), key=lambda p: (p[0].slots, len(p[0].prompt))
+        )
+        tokens: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for sequence, _ in pairs:
+            spans.append((len(tokens), len(tokens) + len(sequence.prompt)))
+            tokens.extend(sequence.prompt)
+            self._cache.open_row(sequence.row, len(sequence.prompt))
+        forms = [tuple(packed.forms for packed in lineage) for _, lineage in pairs]
+        plan = make_plan(forms, spans, "encode", self._device)
+        groups = self._model.groups(spans, [sequence.row for sequence, _ in pairs])
+        tokens.extend([self._start] * (self._min_rows - len(tokens)))
+        self._model.encode(torch.tensor(tokens, device=self._device), groups, plan, self._cache)
+
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
+        """Logits [n, vocab] float32 of each sequence's next token."""
+        rows = [sequence.row for sequence in sequences]
+        count = max(self._min_rows, max(rows) + 1)
+        tokens, positions = [self._start] * count, [0] * count
+        for row, sequence in zip(rows, sequences, strict=True):
+            positions[row] = len(sequence.output)
+            if sequence.output:
+                tokens[row] = sequence.output[-1]
+        forms = [tuple(packed.forms for packed in lineage) for lineage in lineages]
+        plan = make_plan(forms, [(row, row + 1) for row in rows], "decode", self._device)
+        live = torch.tensor(rows, device=self._device)
+        logits = self._model.decode(
+            torch.tensor(tokens, device=self._device),
+            torch.tensor(positions, device=self._device),
+            live,
+            lengths=(
+                round_up(max(len(sequence.prompt) for sequence in sequences)),
+                round_up(max(positions) + 1),
+            ),
+            plan=plan,
+            cache=self._cache,
+        )
+        return logits[live]
+
+    def clear_row(self, row: int) -> None:
+        """Forget a row's numbers, after it failed."""
+        self._cache.clear_row(row)
