@@ -78,7 +78,13 @@ class Engine:
             max_target_tokens=max_target_tokens,
             eos_token_id=config.eos_token_id,
         )
-        self._runner: Runner = TorchRunner(
+        runner = TorchRunner
+        if torch.device(device).type == "cuda":
+            # Imported here: it needs Triton, which only torch for CUDA brings.
+            from jumplora_server.engine.cuda.runner import CudaRunner
+
+            runner = CudaRunner
+        self._runner: Runner = runner(
             config,
             read_weights(folder, config),
             dtype=dtype,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jumplora_server.engine.cache import RowCache, round_up
-from jumplora_server.engine.delta import DeltaPlan
+from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.linear import MIN_ROWS, Linear, make_linear
 from jumplora_server.engine.weights import T5Config, to_dtype
 
@@ -109,7 +109,7 @@ class T5:
     # -- the two phases
 
     def encode(
-        self, tokens: Tensor, groups: Sequence[LengthGroup], plan: DeltaPlan, cache: RowCache
+        self, tokens: Tensor, groups: Sequence[LengthGroup], plan: Plan, cache: RowCache
     ) -> None:
         """Encode packed prompts and write their cross-attention keys and values.
 
@@ -139,7 +139,7 @@ class T5:
         live: Tensor,
         *,
         lengths: tuple[int, int],
-        plan: DeltaPlan,
+        plan: Plan,
         cache: RowCache,
     ) -> Tensor:
         """One step of the first R cache rows; returns logits [R, vocab] in float32.
@@ -180,7 +180,7 @@ class T5:
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (self.config.d_model,), weight, self.config.epsilon)
 
-    def _qkv(self, layer: Layer, h: Tensor, plan: DeltaPlan) -> Tensor:
+    def _qkv(self, layer: Layer, h: Tensor, plan: Plan) -> Tensor:
         qkv = layer.qkv(h)  # [n, 3 * inner]
         inner = self.config.inner
         for i, name in enumerate("qkv"):

@@ -14,7 +14,7 @@ from jumplora_adapters.format import Adapter
 from jumplora_server.core import Sequence
 from jumplora_server.engine.bank import PackedAdapter, pack
 from jumplora_server.engine.cache import RowCache, round_up
-from jumplora_server.engine.delta import make_plan
+from jumplora_server.engine.delta import Plan, make_plan
 from jumplora_server.engine.t5 import T5, min_rows
 from jumplora_server.engine.weights import T5Config
 
@@ -69,11 +69,14 @@ class TorchRunner:
             spans.append((len(tokens), len(tokens) + len(sequence.prompt)))
             tokens.extend(sequence.prompt)
             self._cache.open_row(sequence.row, len(sequence.prompt))
-        forms = [tuple(packed.forms for packed in lineage) for _, lineage in pairs]
-        plan = make_plan(forms, spans, "encode", self._device)
+        plan = self._encode_plan([lineage for _, lineage in pairs], spans)
         groups = self._model.groups(spans, [sequence.row for sequence, _ in pairs])
         tokens.extend([self._start] * (self._min_rows - len(tokens)))
         self._model.encode(torch.tensor(tokens, device=self._device), groups, plan, self._cache)
+
+    def _encode_plan(self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]]) -> Plan:
+        forms = [tuple(packed.forms for packed in lineage) for lineage in lineages]
+        return make_plan(forms, spans, "encode", self._device)
 
     def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Logits [n, vocab] float32 of each sequence's next token."""

@@ -1,0 +1,158 @@
+"""The decode step over static buffers: captured as one CUDA graph, or run eagerly without a GPU.
+
+A graph replays the same launches on the same addresses, so shapes are padded to a few sizes, and
+what changes from step to step (tokens, positions, live rows, slots) is written into one buffer.
+On a CPU the same function runs on the same buffers, which is how padding and dead rows are tested;
+capture and replay were never run on hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.cuda import _POOL_HANDLE
+
+from jumplora_server.engine.cache import LENGTH_STEP
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeShape:
+    """The sizes that one graph is for; every one is padded, so that there are few."""
+
+    rows: int  # cache rows that are computed, live or not
+    source: int  # cross-attention keys
+    target: int  # self-attention keys
+    depth: int  # slots a lineage; 0 is the bare backbone, which launches no delta kernel
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """What one step decodes, one item a live row."""
+
+    rows: Sequence[int]
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    lineages: Sequence[Sequence[int]]  # addresses of slot tables, oldest ancestor first
+
+
+@dataclass(frozen=True, slots=True)
+class StepBuffers:
+    """Views into one int64 buffer [3 + depth, rows], so that one copy fills them all."""
+
+    tokens: Tensor  # [rows]
+    positions: Tensor  # [rows]
+    live: Tensor  # [rows] the live rows, the first one repeated to fill it
+    lineages: Tensor  # [depth, rows]
+
+
+Compute = Callable[[DecodeShape, StepBuffers], Tensor]
+"""Logits [rows, vocab] of a step; must neither synchronise nor depend on the buffers' content."""
+
+
+def shape_of(inputs: StepInputs, *, source: int, limits: DecodeShape) -> DecodeShape:
+    """The padded shape for a step.
+
+    Args:
+        source: the longest live prompt, in tokens.
+        limits: what the caches hold; its depth is not looked at.
+    """
+    return DecodeShape(
+        rows=_padded(max(inputs.rows) + 1, 4, limits.rows),
+        source=_padded(source, LENGTH_STEP, limits.source),
+        target=_padded(max(inputs.positions) + 1, LENGTH_STEP, limits.target),
+        depth=_padded(max(map(len, inputs.lineages)), 0, None),
+    )
+
+
+def fill(shape: DecodeShape, inputs: StepInputs, start_token: int) -> Tensor:
+    """The content of a step's buffer, int64 [3 + depth, rows].
+
+    Dead rows compute a start token at position 0 without deltas, and write nothing: `live` names
+    a live row in their place, whose numbers are then stored twice.
+    """
+    tokens, positions = [start_token] * shape.rows, [0] * shape.rows
+    lineages = [[0] * shape.rows for _ in range(shape.depth)]
+    for row, token, position, lineage in zip(
+        inputs.rows, inputs.tokens, inputs.positions, inputs.lineages, strict=True
+    ):
+        tokens[row], positions[row] = token, position
+        for place, address in enumerate(lineage):
+            lineages[place][row] = address
+    live = [*inputs.rows, *[inputs.rows[0]] * (shape.rows - len(inputs.rows))]
+    return torch.tensor([tokens, positions, live, *lineages])
+
+
+class DecodeStep:
+    """The decode step of one shape, on buffers that never move."""
+
+    def __init__(self, shape: DecodeShape, compute: Compute, device: torch.device) -> None:
+        self._shape = shape
+        self._compute = compute
+        self._device = device
+        size = (3 + shape.depth, shape.rows)
+        self._buffer = torch.zeros(size, dtype=torch.int64, device=device)
+        self._host = torch.zeros(size, dtype=torch.int64, pin_memory=device.type == "cuda")
+        tokens, positions, live = self._buffer[:3].unbind()
+        self._buffers = StepBuffers(tokens, positions, live, lineages=self._buffer[3:])
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._logits: Tensor | None = None
+
+    def run(self, content: Tensor, graph_memory: _POOL_HANDLE | None) -> Tensor:
+        """Logits [rows, vocab] for what `fill` returned; overwritten by the next run on a GPU."""
+        # The step before was waited for (its tokens were read), so its copy is over.
+        self._host.copy_(content)
+        self._buffer.copy_(self._host, non_blocking=True)
+        if self._device.type != "cuda":
+            return self._compute(self._shape, self._buffers)
+        if self._graph is None:
+            self._capture(graph_memory)
+        assert self._graph is not None
+        assert self._logits is not None
+        self._graph.replay()
+        return self._logits
+
+    def _capture(self, graph_memory: _POOL_HANDLE | None) -> None:
+        """Run once, so that kernels are compiled, then record. Both write what a replay writes."""
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream(self._device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            self._compute(self._shape, self._buffers)
+        current.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local": the loader's thread may allocate and copy while this one records.
+        with torch.cuda.graph(
+            graph, pool=graph_memory, stream=stream, capture_error_mode="thread_local"
+        ):
+            self._logits = self._compute(self._shape, self._buffers)
+        self._graph = graph
+
+
+class DecodeSteps:
+    """The steps of all shapes seen so far; their graphs share one memory pool."""
+
+    def __init__(self, compute: Compute, device: torch.device) -> None:
+        self._compute = compute
+        self._device = device
+        self._steps: dict[DecodeShape, DecodeStep] = {}
+        # Graphs may share memory because they never run at the same time.
+        self._memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def run(self, shape: DecodeShape, content: Tensor) -> Tensor:
+        """Logits [rows, vocab] of a step of that shape; the first of its shape is captured."""
+        step = self._steps.get(shape)
+        if step is None:
+            step = self._steps[shape] = DecodeStep(shape, self._compute, self._device)
+        return step.run(content, self._memory)
+
+
+def _padded(size: int, least: int, most: int | None) -> int:
+    """The next of 0, least, 2 * least, 4 * least ... (powers of two for least 0), up to `most`."""
+    if size <= least:
+        return least
+    step = max(least, 1)
+    padded = step << (-(-size // step) - 1).bit_length()
+    return padded if most is None else min(padded, most)

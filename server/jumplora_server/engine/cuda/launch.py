@@ -1,0 +1,81 @@
+"""Launches the kernels: block sizes, strides and types, and nothing else.
+
+Block sizes are fixed, never tuned at run time: another size is another order of summation. They
+were chosen by reckoning, not measured on hardware. `reference.py` has the same functions.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from jumplora_server.engine.cuda import kernels
+from jumplora_server.engine.cuda.plan import TOKENS, Kernels
+
+OUT: Final = 32  # output rows a program
+NNZ: Final = 32  # non-zeros of one output row at a time: a warp's 64 bytes of columns
+IN: Final = 64  # columns of a tile of a matrix
+
+# Every product is rounded before it is added (kernels.gated_tile says why); sums of deltas use fma
+# explicitly.
+OPTIONS: Final = {"num_warps": 4, "enable_fp_fusion": False}
+
+
+def add_decode(lineages: Tensor, module: int, x: Tensor, y: Tensor) -> None:
+    """y[row] += x[row] D^T for every slot of each row's lineage, in one launch.
+
+    Args:
+        lineages: int64 [depth, rows], addresses of slot tables, oldest ancestor first; 0 for none.
+        module: its number in the tables.
+        x: [rows, d_in], float32 or bfloat16.
+        y: [rows, d_out], a column slice of something wider or not.
+    """
+    depth, rows = lineages.shape
+    d_out, d_in = y.shape[1], x.shape[1]
+    kernels.decode_kernel[(rows, -(-d_out // OUT))](
+        lineages, module, rows, depth, _bits(x), _bits(y), x.stride(0), y.stride(0), d_out, d_in,
+        IS_BF16=x.dtype == torch.bfloat16, OUT=OUT, NNZ=NNZ, IN=IN, **OPTIONS,
+    )  # fmt: skip
+
+
+def add_encode(tiles: Tensor, module: int, x: Tensor, y: Tensor) -> None:
+    """y[tokens] += x[tokens] D^T for the slot of every tile; packed and factored forms only.
+
+    Args:
+        tiles: int64 [n_tiles, 3]: a slot table's address, first token, token after the last.
+        x: [d_in, n], float32 or bfloat16: transposed, so that a non-zero meets tokens in a run.
+        y: [n, d_out], a column slice of something wider or not.
+    """
+    d_in, n = x.shape
+    d_out = y.shape[1]
+    is_bf16 = x.dtype == torch.bfloat16
+    kernels.encode_kernel[(tiles.shape[0], -(-d_out // OUT))](
+        tiles, module, n, _bits(x), _bits(y), y.stride(0), d_out, d_in,
+        # The interpreter multiplies the bits of bfloat16 numbers in a dot.
+        IS_BF16=is_bf16, DOT_BF16=is_bf16 and x.is_cuda,
+        OUT=OUT, TOKENS=TOKENS, IN=IN, **OPTIONS,
+    )  # fmt: skip
+
+
+def kept(table: Tensor, module: int, shape: tuple[int, int]) -> Tensor:
+    """Which entries a factored module keeps, by the arithmetic of serving: bool [d_out, d_in].
+
+    Args:
+        table: the slot's pool, uint8.
+    """
+    d_out, d_in = shape
+    mask = torch.empty(shape, dtype=torch.int8, device=table.device)
+    kernels.mask_kernel[(-(-d_out // OUT), -(-d_in // IN))](
+        table.view(torch.int64), module, mask, d_out, d_in, OUT=OUT, IN=IN, **OPTIONS
+    )
+    return mask.bool()
+
+
+def _bits(x: Tensor) -> Tensor:
+    """bfloat16 as int16, which is how the kernels read and write it."""
+    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+
+TRITON: Final = Kernels(add_decode=add_decode, add_encode=add_encode, kept=kept)

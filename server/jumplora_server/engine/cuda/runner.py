@@ -1,0 +1,149 @@
+"""The forward pass on a GPU: T5 in torch, the deltas in Triton, decode steps as CUDA graphs.
+
+Tested through Triton's interpreter on a CPU, where it gives `TorchRunner`'s tokens, and compiled
+for an H100's and H200's architecture; it was never run on hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+
+import torch
+from torch import Tensor
+
+from jumplora_adapters.backbone import target_shapes
+from jumplora_adapters.delta import Delta, SparseDelta
+from jumplora_adapters.format import Adapter
+from jumplora_server.core import Sequence
+from jumplora_server.engine.cuda.factored import GatedFactors, has_mask
+from jumplora_server.engine.cuda.forms import Resident, factor_all
+from jumplora_server.engine.cuda.graphs import (
+    DecodeShape,
+    DecodeSteps,
+    StepBuffers,
+    StepInputs,
+    fill,
+    shape_of,
+)
+from jumplora_server.engine.cuda.plan import DecodePlan, EncodePlan, Kernels, make_levels
+from jumplora_server.engine.cuda.slot import DeviceAdapter, load, on_device
+from jumplora_server.engine.cuda.upload import Uploader
+from jumplora_server.engine.delta import Plan
+from jumplora_server.engine.torch_runner import Lineage, TorchRunner
+from jumplora_server.engine.weights import T5Config
+
+
+class CudaRunner(TorchRunner):
+    """`TorchRunner` with its own forms of deltas, and with decode steps on static buffers."""
+
+    def __init__(
+        self,
+        config: T5Config,
+        weights: dict[str, Tensor],
+        *,
+        dtype: str,
+        device: torch.device,
+        max_rows: int,
+        max_source_tokens: int,
+        max_target_tokens: int,
+        resident: Resident = "packed",
+        kernels: Kernels | None = None,
+    ) -> None:
+        """Load the backbone.
+
+        Args:
+            dtype: float32 or bfloat16.
+            device: a CUDA device, or the CPU for tests.
+            resident: what masked deltas that carry their factors are kept as.
+            kernels: None takes Triton's.
+
+        Raises:
+            ValueError: another dtype.
+        """
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype {dtype!r} given; a GPU runs float32 or bfloat16")
+        super().__init__(
+            config,
+            weights,
+            dtype=dtype,
+            device=device,
+            max_rows=max_rows,
+            max_source_tokens=max_source_tokens,
+            max_target_tokens=max_target_tokens,
+        )
+        if kernels is None:
+            # Imported here: the references do without Triton.
+            from jumplora_server.engine.cuda.launch import TRITON
+
+            kernels = TRITON
+        self._kernels = kernels
+        self._resident = resident
+        self._uploader = Uploader(device)
+        self._steps = DecodeSteps(self._compute, device)
+        self._limits = DecodeShape(self._cache.rows, self._cache.source, self._cache.target, 0)
+        targets = target_shapes(
+            {
+                "num_heads": config.num_heads,
+                "d_kv": config.d_kv,
+                "d_model": config.d_model,
+                "num_layers": config.num_layers,
+                "num_decoder_layers": config.num_decoder_layers,
+            }
+        )
+        self._modules = {module: number for number, module in enumerate(targets)}
+
+    def pack(self, adapter: Adapter) -> DeviceAdapter:
+        """Put an adapter's deltas into a slot of device memory; any thread, beside the engine's.
+
+        Factored modules whose mask, recomputed by the kernel on this device, has not the stored
+        one's digest are packed instead.
+        """
+        factors: dict[str, GatedFactors] = {}
+        if self._resident == "factored":
+            with self._uploader.beside():
+                factors = factor_all(adapter, self._device)
+        packed = load(adapter, self._modules, factors, self._uploader)
+        sound = {
+            module: form
+            for module, form in factors.items()
+            if self._gives_mask(packed, module, adapter.deltas[module])
+        }
+        if len(sound) == len(factors):
+            return packed
+        return load(adapter, self._modules, sound, self._uploader)
+
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
+        """Logits [n, vocab] float32 of each sequence's next token."""
+        rows = [sequence.row for sequence in sequences]
+        inputs = StepInputs(
+            rows=rows,
+            tokens=[s.output[-1] if s.output else self._start for s in sequences],
+            positions=[len(sequence.output) for sequence in sequences],
+            lineages=[[a.address for a in on_device(lineage)] for lineage in lineages],
+        )
+        longest = max(len(sequence.prompt) for sequence in sequences)
+        shape = shape_of(inputs, source=longest, limits=self._limits)
+        logits = self._steps.run(shape, fill(shape, inputs, self._start))
+        return logits[torch.tensor(rows, device=self._device)]
+
+    def _encode_plan(self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]]) -> Plan:
+        slots = [on_device(lineage) for lineage in lineages]
+        for adapter in {id(a): a for lineage in slots for a in lineage}.values():
+            self._uploader.keep_for(adapter.pool)
+        return EncodePlan(make_levels(slots, spans, self._device), self._modules, self._kernels)
+
+    def _compute(self, shape: DecodeShape, buffers: StepBuffers) -> Tensor:
+        return self._model.decode(
+            buffers.tokens,
+            buffers.positions,
+            buffers.live,
+            lengths=(shape.source, shape.target),
+            plan=DecodePlan(buffers.lineages, self._modules, self._kernels),
+            cache=self._cache,
+        )
+
+    def _gives_mask(self, packed: DeviceAdapter, module: str, delta: Delta) -> bool:
+        assert isinstance(delta, SparseDelta)
+        with self._uploader.beside():
+            keep = self._kernels.kept(packed.pool, self._modules[module], delta.shape)
+        return has_mask(keep, delta)

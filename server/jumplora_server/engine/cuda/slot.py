@@ -1,0 +1,69 @@
+"""A slot: one version's own deltas in one buffer of device memory, which begins with its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from jumplora_adapters.format import Adapter
+from jumplora_server.engine.bank import PackedAdapter
+from jumplora_server.engine.cuda.factored import GatedFactors
+from jumplora_server.engine.cuda.forms import DeviceForm, place
+from jumplora_server.engine.cuda.pool import Pool
+from jumplora_server.engine.cuda.upload import Uploader
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceAdapter(PackedAdapter):
+    """A resident version. `forms` is empty: the kernels read `pool`, not torch's forms."""
+
+    device_forms: Mapping[str, DeviceForm]
+    pool: Tensor  # uint8 [nbytes]
+
+    @property
+    def address(self) -> int:
+        """Where the slot's table lies, as batches name it."""
+        return self.pool.data_ptr()
+
+
+def load(
+    adapter: Adapter,
+    modules: Mapping[str, int],
+    factors: Mapping[str, GatedFactors],
+    uploader: Uploader,
+) -> DeviceAdapter:
+    """Lay out an adapter and copy it to the device.
+
+    Args:
+        modules: the number of every module in the table.
+        factors: the modules that are to be factored.
+    """
+    pool = Pool(len(modules))
+    records = {}
+    for module, delta in adapter.deltas.items():
+        records[module] = place(pool, delta, factors.get(module))
+        pool.describe(modules[module], records[module])
+    buffer = uploader.upload(pool.nbytes, pool.write)
+    entries = sum(delta.shape[0] * delta.shape[1] for delta in adapter.deltas.values())
+    nnz = sum(delta.nnz for delta in adapter.deltas.values())
+    return DeviceAdapter(
+        version=adapter.digest,
+        forms={},
+        nbytes=pool.nbytes,
+        nnz=nnz,
+        density=nnz / entries if entries else 0.0,
+        device_forms={
+            module: DeviceForm(record, adapter.deltas[module].shape, buffer)
+            for module, record in records.items()
+        },
+        pool=buffer,
+    )
+
+
+def on_device(lineage: tuple[PackedAdapter, ...]) -> tuple[DeviceAdapter, ...]:
+    """A lineage of slots that this runner packed."""
+    slots = tuple(adapter for adapter in lineage if isinstance(adapter, DeviceAdapter))
+    assert len(slots) == len(lineage), "a slot of another runner"
+    return slots
