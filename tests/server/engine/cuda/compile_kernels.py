@@ -1,0 +1,88 @@
+"""Compiles the kernels for compute capability 9.0 and prints what they became, as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from jumplora_server.engine.cuda import kernels, launch
+from jumplora_server.engine.cuda.plan import TOKENS
+
+HOPPER = GPUTarget("cuda", 90, 32)
+INTS = ("module", "rows", "depth", "n", "x_stride", "y_stride", "d_out", "d_in")
+
+
+def compiled(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> dict[str, Any]:
+    """Counts of instructions and bytes of one variant."""
+    signature = {
+        name: "constexpr" if name in constants else pointers.get(name, "i32")
+        for name in kernel.arg_names
+    }
+    assert all(kind != "i32" or name in INTS for name, kind in signature.items()), signature
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
+    )
+    made = triton.compile(source, target=HOPPER, options=launch.OPTIONS)
+    ptx: str = made.asm["ptx"]
+    return {
+        "machine_code_bytes": len(made.asm["cubin"]),
+        "fma": len(re.findall(r"\bfma\.rn\.f32", ptx)),
+        "multiplications": len(re.findall(r"\bmul(\.rn)?\.f32", ptx)),
+        "flushed_denormals": ptx.count(".ftz"),
+        "tensor_core": len(re.findall(r"\b(wgmma|mma)\.", ptx)),
+        "tf32": ptx.count("tf32"),
+        "spilled_bytes": spilled(made.asm["cubin"]),
+    }
+
+
+def spilled(cubin: bytes) -> int:
+    """Bytes of stack a thread takes, as the tools that come with Triton report it."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run(
+            [str(tool), "--dump-resource-usage", file.name],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    print(usage, file=sys.stderr)
+    return sum(int(size) for size in re.findall(r"(?:STACK|LOCAL):(\d+)", usage))
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """Every variant a server launches."""
+    found = {}
+    for name, is_bf16 in (("float32", False), ("bfloat16", True)):
+        kind = "*i16" if is_bf16 else "*fp32"
+        found[f"decode {name}"] = compiled(
+            kernels.decode_kernel,
+            {"lineages": "*i64", "x": kind, "y": kind},
+            {"IS_BF16": is_bf16, "OUT": launch.OUT, "NNZ": launch.NNZ, "IN": launch.IN},
+        )
+        found[f"encode {name}"] = compiled(
+            kernels.encode_kernel,
+            {"tiles": "*i64", "x": kind, "y": kind},
+            {
+                "IS_BF16": is_bf16, "DOT_BF16": is_bf16, "OUT": launch.OUT, "TOKENS": TOKENS,
+                "IN": launch.IN,
+            },
+        )  # fmt: skip
+    found["mask"] = compiled(
+        kernels.mask_kernel, {"table": "*i64", "mask": "*i8"}, {"OUT": launch.OUT, "IN": launch.IN}
+    )
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(variants()))

@@ -1,0 +1,219 @@
+"""The GPU runner on a tiny T5: the torch runner's tokens, and each row alone in a mixed batch.
+
+Interpreted where there is no GPU, compiled and captured where there is one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from decoding import make_sequence
+from device_slots import CPU, DEVICE
+from factories import random_adapter, tiny_t5
+from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.delta import Delta, SparseDelta
+from jumplora_adapters.format import Adapter
+from jumplora_adapters.manifest import Manifest
+from jumplora_server.core import Sequence
+from jumplora_server.engine.cuda.forms import Resident
+from jumplora_server.engine.cuda.plan import Kernels
+from jumplora_server.engine.cuda.reference import REFERENCE
+from jumplora_server.engine.cuda.runner import CudaRunner
+from jumplora_server.engine.torch_runner import Lineage, TorchRunner
+from jumplora_server.engine.weights import read_config, read_weights
+
+STEPS = 3
+TAU, RANK, ALPHA = 0.9, 4, 2.0
+LINEAGES: tuple[tuple[str, ...], ...] = ((), ("a",), ("gated",), ("lora",), ("a", "gated", "full"))
+LENGTHS = (3, 17, 9, 6, 70)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    folder = tmp_path_factory.mktemp("backbone")
+    return read_backbone(tiny_t5(folder, layers=1, vocab=300, seed=3))
+
+
+def cuda_runner(
+    backbone: Backbone,
+    dtype: str = "float32",
+    resident: Resident = "factored",
+    kernels: Kernels | None = None,
+) -> CudaRunner:
+    config = read_config(backbone.path)
+    return CudaRunner(
+        config, read_weights(backbone.path, config), dtype=dtype, device=DEVICE, max_rows=8,
+        max_source_tokens=128, max_target_tokens=16, resident=resident, kernels=kernels,
+    )  # fmt: skip
+
+
+def torch_runner(backbone: Backbone, dtype: str = "float32") -> TorchRunner:
+    config = read_config(backbone.path)
+    return TorchRunner(
+        config, read_weights(backbone.path, config), dtype=dtype, device=CPU, max_rows=8,
+        max_source_tokens=128, max_target_tokens=16,
+    )  # fmt: skip
+
+
+def gated(backbone: Backbone) -> Adapter:
+    """A masked adapter with factors, one of whose entries is an exception."""
+    generator = torch.Generator().manual_seed(5)
+    factors, deltas = {}, dict[str, Delta]()
+    for module, (d_out, d_in) in backbone.targets.items():
+        a = torch.randn(RANK, d_in, generator=generator)
+        b = torch.randn(d_out, RANK, generator=generator) * 0.3
+        product = b @ a
+        keep = product.abs() > TAU
+        keep[3, 7] = ~keep[3, 7]
+        deltas[module] = SparseDelta.from_dense(product * keep * (ALPHA / RANK), torch.bfloat16)
+        factors[module] = (a, b)
+    manifest = Manifest.model_construct(
+        kind="masked", rank=RANK, alpha=ALPHA, thresholds={"global": TAU}
+    )
+    return Adapter(manifest, deltas, "9" * 64, factors)
+
+
+def adapters(backbone: Backbone) -> dict[str, Adapter]:
+    made = {"gated": gated(backbone)}
+    for seed, (name, density) in enumerate({"a": 0.1, "full": 0.9, "lora": 1.0}.items()):
+        manifest, deltas = random_adapter(
+            backbone, seed=seed, density=density, kind="lowrank" if name == "lora" else "masked"
+        )
+        made[name] = Adapter(manifest, deltas, str(seed) * 64)
+    return made
+
+
+class Shelf:
+    """The adapters as one runner packs them."""
+
+    def __init__(self, runner: TorchRunner, backbone: Backbone) -> None:
+        self._packed = {name: runner.pack(adapter) for name, adapter in adapters(backbone).items()}
+
+    def lineage(self, names: tuple[str, ...]) -> Lineage:
+        return tuple(self._packed[name] for name in names)
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [[*torch.randint(3, 250, (n,), generator=generator).tolist(), 1] for n in LENGTHS]
+
+
+@torch.inference_mode()
+def logits_of(
+    runner: TorchRunner, sequences: list[Sequence], lineages: list[Lineage]
+) -> list[torch.Tensor]:
+    """Encode, then greedy steps: per step the logits [n, vocab]."""
+    runner.encode(sequences, lineages)
+    logits = []
+    for _ in range(STEPS):
+        logits.append(runner.decode(sequences, lineages).cpu().clone())
+        for sequence, token in zip(sequences, logits[-1].argmax(-1).tolist(), strict=True):
+            sequence.output.append(token)
+    return logits
+
+
+def batch(rows: list[int]) -> list[Sequence]:
+    return [make_sequence(p, row=row) for p, row in zip(prompts(), rows, strict=True)]
+
+
+@pytest.mark.parametrize("resident", ["packed", "factored"])
+def test_a_mixed_batch_has_the_torch_runners_tokens(backbone: Backbone, resident: Resident) -> None:
+    ours, theirs = cuda_runner(backbone, resident=resident), torch_runner(backbone)
+    rows = [6, 0, 3, 1, 4]  # 2 and 5 are dead, 7 is padding
+    results, outputs = [], []
+    for runner in (ours, theirs):
+        shelf = Shelf(runner, backbone)
+        sequences = batch(rows)
+        results.append(logits_of(runner, sequences, [shelf.lineage(names) for names in LINEAGES]))
+        outputs.append([sequence.output for sequence in sequences])
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-4)
+    assert outputs[0] == outputs[1]
+    assert len({tuple(output) for output in outputs[0]}) > 2, "no contrast"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_row_computes_what_it_computes_alone(backbone: Backbone, dtype: str) -> None:
+    runner = cuda_runner(backbone, dtype)
+    shelf = Shelf(runner, backbone)
+    lineages = [shelf.lineage(names) for names in LINEAGES]
+    together = logits_of(runner, batch([0, 1, 2, 3, 4]), lineages)
+    for i in (2, 4):
+        alone = [make_sequence(prompts()[i], row=i)]
+        for step, logits in enumerate(logits_of(runner, alone, [lineages[i]])):
+            # Bits on a CPU, where linears promise it; a GPU's choose their order by the row count.
+            tolerance = 0.0 if DEVICE.type == "cpu" else 1e-1 if dtype == "bfloat16" else 1e-4
+            torch.testing.assert_close(logits[0], together[step][i], atol=tolerance, rtol=0)
+
+
+def test_rows_that_join_and_leave_do_not_disturb_those_that_stay(backbone: Backbone) -> None:
+    runner = cuda_runner(backbone, kernels=None if DEVICE.type == "cuda" else REFERENCE)
+    shelf = Shelf(runner, backbone)
+    lineages = [shelf.lineage(names) for names in LINEAGES]
+    expected = [
+        logits_of(runner, [make_sequence(prompts()[i], row=0)], [lineages[i]]) for i in (1, 4)
+    ]
+    stays, leaves = make_sequence(prompts()[1], row=2), make_sequence(prompts()[3], row=5)
+    joins = make_sequence(prompts()[4], row=5)
+    with torch.inference_mode():
+        runner.encode([stays, leaves], [lineages[1], lineages[3]])
+        for step in range(STEPS + 1):
+            live = [(stays, lineages[1])] if step < STEPS else []
+            if step == 0:
+                live.append((leaves, lineages[3]))
+            if step == 1:
+                runner.encode([joins], [lineages[4]])
+            if step >= 1:
+                live.insert(0, (joins, lineages[4]))
+            logits = runner.decode([s for s, _ in live], [lineage for _, lineage in live]).cpu()
+            for (sequence, _), row in zip(live, logits, strict=True):
+                if sequence is not leaves:
+                    wanted = expected[0 if sequence is stays else 1][len(sequence.output)][0]
+                    torch.testing.assert_close(row, wanted, atol=1e-4, rtol=0)
+                sequence.output.append(int(row.argmax()))
+
+
+def test_factored_adapters_are_resident_as_factors(backbone: Backbone) -> None:
+    packed, factored = (
+        cuda_runner(backbone, resident=resident).pack(gated(backbone))
+        for resident in ("packed", "factored")
+    )
+    assert {form.record.form for form in packed.device_forms.values()} == {"packed"}
+    assert {form.record.form for form in factored.device_forms.values()} == {"factored"}
+    assert {form.record.exceptions for form in factored.device_forms.values()} == {1}
+
+
+def test_a_device_that_recomputes_another_mask_gets_packed_modules(backbone: Backbone) -> None:
+    liar = next(iter(backbone.targets))
+
+    def kept(table: torch.Tensor, module: int, shape: tuple[int, int]) -> torch.Tensor:
+        mask = REFERENCE.kept(table.cpu(), module, shape)
+        return ~mask if module == list(backbone.targets).index(liar) else mask
+
+    host = Kernels(REFERENCE.add_decode, REFERENCE.add_encode, kept)
+    if DEVICE.type != "cpu":
+        pytest.skip("the references read the host's memory")
+    forms = cuda_runner(backbone, kernels=host).pack(gated(backbone)).device_forms
+    assert {module for module, form in forms.items() if form.record.form == "packed"} == {liar}
+
+
+def test_int8_is_refused(backbone: Backbone) -> None:
+    with pytest.raises(ValueError, match="float32 or bfloat16"):
+        cuda_runner(backbone, dtype="int8")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_replayed_graphs_give_the_eager_steps_logits(backbone: Backbone, tmp_path: Path) -> None:
+    runner = cuda_runner(backbone)
+    shelf = Shelf(runner, backbone)
+    lineages = [shelf.lineage(names) for names in LINEAGES]
+    first = logits_of(runner, batch([0, 1, 2, 3, 4]), lineages)  # captures
+    again = logits_of(runner, batch([0, 1, 2, 3, 4]), lineages)  # replays
+    moved = logits_of(runner, batch([4, 2, 0, 1, 3]), lineages)  # replays with other rows
+    for one, two, three in zip(first, again, moved, strict=True):
+        assert torch.equal(one, two)
+        torch.testing.assert_close(one, three, atol=1e-4, rtol=0)
