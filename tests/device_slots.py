@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from factories import toy_backbone
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.manifest import Manifest
@@ -20,8 +20,6 @@ CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MODULE = "module"
 MODULES = {"another": 0, MODULE: 1}
-
-Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 def sparse(
@@ -57,9 +55,16 @@ def adapter_of(
     alpha: float | None = None,
 ) -> Adapter:
     """An adapter in memory; what its manifest says beyond the arguments is made up."""
-    kind = "lowrank" if any(isinstance(d, LowRankDelta) for d in deltas.values()) else "masked"
-    manifest = Manifest.model_construct(
-        kind=kind, rank=rank, alpha=alpha, thresholds=dict(thresholds) if thresholds else None
+    is_low_rank = any(isinstance(delta, LowRankDelta) for delta in deltas.values())
+    manifest = Manifest(
+        kind="lowrank" if is_low_rank else "masked",
+        task="task",
+        backbone=toy_backbone().ref(),
+        targets=tuple(deltas) or (MODULE,),
+        rank=64 if rank is None else rank,
+        alpha=alpha,
+        thresholds=dict(thresholds) if thresholds else None,
+        method="random",
     )
     return Adapter(manifest, MappingProxyType(dict(deltas)), "0" * 64, factors or {})
 

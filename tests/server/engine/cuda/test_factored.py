@@ -128,7 +128,7 @@ def test_an_adapter_says_enough_or_stays_packed(
 ) -> None:
     delta, a, b = crafted(0)
     adapter = adapter_of(
-        {"m": delta, "without factors": delta},
+        {"m": delta, "bare": delta},
         factors={"m": (a, b)}, thresholds=thresholds, rank=3, alpha=alpha,
     )  # fmt: skip
     assert set(factor_all(adapter, CPU)) == found

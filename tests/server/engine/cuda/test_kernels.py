@@ -65,8 +65,10 @@ def activations(rows: int, dtype: torch.dtype, seed: int = 9) -> Tensor:
     return numbers.to(dtype)
 
 
-def tolerance(dtype: torch.dtype) -> dict[str, float]:
-    return {"atol": 1e-4, "rtol": 1e-5} if dtype == F32 else {"atol": 1e-2, "rtol": 2.0**-7}
+def assert_close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """Up to what summing in another order and one rounding to `dtype` make."""
+    atol, rtol = (1e-4, 1e-5) if dtype == F32 else (1e-2, 2.0**-7)
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol)
 
 
 def lineages_of(slots: list[list[DeviceAdapter]], depth: int, device: torch.device) -> Tensor:
@@ -95,13 +97,13 @@ def test_a_decode_batch_of_every_form_in_one_launch(dtype: torch.dtype) -> None:
         lineages = lineages_of([[slots[i] for i in chain] for chain in chains], 4, device)
         add(lineages, NUMBER, x.to(device), y[:, SHAPE[0] : 2 * SHAPE[0]])  # as in fused q, k, v
         results.append(y.cpu())
-    torch.testing.assert_close(results[0], results[1], **tolerance(dtype))
+    assert_close(results[0], results[1], dtype)
     expected = wide.double()
     for row, chain in enumerate(chains):
         for i in chain:
             update = dense_of(made[i][0], SHAPE) @ x[row].double()
             expected[row, SHAPE[0] : 2 * SHAPE[0]] += update
-    torch.testing.assert_close(results[0].double(), expected, **tolerance(dtype))
+    assert_close(results[0].double(), expected, dtype)
     assert torch.equal(results[0][-1], wide[-1]), "the bare row was touched"
 
 
@@ -143,14 +145,14 @@ def test_an_encode_of_tiles_of_many_slots(dtype: torch.dtype) -> None:
         )
         add(tiles, NUMBER, x.t().contiguous().to(device), y[:, SHAPE[0] :])
         results.append(y.cpu())
-    torch.testing.assert_close(results[0], results[1], **tolerance(dtype))
+    assert_close(results[0], results[1], dtype)
     expected = wide.double()
     for i, (start, stop) in zip(owners, spans, strict=True):
         if "dense" in (form := list(deltas())[i]) or form == "low rank":
             continue  # left to the library's products
         update = x[start:stop].double() @ dense_of(made[i][0], SHAPE).t()
         expected[start:stop, SHAPE[0] :] += update
-    torch.testing.assert_close(results[0].double(), expected, **tolerance(dtype))
+    assert_close(results[0].double(), expected, dtype)
     assert torch.equal(results[0][3:5], wide[3:5])
 
 
@@ -184,7 +186,7 @@ def test_exceptions_flip_entries_both_ways_in_mask_and_product() -> None:
     product = product_in_order(a, b)
     keep = product.abs() > 1.5
     # Entries in corners of the matrix and of tiles; about half of them are kept without this.
-    flipped = torch.tensor([0, 69, 70, 64 + 70, 31 * 70 + 63, 32 * 70 + 64, 36 * 70 + 69])
+    flipped = torch.tensor([0, 69, 70, 64 + 70, 15 * 70 + 31, 16 * 70 + 32, 36 * 70 + 69])
     keep.view(-1)[flipped] = ~keep.view(-1)[flipped]
     assert keep.view(-1)[flipped].any()
     assert not keep.view(-1)[flipped].all()

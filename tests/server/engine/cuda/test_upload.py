@@ -45,10 +45,12 @@ def test_what_goes_wrong_beside_is_not_swallowed() -> None:
 def test_a_load_does_not_wait_for_the_compute_stream() -> None:
     uploader = Uploader(DEVICE)
     load(uploader, 0)
-    torch.cuda._sleep(2_000_000_000)  # cycles: about a second on the compute stream
+    # Cycles: about a second on the compute stream.
+    torch.cuda._sleep(2_000_000_000)  # type: ignore[no-untyped-call]
     busy = torch.cuda.Event()  # type: ignore[no-untyped-call]
     busy.record()
     buffer, content, _ = load(uploader, 1)
-    assert not busy.query(), "the load returned after the compute stream was idle"
+    idle = busy.query()  # type: ignore[no-untyped-call]
+    assert not idle, "the load returned after the compute stream was idle"
     torch.cuda.synchronize()
     assert torch.equal(buffer.cpu(), content)
