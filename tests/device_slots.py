@@ -72,9 +72,11 @@ def adapter_of(
 def slot_of(
     delta: Delta | None, factors: GatedFactors | None = None, device: torch.device = DEVICE
 ) -> DeviceAdapter:
-    """A slot that holds one delta for MODULE, or nothing."""
-    deltas = {} if delta is None else {MODULE: delta}
+    """A slot that holds one delta for MODULE, or factors alone, or nothing."""
     found = {} if factors is None else {MODULE: factors}
+    if delta is None and factors is not None:
+        delta = sparse((factors.B.shape[0], factors.A.shape[1]), 0.0)
+    deltas = {} if delta is None else {MODULE: delta}
     return load(adapter_of(deltas), MODULES, found, Uploader(device))
 
 

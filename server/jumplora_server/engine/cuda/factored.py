@@ -100,7 +100,7 @@ def _has_values(product: Tensor, a: Tensor, b: Tensor, scale: float, delta: Spar
     stored = delta.values.to(product.device, torch.float32)
     recomputed = (product * scale)[support].to(dtype).float()
     reordered = 2 * a.shape[0] * 2.0**-23 * abs(scale) * (b.abs() @ a.abs())[support]
-    step = torch.maximum(stored.abs() * _STEP[dtype], torch.tensor(_SMALLEST[dtype]))
+    step = (stored.abs() * _STEP[dtype]).clamp_min(_SMALLEST[dtype])
     return bool(((recomputed - stored).abs() <= step + reordered).all())
 
 

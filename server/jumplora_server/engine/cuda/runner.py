@@ -146,4 +146,4 @@ class CudaRunner(TorchRunner):
         assert isinstance(delta, SparseDelta)
         with self._uploader.beside():
             keep = self._kernels.kept(packed.pool, self._modules[module], delta.shape)
-        return has_mask(keep, delta)
+            return has_mask(keep, delta)

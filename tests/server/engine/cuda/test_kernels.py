@@ -198,8 +198,8 @@ def test_exceptions_flip_entries_both_ways_in_mask_and_product() -> None:
     assert torch.equal(launch.kept(slot.pool, NUMBER, SHAPE).cpu(), delta.support())
     # Unit vectors read the matrix out: values are the file's, to the bit, as its product is ours.
     y = torch.zeros(SHAPE[1], SHAPE[0], device=DEVICE)
-    lineages = torch.full((1, SHAPE[1]), slot.address, device=DEVICE)
-    launch.add_decode(lineages, NUMBER, torch.eye(SHAPE[1], device=DEVICE), y)
+    tiles = torch.tensor([(slot.address, 0, 64), (slot.address, 64, 70)], device=DEVICE)
+    launch.add_encode(tiles, NUMBER, torch.eye(SHAPE[1], device=DEVICE), y)
     assert torch.equal(y.cpu().t(), delta.to_dense())
 
 
@@ -211,6 +211,30 @@ def test_a_product_at_the_threshold_is_not_kept() -> None:
     assert factors.exceptions.numel() == 0
     mask = launch.kept(slot_of(delta, factors).pool, NUMBER, (2, 4)).cpu()
     assert mask.tolist() == [[False, False, True, False]] * 2
+
+
+def test_the_recomputed_product_has_the_references_bits() -> None:
+    a, b = factor_pair(SHAPE, 9)
+    product = product_in_order(a, b)
+    assert not torch.equal(product, b @ a), "no contrast: another order gives the same bits"
+    exceptions = torch.empty(0, dtype=torch.int32)
+    slot = slot_of(None, GatedFactors(a, b, 0.0, 1.0, exceptions, F32))
+    y = torch.zeros(SHAPE[1], SHAPE[0], device=DEVICE)
+    tiles = torch.tensor([(slot.address, 0, 64), (slot.address, 64, 70)], device=DEVICE)
+    launch.add_encode(tiles, NUMBER, torch.eye(SHAPE[1], device=DEVICE), y)
+    assert torch.equal(y.cpu().t(), product)
+
+
+def test_sums_are_rounded_to_bfloat16_as_torch_does() -> None:
+    random = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    step = 2.0**-8  # half of bfloat16's step at 1: ties
+    crafted = [1 + step, 1 + 3 * step, -1 - step, 2 - step, 1 + step + 2.0**-20, 1e-39, 3.4e38]
+    values = torch.cat([random, torch.tensor(crafted)])[:, None]  # [n, 1]
+    slot = slot_of(SparseDelta.from_dense(values))
+    y = torch.zeros(1, len(values), device=DEVICE, dtype=BF16)
+    lineages = torch.full((1, 1), slot.address, device=DEVICE)
+    launch.add_decode(lineages, NUMBER, torch.ones(1, 1, device=DEVICE, dtype=BF16), y)
+    assert torch.equal(y.cpu()[0], values[:, 0].to(BF16))
 
 
 def test_numbers_that_are_not_finite_stay_so_in_bfloat16() -> None:

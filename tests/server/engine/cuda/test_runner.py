@@ -117,9 +117,16 @@ def batch(rows: list[int]) -> list[Sequence]:
     return [make_sequence(p, row=row) for p, row in zip(prompts(), rows, strict=True)]
 
 
-@pytest.mark.parametrize("resident", ["packed", "factored"])
-def test_a_mixed_batch_has_the_torch_runners_tokens(backbone: Backbone, resident: Resident) -> None:
-    ours, theirs = cuda_runner(backbone, resident=resident), torch_runner(backbone)
+@pytest.mark.parametrize(
+    ("resident", "kernels"),
+    [("packed", HOST_KERNELS), ("factored", HOST_KERNELS), ("factored", None)],
+    ids=["packed, reference", "factored, reference", "factored, kernels"],
+)
+def test_a_mixed_batch_has_the_torch_runners_tokens(
+    backbone: Backbone, resident: Resident, kernels: Kernels | None
+) -> None:
+    ours = cuda_runner(backbone, resident=resident, kernels=kernels)
+    theirs = torch_runner(backbone)
     rows = [6, 0, 3, 1, 4]  # 2 and 5 are dead, 7 is padding
     results, outputs = [], []
     for runner in (ours, theirs):
