@@ -42,16 +42,16 @@ class NativeT5:
         self._longest = max_source
         inner, wide = config.inner, config.d_ff * (1 if config.feed_forward == "relu" else 2)
         capacity = max(tokens, rows)
-        self._x = torch.zeros(capacity, config.d_model)
-        self._h = torch.zeros(capacity, config.d_model)
-        self._wide = torch.zeros(capacity, max(3 * inner, wide))
-        self._mid = torch.zeros(capacity, max(inner, config.d_ff))
+        self._x = _buffer(capacity, config.d_model)
+        self._h = _buffer(capacity, config.d_model)
+        self._wide = _buffer(capacity, max(3 * inner, wide))
+        self._mid = _buffer(capacity, max(inner, config.d_ff))
         # For rows packed side by side, or for tokens transposed: each prompt's to whole vectors.
         widest = max(config.d_model, inner, config.d_ff)
         lanes = capacity + LANES * rows
-        self._scratch = torch.zeros(max(capacity * (widest + 3), lanes * config.d_model))
-        self._row_scales = torch.zeros(capacity, 2)
-        self.logits = torch.zeros(rows, config.vocab_size)
+        self._scratch = _buffer(max(capacity * (widest + 3), lanes * config.d_model))
+        self._row_scales = _buffer(capacity, 2)
+        self.logits = _buffer(rows, config.vocab_size)
         cross = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._source)
         own = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._target)
         # Not zeroed: a page costs memory once a row has used it, and nothing stale is ever read.
@@ -218,3 +218,7 @@ class NativeT5:
 
 def _whole(length: int) -> int:
     return -(-length // LANES) * LANES
+
+
+def _buffer(*shape: int) -> Tensor:
+    return roomy(shape, torch.float32).zero_()

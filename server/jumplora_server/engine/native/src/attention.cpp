@@ -159,10 +159,11 @@ void attend_prompts(const Op& op, const Team& team) {
             static_cast<const float*>(op.p[2]) + head * (2 * longest - 1) + longest - 1;
         float* keys = scratch.floats((d_kv + QUERIES) * width);  // [d_kv, width], transposed
         float* scores = keys + d_kv * width;
-        for (int64_t d = 0; d < d_kv; ++d) {
-            for (int64_t j = 0; j < n; ++j) keys[d * width + j] = qkv[j * stride + inner + d];
-            for (int64_t j = n; j < width; ++j) keys[d * width + j] = 0;
-        }
+        for (int64_t j = 0; j < width; j += LANES)
+            for (int64_t d = 0; d < d_kv; d += LANES)
+                transpose_tile(
+                    qkv + j * stride + inner + d, stride, std::min(LANES, n - j),
+                    std::min(LANES, d_kv - d), keys + d * width + j, width);
         for (int64_t first = 0; first < n; first += QUERIES)
             attend_rest<QUERIES>(
                 std::min<int64_t>(QUERIES, n - first), qkv, stride, inner, d_kv,
@@ -176,12 +177,17 @@ void store_source(const Op& op, const Team& team) {
     for (int64_t i; (i = team.take()) < team.step.sequences * heads;) {
         const int64_t sequence = i / heads, head = i % heads;
         Rows<float> cache(op, 1, team.step.cache_rows[sequence], head, heads, d_kv, length);
-        for (int64_t t = 0; t < team.step.lengths[sequence]; ++t) {
-            const float* k = static_cast<const float*>(op.p[0]) +
-                             (team.step.starts[sequence] + t) * 2 * inner + head * d_kv;
-            for (int64_t d = 0; d < d_kv; ++d) cache.key(t, d, d_kv) = k[d];
-            std::memcpy(cache.values + t * d_kv, k + inner, d_kv * sizeof(float));
-        }
+        const int64_t n = team.step.lengths[sequence], stride = 2 * inner;
+        const float* kv = static_cast<const float*>(op.p[0]) +
+                          team.step.starts[sequence] * stride + head * d_kv;
+        for (int64_t t = 0; t < n; t += LANES)
+            for (int64_t d = 0; d < d_kv; d += LANES)
+                transpose_tile(
+                    kv + t * stride + d, stride, std::min(LANES, n - t),
+                    std::min(LANES, d_kv - d), cache.keys + (t * d_kv + d * LANES), LANES);
+        for (int64_t t = 0; t < n; ++t)
+            std::memcpy(
+                cache.values + t * d_kv, kv + t * stride + inner, d_kv * sizeof(float));
     }
 }
 

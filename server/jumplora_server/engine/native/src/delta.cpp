@@ -97,30 +97,6 @@ void add_filled(
         add_low_rank(delta, x, d_in, d_in, block.rows, y, y_stride, from, to);
 }
 
-// A 16 x 16 tile turned over its diagonal, in registers.
-void transpose(vec (&t)[16]) {
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; ++i) a[i] = _mm512_castps_si512(t[i]);
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; ++j) {
-            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + 2 + j]);
-            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + 2 + j]);
-        }
-    for (int i = 0; i < 16; i += 8)
-        for (int j = 0; j < 4; ++j) {
-            b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0x88);
-            b[i + 4 + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0xDD);
-        }
-    for (int j = 0; j < 8; ++j) {
-        t[j] = _mm512_castsi512_ps(_mm512_shuffle_i32x4(b[j], b[8 + j], 0x88));
-        t[8 + j] = _mm512_castsi512_ps(_mm512_shuffle_i32x4(b[j], b[8 + j], 0xDD));
-    }
-}
-
 // Tokens of a block, transposed: xt [d_in][16 V]. y[tokens, o..o + 16) += their products.
 template <int V>
 void add_sparse_tile(
@@ -220,9 +196,11 @@ void delta_many(const Op& op, const Team& team) {
         const Block& block = team.step.blocks[i / stripes];
         const int64_t lanes = lanes_of(block), from = i % stripes * STRIPE;
         float* to = transposed + block.lane * d_in;
-        for (int64_t k = from; k < std::min(d_in, from + STRIPE); ++k)
-            for (int64_t r = 0; r < lanes; ++r)
-                to[k * lanes + r] = r < block.rows ? x[(block.row + r) * d_in + k] : 0;
+        for (int64_t k = from; k < std::min(d_in, from + STRIPE); k += LANES)
+            for (int64_t r = 0; r < lanes; r += LANES)
+                transpose_tile(
+                    x + (block.row + r) * d_in + k, d_in, std::min(LANES, block.rows - r),
+                    std::min(LANES, d_in - k), to + k * lanes + r, lanes);
     }
     team.barrier.wait();
     each_piece(

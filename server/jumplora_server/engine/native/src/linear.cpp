@@ -68,20 +68,23 @@ struct RowScale {
     int32_t offset;
 };
 
+// Sums typed as what they hold: GCC keeps an array of __m512i in memory, not in registers.
+using ints = int __attribute__((vector_size(64)));
+
 template <int R>
 void product_i8(
     const int32_t* x, const uint8_t* w, int64_t quads, const RowScale* scales,
     const float* w_scale, const Output& out) {
-    __m512i sum[R][2];
+    ints sum[R][2];
 #pragma GCC unroll 14
-    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
+    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = ints{};
     for (int64_t k = 0; k < quads; ++k, w += 4 * PANEL, x += R) {
         const __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
 #pragma GCC unroll 14
         for (int r = 0; r < R; ++r) {
             const __m512i four = _mm512_set1_epi32(x[r]);
-            sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], w0, four);
-            sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], w1, four);
+            sum[r][0] = (ints)_mm512_dpbusd_epi32((__m512i)sum[r][0], w0, four);
+            sum[r][1] = (ints)_mm512_dpbusd_epi32((__m512i)sum[r][1], w1, four);
         }
     }
 #pragma GCC unroll 14
@@ -89,7 +92,7 @@ void product_i8(
 #pragma GCC unroll 2
         for (int v = 0; v < 2; ++v) {
             const __m512i exact =
-                _mm512_sub_epi32(sum[r][v], _mm512_set1_epi32(scales[r].offset));
+                _mm512_sub_epi32((__m512i)sum[r][v], _mm512_set1_epi32(scales[r].offset));
             const vec scaled =
                 _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_set1_ps(scales[r].scale));
             out.store(r, v, _mm512_mul_ps(scaled, _mm512_load_ps(w_scale + 16 * v)));
@@ -166,8 +169,10 @@ void linear_f32(const Op& op, const Team& team) {
     for (int64_t b; (b = team.take(0)) < blocks.count;) {
         const int64_t first = b * blocks.size, rows = blocks.rows(b, n);
         float* to = packed + first * d_in;
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t k = 0; k < d_in; ++k) to[k * rows + r] = x[(first + r) * d_in + k];
+        for (int64_t r = 0; r < rows; ++r) {
+            const float* from = x + (first + r) * d_in;
+            for (int64_t k = 0; k < d_in; ++k) to[k * rows + r] = from[k];
+        }
     }
     team.barrier.wait();
     each_block(op, team, blocks, [&](int64_t b, int64_t panel, const Output& out) {

@@ -55,6 +55,43 @@ inline void small_product(
     }
 }
 
+// A 16 x 16 tile turned over its diagonal, in registers.
+inline void transpose(vec (&t)[16]) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_castps_si512(t[i]);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + 2 + j]);
+            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + 2 + j]);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; ++j) {
+            b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0x88);
+            b[i + 4 + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0xDD);
+        }
+    for (int j = 0; j < 8; ++j) {
+        t[j] = _mm512_castsi512_ps(_mm512_shuffle_i32x4(b[j], b[8 + j], 0x88));
+        t[8 + j] = _mm512_castsi512_ps(_mm512_shuffle_i32x4(b[j], b[8 + j], 0xDD));
+    }
+}
+
+// to[c][r] = from[r][c] for a tile of rows x columns, each at most 16; missing rows become zeros.
+inline void transpose_tile(
+    const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
+    int64_t to_stride) {
+    vec t[16];
+    const __mmask16 mask = tail_mask(columns);
+    for (int r = 0; r < 16; ++r)
+        t[r] = r < rows ? _mm512_maskz_loadu_ps(mask, from + r * from_stride)
+                        : _mm512_setzero_ps();
+    transpose(t);
+    for (int c = 0; c < columns; ++c) _mm512_storeu_ps(to + c * to_stride, t[c]);
+}
+
 // A thread's own scratch, grown on demand and aligned to cache lines; freed when the thread ends.
 class Scratch {
   public:
