@@ -9,18 +9,21 @@
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# The native kernels are compiled at install; the second stage needs no compiler.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/jumplora
 ENV PATH=/opt/jumplora/bin:$PATH
 WORKDIR /src
 # What changes seldom first: the packages we depend on are a layer of their own.
-COPY pyproject.toml constraints.txt ./
+COPY pyproject.toml constraints.txt hatch_build.py ./
 RUN mkdir -p server/jumplora_server adapters/jumplora_adapters \
     && touch README.md server/jumplora_server/__init__.py adapters/jumplora_adapters/__init__.py \
-    && pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" .
+    && JUMPLORA_BUILD_NATIVE=0 pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" .
 COPY README.md ./
 COPY server server
 COPY adapters/jumplora_adapters adapters/jumplora_adapters
-RUN pip install --no-cache-dir --no-deps --force-reinstall .
+RUN JUMPLORA_BUILD_NATIVE=1 pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 jumplora \

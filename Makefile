@@ -55,10 +55,13 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
+# Installing compiles the native kernels (hatch_build.py).
+NATIVE := hatch_build.py $(wildcard server/jumplora_server/engine/native/src/*)
+
+$(VENV)/.serve: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(PIP) --editable ".[train,demo,bench,dev]"
 	touch $@ $(VENV)/.serve

@@ -81,7 +81,9 @@ def targets(model: Any) -> dict[str, tuple[int, int]]:
     }
 
 
-def random_masked(shapes: dict[str, tuple[int, int]], density: float, seed: int) -> PackedAdapter:
+def random_masked(
+    shapes: dict[str, tuple[int, int]], density: float, seed: int
+) -> PackedAdapter[Any]:
     """A masked adapter with independent supports, in engine form."""
     generator = torch.Generator().manual_seed(seed)
     forms, nnz, entries = {}, 0, 0

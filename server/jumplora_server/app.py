@@ -27,6 +27,7 @@ from jumplora_server.api.auth import KeyCheck
 from jumplora_server.core import Detokenizer
 from jumplora_server.delivery import Delivery
 from jumplora_server.engine.engine import Engine
+from jumplora_server.engine.native.library import NativeUnavailable
 from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.loop import EngineLoop, StepEngine
@@ -86,11 +87,12 @@ def assemble(settings: Settings) -> Parts:
             folder,
             dtype=settings.dtype,
             device=settings.device,
+            kernels=settings.kernels,
             max_rows=settings.max_rows,
             max_source_tokens=settings.max_source_tokens,
             max_target_tokens=settings.max_target_tokens,
         )
-    except ValueError as error:  # dtype, device and checkpoint do not go together
+    except (ValueError, NativeUnavailable) as error:  # what was asked for does not go together
         raise StartupError(str(error)) from error
     tokenizer = Tokenizer.load(folder, eos_token_id=engine.limits.eos_token_id)
     parts = connect(settings, backbone, engine, tokenizer)

@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "int8"] = Field(
         default="float32", description="arithmetic of the backbone's linear layers"
     )
+    kernels: Literal["auto", "native", "torch"] = Field(
+        default="auto",
+        description="native: compiled ones, float32 and int8 on the CPU; auto: where they run",
+    )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where the engine computes")
     threads: int = _size(0, "CPU threads of the engine (0: as many as cores)", 0, 1024)
 
@@ -163,6 +167,11 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.dtype == "int8" and self.device != "cpu":
             raise ValueError("JUMPLORA_DTYPE int8 runs on JUMPLORA_DEVICE cpu only")
+        if self.kernels == "native" and (self.dtype == "bfloat16" or self.device != "cpu"):
+            raise ValueError(
+                "JUMPLORA_KERNELS native computes JUMPLORA_DTYPE float32 and int8 on "
+                "JUMPLORA_DEVICE cpu only"
+            )
         return self
 
     @property

@@ -7,28 +7,38 @@ resident is residency's decision; the bank only holds what it is given.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-import torch
-
+from jumplora_adapters.delta import Delta
 from jumplora_adapters.format import Adapter
-from jumplora_server.engine.delta import Forms, make_form
+
+
+class Resident(Protocol):
+    """A form of one module's delta, of which only its size is known here."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+F = TypeVar("F", bound=Resident, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class PackedAdapter:
-    """One version's own deltas in the forms they are applied in."""
+class PackedAdapter(Generic[F]):
+    """One version's own deltas in the forms that a runner applies."""
 
     version: str
-    forms: Forms
+    forms: Mapping[str, F]  # module name -> form
     nbytes: int  # resident bytes
     nnz: int
     density: float  # non-zeros over all entries of the modules it targets
 
 
-def pack(adapter: Adapter, device: torch.device) -> PackedAdapter:
+def packed(adapter: Adapter, make_form: Callable[[Delta], F]) -> PackedAdapter[F]:
     """Bring an adapter into its engine form. CPU heavy; runs on the loader's thread."""
-    forms = {module: make_form(delta, device) for module, delta in adapter.deltas.items()}
+    forms = {module: make_form(delta) for module, delta in adapter.deltas.items()}
     deltas = adapter.deltas.values()
     entries = sum(delta.shape[0] * delta.shape[1] for delta in deltas)
     nnz = sum(delta.nnz for delta in deltas)
@@ -41,15 +51,15 @@ def pack(adapter: Adapter, device: torch.device) -> PackedAdapter:
     )
 
 
-class Bank:
+class Bank(Generic[F]):
     """Slot number -> packed adapter. Slot numbers are never reused, so none can be mistaken."""
 
     def __init__(self) -> None:
-        self._slots: dict[int, PackedAdapter] = {}
+        self._slots: dict[int, PackedAdapter[F]] = {}
         self._next = 0
         self._lock = threading.Lock()
 
-    def install(self, packed: PackedAdapter) -> int:
+    def install(self, packed: PackedAdapter[F]) -> int:
         """Make an adapter addressable; any thread."""
         with self._lock:
             slot = self._next
@@ -66,7 +76,7 @@ class Bank:
         with self._lock:
             del self._slots[slot]
 
-    def lineage(self, slots: tuple[int, ...]) -> tuple[PackedAdapter, ...]:
+    def lineage(self, slots: tuple[int, ...]) -> tuple[PackedAdapter[F], ...]:
         """What a lineage's slots hold, in its order."""
         return tuple(self._slots[slot] for slot in slots)
 

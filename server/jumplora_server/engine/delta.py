@@ -31,7 +31,8 @@ DENSE_ABOVE = 0.5
 class DeltaForm(Protocol):
     """A delta of one module in the form the engine applies it in."""
 
-    nbytes: int
+    @property
+    def nbytes(self) -> int: ...
 
     def product(self, x: Tensor, phase: Phase) -> Tensor:
         """x [n, d_in] float32 -> x D^T [n, d_out] float32."""

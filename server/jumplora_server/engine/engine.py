@@ -6,12 +6,13 @@ Knows tensors; knows no queue, task or HTTP. `step` and `release` belong to the 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,9 +20,15 @@ from torch import Tensor
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter
+from jumplora_server.engine.native.library import load_library, why_unavailable
+from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.sampling import Sampler
-from jumplora_server.engine.torch_runner import Lineage, TorchRunner
+from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.weights import read_config, read_weights
+
+Kernels = Literal["auto", "native", "torch"]
+
+_log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -30,11 +37,11 @@ class Runner(Protocol):
     @property
     def weight_bytes(self) -> int: ...
 
-    def pack(self, adapter: Adapter) -> PackedAdapter: ...
+    def pack(self, adapter: Adapter) -> PackedAdapter[Any]: ...
 
-    def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None: ...
+    def encode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> None: ...
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor: ...
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> Tensor: ...
 
     def clear_row(self, row: int) -> None: ...
 
@@ -51,6 +58,7 @@ class Engine:
         max_rows: int = 16,
         max_source_tokens: int = 512,
         max_target_tokens: int = 128,
+        kernels: Kernels = "auto",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Load a backbone.
@@ -59,10 +67,13 @@ class Engine:
             folder: a local Hugging Face T5, T5 v1.1 / Flan-T5 or mT5 folder with safetensors.
             dtype: float32, bfloat16, or int8 (CPU only: int8 linears, the rest in float32).
             max_rows: sequences that decode together.
+            kernels: native (compiled, float32 and int8 on a CPU with AVX-512), torch, or auto:
+                native where they run.
 
         Raises:
             CheckpointError: the folder is not servable.
-            ValueError: dtype and device do not go together.
+            NativeUnavailable: kernels are native and do not run here.
+            ValueError: dtype, device and kernels do not go together.
         """
         if dtype not in ("float32", "bfloat16", "int8"):
             raise ValueError(f"dtype {dtype!r} is unknown; allowed are float32, bfloat16, int8")
@@ -78,22 +89,21 @@ class Engine:
             max_target_tokens=max_target_tokens,
             eos_token_id=config.eos_token_id,
         )
-        runner = TorchRunner
-        if torch.device(device).type == "cuda":
-            # Imported here: it needs Triton, which only torch for CUDA brings.
-            from jumplora_server.engine.cuda.runner import CudaRunner
+        self.kernels = _choose_kernels(kernels, dtype, device)
+        weights = read_weights(folder, config)
+        if self.kernels == "native":
+            self._runner: Runner = NativeRunner(config, weights, dtype=dtype, limits=self.limits)
+        else:
+            runner = TorchRunner
+            if torch.device(device).type == "cuda" and kernels == "auto":
+                # Imported here: it needs Triton, which only torch for CUDA brings.
+                from jumplora_server.engine.cuda.runner import CudaRunner
 
-            runner = CudaRunner
-        self._runner: Runner = runner(
-            config,
-            read_weights(folder, config),
-            dtype=dtype,
-            device=torch.device(device),
-            max_rows=max_rows,
-            max_source_tokens=max_source_tokens,
-            max_target_tokens=max_target_tokens,
-        )
-        self._bank = Bank()
+                runner = CudaRunner
+            self._runner = runner(
+                config, weights, dtype=dtype, device=torch.device(device), limits=self.limits
+            )
+        self._bank: Bank[Any] = Bank()
         self._sampler = Sampler(
             eos_token_id=config.eos_token_id, start_token_id=config.decoder_start_token_id
         )
@@ -105,11 +115,11 @@ class Engine:
 
     # -- any thread
 
-    def pack(self, adapter: Adapter) -> PackedAdapter:
+    def pack(self, adapter: Adapter) -> PackedAdapter[Any]:
         """Bring an adapter into the form the engine applies; CPU heavy, off the engine's path."""
         return self._runner.pack(adapter)
 
-    def install(self, packed: PackedAdapter) -> int:
+    def install(self, packed: PackedAdapter[Any]) -> int:
         """Make a packed adapter addressable by the returned slot number."""
         return self._bank.install(packed)
 
@@ -143,3 +153,19 @@ class Engine:
     def _decode(self, sequences: Rows[Sequence]) -> Tensor:
         """Logits [n, vocab] of the next token, one row a sequence."""
         return self._runner.decode(sequences, [self._bank.lineage(s.slots) for s in sequences])
+
+
+def _choose_kernels(wanted: Kernels, dtype: str, device: str) -> Literal["native", "torch"]:
+    is_for_native = device == "cpu" and dtype in ("float32", "int8")
+    if wanted == "torch" or (wanted == "auto" and not is_for_native):
+        return "torch"
+    if not is_for_native:
+        raise ValueError(
+            f"native kernels compute float32 and int8 on the CPU, not {dtype} on {device}"
+        )
+    if wanted == "native":
+        load_library()
+    elif (reason := why_unavailable()) is not None:
+        _log.warning("the slower torch path computes: %s", reason)
+        return "torch"
+    return "native"

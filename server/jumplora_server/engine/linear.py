@@ -69,16 +69,20 @@ class Int8Linear:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127  # [d_out]
-        self.weight = (weight.float() / scale[:, None]).round_().to(torch.int8)  # [d_out, d_in]
-        self.scale = scale
-        self.nbytes = self.weight.nbytes + scale.nbytes
+        self.scale, self.weight = quantise_weight(weight)  # [d_out], [d_out, d_in]
+        self.nbytes = self.weight.nbytes + self.scale.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [n, d_in] float32 -> [n, d_out] float32."""
         row_scale, quantised = quantise_rows(x)
         sums = torch._int_mm(quantised, self.weight.t())  # [n, d_out] int32
         return sums.to(torch.float32).mul_(row_scale).mul_(self.scale)
+
+
+def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 of each output: (scale [d_out] float32, values [d_out, d_in] int8)."""
+    scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
+    return scale, (weight.float() / scale[:, None]).round_().to(torch.int8)
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Sequence
-from jumplora_server.engine.bank import PackedAdapter, pack
+from jumplora_server.core import EngineLimits, Sequence
+from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import RowCache, round_up
-from jumplora_server.engine.delta import Plan, make_plan
+from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
 from jumplora_server.engine.t5 import T5, min_rows
 from jumplora_server.engine.weights import T5Config
 
-Lineage = tuple[PackedAdapter, ...]
+Lineage = tuple[PackedAdapter[DeltaForm], ...]
 
 
 class TorchRunner:
@@ -31,9 +31,7 @@ class TorchRunner:
         *,
         dtype: str,
         device: torch.device,
-        max_rows: int,
-        max_source_tokens: int,
-        max_target_tokens: int,
+        limits: EngineLimits,
     ) -> None:
         self._device = device
         self._start = config.decoder_start_token_id
@@ -41,9 +39,9 @@ class TorchRunner:
         self._model = T5(config, weights, dtype=dtype, device=device)
         self._cache = RowCache(
             config,
-            rows=max(max_rows, self._min_rows),
-            max_source=max_source_tokens,
-            max_target=max_target_tokens,
+            rows=max(limits.max_rows, self._min_rows),
+            max_source=limits.max_source_tokens,
+            max_target=limits.max_target_tokens,
             dtype=self._model.dtype,
             device=device,
         )
@@ -53,9 +51,9 @@ class TorchRunner:
         """Bytes of the backbone as it is resident."""
         return self._model.weight_bytes
 
-    def pack(self, adapter: Adapter) -> PackedAdapter:
+    def pack(self, adapter: Adapter) -> PackedAdapter[DeltaForm]:
         """Bring an adapter into the forms this runner applies; any thread."""
-        return pack(adapter, self._device)
+        return packed(adapter, lambda delta: make_form(delta, self._device))
 
     def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
         """Encode each sequence's prompt into its row's cross-attention cache."""
@@ -75,7 +73,7 @@ class TorchRunner:
         self._model.encode(torch.tensor(tokens, device=self._device), groups, plan, self._cache)
 
     def _encode_plan(self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]]) -> Plan:
-        forms = [tuple(packed.forms for packed in lineage) for lineage in lineages]
+        forms = [tuple(member.forms for member in lineage) for lineage in lineages]
         return make_plan(forms, spans, "encode", self._device)
 
     def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
@@ -87,7 +85,7 @@ class TorchRunner:
             positions[row] = len(sequence.output)
             if sequence.output:
                 tokens[row] = sequence.output[-1]
-        forms = [tuple(packed.forms for packed in lineage) for lineage in lineages]
+        forms = [tuple(member.forms for member in lineage) for lineage in lineages]
         plan = make_plan(forms, [(row, row + 1) for row in rows], "decode", self._device)
         live = torch.tensor(rows, device=self._device)
         logits = self._model.decode(

@@ -13,10 +13,19 @@ from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.format import Adapter, read_adapter
 from jumplora_server.core import Batch, Sampling
-from jumplora_server.engine.engine import Engine
+from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.native.library import why_unavailable
 
 STYLES = ("v1.0", "v1.1", "mt5")
-DTYPES = ("float32", "int8", "bfloat16")
+native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+PATHS = [
+    pytest.param("float32", "native", marks=native),
+    pytest.param("int8", "native", marks=native),
+    ("float32", "torch"),
+    ("int8", "torch"),
+    ("bfloat16", "torch"),
+]
+KERNELS = [pytest.param("native", marks=native), "torch"]
 LENGTHS = (5, 17, 33, 12, 1, 40)
 
 
@@ -26,10 +35,13 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return read_backbone(tiny_t5(folder, style=request.param, seed=3))
 
 
-def make_engine(backbone: Backbone, dtype: str = "float32", rows: int = 8) -> Engine:
+def make_engine(
+    backbone: Backbone, dtype: str = "float32", kernels: Kernels = "auto", rows: int = 8
+) -> Engine:
     return Engine(
-        backbone.path, dtype=dtype, max_rows=rows, max_source_tokens=64, max_target_tokens=16
-    )
+        backbone.path, dtype=dtype, max_rows=rows, max_source_tokens=64, max_target_tokens=16,
+        kernels=kernels,
+    )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -70,9 +82,11 @@ LINEAGES: tuple[tuple[str, ...], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_mixed_batch_equals_each_alone(backbone: Backbone, dtype: str, tmp_path: Path) -> None:
-    engine = make_engine(backbone, dtype)
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
+def test_mixed_batch_equals_each_alone(
+    backbone: Backbone, dtype: str, kernels: Kernels, tmp_path: Path
+) -> None:
+    engine = make_engine(backbone, dtype, kernels)
     shelf = Shelf(engine, backbone, tmp_path)
     lineages = [shelf.lineage(*names) for names in LINEAGES]
     same_prompt = prompts()[1]
@@ -91,10 +105,11 @@ def test_mixed_batch_equals_each_alone(backbone: Backbone, dtype: str, tmp_path:
         assert mixed[i] == alone, f"row {i}, lineage {LINEAGES[i]}"
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_mixed_batch_equals_transformers_with_merged_weights(
-    backbone: Backbone, tmp_path: Path
+    backbone: Backbone, kernels: Kernels, tmp_path: Path
 ) -> None:
-    engine = make_engine(backbone)
+    engine = make_engine(backbone, kernels=kernels)
     shelf = Shelf(engine, backbone, tmp_path)
     lineages = [shelf.lineage(*names) for names in LINEAGES]
     mixed = run(
@@ -106,11 +121,11 @@ def test_mixed_batch_equals_transformers_with_merged_weights(
         assert mixed[i] == oracle(backbone.path, prompt, deltas), f"lineage {LINEAGES[i]}"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
 def test_rows_joining_and_leaving_do_not_disturb_others(
-    backbone: Backbone, dtype: str, tmp_path: Path
+    backbone: Backbone, dtype: str, kernels: Kernels, tmp_path: Path
 ) -> None:
-    engine = make_engine(backbone, dtype)
+    engine = make_engine(backbone, dtype, kernels)
     shelf = Shelf(engine, backbone, tmp_path)
     limits = (12, 3, 9, 5, 12, 7)  # so that rows leave at different steps
     lineages = [shelf.lineage(*names) for names in LINEAGES]
@@ -142,8 +157,11 @@ def test_rows_joining_and_leaving_do_not_disturb_others(
     assert [s.output for s in everyone] == alone
 
 
-def test_same_seed_gives_the_same_tokens_in_any_batch(backbone: Backbone, tmp_path: Path) -> None:
-    engine = make_engine(backbone)
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_same_seed_gives_the_same_tokens_in_any_batch(
+    backbone: Backbone, kernels: Kernels, tmp_path: Path
+) -> None:
+    engine = make_engine(backbone, kernels=kernels)
     shelf = Shelf(engine, backbone, tmp_path)
     lineages = [shelf.lineage(*names) for names in LINEAGES]
     sampling = [
@@ -169,6 +187,7 @@ def test_same_seed_gives_the_same_tokens_in_any_batch(backbone: Backbone, tmp_pa
     assert run(engine, other)[0] != mixed[0]
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize(
     ("sampling", "options"),
     [
@@ -181,18 +200,19 @@ def test_same_seed_gives_the_same_tokens_in_any_batch(backbone: Backbone, tmp_pa
     ids=["repetition penalty", "min_new_tokens"],
 )
 def test_constraints_match_transformers(
-    backbone: Backbone, sampling: Sampling, options: dict[str, float]
+    backbone: Backbone, kernels: Kernels, sampling: Sampling, options: dict[str, float]
 ) -> None:
-    engine = make_engine(backbone)
+    engine = make_engine(backbone, kernels=kernels)
     for prompt in prompts():
         got = run(engine, [make_sequence(prompt, row=2, sampling=sampling)])[0]
         assert got == oracle(backbone.path, prompt, [], **options)
 
 
-def test_logprobs_are_those_of_the_model_itself(backbone: Backbone) -> None:
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_logprobs_are_those_of_the_model_itself(backbone: Backbone, kernels: Kernels) -> None:
     from transformers import AutoModelForSeq2SeqLM
 
-    engine = make_engine(backbone)
+    engine = make_engine(backbone, kernels=kernels)
     sampling = Sampling(max_new_tokens=4, min_new_tokens=4, logprobs="chosen", temperature=0.5)
     sequence = make_sequence(prompts()[2], row=1, sampling=sampling)
     logprobs = []
@@ -210,10 +230,12 @@ def test_logprobs_are_those_of_the_model_itself(backbone: Backbone) -> None:
     torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_a_row_with_non_finite_logits_fails_alone_and_leaves_a_clean_row(
     backbone: Backbone,
+    kernels: Kernels,
 ) -> None:
-    engine = make_engine(backbone)
+    engine = make_engine(backbone, kernels=kernels)
     manifest, deltas = random_adapter(backbone, scale=1e37, density=0.5)
     slot = engine.install(engine.pack(Adapter(manifest=manifest, deltas=deltas, digest="f" * 64)))
     good = make_sequence(prompts()[0], row=0)
@@ -225,23 +247,26 @@ def test_a_row_with_non_finite_logits_fails_alone_and_leaves_a_clean_row(
     # The row's next tenant is shorter and stands beside a longer prompt, so that what the bad one
     # left behind the tenant's own tokens is read (under a mask).
     tenants = [make_sequence(prompts()[4], row=1), make_sequence(prompts()[5], row=0, number=8)]
-    fresh = make_engine(backbone)
+    fresh = make_engine(backbone, kernels=kernels)
     expected = run(fresh, [make_sequence(prompts()[4], row=0)])[0]
     assert run(engine, tenants)[0] == expected
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_bits_do_not_depend_on_mates_at_real_widths_and_any_thread_count(
-    tmp_path: Path, threads: int
+    tmp_path: Path, threads: int, kernels: Kernels
 ) -> None:
     folder = tiny_t5(tmp_path, style="v1.1", d_model=64, d_ff=2816, layers=1, seed=3)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        engine = Engine(folder, max_rows=16, max_source_tokens=64, max_target_tokens=8)
+        engine = Engine(
+            folder, max_rows=16, max_source_tokens=64, max_target_tokens=8, kernels=kernels
+        )
         mates = [make_sequence(prompts()[i % 6], row=i) for i in range(13)]
         together = Batch(tuple(mates), tuple(mates))
-        first = logits_of(engine, together)
+        first = logits_of(engine, together).clone()  # valid until the next decode
         for i in (0, 5, 12):
             alone = make_sequence(prompts()[i % 6], row=i, number=50 + i)
             assert torch.equal(logits_of(engine, Batch((alone,), (alone,)))[0], first[i])
@@ -251,8 +276,12 @@ def test_bits_do_not_depend_on_mates_at_real_widths_and_any_thread_count(
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dtype": "float16"}, "float16"), ({"dtype": "int8", "device": "cuda"}, "CPU only")],
-    ids=["unknown dtype", "int8 on a GPU"],
+    [
+        ({"dtype": "float16"}, "float16"),
+        ({"dtype": "int8", "device": "cuda"}, "CPU only"),
+        ({"dtype": "bfloat16", "kernels": "native"}, "float32 and int8 on the CPU"),
+    ],
+    ids=["unknown dtype", "int8 on a GPU", "native bfloat16"],
 )
 def test_impossible_settings_are_refused(
     backbone: Backbone, options: dict[str, str], message: str
@@ -261,13 +290,37 @@ def test_impossible_settings_are_refused(
         Engine(backbone.path, **options)  # type: ignore[arg-type]
 
 
+@native
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_native_logits_are_those_of_the_torch_path(
+    backbone: Backbone, dtype: str, tmp_path: Path
+) -> None:
+    logits = []
+    paths: tuple[Kernels, ...] = ("native", "torch")
+    for kernels in paths:
+        engine = make_engine(backbone, dtype, kernels)
+        shelf = Shelf(engine, backbone, tmp_path / kernels)
+        batch = tuple(
+            make_sequence(p, row=i, slots=shelf.lineage(*LINEAGES[i]))
+            for i, p in enumerate(prompts())
+        )
+        logits.append(logits_of(engine, Batch(batch, batch)).clone())
+    # int8 rounds activations: where sums differ in the last bit, a few fall to the other side.
+    tolerance = 1e-4 if dtype == "float32" else 0.05 * float(logits[1].std())
+    torch.testing.assert_close(logits[0], logits[1], atol=tolerance, rtol=tolerance)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_gives_the_tokens_of_the_cpu(backbone: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_cuda_gives_the_tokens_of_the_cpu(
+    backbone: Backbone, tmp_path: Path, kernels: Kernels
+) -> None:
     on_cpu = make_engine(backbone)
     on_gpu = Engine(
-        backbone.path, device="cuda", max_rows=8, max_source_tokens=64, max_target_tokens=16
-    )
+        backbone.path, device="cuda", max_rows=8, max_source_tokens=64, max_target_tokens=16,
+        kernels=kernels,
+    )  # fmt: skip
     results = []
     for engine, folder in ((on_cpu, tmp_path / "cpu"), (on_gpu, tmp_path / "gpu")):
         shelf = Shelf(engine, backbone, folder)

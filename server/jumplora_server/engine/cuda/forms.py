@@ -13,6 +13,7 @@ from jumplora_adapters.format import Adapter
 from jumplora_server.engine.cuda.factored import GatedFactors, threshold_of, try_factor
 from jumplora_server.engine.cuda.pool import Pool, view
 from jumplora_server.engine.cuda.record import Record
+from jumplora_server.engine.delta import Phase
 
 Resident = Literal["packed", "factored"]
 """What a masked delta with factors is kept as: 4 bytes a non-zero, or what a LoRA takes."""
@@ -26,9 +27,10 @@ class DeviceForm:
 
     record: Record
     shape: tuple[int, int]
+    nbytes: int  # of its arrays in the pool
     pool: Tensor  # uint8, the slot's
 
-    def product(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, phase: Phase) -> Tensor:
         """x [n, d_in] float32 -> x D^T [n, d_out] float32, for dense and low-rank forms.
 
         The many tokens of an encode go through the library's products; the kernels leave them out.

@@ -73,14 +73,14 @@ class Level:
         """The spans whose form of a module the kernels leave to the library's products."""
         found = []
         for span in self.spans:
-            form = span.adapter.device_forms.get(module)
+            form = span.adapter.forms.get(module)
             if form is not None and form.record.form in ("dense", "low rank"):
                 found.append((span, form))
         return found
 
     def has_kernel_work(self, module: str) -> bool:
         """Whether any span has a packed or factored form of a module."""
-        forms = (span.adapter.device_forms.get(module) for span in self.spans)
+        forms = (span.adapter.forms.get(module) for span in self.spans)
         return any(form and form.record.form in ("packed", "factored") for form in forms)
 
 
@@ -105,7 +105,7 @@ class EncodePlan:
             if level.has_kernel_work(module):
                 self._kernels.add_encode(level.tiles, number, self._transposed(x), y)
             for span, form in level.library(module):
-                update = form.product(x[span.start : span.stop].float())
+                update = form.product(x[span.start : span.stop].float(), "encode")
                 y[span.start : span.stop] += update.to(y.dtype)
 
     def _transposed(self, x: Tensor) -> Tensor:

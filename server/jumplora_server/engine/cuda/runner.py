@@ -14,7 +14,7 @@ from torch import Tensor
 from jumplora_adapters.backbone import target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Sequence
+from jumplora_server.core import EngineLimits, Sequence
 from jumplora_server.engine.cuda.factored import GatedFactors, has_mask
 from jumplora_server.engine.cuda.forms import Resident, factor_all
 from jumplora_server.engine.cuda.graphs import (
@@ -43,9 +43,7 @@ class CudaRunner(TorchRunner):
         *,
         dtype: str,
         device: torch.device,
-        max_rows: int,
-        max_source_tokens: int,
-        max_target_tokens: int,
+        limits: EngineLimits,
         resident: Resident = "packed",
         kernels: Kernels | None = None,
     ) -> None:
@@ -62,15 +60,7 @@ class CudaRunner(TorchRunner):
         """
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {dtype!r} given; a GPU runs float32 or bfloat16")
-        super().__init__(
-            config,
-            weights,
-            dtype=dtype,
-            device=device,
-            max_rows=max_rows,
-            max_source_tokens=max_source_tokens,
-            max_target_tokens=max_target_tokens,
-        )
+        super().__init__(config, weights, dtype=dtype, device=device, limits=limits)
         if kernels is None:
             # Imported here: the references do without Triton.
             from jumplora_server.engine.cuda.launch import TRITON

@@ -13,13 +13,13 @@ from jumplora_server.engine.cuda.factored import GatedFactors
 from jumplora_server.engine.cuda.forms import DeviceForm, place
 from jumplora_server.engine.cuda.pool import Pool
 from jumplora_server.engine.cuda.upload import Uploader
+from jumplora_server.engine.delta import DeltaForm
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceAdapter(PackedAdapter):
-    """A resident version. `forms` is empty: the kernels read `pool`, not torch's forms."""
+class DeviceAdapter(PackedAdapter[DeviceForm]):
+    """A resident version, whose arrays and records are all in one pool."""
 
-    device_forms: Mapping[str, DeviceForm]
     pool: Tensor  # uint8 [nbytes]
 
     @property
@@ -41,28 +41,29 @@ def load(
         factors: the modules that are to be factored.
     """
     pool = Pool(len(modules))
-    records = {}
+    records, sizes = {}, {}
     for module, delta in adapter.deltas.items():
+        before = pool.nbytes
         records[module] = place(pool, delta, factors.get(module))
+        sizes[module] = pool.nbytes - before
         pool.describe(modules[module], records[module])
     buffer = uploader.upload(pool.nbytes, pool.write)
     entries = sum(delta.shape[0] * delta.shape[1] for delta in adapter.deltas.values())
     nnz = sum(delta.nnz for delta in adapter.deltas.values())
     return DeviceAdapter(
         version=adapter.digest,
-        forms={},
         nbytes=pool.nbytes,
         nnz=nnz,
         density=nnz / entries if entries else 0.0,
-        device_forms={
-            module: DeviceForm(record, adapter.deltas[module].shape, buffer)
+        forms={
+            module: DeviceForm(record, adapter.deltas[module].shape, sizes[module], buffer)
             for module, record in records.items()
         },
         pool=buffer,
     )
 
 
-def on_device(lineage: tuple[PackedAdapter, ...]) -> tuple[DeviceAdapter, ...]:
+def on_device(lineage: tuple[PackedAdapter[DeltaForm], ...]) -> tuple[DeviceAdapter, ...]:
     """A lineage of slots that this runner packed."""
     slots = tuple(adapter for adapter in lineage if isinstance(adapter, DeviceAdapter))
     assert len(slots) == len(lineage), "a slot of another runner"

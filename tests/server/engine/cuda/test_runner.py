@@ -16,7 +16,7 @@ from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Sequence
+from jumplora_server.core import EngineLimits, Sequence
 from jumplora_server.engine.cuda.forms import Resident
 from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
@@ -27,6 +27,7 @@ from jumplora_server.engine.weights import read_config, read_weights
 STEPS = 2
 TAU, RANK, ALPHA = 0.9, 4, 2.0
 LINEAGES: tuple[tuple[str, ...], ...] = ((), ("a",), ("gated",), ("lora",), ("a", "gated", "full"))
+LIMITS = EngineLimits(max_rows=8, max_source_tokens=128, max_target_tokens=16, eos_token_id=1)
 LENGTHS = (3, 17, 9, 6, 70)
 # The references read the host's memory: on a GPU the kernels take their place.
 HOST_KERNELS = REFERENCE if DEVICE.type == "cpu" else None
@@ -46,16 +47,15 @@ def cuda_runner(
 ) -> CudaRunner:
     config = read_config(backbone.path)
     return CudaRunner(
-        config, read_weights(backbone.path, config), dtype=dtype, device=DEVICE, max_rows=8,
-        max_source_tokens=128, max_target_tokens=16, resident=resident, kernels=kernels,
+        config, read_weights(backbone.path, config), dtype=dtype, device=DEVICE, limits=LIMITS,
+        resident=resident, kernels=kernels,
     )  # fmt: skip
 
 
 def torch_runner(backbone: Backbone, dtype: str = "float32") -> TorchRunner:
     config = read_config(backbone.path)
     return TorchRunner(
-        config, read_weights(backbone.path, config), dtype=dtype, device=CPU, max_rows=8,
-        max_source_tokens=128, max_target_tokens=16,
+        config, read_weights(backbone.path, config), dtype=dtype, device=CPU, limits=LIMITS
     )  # fmt: skip
 
 
@@ -186,9 +186,9 @@ def test_factored_adapters_are_resident_as_factors(backbone: Backbone) -> None:
         cuda_runner(backbone, resident=resident).pack(gated(backbone))
         for resident in ("packed", "factored")
     )
-    assert {form.record.form for form in packed.device_forms.values()} == {"packed"}
-    assert {form.record.form for form in factored.device_forms.values()} == {"factored"}
-    assert {form.record.exceptions for form in factored.device_forms.values()} == {1}
+    assert {form.record.form for form in packed.forms.values()} == {"packed"}
+    assert {form.record.form for form in factored.forms.values()} == {"factored"}
+    assert {form.record.exceptions for form in factored.forms.values()} == {1}
 
 
 def test_a_device_that_recomputes_another_mask_gets_packed_modules(backbone: Backbone) -> None:
@@ -201,7 +201,7 @@ def test_a_device_that_recomputes_another_mask_gets_packed_modules(backbone: Bac
     if HOST_KERNELS is None:
         pytest.skip("the references read the host's memory")
     host = Kernels(REFERENCE.add_decode, REFERENCE.add_encode, kept)
-    forms = cuda_runner(backbone, kernels=host).pack(gated(backbone)).device_forms
+    forms = cuda_runner(backbone, kernels=host).pack(gated(backbone)).forms
     assert {module for module, form in forms.items() if form.record.form == "packed"} == {liar}
 
 

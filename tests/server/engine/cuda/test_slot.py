@@ -8,13 +8,14 @@ import torch
 from device_slots import CPU, adapter_of, low_rank, sparse
 from jumplora_adapters.backbone import target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
-from jumplora_server.engine.bank import pack
+from jumplora_server.engine.bank import packed
 from jumplora_server.engine.cuda.factored import GatedFactors
 from jumplora_server.engine.cuda.forms import form_of
 from jumplora_server.engine.cuda.pool import Pool, view
 from jumplora_server.engine.cuda.record import Record
 from jumplora_server.engine.cuda.slot import load, on_device
 from jumplora_server.engine.cuda.upload import Uploader
+from jumplora_server.engine.delta import make_form
 
 T5_LARGE = target_shapes(
     {"num_heads": 16, "d_kv": 64, "d_model": 1024, "num_layers": 24, "num_decoder_layers": 24}
@@ -69,7 +70,7 @@ def test_columns_beyond_32767_are_kept() -> None:
     dense = torch.zeros(2, 65_536)
     dense[1, 65_535] = 2.0
     slot = load(adapter_of({"m": SparseDelta.from_dense(dense)}), {"m": 0}, {}, Uploader(CPU))
-    record = slot.device_forms["m"].record
+    record = slot.forms["m"].record
     assert view(slot.pool, record.second, (1,), torch.uint16).item() == 65_535
 
 
@@ -77,7 +78,7 @@ def test_columns_beyond_32767_are_kept() -> None:
 def test_values_are_resident_as_the_file_has_them(dtype: torch.dtype) -> None:
     delta = sparse((48, 64), 0.2, dtype=dtype)
     slot = load(adapter_of({"m": delta}), {"m": 0}, {}, Uploader(CPU))
-    record = slot.device_forms["m"].record
+    record = slot.forms["m"].record
     assert record.values == dtype
     assert torch.equal(view(slot.pool, record.third, (delta.nnz,), dtype), delta.values)
 
@@ -102,5 +103,6 @@ def test_arrays_lie_aligned_and_apart_after_the_table() -> None:
 
 
 def test_a_slot_of_another_runner_is_our_mistake() -> None:
+    adapter = adapter_of({"m": sparse((8, 8), 0.5)})
     with pytest.raises(AssertionError, match="another runner"):
-        on_device((pack(adapter_of({"m": sparse((8, 8), 0.5)}), CPU),))
+        on_device((packed(adapter, lambda delta: make_form(delta, CPU)),))

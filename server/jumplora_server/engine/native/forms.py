@@ -1,0 +1,139 @@
+"""Deltas in the layout that the kernels read, and the table of a slot that points at them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.format import Adapter
+from jumplora_server.engine.bank import PackedAdapter, packed
+from jumplora_server.engine.delta import DENSE_ABOVE
+from jumplora_server.engine.native.layout import DeltaKind, DeltaStruct
+from jumplora_server.engine.native.library import load_library
+from jumplora_server.engine.native.weights import pack_float
+
+_VALUE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+class NativeForm(Protocol):
+    """One module's delta, ready to be applied."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def struct(self) -> DeltaStruct:
+        """The kernels' view; valid as long as this form lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class SparseForm:
+    """Compressed rows: 2 bytes a column, and the value as the adapter's file has it."""
+
+    offsets: Tensor  # int32 [d_out + 1]
+    columns: Tensor  # uint16 [nnz]
+    values: Tensor  # [nnz] float32, float16 or bfloat16
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.offsets.nbytes + self.columns.nbytes + self.values.nbytes
+
+    def struct(self) -> DeltaStruct:
+        """The kernels' view."""
+        return DeltaStruct(
+            kind=DeltaKind.SPARSE,
+            value_type=_VALUE_TYPES[self.values.dtype],
+            offsets=self.offsets.data_ptr(),
+            columns=self.columns.data_ptr(),
+            values=self.values.data_ptr(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DenseForm:
+    """The whole matrix in float32 panels."""
+
+    panels: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.panels.nbytes
+
+    def struct(self) -> DeltaStruct:
+        """The kernels' view."""
+        return DeltaStruct(kind=DeltaKind.DENSE, values=self.panels.data_ptr())
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankForm:
+    """An imported LoRA's factors in float32 panels."""
+
+    a: Tensor  # of A [rank, d_in]
+    b: Tensor  # of B [d_out, rank]
+    rank: int
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.a.nbytes + self.b.nbytes
+
+    def struct(self) -> DeltaStruct:
+        """The kernels' view."""
+        return DeltaStruct(
+            kind=DeltaKind.LOW_RANK, rank=self.rank, a=self.a.data_ptr(), b=self.b.data_ptr()
+        )
+
+
+def make_form(delta: Delta) -> NativeForm:
+    """The cheapest form of a delta."""
+    if isinstance(delta, LowRankDelta):
+        return LowRankForm(pack_float(delta.A.float()), pack_float(delta.B.float()), delta.rank)
+    if delta.density > DENSE_ABOVE:
+        return DenseForm(pack_float(delta.to_dense(torch.float32)))
+    return sparse_form(delta)
+
+
+def sparse_form(delta: SparseDelta) -> SparseForm:
+    """Compressed rows of a masked delta."""
+    d_out, d_in = delta.shape
+    offsets = torch.empty(d_out + 1, dtype=torch.int32)
+    columns = torch.empty(delta.nnz, dtype=torch.uint16)
+    found = load_library().jl_unpack_mask(
+        delta.mask.data_ptr(), d_out, d_in, offsets.data_ptr(), columns.data_ptr()
+    )
+    assert found == delta.nnz, "the mask was checked against its values when it was read"
+    return SparseForm(offsets, columns, delta.values.contiguous())
+
+
+@dataclass(frozen=True, slots=True)
+class NativeAdapter(PackedAdapter[NativeForm]):
+    """An adapter and its table, through which the kernels find each module's delta."""
+
+    table: ctypes.Array[DeltaStruct]
+
+    @property
+    def address(self) -> int:
+        """Where the table lies."""
+        return ctypes.addressof(self.table)
+
+
+def pack_native(adapter: Adapter, modules: Mapping[str, int]) -> NativeAdapter:
+    """Bring an adapter into the kernels' forms; any thread.
+
+    Args:
+        modules: the backbone's module names with their places in a table.
+    """
+    plain = packed(adapter, make_form)
+    table = (DeltaStruct * len(modules))()
+    for name, form in plain.forms.items():
+        table[modules[name]] = form.struct()
+    return NativeAdapter(
+        plain.version, plain.forms, plain.nbytes, plain.nnz, plain.density, table=table
+    )

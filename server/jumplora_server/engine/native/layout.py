@@ -1,0 +1,92 @@
+"""The structures that Python and the kernels share: src/tape.h, field by field."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+
+class Kind(IntEnum):
+    """What an operation computes; the kernels say what its fields mean."""
+
+    EMBED = 0
+    NORM = 1
+    LINEAR_F32 = 2
+    LINEAR_I8 = 3
+    DELTA_FEW = 4
+    DELTA_MANY = 5
+    RELU = 6
+    GATED_GELU = 7
+    ATTEND_PROMPTS = 8
+    STORE_SOURCE = 9
+    ATTEND_SELF = 10
+    ATTEND_CROSS = 11
+
+
+class DeltaKind(IntEnum):
+    """The form of one module's delta."""
+
+    NONE = 0
+    SPARSE = 1
+    DENSE = 2
+    LOW_RANK = 3
+
+
+PANEL = 32  # outputs of a panel of packed weights
+LANES = 16  # floats of a vector
+MAX_LANES = 64  # tokens of a block
+
+
+class Op(ctypes.Structure):
+    """One operation of a tape."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int64),
+        ("p", ctypes.c_void_p * 6),
+        ("n", ctypes.c_int64 * 8),
+        ("f", ctypes.c_float * 2),
+    )
+
+
+class DeltaStruct(ctypes.Structure):
+    """One module's delta in one slot."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int64),
+        ("value_type", ctypes.c_int64),
+        ("rank", ctypes.c_int64),
+        ("offsets", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("a", ctypes.c_void_p),
+        ("b", ctypes.c_void_p),
+    )
+
+
+class Block(ctypes.Structure):
+    """Neighbouring rows of one lineage."""
+
+    _fields_ = (
+        ("row", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("lane", ctypes.c_int64),
+        ("first", ctypes.c_int64),
+        ("tables", ctypes.c_int64),
+    )
+
+
+class Step(ctypes.Structure):
+    """What one replay computes."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("sequences", ctypes.c_int64),
+        ("tokens", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("cache_rows", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("blocks_count", ctypes.c_int64),
+        ("blocks", ctypes.c_void_p),
+        ("tables", ctypes.c_void_p),
+    )

@@ -1,0 +1,229 @@
+// Attention: inside prompts for the encoder, over cache rows for the decoder. T5 does not scale the
+// scores; position biases come from tables by distance.
+//
+// Caches of one layer: keys [row][head][length / 16][d_kv][16], so that the keys a row really has
+// are one stream of memory and 16 scores come out of one vector; values [row][head][length][d_kv].
+#include <cmath>
+#include <cstring>
+
+#include "simd.h"
+#include "tape.h"
+
+namespace jl {
+
+namespace {
+
+thread_local Scratch scratch;
+
+int64_t round_up(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+// scores[0..n) become e^(s - max); returns what they sum up to. Lanes past n are zeroed.
+float exponentiate(float* scores, int64_t n) {
+    vec highest = _mm512_set1_ps(-INFINITY);
+    for (int64_t j = 0; j < n; j += 16)
+        highest = _mm512_mask_max_ps(
+            highest, tail_mask(n - j), highest, _mm512_maskz_loadu_ps(tail_mask(n - j), scores + j));
+    const vec top = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
+    vec total = _mm512_setzero_ps();
+    for (int64_t j = 0; j < n; j += 16) {
+        const vec s = _mm512_maskz_loadu_ps(tail_mask(n - j), scores + j);
+        const vec e = _mm512_maskz_mov_ps(tail_mask(n - j), exp_ps(_mm512_sub_ps(s, top)));
+        _mm512_storeu_ps(scores + j, e);
+        total = _mm512_add_ps(total, e);
+    }
+    return _mm512_reduce_add_ps(total);
+}
+
+constexpr int QUERIES = 6;  // of a prompt, taken together: 6 times 4 vectors fill the registers
+
+// One head of a prompt: R queries from `first` on over all n tokens.
+template <int R>
+void attend_block(
+    const float* qkv, int64_t stride, int64_t inner, int64_t d_kv, const float* keys,
+    int64_t width, const float* bias, int64_t first, int64_t n, float* scores, float* out) {
+    for (int64_t j = 0; j < n; j += 64) {  // keys are padded to whole 64s with zeros
+        vec c[R][4];
+        small_product<R, 4>(qkv + first * stride, stride, keys + j, width, d_kv, 0xFFFF, c);
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < 4; ++v) {
+                const int64_t key = j + 16 * v;
+                const __mmask16 mask = tail_mask(n - key);
+                const vec at = _mm512_maskz_loadu_ps(mask, bias + key - (first + r));
+                _mm512_storeu_ps(scores + r * width + key, _mm512_add_ps(c[r][v], at));
+            }
+    }
+    float total[R];
+    for (int r = 0; r < R; ++r) total[r] = exponentiate(scores + r * width, n);
+    const float* values = qkv + 2 * inner;
+    for (int64_t d = 0; d < d_kv; d += 16) {
+        const __mmask16 mask = tail_mask(d_kv - d);
+        const auto store = [&](int r, int64_t at, vec value, __mmask16 m) {
+            const vec mean = _mm512_div_ps(value, _mm512_set1_ps(total[r]));
+            _mm512_mask_storeu_ps(out + (first + r) * inner + at, m, mean);
+        };
+        if (d + 64 <= d_kv) {
+            vec c[R][4];
+            small_product<R, 4>(scores, width, values + d, stride, n, 0xFFFF, c);
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < 4; ++v) store(r, d + 16 * v, c[r][v], 0xFFFF);
+            d += 48;
+        } else {
+            vec c[R][1];
+            small_product<R, 1>(scores, width, values + d, stride, n, mask, c);
+            for (int r = 0; r < R; ++r) store(r, d, c[r][0], mask);
+        }
+    }
+}
+
+template <int R, typename... Args>
+void attend_rest(int64_t rows, Args... args) {
+    if (rows == R) return attend_block<R>(args...);
+    if constexpr (R > 1) attend_rest<R - 1>(rows, args...);
+}
+
+template <typename T>
+struct Rows {  // one layer's cache as one (row, head) sees it
+    T* keys;
+    T* values;
+    Rows(const Op& op, int keys_at, int64_t row, int64_t head, int64_t heads, int64_t d_kv,
+         int64_t length) {
+        const int64_t offset = (row * heads + head) * d_kv * length;
+        keys = static_cast<T*>(op.p[keys_at]) + offset;
+        values = static_cast<T*>(op.p[keys_at + 1]) + offset;
+    }
+    T& key(int64_t position, int64_t d, int64_t d_kv) {
+        return keys[(position / LANES * d_kv + d) * LANES + position % LANES];
+    }
+};
+
+// One query over `n` tokens of a cache row: q [d_kv], scores scratch, out [d_kv]. `bias` may be null.
+void attend_cache(
+    const float* q, const Rows<float>& cache, int64_t d_kv, int64_t n, const float* bias,
+    float* scores, float* out) {
+    for (int64_t j = 0; j < n; j += 4 * LANES) {
+        vec c[4] = {};
+        const int64_t groups = std::min<int64_t>(4, (n - j + LANES - 1) / LANES);
+        const float* keys = cache.keys + j * d_kv;
+        const auto sum = [&]<int G>() {
+            for (int64_t d = 0; d < d_kv; ++d) {
+                const vec scalar = _mm512_set1_ps(q[d]);
+                for (int g = 0; g < G; ++g) {
+                    const vec key = _mm512_loadu_ps(keys + (g * d_kv + d) * LANES);
+                    c[g] = _mm512_fmadd_ps(scalar, key, c[g]);
+                }
+            }
+        };
+        if (groups == 4) sum.operator()<4>();
+        else if (groups == 3) sum.operator()<3>();
+        else if (groups == 2) sum.operator()<2>();
+        else sum.operator()<1>();
+        for (int64_t g = 0; g < groups; ++g) {
+            const int64_t key = j + g * LANES;
+            if (bias != nullptr)
+                c[g] = _mm512_add_ps(c[g], _mm512_maskz_loadu_ps(tail_mask(n - key), bias + key));
+            _mm512_storeu_ps(scores + key, c[g]);
+        }
+    }
+    const vec total = _mm512_set1_ps(exponentiate(scores, n));
+    for (int64_t d = 0; d < d_kv;) {
+        if (d + 64 <= d_kv) {
+            vec c[1][4];
+            small_product<1, 4>(scores, 0, cache.values + d, d_kv, n, 0xFFFF, c);
+            for (int v = 0; v < 4; ++v)
+                _mm512_storeu_ps(out + d + 16 * v, _mm512_div_ps(c[0][v], total));
+            d += 64;
+        } else {
+            const __mmask16 mask = tail_mask(d_kv - d);
+            vec c[1][1];
+            small_product<1, 1>(scores, 0, cache.values + d, d_kv, n, mask, c);
+            _mm512_mask_storeu_ps(out + d, mask, _mm512_div_ps(c[0][0], total));
+            d += 16;
+        }
+    }
+}
+
+}  // namespace
+
+// p: qkv [rows, 3 inner], out [rows, inner], bias [heads, 2 longest - 1] by key minus query.
+// n: heads, d_kv, longest.
+void attend_prompts(const Op& op, const Team& team) {
+    const int64_t heads = op.n[0], d_kv = op.n[1], longest = op.n[2], inner = heads * d_kv;
+    const int64_t stride = 3 * inner;
+    for (int64_t i; (i = team.take()) < team.step.sequences * heads;) {
+        const int64_t sequence = i / heads, head = i % heads;
+        const int64_t n = team.step.lengths[sequence], width = (n + 63) / 64 * 64;
+        const int64_t start = team.step.starts[sequence];
+        const float* qkv = static_cast<const float*>(op.p[0]) + start * stride + head * d_kv;
+        float* out = static_cast<float*>(op.p[1]) + start * inner + head * d_kv;
+        const float* bias =
+            static_cast<const float*>(op.p[2]) + head * (2 * longest - 1) + longest - 1;
+        float* keys = scratch.floats((d_kv + QUERIES) * width);  // [d_kv, width], transposed
+        float* scores = keys + d_kv * width;
+        for (int64_t j = 0; j < width; j += LANES)
+            for (int64_t d = 0; d < d_kv; d += LANES)
+                transpose_tile(
+                    qkv + j * stride + inner + d, stride, std::min(LANES, n - j),
+                    std::min(LANES, d_kv - d), keys + d * width + j, width);
+        for (int64_t first = 0; first < n; first += QUERIES)
+            attend_rest<QUERIES>(
+                std::min<int64_t>(QUERIES, n - first), qkv, stride, inner, d_kv,
+                static_cast<const float*>(keys), width, bias, first, n, scores, out);
+    }
+}
+
+// p: kv [rows, 2 inner], keys, values (the layer's cross-attention cache).  n: heads, d_kv, length.
+void store_source(const Op& op, const Team& team) {
+    const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
+    for (int64_t i; (i = team.take()) < team.step.sequences * heads;) {
+        const int64_t sequence = i / heads, head = i % heads;
+        Rows<float> cache(op, 1, team.step.cache_rows[sequence], head, heads, d_kv, length);
+        const int64_t n = team.step.lengths[sequence], stride = 2 * inner;
+        const float* kv = static_cast<const float*>(op.p[0]) +
+                          team.step.starts[sequence] * stride + head * d_kv;
+        for (int64_t t = 0; t < n; t += LANES)
+            for (int64_t d = 0; d < d_kv; d += LANES)
+                transpose_tile(
+                    kv + t * stride + d, stride, std::min(LANES, n - t),
+                    std::min(LANES, d_kv - d), cache.keys + (t * d_kv + d * LANES), LANES);
+        for (int64_t t = 0; t < n; ++t)
+            std::memcpy(
+                cache.values + t * d_kv, kv + t * stride + inner, d_kv * sizeof(float));
+    }
+}
+
+// p: qkv [rows, 3 inner], out [rows, inner], keys, values (the layer's own cache),
+//    bias [heads, length] by distance: column length - 1 - (query - key).
+// n: heads, d_kv, length.
+void attend_self(const Op& op, const Team& team) {
+    const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
+    for (int64_t i; (i = team.take()) < team.step.rows * heads;) {
+        const int64_t sequence = i / heads, head = i % heads;
+        const int64_t position = team.step.positions[sequence];
+        Rows<float> cache(op, 2, team.step.cache_rows[sequence], head, heads, d_kv, length);
+        const float* q = static_cast<const float*>(op.p[0]) + sequence * 3 * inner + head * d_kv;
+        for (int64_t d = 0; d < d_kv; ++d) cache.key(position, d, d_kv) = q[inner + d];
+        std::memcpy(cache.values + position * d_kv, q + 2 * inner, d_kv * sizeof(float));
+        const float* bias =
+            static_cast<const float*>(op.p[4]) + head * length + length - 1 - position;
+        attend_cache(
+            q, cache, d_kv, position + 1, bias, scratch.floats(round_up(position + 1)),
+            static_cast<float*>(op.p[1]) + sequence * inner + head * d_kv);
+    }
+}
+
+// p: q [rows, inner], out [rows, inner], keys, values (the layer's cross-attention cache).
+// n: heads, d_kv, length.
+void attend_cross(const Op& op, const Team& team) {
+    const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
+    for (int64_t i; (i = team.take()) < team.step.rows * heads;) {
+        const int64_t sequence = i / heads, head = i % heads;
+        const Rows<float> cache(op, 2, team.step.cache_rows[sequence], head, heads, d_kv, length);
+        const int64_t n = team.step.lengths[sequence];
+        const int64_t offset = sequence * inner + head * d_kv;
+        attend_cache(
+            static_cast<const float*>(op.p[0]) + offset, cache, d_kv, n, nullptr,
+            scratch.floats(round_up(n)), static_cast<float*>(op.p[1]) + offset);
+    }
+}
+
+}  // namespace jl

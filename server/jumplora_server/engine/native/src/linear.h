@@ -1,0 +1,12 @@
+// The shape of packed weights, which dense and low-rank deltas use too.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace jl {
+
+constexpr int64_t PANEL = 32;     // outputs of a panel
+constexpr int64_t MAX_ROWS = 14;  // rows of a block
+
+}  // namespace jl

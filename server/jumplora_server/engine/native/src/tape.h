@@ -1,0 +1,115 @@
+// What Python and the kernels share: the tape of operations, recorded once for a backbone, and the
+// step, which is what changes from one replay to the next. Mirrored field by field in tape.py.
+//
+// One rule holds for every kernel: a row's numbers are computed in an order that depends on the row
+// alone, so they have the same bits whatever rows stand beside it and however many threads there are.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace jl {
+
+enum Kind : int64_t {
+    EMBED,           // x[i] = table[tokens[i]]
+    NORM,            // root mean square norm, times a weight and a constant
+    LINEAR_F32,      // y = x W^T, or y += x W^T
+    LINEAR_I8,       // the same with int8 weights and rows quantised to int8
+    DELTA_FEW,       // y += x D^T for the few rows of a decode step
+    DELTA_MANY,      // y += x D^T for the many tokens of an encode
+    RELU,
+    GATED_GELU,
+    ATTEND_PROMPTS,  // self-attention inside each prompt
+    STORE_SOURCE,    // prompts' cross-attention keys and values into their cache rows
+    ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
+    ATTEND_CROSS,    // attend over the row's prompt
+};
+
+// One operation. What the fields mean depends on the kind; each kernel names its own.
+struct Op {
+    int64_t kind;
+    void* p[6];
+    int64_t n[8];
+    float f[2];
+};
+
+// One module's delta in one slot. Matrices are [d_out, d_in]; scales are folded in.
+struct Delta {
+    int64_t kind;            // a DeltaKind
+    int64_t value_type;      // a ValueType, of sparse values
+    int64_t rank;            // of a low-rank delta
+    const int32_t* offsets;  // sparse: [d_out + 1]
+    const uint16_t* columns; // sparse: [nnz], ascending in each row
+    const void* values;      // sparse: [nnz]; dense: panels of float
+    const float* a;          // low rank: panels of A [rank, d_in]
+    const float* b;          // low rank: panels of B [d_out, rank]
+};
+enum DeltaKind : int64_t { NO_DELTA, SPARSE, DENSE, LOW_RANK };
+enum ValueType : int64_t { VALUE_F32, VALUE_F16, VALUE_BF16 };
+
+// Neighbouring rows that have one lineage. Its tables are slots, oldest ancestor first; a table
+// has one Delta for each module.
+struct Block {
+    int64_t row;    // first row
+    int64_t rows;   // how many: 1 to MAX_LANES
+    int64_t lane;   // DELTA_MANY: first lane of the transposed scratch
+    int64_t first;  // index into Step.tables
+    int64_t tables; // how many
+};
+constexpr int64_t LANES = 16;  // floats of a vector
+constexpr int64_t MAX_LANES = 64;
+
+// What one replay computes.
+struct Step {
+    int64_t rows;               // rows of activations: tokens of an encode, sequences of a decode
+    int64_t sequences;
+    const int32_t* tokens;      // [rows]
+    const int64_t* starts;      // encode: [sequences] first row of each prompt
+    const int64_t* lengths;     // [sequences] source tokens
+    const int64_t* cache_rows;  // [sequences]
+    const int64_t* positions;   // decode: [sequences] the position the token takes
+    int64_t blocks_count;
+    const Block* blocks;
+    const Delta* const* tables;
+};
+
+// All threads of a replay meet here after every operation. They spin, since an operation takes
+// microseconds, and give the processor away when a mate was descheduled.
+class Barrier {
+  public:
+    void size(int threads) { threads_ = threads; }
+    void wait();
+
+  private:
+    int threads_ = 1;
+    std::atomic<int> arrived_{0};
+    std::atomic<int> generation_{0};
+};
+
+// What a kernel knows while it runs in one of the threads.
+struct Team {
+    const Step& step;
+    int thread;
+    int threads;
+    Barrier& barrier;
+    std::atomic<int64_t>* next;  // [2] counters of work taken, zero when an operation begins
+
+    // The next piece of work nobody has taken, from counter `which`. Pieces are handed out as
+    // threads ask, so one that was descheduled does not hold up the others.
+    int64_t take(int which = 0) const { return next[which].fetch_add(1, std::memory_order_relaxed); }
+};
+
+void embed(const Op&, const Team&);
+void norm(const Op&, const Team&);
+void relu(const Op&, const Team&);
+void gated_gelu(const Op&, const Team&);
+void linear_f32(const Op&, const Team&);
+void linear_i8(const Op&, const Team&);
+void delta_few(const Op&, const Team&);
+void delta_many(const Op&, const Team&);
+void attend_prompts(const Op&, const Team&);
+void store_source(const Op&, const Team&);
+void attend_self(const Op&, const Team&);
+void attend_cross(const Op&, const Team&);
+
+}  // namespace jl

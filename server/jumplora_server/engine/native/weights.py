@@ -1,0 +1,84 @@
+"""Weights in the layout that the kernels read: panels of 32 outputs, each one stream of memory."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jumplora_server.engine.linear import quantise_weight
+from jumplora_server.engine.native.layout import PANEL
+
+_HUGE_PAGE = 2 << 20
+_MADV_HUGEPAGE = 14  # from <sys/mman.h>
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """One linear's weight [d_out, d_in]; `scales` [padded d_out] where it is int8."""
+
+    panels: Tensor
+    scales: Tensor | None
+    d_in: int
+    d_out: int
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.panels.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+def pack_float(weight: Tensor) -> Tensor:
+    """[d_out, d_in] -> [panels, d_in, 32] float32; missing outputs are zero."""
+    d_out, d_in = weight.shape
+    panels = -(-d_out // PANEL)
+    packed = roomy((panels, d_in, PANEL), torch.float32)
+    whole = d_out // PANEL
+    packed[:whole] = weight[: whole * PANEL].view(whole, PANEL, d_in).transpose(1, 2)
+    if whole < panels:
+        rest = F.pad(weight[whole * PANEL :].float(), (0, 0, 0, panels * PANEL - d_out))
+        packed[whole] = rest.t()
+    return packed
+
+
+def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """[d_out, d_in] -> ([panels, d_in / 4, 32, 4] uint8, scales [panels * 32] float32).
+
+    The processor's product is unsigned times signed and broadcasts the signed factor, so weights
+    are stored plus 128, which the kernel takes off again, exactly.
+    """
+    scale, values = quantise_weight(weight)
+    d_out, d_in = weight.shape
+    panels, quads = -(-d_out // PANEL), -(-d_in // 4)
+    values = F.pad(values, (0, quads * 4 - d_in, 0, panels * PANEL - d_out))
+    shifted = (values.to(torch.int16) + 128).to(torch.uint8)
+    packed = roomy((panels, quads, PANEL, 4), torch.uint8)
+    packed.copy_(shifted.view(panels, PANEL, quads, 4).transpose(1, 2))
+    return packed, F.pad(scale, (0, panels * PANEL - d_out))
+
+
+def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
+    """Pack a weight [d_out, d_in] for `dtype` float32 or int8."""
+    d_out, d_in = weight.shape
+    if dtype == "int8":
+        panels, scales = pack_int8(weight)
+        return PackedWeight(panels, scales, d_in, d_out)
+    return PackedWeight(pack_float(weight.float()), None, d_in, d_out)
+
+
+def roomy(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An empty tensor on huge pages where the system grants them: fewer misses of the page table.
+
+    Of small tensors, and where the request is refused, the pages are ordinary ones.
+    """
+    tensor = torch.empty(shape, dtype=dtype)
+    start = -(-tensor.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+    length = (tensor.data_ptr() + tensor.nbytes - start) // _HUGE_PAGE * _HUGE_PAGE
+    if length > 0:
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(_MADV_HUGEPAGE)
+        )
+    return tensor
