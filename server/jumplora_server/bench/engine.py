@@ -20,6 +20,7 @@ from jumplora_server.bench.cases.hub_split import HubCase
 from jumplora_server.bench.cases.torch_peers import peft_mixed, transformers_bare
 from jumplora_server.bench.engine_report import Measured, Sanity, report_of
 from jumplora_server.bench.fleet import Fleet, label_of
+from jumplora_server.bench.memory import trim_memory
 from jumplora_server.bench.report import Report
 from jumplora_server.bench.rounds import Laps, run_rounds, same_share
 from jumplora_server.bench.shapes import ShapeName, config_of
@@ -127,6 +128,7 @@ def _peers(
     wanted = {dtype: name for dtype, name in wanted.items() if plan.wants(name)}
     if wanted:
         model = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
+        trim_memory()
         for dtype_name, name in wanted.items():
             yield MergedCase(name, model, work, dtype_name)
 

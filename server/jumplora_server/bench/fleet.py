@@ -12,6 +12,7 @@ from jumplora_adapters.format import Adapter
 from jumplora_server.bench.cases.case import Tokens, Work
 from jumplora_server.bench.cases.ours import OursCase, Slots, make_engine
 from jumplora_server.bench.masked import Family, draw, draw_family, union_density
+from jumplora_server.bench.memory import trim_memory
 from jumplora_server.engine.engine import Engine
 
 # T5-large's published sparsities, 94.9 and 87.6 % (arXiv 2604.16171), and what lineages of four
@@ -104,6 +105,7 @@ class Fleet:
     def _engine(self, dtype: str) -> Engine:
         if dtype not in self._engines:
             engine = self._engines[dtype] = make_engine(self._work, dtype)
+            trim_memory()
             self.backbone_bytes[dtype] = engine.weight_bytes
         return self._engines[dtype]
 
@@ -150,7 +152,10 @@ class Fleet:
     def _install(self, adapters: Sequence[Adapter], dtype: str) -> tuple[list[int], int]:
         """Slots of the adapters, and the bytes that they take."""
         engine = self._engine(dtype)
-        packed = [engine.pack(adapter) for adapter in adapters]
+        packed = []
+        for adapter in adapters:
+            packed.append(engine.pack(adapter))
+            trim_memory()
         return [engine.install(each) for each in packed], sum(each.nbytes for each in packed)
 
 
