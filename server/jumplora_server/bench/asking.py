@@ -1,4 +1,4 @@
-"""The streaming clients: an open loop on a fixed schedule, or a closed loop of a few that repeat."""
+"""Streaming clients: an open loop on a fixed schedule, or a closed loop of a few that repeat."""
 
 from __future__ import annotations
 
@@ -91,14 +91,21 @@ async def closed_loop(
         return answers
 
 
-async def one_by_one(asker: Asker, questions: Sequence[Question]) -> list[Answer]:
-    """Each once, alone on the server."""
+async def one_by_one(
+    asker: Asker,
+    questions: Sequence[Question],
+    *,
+    before: Callable[[Question], None] = lambda question: None,
+) -> list[Answer]:
+    """Each once, alone on the server, over one connection; `before` is called before each."""
+    answers: list[Answer] = []
     async with asker.client() as client:
         began = time.perf_counter()
-        return [
-            await asker.ask(client, replace(question, at=time.perf_counter() - began), began)
-            for question in questions
-        ]
+        for question in questions:
+            before(question)
+            now = time.perf_counter() - began
+            answers.append(await asker.ask(client, replace(question, at=now), began))
+    return answers
 
 
 class CpuShare:

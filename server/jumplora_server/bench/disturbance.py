@@ -90,14 +90,10 @@ class _Load:
     clients: int
     seconds: float
 
-    async def run(
-        self, side: Side, found: Disturbance | None = None, content: bytes = b""
-    ) -> None:
+    async def run(self, side: Side, found: Disturbance | None = None, content: bytes = b"") -> None:
         """One window; with `found` it is disturbed, and that gets what the disturbers saw."""
         before = await asyncio.to_thread(self.server.scrape)
-        loop = closed_loop(
-            self.asker, self.questions, clients=self.clients, seconds=self.seconds
-        )
+        loop = closed_loop(self.asker, self.questions, clients=self.clients, seconds=self.seconds)
         if found is None:
             answers = await loop
         else:

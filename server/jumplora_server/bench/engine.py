@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,10 +20,10 @@ from jumplora_server.bench.cases.torch_peers import peft_mixed, transformers_bar
 from jumplora_server.bench.engine_report import Measured, Sanity, report_of
 from jumplora_server.bench.fleet import Fleet, label_of
 from jumplora_server.bench.memory import trim_memory
+from jumplora_server.bench.prompts import random_prompts
 from jumplora_server.bench.report import Report
 from jumplora_server.bench.rounds import Laps, run_rounds, same_share
 from jumplora_server.bench.shapes import ShapeName, config_of
-from jumplora_server.bench.tokenizer import END, FIRST_WORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +90,6 @@ def measure_engine(
             ),
         )
     return report
-
-
-def random_prompts(rows: int, source: int, vocabulary: int, *, seed: int = 1) -> Tokens:
-    """`rows` prompts of exactly `source` tokens, the end token last."""
-    rng = random.Random(seed)
-    return tuple(
-        (*(rng.randrange(FIRST_WORD, vocabulary) for _ in range(source - 1)), END)
-        for _ in range(rows)
-    )
 
 
 def _last_tokens(laps: Laps) -> dict[str, Tokens]:

@@ -1,4 +1,4 @@
-"""The engine's own speed on the traffic that a server gets: what served figures are held against."""
+"""The engine's own speed on a server's traffic: what served figures are held against."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from jumplora_server.bench.machine import commit, load_average, machine, versions
 from jumplora_server.bench.plots import Plot, draw
 
-_WIDTH = 120
+_WIDTH = 150
 
 
 @dataclass(frozen=True, slots=True)

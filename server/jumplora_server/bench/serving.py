@@ -8,8 +8,9 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
@@ -23,13 +24,16 @@ from jumplora_server.bench.offline import OfflineEngine
 from jumplora_server.bench.prompts import random_prompts
 from jumplora_server.bench.published import publish_tasks, task_names
 from jumplora_server.bench.report import Report
-from jumplora_server.bench.serving_report import LowLoad, RateRun, Saturation, ServingFound, fill
 from jumplora_server.bench.server_process import BenchServer, served
+from jumplora_server.bench.serving_report import LowLoad, RateRun, Saturation, ServingFound, fill
 from jumplora_server.bench.shapes import VOCABULARY, ShapeName
 from jumplora_server.bench.traffic import Mix, Question, poisson_arrivals
 
-Part = str
-PARTS: tuple[Part, ...] = ("saturation", "low-load", "rates", "disturbed")
+Part = Literal["saturation", "low-load", "rates", "disturbed"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+DEFAULT_SLO = Slo(ttft=2.0, tpot=0.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class ServingPlan:
     rates: Sequence[float] = ()
     seconds: float = 60.0
     rounds: int = 5
-    slo: Slo = Slo(ttft=2.0, tpot=0.25)
+    slo: Slo = DEFAULT_SLO
     upload_bytes: int = 30_000_000
     seed: int = 0
     parts: Sequence[Part] = PARTS
@@ -79,8 +83,8 @@ class ServingBench:
     def warm_up(self) -> None:
         """Every task once, so that no first time is measured."""
         self._on_state("warming up")
-        once = [Question(0.0, task, q.text) for task, q in zip(self._mix.tasks, self._draw(
-            self._plan.tasks), strict=True)]  # fmt: skip
+        drawn = self._draw(len(self._mix.tasks))
+        once = [replace(q, task=task) for q, task in zip(drawn, self._mix.tasks, strict=True)]
         asyncio.run(one_by_one(self._asker, once))
         self._offline.seconds(self._draw(self._plan.rows))
 
@@ -113,13 +117,16 @@ class ServingBench:
 
     def low_load(self) -> LowLoad:
         """In turn: one request on the idle server, the same one on the idle engine."""
-        engine, through = [], []
-        for turn in range(4 * self._plan.rounds):
-            self._on_state(f"low load {turn + 1}/{4 * self._plan.rounds}")
-            questions = self._draw(1)
-            engine.append(self._offline.seconds(questions))
-            through.append(asyncio.run(one_by_one(self._asker, questions))[0].total)
-        return LowLoad(engine, through)
+        engine: list[float] = []
+        questions = self._draw(4 * self._plan.rounds)
+
+        def before(question: Question) -> None:
+            self._on_state(f"low load {len(engine) + 1}/{len(questions)}")
+            engine.append(self._offline.seconds([question]))
+
+        # One connection, as a client keeps it.
+        answers = asyncio.run(one_by_one(self._asker, questions, before=before))
+        return LowLoad(engine, [answer.total for answer in answers])
 
     def rate(self, rate: float) -> RateRun:
         """Open-loop arrivals of `rate` requests a second."""
@@ -143,7 +150,7 @@ class ServingBench:
             self._backbone,
             self._asker,
             self._draw(self._plan.rows * 8),
-            clients=self._plan.rows,
+            clients=2 * self._plan.rows,
             seconds=self._plan.seconds,
             rounds=self._plan.rounds,
             upload_bytes=self._plan.upload_bytes,

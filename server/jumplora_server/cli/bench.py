@@ -28,6 +28,17 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class ServingPart(StrEnum):
+    """Parts of the serving benchmark."""
+
+    SATURATION = "saturation"
+    LOW_LOAD = "low-load"
+    RATES = "rates"
+    DISTURBED = "disturbed"
+
+
+Device = Annotated[Literal["cpu", "cuda"], _Option(help="Where all compute.")]
+Density = Annotated[float, _Option(min=0.001, max=1.0, help="Of the adapters, 0 to 1.")]
 Threads = Annotated[int, _Option(min=0, help="CPU threads of every program (0: torch's default).")]
 Out = Annotated[
     Path | None, _Option("--out", help="Folder for the result as JSON, markdown and plots.")
@@ -41,6 +52,7 @@ def group() -> typer.Typer:
         no_args_is_help=True,
     )
     app.command("engine")(engine)
+    app.command("serving")(serving)
     return app
 
 
@@ -54,7 +66,7 @@ def engine(
     dtype: Annotated[
         list[Dtype] | None, _Option(help="Of our engine, again for more; default float32, int8.")
     ] = None,
-    device: Annotated[Literal["cpu", "cuda"], _Option(help="Where all compute.")] = "cpu",
+    device: Device = "cpu",
     threads: Threads = 0,
     case: Annotated[
         list[str] | None, _Option(help='Only these cases, by pattern: "ours*fp32". Again for more.')
@@ -66,7 +78,7 @@ def engine(
     out: Out = None,
 ) -> None:
     """Offline, in turn: transformers, PEFT, AdapterHub, CTranslate2, ours; medians and ratios."""
-    with reported_errors(), _laps() as (on_start, on_lap):
+    with reported_errors(), _steps() as (on_start, on_lap, _):
         from jumplora_server.bench.engine import EnginePlan, measure_engine
 
         plan = EnginePlan(
@@ -85,6 +97,69 @@ def engine(
     _tell(report, out)
 
 
+def serving(
+    context: typer.Context,
+    shape: Shape = "base",
+    dtype: Annotated[Dtype, _Option(help="Arithmetic of server and engine.")] = Dtype.INT8,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    rows: Annotated[int, _Option(min=1, help="Sequences the server computes together.")] = 8,
+    source: Annotated[int, _Option(min=8, help="Tokens of each prompt.")] = 128,
+    new: Annotated[int, _Option(min=1, help="Tokens to generate.")] = 16,
+    tasks: Annotated[int, _Option(min=1, help="Published tasks.")] = 16,
+    density: Density = 0.051,
+    zipf: Annotated[float, _Option(min=0, help="Exponent of the task mix; 0: all alike.")] = 1.0,
+    load: Annotated[
+        list[float] | None,
+        _Option(help="Open loop: a rate as a share of saturation; default 0.3 0.6 0.8 0.95."),
+    ] = None,
+    rate: Annotated[
+        list[float] | None, _Option(help="Open loop: a rate in requests a second, instead.")
+    ] = None,
+    seconds: Annotated[float, _Option(min=0.5, help="Length of each window.")] = 60.0,
+    rounds: Annotated[int, _Option(min=1, help="Windows of each side, in turn.")] = 5,
+    slo_ttft: Annotated[float, _Option(help="Good answers: seconds to the first token.")] = 2.0,
+    slo_tpot: Annotated[float, _Option(help="Good answers: seconds a further token.")] = 0.25,
+    upload_mb: Annotated[float, _Option(help="MB of the uploaded adapter.")] = 30.0,
+    seed: Annotated[int, _Option(help="Of arrivals, tasks and texts.")] = 0,
+    part: Annotated[
+        list[ServingPart] | None, _Option(help="Only this part. Again for more.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """A real server under load: throughput beside its engine, open-loop latencies, disturbances."""
+    with reported_errors(), _steps() as (on_start, on_step, on_state):
+        from jumplora_server.bench.answers import Slo
+        from jumplora_server.bench.serving import PARTS, ServingPlan, measure_serving
+
+        plan = ServingPlan(
+            shape=shape,
+            dtype=str(dtype),
+            device=device,
+            threads=threads,
+            rows=rows,
+            source=source,
+            new=new,
+            tasks=tasks,
+            density=density,
+            zipf=zipf,
+            loads=tuple(load or (0.3, 0.6, 0.8, 0.95)),
+            rates=tuple(rate or ()),
+            seconds=seconds,
+            rounds=rounds,
+            slo=Slo(slo_ttft, slo_tpot),
+            upload_bytes=int(upload_mb * 1e6),
+            seed=seed,
+            parts=tuple(each.value for each in part) if part else PARTS,
+        )
+        if "rates" in plan.parts and not plan.rates and "saturation" not in plan.parts:
+            raise typer.BadParameter("rates as shares need the part saturation; or give --rate")
+        report = measure_serving(
+            plan, command_line(context), on_start=on_start, on_step=on_step, on_state=on_state
+        )
+    _tell(report, out)
+
+
 def command_line(context: typer.Context) -> str:
     """The command as it was given, without the path of the program."""
     words = context.command_path.rpartition("/")[2].split()
@@ -99,8 +174,10 @@ def command_line(context: typer.Context) -> str:
 
 
 @contextmanager
-def _laps() -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
-    """Yields what to tell how many laps there are, and what to tell each lap's case."""
+def _steps() -> Iterator[
+    tuple[Callable[[int], None], Callable[[str], None], Callable[[str], None]]
+]:
+    """Yields what to tell how many steps there are, each one's name before it, and what it does."""
     from jumplora_adapters.cli.progress import progress_bar
 
     bar = progress_bar()
@@ -108,15 +185,15 @@ def _laps() -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
     passed = 0
 
     def on_start(total: int) -> None:
-        bar.update(line, description="laps", total=total)
+        bar.update(line, description="measuring", total=total)
 
-    def on_lap(name: str) -> None:  # before it runs
+    def on_step(name: str) -> None:
         nonlocal passed
         bar.update(line, completed=passed, state=name)
         passed += 1
 
     with bar:
-        yield on_start, on_lap
+        yield on_start, on_step, lambda state: bar.update(line, state=state)
         bar.update(line, completed=passed, state="")
 
 
