@@ -16,6 +16,8 @@ from jumplora_adapters.cli.output import reported_errors
 if TYPE_CHECKING:
     from jumplora_server.bench.report import Report
 
+    Told = Callable[[str], None]
+
 _Option = typer.Option
 Shape = Annotated[Literal["base", "large", "tiny"], _Option(help="T5's sizes; tiny only to try.")]
 
@@ -37,6 +39,14 @@ class ServingPart(StrEnum):
     DISTURBED = "disturbed"
 
 
+class AdaptersPart(StrEnum):
+    """Parts of the benchmark of adapters."""
+
+    LOAD = "load"
+    BYTES = "bytes"
+    REGISTERED = "registered"
+
+
 Device = Annotated[Literal["cpu", "cuda"], _Option(help="Where all compute.")]
 Density = Annotated[float, _Option(min=0.001, max=1.0, help="Of the adapters, 0 to 1.")]
 Threads = Annotated[int, _Option(min=0, help="CPU threads of every program (0: torch's default).")]
@@ -53,6 +63,7 @@ def group() -> typer.Typer:
     )
     app.command("engine")(engine)
     app.command("serving")(serving)
+    app.command("adapters")(adapters)
     return app
 
 
@@ -160,6 +171,65 @@ def serving(
     _tell(report, out)
 
 
+def adapters(
+    context: typer.Context,
+    shape: Shape = "large",
+    registered_shape: Annotated[
+        Literal["base", "large", "tiny"], _Option(help="Of the backbone with many tasks.")
+    ] = "base",
+    dtype: Annotated[Dtype, _Option(help="Arithmetic of server and engine.")] = Dtype.INT8,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    rows: Annotated[int, _Option(min=1, help="Sequences the server computes together.")] = 8,
+    source: Annotated[int, _Option(min=8, help="Tokens of each prompt.")] = 128,
+    new: Annotated[int, _Option(min=1, help="Tokens to generate.")] = 16,
+    density: Density = 0.051,
+    loads: Annotated[int, _Option(min=1, help="Measured loads of each kind.")] = 5,
+    seconds: Annotated[float, _Option(min=0.5, help="Length of each window of traffic.")] = 20.0,
+    registered: Annotated[
+        list[int] | None,
+        _Option(min=1, help="Registered tasks; again for more, default 5 50 200 1000."),
+    ] = None,
+    asked: Annotated[int, _Option(min=1, help="How many of them get the traffic.")] = 5,
+    filler_targets: Annotated[
+        int, _Option(min=0, help="Modules that the others target (0: all, 10 MB each).")
+    ] = 2,
+    rounds: Annotated[int, _Option(min=1, help="Windows of each server, in turn.")] = 5,
+    part: Annotated[
+        list[AdaptersPart] | None, _Option(help="Only this part. Again for more.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Load to ready, alone and beside requests; bytes by form; 5 to 1000 registered tasks."""
+    with reported_errors(), _steps() as (on_start, on_step, on_state):
+        from jumplora_server.bench.adapters import PARTS, AdaptersPlan, measure_adapters
+
+        plan = AdaptersPlan(
+            shape=shape,
+            registered_shape=registered_shape,
+            dtype=str(dtype),
+            device=device,
+            threads=threads,
+            rows=rows,
+            source=source,
+            new=new,
+            density=density,
+            loads=loads,
+            seconds=seconds,
+            registered=tuple(sorted(registered or (5, 50, 200, 1000))),
+            asked=asked,
+            filler_targets=filler_targets,
+            rounds=rounds,
+            parts=tuple(each.value for each in part) if part else PARTS,
+        )
+        if min(plan.registered) < asked:
+            raise typer.BadParameter(f"--registered must be at least --asked, which is {asked}")
+        report = measure_adapters(
+            plan, command_line(context), on_start=on_start, on_step=on_step, on_state=on_state
+        )
+    _tell(report, out)
+
+
 def command_line(context: typer.Context) -> str:
     """The command as it was given, without the path of the program."""
     words = context.command_path.rpartition("/")[2].split()
@@ -174,9 +244,7 @@ def command_line(context: typer.Context) -> str:
 
 
 @contextmanager
-def _steps() -> Iterator[
-    tuple[Callable[[int], None], Callable[[str], None], Callable[[str], None]]
-]:
+def _steps() -> Iterator[tuple[Callable[[int], None], Told, Told]]:
     """Yields what to tell how many steps there are, each one's name before it, and what it does."""
     from jumplora_adapters.cli.progress import progress_bar
 
