@@ -101,7 +101,7 @@ def _fill_loading(report: Report, found: AdaptersFound, idle: Loading, busy: Loa
     report.notes.append(
         "Disk to ready is the sum of the server's stages: read (with all checks), pack (with "
         "install), warm-up, canaries. A PUT also uploads, validates and writes the file into the "
-        "store."
+        "store. Files were just written, so they are read from the system's cache."
     )
     report.data["loading"] = {"idle": asdict(idle), "busy": asdict(busy)}
 
