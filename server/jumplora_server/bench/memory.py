@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 
 
 def trim_memory() -> None:
-    """Collect garbage and give free pages back, where the C library is glibc.
+    """Give free pages back, where the C library is glibc.
 
     Packing leaves holes of many times the packed bytes in glibc's heap: 1.1 GB after eight T5-base
     adapters of 17.5 MB, all of which this gives back. With dozens of adapters in a measurement the
     machine would swap.
     """
-    gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

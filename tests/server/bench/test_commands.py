@@ -74,8 +74,8 @@ def test_serving(tmp_path: Path) -> None:
 def test_adapters(tmp_path: Path) -> None:
     told = bench(
         "adapters", "--shape", "tiny", "--registered-shape", "tiny", *SMALL, "--dtype", "float32",
-        "--seconds", "1", "--rounds", "1", "--loads", "1", "--registered", "2", "--registered", "6",
-        "--asked", "2", "--out", str(tmp_path),
+        "--seconds", "0.5", "--rounds", "1", "--loads", "1", "--asked", "2",
+        "--registered", "2", "--registered", "6", "--out", str(tmp_path),
     )  # fmt: skip
     assert "disk to ready" in told
     record = json.loads((tmp_path / "adapters.json").read_text("utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jumplora_server.bench.scrape import Window, value, window
 
+COUNT = 'step_seconds_count{phase="decode"}'
 BEFORE = """\
 # TYPE step_seconds histogram
 step_seconds_bucket{phase="decode",le="+Inf"} 2
@@ -12,9 +13,7 @@ step_seconds_count{phase="decode"} 2
 step_seconds_sum{phase="encode"} 5.0
 step_seconds_count{phase="encode"} 1
 """
-AFTER = BEFORE.replace("} 1.0", "} 4.0").replace(
-    'count{phase="decode"} 2', 'count{phase="decode"} 8'
-)
+AFTER = BEFORE.replace("} 1.0", "} 4.0").replace(f"{COUNT} 2", f"{COUNT} 8")
 
 
 def test_a_window_is_the_difference_of_sums_and_counts() -> None:
