@@ -19,11 +19,11 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt hatch_build.py ./
 RUN mkdir -p server/jumplora_server adapters/jumplora_adapters \
     && touch README.md server/jumplora_server/__init__.py adapters/jumplora_adapters/__init__.py \
-    && JUMPLORA_BUILD_NATIVE=0 pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" .
+    && NATIVE_KERNELS=off pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$TORCH_INDEX" .
 COPY README.md ./
 COPY server server
 COPY adapters/jumplora_adapters adapters/jumplora_adapters
-RUN JUMPLORA_BUILD_NATIVE=1 pip install --no-cache-dir --no-deps --force-reinstall .
+RUN NATIVE_KERNELS=required pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 jumplora \

@@ -32,7 +32,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.engine
+	$(BIN)/jumplora bench engine
 
 bench-training: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.training

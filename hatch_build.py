@@ -1,8 +1,8 @@
 """Compiles the engine's native kernels when the package is installed, where that is possible.
 
 Without a C++20 compiler, or on another platform than Linux x86-64, nothing is built and the engine
-computes with torch: slower, and the server says so when it starts. JUMPLORA_BUILD_NATIVE=0 asks
-for that, =1 makes a failure an error.
+computes with torch: slower, and the server says so when it starts. NATIVE_KERNELS=off asks for
+that, NATIVE_KERNELS=required makes a failure an error.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
     """Builds `_kernels.so` beside its Python and marks the wheel as one for this platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        wish = os.environ.get("JUMPLORA_BUILD_NATIVE", "auto")
-        if wish == "0" or self.target_name != "wheel":
+        wish = os.environ.get("NATIVE_KERNELS", "auto")
+        if wish == "off" or self.target_name != "wheel":
             return
         try:
             compile_kernels(Path(self.root))
         except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-            if wish == "1":
+            if wish == "required":
                 raise
             (Path(self.root) / LIBRARY).unlink(missing_ok=True)
             print(f"the native kernels were not built: {error}", file=sys.stderr)

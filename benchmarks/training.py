@@ -23,12 +23,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from benchmarks.engine import SHAPES, commit, machine, save_backbone
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from torch.nn import functional
 
 from jumplora_adapters.backbone import read_backbone
@@ -36,6 +33,9 @@ from jumplora_adapters.continual.memory import TrainingSizes, estimate_of
 from jumplora_adapters.continual.penalty import EllaPenalty
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.config import TrainConfig
+from jumplora_server.bench.backbone import write_backbone
+from jumplora_server.bench.machine import commit, machine
+from jumplora_server.bench.shapes import ShapeName
 
 Case = Literal["peft", "lora", "gate half", "gate", "ella", "gate + ella"]
 
@@ -172,17 +172,15 @@ def _parameters(folder: Path) -> list[Any]:
 
 def main(
     rounds: Annotated[int, typer.Option(help="Measured rounds after the warm-up.")] = 7,
-    shape: Annotated[str, typer.Option(help="base, or tiny to try the program itself.")] = "base",
+    shape: Annotated[ShapeName, typer.Option(help="tiny to try the program itself.")] = "base",
     rows: int = 8,
     source: int = 128,
     out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
 ) -> None:
     """Measure, print one table."""
-    assert shape in SHAPES
     with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as name:
         folder = Path(name)
-        save_backbone(folder, shape)
-        Tokenizer(WordLevel({"<pad>": 0}, unk_token="<pad>")).save(str(folder / "tokenizer.json"))
+        write_backbone(folder, shape)
         peaks = {case: peak_bytes(case, folder, rows, source) for case in LABELS}
         reckoned = {case: reckoned_bytes(case, folder, rows, source) for case in LABELS}
         times = measure({case: build(case, folder, rows, source) for case in LABELS}, rounds)

@@ -164,15 +164,3 @@ def test_every_make_target_of_the_readme_exists(desk: Desk) -> None:
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"make {target}: {done.stderr}"
-
-
-def test_make_bench_prints_its_ratios() -> None:
-    done = subprocess.run(
-        [sys.executable, "benchmarks/engine.py", "--shape", "tiny", "--rounds", "1",
-         "--rows", "2", "--source", "16", "--new", "2"],
-        cwd=ROOT,
-        env=environment(0) | {"PYTHONPATH": "server:adapters"},
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"fp32 mixed over PEFT mixed \(bar 1\.0\): \d+\.\d+", done.stdout)

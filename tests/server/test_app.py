@@ -206,11 +206,11 @@ def test_sigterm_drains_and_exits_with_zero(backbone: Path, store: Path) -> None
 
 
 def test_what_does_not_end_in_time_is_cut_off(backbone: Path, store: Path) -> None:
-    settings = {"max_target_tokens": 1500, "drain_grace": 0, "shutdown_timeout": 0.3}
+    settings = {"max_target_tokens": 8192, "drain_grace": 0, "shutdown_timeout": 0.3}
     with process(backbone, store, **settings) as server, ThreadPoolExecutor(1) as pool:
         address = server.address()
         wait_for(lambda: status(address, "/readyz") == 200, seconds=30)
-        running = pool.submit(long_request(address, 1500))
+        running = pool.submit(long_request(address, 8192))
         wait_for(lambda: 'running_lora_adapters="one"' in httpx.get(f"{address}/metrics").text)
         server.send(signal.SIGTERM)
         assert server.exit_code() == 0

@@ -10,6 +10,7 @@ import typer
 from jumplora_adapters.cli.app import register
 from jumplora_adapters.continual.commands import group
 from jumplora_adapters.training.cli import train
+from jumplora_server.cli import bench
 from jumplora_server.cli.change import remove, rollback
 from jumplora_server.cli.evaluate import evaluate
 from jumplora_server.cli.generate import generate
@@ -38,6 +39,7 @@ def command_line() -> typer.Typer:
     continual = group()
     continual.command("publish")(publish_run)
     app.add_typer(continual, name="continual")
+    app.add_typer(bench.group(), name="bench")
     register(app)
     return app
 

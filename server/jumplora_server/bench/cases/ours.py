@@ -1,0 +1,84 @@
+"""Our engine, offline: all prompts encoded in one step, then one token a step for every row."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence as Rows
+
+import torch
+
+from jumplora_server.bench.cases.case import Lap, Work
+from jumplora_server.core import Batch, Sampling, Sequence
+from jumplora_server.engine.engine import Engine
+
+Slots = tuple[int, ...]
+
+
+class NoText:
+    """Stands where a detokenizer is wanted: text is not part of this measurement."""
+
+    def push(self, token_id: int) -> str:
+        """No text."""
+        return ""
+
+    def flush(self) -> str:
+        """No text."""
+        return ""
+
+    def is_special(self, token_id: int) -> bool:
+        """Nothing is special."""
+        return False
+
+
+def make_engine(work: Work, dtype: str) -> Engine:
+    """An engine with exactly the rows and lengths of the work."""
+    # As the server does: torch says it once of a class of operations, of which one is used.
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+    return Engine(
+        work.backbone,
+        dtype=dtype,
+        device=work.device,
+        max_rows=work.rows,
+        max_source_tokens=work.source,
+        max_target_tokens=work.new,
+    )
+
+
+class OursCase:
+    """Rows that each use the slots of their own lineage; () is the bare backbone."""
+
+    def __init__(self, name: str, engine: Engine, work: Work, slots: Rows[Slots]) -> None:
+        self.name = name
+        self._engine = engine
+        self._work = work
+        self._slots = slots
+
+    def run(self) -> Lap:
+        """Encode once, then decode `new` times."""
+        sequences = tuple(
+            Sequence(
+                id=row,
+                ref=None,
+                prompt=prompt,
+                sampling=Sampling(max_new_tokens=self._work.new),
+                detokenizer=NoText(),
+                arrived=0.0,
+                slots=slots,
+                row=row,
+            )
+            for row, (prompt, slots) in enumerate(zip(self._work.prompts, self._slots, strict=True))
+        )
+        encode_seconds = 0.0
+        began = time.perf_counter()
+        for step in range(self._work.new):
+            output = self._engine.step(Batch(sequences if step == 0 else (), sequences))
+            encode_seconds += output.encode_seconds
+            for sequence, token in zip(sequences, output.token_ids, strict=True):
+                sequence.output.append(token)
+        if self._work.device != "cpu":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        for sequence in sequences:
+            self._engine.release(sequence)
+        return Lap(seconds, tuple(tuple(s.output) for s in sequences), encode_seconds)

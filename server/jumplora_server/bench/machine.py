@@ -1,0 +1,61 @@
+"""What a measurement was made on: the machine, the commit, the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("torch", "transformers", "peft", "ctranslate2")
+
+
+def machine(device: str = "cpu") -> str:
+    """CPU, cores and memory of this machine, and the GPU where one was used."""
+    told = f"{_cpu()}, {os.cpu_count()} cores, {_memory_bytes() / 1e9:.0f} GB"
+    return told if device == "cpu" else f"{told}; {torch.cuda.get_device_name(device)}"
+
+
+def commit() -> str:
+    """The short commit id of this code, marked when files differ; "unknown" outside git."""
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=7", "--match", ""],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def versions() -> str:
+    """The packages that were compared, as far as they are installed."""
+    told = []
+    for package in _PACKAGES:
+        try:
+            told.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join([f"Python {platform.python_version()}", *told])
+
+
+def load_average() -> str:
+    """Processes that wanted a core in the last minute: what else ran beside the measurement."""
+    return f"{os.getloadavg()[0]:.2f}"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,109 @@
+"""A real server of a temporary store: `jumplora serve` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from jumplora_adapters.errors import AdapterError
+from jumplora_server.bench.extra import peer
+
+_START_SECONDS = 900.0  # a thousand tasks are registered, and loaded as far as they fit
+_STEP_SECONDS = 0.1
+
+
+class ServerEnded(AdapterError):
+    """The measured server ended on its own, or did not become ready."""
+
+    code = "server_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchServer:
+    """A running server; `key` may change its adapters."""
+
+    url: str
+    key: str
+    process: subprocess.Popen[bytes]
+
+    def scrape(self) -> str:
+        """The page of /metrics."""
+        return httpx.get(f"{self.url}/metrics", timeout=60).raise_for_status().text
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the process. Raises PeerMissing without psutil."""
+        return int(peer("psutil").Process(self.process.pid).memory_info().rss)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The process gets no time within the block, so that another can be measured alone."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def served(
+    backbone: Path, store: Path, log: Path, settings: Mapping[str, object]
+) -> Iterator[BenchServer]:
+    """Run a server until the end of the block; `settings` are those of `jumplora serve`.
+
+    Yields once it is ready, first loads included. Raises ServerEnded with the log's last line.
+    """
+    port, key = _free_port(), secrets.token_hex(16)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JUMPLORA_")}
+    wanted = {
+        "backbone": backbone, "store": store, "port": port, "admin_keys": key,
+        "drain_grace": 0, "log_level": "warning", **settings,
+    }  # fmt: skip
+    clean |= {f"JUMPLORA_{name.upper()}": str(value) for name, value in wanted.items()}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jumplora_server", "serve"],
+            env=clean,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = BenchServer(f"http://127.0.0.1:{port}", key, process)
+    try:
+        _wait_ready(server, log)
+        yield server
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_ready(server: BenchServer, log: Path) -> None:
+    for _ in range(int(_START_SECONDS / _STEP_SECONDS)):
+        with suppress(subprocess.TimeoutExpired):
+            server.process.wait(timeout=_STEP_SECONDS)  # the pause between two looks
+            break
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{server.url}/readyz", timeout=10).status_code == 200:
+                return
+    told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise ServerEnded(f"the server is not ready; it said: {told[-1] if told else 'nothing'}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
