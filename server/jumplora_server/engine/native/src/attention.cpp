@@ -44,7 +44,9 @@ void attend_block(
     for (int64_t j = 0; j < n; j += 64) {  // keys are padded to whole 64s with zeros
         vec c[R][4];
         small_product<R, 4>(qkv + first * stride, stride, keys + j, width, d_kv, 0xFFFF, c);
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
             for (int v = 0; v < 4; ++v) {
                 const int64_t key = j + 16 * v;
                 const __mmask16 mask = tail_mask(n - key);
@@ -53,6 +55,7 @@ void attend_block(
             }
     }
     float total[R];
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) total[r] = exponentiate(scores + r * width, n);
     const float* values = qkv + 2 * inner;
     for (int64_t d = 0; d < d_kv; d += 16) {
@@ -64,12 +67,15 @@ void attend_block(
         if (d + 64 <= d_kv) {
             vec c[R][4];
             small_product<R, 4>(scores, width, values + d, stride, n, 0xFFFF, c);
+#pragma GCC unroll 8
             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
                 for (int v = 0; v < 4; ++v) store(r, d + 16 * v, c[r][v], 0xFFFF);
             d += 48;
         } else {
             vec c[R][1];
             small_product<R, 1>(scores, width, values + d, stride, n, mask, c);
+#pragma GCC unroll 8
             for (int r = 0; r < R; ++r) store(r, d, c[r][0], mask);
         }
     }
@@ -107,6 +113,7 @@ void attend_cache(
         const auto sum = [&]<int G>() {
             for (int64_t d = 0; d < d_kv; ++d) {
                 const vec scalar = _mm512_set1_ps(q[d]);
+#pragma GCC unroll 8
                 for (int g = 0; g < G; ++g) {
                     const vec key = _mm512_loadu_ps(keys + (g * d_kv + d) * LANES);
                     c[g] = _mm512_fmadd_ps(scalar, key, c[g]);
@@ -129,6 +136,7 @@ void attend_cache(
         if (d + 64 <= d_kv) {
             vec c[1][4];
             small_product<1, 4>(scores, 0, cache.values + d, d_kv, n, 0xFFFF, c);
+#pragma GCC unroll 8
             for (int v = 0; v < 4; ++v)
                 _mm512_storeu_ps(out + d + 16 * v, _mm512_div_ps(c[0][v], total));
             d += 64;

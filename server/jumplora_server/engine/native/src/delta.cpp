@@ -1,8 +1,8 @@
 // What adapters add: y += x D^T, for rows that each have a lineage of their own.
 //
 // A sparse D is compressed rows: 2 bytes a column, 2 or 4 bytes a value. For the few rows of a
-// decode step the numbers of x are gathered, 16 non-zeros at a time; for the many tokens of an
-// encode x is transposed first, and each non-zero is one product with a whole vector of tokens.
+// decode step each non-zero picks its number of x; for the many tokens of an encode x is transposed
+// first, and each non-zero is one product with a whole vector of tokens.
 // Which of the two runs depends on the phase alone.
 #include <cstring>
 
@@ -25,20 +25,26 @@ vec load_values(const Delta& delta, int64_t at, __mmask16 mask) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
-// One row: y[o] += sum over the row o of D, for o in [from, to).
+// One row: y[o] += sum over the row o of D, for o in [from, to). Four sums take turns, so that one
+// need not wait for the other. Loading x one number at a time beats the gather instruction, which
+// takes more than twice as long here.
 void add_sparse_row(const Delta& delta, const float* x, float* y, int64_t from, int64_t to) {
+    alignas(64) float values[16];
     for (int64_t o = from; o < to; ++o) {
         const int64_t end = delta.offsets[o + 1];
-        vec sum = _mm512_setzero_ps();
+        float sum[4] = {};
         for (int64_t j = delta.offsets[o]; j < end; j += 16) {
-            const __mmask16 mask = tail_mask(end - j);
-            const __m512i columns =
-                _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, delta.columns + j));
-            const vec gathered =
-                _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, columns, x, sizeof(float));
-            sum = _mm512_fmadd_ps(load_values(delta, j, mask), gathered, sum);
+            const int64_t count = std::min<int64_t>(16, end - j);
+            _mm512_store_ps(values, load_values(delta, j, tail_mask(count)));
+            const uint16_t* columns = delta.columns + j;
+            int64_t k = 0;
+            for (; k + 4 <= count; k += 4)
+                for (int i = 0; i < 4; ++i)
+                    sum[i] = __builtin_fmaf(values[k + i], x[columns[k + i]], sum[i]);
+            for (int i = 0; k < count; ++k, ++i)
+                sum[i] = __builtin_fmaf(values[k], x[columns[k]], sum[i]);
         }
-        y[o] += _mm512_reduce_add_ps(sum);
+        y[o] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
 }
 
@@ -50,7 +56,9 @@ void dense_panel(
     const auto some = [&]<int R>(int64_t first) {
         vec c[R][2];
         small_product<R, 2>(x + first * x_stride, x_stride, panel, PANEL, depth, 0xFFFF, c);
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
             for (int v = 0; v < 2; ++v) {
                 float* at = y + (first + r) * y_stride + 16 * v;
                 if (ADDS) c[r][v] = _mm512_add_ps(c[r][v], _mm512_maskz_loadu_ps(masks[v], at));
@@ -113,13 +121,16 @@ void add_sparse_tile(
             for (int64_t k = 0; k < count; ++k) {
                 const float* column = xt + int64_t{delta.columns[j + k]} * 16 * V;
                 const vec value = _mm512_set1_ps(values[k]);
+#pragma GCC unroll 8
                 for (int v = 0; v < V; ++v)
                     sum[v] = _mm512_fmadd_ps(value, _mm512_load_ps(column + 16 * v), sum[v]);
             }
         }
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) _mm512_store_ps(tile[i] + 16 * v, sum[v]);
     }
     const __mmask16 mask = tail_mask(outputs);
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
         vec t[16];
         for (int i = 0; i < 16; ++i)

@@ -41,15 +41,20 @@ template <int R, int NV>
 inline void small_product(
     const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, __mmask16 last,
     vec (&c)[R][NV]) {
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) c[r][v] = _mm512_setzero_ps();
     for (int64_t k = 0; k < depth; ++k, b += ldb) {
         vec column[NV];
+#pragma GCC unroll 8
         for (int v = 0; v < NV; ++v)
             column[v] = v + 1 < NV ? _mm512_loadu_ps(b + 16 * v)
                                    : _mm512_maskz_loadu_ps(last, b + 16 * v);
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             const vec scalar = _mm512_set1_ps(a[r * lda + k]);
+#pragma GCC unroll 8
             for (int v = 0; v < NV; ++v) c[r][v] = _mm512_fmadd_ps(scalar, column[v], c[r][v]);
         }
     }
