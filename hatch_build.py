@@ -22,7 +22,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FOLDER = Path("server/jumplora_server/engine/native")
 LIBRARY = FOLDER / "_kernels.so"
 # Sums must have one order, so the compiler may not contract or reorder them.
-FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden")
+FLAGS = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-ffp-contract=off", "-fvisibility=hidden")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mfma", "-mf16c")
 # GCC's own intrinsics set off these two.
 QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
@@ -66,10 +66,8 @@ def compile_kernels(root: Path) -> None:
             command = [compiler, *FLAGS, *QUIET, *instructions, "-c", str(source), "-o"]
             subprocess.run([*command, str(target)], check=True)
             objects.append(str(target))
-        # Linked without -fopenmp: the runtime's symbols are found in the one that torch has
-        # loaded, so that both share one set of threads.
         linked = Path(scratch) / LIBRARY.name
-        runtime = ("-static-libstdc++", "-static-libgcc")
+        runtime = ("-static-libstdc++", "-static-libgcc", "-pthread")
         subprocess.run([compiler, "-shared", *runtime, *objects, "-o", str(linked)], check=True)
         shutil.copyfile(linked, root / LIBRARY.with_suffix(".new"))
         os.replace(root / LIBRARY.with_suffix(".new"), root / LIBRARY)

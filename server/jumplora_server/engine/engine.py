@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
-from jumplora_server.engine.sampling import Sampler
+from jumplora_server.engine.sampling import Sampler, Scores
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.weights import read_config, read_weights
 
@@ -41,7 +40,7 @@ class Runner(Protocol):
 
     def encode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> None: ...
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> Tensor: ...
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> Scores: ...
 
     def clear_row(self, row: int) -> None: ...
 
@@ -150,8 +149,8 @@ class Engine:
     def _encode(self, sequences: Rows[Sequence]) -> None:
         self._runner.encode(sequences, [self._bank.lineage(s.slots) for s in sequences])
 
-    def _decode(self, sequences: Rows[Sequence]) -> Tensor:
-        """Logits [n, vocab] of the next token, one row a sequence."""
+    def _decode(self, sequences: Rows[Sequence]) -> Scores:
+        """Scores of the next token, one row a sequence."""
         return self._runner.decode(sequences, [self._bank.lineage(s.slots) for s in sequences])
 
 

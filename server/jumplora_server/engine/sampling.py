@@ -6,12 +6,29 @@ handled one by one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jumplora_server.core import Sampling, Sequence, StepOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A step's logits with the highest of each row and its token (greedy's choice)."""
+
+    logits: Tensor  # [n, vocab] float32
+    highest: list[float]  # NaN where a row holds one
+    tokens: list[int]
+
+    @classmethod
+    def of(cls, logits: Tensor) -> Scores:
+        """Find the highest logits [n, vocab]."""
+        highest, tokens = logits.max(dim=-1)  # NaN wins a max
+        return cls(logits, highest.tolist(), tokens.tolist())
 
 
 class Sampler:
@@ -22,18 +39,18 @@ class Sampler:
         self._start = start_token_id
         self._generators: dict[int, torch.Generator] = {}
 
-    def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
+    def choose(self, scores: Scores, sequences: Rows[Sequence]) -> StepOutput:
         """Choose one token a row.
 
         Args:
-            logits: [n, vocab] float32, one row a sequence.
+            scores: one row a sequence.
 
         Returns:
             The tokens; `failed` names the rows whose logits are not finite (their token is -1).
         """
-        best, ids = logits.max(dim=-1)  # NaN wins a max, so one look at `best` finds it
-        finite = torch.isfinite(best).tolist()
-        tokens: list[int] = ids.tolist()
+        logits = scores.logits
+        finite = [math.isfinite(highest) for highest in scores.highest]
+        tokens = list(scores.tokens)
         logprobs: list[float | None] = [None] * len(tokens)
         for i, sequence in enumerate(sequences):
             if not finite[i]:

@@ -15,6 +15,7 @@ from jumplora_server.core import EngineLimits, Sequence
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
+from jumplora_server.engine.sampling import Scores
 from jumplora_server.engine.t5 import T5, min_rows
 from jumplora_server.engine.weights import T5Config
 
@@ -76,8 +77,8 @@ class TorchRunner:
         forms = [tuple(member.forms for member in lineage) for lineage in lineages]
         return make_plan(forms, spans, "encode", self._device)
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
-        """Logits [n, vocab] float32 of each sequence's next token."""
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Scores:
+        """Scores of each sequence's next token."""
         rows = [sequence.row for sequence in sequences]
         count = max(self._min_rows, max(rows) + 1)
         tokens, positions = [self._start] * count, [0] * count
@@ -99,7 +100,7 @@ class TorchRunner:
             plan=plan,
             cache=self._cache,
         )
-        return logits[live]
+        return Scores.of(logits[live])
 
     def clear_row(self, row: int) -> None:
         """Forget a row's numbers, after it failed."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from jumplora_adapters.errors import AdapterError
+from jumplora_server.background import yield_to_requests
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Watcher:
         self._is_failing = False
 
     def _run(self) -> None:
+        yield_to_requests()
         while self._wait():
             try:
                 self.compare()

@@ -48,7 +48,7 @@ def make_engine(
 def logits_of(engine: Engine, batch: Batch) -> torch.Tensor:
     """The raw logits behind a step, to compare bits rather than tokens."""
     engine._encode(batch.encode)
-    return engine._decode(batch.decode)
+    return engine._decode(batch.decode).logits
 
 
 def prompts() -> list[list[int]]:

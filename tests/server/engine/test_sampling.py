@@ -7,7 +7,7 @@ import torch
 
 from decoding import make_sequence
 from jumplora_server.core import Sampling
-from jumplora_server.engine.sampling import Sampler, penalised, sample
+from jumplora_server.engine.sampling import Sampler, Scores, penalised, sample
 
 PROBABILITIES = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
 LOGITS = PROBABILITIES.log()
@@ -46,7 +46,7 @@ def test_sampled_frequencies_follow_the_probabilities() -> None:
     sequence = make_sequence([1], row=0, sampling=sampling)
     counts = torch.zeros(4)
     for _ in range(4000):
-        counts[sampler.choose(LOGITS.float()[None], [sequence]).token_ids[0]] += 1
+        counts[sampler.choose(Scores.of(LOGITS.float()[None]), [sequence]).token_ids[0]] += 1
     torch.testing.assert_close(counts / 4000, PROBABILITIES.float(), atol=0.03, rtol=0)
 
 
@@ -82,7 +82,7 @@ def test_greedy_rows_need_no_state_and_failed_rows_are_named() -> None:
     sampler = Sampler(eos_token_id=1, start_token_id=0)
     rows = [make_sequence([1], row=i) for i in range(3)]
     logits = torch.tensor([[0.0, 3.0], [torch.nan, 0.0], [5.0, torch.inf]])
-    output = sampler.choose(logits, rows)
+    output = sampler.choose(Scores.of(logits), rows)
     assert output.token_ids == (1, -1, -1)
     assert output.failed == (1, 2)
 
@@ -93,7 +93,7 @@ def test_min_new_tokens_forbids_the_end_token_until_then() -> None:
     logits = torch.tensor([[0.0, 9.0, 1.0]])
     chosen = []
     for _ in range(3):
-        chosen.append(sampler.choose(logits, [sequence]).token_ids[0])
+        chosen.append(sampler.choose(Scores.of(logits), [sequence]).token_ids[0])
         sequence.output.append(chosen[-1])
     assert chosen == [2, 2, 1]
     assert logits.tolist() == [[0.0, 9.0, 1.0]], "the caller's logits were changed"

@@ -21,6 +21,7 @@ class Kind(IntEnum):
     STORE_SOURCE = 9
     ATTEND_SELF = 10
     ATTEND_CROSS = 11
+    BEST = 12
 
 
 class DeltaKind(IntEnum):

@@ -1,7 +1,7 @@
 """The compiled kernels (src/*.cpp, built at install by hatch_build.py), and whether they run here.
 
 The library knows neither Python nor torch: it is called through ctypes, once a step, without the
-interpreter lock. Its threads are those of the OpenMP runtime that torch brought along.
+interpreter lock. Its threads are its own and sleep between the steps.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-import torch  # noqa: F401 - loads the OpenMP runtime whose symbols the kernels need
-
 from jumplora_server.engine.native.layout import Op, Step
 
 PATH = Path(__file__).with_name("_kernels.so")
-ABI = 1  # counted up in src/support.cpp and here whenever the structures of layout.py change
+ABI = 2  # counted up in src/support.cpp and here whenever the structures of layout.py change
 
 
 class NativeUnavailable(Exception):

@@ -15,6 +15,7 @@ from jumplora_server.core import EngineLimits, Sequence
 from jumplora_server.engine.native.forms import NativeAdapter, pack_native
 from jumplora_server.engine.native.layout import LANES, MAX_LANES, Block, Step
 from jumplora_server.engine.native.t5 import NativeT5
+from jumplora_server.engine.sampling import Scores
 from jumplora_server.engine.weights import T5Config
 
 Lineage = tuple[NativeAdapter, ...]
@@ -71,15 +72,16 @@ class NativeRunner:
             prepared = _make_step(portion, tokens, spans, starts=starts[:-1])
             self._model.encode(prepared.step)
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
-        """Logits [n, vocab] float32 of each sequence's next token, valid until the next decode."""
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Scores:
+        """Scores of each sequence's next token; the logits are valid until the next decode."""
         pairs = list(zip(sequences, lineages, strict=True))
         tokens = [s.output[-1] if s.output else self._start for s in sequences]
         spans = [(i, i + 1) for i in range(len(pairs))]
         positions = [len(sequence.output) for sequence in sequences]
         prepared = _make_step(pairs, tokens, spans, positions=positions)
         self._model.decode(prepared.step)
-        return self._model.logits[: len(pairs)]
+        n, model = len(pairs), self._model
+        return Scores(model.logits[:n], model.highest[:n].tolist(), model.best[:n].tolist())
 
     def clear_row(self, row: int) -> None:
         """Nothing to do: no kernel reads past what a row's tenant has written."""

@@ -52,6 +52,7 @@ class NativeT5:
         self._scratch = _buffer(max(capacity * (widest + 3), lanes * config.d_model))
         self._row_scales = _buffer(capacity, 2)
         self.logits = _buffer(rows, config.vocab_size)
+        self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
         cross = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._source)
         own = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._target)
         # Not zeroed: a page costs memory once a row has used it, and nothing stale is ever read.
@@ -126,6 +127,7 @@ class NativeT5:
             self._feed_forward(tape, f"{layer}.2")
         self._norm(tape, "decoder.final_layer_norm", factor=config.logit_scale)
         self._product(tape, self._h, self._head, self.logits)
+        tape.add(Kind.BEST, self.logits, self.highest, self.best, n=(config.vocab_size,))
 
     # -- operations
 

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "simd.h"
-#include "tape.h"
+#include "run.h"
 
 namespace jl {
 
@@ -157,7 +157,7 @@ void attend_cache(
 void attend_prompts(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], longest = op.n[2], inner = heads * d_kv;
     const int64_t stride = 3 * inner;
-    for (int64_t i; (i = team.take()) < team.step.sequences * heads;) {
+    team.share(0, team.step.sequences * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
         const int64_t n = team.step.lengths[sequence], width = (n + 63) / 64 * 64;
         const int64_t start = team.step.starts[sequence];
@@ -176,13 +176,13 @@ void attend_prompts(const Op& op, const Team& team) {
             attend_rest<QUERIES>(
                 std::min<int64_t>(QUERIES, n - first), qkv, stride, inner, d_kv,
                 static_cast<const float*>(keys), width, bias, first, n, scores, out);
-    }
+    });
 }
 
 // p: kv [rows, 2 inner], keys, values (the layer's cross-attention cache).  n: heads, d_kv, length.
 void store_source(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
-    for (int64_t i; (i = team.take()) < team.step.sequences * heads;) {
+    team.share(0, team.step.sequences * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
         Rows<float> cache(op, 1, team.step.cache_rows[sequence], head, heads, d_kv, length);
         const int64_t n = team.step.lengths[sequence], stride = 2 * inner;
@@ -196,7 +196,7 @@ void store_source(const Op& op, const Team& team) {
         for (int64_t t = 0; t < n; ++t)
             std::memcpy(
                 cache.values + t * d_kv, kv + t * stride + inner, d_kv * sizeof(float));
-    }
+    });
 }
 
 // p: qkv [rows, 3 inner], out [rows, inner], keys, values (the layer's own cache),
@@ -204,7 +204,7 @@ void store_source(const Op& op, const Team& team) {
 // n: heads, d_kv, length.
 void attend_self(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
-    for (int64_t i; (i = team.take()) < team.step.rows * heads;) {
+    team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
         const int64_t position = team.step.positions[sequence];
         Rows<float> cache(op, 2, team.step.cache_rows[sequence], head, heads, d_kv, length);
@@ -216,14 +216,14 @@ void attend_self(const Op& op, const Team& team) {
         attend_cache(
             q, cache, d_kv, position + 1, bias, scratch.floats(round_up(position + 1)),
             static_cast<float*>(op.p[1]) + sequence * inner + head * d_kv);
-    }
+    });
 }
 
 // p: q [rows, inner], out [rows, inner], keys, values (the layer's cross-attention cache).
 // n: heads, d_kv, length.
 void attend_cross(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
-    for (int64_t i; (i = team.take()) < team.step.rows * heads;) {
+    team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
         const Rows<float> cache(op, 2, team.step.cache_rows[sequence], head, heads, d_kv, length);
         const int64_t n = team.step.lengths[sequence];
@@ -231,7 +231,7 @@ void attend_cross(const Op& op, const Team& team) {
         attend_cache(
             static_cast<const float*>(op.p[0]) + offset, cache, d_kv, n, nullptr,
             scratch.floats(round_up(n)), static_cast<float*>(op.p[1]) + offset);
-    }
+    });
 }
 
 }  // namespace jl

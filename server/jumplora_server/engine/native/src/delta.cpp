@@ -8,7 +8,7 @@
 
 #include "linear.h"
 #include "simd.h"
-#include "tape.h"
+#include "run.h"
 
 namespace jl {
 
@@ -168,14 +168,14 @@ template <typename Add>
 void each_piece(const Op& op, const Team& team, int64_t outputs, Add&& add) {
     const int64_t d_out = op.n[1], module = op.n[3], modules = op.n[4];
     const int64_t ranges = (d_out + outputs - 1) / outputs;
-    for (int64_t i; (i = team.take(1)) < team.step.blocks_count * modules * ranges;) {
+    team.share(1, team.step.blocks_count * modules * ranges, [&](int64_t i) {
         const Block& block = team.step.blocks[i / (modules * ranges)];
         const int64_t m = i / ranges % modules, from = i % ranges * outputs;
         const int64_t to = std::min(d_out, from + outputs);
         float* y = static_cast<float*>(op.p[1]) + m * d_out;
         for (int64_t t = 0; t < block.tables; ++t)  // in lineage order: the sum is ordered
             add(block, team.step.tables[block.first + t][module + m], y, from, to);
-    }
+    });
 }
 
 }  // namespace
@@ -197,13 +197,12 @@ void delta_few(const Op& op, const Team& team) {
 
 // The same; p[3] is scratch for the transposed tokens, [lanes of all blocks][d_in] float.
 void delta_many(const Op& op, const Team& team) {
-    if (team.step.blocks_count == 0) return;
     const int64_t d_in = op.n[0], stride = op.n[2];
     const float* x = static_cast<const float*>(op.p[0]);
     float* transposed = static_cast<float*>(op.p[3]);
     constexpr int64_t STRIPE = 64;  // columns of x of a piece
     const int64_t stripes = (d_in + STRIPE - 1) / STRIPE;
-    for (int64_t i; (i = team.take(0)) < team.step.blocks_count * stripes;) {
+    team.share(0, team.step.blocks_count * stripes, [&](int64_t i) {
         const Block& block = team.step.blocks[i / stripes];
         const int64_t lanes = lanes_of(block), from = i % stripes * STRIPE;
         float* to = transposed + block.lane * d_in;
@@ -212,8 +211,7 @@ void delta_many(const Op& op, const Team& team) {
                 transpose_tile(
                     x + (block.row + r) * d_in + k, d_in, std::min(LANES, block.rows - r),
                     std::min(LANES, d_in - k), to + k * lanes + r, lanes);
-    }
-    team.barrier.wait();
+    });
     each_piece(
         op, team, MANY_OUTPUTS,
         [&](const Block& block, const Delta& delta, float* y, int64_t from, int64_t to) {

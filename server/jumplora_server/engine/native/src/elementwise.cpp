@@ -3,24 +3,24 @@
 #include <cstring>
 
 #include "simd.h"
-#include "tape.h"
+#include "run.h"
 
 namespace jl {
 
 // p: table [vocab, d], x [rows, d].  n: d.
 void embed(const Op& op, const Team& team) {
     const int64_t d = op.n[0];
-    for (int64_t i = team.thread; i < team.step.rows; i += team.threads) {
+    team.share(0, team.step.rows, [&](int64_t i) {
         const float* from = static_cast<const float*>(op.p[0]) + team.step.tokens[i] * d;
         std::memcpy(static_cast<float*>(op.p[1]) + i * d, from, d * sizeof(float));
-    }
+    });
 }
 
 // p: x [rows, d], weight [d], y [rows, d].  n: d.  f: epsilon, constant factor.
 void norm(const Op& op, const Team& team) {
     const int64_t d = op.n[0];
     const float* weight = static_cast<const float*>(op.p[1]);
-    for (int64_t i = team.thread; i < team.step.rows; i += team.threads) {
+    team.share(0, team.step.rows, [&](int64_t i) {
         const float* x = static_cast<const float*>(op.p[0]) + i * d;
         float* y = static_cast<float*>(op.p[2]) + i * d;
         vec squares[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
@@ -37,13 +37,13 @@ void norm(const Op& op, const Team& team) {
             _mm512_mask_storeu_ps(
                 y + j, mask, _mm512_mul_ps(value, _mm512_maskz_loadu_ps(mask, weight + j)));
         }
-    }
+    });
 }
 
 // p: x [rows, d], in place.  n: d.
 void relu(const Op& op, const Team& team) {
     const int64_t d = op.n[0];
-    for (int64_t i = team.thread; i < team.step.rows; i += team.threads) {
+    team.share(0, team.step.rows, [&](int64_t i) {
         float* x = static_cast<float*>(op.p[0]) + i * d;
         for (int64_t j = 0; j < d; j += 16) {
             const __mmask16 mask = tail_mask(d - j);
@@ -51,7 +51,7 @@ void relu(const Op& op, const Team& team) {
             // The second operand is what max returns for NaN.
             _mm512_mask_storeu_ps(x + j, mask, _mm512_max_ps(_mm512_setzero_ps(), value));
         }
-    }
+    });
 }
 
 // p: x [rows, 2 d] (gate, value), y [rows, d].  n: d.
@@ -60,7 +60,7 @@ void gated_gelu(const Op& op, const Team& team) {
     const int64_t d = op.n[0];
     const vec cubic = _mm512_set1_ps(0.044715f), one = _mm512_set1_ps(1.0f);
     const vec slope = _mm512_set1_ps(-2.0f * 0.79788456f);
-    for (int64_t i = team.thread; i < team.step.rows; i += team.threads) {
+    team.share(0, team.step.rows, [&](int64_t i) {
         const float* gate = static_cast<const float*>(op.p[0]) + i * 2 * d;
         float* y = static_cast<float*>(op.p[1]) + i * d;
         for (int64_t j = 0; j < d; j += 16) {
@@ -72,7 +72,29 @@ void gated_gelu(const Op& op, const Team& team) {
             const vec value = _mm512_maskz_loadu_ps(mask, gate + d + j);
             _mm512_mask_storeu_ps(y + j, mask, _mm512_mul_ps(gelu, value));
         }
-    }
+    });
+}
+
+// p: logits [rows, d], highest [rows], index [rows] int64.  n: d.
+// Of equals the first; a row that holds NaN gets NaN.
+void best(const Op& op, const Team& team) {
+    const int64_t d = op.n[0];
+    team.share(0, team.step.rows, [&](int64_t i) {
+        const float* x = static_cast<const float*>(op.p[0]) + i * d;
+        const vec lowest = _mm512_set1_ps(-INFINITY);
+        vec highest = lowest;
+        __mmask16 unordered = 0;
+        for (int64_t j = 0; j < d; j += 16) {
+            const vec value = _mm512_mask_loadu_ps(lowest, tail_mask(d - j), x + j);
+            unordered |= _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+            highest = _mm512_max_ps(highest, value);
+        }
+        const float top = unordered != 0 ? NAN : _mm512_reduce_max_ps(highest);
+        int64_t at = 0;
+        while (at + 1 < d && unordered == 0 && x[at] != top) ++at;
+        static_cast<float*>(op.p[1])[i] = top;
+        static_cast<int64_t*>(op.p[2])[i] = at;
+    });
 }
 
 }  // namespace jl

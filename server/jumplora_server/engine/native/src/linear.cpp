@@ -9,7 +9,7 @@
 #include <cstring>
 
 #include "simd.h"
-#include "tape.h"
+#include "run.h"
 
 namespace jl {
 
@@ -143,7 +143,7 @@ void each_block(
     const Op& op, const Team& team, const RowBlocks& blocks, Block&& compute) {
     const int64_t d_out = op.n[1], stride = op.n[2];
     const Pieces pieces(d_out, blocks, team.threads);
-    for (int64_t i; (i = team.take(1)) < pieces.panels * pieces.groups;) {
+    team.share(1, pieces.panels * pieces.groups, [&](int64_t i) {
         const int64_t group = i / pieces.panels, panel = i % pieces.panels;
         const int64_t column = panel * PANEL;
         const int64_t end = (group + 1) * blocks.count / pieces.groups;
@@ -154,7 +154,7 @@ void each_block(
                 op.n[3] != 0};
             compute(b, panel, out);
         }
-    }
+    });
 }
 
 }  // namespace
@@ -166,15 +166,14 @@ void linear_f32(const Op& op, const Team& team) {
     const RowBlocks blocks(n);
     const float* x = static_cast<const float*>(op.p[0]);
     float* packed = static_cast<float*>(op.p[3]);
-    for (int64_t b; (b = team.take(0)) < blocks.count;) {
+    team.share(0, blocks.count, [&](int64_t b) {
         const int64_t first = b * blocks.size, rows = blocks.rows(b, n);
         float* to = packed + first * d_in;
         for (int64_t r = 0; r < rows; ++r) {
             const float* from = x + (first + r) * d_in;
             for (int64_t k = 0; k < d_in; ++k) to[k * rows + r] = from[k];
         }
-    }
-    team.barrier.wait();
+    });
     each_block(op, team, blocks, [&](int64_t b, int64_t panel, const Output& out) {
         const float* rows = packed + b * blocks.size * d_in;
         const float* w = static_cast<const float*>(op.p[1]) + panel * d_in * PANEL;
@@ -192,12 +191,11 @@ void linear_i8(const Op& op, const Team& team) {
     const float* x = static_cast<const float*>(op.p[0]);
     int32_t* packed = static_cast<int32_t*>(op.p[3]);
     RowScale* scales = static_cast<RowScale*>(op.p[5]);
-    for (int64_t i; (i = team.take(0)) < n;) {
+    team.share(0, n, [&](int64_t i) {
         const int64_t b = i / blocks.size, first = b * blocks.size;
         int32_t* to = packed + first * quads + (i - first);
         scales[i] = quantise_row(x + i * d_in, d_in, to, blocks.rows(b, n));
-    }
-    team.barrier.wait();
+    });
     each_block(op, team, blocks, [&](int64_t b, int64_t panel, const Output& out) {
         const int64_t first = b * blocks.size;
         const uint8_t* w = static_cast<const uint8_t*>(op.p[1]) + panel * quads * 4 * PANEL;

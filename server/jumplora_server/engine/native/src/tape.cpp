@@ -1,35 +1,18 @@
-// Replays a tape: every thread walks the same operations and meets its mates after each.
+// Replays a tape: the caller and its helpers walk the same operations.
 #include "tape.h"
 
-#include <immintrin.h>
-#include <omp.h>
-#include <sched.h>
-
 #include <chrono>
-#include <memory>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "run.h"
 
 namespace jl {
 
-constexpr int SPINS = 4000;  // about 50 us of waiting before the processor is given away
+namespace {
 
-void Barrier::wait() {
-    if (threads_ == 1) return;
-    const int mine = generation_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
-        arrived_.store(0, std::memory_order_relaxed);
-        generation_.store(mine + 1, std::memory_order_release);
-        return;
-    }
-    for (int spins = 0; generation_.load(std::memory_order_acquire) == mine; ++spins) {
-        if (spins < SPINS) {
-            _mm_pause();
-        } else {
-            sched_yield();
-        }
-    }
-}
-
-static void compute(const Op& op, const Team& team) {
+void compute(const Op& op, const Team& team) {
     switch (op.kind) {
         case EMBED: return embed(op, team);
         case NORM: return norm(op, team);
@@ -43,32 +26,78 @@ static void compute(const Op& op, const Team& team) {
         case STORE_SOURCE: return store_source(op, team);
         case ATTEND_SELF: return attend_self(op, team);
         case ATTEND_CROSS: return attend_cross(op, team);
+        case BEST: return best(op, team);
     }
 }
 
-}  // namespace jl
-
-// Replays `count` operations. Where `seconds` [count] is given, what each took is added to it.
-extern "C" __attribute__((visibility("default"))) void jl_run(
-    const jl::Op* ops, int64_t count, const jl::Step* step, int threads, double* seconds) {
+void walk(const Run& run, double* seconds) {
     using Clock = std::chrono::steady_clock;
-    std::unique_ptr<std::atomic<int64_t>[]> next(new std::atomic<int64_t>[2 * count]());
-    jl::Barrier barrier;
-#pragma omp parallel num_threads(threads)
-    {
-        const int team_size = omp_get_num_threads();  // the runtime may give fewer
-#pragma omp single
-        barrier.size(team_size);
-        const int thread = omp_get_thread_num();
-        auto began = Clock::now();
-        for (int64_t i = 0; i < count; ++i) {
-            jl::compute(ops[i], jl::Team{*step, thread, team_size, barrier, next.get() + 2 * i});
-            barrier.wait();
-            if (seconds != nullptr && thread == 0) {
-                const auto now = Clock::now();
-                seconds[i] += std::chrono::duration<double>(now - began).count();
-                began = now;
+    auto began = Clock::now();
+    for (size_t i = 0; i < run.ops.size(); ++i) {
+        compute(run.ops[i], Team{run.step, run.threads, run.phases.get() + 2 * i});
+        if (seconds == nullptr) continue;
+        const auto now = Clock::now();
+        seconds[i] += std::chrono::duration<double>(now - began).count();
+        began = now;
+    }
+}
+
+// Threads that help with the newest run and sleep in between. They are never joined: the process
+// ends without them, and after a fork the caller computes alone.
+class Helpers {
+  public:
+    void offer(const std::shared_ptr<Run>& run) {
+        {
+            const std::lock_guard lock(mutex_);
+            for (; started_ < run->threads - 1; ++started_)
+                std::thread([this, number = started_] { serve(number); }).detach();
+            run_ = run;
+            ++offers_;
+        }
+        offered_.notify_all();
+    }
+
+    void withdraw(const std::shared_ptr<Run>& run) {
+        const std::lock_guard lock(mutex_);
+        if (run_ == run) run_.reset();
+    }
+
+  private:
+    [[noreturn]] void serve(int number) {
+        for (uint64_t seen = 0;;) {
+            std::shared_ptr<Run> run;
+            {
+                std::unique_lock lock(mutex_);
+                offered_.wait(lock, [&] { return offers_ != seen; });
+                seen = offers_;
+                run = run_;
             }
+            if (run != nullptr && number < run->threads - 1) walk(*run, nullptr);
         }
     }
+
+    std::mutex mutex_;
+    std::condition_variable offered_;
+    std::shared_ptr<Run> run_;
+    uint64_t offers_ = 0;
+    int started_ = 0;
+};
+
+Helpers& helpers() {
+    static Helpers* const all = new Helpers;  // outlives every thread that uses it
+    return *all;
+}
+
+}  // namespace
+
+}  // namespace jl
+
+// Replays `count` operations with up to `threads` threads, the caller being one. Where `seconds`
+// [count] is given, what each took is added to it.
+extern "C" __attribute__((visibility("default"))) void jl_run(
+    const jl::Op* ops, int64_t count, const jl::Step* step, int threads, double* seconds) {
+    const auto run = std::make_shared<jl::Run>(ops, count, *step, threads);
+    if (threads > 1) jl::helpers().offer(run);
+    jl::walk(*run, seconds);
+    if (threads > 1) jl::helpers().withdraw(run);
 }

@@ -5,7 +5,6 @@
 // alone, so they have the same bits whatever rows stand beside it and however many threads there are.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 namespace jl {
@@ -23,6 +22,7 @@ enum Kind : int64_t {
     STORE_SOURCE,    // prompts' cross-attention keys and values into their cache rows
     ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
     ATTEND_CROSS,    // attend over the row's prompt
+    BEST,            // the highest logit of each row and its token
 };
 
 // One operation. What the fields mean depends on the kind; each kernel names its own.
@@ -73,31 +73,7 @@ struct Step {
     const Delta* const* tables;
 };
 
-// All threads of a replay meet here after every operation. They spin, since an operation takes
-// microseconds, and give the processor away when a mate was descheduled.
-class Barrier {
-  public:
-    void size(int threads) { threads_ = threads; }
-    void wait();
-
-  private:
-    int threads_ = 1;
-    std::atomic<int> arrived_{0};
-    std::atomic<int> generation_{0};
-};
-
-// What a kernel knows while it runs in one of the threads.
-struct Team {
-    const Step& step;
-    int thread;
-    int threads;
-    Barrier& barrier;
-    std::atomic<int64_t>* next;  // [2] counters of work taken, zero when an operation begins
-
-    // The next piece of work nobody has taken, from counter `which`. Pieces are handed out as
-    // threads ask, so one that was descheduled does not hold up the others.
-    int64_t take(int which = 0) const { return next[which].fetch_add(1, std::memory_order_relaxed); }
-};
+struct Team;  // run.h
 
 void embed(const Op&, const Team&);
 void norm(const Op&, const Team&);
@@ -111,5 +87,6 @@ void attend_prompts(const Op&, const Team&);
 void store_source(const Op&, const Team&);
 void attend_self(const Op&, const Team&);
 void attend_cross(const Op&, const Team&);
+void best(const Op&, const Team&);
 
 }  // namespace jl

@@ -1,0 +1,64 @@
+// One replay of a tape, and how threads share it.
+//
+// Nobody waits for a thread, only for work: an operation is over when all its pieces are done, and a
+// piece belongs to whoever took it. A thread that the system does not let run holds nothing up unless
+// it sits on a piece; when it is back it walks past what the others did without it. On a machine whose
+// cores are also wanted by an event loop this is what keeps a step's time.
+#pragma once
+
+#include <immintrin.h>
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "tape.h"
+
+namespace jl {
+
+// Pieces of one phase of an operation.
+struct Phase {
+    std::atomic<int64_t> taken{0}, done{0};
+};
+
+// Everything a late thread may still look at is copied: it can outlive the caller's step.
+struct Run {
+    Run(const Op* first, int64_t count, const Step& step, int threads)
+        : ops(first, first + count), step(step), threads(threads), phases(new Phase[2 * count]) {}
+
+    const std::vector<Op> ops;
+    const Step step;
+    const int threads;
+    const std::unique_ptr<Phase[]> phases;  // two an operation
+};
+
+// What a kernel sees of the run that it belongs to.
+struct Team {
+    const Step& step;
+    const int threads;
+    Phase* phases;
+
+    // compute(i) once for every piece i, by whichever thread is there; returns when all are done.
+    // The arrays that the step points to may be touched inside of compute only.
+    template <typename Compute>
+    void share(int phase, int64_t pieces, Compute&& compute) const {
+        Phase& work = phases[phase];
+        for (int64_t i; (i = work.taken.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+            compute(i);
+            work.done.fetch_add(1, std::memory_order_release);
+        }
+        for (int spins = 0; work.done.load(std::memory_order_acquire) < pieces; ++spins) {
+            if (spins < SPINS) {
+                _mm_pause();
+            } else {
+                sched_yield();
+            }
+        }
+    }
+
+    static constexpr int SPINS = 4000;  // about 50 us before the processor is given away
+};
+
+}  // namespace jl
