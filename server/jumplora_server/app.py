@@ -24,7 +24,6 @@ from jumplora_server.admission import QueueLimits
 from jumplora_server.api import adapters, errors, generate, health
 from jumplora_server.api.access import AccessLog, BodyLimit
 from jumplora_server.api.auth import KeyCheck
-from jumplora_server.background import Background
 from jumplora_server.core import Detokenizer
 from jumplora_server.delivery import Delivery
 from jumplora_server.engine.engine import Engine
@@ -161,7 +160,6 @@ def connect(
         residency=residency,
         loop=loop,
         limits=engine.limits,
-        background=Background(),
         clock=clock,
     )
     return Parts(services, delivery)
@@ -267,5 +265,4 @@ async def _stop(parts: Parts) -> None:
     # The HTTP server has let requests finish already: what still runs is cut off.
     await run_in_threadpool(services.loop.stop)
     await run_in_threadpool(services.residency.stop)
-    await run_in_threadpool(services.background.stop)
     parts.delivery.bind(None)

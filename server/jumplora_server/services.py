@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
     from jumplora_adapters.store import Store
-    from jumplora_server.background import Background
     from jumplora_server.core import EngineLimits
     from jumplora_server.engine.tokenizer import Tokenizer
     from jumplora_server.loop import EngineLoop
@@ -40,6 +39,5 @@ class Services:
     residency: Residency
     loop: EngineLoop
     limits: EngineLimits
-    background: Background
     clock: Callable[[], float]
     lifecycle: Lifecycle = field(default_factory=Lifecycle)

@@ -145,7 +145,7 @@ async def put_adapter(
     try:
         async with received(request, services.store.root, limit) as upload:
             etag = _etag_of(if_match)
-            published = await services.background.run(_publish, services, task_id, upload, etag)
+            published = await run_in_threadpool(_publish, services, task_id, upload, etag)
     except AdapterRefused as refused:
         services.metrics.adapter_load_failed(task_id, refused.reason or refused.code)
         raise

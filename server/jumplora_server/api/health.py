@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from jumplora_server.api.schemas import Info
@@ -107,7 +108,7 @@ async def readyz(services: WithServices) -> Response:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(services: WithServices) -> Response:
     """Prometheus' text format, rendered beside the event loop."""
-    page, content_type = await services.background.run(services.metrics.render)
+    page, content_type = await run_in_threadpool(services.metrics.render)
     return Response(page, headers={"content-type": content_type})
 
 

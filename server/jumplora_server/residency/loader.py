@@ -13,7 +13,6 @@ from typing import Any
 
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import UnknownTask as NotInStore
-from jumplora_server.background import yield_to_requests
 from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, UnknownTask
 from jumplora_server.metrics_state import Stage
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
@@ -91,7 +90,6 @@ class Loader:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        yield_to_requests()
         while (turn := self._jobs.next()) is not None:
             self._tidy()
             for digest in turn.starving:

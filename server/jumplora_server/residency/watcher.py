@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping
 
 from jumplora_adapters.errors import AdapterError
-from jumplora_server.background import yield_to_requests
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +76,6 @@ class Watcher:
         self._is_failing = False
 
     def _run(self) -> None:
-        yield_to_requests()
         while self._wait():
             try:
                 self.compare()

@@ -175,8 +175,6 @@ def test_rows_that_join_and_leave_do_not_disturb_those_that_stay(backbone: Backb
                 live.insert(0, (joins, lineages[4]))
             decoding = runner.decode([s for s, _ in live], [lineage for _, lineage in live])
             logits = decoding.logits.cpu()
-                [s for s, _ in live], [lineage for _, lineage in live]
-            ).logits.cpu()
             for (sequence, _), row in zip(live, logits, strict=True):
                 if sequence is not leaves:
                     wanted = expected[0 if sequence is stays else 1][len(sequence.output)][0]
