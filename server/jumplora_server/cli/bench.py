@@ -64,6 +64,7 @@ def group() -> typer.Typer:
     app.command("engine")(engine)
     app.command("serving")(serving)
     app.command("adapters")(adapters)
+    app.command("profile")(profile)
     return app
 
 
@@ -241,6 +242,26 @@ def command_line(context: typer.Context) -> str:
         for each in value if isinstance(value, list | tuple) else [value]:
             words += [parameter.opts[0], str(each)]
     return shlex.join(words)
+
+
+def profile(
+    context: typer.Context,
+    shape: Shape = "base",
+    dtype: Annotated[Dtype, _Option(help="float32 or int8.")] = Dtype.INT8,
+    rows: Annotated[int, _Option(min=1, help="Prompts, each of a task of its own.")] = 8,
+    source: Annotated[int, _Option(min=2, help="Tokens of each prompt.")] = 128,
+    new: Annotated[int, _Option(min=1, help="Tokens to generate.")] = 16,
+    density: Density = 0.051,
+    rounds: Annotated[int, _Option(min=1, help="Rounds whose mean is shown.")] = 5,
+    out: Out = None,
+) -> None:
+    """Where encode and decode spend their time on the CPU, with the floor beside it."""
+    with reported_errors(), _steps() as (_, __, on_state):
+        from jumplora_server.bench.profile import ProfilePlan, measure_profile
+
+        plan = ProfilePlan(shape, str(dtype), rows, source, new, density, rounds)
+        report = measure_profile(plan, command_line(context), on_state)
+    _tell(report, out)
 
 
 @contextmanager

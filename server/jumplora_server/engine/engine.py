@@ -112,6 +112,11 @@ class Engine:
         """Bytes of the backbone as it is resident."""
         return self._runner.weight_bytes
 
+    @property
+    def runner(self) -> Runner:
+        """What computes, for who measures it."""
+        return self._runner
+
     # -- any thread
 
     def pack(self, adapter: Adapter) -> PackedAdapter[Any]:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from jumplora_server.bench.extra import PeerMissing, peer
 from jumplora_server.cli.main import command_line
+from jumplora_server.engine.native.library import why_unavailable
 
 SMALL = ("--rows", "2", "--source", "16", "--new", "4", "--threads", "1")
 
@@ -84,6 +85,20 @@ def test_adapters(tmp_path: Path) -> None:
     assert [run["tasks"] for run in record["registered"]] == [2, 6]
     assert all(run["failed"] == 0 for run in record["registered"])
     assert record["interference"]["failed"] == 0
+
+
+@pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_profile(dtype: str, tmp_path: Path) -> None:
+    small = ("--rows", "2", "--source", "16", "--new", "2", "--rounds", "1", "--dtype", dtype)
+    told = bench("profile", "--shape", "tiny", *small, "--out", str(tmp_path))
+    assert "Roofs, measured before" in told
+    record = json.loads((tmp_path / "profile.json").read_text("utf-8"))
+    for phase in ("encode", "decode"):
+        seconds, floors = (record[f"native {phase}"][key] for key in ("seconds", "floors"))
+        assert all(value > 0 for value in seconds.values())
+        assert floors.keys() < seconds.keys()
+        assert any(name.startswith("delta") for name in floors)
 
 
 def test_shares_of_saturation_need_the_saturation() -> None:

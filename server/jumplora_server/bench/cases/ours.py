@@ -10,7 +10,7 @@ import torch
 
 from jumplora_server.bench.cases.case import Lap, Work
 from jumplora_server.core import Batch, Sampling, Sequence
-from jumplora_server.engine.engine import Engine
+from jumplora_server.engine.engine import Engine, Kernels
 
 Slots = tuple[int, ...]
 
@@ -31,7 +31,7 @@ class NoText:
         return False
 
 
-def make_engine(work: Work, dtype: str) -> Engine:
+def make_engine(work: Work, dtype: str, kernels: Kernels = "auto") -> Engine:
     """An engine with exactly the rows and lengths of the work."""
     # As the server does: torch says it once of a class of operations, of which one is used.
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
@@ -39,6 +39,7 @@ def make_engine(work: Work, dtype: str) -> Engine:
         work.backbone,
         dtype=dtype,
         device=work.device,
+        kernels=kernels,
         max_rows=work.rows,
         max_source_tokens=work.source,
         max_target_tokens=work.new,

@@ -15,6 +15,7 @@ from jumplora_server.core import EngineLimits, Sequence
 from jumplora_server.engine.native.forms import NativeAdapter, pack_native
 from jumplora_server.engine.native.layout import LANES, MAX_LANES, Block, Step
 from jumplora_server.engine.native.t5 import NativeT5
+from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.sampling import Scores
 from jumplora_server.engine.weights import T5Config
 
@@ -82,6 +83,11 @@ class NativeRunner:
         self._model.decode(prepared.step)
         n, model = len(pairs), self._model
         return Scores(model.logits[:n], model.highest[:n].tolist(), model.best[:n].tolist())
+
+    @property
+    def tapes(self) -> dict[str, Tape]:
+        """The tapes of encode and decode, for who wants to time their operations."""
+        return {"encode": self._model.encoding, "decode": self._model.decoding}
 
     def clear_row(self, row: int) -> None:
         """Nothing to do: no kernel reads past what a row's tenant has written."""

@@ -60,19 +60,19 @@ class NativeT5:
         self._self_k, self._self_v = (roomy(own, torch.float32) for _ in range(2))
         self._embedding = self._tensor("shared.weight")
         self._head = self._pack("lm_head.weight")
-        self._encode, self._decode = Tape(), Tape()
+        self.encoding, self.decoding = Tape(), Tape()
         self._number_modules()
-        self._record_encode(self._encode)
-        self._record_decode(self._decode)
+        self._record_encode(self.encoding)
+        self._record_decode(self.decoding)
         del self._weights
 
-    def encode(self, step: Step, seconds: Tensor | None = None) -> None:
+    def encode(self, step: Step) -> None:
         """Encode packed prompts into their rows' cross-attention caches."""
-        self._encode.replay(step, seconds)
+        self.encoding.replay(step)
 
-    def decode(self, step: Step, seconds: Tensor | None = None) -> None:
+    def decode(self, step: Step) -> None:
         """One token of each sequence: `logits[i]` for the i-th."""
-        self._decode.replay(step, seconds)
+        self.decoding.replay(step)
 
     # -- the two tapes
 

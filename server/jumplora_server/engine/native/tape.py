@@ -6,12 +6,22 @@ The CPU's counterpart of a CUDA graph: buffers and weights are fixed, only the s
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jumplora_server.engine.native.layout import Kind, Op, Step
 from jumplora_server.engine.native.library import load_library
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one operation over the replays that were timed; `sizes` is its field n."""
+
+    kind: Kind
+    sizes: tuple[int, ...]
+    seconds: float
 
 
 class Tape:
@@ -22,6 +32,7 @@ class Tape:
         self._recorded: list[Op] = []
         self._kept: list[Tensor] = []
         self._ops: ctypes.Array[Op] | None = None
+        self._seconds: Tensor | None = None
 
     def add(
         self,
@@ -41,12 +52,8 @@ class Tape:
         self._recorded.append(op)
         self._ops = None
 
-    def replay(self, step: Step, seconds: Tensor | None = None) -> None:
-        """Compute the step.
-
-        Args:
-            seconds: [operations] float64, to which each operation's time is added, or None.
-        """
+    def replay(self, step: Step) -> None:
+        """Compute the step."""
         if self._ops is None:
             self._ops = (Op * len(self._recorded))(*self._recorded)
         self._library.jl_run(
@@ -54,10 +61,17 @@ class Tape:
             len(self._recorded),
             ctypes.byref(step),
             torch.get_num_threads(),
-            None if seconds is None else seconds.data_ptr(),
+            None if self._seconds is None else self._seconds.data_ptr(),
         )
 
-    @property
-    def kinds(self) -> list[Kind]:
-        """What each operation computes, in order."""
-        return [Kind(op.kind) for op in self._recorded]
+    def start_timing(self) -> None:
+        """Have every replay from now on add up what each operation takes."""
+        self._seconds = torch.zeros(len(self._recorded), dtype=torch.float64)
+
+    def timings(self) -> list[Timing]:
+        """What each operation took since timing started, in order."""
+        assert self._seconds is not None, "start_timing comes first"
+        return [
+            Timing(Kind(op.kind), tuple(op.n), seconds)
+            for op, seconds in zip(self._recorded, self._seconds.tolist(), strict=True)
+        ]
