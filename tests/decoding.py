@@ -26,6 +26,9 @@ class NoText:
         """No text."""
         return ""
 
+    def hold(self, token_id: int) -> None:
+        """No text."""
+
     def flush(self) -> str:
         """No text."""
         return ""

@@ -29,13 +29,21 @@ def encode(text: str) -> tuple[int, ...]:
 class FakeDetokenizer:
     """One character a token."""
 
+    def __init__(self) -> None:
+        self._held = ""
+
     def push(self, token_id: int) -> str:
         """The character."""
         return chr(token_id)
 
+    def hold(self, token_id: int) -> None:
+        """Kept for the flush."""
+        self._held += chr(token_id)
+
     def flush(self) -> str:
-        """Nothing is ever held back."""
-        return ""
+        """What was held."""
+        text, self._held = self._held, ""
+        return text
 
     def is_special(self, token_id: int) -> bool:
         """Only eos has no text."""
@@ -57,6 +65,10 @@ class ByteDetokenizer:
             return ""
         self._bytes = b""
         return text
+
+    def hold(self, token_id: int) -> None:
+        """Kept for the next push or the flush."""
+        self._bytes += bytes([token_id])
 
     def flush(self) -> str:
         """A half character becomes a replacement character."""

@@ -17,7 +17,7 @@ from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.store import Store
 from jumplora_server.admission import QueueLimits, Reservation
-from jumplora_server.core import EngineLimits, Finish, Sampling, TokenEvent
+from jumplora_server.core import EngineLimits, Finish, Sampling, TokenEvent, Wanted
 from jumplora_server.loop import EngineLoop
 from jumplora_server.metrics import Metrics
 from jumplora_server.outbox import Deliver
@@ -170,6 +170,7 @@ class SmallServer:
         *,
         max_new_tokens: int = 64,
         deadline: float | None = None,
+        wants: Wanted = "tokens",
         reservation: Reservation | None = None,
     ) -> tuple[int, Answer]:
         """Acquire (or share a lease) and submit; the sequence id and its answer to come."""
@@ -185,6 +186,7 @@ class SmallServer:
                 sampling=Sampling(max_new_tokens=max_new_tokens),
                 on_event=answer,
                 deadline=deadline,
+                wants=wants,
                 reservation=reservation,
             )
         return sequence_id, answer

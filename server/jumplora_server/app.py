@@ -110,7 +110,12 @@ def connect(
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:
     """Join an engine and a tokenizer with the rest, on a registry of their own."""
-    metrics = Metrics(CollectorRegistry(), clock=clock, max_task_labels=settings.max_task_labels)
+    metrics = Metrics(
+        CollectorRegistry(),
+        clock=clock,
+        max_task_labels=settings.max_task_labels,
+        page_seconds=settings.metrics_max_age,
+    )
     metrics.build_info(VERSION, torch.__version__)
     store = _open_store(settings)
     delivery = Delivery()

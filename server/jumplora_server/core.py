@@ -6,7 +6,6 @@ the engine thread touches it after `loop.submit`. Nothing here knows HTTP, tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -35,6 +34,9 @@ class FinishReason(StrEnum):
     TIMEOUT = "timeout"
     ERROR = "error"
 
+
+Wanted = Literal["tokens", "end"]
+"""What a client wants to hear of: every token as it comes, or the end alone."""
 
 DEFAULT_NEW_TOKENS = 32
 """Where neither the request nor the adapter's manifest says how many."""
@@ -107,6 +109,9 @@ class Detokenizer(Protocol):
     def push(self, token_id: int) -> str:
         """Add a token; return the text that became final with it ("" inside a half character)."""
 
+    def hold(self, token_id: int) -> None:
+        """Add a token whose text nobody waits for; it comes with the next push or flush."""
+
     def flush(self) -> str:
         """Return the text still held back, at the end of the sequence."""
 
@@ -126,7 +131,7 @@ class Sequence:
     arrived: float
     deadline: float | None = None
     priority: Literal["normal", "low"] = "normal"
-    on_events: Callable[[TokenEvent], None] | None = None
+    wants: Wanted = "tokens"
     # Set by the scheduler at admission to a batch:
     slots: tuple[int, ...] = ()  # bank slots of ref.lineage, in its order
     row: int = -1  # cache row; -1 while it holds none

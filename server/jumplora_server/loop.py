@@ -22,6 +22,7 @@ from jumplora_server.core import (
     Sampling,
     Sequence,
     StepOutput,
+    Wanted,
 )
 from jumplora_server.errors import (
     Draining,
@@ -121,9 +122,11 @@ class EngineLoop:
         on_event: OnEvent,
         deadline: float | None = None,
         priority: Priority = "normal",
+        wants: Wanted = "tokens",
         reservation: Reservation | None = None,
     ) -> int:
-        """Queue one prompt; return its sequence id. Exactly one event of it has `finish`.
+        """Queue one prompt; return its sequence id. Exactly one event of it has `finish`, and it
+        is the only one where `wants` is "end".
 
         The loop takes a share of `lease` until that event; the caller still releases its own, at
         any time after this returned. The reservation is the loop's once this returned, the
@@ -140,6 +143,7 @@ class EngineLoop:
             arrived=self._clock() if reservation is None else reservation.arrived,
             deadline=deadline,
             priority=priority,
+            wants=wants,
         )
         if reservation is not None:
             self.admission.resize(reservation, len(prompt))

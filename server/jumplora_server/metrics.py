@@ -7,6 +7,7 @@ lock, except those that are rare (registration, removal, a failed load).
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,7 +51,8 @@ class Metrics:
 
     `task` is a task id, None for the bare backbone. Ids that are not registered count as
     `_unknown`; registered ones beyond `max_task_labels` share `_other`. `clock` is monotonic,
-    `wall_clock` gives Unix seconds (only the inference gateway's gauge needs it).
+    `wall_clock` gives Unix seconds (only the inference gateway's gauge needs it). A scrape may get
+    a page that is `page_seconds` old.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Metrics:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         max_task_labels: int = 200,
+        page_seconds: float = 0.0,
     ) -> None:
         self.registry = registry
+        self._clock = clock
         self._wall_clock = wall_clock
         self._tasks = TaskTable(registry, max_task_labels)
         self._state = StateCollector(self._tasks, clock)
@@ -92,8 +96,8 @@ class Metrics:
         self._model_bytes = table.MODEL_BYTES.gauge(registry)
         self._build_info = table.BUILD_INFO.gauge(registry)
         self._page_lock = threading.Lock()
-        self._pages_begun = 0
-        self._page_number = 0  # which of the begun pages `_page` is
+        self._page_seconds = page_seconds
+        self._page_began = -math.inf
         self._page = b""
 
     # Requests
@@ -256,15 +260,14 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """Return the page for a scrape in Prometheus' text format, and its content type.
 
-        About a millisecond of Python a task. Callers that wait for a page share the next one, so
-        many scrapers at once cost no more than two pages; none gets a page older than its call.
+        A page takes one or two milliseconds of Python a task, so scrapers share pages: the last
+        one while it is younger than `page_seconds`, else the next, for all that wait for it.
         """
-        asked = self._pages_begun
+        asked = self._clock()
         with self._page_lock:
-            if self._page_number <= asked:
-                self._pages_begun += 1
+            if self._page_began <= asked - self._page_seconds:
+                self._page_began = self._clock()
                 self._page = generate_latest(_WithoutCreated(self.registry))
-                self._page_number = self._pages_begun
             return self._page, CONTENT_TYPE_PLAIN_0_0_4
 
 

@@ -157,6 +157,9 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=3600, description="seconds without a step until not ready"
     )
     max_task_labels: int = _size(200, "tasks with metrics of their own", 1, 100_000)
+    metrics_max_age: float = Field(
+        default=1.0, ge=0, le=60, description="seconds that a page of /metrics may be old"
+    )
     docs: Literal["on", "off"] = Field(default="on", description="/docs and /openapi.json")
     log_format: Literal["text", "json"] = Field(default="text", description="form of a log line")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -14,7 +14,7 @@ class StepReport:
     def __init__(self, metrics: Metrics, max_rows: int) -> None:
         self._metrics = metrics
         self._max_rows = max_rows
-        self._told: tuple[frozenset[str], frozenset[str]] | None = None
+        self._told: tuple[int, int, frozenset[str], frozenset[str]] | None = None
 
     def step(self, batch: Batch, seconds: float, encode_seconds: float) -> None:
         """After a step that took `seconds`, of which `encode_seconds` in the encoder."""
@@ -28,9 +28,16 @@ class StepReport:
     def turn(self, scheduler: Scheduler) -> None:
         """After every turn of the loop, also one without a step."""
         self._metrics.heartbeat()
-        self._metrics.queue(scheduler.waiting, scheduler.running)
-        self._metrics.rows_in_use(scheduler.running, self._max_rows)
-        tasks = (scheduler.running_tasks(), scheduler.waiting_tasks())
-        if tasks != self._told:
-            self._told = tasks
-            self._metrics.lora_requests(*tasks, self._max_rows)
+        told = (
+            scheduler.waiting,
+            scheduler.running,
+            scheduler.running_tasks(),
+            scheduler.waiting_tasks(),
+        )
+        if told == self._told:  # as after most steps: nobody came, nobody left
+            return
+        self._told = told
+        waiting, running, running_tasks, waiting_tasks = told
+        self._metrics.queue(waiting, running)
+        self._metrics.rows_in_use(running, self._max_rows)
+        self._metrics.lora_requests(running_tasks, waiting_tasks, self._max_rows)

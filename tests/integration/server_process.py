@@ -85,6 +85,7 @@ def running_server(
         "JUMPLORA_THREADS": "1",
         "JUMPLORA_DRAIN_GRACE": "0",
         "JUMPLORA_WATCH_SECONDS": "0.2",
+        "JUMPLORA_METRICS_MAX_AGE": "0",
         "JUMPLORA_ADMIN_KEYS": ADMIN_KEY,
         "JUMPLORA_CANARY_FLOOR": str(canary_floor),
     }

@@ -49,6 +49,13 @@ def test_events_come_in_order_and_add_up(server: SmallServer) -> None:
     assert (finish.prompt_tokens, finish.generated_tokens) == (4, len("base:abc") + 1)
 
 
+def test_who_wants_the_end_alone_gets_one_event(server: SmallServer) -> None:
+    answer = server.submit(None, "abc", wants="end")[1]
+    finish = answer.finish()
+    assert (finish.text, finish.generated_tokens) == ("base:abc", len("base:abc") + 1)
+    assert [event.token for event in answer.events] == [None]
+
+
 def test_many_threads(server: SmallServer) -> None:
     texts = [f"t{index}" for index in range(40)]
     answers: dict[str, str] = {}

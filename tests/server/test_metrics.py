@@ -455,6 +455,16 @@ class TestPage:
         use_everything(metrics, "a")
         assert b"_created" not in metrics.render()[0]
 
+    def test_a_page_serves_for_as_long_as_it_may_be_old(self) -> None:
+        now = 100.0
+        metrics = Metrics(CollectorRegistry(), clock=lambda: now, page_seconds=1.0)
+        first = metrics.render()
+        publish(metrics, "a")
+        now += 0.9
+        assert metrics.render() == first
+        now += 0.1
+        assert b'task_id="a"' in metrics.render()[0]
+
     def test_content_type_is_the_text_format(self, metrics: Metrics) -> None:
         assert metrics.render()[1] == "text/plain; version=0.0.4; charset=utf-8"
 

@@ -18,7 +18,7 @@ from jumplora_server.api.record import RequestRecord
 from jumplora_server.api.sampling import make_sampling
 from jumplora_server.api.schemas import GenerateRequest
 from jumplora_server.api.stream import CancelCause, Stream
-from jumplora_server.core import AdapterRef, Sampling
+from jumplora_server.core import AdapterRef, Sampling, Wanted
 from jumplora_server.errors import (
     BaseNotAllowed,
     Draining,
@@ -53,7 +53,12 @@ class Admitted:
 
 
 async def admit(
-    services: Services, record: RequestRecord, task: str | None, body: GenerateRequest
+    services: Services,
+    record: RequestRecord,
+    task: str | None,
+    body: GenerateRequest,
+    *,
+    wants: Wanted,
 ) -> Admitted:
     """Route, reserve, tokenize and submit. Raises server errors; then nothing is left behind."""
     arrived = services.clock()
@@ -90,6 +95,7 @@ async def admit(
                         sampling=sampling,
                         on_event=stream.on_event,
                         deadline=deadline,
+                        wants=wants,
                         reservation=reservation,
                     )
                 )

@@ -19,6 +19,7 @@ from jumplora_server.api.record import record_of
 from jumplora_server.api.schemas import ErrorBody, GenerateRequest, GenerateResponse, StreamEvent
 from jumplora_server.api.stream import CancelCause, failure_of
 from jumplora_server.api.task_spec import TASK_HEADER, named_task
+from jumplora_server.core import Wanted
 from jumplora_server.errors import DeadlineExceeded, InvalidInput
 from jumplora_server.services import Services
 
@@ -106,7 +107,9 @@ async def _answer(
     request: Request, services: Services, body: GenerateRequest, task: str | None
 ) -> Response:
     record = record_of(request.scope)
-    admitted = await admit(services, record, task, body)
+    # Tokens are shown with the details only; without, the engine thread has less to tell.
+    wants: Wanted = "tokens" if body.parameters.details else "end"
+    admitted = await admit(services, record, task, body, wants=wants)
     cause: CancelCause = "error"  # also of the others when one of a list fails
     try:
         collecting = asyncio.gather(*(stream.collect() for stream in admitted.streams))
@@ -138,7 +141,7 @@ async def _stream(
     if body.shape == "list":
         raise InvalidInput("a stream answers one prompt; give a string, or use /generate")
     record = record_of(request.scope)
-    admitted = await admit(services, record, task, body)
+    admitted = await admit(services, record, task, body, wants="tokens")
     events = admitted.streams[0].events()
     try:
         # The first event decides the status: a prompt that times out in the queue is still a 504.

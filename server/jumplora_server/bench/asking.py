@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import httpx
 
@@ -32,8 +33,7 @@ class Asker:
 
     async def ask(self, client: httpx.AsyncClient, question: Question, began: float) -> Answer:
         """Stream one answer. `began` is the start of the run by time.perf_counter."""
-        limits = {"max_new_tokens": self.new, "min_new_tokens": self.new}
-        body = {"task_id": question.task, "inputs": question.text, "parameters": limits}
+        body = self._body(question)
         sent = time.perf_counter() - began
         times: list[float] = []
         error: str | None = None
@@ -53,6 +53,27 @@ class Asker:
             error = f"{len(times)} tokens, {self.new} expected"
         ended = time.perf_counter() - began
         return Answer(question.task, question.at, sent, tuple(times), ended, error)
+
+    async def ask_whole(
+        self, client: httpx.AsyncClient, question: Question, began: float
+    ) -> Answer:
+        """The same by /generate: all tokens come at the end."""
+        sent = time.perf_counter() - began
+        error: str | None = None
+        try:
+            response = await client.post("/generate", json=self._body(question))
+            if response.status_code != 200:
+                error = f"{response.status_code} {response.json().get('error_type', '')}"
+            elif (count := response.json()["details"]["generated_tokens"]) != self.new:
+                error = f"{count} tokens, {self.new} expected"
+        except httpx.TransportError as trouble:
+            error = f"{type(trouble).__name__}: {trouble}"
+        ended = time.perf_counter() - began
+        return Answer(question.task, question.at, sent, (ended,) * self.new, ended, error)
+
+    def _body(self, question: Question) -> dict[str, object]:
+        limits = {"max_new_tokens": self.new, "min_new_tokens": self.new}
+        return {"task_id": question.task, "inputs": question.text, "parameters": limits}
 
 
 async def open_loop(
@@ -95,16 +116,18 @@ async def one_by_one(
     asker: Asker,
     questions: Sequence[Question],
     *,
+    how: Literal["streamed", "whole"] = "streamed",
     before: Callable[[Question], None] = lambda question: None,
 ) -> list[Answer]:
     """Each once, alone on the server, over one connection; `before` is called before each."""
+    ask = asker.ask if how == "streamed" else asker.ask_whole
     answers: list[Answer] = []
     async with asker.client() as client:
         began = time.perf_counter()
         for question in questions:
             before(question)
             now = time.perf_counter() - began
-            answers.append(await asker.ask(client, replace(question, at=now), began))
+            answers.append(await ask(client, replace(question, at=now), began))
     return answers
 
 

@@ -115,18 +115,18 @@ class ServingBench:
             clients.append(share.value)
         return Saturation(engine, through, statistics.mean(clients))
 
-    def low_load(self) -> LowLoad:
+    def low_load(self, how: Literal["streamed", "whole"]) -> LowLoad:
         """In turn: one request on the idle server, the same one on the idle engine."""
         engine: list[float] = []
-        questions = self._draw(4 * self._plan.rounds)
+        questions = self._draw(8 * self._plan.rounds)
 
         def before(question: Question) -> None:
-            self._on_state(f"low load {len(engine) + 1}/{len(questions)}")
+            self._on_state(f"low load, {how} {len(engine) + 1}/{len(questions)}")
             engine.append(self._offline.seconds([question]))
 
         # One connection, as a client keeps it.
-        answers = asyncio.run(one_by_one(self._asker, questions, before=before))
-        return LowLoad(engine, [answer.total for answer in answers])
+        answers = asyncio.run(one_by_one(self._asker, questions, how=how, before=before))
+        return LowLoad(how, engine, [answer.total for answer in answers])
 
     def rate(self, rate: float) -> RateRun:
         """Open-loop arrivals of `rate` requests a second."""
@@ -191,7 +191,7 @@ def measure_serving(
             found.saturation = bench.saturation()
         if "low-load" in plan.parts:
             on_step("low load")
-            found.low_load = bench.low_load()
+            found.low_load = [bench.low_load("whole"), bench.low_load("streamed")]
         for rate in _rates(plan, found) if rates else ():
             on_step(f"{rate:.2f} requests/s")
             found.rates.append(bench.rate(rate))

@@ -56,7 +56,7 @@ class Sampler:
             if not finite[i]:
                 tokens[i] = -1
                 continue
-            if _is_constrained(sequence.sampling, len(sequence.output)):
+            if self._is_constrained(sequence, tokens[i]):
                 tokens[i] = self._choose_one(logits[i].clone(), sequence)
             if sequence.sampling.logprobs == "chosen":
                 logprobs[i] = float(logits[i, tokens[i]] - torch.logsumexp(logits[i], dim=-1))
@@ -66,6 +66,12 @@ class Sampler:
     def forget(self, sequence_id: int) -> None:
         """Drop the state of a sequence that ended."""
         self._generators.pop(sequence_id, None)
+
+    def _is_constrained(self, sequence: Sequence, best: int) -> bool:
+        """Whether the highest logit alone does not decide; `best` is its token."""
+        sampling = sequence.sampling
+        is_too_early = best == self._eos and len(sequence.output) < sampling.min_new_tokens
+        return sampling.mode == "sample" or sampling.repetition_penalty != 1.0 or is_too_early
 
     def _choose_one(self, logits: Tensor, sequence: Sequence) -> int:
         sampling = sequence.sampling
@@ -86,14 +92,6 @@ class Sampler:
             generator = torch.Generator().manual_seed(sequence.sampling.seed)
             self._generators[sequence.id] = generator
         return generator
-
-
-def _is_constrained(sampling: Sampling, generated: int) -> bool:
-    return (
-        sampling.mode == "sample"
-        or sampling.repetition_penalty != 1.0
-        or generated < sampling.min_new_tokens
-    )
 
 
 def penalised(logits: Tensor, penalty: float) -> Tensor:

@@ -90,11 +90,16 @@ class IncrementalDetokenizer:
 
     def push(self, token_id: int) -> str:
         """Add a token; return the text that became final with it."""
+        self.hold(token_id)
         if self._tokenizer.is_special(token_id):
             return ""
-        self._window.append(token_id)
         # A run of byte tokens is decoded as a whole, so its text is open until the run ends.
         return "" if self._tokenizer.is_byte(token_id) else self._advance(hold="unfinished")
+
+    def hold(self, token_id: int) -> None:
+        """Add a token; its text comes with that of a later one, or with the flush."""
+        if not self._tokenizer.is_special(token_id):
+            self._window.append(token_id)
 
     def flush(self) -> str:
         """The rest of the text, at the end of the sequence (an unfinished character, if any)."""

@@ -132,6 +132,7 @@ class CanaryRun:
             on_event=on_event,
             deadline=deadline,
             priority="low",
+            wants="end",
         )
         return done
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from jumplora_server.core import Finish, FinishReason, Sampling, TokenEvent
+from jumplora_server.core import Finish, FinishReason, Sampling, TokenEvent, Wanted
 from jumplora_server.errors import GenerationFailed
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority
@@ -25,6 +25,7 @@ class Submit(Protocol):
         on_event: Callable[[TokenEvent], None],
         deadline: float | None,
         priority: Priority,
+        wants: Wanted,
     ) -> int:
         """Queue one prompt."""
 
@@ -73,6 +74,7 @@ class TrialRun:
                 on_event=on_event,
                 deadline=self._clock() + self._timeout_seconds,
                 priority="low",
+                wants="tokens",
             )
         return done
 

@@ -181,7 +181,11 @@ class Scheduler:
             sequence.row = heapq.heappop(self._free_rows)
             sequence.started = now
             self._rows[sequence.row] = sequence
-            self._texts[sequence.id] = OutputText(sequence.detokenizer, sequence.sampling.stop)
+            self._texts[sequence.id] = OutputText(
+                sequence.detokenizer,
+                sequence.sampling.stop,
+                in_pieces=sequence.wants == "tokens",
+            )
             tokens_left -= len(sequence.prompt)
             admitted.append(sequence)
         for sequence, error in failed:
@@ -224,11 +228,13 @@ class Scheduler:
         if output.is_stopped:
             reason = FinishReason.STOP_SEQUENCE
         sequence.text += text
-        token = Token(token_id, text, logprob, sequence.detokenizer.is_special(token_id))
-        if reason is None:
-            self._events.append((sequence, TokenEvent(sequence.id, token, None)))
-        else:
+        token = None
+        if sequence.wants == "tokens":
+            token = Token(token_id, text, logprob, sequence.detokenizer.is_special(token_id))
+        if reason is not None:
             self._end(sequence, reason, now, token=token)
+        elif token is not None:
+            self._events.append((sequence, TokenEvent(sequence.id, token, None)))
 
     def _end(
         self,

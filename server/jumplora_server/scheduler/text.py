@@ -12,17 +12,25 @@ class OutputText:
     several stop strings the one that is complete first wins, whatever pieces the text comes in.
     """
 
-    __slots__ = ("_detokenizer", "_held", "_stops", "is_stopped")
+    __slots__ = ("_detokenizer", "_held", "_is_late", "_stops", "is_stopped")
 
-    def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...]) -> None:
-        """`stops` are non-empty strings; none at all holds nothing back."""
+    def __init__(
+        self, detokenizer: Detokenizer, stops: tuple[str, ...], *, in_pieces: bool = True
+    ) -> None:
+        """`stops` are non-empty strings; none at all holds nothing back. Without `in_pieces`, and
+        with nothing to look for, all of the text comes with the flush, detokenized once.
+        """
         self._detokenizer = detokenizer
+        self._is_late = not in_pieces and not stops
         self._stops = stops
         self._held = ""
         self.is_stopped = False
 
     def push(self, token_id: int) -> str:
         """Take the next token; return what may be shown. Nothing may be pushed once stopped."""
+        if self._is_late:
+            self._detokenizer.hold(token_id)
+            return ""
         return self._cut(self._detokenizer.push(token_id))
 
     def flush(self) -> str:

@@ -65,7 +65,8 @@ def test_serving(tmp_path: Path) -> None:
     assert "throughput at saturation, tokens/s" in told
     record = json.loads((tmp_path / "serving.json").read_text("utf-8"))
     assert record["saturation"]["served"][0] > 0
-    assert len(record["low_load"]["served"]) == 4
+    assert [alone["how"] for alone in record["low_load"]] == ["whole", "streamed"]
+    assert all(len(alone["served"]) == 8 for alone in record["low_load"])
     assert record["rates"][0]["failed"] == 0
     assert record["disturbance"]["disturbed"]["failed"] == 0
     assert len(record["disturbance"]["scrape_seconds"]) == 10

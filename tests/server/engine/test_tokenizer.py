@@ -49,6 +49,19 @@ def test_streamed_pieces_add_up_to_the_whole_text(ids: list[int]) -> None:
     assert streamed == BYTES.decode(ids)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 511), st.booleans()), max_size=24))
+def test_held_tokens_come_with_a_later_piece(ids: list[tuple[int, bool]]) -> None:
+    detokenizer = BYTES.detokenizer()
+    streamed = ""
+    for token, is_held in ids:
+        if is_held:
+            detokenizer.hold(token)
+        else:
+            streamed += detokenizer.push(token)
+    assert streamed + detokenizer.flush() == BYTES.decode([token for token, _ in ids])
+
+
 def test_control_tokens_have_no_text() -> None:
     detokenizer = BYTES.detokenizer()
     assert [detokenizer.push(token) for token in (0, 1)] == ["", ""]

@@ -78,3 +78,17 @@ def test_a_stop_string_may_end_in_the_flushed_text() -> None:
     assert [text.push(byte) for byte in "abé".encode()[:-1]] == ["a", "", ""]
     assert text.flush() == ""
     assert text.is_stopped
+
+
+@given(st.text("aé€", max_size=6), st.sampled_from([(), ("é",)]))
+def test_text_that_nobody_waits_for_comes_at_the_end(whole: str, stops: tuple[str, ...]) -> None:
+    text = OutputText(ByteDetokenizer(), stops, in_pieces=False)
+    shown = ""
+    for byte in whole.encode():
+        shown += text.push(byte)
+        if text.is_stopped:
+            break
+    assert stops or not shown
+    if not text.is_stopped:
+        shown += text.flush()
+    assert (shown, text.is_stopped) == cut(whole, stops)

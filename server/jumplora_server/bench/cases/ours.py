@@ -22,6 +22,9 @@ class NoText:
         """No text."""
         return ""
 
+    def hold(self, token_id: int) -> None:
+        """No text."""
+
     def flush(self) -> str:
         """No text."""
         return ""
