@@ -1,4 +1,4 @@
-"""Streaming clients: an open loop on a fixed schedule, or a closed loop of a few that repeat."""
+"""Clients: an open loop on a fixed schedule, or a closed loop of a few that repeat."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException
 from typing import Literal
 
 import httpx
@@ -16,15 +17,20 @@ import httpx
 from jumplora_server.bench.answers import Answer
 from jumplora_server.bench.traffic import Question
 
+_HEADERS = {"content-type": "application/json"}
 _PATIENCE = 600.0  # seconds; the server's own deadline comes first
+
+
+How = Literal["streamed", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Asks one server for exactly `new` tokens a question."""
+    """Asks one server for exactly `new` tokens a question, streamed or in one whole answer."""
 
     url: str
     new: int
+    how: How = "streamed"
 
     def client(self) -> httpx.AsyncClient:
         """A client with as many connections as are wanted, to be closed by the caller."""
@@ -32,48 +38,75 @@ class Asker:
         return httpx.AsyncClient(base_url=self.url, timeout=_PATIENCE, limits=limits)
 
     async def ask(self, client: httpx.AsyncClient, question: Question, began: float) -> Answer:
-        """Stream one answer. `began` is the start of the run by time.perf_counter."""
-        body = self._body(question)
-        sent = time.perf_counter() - began
-        times: list[float] = []
-        error: str | None = None
+        """Get one answer. `began` is the start of the run by time.perf_counter."""
+        heard = _Heard(question, began)
         try:
-            async with client.stream("POST", "/generate_stream", json=body) as response:
+            async with client.stream(
+                "POST", self._path, content=self._body(question), headers=_HEADERS
+            ) as response:
                 if response.status_code != 200:
-                    told = json.loads(await response.aread())
-                    error = f"{response.status_code} {told.get('error_type', '')}"
+                    heard.refused(response.status_code, await response.aread())
                 async for line in response.aiter_lines():
-                    if line.startswith('data:{"error"'):
-                        error = line
-                    elif line.startswith("data:"):
-                        times.append(time.perf_counter() - began)
+                    heard.line(line)
         except httpx.TransportError as trouble:
-            error = f"{type(trouble).__name__}: {trouble}"
-        if error is None and len(times) != self.new:
-            error = f"{len(times)} tokens, {self.new} expected"
-        ended = time.perf_counter() - began
-        return Answer(question.task, question.at, sent, tuple(times), ended, error)
+            heard.error = f"{type(trouble).__name__}: {trouble}"
+        return heard.answer(self)
 
-    async def ask_whole(
-        self, client: httpx.AsyncClient, question: Question, began: float
-    ) -> Answer:
-        """The same by /generate: all tokens come at the end."""
-        sent = time.perf_counter() - began
-        error: str | None = None
+    def ask_alone(self, connection: HTTPConnection, question: Question, began: float) -> Answer:
+        """The same, waiting, with the standard library's client: it adds the least of its own."""
+        heard = _Heard(question, began)
         try:
-            response = await client.post("/generate", json=self._body(question))
-            if response.status_code != 200:
-                error = f"{response.status_code} {response.json().get('error_type', '')}"
-            elif (count := response.json()["details"]["generated_tokens"]) != self.new:
-                error = f"{count} tokens, {self.new} expected"
-        except httpx.TransportError as trouble:
-            error = f"{type(trouble).__name__}: {trouble}"
-        ended = time.perf_counter() - began
-        return Answer(question.task, question.at, sent, (ended,) * self.new, ended, error)
+            connection.request("POST", self._path, self._body(question), _HEADERS)
+            response = connection.getresponse()
+            if response.status != 200:
+                heard.refused(response.status, response.read())
+            for line in response:
+                heard.line(line.decode())
+        except (OSError, HTTPException) as trouble:
+            heard.error = f"{type(trouble).__name__}: {trouble}"
+        return heard.answer(self)
 
-    def _body(self, question: Question) -> dict[str, object]:
+    @property
+    def _path(self) -> str:
+        return "/generate_stream" if self.how == "streamed" else "/generate"
+
+    def _body(self, question: Question) -> bytes:
         limits = {"max_new_tokens": self.new, "min_new_tokens": self.new}
-        return {"task_id": question.task, "inputs": question.text, "parameters": limits}
+        body = {"task_id": question.task, "inputs": question.text, "parameters": limits}
+        return json.dumps(body).encode()
+
+
+class _Heard:
+    """What came back of one question so far."""
+
+    def __init__(self, question: Question, began: float) -> None:
+        self.error: str | None = None
+        self._question = question
+        self._began = began
+        self._sent = time.perf_counter() - began
+        self._times: list[float] = []
+
+    def line(self, line: str) -> None:
+        """A line of the body: an event with a token, or the whole answer."""
+        if line.startswith('data:{"error"'):
+            self.error = line
+        elif line.startswith("data:"):
+            self._times.append(time.perf_counter() - self._began)
+        elif line.startswith("{") and self.error is None:
+            count = json.loads(line)["details"]["generated_tokens"]
+            self._times = [time.perf_counter() - self._began] * count
+
+    def refused(self, status: int, body: bytes) -> None:
+        """Another status than 200."""
+        self.error = f"{status} {json.loads(body).get('error_type', '')}"
+
+    def answer(self, asker: Asker) -> Answer:
+        """The body ended."""
+        ended = time.perf_counter() - self._began
+        if self.error is None and len(self._times) != asker.new:
+            self.error = f"{len(self._times)} tokens, {asker.new} expected"
+        task, due = self._question.task, self._question.at
+        return Answer(task, due, self._sent, tuple(self._times), ended, self.error)
 
 
 async def open_loop(
@@ -112,22 +145,22 @@ async def closed_loop(
         return answers
 
 
-async def one_by_one(
+def one_by_one(
     asker: Asker,
     questions: Sequence[Question],
     *,
-    how: Literal["streamed", "whole"] = "streamed",
     before: Callable[[Question], None] = lambda question: None,
 ) -> list[Answer]:
     """Each once, alone on the server, over one connection; `before` is called before each."""
-    ask = asker.ask if how == "streamed" else asker.ask_whole
     answers: list[Answer] = []
-    async with asker.client() as client:
+    with closing(
+        HTTPConnection(asker.url.removeprefix("http://"), timeout=_PATIENCE)
+    ) as connection:
         began = time.perf_counter()
         for question in questions:
             before(question)
             now = time.perf_counter() - began
-            answers.append(await ask(client, replace(question, at=now), began))
+            answers.append(asker.ask_alone(connection, replace(question, at=now), began))
     return answers
 
 

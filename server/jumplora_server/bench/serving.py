@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,14 @@ import torch
 
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_server.bench.answers import Slo, percentile, summarize, tokens_per_second
-from jumplora_server.bench.asking import Asker, closed_loop, cpu_share, one_by_one, open_loop
+from jumplora_server.bench.asking import (
+    Asker,
+    How,
+    closed_loop,
+    cpu_share,
+    one_by_one,
+    open_loop,
+)
 from jumplora_server.bench.backbone import write_backbone
 from jumplora_server.bench.cases.case import Work
 from jumplora_server.bench.disturbance import Disturbance, disturb
@@ -85,37 +91,39 @@ class ServingBench:
         self._on_state("warming up")
         drawn = self._draw(len(self._mix.tasks))
         once = [replace(q, task=task) for q, task in zip(drawn, self._mix.tasks, strict=True)]
-        asyncio.run(one_by_one(self._asker, once))
+        one_by_one(self._asker, once)
         self._offline.seconds(self._draw(self._plan.rows))
 
     def saturation(self) -> Saturation:
-        """In turn: full batches of the engine, then a server that always has twice its rows asked.
+        """In turn: full batches of the engine, then a server that always has twice its rows asked,
+        for whole answers and for streamed ones.
 
         A window's first fifth is not counted: until then the rows fill up.
         """
         plan = self._plan
-        engine, through, clients = [], [], []
+        found = Saturation()
         for turn in range(plan.rounds):
             self._on_state(f"saturation {turn + 1}/{plan.rounds}")
             batch_seconds = self._offline.seconds(self._draw(plan.rows))
             batches = [
                 self._draw(plan.rows) for _ in range(max(1, round(plan.seconds / batch_seconds)))
             ]
-            engine.append(self._offline.tokens_per_second(batches))
-            with cpu_share() as share:
-                answers = asyncio.run(
-                    closed_loop(
-                        self._asker,
-                        self._draw(plan.rows * 8),
-                        clients=2 * plan.rows,
-                        seconds=plan.seconds,
+            found.engine.append(self._offline.tokens_per_second(batches))
+            for how, speeds in found.served.items():
+                with cpu_share() as share:
+                    answers = asyncio.run(
+                        closed_loop(
+                            replace(self._asker, how=how),
+                            self._draw(plan.rows * 8),
+                            clients=2 * plan.rows,
+                            seconds=plan.seconds,
+                        )
                     )
-                )
-            through.append(tokens_per_second(answers, plan.seconds / 5, plan.seconds))
-            clients.append(share.value)
-        return Saturation(engine, through, statistics.mean(clients))
+                speeds.append(tokens_per_second(answers, plan.seconds / 5, plan.seconds))
+                found.client_cpu.append(share.value)
+        return found
 
-    def low_load(self, how: Literal["streamed", "whole"]) -> LowLoad:
+    def low_load(self, how: How) -> LowLoad:
         """In turn: one request on the idle server, the same one on the idle engine."""
         engine: list[float] = []
         questions = self._draw(8 * self._plan.rounds)
@@ -124,8 +132,7 @@ class ServingBench:
             self._on_state(f"low load, {how} {len(engine) + 1}/{len(questions)}")
             engine.append(self._offline.seconds([question]))
 
-        # One connection, as a client keeps it.
-        answers = asyncio.run(one_by_one(self._asker, questions, how=how, before=before))
+        answers = one_by_one(replace(self._asker, how=how), questions, before=before)
         return LowLoad(how, engine, [answer.total for answer in answers])
 
     def rate(self, rate: float) -> RateRun:
@@ -237,5 +244,5 @@ def _rates(plan: ServingPlan, found: ServingFound) -> list[float]:
         return list(plan.rates)
     if found.saturation is None:
         raise ValueError("shares of the saturation need the part saturation; or give rates")
-    most = percentile(found.saturation.served, 0.5) / plan.new
+    most = percentile(found.saturation.served["streamed"], 0.5) / plan.new
     return [share * most for share in plan.loads]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 from jumplora_server.bench.answers import Answer, Percentiles, Slo, Summary, percentile
+from jumplora_server.bench.asking import How
 from jumplora_server.bench.bars import verdict
 from jumplora_server.bench.disturbance import Disturbance, Side, median_ratio
 from jumplora_server.bench.plots import LinePlot
@@ -19,20 +19,20 @@ MOST_ADDED_SECONDS = 0.003
 MOST_DISTURBED = 1.10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Saturation:
-    """Tokens a second in each round, and the load generator's share of a core."""
+    """Tokens a second in each round, and the load generator's share of a core in each window."""
 
-    engine: Sequence[float]
-    served: Sequence[float]
-    client_cpu: float
+    engine: list[float] = field(default_factory=list)
+    served: dict[How, list[float]] = field(default_factory=lambda: {"whole": [], "streamed": []})
+    client_cpu: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class LowLoad:
     """Seconds of one request alone, in each round; its answer came whole, or token by token."""
 
-    how: Literal["streamed", "whole"]
+    how: How
     engine: Sequence[float]
     served: Sequence[float]
 
@@ -68,7 +68,7 @@ def fill(report: Report, found: ServingFound) -> None:
     """Put everything into the report."""
     report.data = {"threads": found.threads, "slo": asdict(found.slo)}
     held = [
-        *_held_saturation(found),
+        *_held_saturation(found.saturation),
         *map(_held_low_load, found.low_load),
         *_held_disturbance(found),
     ]
@@ -78,8 +78,8 @@ def fill(report: Report, found: ServingFound) -> None:
     if found.saturation is not None:
         report.data["saturation"] = asdict(found.saturation)
         report.notes.append(
-            f"At saturation the load generator used {found.saturation.client_cpu:.2f} of a core of "
-            "this machine."
+            "At saturation the load generator used at most "
+            f"{max(found.saturation.client_cpu):.2f} of a core of this machine."
         )
     if found.low_load:
         report.data["low_load"] = list(map(asdict, found.low_load))
@@ -89,21 +89,23 @@ def fill(report: Report, found: ServingFound) -> None:
         _fill_disturbance(report, found.disturbance)
 
 
-def _held_saturation(found: ServingFound) -> list[tuple[str, ...]]:
-    if found.saturation is None:
+def _held_saturation(found: Saturation | None) -> list[tuple[str, ...]]:
+    if found is None:
         return []
-    served, engine = spread(found.saturation.served), spread(found.saturation.engine)
-    ratio = ratios(found.saturation.served, found.saturation.engine)
-    return [
-        (
-            "throughput at saturation, tokens/s",
-            _range(served, 1),
-            _range(engine, 1),
-            f"{ratio.median:.3f}",
-            f">= {LEAST_SERVED}",
-            verdict(ratio.median >= LEAST_SERVED),
+    held: list[tuple[str, ...]] = []
+    for how, served in found.served.items():
+        ratio = ratios(served, found.engine).median
+        held.append(
+            (
+                f"throughput at saturation, answers {how}, tokens/s",
+                _range(spread(served), 1),
+                _range(spread(found.engine), 1),
+                f"{ratio:.3f}",
+                f">= {LEAST_SERVED}",
+                verdict(ratio >= LEAST_SERVED),
+            )
         )
-    ]
+    return held
 
 
 def _held_low_load(found: LowLoad) -> tuple[str, ...]:
