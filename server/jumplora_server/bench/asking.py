@@ -62,6 +62,7 @@ class Asker:
                 heard.refused(response.status, response.read())
             for line in response:
                 heard.line(line.decode())
+            response.read()  # a body of known length is not closed by its last line
         except (OSError, HTTPException) as trouble:
             heard.error = f"{type(trouble).__name__}: {trouble}"
         return heard.answer(self)

@@ -133,7 +133,8 @@ class ServingBench:
             engine.append(self._offline.seconds([question]))
 
         answers = one_by_one(replace(self._asker, how=how), questions, before=before)
-        return LowLoad(how, engine, [answer.total for answer in answers])
+        failed = sum(answer.error is not None for answer in answers)
+        return LowLoad(how, engine, [answer.total for answer in answers], failed)
 
     def rate(self, rate: float) -> RateRun:
         """Open-loop arrivals of `rate` requests a second."""

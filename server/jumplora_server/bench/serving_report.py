@@ -35,6 +35,7 @@ class LowLoad:
     how: How
     engine: Sequence[float]
     served: Sequence[float]
+    failed: int  # of the served
 
     @property
     def added(self) -> float:
@@ -110,12 +111,13 @@ def _held_saturation(found: Saturation | None) -> list[tuple[str, ...]]:
 
 def _held_low_load(found: LowLoad) -> tuple[str, ...]:
     return (
-        f"one request alone, its answer {found.how}, ms",
+        f"one request alone, its answer {found.how}, ms"
+        + (f" ({found.failed} FAILED)" if found.failed else ""),
         _range(spread(found.served), 1, scale=1000),
         _range(spread(found.engine), 1, scale=1000),
         f"{1000 * found.added:+.1f} ms",
         f"<= {1000 * MOST_ADDED_SECONDS:.0f} ms",
-        verdict(found.added <= MOST_ADDED_SECONDS),
+        verdict(found.added <= MOST_ADDED_SECONDS and not found.failed),
     )
 
 

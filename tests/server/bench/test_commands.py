@@ -70,6 +70,7 @@ def test_serving(tmp_path: Path) -> None:
     )
     assert [alone["how"] for alone in record["low_load"]] == ["whole", "streamed"]
     assert all(len(alone["served"]) == 8 for alone in record["low_load"])
+    assert all(alone["failed"] == 0 for alone in record["low_load"])
     assert record["rates"][0]["failed"] == 0
     assert record["disturbance"]["disturbed"]["failed"] == 0
     assert len(record["disturbance"]["scrape_seconds"]) == 10
