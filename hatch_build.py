@@ -34,7 +34,12 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         wish = os.environ.get("NATIVE_KERNELS", "auto")
-        if wish == "off" or self.target_name != "wheel":
+        if wish not in ("auto", "off", "required"):
+            raise ValueError(f"NATIVE_KERNELS is {wish!r}; allowed are auto, off, required")
+        if self.target_name != "wheel":
+            return
+        if wish == "off":
+            (Path(self.root) / LIBRARY).unlink(missing_ok=True)
             return
         try:
             compile_kernels(Path(self.root))

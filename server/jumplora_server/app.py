@@ -95,6 +95,11 @@ def assemble(settings: Settings) -> Parts:
     except (ValueError, NativeUnavailable) as error:  # what was asked for does not go together
         raise StartupError(str(error)) from error
     tokenizer = Tokenizer.load(folder, eos_token_id=engine.limits.eos_token_id)
+    if tokenizer.highest_id >= engine.vocab_size:
+        raise StartupError(
+            f"tokenizer.json of {folder} has token {tokenizer.highest_id}, but the backbone has "
+            f"embeddings of tokens 0 to {engine.vocab_size - 1} only"
+        )
     parts = connect(settings, backbone, engine, tokenizer)
     parts.services.metrics.model_bytes(engine.weight_bytes)
     return parts

@@ -266,8 +266,9 @@ class Metrics:
         asked = self._clock()
         with self._page_lock:
             if self._page_began <= asked - self._page_seconds:
-                self._page_began = self._clock()
+                began = self._clock()
                 self._page = generate_latest(_WithoutCreated(self.registry))
+                self._page_began = began
             return self._page, CONTENT_TYPE_PLAIN_0_0_4
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from factories import tiny_t5, write_random_adapter
@@ -28,6 +29,7 @@ from jumplora_server import app, logs
 from jumplora_server.app import SWITCH_SECONDS
 from jumplora_server.cli.main import command_line
 from jumplora_server.client import Client
+from jumplora_server.settings import load_settings
 from serving import connected, make_site, wait_for
 
 PROMPT = PromptSpec(template="Text: {text}\nAnswer:")
@@ -157,7 +159,8 @@ class Process:
 @contextmanager
 def process(backbone: Path, store: Path, **settings: object) -> Iterator[Process]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JUMPLORA_")}
-    environment |= {f"JUMPLORA_{k.upper()}": str(v) for k, v in settings.items()}
+    given = {"metrics_max_age": 0, **settings}
+    environment |= {f"JUMPLORA_{k.upper()}": str(v) for k, v in given.items()}
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "jumplora_server", "serve", "--port", "0"]
     command += ["--backbone", str(backbone), "--store", str(store)]
@@ -262,3 +265,13 @@ def test_what_is_served_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "backbone toy" in caplog.text
     assert f"task logged now answers with version {other[:12]}" in caplog.text
     assert f"task logged: version {version[:12]} is loaded" in caplog.text
+
+
+def test_a_tokenizer_with_more_tokens_than_the_backbone_is_refused(tmp_path: Path) -> None:
+    folder = tiny_t5(tmp_path / "backbone")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = load_settings(backbone=str(folder), store=str(tmp_path / "store"))
+    with pytest.raises(app.StartupError, match=r"token 512, but .* tokens 0 to 511"):
+        app.assemble(settings)

@@ -465,6 +465,15 @@ class TestPage:
         now += 0.1
         assert b'task_id="a"' in metrics.render()[0]
 
+    def test_a_page_that_failed_is_no_page(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        metrics = Metrics(CollectorRegistry(), clock=lambda: 100.0, page_seconds=1.0)
+        publish(metrics, "a")
+        with monkeypatch.context() as broken:
+            broken.setattr(metrics.registry, "collect", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                metrics.render()
+        assert b'task_id="a"' in metrics.render()[0]
+
     def test_content_type_is_the_text_format(self, metrics: Metrics) -> None:
         assert metrics.render()[1] == "text/plain; version=0.0.4; charset=utf-8"
 

@@ -82,6 +82,7 @@ class Engine:
         self._clock = clock
         self.device = device
         self.dtype = dtype
+        self.vocab_size = config.vocab_size
         self.limits = EngineLimits(
             max_rows=max_rows,
             max_source_tokens=max_source_tokens,

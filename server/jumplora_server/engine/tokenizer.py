@@ -52,6 +52,11 @@ class Tokenizer:
             ids = [*ids[: truncate_to - 1], self.eos_token_id]
         return tuple(ids)
 
+    @property
+    def highest_id(self) -> int:
+        """The highest token id there is, added tokens included."""
+        return max(self.raw.get_vocab(with_added_tokens=True).values())
+
     def count(self, text: str) -> int:
         """Number of tokens of a prompt, eos included."""
         return len(self.encode(text))

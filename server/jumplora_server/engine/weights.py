@@ -81,6 +81,13 @@ def read_config(folder: Path) -> T5Config:
     eos = raw.get("eos_token_id", 1)
     if not isinstance(eos, int):
         raise CheckpointError(f"{path} has eos_token_id {eos!r}; one integer is allowed")
+    start = raw.get("decoder_start_token_id") or 0
+    vocabulary = raw.get("vocab_size", 0)
+    if vocabulary and not (0 <= eos < vocabulary and 0 <= start < vocabulary):
+        raise CheckpointError(
+            f"{path} has eos_token_id {eos} and decoder_start_token_id {start}; allowed are tokens "
+            f"0 to {vocabulary - 1}"
+        )
     try:
         return T5Config(
             vocab_size=raw["vocab_size"],
@@ -95,7 +102,7 @@ def read_config(folder: Path) -> T5Config:
             epsilon=raw.get("layer_norm_epsilon", 1e-6),
             feed_forward=feed_forward,
             logit_scale=raw["d_model"] ** -0.5 if _scales_logits(raw) else 1.0,
-            decoder_start_token_id=raw.get("decoder_start_token_id") or 0,
+            decoder_start_token_id=start,
             eos_token_id=eos,
         )
     except KeyError as missing:

@@ -332,3 +332,15 @@ def test_cuda_gives_the_tokens_of_the_cpu(
             )
         )
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_token_without_an_embedding_fails_its_batch_alone(
+    backbone: Backbone, kernels: Kernels
+) -> None:
+    engine = make_engine(backbone, kernels=kernels)
+    broken = make_sequence([5, engine.vocab_size, 1], row=0)
+    with pytest.raises(IndexError):
+        engine.step(Batch((broken,), (broken,)))
+    sound = make_sequence([5, 6, 1], row=1)
+    assert engine.step(Batch((sound,), (sound,))).failed == ()

@@ -37,6 +37,8 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]
         ({"feed_forward_proj": "gated-silu"}, "gated-gelu"),
         ({"d_model": None}, "lacks 'd_model'"),
         ({"eos_token_id": [1, 2]}, "one integer"),
+        ({"eos_token_id": 512}, "tokens 0 to 511"),
+        ({"decoder_start_token_id": -1}, "tokens 0 to 511"),
     ],
 )
 def test_a_config_that_cannot_be_served_is_refused(

@@ -13,7 +13,9 @@ from pathlib import Path
 from jumplora_server.engine.native.layout import Op, Step
 
 PATH = Path(__file__).with_name("_kernels.so")
-ABI = 2  # counted up in src/support.cpp and here whenever the structures of layout.py change
+ABI = (
+    2  # counted up in src/support.cpp and here when structures, kinds, operands or packings change
+)
 
 
 class NativeUnavailable(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -81,6 +82,19 @@ def test_int8_linear_has_the_bits_of_its_reference(shape: tuple[int, int], rows:
     assert torch.equal(linear(x, weight, "int8"), expected)
     start = numbers(rows, shape[0], seed=2)
     assert torch.equal(linear(x, weight, "int8", start), start + expected)
+
+
+def test_a_fork_computes_with_threads_of_its_own() -> None:
+    weight, x = numbers(64, 96), numbers(130, 96, seed=1)
+    expected = linear(x, weight, "float32")  # the helpers of this process run now
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(linear(x, weight, "float32"), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_rows_are_no_work() -> None:
+    assert linear(numbers(0, 30), numbers(37, 30), "float32").shape == (0, 37)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -160,7 +160,7 @@ void add_sparse_tokens(
 
 int64_t lanes_of(const Block& block) { return (block.rows + LANES - 1) / LANES * LANES; }
 
-constexpr int64_t FEW_OUTPUTS = 256;   // outputs of a piece of work: 12 pieces a row of T5-base's q, v
+constexpr int64_t FEW_OUTPUTS = 256;   // outputs of a piece of work: 3 pieces a row of each of T5-base's modules
 constexpr int64_t MANY_OUTPUTS = 128;
 
 // Walks (block, module, range of outputs), as the threads ask for them.

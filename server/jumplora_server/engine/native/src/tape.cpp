@@ -1,9 +1,13 @@
 // Replays a tape: the caller and its helpers walk the same operations.
 #include "tape.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "run.h"
@@ -28,6 +32,7 @@ void compute(const Op& op, const Team& team) {
         case ATTEND_CROSS: return attend_cross(op, team);
         case BEST: return best(op, team);
     }
+    std::abort();  // a tape of another version: its operations mean something else
 }
 
 void walk(const Run& run, double* seconds) {
@@ -43,14 +48,17 @@ void walk(const Run& run, double* seconds) {
 }
 
 // Threads that help with the newest run and sleep in between. They are never joined: the process
-// ends without them, and after a fork the caller computes alone.
+// ends without them. Where the system gives fewer threads than asked for, fewer help.
 class Helpers {
   public:
     void offer(const std::shared_ptr<Run>& run) {
         {
             const std::lock_guard lock(mutex_);
-            for (; started_ < run->threads - 1; ++started_)
-                std::thread([this, number = started_] { serve(number); }).detach();
+            try {
+                for (; started_ < run->threads - 1; ++started_)
+                    std::thread([this, number = started_] { serve(number); }).detach();
+            } catch (const std::system_error&) {
+            }
             run_ = run;
             ++offers_;
         }
@@ -83,8 +91,17 @@ class Helpers {
     int started_ = 0;
 };
 
+// Those of this process: a fork copies the lock and the count, but none of the threads. What is
+// replaced is never freed, for its threads may still use it.
 Helpers& helpers() {
-    static Helpers* const all = new Helpers;  // outlives every thread that uses it
+    static std::mutex replacing;
+    static Helpers* all = nullptr;
+    static pid_t owner = 0;
+    const std::lock_guard lock(replacing);
+    if (owner != getpid()) {
+        all = new Helpers;
+        owner = getpid();
+    }
     return *all;
 }
 
@@ -96,8 +113,11 @@ Helpers& helpers() {
 // [count] is given, what each took is added to it.
 extern "C" __attribute__((visibility("default"))) void jl_run(
     const jl::Op* ops, int64_t count, const jl::Step* step, int threads, double* seconds) {
+    if (step->rows <= 0) return;
     const auto run = std::make_shared<jl::Run>(ops, count, *step, threads);
-    if (threads > 1) jl::helpers().offer(run);
+    if (threads <= 1) return jl::walk(*run, seconds);
+    jl::Helpers& helpers = jl::helpers();
+    helpers.offer(run);
     jl::walk(*run, seconds);
-    if (threads > 1) jl::helpers().withdraw(run);
+    helpers.withdraw(run);
 }
