@@ -24,5 +24,5 @@ def peer(module: str) -> Any:
             raise  # the package is there, and lacks something itself
         raise PeerMissing(
             f"{package} is not installed; it comes with the extra `bench`: "
-            "pip install 'jumplora-server[bench]'"
+            "pip install --constraint constraints.txt --editable '.[bench]'"
         ) from error
