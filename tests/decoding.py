@@ -13,29 +13,11 @@ import torch
 from tokenizers import Tokenizer
 
 from jumplora_adapters.delta import Delta
+from jumplora_server.bench.cases.ours import NoText
 from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine
 
 EOS = 1
-
-
-class NoText:
-    """A detokenizer for tests that look at token ids only."""
-
-    def push(self, token_id: int) -> str:
-        """No text."""
-        return ""
-
-    def hold(self, token_id: int) -> None:
-        """No text."""
-
-    def flush(self) -> str:
-        """No text."""
-        return ""
-
-    def is_special(self, token_id: int) -> bool:
-        """Nothing is special."""
-        return False
 
 
 def make_sequence(

@@ -59,6 +59,10 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+# Who followed the README here has published it into the demo's store.
+OF_READERS = {"tickets"}
+
+
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("desk")
@@ -66,7 +70,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / name)
     for part in ("backbone", "store"):
-        shutil.copytree(ROOT / "adapters" / "demo" / part, folder / "adapters" / "demo" / part)
+        shutil.copytree(
+            ROOT / "adapters" / "demo" / part, folder / "adapters" / "demo" / part,
+            ignore=shutil.ignore_patterns(*OF_READERS),
+        )  # fmt: skip
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     desk = Desk(folder, free_port())
     # The environment is there already: only the installation is left out of `make serve`.
@@ -147,7 +154,10 @@ SENTENCES = {
 }
 
 
-@pytest.mark.parametrize("task", sorted(SENTENCES))
+TASKS = {path.name for path in (ROOT / "adapters" / "demo" / "store").glob("[a-z]*")} - OF_READERS
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_demo_task_labels_sentences_that_were_typed_in(desk: Desk, task: str) -> None:
     sentences = SENTENCES[task]
     body = {"task_id": task, "text": list(sentences)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from jumplora_server.engine.native.tape import Timing
 from jumplora_server.engine.weights import read_config
 
 _LINEAR = (Kind.LINEAR_F32, Kind.LINEAR_I8)
+_DELTA = (Kind.DELTA_MANY, Kind.DELTA_FEW)
 _SHOWN = 10  # of torch's operators
 
 
@@ -42,6 +43,15 @@ class ProfilePlan:
     new: int = 16
     density: float = 0.051
     rounds: int = 5
+
+
+@dataclass(slots=True)
+class _Line:
+    """The operations of one name; `floor` is None where none was reckoned."""
+
+    count: int = 0
+    seconds: float = 0.0
+    floor: float | None = None
 
 
 def measure_profile(plan: ProfilePlan, command: str, on_state: Callable[[str], None]) -> Report:
@@ -94,40 +104,43 @@ def _native(
         case.run()
     config = read_config(work.backbone)
     nonzeros = plan.density * config.d_model * config.inner  # of a module of one task
-    targeted = {Kind.DELTA_MANY: plan.rows * plan.source, Kind.DELTA_FEW: plan.rows}
     for phase, tape in runner.tapes.items():
-        replays = plan.rounds * (1 if phase == "encode" else plan.new)
-        tokens = plan.rows * (plan.source if phase == "encode" else 1)
-        seconds: dict[str, float] = defaultdict(float)
-        floors: dict[str, float] = defaultdict(float)
-        counts: dict[str, int] = defaultdict(int)
+        is_decode = phase == "decode"
+        replays = plan.rounds * (plan.new if is_decode else 1)
+        tokens = plan.rows * (1 if is_decode else plan.source)
+        lines: dict[str, _Line] = defaultdict(_Line)
         for timing in tape.timings():
-            name = _name(timing)
-            seconds[name] += timing.seconds / replays
-            counts[name] += 1
-            if timing.kind in _LINEAR:
-                size = timing.sizes[0] * timing.sizes[1]
-                width = 1 if timing.kind == Kind.LINEAR_I8 else 4
-                floors[name] += roofs.floor(width * size, 2 * size * tokens)
-            elif timing.kind in targeted:
-                # q and v of three, the v of two, or a q alone.
-                modules = {3: 2, 2: 1, 1: 1}[timing.sizes[4]]
-                floors[name] += modules * roofs.floor(
-                    4 * nonzeros * plan.rows, 2 * nonzeros * targeted[timing.kind]
-                )
-        rows = [
-            [
-                name,
-                str(counts[name]),
-                _ms(seconds[name]),
-                _ms(floors.get(name)),
-            ]
-            for name in sorted(seconds, key=lambda name: -seconds[name])
-        ]
-        rows.append(["all", "", _ms(sum(seconds.values())), _ms(sum(floors.values()))])
-        title = f"Native {phase}, ms" + (" a step" if phase == "decode" else "")
-        report.grids.append(Grid(title, ["operation", "times", "ms", "floor"], rows))
-        report.data[f"native {phase}"] = {"seconds": dict(seconds), "floors": dict(floors)}
+            line = lines[_name(timing)]
+            line.count += 1
+            line.seconds += timing.seconds / replays
+            floor = _floor(timing, tokens, plan.rows, nonzeros, roofs)
+            if floor is not None:
+                line.floor = (line.floor or 0.0) + floor
+        _fill(report, phase, "ms a step" if is_decode else "ms", lines)
+
+
+def _floor(timing: Timing, tokens: int, tasks: int, nonzeros: float, roofs: Roofs) -> float | None:
+    """Seconds at the roofs of a linear's weights or of `tasks` deltas; None for the rest."""
+    if timing.kind in _LINEAR:
+        size = timing.sizes[0] * timing.sizes[1]
+        width = 1 if timing.kind == Kind.LINEAR_I8 else 4
+        return roofs.floor(width * size, 2 * size * tokens)
+    if timing.kind in _DELTA:
+        # q and v of three, the v of two, or a q alone.
+        modules = {3: 2, 2: 1, 1: 1}[timing.sizes[4]]
+        return modules * roofs.floor(4 * nonzeros * tasks, 2 * nonzeros * tokens)
+    return None
+
+
+def _fill(report: Report, phase: str, unit: str, lines: Mapping[str, _Line]) -> None:
+    ordered = sorted(lines.items(), key=lambda named: -named[1].seconds)
+    seconds = {name: line.seconds for name, line in lines.items()}
+    floors = {name: line.floor for name, line in lines.items() if line.floor is not None}
+    rows = [[name, str(line.count), _ms(line.seconds), _ms(line.floor)] for name, line in ordered]
+    rows.append(["all", "", _ms(sum(seconds.values())), _ms(sum(floors.values()))])
+    columns = ["operation", "times", "ms", "floor"]
+    report.grids.append(Grid(f"Native {phase}, {unit}", columns, rows))
+    report.data[f"native {phase}"] = {"seconds": seconds, "floors": floors}
 
 
 def _torch(plan: ProfilePlan, work: Work, adapters: Sequence[Adapter], report: Report) -> None:

@@ -231,19 +231,6 @@ def adapters(
     _tell(report, out)
 
 
-def command_line(context: typer.Context) -> str:
-    """The command as it was given, without the path of the program."""
-    words = context.command_path.rpartition("/")[2].split()
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        value = context.params[parameter.name or ""]
-        for each in value if isinstance(value, list | tuple) else [value]:
-            words += [parameter.opts[0], str(each)]
-    return shlex.join(words)
-
-
 def profile(
     context: typer.Context,
     shape: Shape = "base",
@@ -262,6 +249,19 @@ def profile(
         plan = ProfilePlan(shape, str(dtype), rows, source, new, density, rounds)
         report = measure_profile(plan, command_line(context), on_state)
     _tell(report, out)
+
+
+def command_line(context: typer.Context) -> str:
+    """The command as it was given, without the path of the program."""
+    words = context.command_path.rpartition("/")[2].split()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[parameter.name or ""]
+        for each in value if isinstance(value, list | tuple) else [value]:
+            words += [parameter.opts[0], str(each)]
+    return shlex.join(words)
 
 
 @contextmanager

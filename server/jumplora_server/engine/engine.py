@@ -153,6 +153,10 @@ class Engine:
         self._sampler.forget(sequence.id)
 
     def _encode(self, sequences: Rows[Sequence]) -> None:
+        for sequence in sequences:
+            # Compiled kernels trust what they read, and on CUDA a bad index ends the process.
+            if not 0 <= min(sequence.prompt) <= max(sequence.prompt) < self.vocab_size:
+                raise IndexError(f"a prompt has tokens outside of 0 to {self.vocab_size - 1}")
         self._runner.encode(sequences, [self._bank.lineage(s.slots) for s in sequences])
 
     def _decode(self, sequences: Rows[Sequence]) -> Scores:

@@ -24,8 +24,10 @@ class Tokenizer:
         self._special = frozenset(
             token for token, added in raw.get_added_tokens_decoder().items() if added.special
         ) | {eos_token_id}
+        vocabulary = raw.get_vocab()  # added tokens included
+        self.highest_id = max(vocabulary.values())
         self._bytes = frozenset(
-            token for piece, token in raw.get_vocab().items() if BYTE_PIECE.fullmatch(piece)
+            token for piece, token in vocabulary.items() if BYTE_PIECE.fullmatch(piece)
         )
 
     @classmethod
@@ -51,11 +53,6 @@ class Tokenizer:
         if truncate_to is not None and len(ids) > truncate_to:
             ids = [*ids[: truncate_to - 1], self.eos_token_id]
         return tuple(ids)
-
-    @property
-    def highest_id(self) -> int:
-        """The highest token id there is, added tokens included."""
-        return max(self.raw.get_vocab(with_added_tokens=True).values())
 
     def count(self, text: str) -> int:
         """Number of tokens of a prompt, eos included."""

@@ -60,7 +60,8 @@ def read_config(folder: Path) -> T5Config:
     """Read `config.json`.
 
     Raises:
-        CheckpointError: missing file, another architecture, remote code, unknown feed-forward.
+        CheckpointError: missing file, another architecture, remote code, unknown feed-forward,
+            special tokens outside of the vocabulary.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -81,15 +82,8 @@ def read_config(folder: Path) -> T5Config:
     eos = raw.get("eos_token_id", 1)
     if not isinstance(eos, int):
         raise CheckpointError(f"{path} has eos_token_id {eos!r}; one integer is allowed")
-    start = raw.get("decoder_start_token_id") or 0
-    vocabulary = raw.get("vocab_size", 0)
-    if vocabulary and not (0 <= eos < vocabulary and 0 <= start < vocabulary):
-        raise CheckpointError(
-            f"{path} has eos_token_id {eos} and decoder_start_token_id {start}; allowed are tokens "
-            f"0 to {vocabulary - 1}"
-        )
     try:
-        return T5Config(
+        config = T5Config(
             vocab_size=raw["vocab_size"],
             d_model=raw["d_model"],
             d_kv=raw["d_kv"],
@@ -102,11 +96,18 @@ def read_config(folder: Path) -> T5Config:
             epsilon=raw.get("layer_norm_epsilon", 1e-6),
             feed_forward=feed_forward,
             logit_scale=raw["d_model"] ** -0.5 if _scales_logits(raw) else 1.0,
-            decoder_start_token_id=start,
+            decoder_start_token_id=raw.get("decoder_start_token_id") or 0,
             eos_token_id=eos,
         )
     except KeyError as missing:
         raise CheckpointError(f"{path} lacks {missing}") from missing
+    for name in ("eos_token_id", "decoder_start_token_id"):
+        token = getattr(config, name)
+        if not 0 <= token < config.vocab_size:
+            raise CheckpointError(
+                f"{path} has {name} {token}; allowed are tokens 0 to {config.vocab_size - 1}"
+            )
+    return config
 
 
 def _scales_logits(raw: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ Slots = tuple[int, ...]
 
 
 class NoText:
-    """Stands where a detokenizer is wanted: text is not part of this measurement."""
+    """Stands where a detokenizer is wanted by who looks at token ids or times only."""
 
     def push(self, token_id: int) -> str:
         """No text."""

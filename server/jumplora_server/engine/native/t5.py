@@ -55,8 +55,8 @@ class NativeT5:
         self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
         cross = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._source)
         own = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._target)
-        # Not zeroed: a page costs memory once a row has used it, and what
-        # is stale in a row's last 16 keys is masked away.
+        # Not zeroed: a page costs memory once a row has used it, and what is stale in a row's last
+        # 16 keys is masked away.
         self._cross_k, self._cross_v = (roomy(cross, torch.float32) for _ in range(2))
         self._self_k, self._self_v = (roomy(own, torch.float32) for _ in range(2))
         self._embedding = self._tensor("shared.weight")

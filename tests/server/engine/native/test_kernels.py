@@ -88,8 +88,10 @@ def test_a_fork_computes_with_threads_of_its_own() -> None:
     weight, x = numbers(64, 96), numbers(130, 96, seed=1)
     expected = linear(x, weight, "float32")  # the helpers of this process run now
     child = os.fork()
-    if child == 0:
-        os._exit(0 if torch.equal(linear(x, weight, "float32"), expected) else 1)
+    if child == 0:  # with one thread
+        is_equal = torch.equal(linear(x, weight, "float32"), expected)
+        has_help = len(os.listdir("/proc/self/task")) == torch.get_num_threads()
+        os._exit(0 if is_equal and has_help else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 

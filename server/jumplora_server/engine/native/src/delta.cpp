@@ -7,8 +7,8 @@
 #include <cstring>
 
 #include "linear.h"
-#include "simd.h"
 #include "run.h"
+#include "simd.h"
 
 namespace jl {
 

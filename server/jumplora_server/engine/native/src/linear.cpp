@@ -8,8 +8,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "simd.h"
 #include "run.h"
+#include "simd.h"
 
 namespace jl {
 

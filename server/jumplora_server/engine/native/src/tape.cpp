@@ -1,7 +1,7 @@
 // Replays a tape: the caller and its helpers walk the same operations.
 #include "tape.h"
 
-#include <unistd.h>
+#include <pthread.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -91,18 +91,16 @@ class Helpers {
     int started_ = 0;
 };
 
-// Those of this process: a fork copies the lock and the count, but none of the threads. What is
-// replaced is never freed, for its threads may still use it.
+Helpers* of_this_process = nullptr;
+
+// A fork copies the lock, in whatever state, and none of the threads, so a child begins anew. What is
+// replaced is never freed: threads may still use it.
+void renew() { of_this_process = new Helpers; }
+
 Helpers& helpers() {
-    static std::mutex replacing;
-    static Helpers* all = nullptr;
-    static pid_t owner = 0;
-    const std::lock_guard lock(replacing);
-    if (owner != getpid()) {
-        all = new Helpers;
-        owner = getpid();
-    }
-    return *all;
+    static const int registered = (renew(), pthread_atfork(nullptr, nullptr, renew));
+    static_cast<void>(registered);
+    return *of_this_process;
 }
 
 }  // namespace
