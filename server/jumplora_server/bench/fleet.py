@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,10 +112,13 @@ class Fleet:
 
     def _mixed_slots(self, density: float, dtype: str) -> list[Slots]:
         if density not in self._mixed:
-            self._mixed[density] = [
-                draw(self._backbone, f"task{row}", density=density, seed=row)
-                for row in range(self._work.rows)
-            ]
+            with ThreadPoolExecutor() as threads:
+                self._mixed[density] = list(
+                    threads.map(
+                        lambda row: draw(self._backbone, f"task{row}", density=density, seed=row),
+                        range(self._work.rows),
+                    )
+                )
         adapters = self._mixed[density]
         slots, packed = self._install(adapters, dtype)
         self.families.append(
@@ -152,10 +156,9 @@ class Fleet:
     def _install(self, adapters: Sequence[Adapter], dtype: str) -> tuple[list[int], int]:
         """Slots of the adapters, and the bytes that they take."""
         engine = self._engine(dtype)
-        packed = []
-        for adapter in adapters:
-            packed.append(engine.pack(adapter))
-            trim_memory()
+        with ThreadPoolExecutor() as threads:
+            packed = list(threads.map(engine.pack, adapters))
+        trim_memory()
         return [engine.install(each) for each in packed], sum(each.nbytes for each in packed)
 
 

@@ -7,6 +7,7 @@ and where, not on what they say, so random ones measure as trained ones of the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,8 +96,9 @@ def draw(
 def draw_family(backbone: Backbone, family: Family, *, seed: int) -> list[Adapter]:
     """The ancestors, oldest first, then the leaves."""
     pool = pool_share(family.length, family.density, family.union)
-    return [
-        draw(
+
+    def member(i: int) -> Adapter:
+        return draw(
             backbone,
             f"family{family.length}-{i}",
             density=family.density,
@@ -104,8 +106,9 @@ def draw_family(backbone: Backbone, family: Family, *, seed: int) -> list[Adapte
             pool=pool,
             pool_seed=seed,
         )
-        for i in range(family.ancestors + family.leaves)
-    ]
+
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(member, range(family.ancestors + family.leaves)))
 
 
 def union_density(lineage: Iterable[Mapping[str, SparseDelta]]) -> float:

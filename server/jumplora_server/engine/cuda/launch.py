@@ -1,9 +1,8 @@
 """Launches the kernels: block sizes, strides and types, and nothing else.
 
 Block sizes are fixed, never tuned at run time: another size is another order of summation. They
-were chosen by the registers that compiling for Hopper reports (decode 56 a thread, against 222
-with tiles of 32 x 64; encode 127 against 198), not by a measurement on hardware. `reference.py`
-has the same functions.
+are the fastest of those that benchmarks/gpu_kernels.py tries on an H100. `reference.py` has the
+same functions.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ from torch import Tensor
 from jumplora_server.engine.cuda import kernels
 from jumplora_server.engine.cuda.plan import TOKENS, Kernels
 
-OUT: Final = 16  # output rows a program
+OUT: Final = 16  # output rows a program of an encode
+DECODE_OUT: Final = 8  # output rows a program of a decode step
 NNZ: Final = 32  # non-zeros of one output row at a time: a warp's 64 bytes of columns
 IN: Final = 32  # columns of a tile of a matrix
 
 # Every product is rounded before it is added (kernels.gated_tile says why); sums of deltas use fma
 # explicitly.
 OPTIONS: Final = {"num_warps": 4, "enable_fp_fusion": False}
+DECODE_OPTIONS: Final = {**OPTIONS, "num_warps": 1}
 
 
 def add_decode(lineages: Tensor, module: int, x: Tensor, y: Tensor) -> None:
@@ -36,9 +37,9 @@ def add_decode(lineages: Tensor, module: int, x: Tensor, y: Tensor) -> None:
     """
     depth, rows = lineages.shape
     d_out, d_in = y.shape[1], x.shape[1]
-    kernels.decode_kernel[(rows, -(-d_out // OUT))](
+    kernels.decode_kernel[(rows, -(-d_out // DECODE_OUT))](
         lineages, module, rows, depth, _bits(x), _bits(y), x.stride(0), y.stride(0), d_out, d_in,
-        IS_BF16=x.dtype == torch.bfloat16, OUT=OUT, NNZ=NNZ, IN=IN, **OPTIONS,
+        IS_BF16=x.dtype == torch.bfloat16, OUT=DECODE_OUT, NNZ=NNZ, IN=IN, **DECODE_OPTIONS,
     )  # fmt: skip
 
 

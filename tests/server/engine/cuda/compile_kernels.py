@@ -21,7 +21,12 @@ HOPPER = GPUTarget("cuda", 90, 32)
 INTS = ("module", "rows", "depth", "n", "x_stride", "y_stride", "d_out", "d_in")
 
 
-def compiled(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -> dict[str, Any]:
+def compiled(
+    kernel: Any,
+    pointers: dict[str, str],
+    constants: dict[str, Any],
+    options: dict[str, Any] = launch.OPTIONS,
+) -> dict[str, Any]:
     """Counts of instructions and bytes of one variant."""
     signature = {
         name: "constexpr" if name in constants else pointers.get(name, "i32")
@@ -33,7 +38,7 @@ def compiled(kernel: Any, pointers: dict[str, str], constants: dict[str, Any]) -
         signature=signature,
         constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
     )
-    made = triton.compile(source, target=HOPPER, options=launch.OPTIONS)
+    made = triton.compile(source, target=HOPPER, options=options)
     ptx: str = made.asm["ptx"]
     return {
         "machine_code_bytes": len(made.asm["cubin"]),
@@ -68,7 +73,8 @@ def variants() -> dict[str, dict[str, Any]]:
         found[f"decode {name}"] = compiled(
             kernels.decode_kernel,
             {"lineages": "*i64", "x": kind, "y": kind},
-            {"IS_BF16": is_bf16, "OUT": launch.OUT, "NNZ": launch.NNZ, "IN": launch.IN},
+            {"IS_BF16": is_bf16, "OUT": launch.DECODE_OUT, "NNZ": launch.NNZ, "IN": launch.IN},
+            launch.DECODE_OPTIONS,
         )
         found[f"encode {name}"] = compiled(
             kernels.encode_kernel,

@@ -23,6 +23,7 @@ from device_slots import (
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_server.engine.cuda import launch, reference
 from jumplora_server.engine.cuda.factored import GatedFactors, product_in_order, try_factor
+from jumplora_server.engine.cuda.plan import TOKENS
 from jumplora_server.engine.cuda.slot import DeviceAdapter
 
 SHAPE = (37, 70)  # neither is a multiple of a block
@@ -243,3 +244,37 @@ def test_numbers_that_are_not_finite_stay_so_in_bfloat16() -> None:
     before = y.clone()
     launch.add_decode(torch.zeros(1, 1, dtype=torch.int64, device=DEVICE), NUMBER, x, y)
     torch.testing.assert_close(y, before, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=["float32", "bfloat16"])
+def test_a_large_models_module_with_fresh_inputs(dtype: torch.dtype) -> None:
+    """64 rows of 64 slots, 1024 x 1024, against float64, in decode and in encode."""
+    shape, rows, tokens, seed = (1024, 1024), 64, 100, int(torch.seed() % 2**31)
+    deltas = [sparse(shape, 0.124, dtype=BF16, seed=seed + row) for row in range(rows)]
+    slots = [slot_of(delta) for delta in deltas]
+    matrices = [delta.to_dense().to(DEVICE).double() for delta in deltas]
+    x = torch.randn(rows * tokens, shape[1], device=DEVICE).to(dtype)
+    # What is not written stays far off.
+    start = torch.randn(rows * tokens, shape[0], device=DEVICE).to(dtype)
+    spans = [(row * tokens, (row + 1) * tokens) for row in range(rows)]
+    expected = start.double()
+    for (first, stop), matrix in zip(spans, matrices, strict=True):
+        expected[first:stop] += x[first:stop].double() @ matrix.t()
+
+    y = start.clone()
+    tiles = [
+        (slot.address, at, min(at + TOKENS, stop))
+        for slot, (first, stop) in zip(slots, spans, strict=True)
+        for at in range(first, stop, TOKENS)
+    ]
+    launch.add_encode(torch.tensor(tiles, device=DEVICE), NUMBER, x.t().contiguous(), y)
+    first_tokens = slice(0, rows * tokens, tokens)
+    y_decode = start[first_tokens].clone()
+    lineages = lineages_of([[slot] for slot in slots], 1, DEVICE)
+    launch.add_decode(lineages, NUMBER, x[first_tokens], y_decode)
+    limit = 1e-5 if dtype == F32 else 4e-3
+    for found, wanted in ((y, expected), (y_decode, expected[first_tokens])):
+        error = (found.double() - wanted).norm() / wanted.norm()
+        assert error < limit, f"relative error {error:.2e}, seed {seed}"
