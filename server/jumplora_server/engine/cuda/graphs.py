@@ -2,8 +2,7 @@
 
 A graph replays the same launches on the same addresses, so shapes are padded to a few sizes, and
 what changes from step to step (tokens, positions, live rows, slots) is written into one buffer.
-On a CPU the same function runs on the same buffers, which is how padding and dead rows are tested;
-capture and replay were never run on hardware.
+On a CPU the same function runs on the same buffers, which is how padding and dead rows are tested.
 """
 
 from __future__ import annotations

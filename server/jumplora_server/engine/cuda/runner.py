@@ -1,7 +1,7 @@
 """The forward pass on a GPU: T5 in torch, the deltas in Triton, decode steps as CUDA graphs.
 
-Tested through Triton's interpreter on a CPU, where it gives `TorchRunner`'s tokens, and compiled
-for an H100's and H200's architecture; it was never run on hardware.
+Tested through Triton's interpreter on a CPU, where it gives `TorchRunner`'s tokens, and on an H100
+(server/GPU.md says what was seen there).
 """
 
 from __future__ import annotations

