@@ -9,7 +9,13 @@ from pathlib import Path
 
 from jumplora_adapters import history as log
 from jumplora_adapters import store_files as files
-from jumplora_adapters.errors import AdapterError, StoreError, UnknownTask, UnknownVersion
+from jumplora_adapters.errors import (
+    AdapterError,
+    NoPointer,
+    StoreError,
+    UnknownTask,
+    UnknownVersion,
+)
 from jumplora_adapters.format import read_manifest
 from jumplora_adapters.header import MAX_FILE_BYTES
 from jumplora_adapters.history import HistoryEntry
@@ -26,6 +32,32 @@ class Catalogue:
         self.root = root.resolve()
         self.max_file_bytes = max_file_bytes
         self._manifests: dict[str, tuple[_Stamp, Manifest]] = {}
+
+    def survey(self) -> dict[str, str | StoreError]:
+        if not self.root.is_dir():
+            raise StoreError(f"the store {self.root} is not there")
+        if not any(self.root.iterdir()):
+            raise StoreError(f"the store {self.root} is empty and has no .lock: is it mounted?")
+        found: dict[str, str | StoreError] = dict(self._pointers())
+        for entry in self.root.iterdir():
+            if entry.name not in found and entry.is_dir() and not entry.name.startswith("."):
+                if entry.is_symlink():
+                    found[entry.name] = StoreError(f"{entry} is a link; a task is a folder")
+                elif not (entry / "current").is_symlink() and not (entry / "current").exists():
+                    found[entry.name] = NoPointer(f"{entry} has no current")
+        return found
+
+    def files_of(self, digest: str) -> tuple[Path, ...]:
+        if not is_digest(digest):
+            return ()
+        return tuple(
+            files.version_path(self.root / task, digest)
+            for task in files.task_folders(self.root)
+            if files.is_version(self.root / task, digest)
+        )
+
+    def stamps_of(self, digest: str) -> tuple[_Stamp, ...]:
+        return tuple(_stamp(path) for path in self.files_of(digest))
 
     def pointers(self) -> dict[str, str]:
         """The desired version of every task; tasks whose pointer cannot be read are left out."""

@@ -115,6 +115,10 @@ class StoreError(AdapterError):
     code = "store"
 
 
+class NoPointer(StoreError):
+    """A task's folder has no `current`: not published yet, or the pointer was lost."""
+
+
 class BackboneError(AdapterError):
     """A folder or hub id is not a backbone that can be used."""
 

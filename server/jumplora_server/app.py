@@ -32,10 +32,9 @@ from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.loop import EngineLoop, StepEngine
 from jumplora_server.metrics import Metrics
-from jumplora_server.residency.canaries import CanaryRun
 from jumplora_server.residency.engine import AdapterEngine
 from jumplora_server.residency.residency import Residency
-from jumplora_server.residency.warmup import TrialRun
+from jumplora_server.residency.trials import CanaryRun, TrialRun
 from jumplora_server.services import Services
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from jumplora_server.api.store_reads import StoreReads
+
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
     from jumplora_adapters.store import Store
@@ -41,3 +43,4 @@ class Services:
     limits: EngineLimits
     clock: Callable[[], float]
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    reads: StoreReads = field(default_factory=StoreReads)

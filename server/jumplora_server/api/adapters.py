@@ -246,7 +246,7 @@ async def _settled(services: Services, future: Future[TaskStatus]) -> TaskStatus
         ) from error
 
 
-def _require_served(status: TaskStatus, digest: str) -> None:
+def _require_served(status: TaskStatus, digest: str | None) -> None:
     """Nothing to say when a newer publish overtook this one."""
     if status.desired != digest or (status.version == digest and status.state is State.READY):
         return
@@ -262,7 +262,8 @@ def _require_served(status: TaskStatus, digest: str) -> None:
 
 
 def _told(status: TaskStatus, response: Response) -> AdapterDetail:
-    response.headers["etag"] = f'"{status.desired}"'
+    if status.desired is not None:
+        response.headers["etag"] = f'"{status.desired}"'
     if status.version is not None:
         response.headers["x-adapter-version"] = status.version
     return detail(status)

@@ -129,14 +129,16 @@ async def _lease(services: Services, task: str | None) -> Lease:
 
 
 async def _acquire(services: Services, task: str) -> Lease:
-    if "@" in task:  # may read the header of an old version's file
-        return await run_in_threadpool(services.residency.acquire, task)
-    return services.residency.acquire(task)
+    lease = services.residency.try_acquire(task)
+    if lease is not None:
+        return lease
+    # The first use of a version reads the header of its file.
+    return await services.reads.run(lambda: services.residency.acquire(task), Lease.release)
 
 
 async def _appeared(services: Services, task: str) -> bool:
     """Whether the task was published just now; waits a while for its first load."""
-    loaded = await run_in_threadpool(services.residency.look_for, task)
+    loaded = await services.reads.run(lambda: services.residency.look_for(task), lambda _: None)
     if loaded is None:
         return False
     try:

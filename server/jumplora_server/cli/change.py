@@ -82,7 +82,7 @@ def _roll_back_in(store: Path, task: str, to: str | None) -> tuple[str, str]:
 def _roll_back_on(server: str, key: str | None, task: str, to: str | None) -> tuple[str, str]:
     with place.asking(server, key) as client:
         before = client.adapter(task).desired
-        return before, client.rollback(task, to).desired
+        return before or "nothing", client.rollback(task, to).desired or "nothing"
 
 
 def _remove_from(store: Path, task: str, version: str | None) -> Sequence[str]:
