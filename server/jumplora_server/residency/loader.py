@@ -278,8 +278,10 @@ class Loader:
         seen: dict[str, tuple[object, ...]] = {}
         try:
             with self._shared as table:
-                is_resident = table.versions.revive(digest)
-            if not is_resident:  # else it needs no file, which may be gone
+                revived = table.revive(task, digest)
+            if isinstance(revived, LoadFailure):
+                raise _Refused(revived)
+            if not revived:  # else it needs no file, which may be gone
                 loading = self._begin(task, digest, room, seen)
                 self._tidy()  # evicted ones leave the engine before others take their room
                 self._changed()
@@ -306,7 +308,7 @@ class Loader:
         seen.update(self._reader.stamps([digest]))
         known = self._reader.known(digest)
         if known.facts.task != task:
-            raise _Refused(other_task(known, task))
+            raise _Refused(other_task(known.facts, task))
         seen.update(self._reader.stamps(known.facts.ancestors))
         lineage = self._reader.lineage(digest)
         with self._shared as table:

@@ -82,7 +82,7 @@ class Table:
             if known is None or known.facts.digest != digest:
                 return digest
             if known.facts.task != route.task:
-                raise _unavailable(route.task, digest, other_task(known, route.task))
+                raise _unavailable(route.task, digest, other_task(known.facts, route.task))
             self.know(known)
         if route.served is None and "@" not in spec:
             self._serve(route, digest)
@@ -247,6 +247,14 @@ class Table:
         if version is None or not (version.leases or version.is_served):
             return None
         return version.facts.task
+
+    def revive(self, task: str, digest: str) -> bool | LoadFailure:
+        """Keep a resident version from draining for a task. False when it is not resident, and a
+        failure where it is another task's."""
+        version = self.versions.known.get(digest)
+        if version is not None and version.facts.task != task:
+            return other_task(version.facts, task)
+        return self.versions.revive(digest)
 
     def begin(self, lineage: Iterable[Known], digest: str, room: Room) -> tuple[str, ...] | None:
         """See Versions.begin. `lineage` is `digest` and all that it stands on."""
@@ -425,11 +433,11 @@ class Table:
                 del self._manifests[digest]
 
 
-def other_task(known: Known, task: str) -> LoadFailure:
+def other_task(facts: VersionFacts, task: str) -> LoadFailure:
     """What is wrong with a version in the folder of a task that its manifest does not name."""
     return LoadFailure(
         "manifest",
-        f"the manifest of version {known.facts.digest[:12]} names task {known.facts.task!r}, not"
+        f"the manifest of version {facts.digest[:12]} names task {facts.task!r}, not"
         f" {task!r}: publish a file that was made for {task!r}",
     )
 
