@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,20 @@ class TaskState:
         """The versions that rollbacks go back through, the current one last."""
         current = self.current or log.last_pointer(self.log)
         return () if current is None else log.trail(self.log, current)
+
+    def version_before(self, task: str, stored: Sequence[str]) -> str:
+        """What a rollback goes back to that names no version. Raises UnknownVersion."""
+        trail = [digest for digest in self.trail if digest == self.current or digest in stored]
+        if self.current is not None:
+            if len(trail) < 2:
+                raise UnknownVersion(f"task {task!r} has no version before {self.current[:12]}")
+            return trail[-2]
+        if not trail and len(stored) != 1:
+            raise UnknownVersion(
+                f"the pointer of task {task!r} is damaged and nothing tells what it named: name "
+                f"one of its {len(stored)} versions"
+            )
+        return trail[-1] if trail else stored[0]
 
 
 class Catalogue:

@@ -180,7 +180,7 @@ class Store(Catalogue):
             stored = self.versions(task)
             state = self._state(task)
             if to is None:
-                to = self._version_before(task, state, stored)
+                to = state.version_before(task, stored)
             if not is_digest(to) or to not in stored:
                 raise UnknownVersion(f"task {task!r} has no version {to[:80]!r}")
             if to != state.current:
@@ -198,7 +198,7 @@ class Store(Catalogue):
         with self._changing(patience):
             self._require_entry(task)
             folder = self.root / task
-            digests = self.versions(task) if self._has_versions(task) else ()
+            digests = self._index.holdings().get(task, ())
             if digests:
                 self._refuse_descendants(digests, besides=task)
             files.detach(self.root, folder)
@@ -312,32 +312,12 @@ class Store(Catalogue):
             # The pointer was set by hand.
             added.insert(0, HistoryEntry(state.current, now, "repoint"))
         files.make_way(self.root, path)
-        if not _is_open_to_us(path):
+        if not files.may_be_changed(path):
             files.set_aside(self.root, path)
         keep = len(state.log)
         undo.callback(_quietly, lambda: log.cut(path, keep))
         log.append(path, added, keep=keep)
         sync_folder(self.root / task)
-
-    def _version_before(self, task: str, state: TaskState, stored: Sequence[str]) -> str:
-        """What a rollback goes back to that names no version."""
-        trail = [d for d in state.trail if d == state.current or d in stored]
-        if state.current is not None:
-            if len(trail) < 2:
-                raise UnknownVersion(f"task {task!r} has no version before {state.current[:12]}")
-            return trail[-2]
-        if not trail and len(stored) == 1:
-            return stored[0]
-        if not trail:
-            raise UnknownVersion(
-                f"the pointer of task {task!r} is damaged and nothing tells what it named: name "
-                f"one of its {len(stored)} versions"
-            )
-        return trail[-1]
-
-    def _has_versions(self, task: str) -> bool:
-        folder = self.root / task
-        return files.is_folder(folder) and bool(files.version_digests(folder))
 
     def _refuse_descendants(self, digests: Sequence[str], *, besides: str | None = None) -> None:
         lineages = self.lineages(besides=besides)
@@ -366,14 +346,3 @@ class Store(Catalogue):
 def _quietly(act: Callable[[], object]) -> None:
     with suppress(OSError, StoreError):
         act()
-
-
-def _is_open_to_us(path: Path) -> bool:
-    """Whether an ordinary file may be read and written, or is not there."""
-    try:
-        os.close(open_regular(path, "change"))
-    except FileNotFoundError:
-        return True
-    except PermissionError:
-        return False
-    return True

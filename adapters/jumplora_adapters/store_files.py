@@ -90,6 +90,17 @@ def _digest_in(path: Path, content: bytes) -> str:
     return text
 
 
+def may_be_changed(path: Path) -> bool:
+    """Whether an ordinary file may be read and written by us, or is not there."""
+    try:
+        os.close(open_regular(path, "change"))
+    except FileNotFoundError:
+        return True
+    except PermissionError:
+        return False
+    return True
+
+
 @contextmanager
 def store_errors() -> Iterator[None]:
     """Turn an OSError of what is done to the store into a StoreError that says what to do."""
