@@ -79,8 +79,7 @@ class SmallServer:
         self.folder = folder
         self.backbone = BACKBONE
         self.store = Store(folder / "store")
-        self.store.root.mkdir(exist_ok=True)
-        (self.store.root / ".lock").touch()
+        self.store.prepare()
         self.engine = engine or FakeEngine(limits)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import Tokenizer
     from jumplora_server.loop import EngineLoop
     from jumplora_server.metrics import Metrics
+    from jumplora_server.publishing import Publishing
     from jumplora_server.residency.residency import Residency
     from jumplora_server.settings import Settings
 
@@ -39,6 +40,7 @@ class Services:
     store: Store
     metrics: Metrics
     residency: Residency
+    publishing: Publishing
     loop: EngineLoop
     limits: EngineLimits
     clock: Callable[[], float]

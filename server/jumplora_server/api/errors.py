@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from jumplora_server.errors import ServerError
 CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the log
 MAX_FAULTS = 5
 _MAX_SHOWN = 60
+_log = logging.getLogger(__name__)
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _SHED = (errors.QueueFull, errors.TaskQuotaExceeded, errors.Draining)
 
@@ -38,8 +40,36 @@ _OF_ADAPTERS: tuple[tuple[type[AdapterError], type[ServerError]], ...] = (
 )
 
 
+# The texts of these name folders of the server, so the client gets another, and when to come back.
+_OF_THE_STORE: tuple[tuple[type[AdapterError], type[ServerError], str, float], ...] = (
+    (
+        adapter_errors.StoreBusy,
+        errors.StoreBusy,
+        "other changes hold the adapter store longer than a request waits; nothing was changed: "
+        "try again later, and if that does not help, look for a process that holds its .lock",
+        5.0,
+    ),
+    (
+        adapter_errors.StoreFull,
+        errors.StoreFull,
+        "the adapter store's disk or quota is full; nothing was changed: make room, then try again",
+        60.0,
+    ),
+    (
+        adapter_errors.StoreReadOnly,
+        errors.StoreReadOnly,
+        "the server may not write into its adapter store; nothing was changed: publish where the "
+        "store is writable, or give the server's user the right to write",
+        60.0,
+    ),
+)
+
+
 def as_server_error(error: AdapterError) -> ServerError:
     """The server's error for one of the adapters package; what is ours to repair is internal."""
+    for fault, result, message, seconds in _OF_THE_STORE:
+        if isinstance(error, fault):
+            return result(message, reason=error.code, retry_after=seconds)
     for kind, answer in _OF_ADAPTERS:
         if isinstance(error, kind):
             return answer(error.message, reason=error.code)
@@ -116,6 +146,8 @@ async def _on_adapter_error(request: Request, error: Exception) -> Response:
     answer = as_server_error(error)
     if answer.status == 500:
         record_of(request.scope).log_failure(error)
+    elif answer.status > 500:
+        _log.warning("request %s failed: %s", record_of(request.scope).request_id, error)
     return await _on_server_error(request, answer)
 
 
