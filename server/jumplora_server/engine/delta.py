@@ -102,11 +102,19 @@ def _at_least_min_rows(x: Tensor) -> Tensor:
 
 def make_form(delta: Delta, device: torch.device) -> DeltaForm:
     """The cheapest form of a delta."""
-    if isinstance(delta, LowRankDelta):
+    if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return LowRankForm(delta, device)
-    if delta.density > DENSE_ABOVE:
+    if isinstance(delta, LowRankDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(delta, device)
     return CsrForm(delta, device)
+
+
+def is_overranked(delta: LowRankDelta) -> bool:
+    """Whether the factors take more than twice what their product takes.
+
+    Such a file cannot be published, but may have been, or lie in a store by hand.
+    """
+    return delta.rank > max(delta.shape)
 
 
 def product_reference(delta: Delta, x: Tensor) -> Tensor:
