@@ -1,8 +1,8 @@
 """One line for each thing that happened, as text or JSON. No prompts, no keys.
 
-Names and messages in it may come from requests and adapters: a line shows them bounded, a text line
-with what would act on a terminal as escapes. `fields` of a record (`extra={"fields": {...}}`) become
-columns of the line.
+Names and messages in it may come from requests and adapters: a line shows them bounded, a text
+line with what would act on a terminal as escapes. `fields` of a record (`extra={"fields": {...}}`)
+become columns of the line.
 """
 
 from __future__ import annotations

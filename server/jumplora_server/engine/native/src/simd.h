@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 
 namespace jl {
 
@@ -104,9 +105,11 @@ class Scratch {
     float* floats(int64_t count) {
         if (count > capacity_) {
             std::free(data_);
-            capacity_ = (count + 1023) / 1024 * 1024;
-            data_ = static_cast<float*>(std::aligned_alloc(64, capacity_ * sizeof(float)));
-            if (data_ == nullptr) std::abort();
+            capacity_ = 0;  // also if there is no memory now: a later step tries again
+            const int64_t wanted = (count + 1023) / 1024 * 1024;
+            data_ = static_cast<float*>(std::aligned_alloc(64, wanted * sizeof(float)));
+            if (data_ == nullptr) throw std::bad_alloc();
+            capacity_ = wanted;
         }
         return data_;
     }
