@@ -17,6 +17,7 @@ from jumplora_adapters import history as log
 from jumplora_adapters import store_files as files
 from jumplora_adapters.atomic_file import replace_file, sync_folder
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.bounds import check_publishable
 from jumplora_adapters.catalogue import Catalogue
 from jumplora_adapters.errors import (
     FormatError,
@@ -92,6 +93,7 @@ class Store(Catalogue):
             with files.copied(file, self.root, max_file_bytes=self.max_file_bytes) as copy:
                 self._on_step("copied")
                 adapter = read_adapter(copy, backbone, max_file_bytes=self.max_file_bytes)
+                check_publishable(adapter.manifest, backbone.targets)
                 task = adapter.manifest.task
                 if expect_task is not None and task != expect_task:
                     raise FormatError(
