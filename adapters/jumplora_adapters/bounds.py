@@ -15,6 +15,7 @@ from jumplora_adapters.sampling_bounds import find_out_of_bounds
 
 MAX_TEXTS = 16
 MAX_FRAME_BYTES = 65_536
+FREE_RANK = 64  # allowed whatever the size of the matrices
 MAX_SCORES = 256
 MAX_NAME_CHARS = 128
 MAX_SHOWN_FAULTS = 3
@@ -52,11 +53,11 @@ def _faults(manifest: Manifest, shapes: Mapping[str, tuple[int, int]]) -> Iterat
     for fault in find_out_of_bounds(manifest.generation):
         yield f"generation.{fault}"
     # Factors of that rank take twice the memory and time of the whole matrix already.
-    highest = max(max(shapes[name]) for name in manifest.targets)
+    highest = max(FREE_RANK, *(max(shapes[name]) for name in manifest.targets))
     if manifest.rank is not None and manifest.rank > highest:
         yield (
-            f"rank: {manifest.rank} given; at most {highest} is allowed, the larger side of the "
-            "targets' largest matrix"
+            f"rank: {manifest.rank} given; at most {highest} is allowed: {FREE_RANK}, or the "
+            "larger side of the targets' largest matrix"
         )
     if len(manifest.scores) > MAX_SCORES:
         yield f"scores: {len(manifest.scores)} given; at most {MAX_SCORES} are allowed"

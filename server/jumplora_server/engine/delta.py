@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jumplora_adapters.bounds import FREE_RANK
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_server.engine.linear import MIN_ROWS, make_linear
 
@@ -110,11 +111,11 @@ def make_form(delta: Delta, device: torch.device) -> DeltaForm:
 
 
 def is_overranked(delta: LowRankDelta) -> bool:
-    """Whether the factors take more than twice what their product takes.
+    """Whether the factors take more than twice what their product takes, and are no small ones.
 
     Such a file cannot be published, but may have been, or lie in a store by hand.
     """
-    return delta.rank > max(delta.shape)
+    return delta.rank > max(FREE_RANK, *delta.shape)
 
 
 def product_reference(delta: Delta, x: Tensor) -> Tensor:

@@ -12,9 +12,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <new>
 #include <vector>
 
+#include "simd.h"
 #include "tape.h"
 
 namespace jl {
@@ -42,11 +42,20 @@ struct Team {
     const int threads;
     Phase* phases;
     std::atomic<int>& outcome;
+    Scratch& own;
+
+    // At least `count` floats of this thread's, or null: then the run has failed, and the piece is to
+    // return. Nothing is thrown, because that takes memory of the thread's own.
+    float* scratch(int64_t count) const {
+        float* const found = own.floats(count);
+        if (found == nullptr) outcome.store(OUT_OF_MEMORY, std::memory_order_relaxed);
+        return found;
+    }
 
     // compute(i) once for every piece i, by whichever thread is there; returns when all are done.
     // The arrays that the step points to may be touched inside of compute only, and nothing may be
-    // allocated outside of it: a piece that throws fails the run, and counts as done so that no
-    // thread waits for it. What is left of a failed run is walked through without computing.
+    // allocated outside of it. A piece that throws all the same fails the run, and counts as done so
+    // that no thread waits for it. What is left of a failed run is walked through, not computed.
     template <typename Compute>
     void share(int phase, int64_t pieces, Compute&& compute) const {
         Phase& work = phases[phase];
@@ -54,8 +63,6 @@ struct Team {
             if (outcome.load(std::memory_order_relaxed) == DONE) {
                 try {
                     compute(i);
-                } catch (const std::bad_alloc&) {
-                    outcome.store(OUT_OF_MEMORY, std::memory_order_relaxed);
                 } catch (...) {
                     outcome.store(BROKEN, std::memory_order_relaxed);
                 }

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
@@ -36,11 +37,11 @@ void compute(const Op& op, const Team& team) {
     team.outcome.store(BROKEN, std::memory_order_relaxed);
 }
 
-void walk(const Run& run, double* seconds) {
+void walk(const Run& run, double* seconds, Scratch& own) {
     using Clock = std::chrono::steady_clock;
     auto began = Clock::now();
     for (size_t i = 0; i < run.ops.size(); ++i) {
-        compute(run.ops[i], Team{run.step, run.threads, run.phases.get() + 2 * i, run.outcome});
+        compute(run.ops[i], Team{run.step, run.threads, run.phases.get() + 2 * i, run.outcome, own});
         if (seconds == nullptr) continue;
         const auto now = Clock::now();
         seconds[i] += std::chrono::duration<double>(now - began).count();
@@ -74,6 +75,7 @@ class Helpers {
 
   private:
     [[noreturn]] void serve(int number) {
+        Scratch own;
         for (uint64_t seen = 0;;) {
             std::shared_ptr<Run> run;
             {
@@ -82,7 +84,7 @@ class Helpers {
                 seen = offers_;
                 run = run_;
             }
-            if (run != nullptr && number < run->threads - 1) walk(*run, nullptr);
+            if (run != nullptr && number < run->threads - 1) walk(*run, nullptr, own);
         }
     }
 
@@ -106,11 +108,27 @@ Helpers* helpers() {
     return of_this_process;
 }
 
+// The scratch of whoever calls, kept from one run to the next; a second caller at a time has its own.
+std::atomic<Scratch*> spare{nullptr};
+
+class Borrowed {
+  public:
+    Borrowed() : scratch_(spare.exchange(nullptr)) {
+        if (scratch_ == nullptr) scratch_ = new Scratch;
+    }
+    ~Borrowed() { delete spare.exchange(scratch_); }
+    Scratch& operator*() const { return *scratch_; }
+
+  private:
+    Scratch* scratch_;
+};
+
 int replay(const Op* ops, int64_t count, const Step& step, int threads, double* seconds) {
+    const Borrowed own;
     const auto run = std::make_shared<Run>(ops, count, step, threads);
     Helpers* const others = threads > 1 ? helpers() : nullptr;
     if (others != nullptr) others->offer(run);
-    walk(*run, seconds);
+    walk(*run, seconds, *own);
     if (others != nullptr) others->withdraw(run);
     return run->outcome.load(std::memory_order_relaxed);
 }
@@ -124,6 +142,8 @@ int replay(const Op* ops, int64_t count, const Step& step, int threads, double* 
 extern "C" __attribute__((visibility("default"))) int jl_run(
     const jl::Op* ops, int64_t count, const jl::Step* step, int threads, double* seconds) noexcept {
     if (step->rows <= 0) return jl::DONE;
+    // Has a thread's first run set up what throwing takes, which a later one may find no memory for.
+    static_cast<void>(std::uncaught_exceptions());
     try {
         return jl::replay(ops, count, *step, threads, seconds);
     } catch (const std::bad_alloc&) {
