@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jumplora_adapters.atomic_file import replace_file
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.bounds import check_publishable
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta, mask_digest_of
 from jumplora_adapters.errors import FingerprintMismatch, FormatError
 from jumplora_adapters.header import (
@@ -33,6 +34,7 @@ from jumplora_adapters.header import (
 from jumplora_adapters.layout import check_layout
 from jumplora_adapters.manifest import Manifest, canonical_json, parse_manifest
 from jumplora_adapters.overlap import Support
+from jumplora_adapters.printable import shown
 
 _DTYPES = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -55,9 +57,12 @@ def write_adapter(
     """Write an adapter file atomically and return its digest; equal input gives equal bytes.
 
     `density` and `mask_digest` of the manifest are facts about the deltas and are filled in here.
-    `factors` may accompany masked deltas. Raises FormatError with the codes of reading.
+    `factors` may accompany masked deltas. Raises FormatError with the codes of reading, also for
+    a manifest that could be read and not published.
     """
     described = describe(manifest, deltas)
+    shapes = {name: delta.shape for name, delta in deltas.items()}
+    check_publishable(described, shapes)
     tensors: dict[str, Tensor] = {}
     for name, delta in deltas.items():
         delta.check()
@@ -82,7 +87,7 @@ def write_adapter(
         )
     length = 8 + int.from_bytes(content[:8], "little")
     header = check_header(content[:length], data_bytes=len(content) - length)
-    check_layout(header, described, {name: delta.shape for name, delta in deltas.items()})
+    check_layout(header, described, shapes)
     replace_file(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -140,7 +145,7 @@ def validate_open(
     manifest = parse_manifest(header.manifest_text)
     if manifest.backbone.fingerprint != backbone.fingerprint:
         raise FingerprintMismatch(
-            f"the adapter is for backbone {manifest.backbone.name!r} "
+            f"the adapter is for backbone '{shown(manifest.backbone.name, 80)}' "
             f"({manifest.backbone.fingerprint[:12]}), not for {backbone.name!r} "
             f"({backbone.fingerprint[:12]})"
         )

@@ -20,6 +20,7 @@ from jumplora_adapters import history as log
 from jumplora_adapters import store_files as files
 from jumplora_adapters.atomic_file import sync_folder, temporary_path, write_durably
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.bounds import check_publishable
 from jumplora_adapters.catalogue import Catalogue, TaskState
 from jumplora_adapters.errors import (
     FormatError,
@@ -157,6 +158,7 @@ class Store(Catalogue):
             adapter = validate_open(
                 incoming.file, backbone, max_file_bytes=self.max_file_bytes, digest=incoming.digest
             )
+            check_publishable(adapter.manifest, backbone.targets)
         except OSError as error:
             raise StoreError(f"{incoming.path} cannot be read: {error}") from error
         task = adapter.manifest.task

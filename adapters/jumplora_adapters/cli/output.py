@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jumplora_adapters.errors import AdapterError
-
-# Characters that move a terminal's cursor, recolour it or reorder what stands there: C0 and C1
-# controls, line and paragraph separators, bidirectional marks; and halves of surrogate pairs,
-# which no terminal takes. Names and texts of an adapter come from whoever made it.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+from jumplora_adapters.printable import printable
 
 ColumnStyle = Literal["left", "right", "fold"]
 """Left or right in one line; `fold` is left, broken into lines where the terminal is narrow."""
@@ -41,16 +34,6 @@ def reported_errors() -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"error (io): {where}{error.strerror or error}")
-
-
-def printable(text: str) -> str:
-    """`text` with everything that acts on a terminal written as an escape, line ends too."""
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    known = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
-    return known.get(match[0], f"\\u{ord(match[0]):04x}")
 
 
 def fail(message: str) -> NoReturn:

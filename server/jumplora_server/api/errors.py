@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.printable import shown
 from jumplora_server import errors
 from jumplora_server.api.record import record_of
 from jumplora_server.errors import ServerError
@@ -24,6 +25,7 @@ CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the 
 MAX_FAULTS = 5
 _MAX_SHOWN = 60
 _log = logging.getLogger(__name__)
+_MAX_MESSAGE_CHARS = 4096
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _SHED = (errors.QueueFull, errors.TaskQuotaExceeded, errors.Draining)
 
@@ -85,10 +87,15 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The one form of an error."""
-    body = {"error": message, "error_type": code}
+    body = {"error": shown_message(message), "error_type": code}
     if reason is not None:
         body["reason"] = reason
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+def shown_message(message: str) -> str:
+    """A message as answers have it: bounded, and safe to print whatever names it holds."""
+    return shown(message, _MAX_MESSAGE_CHARS)
 
 
 def server_error_response(error: ServerError) -> Response:
@@ -131,7 +138,7 @@ def _fault(fault: Mapping[str, Any]) -> str:
 def _shown(value: object) -> str:
     if not isinstance(value, str | int | float | bool | None):
         return f" (given: {type(value).__name__})"
-    text = json.dumps(value)
+    text = json.dumps(value[: _MAX_SHOWN + 1] if isinstance(value, str) else value)
     return f" (given: {text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + '...'})"
 
 
