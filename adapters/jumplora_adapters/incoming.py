@@ -41,6 +41,11 @@ class Incoming:
         return self._digest
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was discarded, or adopted and let go."""
+        return self._file.closed
+
+    @property
     def file(self) -> BinaryIO:
         """The file, open for reading and writing."""
         return self._file

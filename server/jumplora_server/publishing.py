@@ -139,22 +139,25 @@ class Publishing:
             ) from error
 
     async def _publish(self, task: str, incoming: Incoming, if_match: str | None) -> Release:
-        def adopt(patience: Patience) -> Published:
+        def adopt(patience: Patience) -> tuple[Published, Future[TaskStatus]]:
             with incoming:  # nobody else closes the file while it is read
-                return self._store.adopt(
+                published = self._store.adopt(
                     incoming,
                     self._backbone,
                     expect_task=task,
                     if_match=if_match,
                     patience=patience,
                 )
+                # At once, else the watcher may be first and the version is loaded twice.
+                return published, self._registry.sync(task)
 
         try:
-            published = await self._change(adopt)
+            published, loading = await self._change(adopt)
         finally:
             self._taken.discard(incoming)
-            await self._write(incoming.discard)
-        status = await self.settled(self._registry.sync(task))
+            if not incoming.is_closed:  # it never had its turn
+                await self._write(incoming.discard)
+        status = await self.settled(loading)
         refusal = _refusal(status, published)
         if refusal is not None and await self._taken_back(published):
             raise refusal
