@@ -247,7 +247,9 @@ class TableMachine(RuleBasedStateMachine):
                     raise AdapterUnavailable("not finite", reason="nonfinite")
         except (AdapterUnavailable, OutOfMemoryBudget) as error:
             failure = LoadFailure(error.reason or "x", error.message)
-            self.table.fail(task, digest, failure, loading=loading, seen={}, now=self.now)
+            self.table.fail(
+                task, digest, failure, loading=loading, seen={digest: (1,)}, now=self.now
+            )
             self.tidy()
             return "failed"
         self.table.commit(task, digest, loading)
@@ -277,13 +279,19 @@ class TableMachine(RuleBasedStateMachine):
         for task, route in self.table.routing.routes.items():
             if route.served is not None:
                 assert WORLD[route.served.version][0] == task
-                assert task in versions[route.served.version].serving
             status = self.table.status(task, "host", self.now)
             assert (status.failure is None) == (status.retry_in is None)
             assert status.in_flight == sum(
                 count for d, count in self.leases.items() if WORLD[d][0] == task
             )
+        assert self.table.noticed().keys() == self.table.routing.routes.keys()
+        assert {task for task, _ in self.table.suspects()} <= self.table.noticed().keys()
         for digest, version in versions.items():
+            assert version.serving == {
+                task
+                for task, route in self.table.routing.routes.items()
+                if route.served is not None and route.served.version == digest
+            }
             assert version.leases == self.leases[digest]
             if version.is_resident:
                 assert all(versions[each].is_resident for each in WORLD[digest][1])
