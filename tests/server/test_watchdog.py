@@ -6,7 +6,8 @@ import io
 import json
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ def look(
     busy: bool = True,
     steps: int = 1,
     phase: Phase = "serving",
-    **states: State,
+    states: Mapping[str, State] = MappingProxyType({}),
 ) -> Look:
     """All is well but for what is given; `states` by the name of the thread."""
     threads = tuple(
@@ -96,7 +97,7 @@ def test_a_process_that_was_stopped_has_not_hung() -> None:
 
 
 def test_a_stop_within_the_grace_does_not_shorten_it() -> None:
-    died: list[Look] = [look(moment, loader="died") for moment in (0.0, 5000.0, 5001.0)]
+    died: list[Look] = [look(moment, states={"loader": "died"}) for moment in (0.0, 5000.0, 5001.0)]
     assert [v.is_over for v in verdicts(died)] == [False, False, True]
 
 
@@ -116,7 +117,7 @@ def test_a_stop_within_the_grace_does_not_shorten_it() -> None:
 def test_a_thread_that_is_not_there(
     name: str, state: State, phase: Phase, *, is_fault: bool
 ) -> None:
-    [verdict] = verdicts([look(0.0, busy=False, phase=phase, **{name: state})])
+    [verdict] = verdicts([look(0.0, busy=False, phase=phase, states={name: state})])
     assert set(verdict.faults) == ({name} if is_fault else set())
     assert not verdict.is_over
 
@@ -157,9 +158,9 @@ class Scene:
 def test_the_thread_logs_once_and_ends(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene(Patience(stall_seconds=0.08, exit_seconds=0.0))
     assert set(scene.watchdog.verdict.faults) == {"engine", "loader", "watcher"}
-    scene.now = look(0.0, watcher="died")
+    scene.now = look(0.0, states={"watcher": "died"})
     for moment in range(3):
-        scene.now = look(float(moment), watcher="died")
+        scene.now = look(float(moment), states={"watcher": "died"})
         scene.watchdog.look()
     assert [r.getMessage() for r in caplog.records if "thread died" in r.getMessage()] == [
         "the watcher thread died; the server's log says why; "
@@ -187,7 +188,7 @@ def test_the_end_does_not_wait_for_a_log_that_is_not_read(
     try:
         scene = Scene(Patience(stall_seconds=8.0, exit_seconds=1.0))
         for moment in range(3):
-            scene.now = look(float(moment), loader="died")
+            scene.now = look(float(moment), states={"loader": "died"})
             scene.watchdog.look()
         assert scene.ended.is_set()
     finally:

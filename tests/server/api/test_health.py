@@ -123,6 +123,7 @@ def test_probes_are_answered_while_every_common_thread_waits(tmp_path: Path, pat
 
     async def probe() -> int:
         release = threading.Event()
+        status = 0
         transport = httpx.ASGITransport(site.app)
         async with (
             site.app.router.lifespan_context(site.app),
@@ -136,9 +137,10 @@ def test_probes_are_answered_while_every_common_thread_waits(tmp_path: Path, pat
                 with anyio.fail_after(20):
                     while limiter.available_tokens:
                         await anyio.sleep(0)
-                    return (await http.get(path)).status_code
+                    status = (await http.get(path)).status_code
             finally:
                 release.set()
+        return status
 
     assert asyncio.run(probe()) == 200
 
