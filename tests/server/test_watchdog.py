@@ -5,19 +5,25 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from jumplora_server import logs, watchdog
+from jumplora_server.cli.main import command_line
+from jumplora_server.cli.serve import EXIT_SETTINGS, EXIT_STARTUP
 from jumplora_server.loop import Progress
 from jumplora_server.pulse import Glance, State
 from jumplora_server.services import Phase
 from jumplora_server.watchdog import (
+    EXIT_FAULT,
     FIRST_STEP_FACTOR,
     Look,
     Patience,
@@ -28,6 +34,7 @@ from jumplora_server.watchdog import (
     log_stacks,
 )
 
+ROOT = Path(__file__).parents[2]
 PATIENCE = Patience(stall_seconds=8.0, exit_seconds=3.0)  # a look a second
 
 
@@ -141,6 +148,16 @@ def test_threads_that_stand_still_with_files_are_reported_alone() -> None:
         progress = Progress(True, False, 0.0, 1, 1, 0)
         seen, verdict = judge(seen, Look(float(second), "serving", progress, glances), PATIENCE)
         assert verdict == Verdict(stuck={"loader": "busy for 100 s with: reading a"})
+
+
+def test_exit_codes_are_told_where_operators_look() -> None:
+    runner = CliRunner().invoke(command_line(), ["serve", "--help"])
+    told = " ".join(runner.output.replace("│", "").split())
+    runbook = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    for code in (0, EXIT_SETTINGS, EXIT_STARTUP, EXIT_FAULT):
+        assert re.search(rf"Exit codes:.*\b{code} ", told), code
+        assert f"\n| {code} |" in runbook, code
+    assert len({0, 1, EXIT_SETTINGS, EXIT_STARTUP, EXIT_FAULT}) == 5
 
 
 class Scene:
