@@ -40,7 +40,7 @@ from jumplora_server.residency.trials import CanaryRun, TrialRun
 from jumplora_server.services import Lifecycle, Services
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
-from jumplora_server.watchdog import Look, Patience, Watchdog, is_stuck
+from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
 
 # A busy Python thread holds the interpreter for this long at a time; at the default of 5 ms the
 # engine thread, which takes the lock dozens of times in a step, is slowed down many times.
@@ -187,7 +187,7 @@ def connect(
         loop=loop,
         limits=engine.limits,
         clock=clock,
-        watchdog=Watchdog(look, Patience(settings.stall_seconds, settings.hang_exit_seconds)),
+        watchdog=Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds)),
         lifecycle=lifecycle,
     )
     return Parts(services, delivery)

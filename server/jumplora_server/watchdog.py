@@ -42,7 +42,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Limits:
     """How long the engine may stand still, and how long a fault lasts until the process ends.
 
     `exit_seconds` 0 means that it never ends by itself.
@@ -78,13 +78,13 @@ class Verdict:
     is_over: bool = False  # a fault lasted: the process is to end
 
 
-def judge(seen: Seen, look: Look, patience: Patience) -> tuple[Seen, Verdict]:
+def judge(seen: Seen, look: Look, limits: Limits) -> tuple[Seen, Verdict]:
     """Decide what is wrong. While draining, the process ends by the timeouts of the drain."""
     # A gap longer than two periods is a stop of the whole process, or a starved machine.
     elapsed = (
         0.0
         if seen.moment is None
-        else min(max(0.0, look.moment - seen.moment), 2 * patience.period_seconds)
+        else min(max(0.0, look.moment - seen.moment), 2 * limits.period_seconds)
     )
     engine = look.engine
     is_still = engine.alive and engine.busy and engine.turns == seen.turns
@@ -94,16 +94,16 @@ def judge(seen: Seen, look: Look, patience: Patience) -> tuple[Seen, Verdict]:
         for glance in look.threads
         if (fault := _end_of(glance, look.phase)) is not None
     }
-    allowed = patience.stall_seconds * (1 if engine.steps else FIRST_STEP_FACTOR)
+    allowed = limits.stall_seconds * (1 if engine.steps else FIRST_STEP_FACTOR)
     if stalled > allowed:
         faults["engine"] = f"no step has ended for {stalled:.0f} s although sequences wait"
     stuck = {
         glance.name: f"busy for {glance.seconds:.0f} s with: {glance.doing}"
         for glance in look.threads
-        if is_stuck(glance, patience.stall_seconds)
+        if is_stuck(glance, limits.stall_seconds)
     }
     faulty = seen.faulty_seconds + elapsed if faults else 0.0
-    is_over = 0 < patience.exit_seconds <= faulty and look.phase != "draining"
+    is_over = 0 < limits.exit_seconds <= faulty and look.phase != "draining"
     return Seen(look.moment, engine.turns, stalled, faulty), Verdict(faults, stuck, is_over)
 
 
@@ -129,14 +129,14 @@ class Watchdog:
     def __init__(
         self,
         look: Callable[[], Look],
-        patience: Patience,
+        limits: Limits,
         *,
         end: Callable[[], None] = lambda: os._exit(EXIT_FAULT),
     ) -> None:
         """`end` ends the process; it is called on this thread, after the log was written. The
         default runs no exit handlers: those of a broken process may wait for ever."""
         self._look = look
-        self._patience = patience
+        self._patience = limits
         self._end = end
         self._seen = Seen()
         self._verdict = Verdict(

@@ -25,8 +25,8 @@ from jumplora_server.services import Phase
 from jumplora_server.watchdog import (
     EXIT_FAULT,
     FIRST_STEP_FACTOR,
+    Limits,
     Look,
-    Patience,
     Seen,
     Verdict,
     Watchdog,
@@ -35,7 +35,7 @@ from jumplora_server.watchdog import (
 )
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = Patience(stall_seconds=8.0, exit_seconds=3.0)  # a look a second
+LIMITS = Limits(stall_seconds=8.0, exit_seconds=3.0)  # a look a second
 
 
 def look(
@@ -56,10 +56,10 @@ def look(
     return Look(moment, phase, Progress(alive, busy, moment, turns, steps, 0), threads)
 
 
-def verdicts(looks: Iterable[Look], patience: Patience = PATIENCE) -> list[Verdict]:
+def verdicts(looks: Iterable[Look], limits: Limits = LIMITS) -> list[Verdict]:
     seen, found = Seen(), []
     for each in looks:
-        seen, verdict = judge(seen, each, patience)
+        seen, verdict = judge(seen, each, limits)
         found.append(verdict)
     return found
 
@@ -134,7 +134,7 @@ def test_nothing_is_ended_while_draining_or_when_that_is_off() -> None:
     assert verdicts(hung)[-1].faults
     assert not verdicts(hung)[-1].is_over
     hung = [look(float(second)) for second in range(100)]
-    assert not verdicts(hung, Patience(8.0, 0.0))[-1].is_over
+    assert not verdicts(hung, Limits(8.0, 0.0))[-1].is_over
 
 
 def test_threads_that_stand_still_with_files_are_reported_alone() -> None:
@@ -146,7 +146,7 @@ def test_threads_that_stand_still_with_files_are_reported_alone() -> None:
     seen = Seen()
     for second in range(50):
         progress = Progress(True, False, 0.0, 1, 1, 0)
-        seen, verdict = judge(seen, Look(float(second), "serving", progress, glances), PATIENCE)
+        seen, verdict = judge(seen, Look(float(second), "serving", progress, glances), LIMITS)
         assert verdict == Verdict(stuck={"loader": "busy for 100 s with: reading a"})
 
 
@@ -163,17 +163,17 @@ def test_exit_codes_are_told_where_operators_look() -> None:
 class Scene:
     """A watchdog over a look that the test changes, and the moment at which it ended."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.ended = threading.Event()
         self.now = look(0.0)
-        self.watchdog = Watchdog(self._look, patience, end=self.ended.set)
+        self.watchdog = Watchdog(self._look, limits, end=self.ended.set)
 
     def _look(self) -> Look:
         return self.now
 
 
 def test_the_thread_logs_once_and_ends(caplog: pytest.LogCaptureFixture) -> None:
-    scene = Scene(Patience(stall_seconds=0.08, exit_seconds=0.0))
+    scene = Scene(Limits(stall_seconds=0.08, exit_seconds=0.0))
     assert set(scene.watchdog.verdict.faults) == {"engine", "loader", "watcher"}
     scene.now = look(0.0, states={"watcher": "died"})
     for moment in range(3):
@@ -203,7 +203,7 @@ def test_the_end_does_not_wait_for_a_log_that_is_not_read(
     handler = Full()
     logging.getLogger("jumplora_server.watchdog").addHandler(handler)
     try:
-        scene = Scene(Patience(stall_seconds=8.0, exit_seconds=1.0))
+        scene = Scene(Limits(stall_seconds=8.0, exit_seconds=1.0))
         for moment in range(3):
             scene.now = look(float(moment), states={"loader": "died"})
             scene.watchdog.look()
@@ -215,7 +215,7 @@ def test_the_end_does_not_wait_for_a_log_that_is_not_read(
 
 def test_a_watchdog_that_died_is_a_fault_itself(caplog: pytest.LogCaptureFixture) -> None:
     looks = iter([look(0.0)])
-    dog = Watchdog(lambda: next(looks), Patience(0.08, 0.0))
+    dog = Watchdog(lambda: next(looks), Limits(0.08, 0.0))
     dog.start()
     dog._thread.join(10)
     assert dog.verdict.faults == {"watchdog": "the watchdog thread died; the server's log says why"}
