@@ -1,0 +1,92 @@
+"""`python -m benchmarks.reliability uploads | entries | chaos | tasks`: only options here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.reliability.tasks import TasksPlan, measure_tasks
+from jumplora_adapters.cli.progress import progress_bar
+from jumplora_server.bench.report import Report, console
+from jumplora_server.cli.bench import command_line
+
+ROOT = Path(__file__).parents[2]
+_Option = typer.Option
+Backbone = Annotated[Path, _Option(help="A T5 folder.")]
+Python = Annotated[
+    Path | None, _Option(help="Interpreter whose server is tried; default: this one's.")
+]
+Seed = Annotated[int, _Option(help="Of everything that is random.")]
+Out = Annotated[Path | None, _Option("--out", help="Folder for the result, JSON and markdown.")]
+DEMO = ROOT / "adapters/demo/backbone"
+
+app = typer.Typer(
+    help="What a running server makes of faults. Exit status 1 where it fails a check.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def tasks(
+    context: typer.Context,
+    count: Annotated[int, _Option(min=1, help="Registered tasks.")] = 1000,
+    python: Annotated[
+        list[Path] | None, _Option(help="Interpreters to measure in turn; default: this one.")
+    ] = None,
+    density: Annotated[float, _Option(min=0.001, max=1.0, help="Of each adapter.")] = 0.165,
+    asks: Annotated[int, _Option(min=1, help="Random tasks that are asked while it loads.")] = 8,
+    rounds: Annotated[int, _Option(min=1, help="Starts of each server.")] = 3,
+    store: Annotated[
+        Path | None, _Option(help="Keep the published tasks here, or take those there.")
+    ] = None,
+    backbone: Backbone = DEMO,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Start a server with many registered tasks; time listening, answers, all READY, the list."""
+    plan = TasksPlan(
+        backbone, _pythons(python), count, density, asks, rounds, seed, store and store.absolute()
+    )
+    with _bar("tasks") as (_, on_state):
+        report = measure_tasks(plan, command_line(context), on_state)
+    _tell(report, out)
+
+
+@app.callback()
+def main() -> None:
+    """A group, however many commands there are."""
+
+
+def _pythons(given: list[Path] | None) -> tuple[Path, ...]:
+    # Not resolved: a virtual environment's interpreter is a link that must keep its place.
+    return tuple(path.absolute() for path in given or [Path(sys.executable)])
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
+    """Yields what to tell (done, total), and what to tell what is done now."""
+    bar = progress_bar()
+    line = bar.add_task(name, total=None, state="")
+    with bar:
+        yield (
+            lambda done, total: bar.update(line, completed=done, total=total),
+            lambda state: bar.update(line, state=state),
+        )
+
+
+def _tell(report: Report, out: Path | None) -> None:
+    report.show(console())
+    if out is not None:
+        report.write(out)
+        typer.echo(f"written to {out}")
+    if report.data.get("faults"):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()
