@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from benchmarks.reliability.tasks import TasksPlan, measure_tasks
+from benchmarks.reliability.uploads import UploadsPlan, measure_uploads
 from jumplora_adapters.cli.progress import progress_bar
 from jumplora_server.bench.report import Report, console
 from jumplora_server.cli.bench import command_line
@@ -25,10 +26,23 @@ Seed = Annotated[int, _Option(help="Of everything that is random.")]
 Out = Annotated[Path | None, _Option("--out", help="Folder for the result, JSON and markdown.")]
 DEMO = ROOT / "adapters/demo/backbone"
 
-app = typer.Typer(
-    help="What a running server makes of faults. Exit status 1 where it fails a check.",
-    no_args_is_help=True,
-)
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def uploads(
+    context: typer.Context,
+    count: Annotated[int, _Option(min=1, help="Uploads, kinds in turn.")] = 700,
+    python: Python = None,
+    backbone: Backbone = DEMO,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Send crafted adapter files to a live server beside traffic of other tasks."""
+    with _bar("uploads") as (on_done, on_state):
+        plan = UploadsPlan(backbone, _python(python), count, seed)
+        report = measure_uploads(plan, command_line(context), on_done, on_state)
+    _tell(report, out)
 
 
 @app.command()
@@ -59,7 +73,11 @@ def tasks(
 
 @app.callback()
 def main() -> None:
-    """A group, however many commands there are."""
+    """What a running server makes of faults. The exit status is 1 where it fails a check."""
+
+
+def _python(given: Path | None) -> Path:
+    return _pythons([given] if given else None)[0]
 
 
 def _pythons(given: list[Path] | None) -> tuple[Path, ...]:

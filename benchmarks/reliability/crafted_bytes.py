@@ -19,7 +19,17 @@ def lying_length(content: bytes, rng: random.Random) -> bytes:
     """The header's length is another."""
     true = int.from_bytes(content[:8], "little")
     claimed = rng.choice(
-        [0, 1, true - 1, true + 1, true + rng.randrange(1, 500), len(content), 2**31, 2**63, 2**64 - 1]
+        [
+            0,
+            1,
+            true - 1,
+            true + 1,
+            true + rng.randrange(1, 500),
+            len(content),
+            2**31,
+            2**63,
+            2**64 - 1,
+        ]
     )
     return claimed.to_bytes(8, "little") + content[8:]
 
@@ -49,13 +59,37 @@ def wrong_dtype(content: bytes, rng: random.Random) -> bytes:
 
 def wrong_shape(content: bytes, rng: random.Random) -> bytes:
     """One tensor claims another shape."""
-    shapes = [[], [0], [1, 1], [2**40], [2**62, 8], [-1], [1.5], ["1"], [1] * 50, "x", [10**30], None]
+    shapes = [
+        [],
+        [0],
+        [1, 1],
+        [2**40],
+        [2**62, 8],
+        [-1],
+        [1.5],
+        ["1"],
+        [1] * 50,
+        "x",
+        [10**30],
+        None,
+    ]
     return _entry(content, rng, "shape", shapes)
 
 
 def wrong_offsets(content: bytes, rng: random.Random) -> bytes:
     """One tensor claims another place."""
-    places = [[0, 0], [5, 1], [-1, 5], [0, 2**63], [0, 10**40], [0.0, 1.0], [0], "x", [0, 7, 9], None]
+    places = [
+        [0, 0],
+        [5, 1],
+        [-1, 5],
+        [0, 2**63],
+        [0, 10**40],
+        [0.0, 1.0],
+        [0],
+        "x",
+        [0, 7, 9],
+        None,
+    ]
     return _entry(content, rng, "data_offsets", places)
 
 

@@ -10,8 +10,8 @@ from benchmarks.reliability.crafted_bytes import Change
 from benchmarks.reliability.parts import Parts
 
 _ODD: list[Any] = [
-    None, True, -1, 0, 1.5, 10**30, "", "x", [], {}, [[]], {"a": 1}, "\x00", "\x1b[31m", "x" * 70_000,
-    [1] * 5000,
+    None, True, -1, 0, 1.5, 10**30, "", "x", [], {}, [[]], {"a": 1}, "\x00", "\x1b[31m",
+    "x" * 70_000, [1] * 5000,
 ]  # fmt: skip
 
 
@@ -44,7 +44,9 @@ def wrong_task(content: bytes, rng: random.Random) -> bytes:
 def foreign_backbone(content: bytes, rng: random.Random) -> bytes:
     """Trained for another backbone."""
     fingerprint = rng.choice(["cd" * 32, "", "x" * 64, "CD" * 32])
-    return _changed(content, backbone={"fingerprint": fingerprint, "name": "x" * rng.choice([1, 1000])})
+    return _changed(
+        content, backbone={"fingerprint": fingerprint, "name": "x" * rng.choice([1, 1000])}
+    )
 
 
 def odd_lineage(content: bytes, rng: random.Random) -> bytes:
@@ -102,21 +104,17 @@ def many_canaries(content: bytes, rng: random.Random) -> bytes:
 
 def large_record(content: bytes, rng: random.Random) -> bytes:
     """Fields for the record alone that are large."""
-    return _changed(
-        content,
-        **rng.choice(
-            [
-                {"scores": {f"s{n}": 0.5 for n in range(20_000)}},
-                {"training": {"log": "x" * 500_000}},
-                {"training": {f"k{n}": [n] for n in range(20_000)}},
-                {"thresholds": {"t" * 1000 + str(n): 0.1 for n in range(500)}},
-                {"method": "m" * 1024},
-                {"created": "c" * 1024},
-                {"scores": {"test_exact_match": 1e308}},
-                {"training": {"continual": {"position": 10**400, "run": "x" * 1000}}},
-            ]
-        ),
-    )
+    records: list[dict[str, Any]] = [
+        {"scores": {f"s{n}": 0.5 for n in range(20_000)}},
+        {"training": {"log": "x" * 500_000}},
+        {"training": {f"k{n}": [n] for n in range(20_000)}},
+        {"thresholds": {"t" * 1000 + str(n): 0.1 for n in range(500)}},
+        {"method": "m" * 1024},
+        {"created": "c" * 1024},
+        {"scores": {"test_exact_match": 1e308}},
+        {"training": {"continual": {"position": 10**400, "run": "x" * 1000}}},
+    ]
+    return _changed(content, **rng.choice(records))
 
 
 def deep_record(content: bytes, rng: random.Random) -> bytes:
@@ -149,16 +147,21 @@ def garbage_manifest(content: bytes, rng: random.Random) -> bytes:
 
 def odd_rank(content: bytes, rng: random.Random) -> bytes:
     """A rank, an alpha or a kind that does not go with the tensors."""
-    return _changed(
-        content,
-        **rng.choice(
-            [
-                {"rank": 65_535}, {"rank": 2**40}, {"rank": 0}, {"alpha": 1e308}, {"alpha": "1"},
-                {"kind": "lowrank"}, {"kind": "x"}, {"density": {}}, {"targets": []},
-                {"targets": ["x"] * 2049}, {"mask_digest": None}, {"mask_digest": "00" * 32},
-            ]
-        ),
-    )  # fmt: skip
+    records: list[dict[str, Any]] = [
+        {"rank": 65_535},
+        {"rank": 2**40},
+        {"rank": 0},
+        {"alpha": 1e308},
+        {"alpha": "1"},
+        {"kind": "lowrank"},
+        {"kind": "x"},
+        {"density": {}},
+        {"targets": []},
+        {"targets": ["x"] * 2049},
+        {"mask_digest": None},
+        {"mask_digest": "00" * 32},
+    ]
+    return _changed(content, **rng.choice(records))  # fmt: skip
 
 
 def _changed(content: bytes, **fields: Any) -> bytes:

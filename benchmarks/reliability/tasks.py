@@ -29,7 +29,7 @@ _LOOK_SECONDS = 0.5  # between two looks at all statuses, which cost the server 
 
 @dataclass(frozen=True, slots=True)
 class TasksPlan:
-    """`pythons`: interpreters whose servers are measured; `store`: made there, or taken as it is."""
+    """`pythons`: whose servers are measured; `store`: made there, or taken as it is."""
 
     backbone: Path
     pythons: tuple[Path, ...]
@@ -73,7 +73,7 @@ def measure_tasks(plan: TasksPlan, command: str, on_state: Callable[[str], None]
                 starts.setdefault(name_of, []).append(_measure(site, plan, turn))
     report.grids = [_grid(starts, plan)]
     report.notes += [
-        "First answer and answers: from the moment of asking; the first is asked for as soon as the "
+        "First answer and answers: from the moment of asking; the first is asked as soon as the "
         "port listens, the others one after another, each a random task that was not asked before. "
         "All READY and the first /readyz: from the start of the process. List: `jumplora list "
         "--store`, wall time.",
@@ -135,7 +135,14 @@ def _measure(site: Site, plan: TasksPlan, turn: int) -> Start:
     finally:
         site.close()
     began = time.perf_counter()
-    arguments = [site.python, "-m", "jumplora_server", "list", "--store", site.store]
+    arguments: list[str | Path] = [
+        site.python,
+        "-m",
+        "jumplora_server",
+        "list",
+        "--store",
+        site.store,
+    ]
     subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
     found.list_seconds = time.perf_counter() - began
     return found

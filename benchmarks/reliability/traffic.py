@@ -135,9 +135,7 @@ class Traffic:
         self.answered += 1
         self.slowest = max(self.slowest, time.monotonic() - sent)
         digest = response.headers.get("x-adapter-version", "")
-        fault = self._expected.fault(
-            task, prompt, sent, digest, response.json()["generated_text"]
-        )
+        fault = self._expected.fault(task, prompt, sent, digest, response.json()["generated_text"])
         self._findings.check("answers", fault is None, str(fault))
         return None
 
@@ -145,7 +143,11 @@ class Traffic:
 def asks_right(ask: Callable[[dict[str, object]], httpx.Response | None], version: Version) -> str:
     """Ask all prompts of a version once; "" if all answers are its own, else what came."""
     for prompt, text in zip(PROMPTS, version.texts, strict=True):
-        body = {"task_id": version.task, "inputs": prompt, "parameters": PARAMETERS}
+        body: dict[str, object] = {
+            "task_id": version.task,
+            "inputs": prompt,
+            "parameters": PARAMETERS,
+        }
         response = ask(body)
         if response is None:
             return "no answer"

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import read_adapter, write_adapter
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_server.bench.cases.case import Work
@@ -89,8 +90,9 @@ def make_version(
     )
     adapter = draw(backbone, task, density=density, seed=seed, prompt=prompt)
     deltas = {
-        name: replace(delta, values=delta.values * _GAIN)  # type: ignore[type-var]  # masked
+        name: replace(delta, values=delta.values * _GAIN)
         for name, delta in adapter.deltas.items()
+        if isinstance(delta, SparseDelta)
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task}-{seed}.safetensors"

@@ -1,4 +1,4 @@
-"""A server process from outside: memory, descriptors, threads, metric series, files of the store."""
+"""A server from outside: memory, descriptors, threads, metric series, files of its store."""
 
 from __future__ import annotations
 
