@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.reliability.entries import EntriesPlan, measure_entries
 from benchmarks.reliability.tasks import TasksPlan, measure_tasks
 from benchmarks.reliability.uploads import UploadsPlan, measure_uploads
 from jumplora_adapters.cli.progress import progress_bar
@@ -42,6 +43,21 @@ def uploads(
     with _bar("uploads") as (on_done, on_state):
         plan = UploadsPlan(backbone, _python(python), count, seed)
         report = measure_uploads(plan, command_line(context), on_done, on_state)
+    _tell(report, out)
+
+
+@app.command()
+def entries(
+    context: typer.Context,
+    count: Annotated[int, _Option(min=0, help="The first so many kinds (0: all).")] = 0,
+    python: Python = None,
+    backbone: Backbone = DEMO,
+    out: Out = None,
+) -> None:
+    """Drop odd entries into the store of a live server; put each right by files, then by HTTP."""
+    with _bar("entries") as (on_done, on_state):
+        plan = EntriesPlan(backbone, _python(python), count)
+        report = measure_entries(plan, command_line(context), on_done, on_state)
     _tell(report, out)
 
 

@@ -21,7 +21,7 @@ from benchmarks.reliability.crafted_bytes import BYTES, Change
 from benchmarks.reliability.crafted_manifests import MANIFESTS
 from benchmarks.reliability.findings import Findings
 from benchmarks.reliability.site import NoAnswer, Site, commit_of, running
-from benchmarks.reliability.traffic import Expected, Traffic
+from benchmarks.reliability.traffic import Expected, Traffic, asks_right
 from benchmarks.reliability.versions import PARAMETERS, PROMPTS, Oracle, Version, make_versions
 from benchmarks.reliability.vitals import Vitals, listing, vitals
 from jumplora_adapters.backbone import read_backbone
@@ -30,6 +30,7 @@ from jumplora_server.bench.report import Grid, Report
 
 STEADY = ("steady-a", "steady-b")
 ALLOWED_REFUSALS = (503, 507)  # documented: the store or memory cannot take it now
+_GREEDY = {**PARAMETERS, "do_sample": False, "repetition_penalty": 1.0}
 MOST_GROWTH = 1.10  # resident memory at the end over that at two fifths, where arenas are full
 
 
@@ -52,6 +53,10 @@ class _Run:
     scratch: Path
     statuses: Counter[str] = field(default_factory=Counter)
     is_answering: bool = True
+
+    def ask(self, body: dict[str, object]) -> httpx.Response | None:
+        """The answer to one request, None where there is none in time."""
+        return self.site.try_request("POST", "/generate", json=body)
 
 
 def measure_uploads(
@@ -83,7 +88,7 @@ def measure_uploads(
             run = _Run(site, findings, oracle, made, folder)
             before = listing(site.store)
             kinds = [*(BYTES | MANIFESTS).items(), *_HEADERS.items()]
-            with Traffic(site.url, (*STEADY, "kept"), expected, findings) as traffic:
+            with Traffic(site.url, STEADY, expected, findings) as traffic:
                 for turn in range(plan.count):
                     kind, change = kinds[turn % len(kinds)]
                     on_state(kind)
@@ -124,6 +129,9 @@ def _upload(run: _Run, change: Change, rng: random.Random, turn: int) -> None:
         _check_accepted(run, task, content, turn)
     elif 400 <= code < 500:
         run.findings.check("refusal says why", _says_why(response), response.text[:150])
+        if task == "kept":
+            wrong = asks_right(run.ask, run.sound["kept"])
+            run.findings.check("refused and served as before", wrong == "", wrong)
 
 
 def _says_why(response: httpx.Response) -> bool:
@@ -158,8 +166,7 @@ def _check_accepted(run: _Run, task: str, content: bytes, turn: int) -> None:
 
 def _check_answers(run: _Run, task: str, digest: str, texts: tuple[str, ...]) -> None:
     for prompt, text in zip(PROMPTS, texts, strict=False):
-        body: dict[str, object] = {"task_id": task, "inputs": prompt, "parameters": PARAMETERS}
-        response = run.site.try_request("POST", "/generate", json=body)
+        response = run.ask({"task_id": task, "inputs": prompt, "parameters": _GREEDY})
         if response is None:
             run.findings.fault(f"accepted: no answer; alive: {run.site.is_alive}")
             return
@@ -171,8 +178,7 @@ def _check_answers(run: _Run, task: str, digest: str, texts: tuple[str, ...]) ->
         what = f"{response.status_code} {came} {said!r}, not {text!r}"
         run.findings.check("accepted answers", is_right, what)
     # A text through its template: what the adapter multiplies, it multiplies here.
-    body = {"task_id": task, "text": "a text " * 500, "parameters": PARAMETERS}
-    response = run.site.try_request("POST", "/generate", json=body)
+    response = run.ask({"task_id": task, "text": "a text " * 500, "parameters": _GREEDY})
     code = "no answer" if response is None else response.status_code
     is_right = isinstance(code, int) and code < 500
     run.findings.check("template", is_right, f"{code}; alive: {run.site.is_alive}")
