@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.reliability.chaos import ChaosPlan, measure_chaos
 from benchmarks.reliability.entries import EntriesPlan, measure_entries
 from benchmarks.reliability.tasks import TasksPlan, measure_tasks
 from benchmarks.reliability.uploads import UploadsPlan, measure_uploads
@@ -58,6 +59,23 @@ def entries(
     with _bar("entries") as (on_done, on_state):
         plan = EntriesPlan(backbone, _python(python), count)
         report = measure_entries(plan, command_line(context), on_done, on_state)
+    _tell(report, out)
+
+
+@app.command()
+def chaos(
+    context: typer.Context,
+    swaps: Annotated[int, _Option(min=1, help="Hot swaps under load.")] = 300,
+    reloads: Annotated[int, _Option(min=1, help="Rounds of DELETE and PUT under load.")] = 30,
+    python: Python = None,
+    backbone: Backbone = DEMO,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Swap versions under load, kill publishers and servers, hold the lock, take the store away."""
+    with _bar("chaos") as (on_done, on_state):
+        plan = ChaosPlan(backbone, _python(python), swaps, reloads, seed)
+        report = measure_chaos(plan, command_line(context), on_done, on_state)
     _tell(report, out)
 
 
