@@ -59,7 +59,7 @@ def measure_chaos(
     """All of it, each part on a server and a store of its own."""
     findings, backbone, reload = Findings(), read_backbone(plan.backbone), Reload()
     oracle = Oracle(backbone)
-    with TemporaryDirectory(prefix="jumplora-chaos-") as name:
+    with TemporaryDirectory(prefix="jumplora-chaos-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         on_state("swaps")
         swaps, traffic = _swap(plan, backbone, oracle, folder / "swaps", findings, on_done)

@@ -24,6 +24,7 @@ LOCK_SECONDS = 10.0  # what a waiter for the lock may wait
 SLACK_SECONDS = 4.0
 ROOT_SECONDS = 5.0
 LOOKS_SECONDS = 3.0  # several looks of the watcher while the root is away
+PAUSE_SECONDS = 0.1
 PROBES = ("/livez", "/v1/adapters", "/metrics")
 
 
@@ -44,13 +45,15 @@ def hold_lock(site: Site, findings: Findings, versions: Sequence[Version]) -> No
     with (site.store / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = [threading.Thread(target=change, args=(version,)) for version in versions]
+        began = time.monotonic()
         for thread in waiting:
             thread.start()
         for path in PROBES:
             status = status_of(site, path, 5)
             findings.check("reads while the lock is held", status == "200", f"{path} {status}")
+        limit = began + LOCK_SECONDS + SLACK_SECONDS
         for thread in waiting:
-            thread.join(LOCK_SECONDS + SLACK_SECONDS)
+            thread.join(max(0.0, limit - time.monotonic()))
         is_over = not any(thread.is_alive() for thread in waiting)
         findings.check("waiters end together", is_over, f"{len(times)} of {len(waiting)} ended")
     for thread in waiting:
@@ -78,6 +81,7 @@ def lose_root(
         limit = time.monotonic() + LOOKS_SECONDS
         while time.monotonic() < limit:
             _check_all_served(site, findings, served, "served while the root is away")
+            time.sleep(PAUSE_SECONDS)
         status = status_of(site, "/livez", 5)
         findings.check("alive while the root is away", status == "200", status)
     finally:
@@ -125,8 +129,8 @@ def mounted(folder: Path, *options: str) -> Iterator[None]:
 
 
 def unmount(folder: Path) -> None:
-    """Take the mount away, though files in it may be open."""
-    if folder.is_mount():
+    """Take the mount away, though files in it may be open; nothing where none is."""
+    if _is_mounted(folder):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
@@ -139,7 +143,7 @@ def move_content(source: Path, target: Path) -> None:
     """All entries of a folder into another, the folder itself stays: an empty mount point."""
     target.mkdir(exist_ok=True)
     for name in os.listdir(source):
-        with suppress(FileNotFoundError):  # the server's own temporary files
+        with suppress(FileNotFoundError):  # a temporary file of the server that went
             (source / name).rename(target / name)
 
 
@@ -149,6 +153,12 @@ def return_content(source: Path, target: Path) -> None:
         path = target / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     move_content(source, target)
+
+
+def _is_mounted(folder: Path) -> bool:
+    # Path.is_mount does not see a folder that is bound to one of the same file system.
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    return str(folder) in {line.split()[4] for line in lines}
 
 
 def _fill(path: Path, free: int) -> None:

@@ -69,7 +69,10 @@ def measure_entries(
     """All entries, healed by files and then over HTTP."""
     backbone = read_backbone(plan.backbone)
     entries = [entry for entry in ENTRIES if _is_possible(entry)][: plan.count or None]
-    with TemporaryDirectory(prefix="jumplora-entries-") as name, _run(plan, backbone, name) as run:
+    with (
+        TemporaryDirectory(prefix="jumplora-entries-", ignore_cleanup_errors=True) as name,
+        _run(plan, backbone, name) as run,
+    ):
         for skipped in (entry for entry in ENTRIES if not _is_possible(entry)):
             run.findings.note(f"Not tried, root may read everything: {skipped.name}.")
         for index, entry in enumerate(entries):

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 from jumplora_server.bench.report import Grid
 
-_SHOWN = 40  # rows of a table; all faults are in the JSON
+_SHOWN = 150  # rows of a table; all faults are in the JSON
+_FIRST = 80
 _WIDTH = 220
 
 
@@ -55,21 +56,26 @@ class Findings:
         failed = Counter(fault.what.split(":", 1)[0] for fault in self.faults)
         names = [*self.checks, *(name for name in failed if name not in self.checks)]
         rows = [(name, str(self.checks[name]), str(failed[name])) for name in names]
-        kinds = Counter((fault.case, _kind(fault.what)) for fault in self.faults)
-        told = [(case, what, str(count)) for (case, what), count in kinds.most_common(_SHOWN)]
         grids = [Grid("Checks", ("check", "made", "failed"), rows)]
-        if told:
-            grids.append(Grid("Faults", ("case", "what happened", "times"), told))
+        if self.faults:
+            columns = ("case", "failed checks", "times", "the first of them")
+            grids.append(Grid("Faults by case", columns, self._by_case()))
         return grids
+
+    def _by_case(self) -> list[tuple[str, str, str, str]]:
+        cases: dict[str, list[str]] = {}
+        for fault in self.faults:
+            cases.setdefault(fault.case, []).append(fault.what)
+        rows = []
+        for case, whats in list(cases.items())[:_SHOWN]:
+            names = dict.fromkeys(what.split(":", 1)[0] for what in whats)
+            first = whats[0].partition(": ")[2][:_FIRST].replace("\n", " ")
+            rows.append((case, ", ".join(names), str(len(whats)), first))
+        return rows
 
     def data(self) -> dict[str, object]:
         """For the JSON."""
         return {"checks": dict(self.checks), "faults": [asdict(fault) for fault in self.faults]}
-
-
-def _kind(what: str) -> str:
-    """Faults that differ in numbers alone are one row."""
-    return "".join("#" if letter.isdigit() else letter for letter in what)[:120].replace("##", "#")
 
 
 def shares(values: Iterable[float], scale: float = 1.0) -> tuple[str, str, str, str]:

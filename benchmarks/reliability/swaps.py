@@ -120,6 +120,9 @@ class Swaps:
                 version = next(v for v in self.versions[task] if v.digest == digest)
                 wrong = asks_right(self._ask_named(f"{task}@{digest}"), version)
                 self.findings.check("old version answers", wrong == "", wrong)
+        # Who was killed cannot tidy up; the next start does.
+        self.site.stop()
+        self.site.start()
         left = [p.name for p in self.site.store.rglob(".*") if p.name != ".lock"]
         self.findings.check("no leftover", not left, f"{left[:3]}")
 
