@@ -21,9 +21,9 @@ from jumplora_server.core import EngineLimits, Finish, Sampling, TokenEvent, Wan
 from jumplora_server.loop import EngineLoop
 from jumplora_server.metrics import Metrics
 from jumplora_server.outbox import Deliver
-from jumplora_server.residency.canaries import CanaryRun
 from jumplora_server.residency.residency import Residency
-from jumplora_server.residency.warmup import TrialRun
+from jumplora_server.residency.setback import Waits
+from jumplora_server.residency.trials import CanaryRun, TrialRun
 from jumplora_server.routing import Lease
 
 BACKBONE = toy_backbone({"encoder.block.0.layer.0.SelfAttention.q": (2, 3)})
@@ -69,7 +69,7 @@ class SmallServer:
         budget_bytes: int = 10_000,
         watch_seconds: float = 60.0,
         patience_seconds: float = 0.05,
-        retry_seconds: float = 60.0,
+        waits: Waits = Waits(first=60.0),
         max_encode_tokens: int = 64,
         deliver: Deliver | None = None,
         reserved: str | None = None,
@@ -79,6 +79,7 @@ class SmallServer:
         self.folder = folder
         self.backbone = BACKBONE
         self.store = Store(folder / "store")
+        self.store.prepare()
         self.engine = engine or FakeEngine(limits)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
@@ -92,7 +93,7 @@ class SmallServer:
             replay_canaries=lambda lease: self.replay_canaries(lease),
             watch_seconds=watch_seconds,
             patience_seconds=patience_seconds,
-            retry_seconds=retry_seconds,
+            waits=waits,
             max_overlap_tasks=max_overlap_tasks,
             reserved=reserved,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 
 TEMP_PREFIX = ".tmp-"
@@ -15,24 +14,24 @@ def temporary_path(folder: Path) -> Path:
     return folder / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
 
 
-def _go_on() -> None:
-    return
-
-
-def replace_file(path: Path, content: bytes, *, before_rename: Callable[[], None] = _go_on) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write `content` to `path`: temporary file beside it, fsync, rename, fsync of the folder."""
     temporary = temporary_path(path.parent)
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        before_rename()
+        write_durably(temporary, content)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a new file to the disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.manifest import MAX_CANARIES, Canary, PromptSpec
+from jumplora_adapters.manifest import MAX_CANARIES, Canary, PromptSpec, first_faults
 from jumplora_adapters.prompt import render
 from jumplora_adapters.rows import Row, read_rows
 from jumplora_adapters.tokenizer import token_ids
@@ -54,5 +54,4 @@ def _canary(path: Path, row: Row, prompt: PromptSpec | None) -> Canary:
     try:
         return Canary(prompt=whole, expected=row.target)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        raise DataError(f"{path}: line {row.line}: {fault['loc'][0]}: {fault['msg']}") from error
+        raise DataError(f"{path}: line {row.line}: {first_faults(error)}") from error

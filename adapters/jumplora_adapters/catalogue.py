@@ -4,110 +4,178 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jumplora_adapters import history as log
 from jumplora_adapters import store_files as files
-from jumplora_adapters.errors import AdapterError, StoreError, UnknownTask, UnknownVersion
-from jumplora_adapters.format import read_manifest
-from jumplora_adapters.header import MAX_FILE_BYTES
+from jumplora_adapters.errors import (
+    AdapterError,
+    FormatError,
+    StoreError,
+    UnknownTask,
+    UnknownVersion,
+)
+from jumplora_adapters.header import MAX_FILE_BYTES, read_manifest
 from jumplora_adapters.history import HistoryEntry
 from jumplora_adapters.manifest import Manifest, check_task_id, is_digest
+from jumplora_adapters.pointers import Pointers
+from jumplora_adapters.regular_file import RACY_NS, Stamp, now_ns
+from jumplora_adapters.store_index import StoreIndex
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
-_Stamp = tuple[int, int, int]
+_MAX_KEPT = 16_384  # manifests
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """A task's pointer, None where it has none or a damaged one, and the changes that led to it."""
+
+    current: str | None
+    log: tuple[HistoryEntry, ...]
+
+    @property
+    def trail(self) -> tuple[str, ...]:
+        """The versions that rollbacks go back through, the current one last."""
+        current = self.current or log.last_pointer(self.log)
+        return () if current is None else log.trail(self.log, current)
+
+    def version_before(self, task: str, stored: Sequence[str]) -> str:
+        """What a rollback goes back to that names no version. Raises UnknownVersion."""
+        trail = [digest for digest in self.trail if digest == self.current or digest in stored]
+        if self.current is not None:
+            if len(trail) < 2:
+                raise UnknownVersion(f"task {task!r} has no version before {self.current[:12]}")
+            return trail[-2]
+        if not trail and len(stored) != 1:
+            raise UnknownVersion(
+                f"the pointer of task {task!r} is damaged and nothing tells what it named: name "
+                f"one of its {len(stored)} versions"
+            )
+        return trail[-1] if trail else stored[0]
 
 
 class Catalogue:
-    """The adapters in one folder, which need not exist. Tasks may come and go while it is read."""
+    """The adapters in one folder, which need not exist. Tasks may come and go while it is read.
+
+    Whatever lies in a task's folder concerns that task alone: it is not followed, not waited for,
+    and read only up to a limit. A history that cannot be read counts as an empty one.
+    """
 
     def __init__(self, root: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> None:
         self.root = root.resolve()
         self.max_file_bytes = max_file_bytes
-        self._manifests: dict[str, tuple[_Stamp, Manifest]] = {}
+        self._pointers = Pointers(self.root)
+        self._index = StoreIndex(self.root)
+        self._manifests: dict[Path, tuple[Stamp, Manifest]] = {}
+
+    def survey(self) -> dict[str, str | StoreError]:
+        """By task, sorted: the desired version, or what is wrong with the task.
+
+        NoPointer is of a folder without `current`: a copy or a publish may be under way. Raises
+        StoreError where there is no store: the folder is gone, or holds neither a task nor the
+        store's mark, as that of a volume that is not mounted.
+        """
+        return dict(sorted(self._pointers.survey().items()))
 
     def pointers(self) -> dict[str, str]:
-        """The desired version of every task; tasks whose pointer cannot be read are left out."""
-        return {t: found for t, found in self._pointers() if isinstance(found, str)}
-
-    def damaged(self) -> dict[str, StoreError]:
-        """The tasks that `pointers` leaves out, each with what is wrong."""
-        return {t: found for t, found in self._pointers() if isinstance(found, StoreError)}
+        """Of `survey` the tasks whose pointer can be read."""
+        return {task: found for task, found in self.survey().items() if isinstance(found, str)}
 
     def tasks(self) -> list[str]:
-        """All published tasks, sorted."""
-        return sorted(self.pointers())
+        """The tasks of `pointers`, sorted."""
+        return list(self.pointers())
 
     def current(self, task: str) -> str:
         """The desired version. Raises TaskIdInvalid, UnknownTask, StoreError."""
         digest = files.read_pointer(self.root / check_task_id(task))
-        if digest is not None:
-            return digest
-        closest = difflib.get_close_matches(task, self.tasks(), n=3)
-        hint = f"the closest are {', '.join(closest)}" if closest else "none is similar"
-        raise UnknownTask(f"no task {task!r} in the store; {hint}", closest=closest)
+        if digest is None:
+            raise self._unknown(task)
+        return digest
 
     def history(self, task: str) -> tuple[HistoryEntry, ...]:
         """Every change of the task's pointer that took effect, newest last.
 
-        Versions that were removed since are left out.
+        Versions that were removed since are left out. Raises TaskIdInvalid, UnknownTask.
         """
         stored = set(self.versions(task))
-        changes = log.pointer_changes(self._log(task, self.current(task)))
+        changes = log.pointer_changes(self._state(task).log)
         return tuple(change for change in changes if change.digest in stored)
 
     def trail(self, task: str) -> tuple[str, ...]:
-        """The versions that rollbacks would go back through; the current one is last."""
+        """The versions that rollbacks would go back through; the current one is last.
+
+        Raises TaskIdInvalid, UnknownTask, StoreError.
+        """
         current = self.current(task)
         stored = set(self.versions(task))
-        steps = log.trail(self._log(task, current), current)
-        return tuple(digest for digest in steps if digest == current or digest in stored)
+        return tuple(d for d in self._state(task).trail if d == current or d in stored)
 
     def versions(self, task: str) -> tuple[str, ...]:
-        """Digests of all stored versions, sorted. Raises TaskIdInvalid, UnknownTask."""
-        self.current(task)
-        return tuple(files.version_digests(self.root / task))
+        """Digests of all stored versions, sorted, whatever the task's pointer holds.
+
+        Raises TaskIdInvalid, UnknownTask, StoreError (the task is no folder that can be read).
+        """
+        folder = self.root / check_task_id(task)
+        try:
+            if files.is_folder(folder):
+                digests = tuple(files.version_digests(folder))
+                if digests or files.exists(folder / files.CURRENT):
+                    return digests
+            elif files.exists(folder):
+                raise StoreError(f"{folder} is not a folder; a task is one")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be read: {error.strerror}") from error
+        raise self._unknown(task)
+
+    def files_of(self, digest: str) -> tuple[Path, ...]:
+        """The files of a version, which several tasks may hold, in the order of their tasks."""
+        return tuple(path for path, _ in self._files_of(digest))
 
     def path_of(self, digest: str) -> Path:
-        """The file of a version of any task. Raises UnknownVersion."""
-        if is_digest(digest):
-            for task in files.task_folders(self.root):
-                if files.is_version(self.root / task, digest):
-                    return files.version_path(self.root / task, digest)
-        raise UnknownVersion(f"no version {digest[:80]!r} in the store")
+        """The first file of a version. Raises UnknownVersion."""
+        found = self._files_of(digest)
+        if not found:
+            raise UnknownVersion(f"no version {digest[:80]!r} in the store")
+        return found[0][0]
+
+    def stamps_of(self, digest: str) -> tuple[Stamp, ...]:
+        """The stamp of each of `files_of`: others once one was changed, added or removed."""
+        return tuple(stamp for _, stamp in self._files_of(digest))
 
     def manifest(self, digest: str) -> Manifest:
-        """The manifest of a version. Raises UnknownVersion, FormatError."""
-        path = self.path_of(digest)
-        try:
-            # Only the header is read, so nothing shows that the bytes have this digest: what is
-            # kept holds for this very file, not for one that repairs it under the same name. The
-            # stamp is taken first, so a file replaced meanwhile is read again by the next call.
-            stamp = _stamp(path)
-            kept = self._manifests.get(digest)
-            if kept is not None and kept[0] == stamp:
-                return kept[1]
-            manifest = read_manifest(path, max_file_bytes=self.max_file_bytes, follow_links=False)
-        except FileNotFoundError as error:
-            raise UnknownVersion(f"version {digest} was removed just now") from error
-        self._manifests[digest] = stamp, manifest
-        return manifest
+        """The manifest of a version: of its first file that has one.
+
+        Raises UnknownVersion, FormatError.
+        """
+        fault: FormatError | None = None
+        for path, stamp in self._files_of(digest):
+            try:
+                return self._manifest_in(path, stamp)
+            except FileNotFoundError:
+                continue
+            except FormatError as error:
+                fault = fault or error
+        raise fault or UnknownVersion(f"no version {digest[:80]!r} in the store")
 
     def resolve(self, spec: str) -> tuple[str, str]:
         """(task, digest) of "task" or "task@prefix" with at least 8 hexadecimal digits.
 
-        Raises TaskIdInvalid, UnknownTask, UnknownVersion (none or several fit).
+        Raises TaskIdInvalid, UnknownTask, UnknownVersion (none or several fit), and StoreError
+        where the pointer is needed and cannot be read.
         """
         task, separator, prefix = spec.partition("@")
-        current = self.current(task)
         if not separator:
-            return task, current
+            return task, self.current(task)
+        stored = self.versions(task)
         if not _PREFIX.fullmatch(prefix):
             raise UnknownVersion(
                 f"version {prefix[:80]!r} given; 8 to 64 lower-case hexadecimal digits are allowed"
             )
-        fitting = [digest for digest in self.versions(task) if digest.startswith(prefix)]
+        fitting = [digest for digest in stored if digest.startswith(prefix)]
         if len(fitting) != 1:
             some = f"{len(fitting)} versions" if fitting else "no version"
             raise UnknownVersion(
@@ -124,16 +192,46 @@ class Catalogue:
         """
         return tuple(
             (task, version)
-            for task in files.task_folders(self.root)
-            if task != besides
-            for version in files.version_digests(self.root / task)
-            if version != digest and digest in self._lineage(task, version)
+            for task, version, lineage in self.lineages(besides=besides)
+            if version != digest and digest in lineage
         )
+
+    def lineages(
+        self, *, besides: str | None = None
+    ) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+        """(task, digest, lineage) of every version, but for a task `besides`. Raises StoreError."""
+        found: list[tuple[str, str, tuple[str, ...]]] = []
+        for task, digests in self._index.holdings().items():
+            if task == besides:
+                continue
+            if not digests:
+                self._require_readable(task)
+            for digest in digests:
+                found.append((task, digest, self._lineage(task, digest)))
+        return tuple(found)
+
+    def _files_of(self, digest: str) -> tuple[tuple[Path, Stamp], ...]:
+        return self._index.files_of(digest) if is_digest(digest) else ()
+
+    def _manifest_in(self, path: Path, stamp: Stamp) -> Manifest:
+        # Only the header is read, so nothing shows that the bytes have this digest: what is kept
+        # holds for this very file, not for one that repairs it under the same name. The stamp was
+        # taken first, so a file replaced meanwhile is read again by the next call.
+        kept = self._manifests.get(path)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        began = now_ns()
+        manifest = read_manifest(path, max_file_bytes=self.max_file_bytes, follow_links=False)
+        if began - max(stamp[1], stamp[2]) > RACY_NS:
+            if len(self._manifests) >= _MAX_KEPT:
+                self._manifests.clear()
+            self._manifests[path] = stamp, manifest
+        return manifest
 
     def _lineage(self, task: str, digest: str) -> tuple[str, ...]:
         try:
             return self.manifest(digest).lineage
-        except UnknownVersion:  # removed since it was listed: needs nobody
+        except UnknownVersion:  # removed since it was listed: it needs no other
             return ()
         except (AdapterError, OSError) as error:
             raise StoreError(
@@ -141,21 +239,36 @@ class Catalogue:
                 f"publish its file again, or delete the damaged one ({error})"
             ) from error
 
-    def _pointers(self) -> Iterator[tuple[str, str | StoreError]]:
-        for task in files.task_folders(self.root):
+    def _require_readable(self, task: str) -> None:
+        try:
+            files.version_digests(self.root / task)
+        except PermissionError as error:
+            raise StoreError(
+                f"{self.root / task} cannot be read, so which versions it needs is not known"
+            ) from error
+        except OSError:  # gone by now
+            return
+
+    def _state(self, task: str) -> TaskState:
+        folder = self.root / task
+        try:
+            entries = log.read_log(folder / files.HISTORY)
+        except StoreError:
+            entries = ()
+        try:
+            current = files.read_pointer(folder)
+        except StoreError:  # what it named is what the log says last
+            return TaskState(None, entries)
+        return TaskState(current, log.settled(entries, current))
+
+    def _unknown(self, task: str) -> UnknownTask | StoreError:
+        """The error of a task that is not there; of the store, where that is not there."""
+        tasks = self._index.tasks()
+        if not tasks:
             try:
-                digest = files.read_pointer(self.root / task)
+                self.survey()
             except StoreError as error:
-                yield task, error
-            else:
-                if digest is not None:
-                    yield task, digest
-
-    def _log(self, task: str, current: str | None) -> tuple[HistoryEntry, ...]:
-        return log.settled(log.read_log(self.root / task / files.HISTORY), current)
-
-
-def _stamp(path: Path) -> _Stamp:
-    """What tells one file of a name from the next: inode, time of change, size."""
-    state = path.lstat()
-    return state.st_ino, state.st_mtime_ns, state.st_size
+                return error
+        closest = difflib.get_close_matches(task, tasks, n=3)
+        hint = f"the closest are {', '.join(closest)}" if closest else "none is similar"
+        return UnknownTask(f"no task {task!r} in the store; {hint}", closest=closest)

@@ -10,6 +10,10 @@ AdapterError
 ├── HasDescendants       has_descendants
 ├── VersionConflict      version_conflict
 ├── StoreError           store
+│   ├── NoPointer            no_pointer
+│   ├── StoreBusy            store_busy
+│   ├── StoreFull            store_full
+│   └── StoreReadOnly        store_read_only
 ├── BackboneError        backbone
 ├── PromptTooLong        prompt_too_long
 ├── ConvertError         convert
@@ -113,6 +117,30 @@ class StoreError(AdapterError):
     """The store's folder does not look as the store left it."""
 
     code = "store"
+
+
+class NoPointer(StoreError):
+    """A task's folder has no `current`: a copy or a publish under way, or what a crash left."""
+
+    code = "no_pointer"
+
+
+class StoreBusy(StoreError):
+    """Others held the store's lock for longer than the caller waits; nothing was changed."""
+
+    code = "store_busy"
+
+
+class StoreFull(StoreError):
+    """The disk, or the quota, of the store is full; nothing was changed."""
+
+    code = "store_full"
+
+
+class StoreReadOnly(StoreError):
+    """The store may only be read here; nothing was changed."""
+
+    code = "store_read_only"
 
 
 class BackboneError(AdapterError):

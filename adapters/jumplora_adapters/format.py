@@ -6,15 +6,12 @@ tensor is made, the numbers before an adapter is.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -23,20 +20,23 @@ from torch import Tensor
 
 from jumplora_adapters.atomic_file import replace_file
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.bounds import check_publishable
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta, mask_digest_of
 from jumplora_adapters.errors import FingerprintMismatch, FormatError
 from jumplora_adapters.header import (
-    DTYPES,
     MANIFEST_KEY,
     MAX_FILE_BYTES,
     Header,
     check_header,
+    open_adapter,
     read_header,
 )
 from jumplora_adapters.layout import check_layout
 from jumplora_adapters.manifest import Manifest, canonical_json, parse_manifest
 from jumplora_adapters.overlap import Support
+from jumplora_adapters.printable import shown
 
+_DTYPES = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Per module the A [r, d_in] and B [d_out, r] that a mask was made from, unscaled."""
 
@@ -57,9 +57,12 @@ def write_adapter(
     """Write an adapter file atomically and return its digest; equal input gives equal bytes.
 
     `density` and `mask_digest` of the manifest are facts about the deltas and are filled in here.
-    `factors` may accompany masked deltas. Raises FormatError with the codes of reading.
+    `factors` may accompany masked deltas. Raises FormatError with the codes of reading, also for
+    a manifest that could be read and not published.
     """
     described = describe(manifest, deltas)
+    shapes = {name: delta.shape for name, delta in deltas.items()}
+    check_publishable(described, shapes)
     tensors: dict[str, Tensor] = {}
     for name, delta in deltas.items():
         delta.check()
@@ -84,7 +87,7 @@ def write_adapter(
         )
     length = 8 + int.from_bytes(content[:8], "little")
     header = check_header(content[:length], data_bytes=len(content) - length)
-    check_layout(header, described, {name: delta.shape for name, delta in deltas.items()})
+    check_layout(header, described, shapes)
     replace_file(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -106,14 +109,6 @@ def describe(manifest: Manifest, deltas: Mapping[str, Delta]) -> Manifest:
     return manifest.model_copy(update=facts)
 
 
-def read_manifest(
-    path: Path, *, max_file_bytes: int = MAX_FILE_BYTES, follow_links: bool = True
-) -> Manifest:
-    """The manifest of a file whose header is sound; its tensors are not looked at."""
-    with _opened(path, follow_links=follow_links) as file:
-        return parse_manifest(read_header(file, max_file_bytes=max_file_bytes).manifest_text)
-
-
 def read_adapter(
     path: Path,
     backbone: Backbone,
@@ -128,22 +123,41 @@ def read_adapter(
     Raises FormatError with the code of the check that failed, in the order of FORMAT.md, and
     FingerprintMismatch for another backbone's adapter.
     """
-    with _opened(path, follow_links=follow_links) as file:
-        header = read_header(file, max_file_bytes=max_file_bytes)
-        manifest = parse_manifest(header.manifest_text)
-        if manifest.backbone.fingerprint != backbone.fingerprint:
-            raise FingerprintMismatch(
-                f"the adapter is for backbone {manifest.backbone.name!r} "
-                f"({manifest.backbone.fingerprint[:12]}), not for {backbone.name!r} "
-                f"({backbone.fingerprint[:12]})"
-            )
-        check_layout(header, manifest, backbone.targets)
-        tensors, digest = _read_tensors(file, header)
-    if expect_digest is not None and digest != expect_digest:
-        raise FormatError(f"the file is {digest}, not {expect_digest}", code="digest")
+    with open_adapter(path, follow_links=follow_links) as file:
+        return validate_open(
+            file, backbone, max_file_bytes=max_file_bytes, expect_digest=expect_digest
+        )
+
+
+def validate_open(
+    file: BinaryIO,
+    backbone: Backbone,
+    *,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    digest: str | None = None,
+    expect_digest: str | None = None,
+) -> Adapter:
+    """Read and validate an open file, as `read_adapter` does.
+
+    `digest` is the SHA-256 of the file, where the caller computed it: then it is not computed here.
+    """
+    header = read_header(file, max_file_bytes=max_file_bytes)
+    manifest = parse_manifest(header.manifest_text)
+    if manifest.backbone.fingerprint != backbone.fingerprint:
+        raise FingerprintMismatch(
+            f"the adapter is for backbone '{shown(manifest.backbone.name, 80)}' "
+            f"({manifest.backbone.fingerprint[:12]}), not for {backbone.name!r} "
+            f"({backbone.fingerprint[:12]})"
+        )
+    check_layout(header, manifest, backbone.targets)
+    hasher = hashlib.sha256(header.raw) if digest is None else None
+    tensors = _read_tensors(file, header, hasher)
+    found = digest or (hasher.hexdigest() if hasher is not None else "")
+    if expect_digest is not None and found != expect_digest:
+        raise FormatError(f"the file is {found}, not {expect_digest}", code="digest")
     deltas = MappingProxyType(_deltas(tensors, manifest, backbone.targets))
     _check_facts(manifest, deltas)
-    return Adapter(manifest, deltas, digest, _factors(tensors, manifest))
+    return Adapter(manifest, deltas, found, _factors(tensors, manifest))
 
 
 def read_supports(
@@ -158,7 +172,7 @@ def read_supports(
     For versions that `read_adapter` passed before: of the checks only those of header, manifest and
     layout are made again. A low-rank one has no masks: empty. Raises FormatError.
     """
-    with _opened(path, follow_links=follow_links) as file:
+    with open_adapter(path, follow_links=follow_links) as file:
         header = read_header(file, max_file_bytes=max_file_bytes)
         manifest = parse_manifest(header.manifest_text)
         check_layout(header, manifest, backbone.targets)
@@ -176,42 +190,28 @@ def read_supports(
     return supports
 
 
-def _opened(path: Path, *, follow_links: bool) -> BufferedReader:
-    """An ordinary file, open. Raises OSError, and FormatError for a pipe, a folder or a device."""
-    # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        if error.errno == errno.ELOOP and not follow_links:
-            raise FormatError(f"{path} is a link, which is not followed") from error
-        raise
-    file = os.fdopen(descriptor, "rb") if _is_regular(descriptor) else None
-    if file is None:
-        os.close(descriptor)
-        raise FormatError(f"{path} is no ordinary file")
-    return file
-
-
-def _is_regular(descriptor: int) -> bool:
-    return stat.S_ISREG(os.fstat(descriptor).st_mode)
-
-
-def _read_tensors(file: BufferedReader, header: Header) -> tuple[dict[str, Tensor], str]:
+def _read_tensors(
+    file: BinaryIO, header: Header, hasher: hashlib._Hash | None
+) -> dict[str, Tensor]:
     # Each tensor gets memory of its own: aligned whatever the offset, and freed one by one.
-    hasher = hashlib.sha256(header.raw)
     tensors: dict[str, Tensor] = {}
     for info in header.tensors:
         buffer = bytearray(info.end - info.begin)
-        if file.readinto(buffer) != len(buffer):
+        if _read_into(file, buffer) != len(buffer):
             raise FormatError("the file ended while it was read", code="file_size")
-        hasher.update(buffer)
-        dtype = DTYPES[info.dtype]
+        if hasher is not None:
+            hasher.update(buffer)
+        dtype = _DTYPES[info.dtype]
         flat = torch.frombuffer(buffer, dtype=dtype) if buffer else torch.empty(0, dtype=dtype)
         tensors[info.name] = flat.view(info.shape)
     if file.read(1):
         raise FormatError("the file grew while it was read", code="file_size")
-    return tensors, hasher.hexdigest()
+    return tensors
+
+
+def _read_into(file: BinaryIO, buffer: bytearray) -> int:
+    # typing.BinaryIO has no readinto, which every binary file has.
+    return int(file.readinto(buffer))  # type: ignore[attr-defined]
 
 
 def _deltas(

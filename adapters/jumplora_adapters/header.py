@@ -1,4 +1,4 @@
-"""The head of an adapter file, checked before any tensor is made.
+"""The head of an adapter file, checked before any tensor is made, and without torch.
 
 safetensors itself accepts half a million tensors, keys that come twice, endless metadata and any
 tensor name, so sizes, counts and types are checked here. What the names mean is format's business.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
-import torch
-
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.json_text import parse_json
-from jumplora_adapters.manifest import MAX_MANIFEST_BYTES
+from jumplora_adapters.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from jumplora_adapters.regular_file import NotRegular, open_regular
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_HEADER_BYTES = 1024 * 1024
@@ -24,14 +25,8 @@ MAX_TENSORS = 4096
 MAX_DIMENSION = 1 << 40
 MANIFEST_KEY = "jumplora"
 
-DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
-    {
-        "U8": torch.uint8,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-    }
-)
+DTYPES: Mapping[str, int] = MappingProxyType({"U8": 1, "F32": 4, "F16": 2, "BF16": 2})
+"""The types that are allowed, with the bytes of an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +52,22 @@ class Header:
     def data_start(self) -> int:
         """Where in the file the tensors begin."""
         return len(self.raw)
+
+
+def read_manifest(
+    path: Path, *, max_file_bytes: int = MAX_FILE_BYTES, follow_links: bool = True
+) -> Manifest:
+    """The manifest of a file whose header is sound; its tensors are not looked at."""
+    with open_adapter(path, follow_links=follow_links) as file:
+        return parse_manifest(read_header(file, max_file_bytes=max_file_bytes).manifest_text)
+
+
+def open_adapter(path: Path, *, follow_links: bool) -> BufferedReader:
+    """An ordinary file, open. Raises OSError, and FormatError for a pipe, a folder or a device."""
+    try:
+        return os.fdopen(open_regular(path, follow_links=follow_links), "rb")
+    except NotRegular as error:
+        raise FormatError(f"{path} is {error.kind}, not an ordinary file") from error
 
 
 def read_header(file: BinaryIO, *, max_file_bytes: int = MAX_FILE_BYTES) -> Header:
@@ -145,7 +156,7 @@ def _tensor_info(name: str, entry: object) -> TensorInfo:
             code="shape",
         )
     begin, end = offsets
-    size = DTYPES[dtype].itemsize
+    size = DTYPES[dtype]
     for dimension in shape:
         size *= dimension
     if end - begin != size:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from jumplora_adapters.errors import StoreError
 from jumplora_adapters.manifest import is_digest
+from jumplora_adapters.regular_file import open_regular
 
+MAX_LOG_BYTES = 4 * 1024 * 1024  # some 30,000 changes; of a longer log the end is read
 Event = Literal["publish", "repoint", "rollback", "remove"]
 """`publish` and `repoint` move on, `rollback` moves back, `remove` deletes a version."""
 
@@ -36,7 +39,18 @@ class HistoryEntry:
 
 def read_log(path: Path) -> tuple[HistoryEntry, ...]:
     """All whole entries, oldest first; none for a file that is not there. Raises StoreError."""
-    return tuple(entry for entry, _ in _entries(path))
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return tuple(entry for entry, _ in _entries(descriptor))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
 
 
 def last_pointer(entries: Sequence[HistoryEntry]) -> str | None:
@@ -88,39 +102,58 @@ def trail(entries: Sequence[HistoryEntry], current: str) -> tuple[str, ...]:
 
 
 def append(path: Path, entries: Sequence[HistoryEntry], keep: int) -> None:
-    """Cut the log after its first `keep` entries, add `entries`, and make that durable."""
-    known = _entries(path)
-    end = known[keep - 1][1] if keep else 0
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o666)
-    with os.fdopen(descriptor, "r+b") as file:
-        file.truncate(end)
-        file.seek(end)
-        file.write(b"".join(entry.line() for entry in entries))
-        file.flush()
-        os.fsync(file.fileno())
+    """Cut the log after its first `keep` entries, add `entries`, and make that durable.
+
+    When that fails the log is left cut. Raises OSError.
+    """
+    with os.fdopen(open_regular(path, "create"), "r+b") as file:
+        end = _end(file.fileno(), keep)
+        try:
+            file.truncate(end)
+            file.seek(end)
+            file.write(b"".join(entry.line() for entry in entries))
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), end)
+            raise
 
 
-def _entries(path: Path) -> list[tuple[HistoryEntry, int]]:
-    # Each entry with the offset of its end. A line that cannot be read is passed over.
+def cut(path: Path, keep: int) -> None:
+    """Take back an `append`: only the first `keep` entries stay; a log of none is removed."""
+    if not keep:
+        path.unlink()
+        return
+    descriptor = open_regular(path, "change")
+    try:
+        os.ftruncate(descriptor, _end(descriptor, keep))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _end(descriptor: int, keep: int) -> int:
+    return _entries(descriptor)[keep - 1][1] if keep else 0
+
+
+def _entries(descriptor: int) -> list[tuple[HistoryEntry, int]]:
+    # Each entry with the offset of its end. A line that cannot be read is passed over, and so is
+    # the first one where the reading begins in the middle of a log.
     entries: list[tuple[HistoryEntry, int]] = []
-    end = 0
-    for line in _read(path).splitlines(keepends=True):
+    size = os.fstat(descriptor).st_size
+    end = max(0, size - MAX_LOG_BYTES)
+    content = b""
+    while len(content) < MAX_LOG_BYTES:
+        piece = os.pread(descriptor, MAX_LOG_BYTES - len(content), end + len(content))
+        if not piece:
+            break
+        content += piece
+    for line in content.splitlines(keepends=True):
         end += len(line)
         if entry := _parse(line):
             entries.append((entry, end))
     return entries
-
-
-def _read(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()
 
 
 def _parse(line: bytes) -> HistoryEntry | None:

@@ -8,18 +8,41 @@ from typing import Any, NoReturn
 
 from jumplora_adapters.errors import FormatCode, FormatError
 
+MAX_DEPTH = 64  # arrays and objects inside each other
+
 
 def parse_json(text: str, *, code: FormatCode) -> Any:
     """The value of a JSON document. Raises FormatError (duplicate_key, else `code`)."""
     try:
-        return json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
             parse_float=_finite,
+            parse_int=_whole,
         )
     except (ValueError, RecursionError) as error:
         raise FormatError(f"not JSON that can be read: {error}", code=code) from error
+    # Readers of other languages, and those that write it again, have limits of their own.
+    if _is_deeper(value, MAX_DEPTH):
+        raise FormatError(
+            f"arrays and objects are nested deeper than {MAX_DEPTH} levels", code=code
+        )
+    return value
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -45,3 +68,8 @@ def _finite(number: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{number[:40]} is larger than any 64-bit number")
     return value
+
+
+def _whole(number: str) -> int:
+    _finite(number)  # so that who computes with it in floats need not look first
+    return int(number)

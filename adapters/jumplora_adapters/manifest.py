@@ -24,6 +24,8 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from jumplora_adapters.errors import FormatError, TaskIdInvalid
 from jumplora_adapters.json_text import parse_json
+from jumplora_adapters.printable import shown
+from jumplora_adapters.prompt_size import PromptSize
 
 TASK_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MAX_MANIFEST_BYTES = 256 * 1024
@@ -31,6 +33,12 @@ MAX_TARGETS = 2048
 MAX_LINEAGE = 64
 MAX_OPTIONS = 1024
 MAX_CANARIES = 32
+# Of a prompt with an empty text, in bytes. A template that names each of its fields once stays
+# below this in any manifest; what is published has to stay below less (bounds.py).
+MAX_READ_FRAME_BYTES = MAX_MANIFEST_BYTES
+MAX_FAULTS = 3
+MAX_PLACE_CHARS = 80
+MAX_FAULT_CHARS = 400
 
 _TASK_ID = re.compile(TASK_ID, re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -90,14 +98,27 @@ class PromptSpec(_Frozen):
     instruction: LongText = ""
     options: Annotated[tuple[ShortText, ...], Field(max_length=MAX_OPTIONS)] = ()
 
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        size = PromptSize.measure(self.template, self.instruction, self.options)
+        if size.frame_bytes > MAX_READ_FRAME_BYTES:
+            raise ValueError(
+                f"the template makes prompts of {size.frame_bytes} bytes with an empty text; at "
+                f"most {MAX_READ_FRAME_BYTES} are allowed"
+            )
+        return self
+
 
 class GenerationDefaults(TypedDict, total=False):
-    """Generation parameters for requests that name none; a parameter not listed is not allowed."""
+    """Generation parameters for requests that name none; a parameter not listed is not allowed.
+
+    What is read may be more than what is written or published, which `sampling_bounds` says.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
 
-    max_new_tokens: Annotated[int, Field(ge=1, le=4096)]
-    min_new_tokens: Annotated[int, Field(ge=0, le=4096)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=8192)]
+    min_new_tokens: Annotated[int, Field(ge=0, le=8192)]
     temperature: Annotated[float, Field(gt=0.0, le=100.0)]
     top_k: Annotated[int, Field(ge=1, le=1_000_000)]
     top_p: Annotated[float, Field(gt=0.0, le=1.0)]
@@ -115,7 +136,8 @@ class Canary(_Frozen):
 class Manifest(_Frozen):
     """The manifest of FORMAT.md. `lineage` lists ancestors only, oldest first."""
 
-    format_version: Literal[1] = 1
+    # Not Literal[1]: true and 1.0 equal 1, and would pass.
+    format_version: Annotated[int, Field(ge=1, le=1, strict=True)] = 1
     kind: Literal["masked", "lowrank"]
     task: TaskId
     backbone: BackboneRef
@@ -176,15 +198,22 @@ def parse_manifest(text: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'manifest'}: {fault['msg']}"
-            for fault in error.errors(include_url=False, include_input=False)[:3]
-        ]
-        raise FormatError(f"the manifest is not valid: {'; '.join(faults)}", code="manifest") from (
-            error
-        )
+        raise FormatError(
+            f"the manifest is not valid: {first_faults(error)}", code="manifest"
+        ) from (error)
     _check_facts_are_there(manifest)
     return manifest
+
+
+def first_faults(error: ValidationError) -> str:
+    """The first few faults, each with its place, in one line that may be shown anywhere."""
+    faults = []
+    for fault in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
+        # A key of the document is part of the place.
+        place = ".".join(shown(str(part), MAX_PLACE_CHARS) for part in fault["loc"])
+        message = str(fault["msg"]).removeprefix("Value error, ")
+        faults.append(f"{place or 'manifest'}: {shown(message, MAX_FAULT_CHARS)}")
+    return "; ".join(faults)
 
 
 def _check_facts_are_there(manifest: Manifest) -> None:

@@ -11,17 +11,31 @@ from tokenizers import Encoding, Tokenizer
 
 from jumplora_adapters.errors import PromptTooLong
 from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.prompt_size import OPTIONS_BETWEEN, PromptSize
 
 DEFAULT_TEMPLATE = "Task Instruction: {instruction}\nOptions: {options}\nText: {text}\nAnswer:"
 
 _FIELD = re.compile(r"\{(instruction|options|text)\}")
 
 
+def measure(spec: PromptSpec) -> PromptSize:
+    """How large the prompts of `spec` get."""
+    return PromptSize.measure(spec.template, spec.instruction, spec.options)
+
+
+def rendered_bytes(spec: PromptSpec, text: str) -> int:
+    """UTF-8 bytes of `render(spec, text)`, without making it."""
+    return measure(spec).with_text(text)
+
+
 def render(spec: PromptSpec, text: str) -> str:
-    """The prompt for `text`; options are joined by " | "."""
+    """The prompt for `text`; options are joined by " | ".
+
+    It may be far larger than `text`: measure it first where the text is not your own.
+    """
     fields = {
         "instruction": spec.instruction,
-        "options": " | ".join(spec.options),
+        "options": OPTIONS_BETWEEN.join(spec.options),
         "text": text,
     }
     return _FIELD.sub(lambda match: fields[match[1]], spec.template)

@@ -1,6 +1,6 @@
-"""The store's folders and files: names, locks, pointers, and nothing through a symbolic link.
+"""The store's folders and files: names, pointers, leftovers, and nothing through a symbolic link.
 
-<store>/.lock                       held while a change is made
+<store>/.lock                       held while a change is made; the mark of a store
 <store>/<task>/<digest>.safetensors one version
 <store>/<task>/history.jsonl        every change of the pointer
 <store>/<task>/current              the pointer: the desired version's digest
@@ -8,53 +8,38 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
-from jumplora_adapters.atomic_file import TEMP_PREFIX, temporary_path
-from jumplora_adapters.errors import FormatError, StoreError
-from jumplora_adapters.manifest import is_digest, is_task_id
+from jumplora_adapters.atomic_file import TEMP_PREFIX, sync_folder
+from jumplora_adapters.errors import StoreError, StoreFull, StoreReadOnly
+from jumplora_adapters.manifest import is_digest
+from jumplora_adapters.regular_file import kind_of, open_regular
 
 SUFFIX = ".safetensors"
 CURRENT = "current"
 HISTORY = "history.jsonl"
-LOCK = ".lock"
 REMOVED_PREFIX = ".removed-"
-COPY_BYTES = 1024 * 1024
+POINTER_BYTES = 128  # a digest, a line end, and white space that an editor may add
 
 
-def task_folders(root: Path) -> list[str]:
-    """Names of the store's folders that may hold a task, sorted; none while there is no store."""
-    try:
-        with os.scandir(root) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if is_task_id(entry.name) and entry.is_dir(follow_symlinks=False)
-            )
-    except FileNotFoundError:
-        return []
-
-
-def version_digests(folder: Path) -> list[str]:
-    """Digests of the version files in a task's folder, sorted; none if it is not there."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name.removesuffix(SUFFIX)
-                for entry in entries
-                if entry.name.endswith(SUFFIX)
-                and is_digest(entry.name.removesuffix(SUFFIX))
-                and entry.is_file(follow_symlinks=False)
-            )
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def version_digests(folder: str | Path) -> list[str]:
+    """Digests of the version files in a task's folder, sorted. Raises OSError."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name.removesuffix(SUFFIX)
+            for entry in entries
+            if entry.name.endswith(SUFFIX)
+            and is_digest(entry.name.removesuffix(SUFFIX))
+            and entry.is_file(follow_symlinks=False)
+        )
 
 
 def version_path(folder: Path, digest: str) -> Path:
@@ -62,106 +47,149 @@ def version_path(folder: Path, digest: str) -> Path:
     return folder / f"{digest}{SUFFIX}"
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder, itself and not through a link."""
+    return _is(stat.S_ISDIR, path)
+
+
+def exists(path: Path) -> bool:
+    """Whether anything is there, a link that leads nowhere too."""
+    return os.path.lexists(path)
+
+
 def is_version(folder: Path, digest: str) -> bool:
     """Whether the folder and the version's file in it are there, and neither is a link."""
-    try:
-        return stat.S_ISDIR(folder.lstat().st_mode) and stat.S_ISREG(
-            version_path(folder, digest).lstat().st_mode
-        )
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    return is_folder(folder) and _is(stat.S_ISREG, version_path(folder, digest))
 
 
 def read_pointer(folder: Path) -> str | None:
     """The digest in a task's `current`; None if it has none. Raises StoreError."""
+    path = folder / CURRENT
     try:
-        if not stat.S_ISDIR(folder.lstat().st_mode):
-            raise StoreError(f"{folder} is a link or a file; a task is a folder")
-        descriptor = os.open(folder / CURRENT, os.O_RDONLY | os.O_NOFOLLOW)
+        mode = folder.lstat().st_mode
+        if not stat.S_ISDIR(mode):
+            raise StoreError(f"{folder} is {kind_of(mode)}; a task is a folder")
+        descriptor = open_regular(path)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"{folder / CURRENT} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        text = file.read(128).decode("ascii", errors="replace").strip()
-    if not is_digest(text):
-        raise StoreError(
-            f"{folder / CURRENT} holds {text[:80]!r}; 64 hexadecimal digits belong in it"
-        )
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        content = os.read(descriptor, POINTER_BYTES + 1)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    return _digest_in(path, content)
+
+
+def _digest_in(path: Path, content: bytes) -> str:
+    text = content.decode("ascii", errors="replace").strip()
+    if len(content) > POINTER_BYTES or not is_digest(text):
+        raise StoreError(f"{path} holds {text[:80]!r}; 64 hexadecimal digits belong in it")
     return text
 
 
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the store's lock, against threads and processes alike.
+def may_be_changed(path: Path) -> bool:
+    """Whether an ordinary file may be read and written by us, or is not there."""
+    try:
+        os.close(open_regular(path, "change"))
+    except FileNotFoundError:
+        return True
+    except PermissionError:
+        return False
+    return True
 
-    Raises StoreError for an OSError of what is done meanwhile, such as a full disk.
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn an OSError of what is done to the store into a StoreError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        kind, advice = _CAUSES.get(error.errno or 0, (StoreError, ""))
+        raise kind(f"the store cannot be written: {error}{advice}") from error
+
+
+_FULL = (StoreFull, "; nothing was changed: make room and try again")
+_READ_ONLY = (StoreReadOnly, "; nothing was changed: this process may not write there")
+_CAUSES: dict[int, tuple[type[StoreError], str]] = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: _READ_ONLY,
+    errno.EACCES: _READ_ONLY,
+    errno.EPERM: _READ_ONLY,
+}
+
+
+def make_way(root: Path, path: Path, *, keep: int = stat.S_IFREG) -> None:
+    """Remove what lies at `path` unless it is of the type `keep`; links are not followed.
+
+    It is renamed into the store's own leftovers first, so that it is gone in one step.
     """
     try:
-        descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)  # closing releases the lock
-    except OSError as error:
-        raise StoreError(f"the store cannot be written: {error}") from error
+        if stat.S_IFMT(path.lstat().st_mode) != keep:
+            set_aside(root, path)
+    except FileNotFoundError:
+        return
 
 
-@contextmanager
-def copied(source: Path, root: Path, *, max_file_bytes: int) -> Iterator[Path]:
-    """A durable copy of `source` under a temporary name in the store, gone afterwards unless moved.
+def set_aside(root: Path, path: Path) -> None:
+    """Take an entry of a task, or a task, out of its place in one durable step, then remove it."""
+    aside = detach(root, path)
+    remove_entry(aside)
 
-    The copy is locked while it is worked on, so that a sweep leaves it alone.
-    Raises FormatError (file_size) when the source is larger than allowed.
-    """
-    temporary = temporary_path(root)
-    with locked(root):  # a sweep must not come between creating the copy and locking it
-        target = temporary.open("xb")
-        fcntl.flock(target, fcntl.LOCK_EX)
-    with target:
-        try:
-            with source.open("rb") as file:
-                _copy(file, target, max_file_bytes)
-            target.flush()
-            os.fsync(target.fileno())
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
+
+def detach(root: Path, path: Path) -> Path:
+    """Rename an entry to a name that no reader looks at and a sweep removes."""
+    aside = root / f"{REMOVED_PREFIX}{secrets.token_hex(8)}"
+    path.rename(aside)
+    sync_folder(path.parent)
+    return aside
+
+
+def remove_entry(path: Path) -> None:
+    """Remove a file, a link, a pipe or a whole folder, as far as that is possible."""
+    with suppress(OSError, RecursionError):
+        if is_folder(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what interrupted changes left in a folder, except copies still being worked on."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]
+    """Remove what interrupted changes left in a folder, except files still being worked on."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except OSError:  # gone, or not ours to read: nothing of a change is there
+        return
     for name in names:
         if name.startswith(REMOVED_PREFIX):
-            shutil.rmtree(folder / name, ignore_errors=True)
+            remove_entry(folder / name)
         elif name.startswith(TEMP_PREFIX):
             _remove_unless_locked(folder / name)
 
 
-def _copy(source: BinaryIO, target: BinaryIO, max_file_bytes: int) -> None:
-    copied_bytes = 0
-    while chunk := source.read(COPY_BYTES):
-        copied_bytes += len(chunk)
-        if copied_bytes > max_file_bytes:
-            raise FormatError(
-                f"the file has more than {max_file_bytes} bytes, which are allowed",
-                code="file_size",
-            )
-        target.write(chunk)
-
-
 def _remove_unless_locked(path: Path) -> None:
+    if not _is(stat.S_ISREG, path):
+        remove_entry(path)
+        return
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:  # gone meanwhile, or a link that we did not make
+        descriptor = open_regular(path, "change")
+    except OSError:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
-    except BlockingIOError:
+    except OSError:  # locked: somebody works on it
         return
     finally:
         os.close(descriptor)
+
+
+def _is(test: object, path: Path) -> bool:
+    try:
+        return bool(callable(test) and test(path.lstat().st_mode))
+    except OSError:
+        return False

@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.store import Store
+from jumplora_adapters.store_lock import Patience
 from jumplora_server.admission import QueueLimits
 from jumplora_server.api import adapters, errors, generate, health
 from jumplora_server.api.access import AccessLog, BodyLimit
@@ -32,10 +33,10 @@ from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.loop import EngineLoop, StepEngine
 from jumplora_server.metrics import Metrics
-from jumplora_server.residency.canaries import CanaryRun
+from jumplora_server.publishing import Publishing
 from jumplora_server.residency.engine import AdapterEngine
 from jumplora_server.residency.residency import Residency
-from jumplora_server.residency.warmup import TrialRun
+from jumplora_server.residency.trials import CanaryRun, TrialRun
 from jumplora_server.services import Services
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
@@ -43,6 +44,7 @@ from jumplora_server.version import VERSION
 # A busy Python thread holds the interpreter for this long at a time; at the default of 5 ms the
 # engine thread, which takes the lock dozens of times in a step, is slowed down many times.
 SWITCH_SECONDS = 0.0002
+SWEEP_SECONDS = 1.0  # what interrupted changes left does no harm, so a start waits no longer
 WARM_UP_TEXT = "Task Instruction: warm up\nText: The first run is slow.\nAnswer:"
 DESCRIPTION = (
     "Many sparse task adapters on one T5 backbone, mixed in one batch. Name a task by `task_id`; "
@@ -168,6 +170,7 @@ def connect(
         store=store,
         metrics=metrics,
         residency=residency,
+        publishing=Publishing(store, backbone, residency, load_seconds=settings.load_timeout),
         loop=loop,
         limits=engine.limits,
         clock=clock,
@@ -178,13 +181,12 @@ def connect(
 def _open_store(settings: Settings) -> Store:
     if not settings.store.exists():
         _log.warning("there was no store at %s: an empty one is made", settings.store)
-    try:
-        settings.store.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise StartupError(f"the store {settings.store} is a file, not a folder") from error
     store = Store(settings.store, max_file_bytes=settings.max_adapter_bytes)
+    if settings.store.exists() and not settings.store.is_dir():
+        raise StartupError(f"the store {settings.store} is a file, not a folder")
+    store.prepare()
     try:
-        store.sweep()
+        store.sweep(patience=Patience(SWEEP_SECONDS))
     except StoreError as error:  # a store that this server may only read is served all the same
         _log.warning("what interrupted changes left in the store stays there: %s", error)
     return store

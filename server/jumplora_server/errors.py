@@ -12,6 +12,9 @@ ServerError
 ├── VersionConflict         412  version_conflict
 ├── AdapterInUse            409  adapter_in_use
 ├── OutOfMemoryBudget       507  memory_budget
+├── StoreBusy               503  store_busy            (Retry-After)
+├── StoreFull               507  store_full
+├── StoreReadOnly           503  store_read_only       (Retry-After)
 ├── QueueFull               503  queue_full            (Retry-After)
 ├── TaskQuotaExceeded       429  task_quota            (Retry-After)
 ├── Draining                503  draining              (Retry-After)
@@ -116,6 +119,27 @@ class OutOfMemoryBudget(ServerError):
 
     status = 507
     code = "memory_budget"
+
+
+class StoreBusy(ServerError):
+    """Other changes of the adapter store took longer than a request waits; nothing was changed."""
+
+    status = 503
+    code = "store_busy"
+
+
+class StoreFull(ServerError):
+    """The adapter store's disk or quota is full; nothing was changed."""
+
+    status = 507
+    code = "store_full"
+
+
+class StoreReadOnly(ServerError):
+    """The server may not write into the adapter store; nothing was changed."""
+
+    status = 503
+    code = "store_read_only"
 
 
 class QueueFull(ServerError):

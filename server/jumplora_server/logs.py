@@ -1,6 +1,8 @@
 """One line for each thing that happened, as text or JSON. No prompts, no keys.
 
-`fields` of a record (`extra={"fields": {...}}`) become columns of the line.
+Names and messages in it may come from requests and adapters: a line shows them bounded, a text
+line with what would act on a terminal as escapes. `fields` of a record (`extra={"fields": {...}}`)
+become columns of the line.
 """
 
 from __future__ import annotations
@@ -11,6 +13,11 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from jumplora_adapters.printable import printable, shown
+
+MAX_MESSAGE_CHARS = 8192
+MAX_FIELD_CHARS = 1024
+MAX_TRACEBACK_CHARS = 65_536
 _QUIET = ("httpx", "httpcore", "asyncio", "filelock", "urllib3")
 
 
@@ -23,11 +30,14 @@ class JsonLines(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **_fields(record),
+            "message": _cut(record.getMessage(), MAX_MESSAGE_CHARS),
+            **{
+                key: _cut(value, MAX_FIELD_CHARS) if isinstance(value, str) else value
+                for key, value in _fields(record).items()
+            },
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = _traceback(self, record)
         return json.dumps(line, default=str)
 
 
@@ -36,10 +46,15 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback below it if there is one."""
-        columns = " ".join(f"{key}={value}" for key, value in _fields(record).items())
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        columns = " ".join(
+            f"{key}={shown(str(value), MAX_FIELD_CHARS)}" for key, value in _fields(record).items()
+        )
+        message = shown(record.getMessage(), MAX_MESSAGE_CHARS)
         line = f"{_time(record)} {record.levelname:<7} {record.name} {message} {columns}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        # Its own line ends stay; one inside an exception's text cannot be told from them.
+        return "\n".join((line, *map(printable, _traceback(self, record).split("\n"))))
 
 
 def configure(form: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:
@@ -65,3 +80,16 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    assert record.exc_info
+    text = formatter.formatException(record.exc_info)
+    if len(text) <= MAX_TRACEBACK_CHARS:
+        return text
+    half = MAX_TRACEBACK_CHARS // 2  # what was called first, and what went wrong
+    return f"{text[:half]}\n... ({len(text) - 2 * half} more characters) ...\n{text[-half:]}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most} more characters)"

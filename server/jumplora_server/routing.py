@@ -31,11 +31,12 @@ class LoadFailure:
 class Route:
     """One registered task: the version it should serve and the one it does serve.
 
-    `versions` is the publishing history, oldest first. `failure` is that of `desired`.
+    `versions` is the publishing history, oldest first. `failure` is that of `desired`, or of the
+    pointer, which then may never have been read (`desired` is None).
     """
 
     task: str
-    desired: str
+    desired: str | None
     versions: tuple[str, ...]
     served: AdapterRef | None = None
     manifest: Manifest | None = None  # of `served`
@@ -70,17 +71,19 @@ class RoutingTable:
         raise UnknownTask(f"no adapter is registered for task {task!r}; {hint}")
 
     def version(self, spec: str) -> tuple[Route, str]:
-        """Resolve "task" (its served version) or "task@prefix" (8 to 64 hex digits of a digest).
+        """Resolve "task" or "task@prefix" (8 to 64 hex digits of a digest).
 
-        Raises UnknownTask, UnknownVersion (none or several match), AdapterUnavailable (the task
-        has no version that loads).
+        A task that serves nothing yet is resolved to its desired version. Raises UnknownTask,
+        UnknownVersion (none or several match), AdapterUnavailable (no version of it loads).
         """
         task, at, prefix = spec.partition("@")
         route = self.route(task)
         if not at:
-            if route.served is None:
+            if route.served is not None:
+                return route, route.served.version
+            if route.failure is not None or route.desired is None:
                 raise _unavailable(route)
-            return route, route.served.version
+            return route, route.desired
         if _PREFIX.fullmatch(prefix) is None:
             raise UnknownVersion(
                 f"version {prefix!r} of task {task!r} is not 8 to 64 lower-case hex digits"
@@ -96,7 +99,7 @@ class RoutingTable:
 
 
 def _unavailable(route: Route) -> AdapterUnavailable:
-    failure = route.failure or LoadFailure("loading", "its first version is still being read")
+    failure = route.failure or LoadFailure("loading", "its pointer is still being read")
     return AdapterUnavailable(
         f"no version of task {route.task!r} could be loaded: {failure.message}",
         reason=failure.code,

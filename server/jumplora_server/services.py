@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from jumplora_server.api.store_reads import StoreReads
+
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
     from jumplora_adapters.store import Store
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import Tokenizer
     from jumplora_server.loop import EngineLoop
     from jumplora_server.metrics import Metrics
+    from jumplora_server.publishing import Publishing
     from jumplora_server.residency.residency import Residency
     from jumplora_server.settings import Settings
 
@@ -37,7 +40,9 @@ class Services:
     store: Store
     metrics: Metrics
     residency: Residency
+    publishing: Publishing
     loop: EngineLoop
     limits: EngineLimits
     clock: Callable[[], float]
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    reads: StoreReads = field(default_factory=StoreReads)

@@ -18,10 +18,10 @@ from jumplora_adapters.errors import FormatError
 from jumplora_adapters.format import (
     describe,
     read_adapter,
-    read_manifest,
     read_supports,
     write_adapter,
 )
+from jumplora_adapters.header import read_manifest
 from jumplora_adapters.overlap import supports_of
 
 BACKBONE = toy_backbone()

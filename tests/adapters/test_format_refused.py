@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from crafted import Parts, empty_tensors, frame, set_value, sound_adapter, with_tensors
 from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.errors import FingerprintMismatch, FormatError
-from jumplora_adapters.format import read_adapter, read_manifest
+from jumplora_adapters.format import read_adapter
+from jumplora_adapters.header import read_manifest
 
 BACKBONE = toy_backbone()
 Q, V = BACKBONE.targets
@@ -269,9 +270,9 @@ def test_what_is_no_ordinary_file_is_refused_at_once(tmp_path: Path, good: bytes
     (tmp_path / "good.safetensors").write_bytes(good)
     link.symlink_to(tmp_path / "good.safetensors")
     for path in (pipe, tmp_path):
-        with pytest.raises(FormatError, match="no ordinary file"):
+        with pytest.raises(FormatError, match="not an ordinary file"):
             read_manifest(path)
-        with pytest.raises(FormatError, match="no ordinary file"):
+        with pytest.raises(FormatError, match="not an ordinary file"):
             read_adapter(path, BACKBONE)
     read_adapter(link, BACKBONE)
     with pytest.raises(FormatError, match="is a link"):

@@ -12,15 +12,18 @@ import pytest
 import torch
 
 from factories import toy_backbone
+from jumplora_adapters import bounds, sampling_bounds
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.errors import FormatCode
 from jumplora_adapters.format import read_adapter, write_adapter
 from jumplora_adapters.header import DTYPES, MAX_FILE_BYTES, MAX_HEADER_BYTES, MAX_TENSORS
+from jumplora_adapters.json_text import MAX_DEPTH
 from jumplora_adapters.manifest import (
     MAX_CANARIES,
     MAX_LINEAGE,
     MAX_MANIFEST_BYTES,
     MAX_OPTIONS,
+    MAX_READ_FRAME_BYTES,
     MAX_TARGETS,
     TASK_ID,
     GenerationDefaults,
@@ -98,6 +101,14 @@ def test_the_example_can_be_read(specification: str, tmp_path: Path) -> None:
         f"up to {MAX_LINEAGE} digests",
         f"up to {MAX_OPTIONS:,})",
         f"up to {MAX_CANARIES} objects",
+        f"at most {MAX_DEPTH} levels",
+        f"| {bounds.MAX_FRAME_BYTES:,} bytes | {MAX_READ_FRAME_BYTES:,} bytes |",
+        f"| {bounds.MAX_TEXTS} times | any number |",
+        f"| {bounds.FREE_RANK}, or the larger side of the targets' largest matrix | 65,536 |",
+        f"| `scores` | {bounds.MAX_SCORES} |",
+        f"| {bounds.MAX_NAME_CHARS} characters | 1,024 |",
+        f"| `stop` | {sampling_bounds.STOPS} |",
+        *(f"| `{name}` | {allowed} |" for name, allowed in sampling_bounds.RANGES.items()),
         f"`{TASK_ID}`",
         ", ".join(f"`{name}`" for name in DTYPES),
     ],
@@ -107,7 +118,7 @@ def test_the_limits_are_those_of_the_code(specification: str, limit: str) -> Non
 
 
 def test_every_field_and_code_is_described(specification: str) -> None:
-    section = specification.split("\n## 4")[1].split("\n## 5")[0]
+    section = specification.split("\n## 4")[1].split("\n**Prompt.**")[0]
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(Manifest.model_fields)
     for name in [*GenerationDefaults.__annotations__, *PromptSpec.model_fields]:
         assert f"`{name}`" in specification

@@ -62,7 +62,7 @@ def test_a_link_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").symlink_to(tmp_path / "target")
     with pytest.raises(StoreError):
         read_log(tmp_path / "history.jsonl")
-    with pytest.raises(StoreError):
+    with pytest.raises(OSError, match="a link"):
         append(tmp_path / "history.jsonl", LOG, keep=0)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from factories import random_adapter, toy_backbone
 from jumplora_adapters.errors import FormatError, TaskIdInvalid
+from jumplora_adapters.json_text import MAX_DEPTH
 from jumplora_adapters.manifest import (
     MAX_MANIFEST_BYTES,
     Canary,
@@ -97,6 +98,19 @@ def test_any_text_and_number_survives(scores: dict[str, float], instruction: str
     [
         pytest.param({"format_version": 2}, "format_version", id="newer version"),
         pytest.param({"format_version": "1"}, "format_version", id="version as text"),
+        pytest.param({"format_version": 1.0}, "format_version", id="version as a float"),
+        pytest.param({"format_version": True}, "format_version", id="version true"),
+        pytest.param({"format_version": None}, "format_version", id="version null"),
+        pytest.param({"format_version": [1]}, "format_version", id="version in a list"),
+        pytest.param({"format_version": 0}, "format_version", id="version zero"),
+        pytest.param({"rank": 8.0}, "rank", id="rank as a float"),
+        pytest.param({"alpha": True}, "alpha", id="alpha true"),
+        pytest.param(
+            {"generation": {"max_new_tokens": 8.0}}, "max_new_tokens", id="tokens as a float"
+        ),
+        pytest.param({"generation": {"top_k": True}}, "top_k", id="top_k true"),
+        pytest.param({"generation": {"temperature": True}}, "temperature", id="temperature true"),
+        pytest.param({"scores": {"a": True}}, "scores", id="a score true"),
         pytest.param({"surprise": 1}, "surprise", id="unknown field"),
         pytest.param({"kind": "dense"}, "kind", id="unknown kind"),
         pytest.param({"rank": 0}, "rank", id="rank zero"),
@@ -161,6 +175,11 @@ def test_faults_are_refused_by_name(change: dict[str, object], named: str) -> No
             "manifest",
             id="infinite number in free JSON",
         ),
+        pytest.param(
+            json.dumps(DOCUMENT).replace('"format_version": 1', '"format_version": 1e0'),
+            "manifest",
+            id="version with an exponent",
+        ),
         pytest.param('{"rank":' + "9" * 5000 + "}", "manifest", id="endless number"),
         pytest.param('{"task":"\\ud800"}', "manifest", id="half a character"),
         pytest.param(" " * (MAX_MANIFEST_BYTES + 1), "manifest", id="too large"),
@@ -189,3 +208,25 @@ def test_size_limit_is_in_bytes() -> None:
 def test_manifest_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Manifest.model_validate(DOCUMENT).task = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("depth", [64, 65])
+def test_nesting_has_an_end(depth: int) -> None:
+    inner: object = 1
+    for _ in range(depth - 2):  # the manifest and `training` are the first two
+        inner = [inner]
+    text = json.dumps({**DOCUMENT, "training": {"x": inner}})
+    if depth <= MAX_DEPTH:
+        assert parse_manifest(text).model_dump(mode="json")["training"] == {"x": inner}
+    else:
+        with pytest.raises(FormatError, match="nested deeper than 64"):
+            parse_manifest(text)
+
+
+def test_a_refusal_shows_little_of_the_file_and_nothing_that_acts() -> None:
+    key = "a\x1b[2J\u202e\n" * 3000
+    with pytest.raises(FormatError, match="Extra inputs") as caught:
+        parse_manifest(json.dumps({**DOCUMENT, key: 1}))
+    message = str(caught.value)
+    assert len(message) < 1000
+    assert message.isprintable()

@@ -64,6 +64,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.store = Store(self.folder)
+        self.store.prepare()
         self.model: dict[str, TaskModel] = {}
         self.files = version_files()
 

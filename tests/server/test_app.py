@@ -248,7 +248,7 @@ def test_a_store_that_is_not_there_is_made_and_told(
 def test_a_store_that_cannot_be_swept_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(store: Store) -> None:
+    def refuse(store: Store, **options: object) -> None:
         raise StoreError("the store cannot be written: read-only file system")
 
     monkeypatch.setattr(Store, "sweep", refuse)

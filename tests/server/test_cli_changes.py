@@ -114,3 +114,25 @@ def test_the_place_may_come_from_the_environment(
     monkeypatch.setenv("JUMPLORA_SERVER", "http://127.0.0.1:1")
     assert "gave no answer" in run("publish", file, code=1).stderr
     assert run("publish", file, "--store", store.root).stdout.startswith("three: unchanged ")
+
+
+def test_a_task_whose_pointer_is_damaged_is_mended(backbone: Backbone, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    paths = [write_random_adapter(tmp_path, backbone, task="one", seed=seed) for seed in (0, 1)]
+    older, newer = (store.publish(path, backbone).digest for path in paths)
+    pointer = store.root / "one" / "current"
+    pointer.write_text("rubbish")
+    done = CliRunner().invoke(command_line(), ["rollback", "one", "--store", str(store.root)])
+    assert (done.exit_code, done.stdout) == (0, f"one: damaged -> {newer[:12]}\n")
+    pointer.unlink()
+    pointer.mkdir()
+    told = CliRunner().invoke(
+        command_line(), ["rollback", "one", "--to", older, "--store", str(store.root)]
+    )
+    assert (told.exit_code, store.current("one")) == (0, older)
+    pointer.write_text("")
+    assert (
+        CliRunner().invoke(command_line(), ["remove", "one", "--store", str(store.root)]).exit_code
+        == 0
+    )
+    assert store.survey() == {}

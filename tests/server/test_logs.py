@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -56,3 +57,33 @@ def test_the_http_server_logs_to_the_same_place() -> None:
     logs.configure("text", "info", stream)
     logging.getLogger("uvicorn.error").info("started")
     assert stream.getvalue().count("started") == 1
+
+
+HOSTILE = "a\x1b[31m\u202e\x85\u2028b\r\nc"
+
+
+def test_nothing_in_a_text_line_acts_on_a_terminal() -> None:
+    stream = io.StringIO()
+    logs.configure("text", "info", stream)
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        logging.getLogger("a").exception("of %s", HOSTILE, extra={"fields": {"task": HOSTILE}})
+    text = stream.getvalue()
+    assert all(character.isprintable() for character in text if character != "\n")
+    first, *traceback = text.splitlines()
+    assert first.count("\\u202e") == 2
+    assert traceback[0] == "Traceback (most recent call last):"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_has_an_end(form: Literal["text", "json"]) -> None:
+    stream = io.StringIO()
+    logs.configure(form, "info", stream)
+    huge = "x" * 1_000_000
+    try:
+        raise ValueError(huge)
+    except ValueError:
+        logging.getLogger("a").exception(huge, extra={"fields": {"task": huge}})
+    assert len(stream.getvalue()) < 80_000
+    assert "more characters" in stream.getvalue()

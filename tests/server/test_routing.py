@@ -16,6 +16,7 @@ TABLE = (
     RoutingTable()
     .with_route(Route("agnews", desired=V2, versions=(V3, V1, V2), served=SERVED))
     .with_route(Route("dbpedia", desired=V3, versions=(V3,)))
+    .with_route(Route("odd", desired=None, versions=()))
 )
 
 
@@ -26,6 +27,7 @@ TABLE = (
         pytest.param(f"agnews@{V2}", V2, id="whole digest"),
         pytest.param(f"agnews@{V3[:8]}", V3, id="prefix"),
         pytest.param(f"dbpedia@{V3}", V3, id="version of a task that serves none"),
+        pytest.param("dbpedia", V3, id="nothing served yet: the desired version"),
     ],
 )
 def test_resolves(spec: str, version: str) -> None:
@@ -47,7 +49,7 @@ def test_resolves(spec: str, version: str) -> None:
             "agnews@dddddddd", UnknownVersion, "no version .* starts with", id="no such version"
         ),
         pytest.param("agnews@" + V1 + "0", UnknownVersion, "8 to 64", id="65 digits"),
-        pytest.param("dbpedia", AdapterUnavailable, "still being read", id="nothing served yet"),
+        pytest.param("odd", AdapterUnavailable, "still being read", id="no pointer was read yet"),
     ],
 )
 def test_refuses(spec: str, error: type[Exception], says: str) -> None:
@@ -65,8 +67,8 @@ def test_a_failure_is_the_reason() -> None:
 
 def test_tables_do_not_change() -> None:
     smaller = TABLE.without("agnews")
-    assert set(smaller.routes) == {"dbpedia"}
-    assert set(TABLE.routes) == {"agnews", "dbpedia"}
+    assert set(smaller.routes) == {"dbpedia", "odd"}
+    assert set(TABLE.routes) == {"agnews", "dbpedia", "odd"}
     assert TABLE.route("agnews").served is SERVED
 
 

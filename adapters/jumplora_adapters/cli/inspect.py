@@ -18,8 +18,11 @@ from jumplora_adapters.cli.output import (
     size,
 )
 from jumplora_adapters.cli.sources import SPEC_HELP, find_source, read_head
+from jumplora_adapters.printable import shown
 from jumplora_adapters.site import site_of
 from jumplora_adapters.threshold_move import threshold_moves
+
+MAX_FACT_CHARS = 2000
 
 if TYPE_CHECKING:
     from jumplora_adapters.manifest import Manifest
@@ -31,7 +34,10 @@ def inspect(
     modules: Annotated[bool, typer.Option("--modules", help="One row a module.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show an adapter's manifest. Its numbers are not read: `verify` does that."""
+    """Show an adapter's manifest. Its numbers are not read: `verify` does that.
+
+    Long texts are cut; --json has all of them.
+    """
     with reported_errors():
         from jumplora_adapters.convert.draft import file_digest
 
@@ -50,7 +56,8 @@ def inspect(
             }
         )
         return
-    print_facts(_facts(manifest, source.path, version, file_bytes))
+    facts = _facts(manifest, source.path, version, file_bytes)
+    print_facts([(name, shown(value, MAX_FACT_CHARS)) for name, value in facts])
     density = {name: manifest.density[name] for name in manifest.targets}  # the network's order
     rows = (
         [(name, "1", share(value), "", "") for name, value in density.items()]
@@ -77,7 +84,10 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
         ("file", f"{path} ({size(file_bytes)})"),
         ("kind", manifest.kind),
         ("method", manifest.method),
-        ("backbone", f"{short(manifest.backbone.fingerprint)}, named {manifest.backbone.name!r}"),
+        (
+            "backbone",
+            f"{short(manifest.backbone.fingerprint)}, named '{shown(manifest.backbone.name, 80)}'",
+        ),
         ("rank, alpha", f"{manifest.rank or '-'}, {_number(manifest.alpha)}"),
     ]
     if manifest.thresholds:
@@ -92,7 +102,10 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
     facts.append(("lineage", " ".join(map(short, manifest.lineage)) or "none"))
     if manifest.scores:
         facts.append(
-            ("scores", ", ".join(f"{name} {value:.4f}" for name, value in manifest.scores.items()))
+            (
+                "scores",
+                ", ".join(f"{name} {_score(value)}" for name, value in manifest.scores.items()),
+            )
         )
     if manifest.prompt is not None:
         facts.append(("instruction", manifest.prompt.instruction))
@@ -129,3 +142,7 @@ def _site_rows(density: dict[str, float]) -> list[tuple[str, str, str, str, str]
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.6g}"
+
+
+def _score(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.6g}"

@@ -15,10 +15,11 @@ from jumplora_adapters.cli.output import (
     short,
     size,
 )
-from jumplora_adapters.cli.sources import open_store
+from jumplora_adapters.cli.sources import open_catalogue
 
 if TYPE_CHECKING:
-    from jumplora_adapters.store import Store
+    from jumplora_adapters.catalogue import Catalogue
+    from jumplora_adapters.errors import StoreError
 
 
 def list_tasks(
@@ -28,13 +29,11 @@ def list_tasks(
 ) -> None:
     """List the tasks of a store and their current versions, or one task's history."""
     with reported_errors():
-        opened = open_store(store)
+        opened = open_catalogue(store)
         if task is not None:
             entries = _history(opened, task)
         else:
-            entries = [
-                _entry(opened, name) for name in sorted(opened.pointers() | opened.damaged())
-            ]
+            entries = [_entry(opened, task, found) for task, found in opened.survey().items()]
     if as_json:
         key = "adapters" if task is None else "history"
         print_json({"store": str(store), key: entries})
@@ -68,13 +67,15 @@ def list_tasks(
     )
 
 
-def _entry(store: Store, task: str) -> dict[str, object]:
+def _entry(store: Catalogue, task: str, found: str | StoreError) -> dict[str, object]:
     """One task; one whose pointer or adapter cannot be read is listed with its error."""
     from jumplora_adapters.errors import AdapterError
 
     entry: dict[str, object] = {"task_id": task, "version": None, "versions": None}
     try:
-        version = store.current(task)
+        if not isinstance(found, str):
+            raise found
+        version = found
         entry |= {"version": version, "versions": len(store.versions(task))}
         manifest = store.manifest(version)
         file_bytes = store.path_of(version).stat().st_size
@@ -113,7 +114,7 @@ def _row(entry: dict[str, object]) -> tuple[str, ...]:
     return (*head, str(entry.get("kind")), "", "", "", "")
 
 
-def _history(store: Store, task: str) -> list[dict[str, object]]:
+def _history(store: Catalogue, task: str) -> list[dict[str, object]]:
     entries = store.history(task)
     current = store.current(task)
     # A rollback names a version again: its last line is the one that counts.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jumplora_adapters.errors import FormatError, StoreError
 
 if TYPE_CHECKING:
+    from jumplora_adapters.catalogue import Catalogue
     from jumplora_adapters.manifest import Manifest
     from jumplora_adapters.store import Store
 
@@ -25,13 +26,25 @@ class Source:
     digest: str | None
 
 
+def open_catalogue(root: Path) -> Catalogue:
+    """The store in an existing folder, to be read; quicker to import than one to be changed."""
+    from jumplora_adapters.catalogue import Catalogue
+
+    _require_folder(root)
+    return Catalogue(root)
+
+
 def open_store(root: Path) -> Store:
     """The store in an existing folder. Raises StoreError for a folder that is not there."""
     from jumplora_adapters.store import Store
 
+    _require_folder(root)
+    return Store(root)
+
+
+def _require_folder(root: Path) -> None:
     if not root.is_dir():
         raise StoreError(f"no store at {root}: the folder does not exist")
-    return Store(root)
 
 
 def find_source(spec: str, store: Path | None) -> Source:
@@ -45,14 +58,14 @@ def find_source(spec: str, store: Path | None) -> Source:
         raise StoreError(
             f"{spec!r} is no {SUFFIX} file, so it is looked up in a store: give --store FOLDER"
         )
-    opened = open_store(store)
+    opened = open_catalogue(store)
     _, digest = opened.resolve(spec)
     return Source(spec, opened.path_of(digest), digest)
 
 
 def read_head(path: Path, *, follow_links: bool = True) -> Manifest:
     """The manifest of a file that somebody typed; FormatError names the file."""
-    from jumplora_adapters.format import read_manifest
+    from jumplora_adapters.header import read_manifest
 
     try:
         return read_manifest(path, follow_links=follow_links)
@@ -62,7 +75,7 @@ def read_head(path: Path, *, follow_links: bool = True) -> Manifest:
 
 def every_source(store: Path, versions: str) -> tuple[Source, ...]:
     """Every adapter of a store; `versions` is "current" (one a task) or "all"."""
-    opened = open_store(store)
+    opened = open_catalogue(store)
     sources: list[Source] = []
     for task, current in sorted(opened.pointers().items()):
         digests = (current,) if versions == "current" else opened.versions(task)

@@ -14,13 +14,13 @@ from jumplora_adapters.cli.sources import (
     Source,
     every_source,
     find_source,
-    open_store,
+    open_catalogue,
 )
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
+    from jumplora_adapters.catalogue import Catalogue
     from jumplora_adapters.manifest import Manifest
-    from jumplora_adapters.store import Store
 
 
 def verify(
@@ -36,6 +36,7 @@ def verify(
     """
     with reported_errors():
         from jumplora_adapters.backbone import read_backbone, resolve_backbone
+        from jumplora_adapters.errors import NoPointer, StoreError
 
         if not specs and store is None:
             raise typer.BadParameter("name an adapter, or --store to check all of its versions")
@@ -51,7 +52,8 @@ def verify(
         if store and not specs:
             findings += [
                 _finding(task, None) | {"task_id": task, "code": error.code, "message": str(error)}
-                for task, error in open_store(store).damaged().items()
+                for task, error in open_catalogue(store).survey().items()
+                if isinstance(error, StoreError) and not isinstance(error, NoPointer)
             ]
     sound = all(finding["ok"] for finding in findings)
     if as_json:
@@ -88,7 +90,7 @@ def _check(source: Source, backbone: Backbone, store: Path | None) -> dict[str, 
                 code="manifest",
             )
         if store is not None:
-            _check_ancestors(adapter.manifest, open_store(store), backbone)
+            _check_ancestors(adapter.manifest, open_catalogue(store), backbone)
     except AdapterError as error:
         return finding | {"code": error.code, "message": str(error)}
     except OSError as error:
@@ -107,7 +109,7 @@ def _finding(spec: str, version: str | None) -> dict[str, object]:
     }
 
 
-def _check_ancestors(manifest: Manifest, store: Store, backbone: Backbone) -> None:
+def _check_ancestors(manifest: Manifest, store: Catalogue, backbone: Backbone) -> None:
     """Raise MissingAncestor unless the whole lineage is in the store, for this backbone."""
     from jumplora_adapters.errors import MissingAncestor, UnknownVersion
 

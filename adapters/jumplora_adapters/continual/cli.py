@@ -10,9 +10,10 @@ import typer
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli import training_options as shared
-from jumplora_adapters.cli.output import fail, print_json, printable, reported_errors
+from jumplora_adapters.cli.output import fail, print_json, reported_errors
 from jumplora_adapters.continual.config_file import read_config
 from jumplora_adapters.continual.methods import Method
+from jumplora_adapters.printable import printable
 
 _Option = typer.Option
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.format import read_manifest
+from jumplora_adapters.header import read_manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from jumplora_adapters.manifest import (
     Manifest,
     PromptSpec,
     check_task_id,
+    first_faults,
 )
 
 
@@ -98,9 +99,7 @@ def write_converted(
             created=draft.created,
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "manifest"
-        raise ConvertError(f"the adapter's {where} is not valid: {first['msg']}") from error
+        raise ConvertError(f"the adapter is not valid: {first_faults(error)}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     return read_back(path, write_adapter(path, manifest, ordered, origin.factors), backbone)
 

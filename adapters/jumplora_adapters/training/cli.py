@@ -9,7 +9,8 @@ import typer
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli import training_options as shared
-from jumplora_adapters.cli.output import fail, print_json, printable, reported_errors
+from jumplora_adapters.cli.output import fail, print_json, reported_errors
+from jumplora_adapters.printable import printable
 
 if TYPE_CHECKING:
     from jumplora_adapters.training.train import Trained

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from jumplora_adapters.bounds import prompt_faults
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.manifest import PromptSpec, first_faults
 from jumplora_adapters.prompt import DEFAULT_TEMPLATE
 
 
@@ -36,7 +37,9 @@ def prompt_of(
     try:
         spec = PromptSpec.model_validate({"template": DEFAULT_TEMPLATE, **found})
     except ValidationError as error:
-        raise DataError(f"the prompt of {task} is not valid: {error}") from error
+        raise DataError(f"the prompt of {task} is not valid: {first_faults(error)}") from error
+    if faults := list(prompt_faults(spec)):
+        raise DataError(f"the prompt of {task} is too large: {'; '.join(faults)}")
     labels = tuple(option.strip() for option in spec.options)
     if "" in labels or len(set(labels)) != len(labels):
         raise DataError(f"options must be different and not empty, given: {' | '.join(labels)}")

@@ -15,6 +15,7 @@ class Failure(BaseModel):
 
     code: str
     message: str
+    retry_in: float | None = Field(description="seconds until it is tried again by itself")
 
 
 class Bytes(BaseModel):
@@ -30,9 +31,11 @@ class AdapterSummary(BaseModel):
 
     task_id: str
     version: str | None = Field(description="SHA-256 of the file that answers; null: none loads")
-    desired: str = Field(description="the version that was published last")
+    desired: str | None = Field(
+        description="the version that was published last; null: the store's pointer is at fault"
+    )
     state: Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
-    degraded: bool = Field(description="an older version answers because the desired one failed")
+    degraded: bool = Field(description="what the store wants does not answer: see failure")
     failure: Failure | None
     pinned: bool
     in_flight: int
@@ -87,7 +90,8 @@ def _fields(status: TaskStatus) -> dict[str, object]:
         "desired": status.desired,
         "state": status.state.value,
         "degraded": status.degraded,
-        "failure": failure and {"code": failure.code, "message": failure.message},
+        "failure": failure
+        and {"code": failure.code, "message": failure.message, "retry_in": status.retry_in},
         "pinned": status.pinned,
         "in_flight": status.in_flight,
         "bytes": {

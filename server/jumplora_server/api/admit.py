@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
 
+from jumplora_adapters.bounds import MAX_FRAME_BYTES
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import render, render_truncated
+from jumplora_adapters.prompt import measure, render, render_truncated
 from jumplora_server.api.record import RequestRecord
 from jumplora_server.api.sampling import make_sampling
 from jumplora_server.api.schemas import GenerateRequest
@@ -73,16 +74,16 @@ async def admit(
             make_sampling(body.parameters, lease.manifest, services.limits) for _ in body.prompts
         )
         spec = None if body.text is None else _prompt_spec(lease)
-        rendered = [text if spec is None else render(spec, text) for text in body.prompts]
+        sizes = _prompt_sizes(services, spec, body.prompts)
         limit = body.parameters.truncate or services.limits.max_source_tokens
         reservations = []
         submitted = 0
         try:
-            for prompt in rendered:
+            for size in sizes:
                 # A token takes at least a byte, and longer prompts are cut or refused.
-                upper = min(limit, len(prompt.encode()) + 1)
+                upper = min(limit, size + 1)
                 reservations.append(services.loop.reserve(record.task, upper))
-            encoded = await run_in_threadpool(_encode, services, body, spec, rendered)
+            encoded = await run_in_threadpool(_encode, services, body, spec)
             deadline = arrived + _timeout(services, body)
             streams = []
             for ids, sampling, reservation in zip(encoded, samplings, reservations, strict=True):
@@ -129,14 +130,16 @@ async def _lease(services: Services, task: str | None) -> Lease:
 
 
 async def _acquire(services: Services, task: str) -> Lease:
-    if "@" in task:  # may read the header of an old version's file
-        return await run_in_threadpool(services.residency.acquire, task)
-    return services.residency.acquire(task)
+    lease = services.residency.try_acquire(task)
+    if lease is not None:
+        return lease
+    # The first use of a version reads the header of its file.
+    return await services.reads.run(lambda: services.residency.acquire(task), Lease.release)
 
 
 async def _appeared(services: Services, task: str) -> bool:
     """Whether the task was published just now; waits a while for its first load."""
-    loaded = await run_in_threadpool(services.residency.look_for, task)
+    loaded = await services.reads.run(lambda: services.residency.look_for(task), lambda _: None)
     if loaded is None:
         return False
     try:
@@ -170,22 +173,45 @@ def _prompt_spec(lease: Lease) -> PromptSpec:
     return lease.manifest.prompt
 
 
+def _prompt_sizes(services: Services, spec: PromptSpec | None, prompts: Sequence[str]) -> list[int]:
+    """UTF-8 bytes of every prompt; an adapter's template may make much of a short text.
+
+    Raises InputTooLong before any of them is made. A template that has {text} once is never over.
+    """
+    if spec is None:
+        return [len(prompt.encode()) for prompt in prompts]
+    measured = measure(spec)
+    sizes = [measured.with_text(text) for text in prompts]
+    allowed = services.settings.max_text_bytes + max(MAX_FRAME_BYTES, measured.frame_bytes)
+    for index, size in enumerate(sizes):
+        if size > allowed:
+            raise InputTooLong(
+                f"{_name('text', index, prompts)}: the adapter's template, which has {{text}} "
+                f"{measured.texts} times, makes a prompt of {size} bytes of it; at most {allowed} "
+                "are allowed: give a shorter text"
+            )
+    return sizes
+
+
 def _encode(
-    services: Services, body: GenerateRequest, spec: PromptSpec | None, rendered: Sequence[str]
+    services: Services, body: GenerateRequest, spec: PromptSpec | None
 ) -> list[tuple[int, ...]]:
-    """Token ids of every prompt; on a worker thread, since a long text takes milliseconds."""
+    """Token ids of every prompt; on a worker thread, since a long text takes milliseconds.
+
+    One prompt is made at a time: all of a request's together may be many times the request.
+    """
     tokenizer, truncate = services.tokenizer, body.parameters.truncate
     allowed = services.limits.max_source_tokens
     encoded = []
-    for index, (given, prompt) in enumerate(zip(body.prompts, rendered, strict=True)):
-        if truncate is None:
-            ids = tokenizer.encode(prompt)
-        elif spec is None:
-            ids = tokenizer.encode(prompt, truncate_to=truncate)
+    for index, given in enumerate(body.prompts):
+        if spec is None:
+            ids = tokenizer.encode(given, truncate_to=truncate)
+        elif truncate is None:
+            ids = tokenizer.encode(render(spec, given))
         else:
             ids = tokenizer.encode(render_truncated(spec, given, tokenizer.raw, truncate))
         if len(ids) > allowed:
-            name = _name("inputs" if spec is None else "text", index, rendered)
+            name = _name("inputs" if spec is None else "text", index, body.prompts)
             raise InputTooLong(
                 f"{name}: the prompt has {len(ids)} tokens; at most {allowed} are allowed "
                 f"(parameters.truncate cuts it)"

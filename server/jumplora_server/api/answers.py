@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from jumplora_server.api.admit import Admitted
+from jumplora_server.api.errors import shown_message
 from jumplora_server.api.schemas import Details, GenerateResponse, StreamEvent, TokenInfo
 from jumplora_server.api.stream import shown_seed
 from jumplora_server.core import Finish, Token, TokenEvent
@@ -84,7 +85,7 @@ def stream_event(admitted: Admitted, index: int, event: TokenEvent) -> bytes:
 
 def error_event(error: ServerError) -> bytes:
     """The last event of a stream that broke off after it had begun."""
-    body = {"error": error.message, "error_type": error.code}
+    body = {"error": shown_message(error.message), "error_type": error.code}
     return b"data:" + json.dumps(body).encode() + b"\n\n"
 
 

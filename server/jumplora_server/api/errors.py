@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.printable import shown
 from jumplora_server import errors
 from jumplora_server.api.record import record_of
 from jumplora_server.errors import ServerError
@@ -22,6 +24,8 @@ from jumplora_server.errors import ServerError
 CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the log
 MAX_FAULTS = 5
 _MAX_SHOWN = 60
+_log = logging.getLogger(__name__)
+_MAX_MESSAGE_CHARS = 4096
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _SHED = (errors.QueueFull, errors.TaskQuotaExceeded, errors.Draining)
 
@@ -38,8 +42,36 @@ _OF_ADAPTERS: tuple[tuple[type[AdapterError], type[ServerError]], ...] = (
 )
 
 
+# The texts of these name folders of the server, so the client gets another, and when to come back.
+_OF_THE_STORE: tuple[tuple[type[AdapterError], type[ServerError], str, float], ...] = (
+    (
+        adapter_errors.StoreBusy,
+        errors.StoreBusy,
+        "other changes hold the adapter store longer than a request waits; nothing was changed: "
+        "try again later, and if that does not help, look for a process that holds its .lock",
+        5.0,
+    ),
+    (
+        adapter_errors.StoreFull,
+        errors.StoreFull,
+        "the adapter store's disk or quota is full; nothing was changed: make room, then try again",
+        60.0,
+    ),
+    (
+        adapter_errors.StoreReadOnly,
+        errors.StoreReadOnly,
+        "the server may not write into its adapter store; nothing was changed: publish where the "
+        "store is writable, or give the server's user the right to write",
+        60.0,
+    ),
+)
+
+
 def as_server_error(error: AdapterError) -> ServerError:
     """The server's error for one of the adapters package; what is ours to repair is internal."""
+    for fault, result, message, seconds in _OF_THE_STORE:
+        if isinstance(error, fault):
+            return result(message, reason=error.code, retry_after=seconds)
     for kind, answer in _OF_ADAPTERS:
         if isinstance(error, kind):
             return answer(error.message, reason=error.code)
@@ -55,10 +87,15 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The one form of an error."""
-    body = {"error": message, "error_type": code}
+    body = {"error": shown_message(message), "error_type": code}
     if reason is not None:
         body["reason"] = reason
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+def shown_message(message: str) -> str:
+    """A message as answers have it: bounded, and safe to print whatever names it holds."""
+    return shown(message, _MAX_MESSAGE_CHARS)
 
 
 def server_error_response(error: ServerError) -> Response:
@@ -101,7 +138,7 @@ def _fault(fault: Mapping[str, Any]) -> str:
 def _shown(value: object) -> str:
     if not isinstance(value, str | int | float | bool | None):
         return f" (given: {type(value).__name__})"
-    text = json.dumps(value)
+    text = json.dumps(value[: _MAX_SHOWN + 1] if isinstance(value, str) else value)
     return f" (given: {text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + '...'})"
 
 
@@ -116,6 +153,8 @@ async def _on_adapter_error(request: Request, error: Exception) -> Response:
     answer = as_server_error(error)
     if answer.status == 500:
         record_of(request.scope).log_failure(error)
+    elif answer.status > 500:
+        _log.warning("request %s failed: %s", record_of(request.scope).request_id, error)
     return await _on_server_error(request, answer)
 
 

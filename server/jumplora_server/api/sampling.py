@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jumplora_adapters.manifest import Manifest
+from jumplora_adapters.sampling_bounds import find_out_of_bounds
 from jumplora_server.api.schemas import Parameters
 from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
 from jumplora_server.errors import InvalidInput
@@ -21,13 +22,22 @@ def make_sampling(
 ) -> Sampling:
     """Merge what was asked with the defaults; a random seed is chosen where none was given.
 
-    Raises InvalidInput for contradictions and for more tokens than the server generates. A
-    manifest's max_new_tokens over the server's limit means the limit: nobody asked for it.
+    Raises InvalidInput for contradictions, for more tokens than the server generates, and for a
+    default that would count and that no request may ask for. A manifest's max_new_tokens over the
+    server's limit means the limit: no request asked for it.
     """
     _check(parameters, limits)
     defaults: Mapping[str, Any] = {} if manifest is None else manifest.generation
     asked = parameters.model_dump(exclude_none=True)
     merged = {**defaults, **asked}
+    samples = asked.get("do_sample", any(name in merged for name in _SAMPLERS))
+    _check_defaults(
+        {
+            name: value
+            for name, value in defaults.items()
+            if name not in asked and (samples or name not in _SAMPLERS)
+        }
+    )
     max_new_tokens = min(merged.get("max_new_tokens", DEFAULT_NEW_TOKENS), limits.max_target_tokens)
     min_new_tokens = merged.get("min_new_tokens", 0)
     if parameters.min_new_tokens is None:
@@ -37,7 +47,6 @@ def make_sampling(
             f"parameters.min_new_tokens: {min_new_tokens} is more than max_new_tokens, "
             f"{max_new_tokens}"
         )
-    samples = asked.get("do_sample", any(name in merged for name in _SAMPLERS))
     return Sampling(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
@@ -50,6 +59,14 @@ def make_sampling(
         stop=tuple(merged.get("stop", ())),
         logprobs="chosen" if parameters.details else "none",
     )
+
+
+def _check_defaults(counting: Mapping[str, Any]) -> None:
+    for fault in find_out_of_bounds(counting):
+        raise InvalidInput(
+            f"parameters.{fault.name}: the adapter's own default is not allowed ({fault.given} "
+            f"given; {fault.allowed} allowed); set parameters.{fault.name} in the request"
+        )
 
 
 def _check(parameters: Parameters, limits: EngineLimits) -> None:

@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
+from jumplora_adapters import sampling_bounds as bounds
+
 MAX_SEED = 2**63 - 1
-MAX_STOPS = 4
-MAX_STOP_CHARS = 64
 
 
 class Received(BaseModel):
@@ -70,23 +70,23 @@ Prompts = Annotated[
         }
     ),
 ]
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_CHARS)]
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=bounds.MAX_STOP_CHARS)]
 
 
 class Parameters(Received):
     """How to generate. What is not given comes from the adapter's manifest, then the server."""
 
-    max_new_tokens: int | None = Field(default=None, ge=1, le=8192)
-    min_new_tokens: int | None = Field(default=None, ge=0, le=8192)
+    max_new_tokens: Annotated[int, bounds.MAX_NEW_TOKENS.field()] | None = None
+    min_new_tokens: Annotated[int, bounds.MIN_NEW_TOKENS.field()] | None = None
     do_sample: bool | None = Field(
         default=None, description="default: true if temperature, top_k or top_p is given"
     )
-    temperature: float | None = Field(default=None, ge=0.01, le=100.0)
-    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10.0)
+    temperature: Annotated[float, bounds.TEMPERATURE.field()] | None = None
+    top_k: Annotated[int, bounds.TOP_K.field()] | None = None
+    top_p: Annotated[float, bounds.TOP_P.field()] | None = None
+    repetition_penalty: Annotated[float, bounds.REPETITION_PENALTY.field()] | None = None
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    stop: list[StopString] | None = Field(default=None, max_length=MAX_STOPS)
+    stop: list[StopString] | None = Field(default=None, max_length=bounds.MAX_STOPS)
     truncate: int | None = Field(
         default=None, ge=1, le=32768, description="cut the prompt to that many tokens"
     )

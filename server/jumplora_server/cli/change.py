@@ -68,13 +68,18 @@ def remove(
     if as_json:
         print_json({"task_id": task, "removed": list(removed)})
     else:
-        typer.echo(f"{task}: removed {', '.join(map(short, removed))}")
+        typer.echo(f"{task}: removed {', '.join(map(short, removed)) or 'without a version'}")
 
 
 def _roll_back_in(store: Path, task: str, to: str | None) -> tuple[str, str]:
     """(version before, version after)."""
+    from jumplora_adapters.errors import StoreError, UnknownTask
+
     opened = open_store(store)
-    before = opened.current(task)
+    try:
+        before = opened.current(task)
+    except (StoreError, UnknownTask):  # a rollback mends that, or says that there is no such task
+        before = "damaged"
     wanted = None if to is None else opened.resolve(f"{task}@{to}")[1]
     return before, opened.rollback(task, wanted)
 
@@ -82,13 +87,18 @@ def _roll_back_in(store: Path, task: str, to: str | None) -> tuple[str, str]:
 def _roll_back_on(server: str, key: str | None, task: str, to: str | None) -> tuple[str, str]:
     with place.asking(server, key) as client:
         before = client.adapter(task).desired
-        return before, client.rollback(task, to).desired
+        return before or "nothing", client.rollback(task, to).desired or "nothing"
 
 
 def _remove_from(store: Path, task: str, version: str | None) -> Sequence[str]:
+    from jumplora_adapters.errors import StoreError, UnknownTask
+
     opened = open_store(store)
     if version is None:
-        removed = opened.versions(task)
+        try:
+            removed = opened.versions(task)
+        except (StoreError, UnknownTask):  # removing mends that, or says that there is no such task
+            removed = ()
         opened.remove(task)
         return removed
     _, digest = opened.resolve(f"{task}@{version}")

@@ -117,7 +117,7 @@ def _to_server(
         put = client.put(task, file, if_match=if_match)
     return {
         "task_id": put.task_id,
-        "version": put.version or put.desired,
+        "version": put.version or put.desired or "",
         "outcome": put.outcome,
         "server": server,
     }

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jumplora_adapters.bounds import FREE_RANK
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_server.engine.linear import MIN_ROWS, make_linear
 
@@ -102,11 +103,19 @@ def _at_least_min_rows(x: Tensor) -> Tensor:
 
 def make_form(delta: Delta, device: torch.device) -> DeltaForm:
     """The cheapest form of a delta."""
-    if isinstance(delta, LowRankDelta):
+    if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return LowRankForm(delta, device)
-    if delta.density > DENSE_ABOVE:
+    if isinstance(delta, LowRankDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(delta, device)
     return CsrForm(delta, device)
+
+
+def is_overranked(delta: LowRankDelta) -> bool:
+    """Whether the factors take more than twice what their product takes, and are no small ones.
+
+    Such a file cannot be published, but may have been, or lie in a store by hand.
+    """
+    return delta.rank > max(FREE_RANK, *delta.shape)
 
 
 def product_reference(delta: Delta, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,20 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+MAX_D_MODEL = 65_535  # a column of a delta is 2 bytes
+# Of attention and feed-forward: sums of so many 8-bit products fit 32 bits, with room to spare.
+MAX_WIDTH = 65_536
+_WHOLE = (
+    "vocab_size",
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "num_buckets",
+    "max_distance",
+)
 FEED_FORWARDS = ("relu", "gated-gelu")
 # Present in some checkpoints, never used: aliases of `shared`, and a bias that T5 v1.0 saved for
 # its first cross-attention but does not read.
@@ -61,7 +75,8 @@ def read_config(folder: Path) -> T5Config:
 
     Raises:
         CheckpointError: missing file, another architecture, remote code, unknown feed-forward,
-            special tokens outside of the vocabulary.
+            sizes that are not whole numbers or that the kernels cannot hold, special tokens
+            outside of the vocabulary.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -80,7 +95,7 @@ def read_config(folder: Path) -> T5Config:
             f"{path} has feed_forward_proj {feed_forward!r}; allowed are {', '.join(FEED_FORWARDS)}"
         )
     eos = raw.get("eos_token_id", 1)
-    if not isinstance(eos, int):
+    if type(eos) is not int:
         raise CheckpointError(f"{path} has eos_token_id {eos!r}; one integer is allowed")
     try:
         config = T5Config(
@@ -95,19 +110,37 @@ def read_config(folder: Path) -> T5Config:
             max_distance=raw.get("relative_attention_max_distance", 128),
             epsilon=raw.get("layer_norm_epsilon", 1e-6),
             feed_forward=feed_forward,
-            logit_scale=raw["d_model"] ** -0.5 if _scales_logits(raw) else 1.0,
+            logit_scale=1.0,
             decoder_start_token_id=raw.get("decoder_start_token_id") or 0,
             eos_token_id=eos,
         )
     except KeyError as missing:
         raise CheckpointError(f"{path} lacks {missing}") from missing
+    _check_sizes(path, config)
+    if _scales_logits(raw):
+        config = replace(config, logit_scale=config.d_model**-0.5)
     for name in ("eos_token_id", "decoder_start_token_id"):
         token = getattr(config, name)
-        if not 0 <= token < config.vocab_size:
+        if type(token) is not int or not 0 <= token < config.vocab_size:
             raise CheckpointError(
                 f"{path} has {name} {token}; allowed are tokens 0 to {config.vocab_size - 1}"
             )
     return config
+
+
+def _check_sizes(path: Path, config: T5Config) -> None:
+    for name in _WHOLE:
+        value = getattr(config, name)
+        # type(): JSON's true is an int to Python
+        if type(value) is not int or value < 1:
+            raise CheckpointError(f"{path} has {name} {value!r}; a whole number from 1 is allowed")
+    for name, value, most in (
+        ("d_model", config.d_model, MAX_D_MODEL),
+        ("d_ff", config.d_ff, MAX_WIDTH),
+        ("num_heads * d_kv", config.inner, MAX_WIDTH),
+    ):
+        if value > most:
+            raise CheckpointError(f"{path} has {name} {value}; at most {most} is allowed")
 
 
 def _scales_logits(raw: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """What the loader has to do, in order and merged. Thread-safe; knows no slots and no files.
 
 Of one task or version at most one job is pending, so that publishes which arrive during a load
-come to one more load: that of the newest. Loads come before comparisons, which nobody waits for.
+come to one more load: that of the newest. What is waited for comes first, then the bulk of a start
+and retries, then comparisons.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jumplora_server.residency.slots import Room
 from jumplora_server.residency.status import TaskStatus
+from jumplora_server.residency.versions import Room
 
 # Make a task serve what it should; load one version; compare two served versions (subject: "").
 Kind = Literal["settle", "fetch", "compare"]
-Failures = Literal["keep", "retry"]  # versions that failed before: leave them, or try again
+Failures = Literal["keep", "retry"]  # versions that failed: wait for their time, or try again now
+Urgency = Literal["now", "later"]  # "later": after all that is waited for
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +30,8 @@ class Job:
     subject: str
     room: Room
     failures: Failures
+    urgency: Urgency
+    at: float  # not before; monotonic seconds
     due: float  # when others shall yield if it still waits for room; monotonic seconds
     futures: list[Future[TaskStatus]] = field(default_factory=list)
     lacks_room_for: str | None = None  # digest; None: it may be tried
@@ -64,18 +68,25 @@ class Jobs:
         *,
         room: Room = "evict",
         failures: Failures = "keep",
+        urgency: Urgency = "now",
+        at: float = 0.0,
         future: Future[TaskStatus] | None = None,
     ) -> bool:
-        """Ask for a job, or for more of the one that is pending; False after `stop`."""
+        """Ask for a job, not before `at` (monotonic seconds), or for more of the one that is
+        pending; False after `stop`."""
         with self._changed:
             if self._is_stopped:
                 return False
             job = self._pending.get((kind, subject))
             if job is None:
-                due = self._clock() + self._patience_seconds
-                job = self._pending[kind, subject] = Job(kind, subject, room, failures, due)
+                due = max(self._clock(), at) + self._patience_seconds
+                job = Job(kind, subject, room, failures, urgency, at, due)
+                self._pending[kind, subject] = job
             if room == "evict":
                 job.room = "evict"
+            if urgency == "now":
+                job.urgency = "now"
+            job.at = min(job.at, at)
             if failures == "retry":
                 job.failures, job.lacks_room_for = "retry", None
             if future is not None:
@@ -89,6 +100,7 @@ class Jobs:
             newer = self._pending.pop((job.kind, job.subject), None)
             if newer is not None:
                 job.futures += newer.futures
+                job.urgency = "now" if newer.urgency == "now" else job.urgency
                 job.failures = newer.failures if newer.failures == "retry" else job.failures
             if job.taken_at == self._times_room_made:  # else some was made meanwhile
                 job.lacks_room_for = lacks_room_for
@@ -118,7 +130,7 @@ class Jobs:
                 if turn.job or turn.starving or self._is_poked:
                     self._is_poked = False
                     return turn
-                due = min((job.due for job in self._pending.values()), default=None)
+                due = min(map(_next_look, self._pending.values()), default=None)
                 self._changed.wait(None if due is None else max(0.0, due - self._clock()))
             return None
 
@@ -132,10 +144,16 @@ class Jobs:
             return futures
 
     def _take(self) -> Job | None:
-        ready = [key for key, job in self._pending.items() if job.lacks_room_for is None]
+        now = self._clock()
+        ready = [
+            (key, job)
+            for key, job in self._pending.items()
+            if job.lacks_room_for is None and job.at <= now
+        ]
         if not ready:
             return None
-        job = self._pending.pop(next((key for key in ready if key[0] != "compare"), ready[0]))
+        key, job = min(ready, key=lambda entry: _rank(entry[1]))  # the oldest of equal ones
+        del self._pending[key]
         job.taken_at = self._times_room_made
         return job
 
@@ -147,3 +165,14 @@ class Jobs:
                 starving.append(job.lacks_room_for)
                 job.due, job.lacks_room_for = now + self._patience_seconds, None
         return tuple(starving)
+
+
+def _rank(job: Job) -> int:
+    if job.kind == "compare":
+        return 2
+    return 0 if job.urgency == "now" else 1
+
+
+def _next_look(job: Job) -> float:
+    """When a job that is not ready may be: its time, or the end of its patience."""
+    return job.due if job.lacks_room_for is not None else job.at

@@ -1,7 +1,8 @@
-"""The loader: one thread that reads, validates, packs, installs and warms up versions.
+"""The loader: one thread that reads, validates, packs, installs and tries out versions.
 
-It does what Jobs says and tells Loads what came of it; nothing here decides who has to go. With
-nothing to load it compares what is served, which may fail without any harm.
+It does what Jobs says and enters what came of it into the table, which decides who has to go. With
+nothing to load it compares what is served, which may fail without any harm. Whatever is raised
+anywhere in a job ends that job, never the thread.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import AdapterError, NoPointer
 from jumplora_adapters.errors import UnknownTask as NotInStore
 from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, UnknownTask
 from jumplora_server.metrics_state import Stage
+from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
-from jumplora_server.residency.jobs import Job, Jobs
-from jumplora_server.residency.leases import Leases
-from jumplora_server.residency.loads import Loads
+from jumplora_server.residency.jobs import Job, Jobs, Turn
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
-from jumplora_server.residency.slots import Room
-from jumplora_server.residency.tasks import Tasks
-from jumplora_server.residency.version import VersionFacts
+from jumplora_server.residency.setback import Setback, Stamps
+from jumplora_server.residency.shared import Shared, uncounted
+from jumplora_server.residency.table import other_task
+from jumplora_server.residency.versions import Room
 from jumplora_server.routing import LoadFailure
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,14 @@ class _NoRoom(Exception):
         self.digest = digest
 
 
+class _Refused(Exception):
+    """A version that was read is not for this task."""
+
+    def __init__(self, failure: LoadFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 class Loader:
     """Started and stopped once."""
 
@@ -48,29 +57,28 @@ class Loader:
         warm_up: WarmUp,
         replay_canaries: ReplayCanaries,
         *,
+        shared: Shared,
         jobs: Jobs,
-        leases: Leases,
-        loads: Loads,
-        tasks: Tasks,
         report: Report,
         overlaps: Overlaps,
         changed: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """`changed` is called when whoever waits for a version should look again."""
+        """`changed` is called when those that wait for a version should look again."""
         self._engine = engine
         self._reader = reader
         self._warm_up = warm_up
         self._replay_canaries = replay_canaries
+        self._shared = shared
         self._jobs = jobs
-        self._leases = leases
-        self._loads = loads
-        self._tasks = tasks
         self._report = report
         self._overlaps = overlaps
         self._changed = changed
         self._clock = clock
-        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
+        self.pulse = Pulse("loader", clock)
+        self._thread = threading.Thread(
+            target=self.pulse.run, args=(self._run,), name="loader", daemon=True
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -91,68 +99,101 @@ class Loader:
 
     def _run(self) -> None:
         while (turn := self._jobs.next()) is not None:
-            self._tidy()
-            for digest in turn.starving:
-                self._loads.yield_for(digest)
-            if turn.job is not None and turn.job.kind == "compare":
-                self._compare()
-            elif turn.job is not None:
-                self._do(turn.job)
-                self._jobs.request("compare", "")
-        for task in tuple(self._tasks.routes):
-            self._tasks.forget(task)
+            self._take(turn)
+        with self._shared as table:
+            for task in tuple(table.routing.routes):
+                table.forget(task)
         self._tidy()
+
+    def _take(self, turn: Turn) -> None:
+        """Do one turn; what it raises is the answer to those who wait for it."""
+        job, error = turn.job, None
+        try:
+            self._tidy()
+            with self._shared as table:
+                for digest in turn.starving:
+                    table.yield_for(digest)
+            if job is not None and job.kind == "compare":
+                self._compare()
+            elif job is not None:
+                error = self._do(job)
+        except _NoRoom as lack:
+            assert job is not None
+            self._jobs.put_back(job, lack.digest)
+            return
+        except Exception as bug:  # the bookkeeping itself: nothing may be left half done
+            _log.exception("the loader failed on %s", "its turn" if job is None else job)
+            failure = failure_of(bug)
+            error = AdapterUnavailable(failure.message, reason=failure.code)
+            self._recover(job, failure)
+        if job is not None and job.kind != "compare":
+            self._answer(job, error)
+
+    def _recover(self, job: Job | None, failure: LoadFailure) -> None:
+        """After a bug: nothing is loading any more, and what is wanted is tried again later."""
+        now = self._clock()
+        try:
+            with self._shared as table:
+                table.versions.abort_all()
+                table.versions.unyield()
+                if job is not None and job.kind == "settle":
+                    at = table.blame(job.subject, failure, now).retry_at
+                    self._jobs.request("settle", job.subject, urgency="later", at=at)
+                elif job is not None and (task := table.wanted_by(job.subject)) is not None:
+                    table.fail(task, job.subject, failure, loading=(), seen={}, now=now)
+            self._tidy()
+            self._changed()
+        except Exception:
+            _log.exception("the loader could not undo what it had begun")
 
     def _tidy(self) -> None:
         """Take out of the engine what nothing uses any more."""
-        for freed in self._loads.take_freed():
-            self._engine.remove(freed.slot)
-            self._report.freed(freed)
-        for task in self._loads.take_removed():
+        with self._shared as table:
+            freed, removed = table.take_freed(), table.take_removed()
+        for each in freed:
+            try:
+                self._engine.remove(each.slot)
+            except Exception:  # its memory is lost, the others' must not be
+                _log.exception("slot %d of task %s could not be freed", each.slot, each.task)
+            self._report.freed(each)
+        for task in removed:
             self._report.removed(task)
 
-    def _do(self, job: Job) -> None:
-        error: Exception | None = None
-        try:
-            if job.kind == "settle":
-                self._settle(job)
-            else:
-                self._fetch(job)
-        except _NoRoom as lack:
-            self._jobs.put_back(job, lack.digest)
-            return
-        except NotInStore as missing:
-            self._tasks.forget(job.subject)
-            _log.info("task %s is no longer in the store", job.subject)
-            error = UnknownTask(str(missing))
-        except (AdapterError, OSError) as trouble:
-            failure = failure_of(trouble)
-            _log.warning("cannot read what %s should serve: %s", job.subject, failure.message)
-            error = AdapterUnavailable(failure.message, reason=failure.code)
-        except Exception as bug:  # the loader goes on, whoever waits is told
-            failure = failure_of(bug)
-            _log.exception("the loader failed to %s %s", job.kind, job.subject)
-            error = AdapterUnavailable(failure.message, reason=failure.code)
-        self._loads.unyield()
-        self._tidy()
-        self._changed()
-        self._answer(job, error)
+    def _do(self, job: Job) -> ServerError | None:
+        """Settle or fetch; returns what to tell those who wait. Raises _NoRoom."""
+        error: ServerError | None = None
+        with self.pulse.doing(f"{job.kind} {job.subject[:64]}"):
+            try:
+                if job.kind == "settle":
+                    error = self._settle(job)
+                else:
+                    self._fetch(job)
+            except NotInStore as missing:
+                self._forget(job.subject)
+                error = UnknownTask(str(missing))
+            with self._shared as table:
+                table.versions.unyield()
+            self._tidy()
+            self._changed()
+        self._jobs.request("compare", "")
+        return error
 
-    def _answer(self, job: Job, error: Exception | None) -> None:
+    def _answer(self, job: Job, error: ServerError | None) -> None:
         for future in job.futures:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
                 if error is not None:
                     raise error
-                future.set_result(self._tasks.status(job.subject))
+                future.set_result(self._report.status(job.subject))
             except ServerError as answer:
                 future.set_exception(answer)
 
     def _compare(self) -> None:
-        """One pair, then whatever came in meanwhile."""
+        """One pair, then whatever came in since."""
         try:
-            overlaps = self._overlaps.compare(self._tasks.statuses())
+            with self.pulse.doing("comparing adapters"):
+                overlaps = self._overlaps.compare(self._report.statuses())
         except Exception:  # a figure less, until something else is served
             _log.exception("served adapters could not be compared")
             return
@@ -160,28 +201,73 @@ class Loader:
             self._report.overlaps(overlaps)
             self._jobs.request("compare", "")
 
-    def _settle(self, job: Job) -> None:
+    def _forget(self, task: str) -> None:
+        with self._shared as table:
+            table.forget(task)
+        _log.info("task %s is no longer in the store", task)
+
+    def _settle(self, job: Job) -> ServerError | None:
         """Make a task serve what the store says, or the best there is."""
-        task, desired = job.subject, self._reader.desired(job.subject)
-        self._tasks.observe(task, desired.version, desired.versions)
-        for digest in self._loads.candidates(task, job.failures):
+        task = job.subject
+        try:
+            desired = self._reader.desired(task)
+            with self._shared as table:
+                table.observe(task, desired.version, desired.versions)
+        except NotInStore:
+            raise
+        except Exception as error:
+            return self._blame(task, error)
+        with self._shared as table:
+            candidates = table.candidates(task, self._clock(), retry=job.failures == "retry")
+        for digest in candidates:
             try:
                 if not self._load(task, digest, job.room):
                     continue
             except _NoRoom:
                 if job.room == "evict":
                     raise
-                self._tasks.expect(self._reader.known(digest))
+                self._expect(task, digest)
                 break
-            if self._loads.serve(task, digest) is not None:
+            with self._shared as table:
+                is_flipped = table.flip(task, digest) is not None
+            if is_flipped:
                 is_back = desired.move == "back" and digest == desired.version
                 self._report.flipped(task, digest, "back" if is_back else "forward")
             break
         self._report.state(task)
+        return None
+
+    def _expect(self, task: str, digest: str) -> None:
+        known = self._reader.known(digest)
+        with self._shared as table:
+            table.expect(task, known)
+
+    def _blame(self, task: str, error: Exception) -> ServerError:
+        """Its pointer, or what belongs to it, cannot be read: what it serves goes on."""
+        failure = failure_of(error)
+        with self._shared as table:
+            if isinstance(error, NoPointer) and task not in table.routing.routes:
+                return UnknownTask(str(error))
+            before = table.setback(task)
+            setback = table.blame(task, failure, self._clock())
+        if setback.is_news(before):
+            _log.warning(
+                "cannot read what %s should serve: %s",
+                task,
+                failure.message,
+                exc_info=error if failure.code == "internal" else None,
+            )
+        self._retry(task, setback)
+        self._report.state(task)
+        return AdapterUnavailable(failure.message, reason=failure.code)
+
+    def _retry(self, task: str, setback: Setback) -> None:
+        self._jobs.request("settle", task, urgency="later", at=setback.retry_at)
 
     def _fetch(self, job: Job) -> None:
         """Load one version that sequences wait for."""
-        task = self._loads.wanted_by(job.subject)
+        with self._shared as table:
+            task = table.wanted_by(job.subject)
         if task is not None and not self._load(task, job.subject, job.room):
             self._jobs.request("settle", task)  # it falls back where this is what it served
 
@@ -189,15 +275,14 @@ class Loader:
         """Bring a version to READY, with its ancestors. False when it failed, which is noted."""
         seconds: dict[Stage, float] = {}
         loading: tuple[str, ...] = ()
-        facts = VersionFacts(digest, task, (), 0)
+        seen: dict[str, tuple[object, ...]] = {}
         try:
-            if not self._loads.revive(digest):  # else it needs no file, which may be gone
-                lineage = self._reader.lineage(digest)
-                facts = lineage[-1].facts
-                begun = self._loads.begin(lineage, digest, room)
-                if begun is None:
-                    raise _NoRoom(digest)
-                loading = begun
+            with self._shared as table:
+                revived = table.revive(task, digest)
+            if isinstance(revived, LoadFailure):
+                raise _Refused(revived)
+            if not revived:  # else it needs no file, which may be gone
+                loading = self._begin(task, digest, room, seen)
                 self._tidy()  # evicted ones leave the engine before others take their room
                 self._changed()
                 self._report.state(task)
@@ -207,53 +292,102 @@ class Loader:
         except _NoRoom:
             raise
         except Exception as error:  # whatever it is, the server goes on with what it has
-            failure = failure_of(error)
-            _log.warning(
-                "version %s of task %s does not load: %s",
-                digest[:12],
-                task,
-                failure.message,
-                exc_info=failure.code == "internal",
-            )
-            self._loads.fail(facts, loading, failure)
-            self._report.failed(task, failure.code)
+            self._fail(task, digest, error, loading, seen)
             return False
-        self._loads.commit(digest, loading)
+        with self._shared as table:
+            table.commit(task, digest, loading)
         if loading:
             self._report.loaded(task, digest, seconds)
         return True
+
+    def _begin(
+        self, task: str, digest: str, room: Room, seen: dict[str, tuple[object, ...]]
+    ) -> tuple[str, ...]:
+        """Read the headers and make room; `seen` gets the files as they were before. Raises
+        _NoRoom, and what the store does."""
+        seen.update(self._reader.stamps([digest]))
+        known = self._reader.known(digest)
+        if known.facts.task != task:
+            raise _Refused(other_task(known.facts, task))
+        seen.update(self._reader.stamps(known.facts.ancestors))
+        lineage = self._reader.lineage(digest)
+        with self._shared as table:
+            begun = table.begin(lineage, digest, room)
+        if begun is None:
+            raise _NoRoom(digest)
+        return begun
+
+    def _fail(
+        self, task: str, digest: str, error: Exception, loading: tuple[str, ...], seen: Stamps
+    ) -> None:
+        failure = failure_of(error)
+        with self._shared as table:
+            before = table.setback(task, digest)
+            setback = table.fail(
+                task, digest, failure, loading=loading, seen=dict(seen), now=self._clock()
+            )
+            route = table.routing.routes.get(task)
+        _log.log(
+            logging.WARNING if setback.is_news(before) else logging.DEBUG,
+            "version %s of task %s does not load: %s",
+            digest[:12],
+            task,
+            failure.message,
+            exc_info=error if failure.code == "internal" else None,
+        )
+        if route is not None and route.desired == digest:
+            self._retry(task, setback)
+        self._report.failed(task, failure.code)
 
     def _try_out(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> None:
         """Have it compute, hidden: a trial run after a load, then the canaries that it owes."""
         began = self._clock()
         if loading:
-            self._warm_up(self._leases.hidden_lease(digest)).result()
+            with self._shared as table:
+                hidden = uncounted(table.leased(digest))
+            self._warm_up(hidden).result()
             seconds["warmup"] = self._clock() - began
-        lease = self._leases.canary_lease(digest)
-        if lease is not None:
-            began = self._clock()
+        began = self._clock()
+        with self._shared as table:
+            if not table.owes_canaries(digest):
+                return
+            leased, is_counted = table.leased(digest), table.versions.known[digest].is_resident
+            if is_counted:  # another's ancestor: its task may be forgotten while it is asked
+                table.count(digest)
+        with self._shared.lease(leased) if is_counted else uncounted(leased) as lease:
             accuracy = self._replay_canaries(lease)
-            if accuracy is not None:
-                self._loads.passed(digest, accuracy)
-            seconds["canaries"] = self._clock() - began
+        if accuracy is not None:
+            with self._shared as table:
+                table.passed(digest, accuracy)
+        seconds["canaries"] = self._clock() - began
 
     def _install(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> None:
         """Read, validate, pack and install one version, hidden."""
         began = self._clock()
-        adapter = self._reader.adapter(digest)
+        with self.pulse.doing(f"reading version {digest[:12]}"):
+            adapter = self._reader.adapter(digest)
         read = self._clock()
         packed = self._engine.pack(adapter)
-        if not self._loads.measure(digest, packed.nbytes, loading):
+        with self._shared as table:
+            fits = table.measure(digest, packed.nbytes, loading)
+        if not fits:
             raise _NoRoom(loading[-1])
         self._tidy()
         slot = self._engine.install(packed)
-        self._loads.install(digest, slot, packed.nnz, packed.density)
+        try:
+            with self._shared as table:
+                table.versions.install(digest, slot, packed.nnz, packed.density)
+        except BaseException:
+            self._engine.remove(slot)  # the table does not know of it
+            raise
         seconds["read"] = seconds.get("read", 0.0) + read - began
         seconds["pack"] = seconds.get("pack", 0.0) + self._clock() - read
 
 
 def failure_of(error: Exception) -> LoadFailure:
     """What to tell of a load that raised: a stable code and a text for the operator."""
+    if isinstance(error, _Refused):
+        return error.failure
     if isinstance(error, AdapterError):
         return LoadFailure(error.code, str(error))
     if isinstance(error, ServerError):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.errors import StoreError, UnknownTask
+from jumplora_adapters.errors import AdapterError, StoreError, UnknownTask
 from jumplora_adapters.format import Adapter, read_adapter, read_supports
 from jumplora_adapters.manifest import check_task_id
 from jumplora_adapters.overlap import Support
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_files import read_pointer
-from jumplora_server.residency.shelf import Known
+from jumplora_server.residency.setback import Stamps
+from jumplora_server.residency.table import Known
 from jumplora_server.residency.version import VersionFacts
 
 _log = logging.getLogger(__name__)
@@ -42,15 +44,16 @@ class StoreReader:
         self._reserved = reserved
         self._is_reserved_told = False
 
-    def pointers(self) -> dict[str, str]:
-        """The desired version of every task."""
-        pointers = self._store.pointers()
-        if not pointers:
-            self._check_root()
-        if self._reserved in pointers:
-            del pointers[self._reserved]
+    def survey(self) -> dict[str, str | StoreError]:
+        """The desired version of every task, or what is wrong with its pointer.
+
+        Raises StoreError while the store as a whole is not there.
+        """
+        found = self._store.survey()
+        if self._reserved in found:
+            del found[self._reserved]
             self._tell_reserved()
-        return pointers
+        return found
 
     def holds(self, task: str) -> bool:
         """Whether the store has a task of that id; reads one small file and scans nothing."""
@@ -58,7 +61,8 @@ class StoreReader:
         return task != self._reserved and read_pointer(folder) is not None
 
     def desired(self, task: str) -> Desired:
-        """Raises UnknownTask only when the store is there and does not hold the task."""
+        """Raises UnknownTask only when the store is there and does not hold the task, NoPointer
+        when the task's folder is there without one."""
         if task == self._reserved:
             raise UnknownTask(f"task id {task!r} means the bare backbone here")
         try:
@@ -66,7 +70,10 @@ class StoreReader:
             entries = self._store.history(task)
             stored = self._store.versions(task)
         except UnknownTask:
-            self._check_root()
+            # A mount that went away must not look like a store from which all was removed.
+            found = self._store.survey().get(task)
+            if isinstance(found, StoreError):
+                raise found from None
             raise
         order = dict.fromkeys(stored)  # what the history does not tell of counts as oldest
         for entry in entries:
@@ -88,15 +95,26 @@ class StoreReader:
         self._collect(digest, found, ())
         return tuple(found.values())
 
+    def stamps(self, digests: Iterable[str]) -> Stamps:
+        """What tells one state of the versions' files from the next."""
+        return {digest: self._store.stamps_of(digest) for digest in digests}
+
     def adapter(self, digest: str) -> Adapter:
-        """Read and validate a version, all checks."""
-        return read_adapter(
-            self._store.path_of(digest),
-            self._backbone,
-            max_file_bytes=self._store.max_file_bytes,
-            expect_digest=digest,
-            follow_links=False,
-        )
+        """Read and validate a version, all checks; of several copies the first that is sound."""
+        first: AdapterError | OSError | None = None
+        for path in self._store.files_of(digest) or (self._store.path_of(digest),):
+            try:
+                return read_adapter(
+                    path,
+                    self._backbone,
+                    max_file_bytes=self._store.max_file_bytes,
+                    expect_digest=digest,
+                    follow_links=False,
+                )
+            except (AdapterError, OSError) as error:
+                first = first or error
+        assert first is not None
+        raise first
 
     def supports(self, digest: str) -> dict[str, Support]:
         """Module -> which entries a version keeps that was loaded before; empty for a low-rank one.
@@ -127,8 +145,3 @@ class StoreReader:
                 self._reserved,
             )
         self._is_reserved_told = True
-
-    def _check_root(self) -> None:
-        # A mount that went away must not look like a store from which all was removed.
-        if not self._store.root.is_dir():
-            raise StoreError(f"the store {self._store.root} is not there")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from jumplora_server.errors import UnknownTask
@@ -11,7 +11,8 @@ from jumplora_server.metrics import Metrics
 from jumplora_server.metrics_overlap import OverlapSnapshot
 from jumplora_server.metrics_state import Stage
 from jumplora_server.residency.quality import quality_of
-from jumplora_server.residency.tasks import Tasks
+from jumplora_server.residency.shared import Shared
+from jumplora_server.residency.status import TaskStatus, Tier
 from jumplora_server.residency.version import Freed
 
 _log = logging.getLogger(__name__)
@@ -20,16 +21,32 @@ _log = logging.getLogger(__name__)
 class Report:
     """Turns changes into verbs. Ends with the state of the task each time."""
 
-    def __init__(self, metrics: Metrics, tasks: Tasks, budget_bytes: int) -> None:
+    def __init__(
+        self, metrics: Metrics, shared: Shared, tier: Tier, clock: Callable[[], float]
+    ) -> None:
+        """`tier` is where the engine keeps adapters."""
         self._metrics = metrics
-        self._tasks = tasks
-        self._budget_bytes = budget_bytes
+        self._shared = shared
+        self._tier: Tier = tier
+        self._clock = clock
+
+    def statuses(self) -> list[TaskStatus]:
+        """All tasks, sorted, at one moment."""
+        with self._shared as table:
+            return table.statuses(self._tier, self._clock())
+
+    def status(self, task: str) -> TaskStatus:
+        """Raises UnknownTask."""
+        with self._shared as table:
+            return table.status(task, self._tier, self._clock())
 
     def state(self, task: str) -> None:
         """The task's state, memory and version as they are now."""
-        self._metrics.budget(self._tasks.used_bytes, self._budget_bytes)
+        with self._shared as table:
+            used, budget = table.versions.used_bytes, table.versions.budget_bytes
+        self._metrics.budget(used, budget)
         try:
-            status = self._tasks.status(task)
+            status = self.status(task)
         except UnknownTask:
             return  # forgotten meanwhile
         self._metrics.adapter_state(

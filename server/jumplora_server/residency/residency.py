@@ -9,24 +9,24 @@ from concurrent.futures import Future
 from typing import Any
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.store import Store
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
 from jumplora_server.metrics import Metrics
+from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
 from jumplora_server.residency.jobs import Jobs
-from jumplora_server.residency.leases import Leases
 from jumplora_server.residency.loader import Loader, failure_of
-from jumplora_server.residency.loads import Loads
 from jumplora_server.residency.lookout import Lookout
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
-from jumplora_server.residency.shelf import Known, Shelf
-from jumplora_server.residency.status import PinState, TaskStatus
-from jumplora_server.residency.tasks import Tasks
+from jumplora_server.residency.setback import Waits
+from jumplora_server.residency.shared import Shared
+from jumplora_server.residency.status import PinState, TaskStatus, Tier
+from jumplora_server.residency.table import Known, Leased, Table
 from jumplora_server.residency.watcher import Watcher
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority
@@ -50,22 +50,22 @@ class Residency:
         clock: Callable[[], float] = time.monotonic,
         watch_seconds: float = 0.5,
         patience_seconds: float = 3.0,
-        retry_seconds: float = 30.0,
+        waits: Waits | None = None,
         max_overlap_tasks: int = 12,
         reserved: str | None = None,
     ) -> None:
         """`budget_bytes` bounds what adapters take in the engine; no task may be `reserved`.
 
-        A load waits `patience_seconds` for room before those that are in use must yield; a version
-        that failed is tried again on request after `retry_seconds`. The supports of at most
-        `max_overlap_tasks` are compared, each with each.
+        A load waits `patience_seconds` for room before those that are in use must yield; what
+        failed is tried again after `waits`. The supports of at most `max_overlap_tasks` are
+        compared, each with each.
         """
+        self._clock = clock
         self._jobs = Jobs(clock, patience_seconds)
-        shelf = Shelf(self._jobs, budget_bytes, clock)
-        self._leases = Leases(shelf, retry_seconds)
-        self._tasks = Tasks(shelf, "host" if engine.device == "cpu" else "device")
+        self._shared = Shared(Table(budget_bytes, waits or Waits()), self._jobs)
         self._reader = StoreReader(store, backbone, reserved)
-        self._report = Report(metrics, self._tasks, budget_bytes)
+        tier: Tier = "host" if engine.device == "cpu" else "device"
+        self._report = Report(metrics, self._shared, tier, clock)
         self._listeners: list[Callable[[], None]] = []
         self._first_loads: list[Future[TaskStatus]] = []
         self._loader = Loader(
@@ -73,10 +73,8 @@ class Residency:
             self._reader,
             warm_up,
             replay_canaries,
+            shared=self._shared,
             jobs=self._jobs,
-            leases=self._leases,
-            loads=Loads(shelf),
-            tasks=self._tasks,
             report=self._report,
             overlaps=Overlaps(self._reader, max_overlap_tasks),
             changed=self._tell,
@@ -84,24 +82,27 @@ class Residency:
         )
         self._lookout = Lookout(self._look, clock)
         self._watcher = Watcher(
-            self._reader.pointers, self._noticed, self._settle_soon, watch_seconds
+            self._reader.survey,
+            self._noticed,
+            self._settle_soon,
+            watch_seconds,
+            repaired=self._repaired,
+            clock=clock,
         )
 
     def start(self) -> None:
         """Register the store's tasks, start the loader and the watcher.
 
-        Returns once all tasks are routable; their first loads, as far as they fit the budget, go on
-        behind it (`settled`). The engine loop should run.
+        Returns once all tasks are routable: of each one file was read, its pointer. Their first
+        loads, as far as they fit the budget, follow, and what is asked for overtakes them. The
+        engine loop should run.
         """
-        try:
-            tasks = sorted(self._reader.pointers())
-        except (AdapterError, OSError) as error:
-            _log.warning("starting without adapters: %s", error)
-            tasks = []
-        for task in tasks:
-            self._register(task)
+        for task, found in sorted(self._watcher.look().items()):
+            with self._shared as table:
+                if isinstance(found, str):
+                    table.observe(task, found, (found,))
             first: Future[TaskStatus] = Future()
-            self._jobs.request("settle", task, room="free", future=first)
+            self._jobs.request("settle", task, room="free", urgency="later", future=first)
             self._first_loads.append(first)
         self._loader.start()
         self._watcher.start()
@@ -117,6 +118,16 @@ class Residency:
         return self._loader.is_alive and self._watcher.is_alive
 
     @property
+    def pulses(self) -> tuple[Pulse, ...]:
+        """What the loader and the watcher are doing."""
+        return self._loader.pulse, self._watcher.pulse
+
+    @property
+    def store_fault(self) -> str | None:
+        """Why the store could not be read when it was last compared; None when it could."""
+        return self._watcher.fault
+
+    @property
     def settled(self) -> bool:
         """Whether the loads of the start are through, well or not."""
         return all(first.done() for first in self._first_loads)
@@ -127,14 +138,15 @@ class Residency:
         """Route "task" or "task@prefix" and count a lease on the version, in one atomic step.
 
         Raises the server's UnknownTask, UnknownVersion, AdapterUnavailable. A cold version gets a
-        lease at once; its sequences wait in the scheduler. The first use of an old version
-        reads one file header, and an unknown version the task's folder.
+        lease at once; its sequences wait in the scheduler. Reads a file where `try_acquire` would
+        not do: not for the event loop.
         """
         known: Known | None = None
         refreshed = ""
         while True:
             try:
-                found = self._leases.acquire(task_spec, known)
+                with self._shared as table:
+                    found = table.acquire(task_spec, self._clock(), known)
             except UnknownVersion:
                 task = task_spec.partition("@")[0]
                 if refreshed:
@@ -142,9 +154,18 @@ class Residency:
                 refreshed = task
                 self._refresh(task)
                 continue
-            if isinstance(found, Lease):
-                return found
+            if isinstance(found, Leased):
+                return self._shared.lease(found)
             known = self._read(found)
+
+    def try_acquire(self, task_spec: str) -> Lease | None:
+        """As `acquire`, without a look at the store; None where one is needed."""
+        try:
+            with self._shared as table:
+                found = table.acquire(task_spec, self._clock())
+        except UnknownVersion:
+            return None
+        return self._shared.lease(found) if isinstance(found, Leased) else None
 
     def look_for(self, task: str) -> Future[TaskStatus] | None:
         """Look whether a task that `acquire` did not know is in the store: published just now.
@@ -155,12 +176,14 @@ class Residency:
         return self._lookout.look_for(task)
 
     def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
-        """See SlotClaims.claim."""
-        return self._leases.claim(ref, priority)
+        """See SlotClaims.claim. The caller has a lease on `ref`."""
+        with self._shared as table:
+            return table.claim(ref.version, "hidden" if priority == "low" else "in_service")
 
     def unclaim(self, ref: AdapterRef) -> None:
         """See SlotClaims.unclaim."""
-        self._leases.unclaim(ref)
+        with self._shared as table:
+            table.unclaim(ref.version)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback`, on the loader's thread, when `claim` may answer otherwise than before.
@@ -173,11 +196,11 @@ class Residency:
 
     def statuses(self) -> list[TaskStatus]:
         """All registered tasks, sorted by id."""
-        return self._tasks.statuses()
+        return self._report.statuses()
 
     def status(self, task: str) -> TaskStatus:
         """Raises UnknownTask."""
-        return self._tasks.status(task)
+        return self._report.status(task)
 
     def sync(self, task: str) -> Future[TaskStatus]:
         """Apply the store's pointer of `task` now, trying again what failed before.
@@ -200,12 +223,14 @@ class Residency:
 
         Raises UnknownTask.
         """
-        self._tasks.pin(task, pinned)
+        with self._shared as table:
+            table.pin(task, pinned)
 
     def forget(self, task: str) -> None:
         """After `store.remove`: no new leases; running sequences end, then all is freed."""
-        self._tasks.forget(task)
-        self._jobs.request("settle", task)  # puts it right if it was published again meanwhile
+        with self._shared as table:
+            table.forget(task)
+        self._jobs.request("settle", task)  # puts it right if it was published again since
 
     def notify(self) -> None:
         """Compare the store's pointers now instead of within the watcher's period."""
@@ -213,26 +238,20 @@ class Residency:
 
     # Inside
 
-    def _register(self, task: str) -> None:
-        try:
-            desired = self._reader.desired(task)
-            self._tasks.observe(task, desired.version, desired.versions)
-            self._tasks.expect(self._reader.known(desired.version))
-        except (AdapterError, OSError) as error:
-            _log.warning("task %s cannot be read yet: %s", task, error)
-        self._report.state(task)
-
     def _refresh(self, task: str) -> None:
         try:
             desired = self._reader.desired(task)
         except (AdapterError, OSError):
             return  # the answer stays what it was
-        self._tasks.observe(task, desired.version, desired.versions)
+        with self._shared as table:
+            table.observe(task, desired.version, desired.versions)
         self._jobs.request("settle", task)
 
     def _look(self, task: str, done: Future[TaskStatus]) -> None:
         try:
             is_stored = self._reader.holds(task)
+        except StoreError:
+            is_stored = True  # its pointer is at fault: the loader says what is wrong
         except (AdapterError, OSError):
             is_stored = False  # the answer stays what it was
         if not is_stored:
@@ -249,8 +268,14 @@ class Residency:
             failure = failure_of(error)
             raise AdapterUnavailable(failure.message, reason=failure.code) from error
 
-    def _noticed(self) -> dict[str, str]:
-        return {task: route.desired for task, route in self._tasks.routes.items()}
+    def _noticed(self) -> dict[str, str | None]:
+        with self._shared as table:
+            return table.noticed()
+
+    def _repaired(self) -> list[str]:
+        with self._shared as table:
+            suspects = table.suspects()
+        return [task for task, seen in suspects if self._reader.stamps(seen) != seen]
 
     def _settle_soon(self, task: str) -> None:
         self._jobs.request("settle", task, failures="retry")

@@ -1,14 +1,19 @@
-"""What the operator sees of a task: a value, made by residency, read by the API and metrics."""
+"""What the operator sees of a task: a value, made of its route and versions by a pure function."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.routing import LoadFailure
+from jumplora_server.routing import LoadFailure, Route
 
+if TYPE_CHECKING:
+    from jumplora_server.residency.version import Version
+
+Tier = Literal["host", "device"]  # where the engine keeps adapters
 PinState = Literal["pinned", "unpinned"]
 
 
@@ -27,19 +32,22 @@ class TaskStatus:
     """One registered task.
 
     `version` answers requests (None: none was loaded yet, or none loads), `desired` is the store's
-    pointer, `state` that of `version`. `failure` is why `desired` is not what answers. `in_flight`
-    counts leases. Bytes are those of all resident versions of the task, `bytes_disk` those of the
-    served version's file. `nonzeros` and `density` are 0 until it was loaded once;
-    `canary_accuracy` is None until its canaries were replayed here, and where it has none.
-    `history` lists the stored versions in the order in which they last became current.
+    pointer (None: it never could be read), `state` that of `version`. `failure` is why `desired`
+    is not what answers, or why the pointer cannot be read; it is tried again in `retry_in` seconds,
+    and at once when a file changes. `in_flight` counts leases. Bytes are those of all resident
+    versions of the task, `bytes_disk` those of the served version's file. `nonzeros` and `density`
+    are 0 until it was loaded once; `canary_accuracy` is None until its canaries were replayed here,
+    and where it has none. `history` lists the stored versions in the order in which they last
+    became current.
     """
 
     task_id: str
     version: str | None
-    desired: str
+    desired: str | None
     state: State
     degraded: bool
     failure: LoadFailure | None
+    retry_in: float | None
     pinned: bool
     in_flight: int
     bytes_disk: int
@@ -50,3 +58,41 @@ class TaskStatus:
     canary_accuracy: float | None
     manifest: Manifest | None
     history: tuple[str, ...]
+
+
+def status_of(
+    route: Route,
+    own: Sequence[Version],
+    served: Version | None,
+    *,
+    pinned: PinState,
+    tier: Tier,
+    retry_in: float | None,
+) -> TaskStatus:
+    """`own` are the task's known versions, `served` the one that its route names."""
+    resident = sum(version.resident_bytes for version in own)
+    if served is not None:
+        state = served.state
+    elif route.failure is not None and not any(v.state is State.LOADING for v in own):
+        state = State.FAILED
+    else:
+        state = State.LOADING
+    return TaskStatus(
+        task_id=route.task,
+        version=None if served is None or state is State.FAILED else served.digest,
+        desired=route.desired,
+        state=state,
+        degraded=route.failure is not None,
+        failure=route.failure,
+        retry_in=retry_in,
+        pinned=pinned == "pinned",
+        in_flight=sum(version.leases for version in own),
+        bytes_disk=0 if served is None else served.facts.disk_bytes,
+        bytes_host=resident if tier == "host" else 0,
+        bytes_device=resident if tier == "device" else 0,
+        nonzeros=0 if served is None else served.nonzeros,
+        density=0.0 if served is None else served.density,
+        canary_accuracy=None if served is None else served.canary_accuracy,
+        manifest=route.manifest,
+        history=route.versions,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jumplora_server.residency.status import State
@@ -32,7 +32,7 @@ class Freed:
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version and who uses it. Only Slots changes it."""
+    """One version and who uses it. Only Versions changes it."""
 
     facts: VersionFacts
     nbytes: int  # in the engine; guessed by the file's size until it was packed once
@@ -42,12 +42,11 @@ class Version:
     leases: int = 0  # from routing to the last token
     rows: int = 0  # cache rows that compute with it
     holds: int = 0  # loading or resident descendants
-    is_served: bool = False  # its task's route names it
+    serving: set[str] = field(default_factory=set)  # tasks whose routes name it
     is_proven: bool = False  # it was READY before
     is_yielding: bool = False  # no new rows: others wait for its room
     retired: Reason = "replaced"  # why it drains
     failure: LoadFailure | None = None  # FAILED only
-    failed_at: float = 0.0  # monotonic seconds
     used: int = 0  # tick of the last lease or row
     since: int = 0  # tick at which it became READY
     nonzeros: int = 0
@@ -58,6 +57,11 @@ class Version:
     def digest(self) -> str:
         """Its name."""
         return self.facts.digest
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a task's route names it."""
+        return bool(self.serving)
 
     @property
     def is_resident(self) -> bool:

@@ -1,6 +1,6 @@
-"""The watcher: one thread that notices when the store's pointers change.
+"""The watcher: one thread that notices when something in the store changes.
 
-It compares what the store wants with what was noticed before; what to do about it is not decided
+It compares what the store says with what was noticed before; what to do about it is not decided
 here.
 """
 
@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 
-from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import AdapterError, NoPointer, StoreError
+from jumplora_server.pulse import Pulse
 
 _log = logging.getLogger(__name__)
+
+Survey = Callable[[], Mapping[str, str | StoreError]]
+"""Task -> its desired version as the store says, or what is wrong with its pointer."""
 
 
 class Watcher:
@@ -20,27 +25,43 @@ class Watcher:
 
     def __init__(
         self,
-        pointers: Callable[[], Mapping[str, str]],
-        noticed: Callable[[], Mapping[str, str]],
+        survey: Survey,
+        noticed: Callable[[], Mapping[str, str | None]],
         changed: Callable[[str], None],
         period_seconds: float,
+        *,
+        repaired: Callable[[], Iterable[str]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`pointers` and `noticed` give the desired version by task, as the store says and as is
-        known; `changed` is called with each task in which they differ, removed ones too."""
-        self._pointers = pointers
+        """`noticed` gives the desired version by task as is known (None: its pointer was at fault);
+        `changed` is called with each task of which the store says something else, removed ones too.
+
+        `repaired` gives the tasks whose version did not load from files that are others by now;
+        `changed` is called with these as well.
+        """
+        self._survey = survey
         self._noticed = noticed
         self._changed = changed
         self._period_seconds = period_seconds
+        self._repaired = repaired
         self._condition = threading.Condition()
         self._is_notified = False
         self._is_stopped = False
-        self._is_failing = False
-        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._fault: str | None = None
+        self.pulse = Pulse("watcher", clock)
+        self._thread = threading.Thread(
+            target=self.pulse.run, args=(self._run,), name="watcher", daemon=True
+        )
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def fault(self) -> str | None:
+        """Why the store could not be read when it was last compared."""
+        return self._fault
 
     def start(self) -> None:
         """Start the thread; the first comparison is made one period later."""
@@ -60,29 +81,42 @@ class Watcher:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
+    def look(self) -> Mapping[str, str | StoreError]:
+        """Read the store; {} where that fails, which `fault` explains and the log once."""
+        try:
+            found = self._survey()
+        except (AdapterError, OSError) as error:
+            self._blame(str(error))
+            return {}
+        if self._fault is not None:
+            _log.warning("the store can be read again")
+        self._fault = None
+        return found
+
     def compare(self) -> None:
         """Compare once and tell of the differences."""
         noticed = self._noticed()  # first: a task that appears in between must not seem removed
-        try:
-            pointers = self._pointers()
-        except (AdapterError, OSError) as error:
-            if not self._is_failing:
-                _log.warning("the store cannot be read: %s", error)
-            self._is_failing = True
+        found = self.look()
+        if self._fault is not None:
             return
-        for task in sorted(pointers.keys() | noticed.keys()):
-            if pointers.get(task) != noticed.get(task):
+        for task in sorted(found.keys() | noticed.keys()):
+            if _is_news(found.get(task), task in noticed, noticed.get(task)):
                 self._changed(task)
-        self._is_failing = False
+        for task in self._repaired():
+            self._changed(task)
 
     def _run(self) -> None:
         while self._wait():
             try:
-                self.compare()
-            except Exception:  # whatever it is, the next comparison may go well
-                if not self._is_failing:
-                    _log.exception("the comparison with the store failed")
-                self._is_failing = True
+                with self.pulse.doing("reading the store"):
+                    self.compare()
+            except Exception as error:  # whatever it is, the next comparison may go well
+                self._blame(f"{type(error).__name__}: {error}", error)
+
+    def _blame(self, fault: str, bug: Exception | None = None) -> None:
+        if self._fault != fault:
+            _log.warning("the store cannot be read: %s", fault, exc_info=bug)
+        self._fault = fault
 
     def _wait(self) -> bool:
         with self._condition:
@@ -91,3 +125,12 @@ class Watcher:
             )
             self._is_notified = False
             return not self._is_stopped
+
+
+def _is_news(found: str | StoreError | None, is_known: bool, noticed: str | None) -> bool:
+    """Whether what the store says of a task is not what was noticed."""
+    if isinstance(found, NoPointer) and not is_known:
+        return False  # a copy or a publish that is under way
+    if isinstance(found, StoreError):
+        return not is_known or noticed is not None
+    return found is None or not is_known or found != noticed

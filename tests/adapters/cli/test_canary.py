@@ -12,7 +12,8 @@ from typer.testing import Result
 from factories import random_adapter
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import LowRankDelta, SparseDelta
-from jumplora_adapters.format import Adapter, read_adapter, read_manifest, write_adapter
+from jumplora_adapters.format import Adapter, read_adapter, write_adapter
+from jumplora_adapters.header import read_manifest
 from jumplora_adapters.manifest import Canary, PromptSpec
 from jumplora_adapters.store import Store
 

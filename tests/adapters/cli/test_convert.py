@@ -12,7 +12,8 @@ from typer.testing import Result
 
 from foreign_checkpoints import merged_delta, official_state, save_official, save_peft
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.format import read_adapter, read_manifest
+from jumplora_adapters.format import read_adapter
+from jumplora_adapters.header import read_manifest
 from jumplora_adapters.prompt import DEFAULT_TEMPLATE
 from jumplora_adapters.store import Store
 

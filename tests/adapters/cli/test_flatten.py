@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.format import read_manifest
+from jumplora_adapters.header import read_manifest
 from jumplora_adapters.store import Store
 
 RunJson = Callable[..., Any]

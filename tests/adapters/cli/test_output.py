@@ -16,10 +16,10 @@ from jumplora_adapters.cli.output import (
     print_facts,
     print_json,
     print_table,
-    printable,
     warn,
 )
 from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.printable import printable
 
 Run = Callable[..., Result]
 

@@ -44,7 +44,9 @@ def test_list_names_an_adapter_that_cannot_be_read(
     assert "unreadable (header)" in run("list", "--store", store.root).stdout
 
 
-def test_list_of_an_empty_store(run_json: RunJson, tmp_path: Path) -> None:
+def test_list_of_an_empty_store(run: Run, run_json: RunJson, tmp_path: Path) -> None:
+    assert "is its volume mounted?" in run("list", "--store", tmp_path, code=1).stderr
+    Store(tmp_path).prepare()
     assert run_json("list", "--store", tmp_path)["adapters"] == []
 
 

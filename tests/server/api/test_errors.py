@@ -64,6 +64,10 @@ def test_shed_answers_are_marked_for_proxies() -> None:
         (adapter_errors.VersionConflict("x"), 412, "version_conflict", "version_conflict"),
         (adapter_errors.PromptTooLong("x"), 413, "input_too_long", "prompt_too_long"),
         (adapter_errors.StoreError("/secret/path"), 500, "internal", "store"),
+        (adapter_errors.NoPointer("/secret/path"), 500, "internal", "no_pointer"),
+        (adapter_errors.StoreBusy("/secret/path"), 503, "store_busy", "store_busy"),
+        (adapter_errors.StoreFull("/secret/path"), 507, "store_full", "store_full"),
+        (adapter_errors.StoreReadOnly("/secret/path"), 503, "store_read_only", "store_read_only"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
+from jumplora_adapters.sampling_bounds import RANGES, find_out_of_bounds
 from jumplora_server.api.sampling import make_sampling
 from jumplora_server.api.schemas import Parameters
 from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
@@ -113,3 +115,58 @@ def test_what_comes_out_is_always_within_the_limits(
     assert 0 <= sampling.min_new_tokens <= sampling.max_new_tokens <= 48
     assert sampling.mode == "sample" or (sampling.top_k, sampling.top_p) == (None, None)
     assert sampling.logprobs == ("chosen" if asked.get("details") else "none")
+
+
+# Defaults that a version of format 1 may have and no request may ask for.
+WIDE: dict[str, Any] = {
+    "temperature": 0.001,
+    "repetition_penalty": 50.0,
+    "stop": ("a", "b", "c", "d", "e"),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_default_that_no_request_may_ask_for_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make({}, **{name: WIDE[name]})
+    message = caught.value.message
+    assert message.startswith(f"parameters.{name}: the adapter's own default")
+    assert f"set parameters.{name} in the request" in message
+    assert "allowed" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("temperature", 0.5), ("repetition_penalty", 1.5), ("stop", ["x"])]
+)
+def test_a_request_that_sets_the_field_itself_works(name: str, asked: Any) -> None:
+    sampling = make({name: asked}, **{name: WIDE[name]})
+    assert getattr(sampling, name) == (tuple(asked) if name == "stop" else asked)
+
+
+def test_a_default_that_does_not_count_is_not_refused() -> None:
+    assert make({"do_sample": False}, temperature=0.001).mode == "greedy"
+
+
+@given(
+    name=st.sampled_from(sorted(RANGES)),
+    number=st.one_of(st.integers(-2, 10**7), st.floats(-1, 200, allow_subnormal=False)),
+)
+def test_requests_are_held_to_the_one_table(name: str, number: float) -> None:
+    if name in ("max_new_tokens", "min_new_tokens", "top_k"):
+        number = int(number)
+    try:
+        Parameters(**{name: number})  # type: ignore[arg-type]
+    except ValidationError:
+        assert find_out_of_bounds({name: number})
+    else:
+        assert not find_out_of_bounds({name: number})
+
+
+@given(st.lists(st.text(max_size=66), max_size=6))
+def test_stops_are_held_to_the_one_table(stops: list[str]) -> None:
+    try:
+        Parameters(stop=stops)
+    except ValidationError:
+        assert find_out_of_bounds({"stop": stops})
+    else:
+        assert not find_out_of_bounds({"stop": stops})

@@ -10,11 +10,10 @@ import pytest
 from fakes import FakeEngine
 from jumplora_server.core import Batch, FinishReason
 from jumplora_server.errors import AdapterUnavailable, ServerError, UnknownTask
+from jumplora_server.residency.reader import StoreReader
+from jumplora_server.residency.setback import Stamps, Waits
 from jumplora_server.residency.status import State, TaskStatus
-from jumplora_server.residency.tasks import Tasks
 from small_server import PATIENCE, SmallServer, wait_until
-
-Versions = tuple[str, ...]
 
 
 def damage(server: SmallServer, digest: str, how: str) -> None:
@@ -145,7 +144,7 @@ def test_a_repaired_version_is_tried_again_on_demand(tmp_path: Path) -> None:
 def test_a_failed_task_is_tried_again_by_requests_after_a_while(tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.fail_pack = lambda digest: MemoryError()
-    with SmallServer(tmp_path, engine=engine, retry_seconds=0.0) as server:
+    with SmallServer(tmp_path, engine=engine, waits=Waits(0.0, 0.0)) as server:
         digest = server.publish("a")
         server.settle("a")
         assert server.residency.status("a").state is State.FAILED
@@ -223,17 +222,17 @@ def test_a_resident_version_needs_no_file_to_go_on(tmp_path: Path) -> None:
 def test_a_task_that_is_forgotten_while_it_is_settled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    observe = Tasks.observe
+    stamps = StoreReader.stamps
     with SmallServer(tmp_path) as server:
         server.publish("a")
 
-        def observe_and_remove(self: Tasks, task: str, desired: str, stored: Versions) -> None:
-            observe(self, task, desired, stored)
+        def stamps_and_remove(self: StoreReader, digests: list[str]) -> Stamps:
             monkeypatch.undo()
-            server.store.remove(task)
-            server.residency.forget(task)
+            server.store.remove("a")
+            server.residency.forget("a")
+            return stamps(self, digests)
 
-        monkeypatch.setattr(Tasks, "observe", observe_and_remove)
+        monkeypatch.setattr(StoreReader, "stamps", stamps_and_remove)
         with pytest.raises(UnknownTask):
             server.residency.sync("a").result(PATIENCE)
         assert server.residency.healthy

@@ -22,6 +22,7 @@ def status(canary_accuracy: float | None = None, **fields: Any) -> TaskStatus:
         state=State.READY,
         degraded=False,
         failure=None,
+        retry_in=None,
         pinned=False,
         in_flight=0,
         bytes_disk=1,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jumplora_adapters.cli import options
-from jumplora_adapters.cli.output import fail, print_json, printable, reported_errors, warn
+from jumplora_adapters.cli.output import fail, print_json, reported_errors, warn
+from jumplora_adapters.printable import printable
 
 if TYPE_CHECKING:
     from jumplora_adapters.continual.report.summary import GroupSummary

@@ -9,8 +9,8 @@ from statistics import mean
 
 from pydantic import JsonValue
 
-from jumplora_adapters.cli.output import printable
 from jumplora_adapters.continual.report.runs import Run
+from jumplora_adapters.printable import printable
 
 NAMES: Mapping[str, str] = {
     "seqlora": "SeqLoRA",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import typer
 
-from jumplora_adapters.cli.output import ColumnStyle, print_table, printable
+from jumplora_adapters.cli.output import ColumnStyle, print_table
+from jumplora_adapters.printable import printable
 
 _MARKUP = re.compile(r"[\\|<*_`\[]")
 

@@ -13,7 +13,7 @@ from jumplora_adapters.format import Adapter
 from jumplora_server.engine.cuda.factored import GatedFactors, threshold_of, try_factor
 from jumplora_server.engine.cuda.pool import Pool, view
 from jumplora_server.engine.cuda.record import Record
-from jumplora_server.engine.delta import Phase
+from jumplora_server.engine.delta import Phase, is_overranked
 
 Resident = Literal["packed", "factored"]
 """What a masked delta with factors is kept as: 4 bytes a non-zero, or what a LoRA takes."""
@@ -48,7 +48,7 @@ class DeviceForm:
 def form_of(delta: Delta) -> Literal["packed", "dense", "low rank"]:
     """The form of a delta that is not factored: the one of the fewest bytes."""
     if isinstance(delta, LowRankDelta):
-        return "low rank"
+        return "dense" if is_overranked(delta) else "low rank"
     d_out, d_in = delta.shape
     size = delta.values.element_size()
     packed = 4 * (d_out + 1) + (2 + size) * delta.nnz
@@ -91,6 +91,9 @@ def place(pool: Pool, delta: Delta, factors: GatedFactors | None) -> Record:
         )
     form = form_of(delta)
     if isinstance(delta, LowRankDelta):
+        if form == "dense":
+            dense = delta.to_dense(torch.float32)
+            return Record(form=form, values=torch.float32, third=pool.place(dense))
         return Record(
             form=form,
             values=torch.float32,

@@ -13,7 +13,7 @@ from torch import Tensor
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.engine.bank import PackedAdapter, packed
-from jumplora_server.engine.delta import DENSE_ABOVE
+from jumplora_server.engine.delta import DENSE_ABOVE, is_overranked
 from jumplora_server.engine.native.layout import DeltaKind, DeltaStruct
 from jumplora_server.engine.native.library import load_library
 from jumplora_server.engine.native.weights import pack_float
@@ -93,9 +93,9 @@ class LowRankForm:
 
 def make_form(delta: Delta) -> NativeForm:
     """The cheapest form of a delta."""
-    if isinstance(delta, LowRankDelta):
+    if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return LowRankForm(pack_float(delta.A.float()), pack_float(delta.B.float()), delta.rank)
-    if delta.density > DENSE_ABOVE:
+    if isinstance(delta, LowRankDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(pack_float(delta.to_dense(torch.float32)))
     return sparse_form(delta)
 

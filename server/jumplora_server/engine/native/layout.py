@@ -33,6 +33,14 @@ class DeltaKind(IntEnum):
     LOW_RANK = 3
 
 
+class Outcome(IntEnum):
+    """How a replay ended."""
+
+    DONE = 0
+    OUT_OF_MEMORY = 1
+    BROKEN = 2
+
+
 PANEL = 32  # outputs of a panel of packed weights
 LANES = 16  # floats of a vector
 MAX_LANES = 64  # tokens of a block

@@ -14,7 +14,7 @@ from jumplora_server.engine.native.layout import Op, Step
 
 PATH = Path(__file__).with_name("_kernels.so")
 ABI = (
-    2  # counted up in src/support.cpp and here when structures, kinds, operands or packings change
+    3  # counted up in src/support.cpp and here when structures, kinds, operands or packings change
 )
 
 
@@ -46,7 +46,7 @@ def load_library() -> ctypes.CDLL:
     library.jl_run.argtypes = [
         ctypes.POINTER(Op), ctypes.c_int64, ctypes.POINTER(Step), ctypes.c_int, ctypes.c_void_p,
     ]  # fmt: skip
-    library.jl_run.restype = None
+    library.jl_run.restype = ctypes.c_int
     library.jl_unpack_mask.argtypes = [
         ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jumplora_server.engine.native.layout import Kind, Op, Step
+from jumplora_server.engine.native.layout import Kind, Op, Outcome, Step
 from jumplora_server.engine.native.library import load_library
 
 
@@ -53,16 +53,25 @@ class Tape:
         self._ops = None
 
     def replay(self, step: Step) -> None:
-        """Compute the step."""
+        """Compute the step.
+
+        Raises:
+            MemoryError: the kernels found no memory for their scratch; the step may be tried again.
+            RuntimeError: the kernels failed otherwise.
+        """
         if self._ops is None:
             self._ops = (Op * len(self._recorded))(*self._recorded)
-        self._library.jl_run(
+        outcome = self._library.jl_run(
             self._ops,
             len(self._recorded),
             ctypes.byref(step),
             torch.get_num_threads(),
             None if self._seconds is None else self._seconds.data_ptr(),
         )
+        if outcome == Outcome.OUT_OF_MEMORY:
+            raise MemoryError("the kernels found no memory for a step")
+        if outcome != Outcome.DONE:
+            raise RuntimeError("the kernels could not compute a step")
 
     def start_timing(self) -> None:
         """Have every replay from now on add up what each operation takes."""

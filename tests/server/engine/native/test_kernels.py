@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,6 +96,38 @@ def test_a_fork_computes_with_threads_of_its_own() -> None:
         has_help = len(os.listdir("/proc/self/task")) == torch.get_num_threads()
         os._exit(0 if is_equal and has_help else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_step_without_memory_fails_and_the_next_one_computes() -> None:
+    # glibc would else raise its threshold, and find the memory on its heap
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}
+    script = Path(__file__).with_name("scarce_memory.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(torch.get_num_threads())],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr[-2000:]
+
+
+def test_an_unknown_operation_fails_its_step() -> None:
+    tape = Tape()
+    tape.add(99)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="could not compute a step"):
+        tape.replay(Step(rows=1))
+
+
+def test_more_rank_than_the_matrix_has_sides_becomes_the_matrix() -> None:
+    delta, x = low_rank((70, 96), rank=97), numbers(5, 96)
+    assert isinstance(make_form(low_rank((70, 96), rank=96)), LowRankForm)
+    form = make_form(delta)
+    assert isinstance(form, DenseForm)
+    assert form.nbytes == 96 * 96 * 4  # whole panels of 32
+    y = add_deltas(Kind.DELTA_FEW, x, torch.zeros(5, 3 * 70), [[delta]] * 5)
+    torch.testing.assert_close(y[:, 70:140], product_reference(delta, x), atol=1e-3, rtol=1e-4)
 
 
 def test_no_rows_are_no_work() -> None:

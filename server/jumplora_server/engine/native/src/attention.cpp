@@ -13,8 +13,6 @@ namespace jl {
 
 namespace {
 
-thread_local Scratch scratch;
-
 int64_t round_up(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 // scores[0..n) become e^(s - max); returns what they sum up to. Lanes past n are zeroed.
@@ -165,7 +163,8 @@ void attend_prompts(const Op& op, const Team& team) {
         float* out = static_cast<float*>(op.p[1]) + start * inner + head * d_kv;
         const float* bias =
             static_cast<const float*>(op.p[2]) + head * (2 * longest - 1) + longest - 1;
-        float* keys = scratch.floats((d_kv + QUERIES) * width);  // [d_kv, width], transposed
+        float* keys = team.scratch((d_kv + QUERIES) * width);  // [d_kv, width], transposed
+        if (keys == nullptr) return;
         float* scores = keys + d_kv * width;
         for (int64_t j = 0; j < width; j += LANES)
             for (int64_t d = 0; d < d_kv; d += LANES)
@@ -207,6 +206,8 @@ void attend_self(const Op& op, const Team& team) {
     team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
         const int64_t position = team.step.positions[sequence];
+        float* scores = team.scratch(round_up(position + 1));
+        if (scores == nullptr) return;
         Rows<float> cache(op, 2, team.step.cache_rows[sequence], head, heads, d_kv, length);
         const float* q = static_cast<const float*>(op.p[0]) + sequence * 3 * inner + head * d_kv;
         for (int64_t d = 0; d < d_kv; ++d) cache.key(position, d, d_kv) = q[inner + d];
@@ -214,7 +215,7 @@ void attend_self(const Op& op, const Team& team) {
         const float* bias =
             static_cast<const float*>(op.p[4]) + head * length + length - 1 - position;
         attend_cache(
-            q, cache, d_kv, position + 1, bias, scratch.floats(round_up(position + 1)),
+            q, cache, d_kv, position + 1, bias, scores,
             static_cast<float*>(op.p[1]) + sequence * inner + head * d_kv);
     });
 }
@@ -228,9 +229,11 @@ void attend_cross(const Op& op, const Team& team) {
         const Rows<float> cache(op, 2, team.step.cache_rows[sequence], head, heads, d_kv, length);
         const int64_t n = team.step.lengths[sequence];
         const int64_t offset = sequence * inner + head * d_kv;
+        float* scores = team.scratch(round_up(n));
+        if (scores == nullptr) return;
         attend_cache(
             static_cast<const float*>(op.p[0]) + offset, cache, d_kv, n, nullptr,
-            scratch.floats(round_up(n)), static_cast<float*>(op.p[1]) + offset);
+            scores, static_cast<float*>(op.p[1]) + offset);
     });
 }
 

@@ -14,8 +14,6 @@ namespace jl {
 
 namespace {
 
-thread_local Scratch scratch;
-
 vec load_values(const Delta& delta, int64_t at, __mmask16 mask) {
     if (delta.value_type == VALUE_F32)
         return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(delta.values) + at);
@@ -81,10 +79,11 @@ void add_dense(
 }
 
 void add_low_rank(
-    const Delta& delta, const float* x, int64_t x_stride, int64_t d_in, int64_t rows, float* y,
+    const Team& team, const Delta& delta, const float* x, int64_t x_stride, int64_t d_in, int64_t rows, float* y,
     int64_t y_stride, int64_t from, int64_t to) {
     const int64_t width = (delta.rank + PANEL - 1) / PANEL * PANEL;
-    float* inner = scratch.floats(MAX_LANES * width);  // x A^T [rows, width]
+    float* inner = team.scratch(MAX_LANES * width);  // x A^T [rows, width]
+    if (inner == nullptr) return;
     for (int64_t o = 0; o < width; o += PANEL)
         dense_panel<false>(
             x, x_stride, rows, delta.a + o * d_in, d_in, inner + o, width, {0xFFFF, 0xFFFF});
@@ -93,7 +92,7 @@ void add_low_rank(
 
 // The forms whose kernel is the same for few rows and for many.
 void add_filled(
-    const Delta& delta, const float* x, int64_t d_in, const Block& block, float* y,
+    const Team& team, const Delta& delta, const float* x, int64_t d_in, const Block& block, float* y,
     int64_t y_stride, int64_t from, int64_t to) {
     x += block.row * d_in;
     y += block.row * y_stride;
@@ -102,7 +101,7 @@ void add_filled(
             static_cast<const float*>(delta.values), x, d_in, d_in, block.rows, y, y_stride, from,
             to);
     else if (delta.kind == LOW_RANK)
-        add_low_rank(delta, x, d_in, d_in, block.rows, y, y_stride, from, to);
+        add_low_rank(team, delta, x, d_in, d_in, block.rows, y, y_stride, from, to);
 }
 
 // Tokens of a block, transposed: xt [d_in][16 V]. y[tokens, o..o + 16) += their products.
@@ -189,7 +188,7 @@ void delta_few(const Op& op, const Team& team) {
         op, team, FEW_OUTPUTS,
         [&](const Block& block, const Delta& delta, float* y, int64_t from, int64_t to) {
             if (delta.kind != SPARSE)
-                return add_filled(delta, x, d_in, block, y, stride, from, to);
+                return add_filled(team, delta, x, d_in, block, y, stride, from, to);
             for (int64_t r = block.row; r < block.row + block.rows; ++r)
                 add_sparse_row(delta, x + r * d_in, y + r * stride, from, to);
         });
@@ -216,7 +215,7 @@ void delta_many(const Op& op, const Team& team) {
         op, team, MANY_OUTPUTS,
         [&](const Block& block, const Delta& delta, float* y, int64_t from, int64_t to) {
             if (delta.kind != SPARSE)
-                return add_filled(delta, x, d_in, block, y, stride, from, to);
+                return add_filled(team, delta, x, d_in, block, y, stride, from, to);
             add_sparse_tokens(
                 delta, transposed + block.lane * d_in, lanes_of(block), block.rows,
                 y + block.row * stride, stride, from, to);

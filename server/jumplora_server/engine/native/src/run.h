@@ -14,6 +14,7 @@
 #include <memory>
 #include <vector>
 
+#include "simd.h"
 #include "tape.h"
 
 namespace jl {
@@ -32,6 +33,7 @@ struct Run {
     const Step step;
     const int threads;
     const std::unique_ptr<Phase[]> phases;  // two an operation
+    mutable std::atomic<int> outcome{DONE};
 };
 
 // What a kernel sees of the run that it belongs to.
@@ -39,14 +41,32 @@ struct Team {
     const Step& step;
     const int threads;
     Phase* phases;
+    std::atomic<int>& outcome;
+    Scratch& own;
+
+    // At least `count` floats of this thread's, or null: then the run has failed, and the piece is to
+    // return. Nothing is thrown, because that takes memory of the thread's own.
+    float* scratch(int64_t count) const {
+        float* const found = own.floats(count);
+        if (found == nullptr) outcome.store(OUT_OF_MEMORY, std::memory_order_relaxed);
+        return found;
+    }
 
     // compute(i) once for every piece i, by whichever thread is there; returns when all are done.
-    // The arrays that the step points to may be touched inside of compute only.
+    // The arrays that the step points to may be touched inside of compute only, and nothing may be
+    // allocated outside of it. A piece that throws all the same fails the run, and counts as done so
+    // that no thread waits for it. What is left of a failed run is walked through, not computed.
     template <typename Compute>
     void share(int phase, int64_t pieces, Compute&& compute) const {
         Phase& work = phases[phase];
         for (int64_t i; (i = work.taken.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
-            compute(i);
+            if (outcome.load(std::memory_order_relaxed) == DONE) {
+                try {
+                    compute(i);
+                } catch (...) {
+                    outcome.store(BROKEN, std::memory_order_relaxed);
+                }
+            }
             work.done.fetch_add(1, std::memory_order_release);
         }
         for (int spins = 0; work.done.load(std::memory_order_acquire) < pieces; ++spins) {

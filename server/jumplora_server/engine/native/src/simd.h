@@ -97,16 +97,24 @@ inline void transpose_tile(
     for (int c = 0; c < columns; ++c) _mm512_storeu_ps(to + c * to_stride, t[c]);
 }
 
-// A thread's own scratch, grown on demand and aligned to cache lines; freed when the thread ends.
+// A thread's own scratch, grown on demand and aligned to cache lines. It is no thread_local variable:
+// glibc ends the process when there is no memory for one of those.
 class Scratch {
   public:
+    Scratch() = default;
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
     ~Scratch() { std::free(data_); }
+
+    // At least `count` floats; null where there is no memory for them.
     float* floats(int64_t count) {
         if (count > capacity_) {
             std::free(data_);
-            capacity_ = (count + 1023) / 1024 * 1024;
-            data_ = static_cast<float*>(std::aligned_alloc(64, capacity_ * sizeof(float)));
-            if (data_ == nullptr) std::abort();
+            capacity_ = 0;  // also if there is no memory now: a later step tries again
+            const int64_t wanted = (count + 1023) / 1024 * 1024;
+            data_ = static_cast<float*>(std::aligned_alloc(64, wanted * sizeof(float)));
+            if (data_ == nullptr) return nullptr;
+            capacity_ = wanted;
         }
         return data_;
     }

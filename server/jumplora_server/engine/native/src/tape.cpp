@@ -3,11 +3,12 @@
 
 #include <pthread.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
+#include <exception>
 #include <mutex>
-#include <system_error>
+#include <new>
 #include <thread>
 
 #include "run.h"
@@ -32,14 +33,15 @@ void compute(const Op& op, const Team& team) {
         case ATTEND_CROSS: return attend_cross(op, team);
         case BEST: return best(op, team);
     }
-    std::abort();  // a tape of another version: its operations mean something else
+    // A tape of another version: its operations mean something else.
+    team.outcome.store(BROKEN, std::memory_order_relaxed);
 }
 
-void walk(const Run& run, double* seconds) {
+void walk(const Run& run, double* seconds, Scratch& own) {
     using Clock = std::chrono::steady_clock;
     auto began = Clock::now();
     for (size_t i = 0; i < run.ops.size(); ++i) {
-        compute(run.ops[i], Team{run.step, run.threads, run.phases.get() + 2 * i});
+        compute(run.ops[i], Team{run.step, run.threads, run.phases.get() + 2 * i, run.outcome, own});
         if (seconds == nullptr) continue;
         const auto now = Clock::now();
         seconds[i] += std::chrono::duration<double>(now - began).count();
@@ -48,7 +50,8 @@ void walk(const Run& run, double* seconds) {
 }
 
 // Threads that help with the newest run and sleep in between. They are never joined: the process
-// ends without them. Where the system gives fewer threads than asked for, fewer help.
+// ends without them. Where the system gives fewer threads than asked for, or has no memory for one,
+// fewer help.
 class Helpers {
   public:
     void offer(const std::shared_ptr<Run>& run) {
@@ -57,7 +60,7 @@ class Helpers {
             try {
                 for (; started_ < run->threads - 1; ++started_)
                     std::thread([this, number = started_] { serve(number); }).detach();
-            } catch (const std::system_error&) {
+            } catch (const std::exception&) {
             }
             run_ = run;
             ++offers_;
@@ -72,6 +75,7 @@ class Helpers {
 
   private:
     [[noreturn]] void serve(int number) {
+        Scratch own;
         for (uint64_t seen = 0;;) {
             std::shared_ptr<Run> run;
             {
@@ -80,7 +84,7 @@ class Helpers {
                 seen = offers_;
                 run = run_;
             }
-            if (run != nullptr && number < run->threads - 1) walk(*run, nullptr);
+            if (run != nullptr && number < run->threads - 1) walk(*run, nullptr, own);
         }
     }
 
@@ -94,13 +98,39 @@ class Helpers {
 Helpers* of_this_process = nullptr;
 
 // A fork copies the lock, in whatever state, and none of the threads, so a child begins anew. What is
-// replaced is never freed: threads may still use it.
-void renew() { of_this_process = new Helpers; }
+// replaced is never freed: threads may still use it. A child without memory for it has none.
+void renew() { of_this_process = new (std::nothrow) Helpers; }
 
-Helpers& helpers() {
-    static const int registered = (renew(), pthread_atfork(nullptr, nullptr, renew));
+Helpers* helpers() {
+    static const int registered = pthread_atfork(nullptr, nullptr, renew);
     static_cast<void>(registered);
-    return *of_this_process;
+    if (of_this_process == nullptr) renew();
+    return of_this_process;
+}
+
+// The scratch of whoever calls, kept from one run to the next; a second caller at a time has its own.
+std::atomic<Scratch*> spare{nullptr};
+
+class Borrowed {
+  public:
+    Borrowed() : scratch_(spare.exchange(nullptr)) {
+        if (scratch_ == nullptr) scratch_ = new Scratch;
+    }
+    ~Borrowed() { delete spare.exchange(scratch_); }
+    Scratch& operator*() const { return *scratch_; }
+
+  private:
+    Scratch* scratch_;
+};
+
+int replay(const Op* ops, int64_t count, const Step& step, int threads, double* seconds) {
+    const Borrowed own;
+    const auto run = std::make_shared<Run>(ops, count, step, threads);
+    Helpers* const others = threads > 1 ? helpers() : nullptr;
+    if (others != nullptr) others->offer(run);
+    walk(*run, seconds, *own);
+    if (others != nullptr) others->withdraw(run);
+    return run->outcome.load(std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -108,14 +138,17 @@ Helpers& helpers() {
 }  // namespace jl
 
 // Replays `count` operations with up to `threads` threads, the caller being one. Where `seconds`
-// [count] is given, what each took is added to it.
-extern "C" __attribute__((visibility("default"))) void jl_run(
-    const jl::Op* ops, int64_t count, const jl::Step* step, int threads, double* seconds) {
-    if (step->rows <= 0) return;
-    const auto run = std::make_shared<jl::Run>(ops, count, *step, threads);
-    if (threads <= 1) return jl::walk(*run, seconds);
-    jl::Helpers& helpers = jl::helpers();
-    helpers.offer(run);
-    jl::walk(*run, seconds);
-    helpers.withdraw(run);
+// [count] is given, what each took is added to it. Returns an Outcome; nothing is thrown into C.
+extern "C" __attribute__((visibility("default"))) int jl_run(
+    const jl::Op* ops, int64_t count, const jl::Step* step, int threads, double* seconds) noexcept {
+    if (step->rows <= 0) return jl::DONE;
+    // Has a thread's first run set up what throwing takes, which a later one may find no memory for.
+    static_cast<void>(std::uncaught_exceptions());
+    try {
+        return jl::replay(ops, count, *step, threads, seconds);
+    } catch (const std::bad_alloc&) {
+        return jl::OUT_OF_MEMORY;
+    } catch (...) {
+        return jl::BROKEN;
+    }
 }

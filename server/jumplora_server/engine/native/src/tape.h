@@ -59,6 +59,9 @@ struct Block {
 constexpr int64_t LANES = 16;  // floats of a vector
 constexpr int64_t MAX_LANES = 64;
 
+// How a replay ended; anything but DONE makes its numbers worthless. layout.Outcome.
+enum Outcome : int { DONE, OUT_OF_MEMORY, BROKEN };
+
 // What one replay computes.
 struct Step {
     int64_t rows;               // rows of activations: tokens of an encode, sequences of a decode

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from jumplora_server.errors import OutOfMemoryBudget
-from jumplora_server.residency.slots import Slots
 from jumplora_server.residency.status import State
 from jumplora_server.residency.version import VersionFacts
+from jumplora_server.residency.versions import Versions
 from jumplora_server.routing import LoadFailure
 
 BUDGET = 40
@@ -28,12 +28,12 @@ WORLD: dict[str, tuple[tuple[str, ...], int]] = {
 NAMES = st.sampled_from(sorted(WORLD))
 
 
-class SlotsMachine(RuleBasedStateMachine):
+class VersionsMachine(RuleBasedStateMachine):
     """The model: who is leased, who has rows, and which engine slots are installed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.slots = Slots(BUDGET)
+        self.versions = Versions(BUDGET)
         self.leases: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
         self.row_slots: dict[str, tuple[int, ...]] = {}
@@ -47,31 +47,31 @@ class SlotsMachine(RuleBasedStateMachine):
         ancestors, size = WORLD[name]
         for ancestor in ancestors:
             self.know(ancestor)
-        self.slots.know(VersionFacts(name, name[0], ancestors, size))
+        self.versions.know(VersionFacts(name, name[0], ancestors, size))
 
     def tidy(self) -> None:
-        for freed in self.slots.take_freed():
+        for freed in self.versions.take_freed():
             name = self.installed.pop(freed.slot)  # KeyError: freed twice
             assert not self.rows[name], f"{name} is removed under its rows"
             assert freed.task == name[0]
 
     @rule(name=NAMES)
     def lease(self, name: str) -> None:
-        if self.slots.state(name) is not State.FAILED:
+        if self.versions.state(name) is not State.FAILED:
             self.know(name)
-            self.slots.lease(name)
+            self.versions.lease(name)
             self.leases[name] += 1
 
     @rule(name=NAMES)
     def unlease(self, name: str) -> None:
         if self.leases[name] > self.rows[name]:
-            self.slots.unlease(name)
+            self.versions.unlease(name)
             self.leases[name] -= 1
 
     @rule(name=NAMES)
     def claim(self, name: str) -> None:
         if self.leases[name] > self.rows[name]:
-            slots = self.slots.claim(name, "in_service")
+            slots = self.versions.claim(name, "in_service")
             if slots is not None:
                 assert [self.installed[s] for s in slots] == [*WORLD[name][0], name]
                 self.rows[name] += 1
@@ -81,32 +81,32 @@ class SlotsMachine(RuleBasedStateMachine):
     @rule(name=NAMES)
     def unclaim(self, name: str) -> None:
         if self.rows[name]:
-            self.slots.unclaim(name)
+            self.versions.unclaim(name)
             self.rows[name] -= 1
             if not self.rows[name]:
                 del self.row_slots[name]
 
     @rule(task=st.sampled_from("abcdef"), pinned=st.sampled_from(["pinned", "unpinned"]))
     def pin(self, task: str, pinned: str) -> None:
-        self.slots.pin(task, "pinned" if pinned == "pinned" else "unpinned")
+        self.versions.pin(task, "pinned" if pinned == "pinned" else "unpinned")
         (self.pinned.add if pinned == "pinned" else self.pinned.discard)(task)
 
     @precondition(lambda self: not self.loading)
     @rule(name=NAMES, room=st.sampled_from(["free", "evict"]))
     def begin(self, name: str, room: str) -> None:
-        if self.slots.state(name) is State.FAILED:
-            self.slots.retry(name)
+        if self.versions.state(name) is State.FAILED:
+            self.versions.retry(name)
         self.know(name)
         before = set(self.installed)
         served = self.served.get(name[0])
         beside = served if served != name else None
         try:
-            loading = self.slots.begin(
+            loading = self.versions.begin(
                 name, beside=beside, room="free" if room == "free" else "evict"
             )
         except OutOfMemoryBudget:
             loading = None
-            self.slots.retire(name, "unload") if served != name else None
+            self.versions.retire(name, name[0], "unload") if served != name else None
         self.tidy()
         gone = before - set(self.installed)
         assert room == "evict" or not gone
@@ -119,60 +119,60 @@ class SlotsMachine(RuleBasedStateMachine):
         for name in loading:
             served = self.served.get(target[0])
             try:
-                fits = self.slots.measure(name, int(WORLD[name][1] * factor), served)
+                fits = self.versions.measure(name, int(WORLD[name][1] * factor), served)
             except OutOfMemoryBudget:
                 fits = False
             if not fits:
-                self.slots.abort(loading)
+                self.versions.abort(loading)
                 self.tidy()
                 return
             self.tidy()
-            assert sum(v.resident_bytes for v in self.slots.versions.values()) <= BUDGET
+            assert sum(v.resident_bytes for v in self.versions.known.values()) <= BUDGET
             self.installed[self.next_slot] = name
-            self.slots.install(name, self.next_slot, 1, 0.5)
+            self.versions.install(name, self.next_slot, 1, 0.5)
             self.next_slot += 1
         if outcome == "fail":
-            self.slots.abort(loading)
+            self.versions.abort(loading)
             self.know(target)
-            self.slots.fail(target, LoadFailure("x", "x"), 0.0)
+            self.versions.fail(target, LoadFailure("x", "x"))
             if target not in self.served.values() and not self.leases[target]:
-                self.slots.retire(target, "unload")
+                self.versions.retire(target, target[0], "unload")
         else:
             for name in loading:
-                self.slots.ready(name)
+                self.versions.ready(name)
             self.serve(target)
 
     @precondition(lambda self: not self.loading)
     @rule(name=NAMES)
     def serve_again(self, name: str) -> None:
-        version = self.slots.versions.get(name)
+        version = self.versions.known.get(name)
         if version is not None and version.is_resident:
             self.serve(name)
 
     def serve(self, name: str) -> None:
         before = self.served.get(name[0])
-        self.slots.serve(name)
+        self.versions.serve(name, name[0])
         self.served[name[0]] = name
         if before is not None and before != name:
-            self.slots.retire(before, "replaced")
+            self.versions.retire(before, before[0], "replaced")
 
     @precondition(lambda self: not self.loading)
     @rule(task=st.sampled_from("abcdef"))
     def forget(self, task: str) -> None:
         if task in self.served:
-            self.slots.retire(self.served.pop(task), "unload")
+            self.versions.retire(self.served.pop(task), task, "unload")
 
     @rule(name=NAMES)
     def yield_for(self, name: str) -> None:
-        if name in self.slots.versions:
+        if name in self.versions.known:
             self.know(name)
-            self.slots.yield_for(name, self.served.get(name[0]))
+            self.versions.yield_for(name, self.served.get(name[0]))
 
     @invariant()
     def agrees_with_the_model(self) -> None:
         self.tidy()
-        versions = self.slots.versions
-        assert self.slots.used_bytes <= BUDGET
+        versions = self.versions.known
+        assert self.versions.used_bytes <= BUDGET
         resident = {d for d, v in versions.items() if v.is_resident}
         for digest, version in versions.items():
             assert version.leases == self.leases[digest]
@@ -195,22 +195,22 @@ class SlotsMachine(RuleBasedStateMachine):
             assert versions[digest].facts.task == task
 
     def teardown(self) -> None:
-        self.slots.abort(self.loading)
+        self.versions.abort(self.loading)
         for name, count in self.rows.items():
             for _ in range(count):
-                self.slots.unclaim(name)
+                self.versions.unclaim(name)
         self.rows.clear()
         for name, count in self.leases.items():
             for _ in range(count):
-                self.slots.unlease(name)
-        for digest in tuple(self.slots.versions):
-            if digest in self.slots.versions:
-                self.slots.retire(digest, "unload")
+                self.versions.unlease(name)
+        for digest in tuple(self.versions.known):
+            if digest in self.versions.known:
+                self.versions.retire(digest, digest[0], "unload")
         self.tidy()
         assert self.installed == {}
-        assert dict(self.slots.versions) == {}
-        assert self.slots.used_bytes == 0
+        assert dict(self.versions.known) == {}
+        assert self.versions.used_bytes == 0
 
 
-TestSlots = SlotsMachine.TestCase
-TestSlots.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestVersions = VersionsMachine.TestCase
+TestVersions.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

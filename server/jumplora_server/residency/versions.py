@@ -21,20 +21,25 @@ Room = Literal["free", "evict"]  # may others be evicted for it
 Use = Literal["in_service", "hidden"]  # "hidden": may be used before it is READY
 
 
-class Slots:
+class Versions:
     """Versions by digest. Bytes are those in the engine."""
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self._versions: dict[str, Version] = {}
+        self._by_task: dict[str, dict[str, Version]] = {}
         self._pinned: set[str] = set()  # tasks
         self._freed: list[Freed] = []
         self._tick = 0
 
     @property
-    def versions(self) -> Mapping[str, Version]:
-        """All known versions; to be read only."""
+    def known(self) -> Mapping[str, Version]:
+        """All known versions by digest; to be read only."""
         return MappingProxyType(self._versions)
+
+    def of_task(self, task: str) -> tuple[Version, ...]:
+        """The known versions whose manifests name `task`."""
+        return tuple(self._by_task.get(task, {}).values())
 
     @property
     def used_bytes(self) -> int:
@@ -61,7 +66,8 @@ class Slots:
     def know(self, facts: VersionFacts) -> None:
         """Enter a version as COLD, if it is new."""
         if facts.digest not in self._versions:
-            self._versions[facts.digest] = Version(facts, nbytes=facts.disk_bytes)
+            version = self._versions[facts.digest] = Version(facts, nbytes=facts.disk_bytes)
+            self._by_task.setdefault(facts.task, {})[facts.digest] = version
 
     def lease(self, digest: str) -> None:
         """Count a lease on a known version."""
@@ -92,17 +98,22 @@ class Slots:
         version.rows -= 1
         self._rest(version)
 
-    def serve(self, digest: str) -> None:
-        """A route names it: it stays known, and is revived if it was draining."""
+    def serve(self, digest: str, task: str) -> None:
+        """The route of `task` names it: it stays known, and is revived if it was draining."""
         version = self._versions[digest]
-        version.is_served = True
+        version.serving.add(task)
         if version.state is State.DRAINING:
             version.state = State.READY
 
-    def retire(self, digest: str, reason: Reason) -> None:
-        """No route names it: free it once nobody uses or needs it ("unload": forget failures)."""
+    def retire(self, digest: str, task: str, reason: Reason) -> None:
+        """The route of `task` names it no more. Freed once nothing uses or needs it.
+
+        One that another task serves stays as it is. "unload" forgets that it failed.
+        """
         version = self._versions[digest]
-        version.is_served = False
+        version.serving.discard(task)
+        if version.is_served:
+            return
         if version.state is State.READY:
             version.state = State.DRAINING
             version.retired = reason
@@ -173,6 +184,10 @@ class Slots:
         version.state, version.is_proven = State.READY, True
         version.since = self._next_tick()
 
+    def abort_all(self) -> None:
+        """Undo every `begin` that was not ended; nothing is loading then."""
+        self.abort([d for d, v in self._versions.items() if v.state is State.LOADING])
+
     def abort(self, digests: Iterable[str]) -> None:
         """Undo `begin` for what is still loading."""
         for digest in reversed(tuple(digests)):
@@ -180,14 +195,14 @@ class Slots:
             if version is not None and version.state is State.LOADING:
                 self._leave(version, "unload")
 
-    def fail(self, digest: str, failure: LoadFailure, now: float) -> None:
+    def fail(self, digest: str, failure: LoadFailure) -> None:
         """A known version that is not loading cannot be loaded; a resident one goes on."""
         version = self._versions[digest]
         if version.is_resident:
             return
         assert version.state in (State.COLD, State.FAILED), f"{digest} is {version.state}"
         version.state, version.is_proven = State.FAILED, False
-        version.failure, version.failed_at = failure, now
+        version.failure = failure
 
     def revive(self, digest: str) -> bool:
         """Keep a version that is resident from draining; False when it is not resident."""
@@ -232,7 +247,7 @@ class Slots:
         """What stays whatever happens: the pinned, and what is loaded or replaced now."""
         named = [digest] if beside is None else [digest, beside]
         served = (v for v in self._versions.values() if v.is_served)
-        return named + [v.digest for v in served if v.facts.task in self._pinned]
+        return named + [v.digest for v in served if v.serving & self._pinned]
 
     def _kept_bytes(self, keep: list[str]) -> int:
         return making.resident_bytes(self._versions, making.closure(self._versions, keep))
@@ -278,6 +293,10 @@ class Slots:
             self._leave(version, version.retired)
         elif version.state is State.COLD and not version.is_served:
             self._versions.pop(version.digest, None)
+            own = self._by_task.get(version.facts.task, {})
+            own.pop(version.digest, None)
+            if not own:
+                self._by_task.pop(version.facts.task, None)
 
     def _next_tick(self) -> int:
         self._tick += 1

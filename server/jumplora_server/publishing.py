@@ -1,0 +1,285 @@
+"""The publish transaction: an adapter file from its first byte until its version answers requests.
+
+Whatever touches the store's folder runs on threads of its own, so that a slow disk or a held lock
+keeps no other route waiting, and a change that began is finished, whoever asked for it goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.errors import AdapterError, HasDescendants, StoreBusy
+from jumplora_adapters.incoming import Incoming
+from jumplora_adapters.store import Published, Store
+from jumplora_adapters.store_lock import Patience
+from jumplora_server.errors import (
+    AdapterRefused,
+    AdapterUnavailable,
+    OutOfMemoryBudget,
+    ServerError,
+)
+from jumplora_server.residency.status import State, TaskStatus
+
+# Changes wait for each other at the store's lock anyway; a few may validate their files meanwhile.
+CHANGES_AT_ONCE = 4
+WRITES_AT_ONCE = 4
+# Failures of a load that are the file's fault, whoever loads it: as what an upload is refused.
+_FAULTS_OF_A_FILE: Mapping[str, type[ServerError]] = {
+    "nonfinite": AdapterRefused,
+    "canary": AdapterRefused,
+    "memory_budget": OutOfMemoryBudget,
+}
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class Registry(Protocol):
+    """What is asked of residency."""
+
+    def sync(self, task: str) -> Future[TaskStatus]:
+        """Follow the store's pointer of a task; ends once that is settled."""
+
+    def forget(self, task: str) -> None:
+        """The task was removed from the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A publish that is through: what the store did, and how the task stands."""
+
+    published: Published
+    status: TaskStatus
+
+
+class Publishing:
+    """One for a server, used on its event loop. Raises AdapterError and ServerError."""
+
+    def __init__(
+        self,
+        store: Store,
+        backbone: Backbone,
+        registry: Registry,
+        *,
+        load_seconds: float,
+        wait_seconds: float = 10.0,
+    ) -> None:
+        """A request waits for its turn and the store's lock at most `wait_seconds` in all."""
+        self._store = store
+        self._backbone = backbone
+        self._registry = registry
+        self._load_seconds = load_seconds
+        self._wait_seconds = wait_seconds
+        self._turns = anyio.Semaphore(CHANGES_AT_ONCE)
+        self._changers = anyio.CapacityLimiter(CHANGES_AT_ONCE)  # who has a turn has a thread
+        self._writers = anyio.CapacityLimiter(WRITES_AT_ONCE)
+        self._running: set[asyncio.Task[object]] = set()
+        self._taken: set[Incoming] = set()  # files that a publish under way will discard
+
+    @asynccontextmanager
+    async def incoming(self) -> AsyncGenerator[Incoming]:
+        """A file to be written with `write`; gone at the end unless it was published."""
+        opening = asyncio.ensure_future(self._write(self._store.incoming))
+        try:
+            incoming = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # the thread still makes the file
+            opening.add_done_callback(_discard_opened)
+            raise
+        try:
+            yield incoming
+        finally:
+            if incoming not in self._taken:
+                await self._finished(self._write(incoming.discard))
+
+    async def write(self, incoming: Incoming, chunk: bytes | bytearray) -> None:
+        """Add a piece to the file."""
+        await self._write(lambda: incoming.write(chunk))
+
+    async def finish(self, incoming: Incoming) -> str:
+        """Make the file durable; its SHA-256."""
+        return await self._write(incoming.finish)
+
+    async def publish(self, task: str, incoming: Incoming, if_match: str | None = None) -> Release:
+        """Make a finished file the current version of `task` and wait until it answers.
+
+        A new version that turns out to be of no use once it is loaded is taken back.
+        """
+        self._taken.add(incoming)
+        return await self._finished(self._publish(task, incoming, if_match))
+
+    async def roll_back(self, task: str, version: str | None = None) -> TaskStatus:
+        """Make the version before the current one, or the given one, current and wait for it."""
+        return await self._finished(self._roll_back(task, version))
+
+    async def remove(self, task: str) -> None:
+        """Remove the task with all its versions."""
+        await self._finished(self._remove(task))
+
+    async def settled(self, future: Future[TaskStatus]) -> TaskStatus:
+        """Wait for a load. Raises AdapterUnavailable when it takes too long."""
+        try:
+            # Shielded: who else waits for the same load still gets it.
+            wrapped = asyncio.shield(asyncio.wrap_future(future))
+            return await asyncio.wait_for(wrapped, self._load_seconds)
+        except TimeoutError as error:
+            raise AdapterUnavailable(
+                f"the adapter was not loaded within {self._load_seconds:.0f} s; it goes on, see "
+                "GET",
+                reason="loading",
+                retry_after=5.0,
+            ) from error
+
+    async def _publish(self, task: str, incoming: Incoming, if_match: str | None) -> Release:
+        def adopt(patience: Patience) -> tuple[Published, Future[TaskStatus]]:
+            with incoming:  # nobody else closes the file while it is read
+                published = self._store.adopt(
+                    incoming,
+                    self._backbone,
+                    expect_task=task,
+                    if_match=if_match,
+                    patience=patience,
+                )
+                # At once, else the watcher may be first and the version is loaded twice.
+                return published, self._registry.sync(task)
+
+        try:
+            published, loading = await self._change(adopt)
+        finally:
+            self._taken.discard(incoming)
+            if not incoming.is_closed:  # it never had its turn
+                await self._write(incoming.discard)
+        status = await self.settled(loading)
+        refusal = _refusal(status, published)
+        if refusal is not None and await self._taken_back(published):
+            raise refusal
+        require_served(status, published.digest)
+        return Release(published, status)
+
+    async def _roll_back(self, task: str, version: str | None) -> TaskStatus:
+        def roll_back(patience: Patience) -> str:
+            to = None if version is None else self._store.resolve(f"{task}@{version}")[1]
+            return self._store.rollback(task, to, patience=patience)
+
+        digest = await self._change(roll_back)
+        status = await self.settled(self._registry.sync(task))
+        require_served(status, digest)
+        return status
+
+    async def _remove(self, task: str) -> None:
+        def remove(patience: Patience) -> None:
+            self._store.remove(task, patience=patience)
+            self._registry.forget(task)
+
+        await self._change(remove)
+
+    async def _taken_back(self, published: Published) -> bool:
+        """Undo a publish. False when the store does not allow that."""
+        task = published.task
+
+        def take_back(patience: Patience) -> Literal["older", "nothing"]:
+            left = _unpublish(self._store, task, published.digest, patience)
+            if left == "nothing":
+                self._registry.forget(task)
+            return left
+
+        try:
+            left = await self._change(take_back)
+        except AdapterError as error:
+            _log.warning("version %s of task %s stays: %s", published.digest[:12], task, error)
+            return False
+        if left == "older":
+            try:
+                await self.settled(self._registry.sync(task))
+            except ServerError as error:  # the refusal matters more to who published
+                _log.warning("task %s is not settled after a refusal: %s", task, error.message)
+        return True
+
+    async def _change(self, change: Callable[[Patience], _T]) -> _T:
+        """Run a change of the store in its turn, within one patience."""
+        patience = Patience(self._wait_seconds)
+        with patience.waiting() as seconds:
+            try:
+                with anyio.fail_after(seconds):
+                    await self._turns.acquire()
+            except TimeoutError as error:
+                raise StoreBusy(
+                    f"other changes of the store took {seconds:g} s, longer than a request waits"
+                ) from error
+        try:
+            return await to_thread.run_sync(lambda: change(patience), limiter=self._changers)
+        finally:
+            self._turns.release()
+
+    async def _write(self, act: Callable[[], _T]) -> _T:
+        return await to_thread.run_sync(act, limiter=self._writers)
+
+    async def _finished(self, work: Coroutine[object, object, _T]) -> _T:
+        """Wait for work that comes to its end even if the waiting is cancelled."""
+        running = asyncio.ensure_future(work)
+        self._running.add(running)
+        running.add_done_callback(self._forget_running)
+        return await asyncio.shield(running)
+
+    def _forget_running(self, task: asyncio.Task[object]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: who waited for it may be gone
+
+
+def _discard_opened(opening: asyncio.Future[Incoming]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().discard()
+
+
+def require_served(status: TaskStatus, digest: str | None) -> None:
+    """Raise AdapterUnavailable where `digest` is desired and does not serve.
+
+    Nothing to say when a newer publish overtook this one.
+    """
+    if status.desired != digest or (status.version == digest and status.state is State.READY):
+        return
+    failure = status.failure
+    reason = failure.code if failure is not None else "loading"
+    why = failure.message if failure is not None else f"its state is {status.state.value}"
+    serving = f"version {status.version} goes on serving" if status.version else "nothing serves"
+    raise AdapterUnavailable(
+        f"version {digest} of task {status.task_id!r} is published but could not be loaded: {why};"
+        f" {serving}",
+        reason=reason,
+    )
+
+
+def _refusal(status: TaskStatus, published: Published) -> ServerError | None:
+    """What to answer when a new file was found to be of no use only by loading it."""
+    failure = status.failure
+    if published.outcome != "created" or status.desired != published.digest or failure is None:
+        return None
+    kind = _FAULTS_OF_A_FILE.get(failure.code)
+    if kind is None:
+        return None
+    message = f"version {published.digest} does not load: {failure.message}; it was taken back"
+    return kind(message, reason=failure.code)
+
+
+def _unpublish(
+    store: Store, task: str, digest: str, patience: Patience
+) -> Literal["older", "nothing"]:
+    if store.current(task) == digest:
+        if store.versions(task) == (digest,):
+            store.remove(task, patience=patience)
+            return "nothing"
+        store.rollback(task, patience=patience)
+    try:
+        store.remove_version(task, digest, patience=patience)
+    except HasDescendants as error:
+        _log.warning("refused version %s of task %s is kept: %s", digest[:12], task, error)
+    return "older"

@@ -1,0 +1,456 @@
+"""What the store wants, what is resident, who uses it, and what failed: one pure table.
+
+Decides, never acts: no lock, no thread, no file and no clock. What a change asks of the loader is
+left in `take_orders`. `Shared` puts the lock around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from jumplora_adapters.manifest import Manifest
+from jumplora_server.core import AdapterRef
+from jumplora_server.errors import AdapterUnavailable
+from jumplora_server.residency import room
+from jumplora_server.residency.setback import Setback, Stamps, Waits, next_setback
+from jumplora_server.residency.status import PinState, State, TaskStatus, Tier, status_of
+from jumplora_server.residency.version import Freed, VersionFacts
+from jumplora_server.residency.versions import Room, Use, Versions
+from jumplora_server.routing import LoadFailure, Route, RoutingTable
+
+POINTER = ""  # stands for a digest where the pointer itself is at fault
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A version as the store describes it."""
+
+    facts: VersionFacts
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What a lease is on."""
+
+    ref: AdapterRef
+    manifest: Manifest
+
+
+@dataclass(slots=True)
+class Orders:
+    """What the loader has to do for a change that was made."""
+
+    fetch: list[str] = field(default_factory=list)  # versions that are waited for
+    settle: list[str] = field(default_factory=list)  # tasks to try again now
+    is_freed: bool = False  # something is to be tidied away
+    is_room_made: bool = False  # loads that wait for room may be tried
+
+
+class Table:
+    """`versions` is the part that keeps the byte budget; only this class changes it."""
+
+    def __init__(self, budget_bytes: int, waits: Waits) -> None:
+        self.routing = RoutingTable()
+        self.versions = Versions(budget_bytes)
+        self._waits = waits
+        self._manifests: dict[str, Manifest] = {}  # of the versions in `versions`
+        self._setbacks: dict[tuple[str, str], Setback] = {}  # by task and digest, or POINTER
+        self._leaving: set[str] = set()  # forgotten tasks of which something is in use
+        self._orders = Orders()
+
+    def take_orders(self) -> Orders:
+        """What the changes since the last call ask of the loader."""
+        orders, self._orders = self._orders, Orders()
+        return orders
+
+    # Requests
+
+    def acquire(self, spec: str, now: float, known: Known | None = None) -> Leased | str:
+        """Route "task" or "task@prefix" and count a lease.
+
+        Returns a digest instead where that version must be given as `known` first. Raises
+        UnknownTask, UnknownVersion, AdapterUnavailable.
+        """
+        route, digest = self.routing.version(spec)
+        version = self.versions.known.get(digest)
+        if version is None or not version.is_resident:
+            self._check_setback(route.task, digest, now)
+            self.versions.retry(digest)
+        if digest not in self.versions.known:
+            if known is None or known.facts.digest != digest:
+                return digest
+            if known.facts.task != route.task:
+                raise _unavailable(route.task, digest, other_task(known.facts, route.task))
+            self.know(known)
+        if route.served is None and "@" not in spec:
+            self._serve(route, digest)
+        self.versions.lease(digest)
+        if self.versions.state(digest) is State.COLD:
+            self._orders.fetch.append(digest)
+        return self.leased(digest)
+
+    def leased(self, digest: str) -> Leased:
+        """What a lease on a known version is on; counts nothing."""
+        return Leased(self._ref(digest), self._manifests[digest])
+
+    def count(self, digest: str) -> None:
+        """One more lease on a version that is leased."""
+        self.versions.lease(digest)
+
+    def release(self, digest: str) -> None:
+        """One lease less."""
+        self.versions.unlease(digest)
+        self._rested(digest)
+
+    def claim(self, digest: str, use: Use) -> tuple[int, ...] | None:
+        """The slots for a row of a leased version, counted; None while it has none to give.
+
+        Raises AdapterUnavailable where it does not load.
+        """
+        version = self.versions.known[digest]
+        if version.state is State.FAILED:
+            assert version.failure is not None
+            raise _unavailable(version.facts.task, digest, version.failure)
+        if version.state is State.COLD:
+            self._orders.fetch.append(digest)
+        return self.versions.claim(digest, use)
+
+    def unclaim(self, digest: str) -> None:
+        """One row less."""
+        self.versions.unclaim(digest)
+        self._rested(digest)
+
+    def pin(self, task: str, pinned: PinState) -> None:
+        """Keep what the task serves from eviction, or no longer. Raises UnknownTask."""
+        route = self.routing.route(task)
+        self.versions.pin(task, pinned)
+        if pinned == "unpinned":
+            self._give_way()
+        elif route.served is not None:
+            self._orders.fetch.append(route.served.version)
+
+    # The store
+
+    def noticed(self) -> dict[str, str | None]:
+        """Task -> the digest that its pointer held when it was read; None where it was at fault."""
+        return {
+            task: None if (task, POINTER) in self._setbacks else route.desired
+            for task, route in self.routing.routes.items()
+        }
+
+    def observe(self, task: str, desired: str, versions: tuple[str, ...]) -> None:
+        """What the store says of a task now; registers it if it is new."""
+        route = self.routing.routes.get(task) or Route(task, desired, versions)
+        self._setbacks.pop((task, POINTER), None)
+        if route.desired != desired:
+            self._setbacks.pop((task, desired), None)  # a new wish is tried at once
+        self._route(replace(route, desired=desired, versions=versions))
+        self._leaving.discard(task)
+        for version in self.versions.of_task(task):
+            if version.digest not in versions and not version.is_served:
+                self.versions.retire(version.digest, task, "unload")
+        for key in [k for k in self._setbacks if k[0] == task and k[1] not in (*versions, desired)]:
+            del self._setbacks[key]
+        self._forget_manifests()
+        self._freed()
+
+    def blame(self, task: str, failure: LoadFailure, now: float) -> Setback:
+        """The store does not say what a task should serve; what it serves goes on serving."""
+        before = self._setbacks.get((task, POINTER))
+        setback = next_setback(before, failure, {}, now, self._waits)
+        self._setbacks[task, POINTER] = setback
+        self._route(self.routing.routes.get(task) or Route(task, None, ()))
+        self._leaving.discard(task)
+        return setback
+
+    def setback(self, task: str, digest: str = POINTER) -> Setback | None:
+        """Why the pointer, or a version, could not be taken when it was tried last."""
+        return self._setbacks.get((task, digest))
+
+    def suspects(self) -> list[tuple[str, Stamps]]:
+        """Tasks whose desired version does not load, each with the files as they were then."""
+        return [
+            (task, setback.seen)
+            for (task, digest), setback in self._setbacks.items()
+            if setback.seen and self.routing.routes[task].desired == digest
+        ]
+
+    def know(self, known: Known) -> None:
+        """Enter a version that was read from the store."""
+        self.versions.know(known.facts)
+        self._manifests[known.facts.digest] = known.manifest
+
+    def expect(self, task: str, known: Known) -> None:
+        """Let a task that serves nothing that loads serve a version that is loaded on first use."""
+        route = self.routing.routes.get(task)
+        if route is None or known.facts.task != task:
+            return
+        served = None if route.served is None else route.served.version
+        if served is None or self.versions.state(served) is State.FAILED:
+            self.know(known)
+            self._serve(route, known.facts.digest)
+
+    def forget(self, task: str) -> None:
+        """Route to it no more; what is in use of it ends by itself."""
+        route = self.routing.routes.get(task)
+        if route is None:
+            return
+        self.routing = self.routing.without(task)
+        self.versions.pin(task, "unpinned")
+        self._leaving.add(task)
+        for key in [key for key in self._setbacks if key[0] == task]:
+            del self._setbacks[key]
+        if route.served is not None:
+            self.versions.retire(route.served.version, task, "unload")
+        for version in self.versions.of_task(task):
+            if version.digest in self.versions.known:
+                self.versions.retire(version.digest, task, "unload")
+        self._give_way()
+
+    # The loader
+
+    def candidates(self, task: str, now: float, *, retry: bool) -> tuple[str, ...]:
+        """Versions to try in this order until one loads; empty when all is as it should be.
+
+        The desired one first. Behind it what served before, if that was ever loaded here; else the
+        history, newest first, as after a restart. What failed is left out until its time has come,
+        or tried all the same with `retry`.
+        """
+        route = self.routing.routes.get(task)
+        if route is None or route.desired is None:  # forgotten since, or never read
+            return ()
+        served = None if route.served is None else self.versions.known[route.served.version]
+        if served is not None and self.owes_canaries(served.digest):
+            served = None  # at most resident as an ancestor: not yet checked for its own task
+        if served is not None and served.digest == route.desired and served.is_resident:
+            return ()
+        if served is not None and served.is_proven:
+            rest = [served.digest]
+        else:
+            rest = list(reversed(route.versions))
+        order = list(dict.fromkeys([route.desired, *rest]))
+        due = [
+            digest
+            for digest in order
+            if retry or (task, digest) not in self._setbacks
+            or self._setbacks[task, digest].retry_at <= now
+        ]  # fmt: skip
+        for digest in due:
+            self.versions.retry(digest)
+        return tuple(due)
+
+    def wanted_by(self, digest: str) -> str | None:
+        """The task of a version that is still waited for; None where it is not."""
+        version = self.versions.known.get(digest)
+        if version is None or not (version.leases or version.is_served):
+            return None
+        return version.facts.task
+
+    def revive(self, task: str, digest: str) -> bool | LoadFailure:
+        """Keep a resident version from draining for a task. False when it is not resident, and a
+        failure where it is another task's."""
+        version = self.versions.known.get(digest)
+        if version is not None and version.facts.task != task:
+            return other_task(version.facts, task)
+        return self.versions.revive(digest)
+
+    def begin(self, lineage: Iterable[Known], digest: str, room: Room) -> tuple[str, ...] | None:
+        """See Versions.begin. `lineage` is `digest` and all that it stands on."""
+        for known in lineage:
+            self.know(known)
+        return self.versions.begin(digest, beside=self._beside(digest), room=room)
+
+    def measure(self, digest: str, nbytes: int, loading: tuple[str, ...]) -> bool:
+        """The bytes of a version became known; False when they do not fit now: all is undone."""
+        fits = self.versions.measure(digest, nbytes, self._beside(loading[-1]))
+        if not fits:
+            self.versions.abort(loading)
+        return fits
+
+    def owes_canaries(self, digest: str) -> bool:
+        """Whether a version has canaries that it did not pass here yet.
+
+        Once is enough while it is known: when it comes back after an eviction its bytes are the
+        same, and requests wait for it.
+        """
+        version, manifest = self.versions.known.get(digest), self._manifests.get(digest)
+        if version is None or manifest is None or not manifest.canaries:
+            return False
+        return version.canary_accuracy is None
+
+    def passed(self, digest: str, canary_accuracy: float) -> None:
+        """See Versions.passed. One that was forgotten meanwhile is left out."""
+        if digest in self.versions.known:
+            self.versions.passed(digest, canary_accuracy)
+
+    def commit(self, task: str, digest: str, loaded: tuple[str, ...]) -> None:
+        """What was loaded may be used."""
+        for each in loaded:
+            self.versions.ready(each)
+        self._setbacks.pop((task, digest), None)
+        route = self.routing.routes.get(task)
+        if route is not None:
+            self._route(route)
+        elif digest in self.versions.known:
+            self.versions.retire(digest, task, "unload")  # forgotten while it was loading
+
+    def flip(self, task: str, digest: str) -> str | None:
+        """New leases are on `digest`, the version before drains. Returns that one."""
+        route = self.routing.routes.get(task)
+        if route is None or digest not in self.versions.known:
+            return None
+        before = None if route.served is None else route.served.version
+        self._serve(route, digest)
+        if before is None or before == digest:
+            return None
+        self._give_way()
+        return before
+
+    def fail(
+        self,
+        task: str,
+        digest: str,
+        failure: LoadFailure,
+        *,
+        loading: tuple[str, ...],
+        seen: Stamps,
+        now: float,
+    ) -> Setback:
+        """A task's version does not load: sequences that wait for it get AdapterUnavailable.
+
+        One that is resident, as another's ancestor, stays that and answers for its task no more.
+        One that is another task's is none of this task's doing, and stays as it is.
+        """
+        self.versions.abort(loading)
+        setback = next_setback(self.setback(task, digest), failure, seen, now, self._waits)
+        route, version = self.routing.routes.get(task), self.versions.known.get(digest)
+        if route is not None:
+            self._setbacks[task, digest] = setback
+        if version is not None and version.facts.task == task:
+            self.versions.fail(digest, failure)
+            if route is not None and version.is_resident and _serves(route, digest):
+                route = replace(route, served=None, manifest=None)
+            if route is None or version.is_resident:
+                self.versions.retire(digest, task, "unload")
+        if route is not None:
+            self._route(route)
+        return setback
+
+    def yield_for(self, digest: str) -> None:
+        """Let others give way to a version that waited too long for room."""
+        if digest in self.versions.known:
+            self.versions.yield_for(digest, self._beside(digest))
+
+    def take_freed(self) -> list[Freed]:
+        """See Versions.take_freed."""
+        return self.versions.take_freed()
+
+    def take_removed(self) -> list[str]:
+        """Forgotten tasks of which nothing is left, each once."""
+        removed = sorted(task for task in self._leaving if not self.versions.of_task(task))
+        self._leaving.difference_update(removed)
+        return removed
+
+    # Operators
+
+    def statuses(self, tier: Tier, now: float) -> list[TaskStatus]:
+        """All tasks, sorted."""
+        return [self.status(task, tier, now) for task in sorted(self.routing.routes)]
+
+    def status(self, task: str, tier: Tier, now: float) -> TaskStatus:
+        """Raises UnknownTask."""
+        route = self.routing.route(task)
+        setback = self._setback_of(route)
+        return status_of(
+            route,
+            self.versions.of_task(task),
+            None if route.served is None else self.versions.known.get(route.served.version),
+            pinned="pinned" if self.versions.is_pinned(task) else "unpinned",
+            tier=tier,
+            retry_in=None if setback is None else max(0.0, setback.retry_at - now),
+        )
+
+    # Inside
+
+    def _check_setback(self, task: str, digest: str, now: float) -> None:
+        setback = self._setbacks.get((task, digest))
+        if setback is not None and now < setback.retry_at:
+            raise _unavailable(task, digest, setback.failure, setback.retry_at - now)
+
+    def _setback_of(self, route: Route) -> Setback | None:
+        pointer = self._setbacks.get((route.task, POINTER))
+        if pointer is not None or route.desired is None:
+            return pointer
+        return self._setbacks.get((route.task, route.desired))
+
+    def _route(self, route: Route) -> None:
+        """Put a route into the table, with the failure that is known of what it wants."""
+        setback = self._setback_of(route)
+        failure = None if setback is None else setback.failure
+        self.routing = self.routing.with_route(replace(route, failure=failure))
+
+    def _serve(self, route: Route, digest: str) -> None:
+        leased = self.leased(digest)
+        self._route(replace(route, served=leased.ref, manifest=leased.manifest))
+        self.versions.serve(digest, route.task)
+        if route.served is not None and route.served.version != digest:
+            self.versions.retire(route.served.version, route.task, "replaced")
+        self._freed()
+
+    def _ref(self, digest: str) -> AdapterRef:
+        facts = self.versions.known[digest].facts
+        return AdapterRef(facts.task, digest, (*facts.ancestors, digest))
+
+    def _beside(self, digest: str) -> str | None:
+        """The version that `digest` would replace."""
+        route = self.routing.routes.get(self.versions.known[digest].facts.task)
+        served = None if route is None or route.served is None else route.served.version
+        return served if served != digest else None
+
+    def _rested(self, digest: str) -> None:
+        version = self.versions.known.get(digest)
+        if version is None or room.is_evictable(version):
+            self._freed()
+
+    def _freed(self) -> None:
+        self._orders.is_room_made = True
+        self._orders.is_freed = self.versions.has_freed or bool(self._leaving)
+
+    def _give_way(self) -> None:
+        """Less has to stay than before: what the budget refused may fit now."""
+        self._freed()
+        self._orders.settle += [
+            task
+            for (task, _), setback in self._setbacks.items()
+            if setback.failure.code == "memory_budget"
+        ]
+
+    def _forget_manifests(self) -> None:
+        if len(self._manifests) > len(self.versions.known):
+            for digest in self._manifests.keys() - self.versions.known.keys():
+                del self._manifests[digest]
+
+
+def other_task(facts: VersionFacts, task: str) -> LoadFailure:
+    """What is wrong with a version in the folder of a task that its manifest does not name."""
+    return LoadFailure(
+        "manifest",
+        f"the manifest of version {facts.digest[:12]} names task {facts.task!r}, not"
+        f" {task!r}: publish a file that was made for {task!r}",
+    )
+
+
+def _serves(route: Route, digest: str) -> bool:
+    return route.served is not None and route.served.version == digest
+
+
+def _unavailable(
+    task: str, digest: str, failure: LoadFailure, retry_after: float | None = None
+) -> AdapterUnavailable:
+    return AdapterUnavailable(
+        f"version {digest[:12]} of task {task!r} could not be loaded: {failure.message}",
+        reason=failure.code,
+        retry_after=retry_after,
+    )

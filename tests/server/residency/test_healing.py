@@ -1,0 +1,323 @@
+"""What failed heals by itself when its cause goes away, and concerns nobody else until then."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factories import random_adapter
+from fakes import FakeEngine
+from jumplora_adapters.format import write_adapter
+from jumplora_server.errors import AdapterUnavailable, UnknownTask
+from jumplora_server.residency.setback import Waits
+from jumplora_server.residency.status import State, TaskStatus
+from small_server import BACKBONE, PATIENCE, SmallServer, wait_until
+
+NEVER = Waits(first=3600.0, longest=3600.0)  # by the clock: a changed file is to be noticed
+SOON = Waits(first=0.02, longest=0.05)
+
+
+def code_of(status: TaskStatus) -> str | None:
+    return None if status.failure is None else status.failure.code
+
+
+def folder_of(server: SmallServer, task: str) -> Path:
+    return server.store.root / task
+
+
+def failing(server: SmallServer, task: str, code: str) -> None:
+    wait_until(lambda: code_of(server.residency.status(task)) == code)
+
+
+def served(server: SmallServer, task: str, digest: str) -> None:
+    """Wait until a version answers and nothing is wrong."""
+
+    def is_served() -> bool:
+        found = [s for s in server.residency.statuses() if s.task_id == task]
+        return bool(found) and found[0].version == digest and found[0].failure is None
+
+    server.residency.notify()
+    wait_until(is_served)
+    assert server.generate(task) == f"{digest[:8]}:hi"
+
+
+def incomplete(path: Path, how: str) -> None:
+    """What a copy that is under way, or went wrong, leaves."""
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "half":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "damaged":
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif how == "link":
+        aside = path.with_name("aside")
+        path.rename(aside)
+        path.symlink_to(aside)
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+    elif how == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+
+
+HOW = ["missing", "half", "empty", "damaged", "link", "folder", "pipe"]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("is_served", [False, True], ids=["new", "update"])
+def test_a_version_whose_file_is_completed_is_served(
+    tmp_path: Path, how: str, is_served: bool
+) -> None:
+    with SmallServer(tmp_path, watch_seconds=0.01, waits=NEVER) as server:
+        old = server.publish("a", seed=0) if is_served else None
+        if old is not None:
+            served(server, "a", old)
+        # As cp does: a part of the file, the pointer, at last the whole file.
+        new = write(server, "a", seed=1)
+        whole = (server.folder / "a-new.safetensors").read_bytes()
+        path = folder_of(server, "a") / f"{new}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(whole)
+        incomplete(path, how)
+        point(server, "a", new)
+        wait_until(lambda: "a" in {s.task_id for s in server.residency.statuses()})
+        wait_until(lambda: server.residency.status("a").failure is not None)
+        status = server.residency.status("a")
+        assert (status.desired, status.version, status.degraded) == (new, old, True)
+        assert status.retry_in is not None
+        assert status.retry_in > 60
+        if old is not None:
+            assert server.generate("a") == f"{old[:8]}:hi"
+        replace(path, whole)
+        served(server, "a", new)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_an_ancestor_that_is_completed_heals_its_descendant(tmp_path: Path, how: str) -> None:
+    with SmallServer(tmp_path, watch_seconds=0.01, waits=NEVER) as server:
+        first = server.publish("one")
+        path = server.store.path_of(first)
+        whole = path.read_bytes()
+        digest = server.publish("two", lineage=[first])
+        wait_until(lambda: server.residency.settled)
+        served_before = server.residency.sync("two").result(PATIENCE)
+        assert served_before.version == digest
+    incomplete(path, how)
+    with SmallServer(tmp_path, watch_seconds=0.01, waits=NEVER) as server:
+        wait_until(lambda: server.residency.settled)
+        assert server.residency.status("two").state is State.FAILED
+        with pytest.raises(AdapterUnavailable):
+            server.generate("two")
+        replace(path, whole)
+        wait_until(lambda: server.residency.status("two").state is State.READY)
+        assert server.generate("two") == f"{first[:8]}+{digest[:8]}:hi"
+        served(server, "one", first)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [MemoryError(), OSError(5, "I/O error"), OSError(116, "Stale file handle"), ValueError()],
+    ids=["memory", "EIO", "ESTALE", "bug"],
+)
+def test_a_cause_that_leaves_no_trace_is_tried_again_by_the_clock(
+    tmp_path: Path, cause: Exception
+) -> None:
+    engine = FakeEngine()
+    engine.fail_pack = lambda digest: cause
+    with SmallServer(tmp_path, engine=engine, waits=SOON) as server:
+        digest = server.publish("a")
+        server.settle("a")
+        assert server.residency.status("a").state is State.FAILED
+        engine.fail_pack = lambda digest: None
+        served(server, "a", digest)
+
+
+def test_one_that_fails_for_ever_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmallServer(tmp_path, waits=SOON) as server:
+        digest = server.publish("a")
+        incomplete(server.store.path_of(digest), "damaged")
+        server.settle("a")
+        failures = "jumplora_adapter_load_failures_total"
+        wait_until(lambda: server.metric(failures, task_id="a", code="digest") > 4)
+    lines = [r for r in caplog.records if r.levelno >= logging.WARNING and digest[:12] in r.message]
+    assert len(lines) == 1
+
+
+def test_what_the_budget_refused_is_tried_when_room_is_made(tmp_path: Path) -> None:
+    with SmallServer(tmp_path, budget_bytes=150, waits=NEVER) as server:
+        first = server.publish("a")
+        served(server, "a", first)
+        server.residency.pin("a", "pinned")
+        second = server.publish("b")
+        server.settle("b")
+        assert code_of(server.residency.status("b")) == "memory_budget"
+        server.residency.pin("a", "unpinned")
+        served(server, "b", second)
+
+
+# What is made in the place of a pointer.
+ODD_POINTERS: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"rubbish\n"),
+    "binary": lambda path: path.write_bytes(bytes(range(256))),
+    "folder": Path.mkdir,
+    "link": lambda path: os.symlink("elsewhere", path),
+    "pipe": os.mkfifo,
+    "gone": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("how", ODD_POINTERS)
+def test_an_odd_pointer_concerns_its_task_alone_and_heals(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmallServer(tmp_path, watch_seconds=0.01, waits=SOON) as server:
+        first, other = server.publish("a"), server.publish("b")
+        served(server, "a", first)
+        served(server, "b", other)
+        path = folder_of(server, "a") / "current"
+        path.unlink()
+        ODD_POINTERS[how](path)
+        wait_until(lambda: server.residency.status("a").degraded)
+        expected = "no_pointer" if how == "gone" else "store"
+        assert code_of(server.residency.status("a")) == expected
+        assert server.metric("jumplora_adapter_degraded", task_id="a") == 1
+        assert server.generate("a") == f"{first[:8]}:hi", "what is served goes on serving"
+        newer = server.publish("b", seed=1)
+        served(server, "b", newer)
+        told = sum("cannot read what a should serve" in r.message for r in caplog.records)
+        assert told == 1
+        if path.is_dir():
+            path.rmdir()
+        replace(path, f"{first}\n".encode())
+        served(server, "a", first)
+        assert server.metric("jumplora_adapter_degraded", task_id="a") == 0
+
+
+@pytest.mark.parametrize("how", [how for how in ODD_POINTERS if how != "gone"])
+def test_a_start_with_an_odd_pointer(tmp_path: Path, how: str) -> None:
+    with SmallServer(tmp_path) as writer:
+        first, other = writer.publish("a"), writer.publish("b")
+    path = folder_of(writer, "a") / "current"
+    path.unlink()
+    ODD_POINTERS[how](path)
+    with SmallServer(tmp_path, watch_seconds=0.01) as server:
+        served(server, "b", other)
+        failing(server, "a", "store")
+        status = server.residency.status("a")
+        assert (status.desired, status.version, status.state) == (None, None, State.FAILED)
+        with pytest.raises(AdapterUnavailable):
+            server.generate("a")
+        if path.is_dir():
+            path.rmdir()
+        replace(path, f"{first}\n".encode())
+        served(server, "a", first)
+
+
+def test_a_folder_without_a_pointer_is_a_publish_under_way(tmp_path: Path) -> None:
+    with SmallServer(tmp_path, watch_seconds=0.01) as server:
+        digest = write(server, "a")
+        folder_of(server, "a").mkdir()
+        path = folder_of(server, "a") / f"{digest}.safetensors"
+        path.write_bytes((server.folder / "a-new.safetensors").read_bytes())
+        served(server, "b", server.publish("b"))
+        with pytest.raises(UnknownTask):
+            server.residency.status("a")
+        point(server, "a", digest)
+        wait_until(lambda: "a" in {s.task_id for s in server.residency.statuses()})
+        served(server, "a", digest)
+
+
+def test_a_store_that_is_emptied_is_a_fault_and_one_that_is_marked_a_wish(tmp_path: Path) -> None:
+    with SmallServer(tmp_path, watch_seconds=0.01) as server:
+        digest = server.publish("a")
+        served(server, "a", digest)
+        root, aside = server.store.root, tmp_path / "aside"
+        root.rename(aside)
+        root.mkdir()
+        wait_until(lambda: server.residency.store_fault is not None)
+        assert server.generate("a") == f"{digest[:8]}:hi"
+        root.rmdir()
+        wait_until(lambda: "not" in (server.residency.store_fault or ""))
+        aside.rename(root)
+        wait_until(lambda: server.residency.store_fault is None)
+        assert server.generate("a") == f"{digest[:8]}:hi"
+        shutil.rmtree(root / "a")
+        wait_until(lambda: not server.residency.statuses())
+        assert server.residency.store_fault is None
+
+
+def test_a_copied_task_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    with SmallServer(tmp_path, watch_seconds=0.01, waits=SOON) as server:
+        first = server.publish("a")
+        served(server, "a", first)
+        shutil.copytree(folder_of(server, "a"), folder_of(server, "copy"))
+        wait_until(lambda: "copy" in {s.task_id for s in server.residency.statuses()})
+        failing(server, "copy", "manifest")
+        with pytest.raises(AdapterUnavailable, match="names task 'a', not 'copy'"):
+            server.generate("copy")
+        assert server.generate("a") == f"{first[:8]}:hi"
+        own = server.publish("copy", seed=1)
+        served(server, "copy", own)
+        back = server.publish("a", seed=2)
+        served(server, "a", back)
+        shutil.rmtree(folder_of(server, "copy"))
+        wait_until(lambda: [s.task_id for s in server.residency.statuses()] == ["a"])
+        assert server.generate("a") == f"{back[:8]}:hi"
+
+
+def test_an_update_that_names_another_task_leaves_what_is_served(tmp_path: Path) -> None:
+    with SmallServer(tmp_path, watch_seconds=0.01, waits=SOON) as server:
+        first, other = server.publish("a"), server.publish("b", seed=1)
+        served(server, "a", first)
+        served(server, "b", other)
+        shutil.copy(server.store.path_of(other), folder_of(server, "a"))
+        point(server, "a", other)
+        failing(server, "a", "manifest")
+        assert server.residency.status("a").version == first
+        assert server.generate("a") == f"{first[:8]}:hi"
+        assert server.generate("b") == f"{other[:8]}:hi"
+        assert server.residency.status("b").failure is None
+
+
+def test_of_two_copies_the_sound_one_is_read(tmp_path: Path) -> None:
+    with SmallServer(tmp_path, waits=SOON) as server:
+        first = server.publish("b")
+        shutil.copytree(folder_of(server, "b"), folder_of(server, "a"))
+        incomplete(folder_of(server, "a") / f"{first}.safetensors", "damaged")
+        server.settle("b")
+        served(server, "b", first)
+
+
+# Tools
+
+
+def write(server: SmallServer, task: str, seed: int = 0) -> str:
+    """A new version's file beside the store; returns its digest."""
+    manifest, deltas = random_adapter(BACKBONE, task=task, seed=seed + 50)
+    return write_adapter(server.folder / f"{task}-new.safetensors", manifest, deltas)
+
+
+def point(server: SmallServer, task: str, digest: str) -> None:
+    folder_of(server, task).mkdir(exist_ok=True)
+    replace(folder_of(server, task) / "current", f"{digest}\n".encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put a file in the place of whatever is there."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    temporary = path.with_name(".tmp-test")
+    temporary.write_bytes(content)
+    temporary.rename(path)
