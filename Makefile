@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: serve test check format bench bench-training demo dashboard prometheus clean
+.PHONY: serve test check format bench bench-training bench-reliability demo dashboard prometheus clean
 
 serve: $(VENV)/.serve
 	$(BIN)/jumplora serve
@@ -36,6 +36,10 @@ bench: $(VENV)/.dev
 
 bench-training: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.training
+
+# A running server and its faults; about an hour. Parts: uploads, entries, chaos, tasks.
+bench-reliability: $(VENV)/.dev
+	for part in uploads entries chaos tasks; do $(BIN)/python -m benchmarks.reliability $$part || exit 1; done
 
 # Makes the demo again (BENCHMARK_DATA, DEMO_TEXT, DEMO_TOKENIZER: see recipe/run.sh). Its parts were
 # run one by one with the same settings, never as a whole: two hours on 2 cores.

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import torch
 
+_FLAGS = (
+    "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+    "asimd", "sve", "i8mm", "bf16",
+)  # fmt: skip
 _PACKAGES = ("torch", "transformers", "peft", "ctranslate2")
 
 
@@ -19,9 +23,18 @@ def machine(device: str = "cpu") -> str:
     return told if device == "cpu" else f"{told}; {torch.cuda.get_device_name(device)}"
 
 
-def commit() -> str:
+def processor_flags() -> str:
+    """Those instruction sets of the processor that our kernels or torch's choose by."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return " ".join(flag for flag in _FLAGS if flag in found.split()) or "none of those looked for"
+
+
+def commit(folder: Path = Path(__file__).parent) -> str:
     """The short commit id of this code, marked when files differ; "unknown" outside git."""
-    folder = Path(__file__).parent
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=7", "--match", ""],
         capture_output=True,

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jumplora_server.bench.machine import commit, load_average, machine, versions
+from jumplora_server.bench.machine import commit, load_average, machine, processor_flags, versions
 from jumplora_server.bench.plots import Plot, draw
 
 _WIDTH = 150
@@ -48,6 +48,7 @@ class Report:
         """Where, of what and how this was measured."""
         return {
             "machine": machine(self.device),
+            "processor flags": processor_flags(),
             "commit": commit(),
             "command": self.command,
             "versions": versions(),

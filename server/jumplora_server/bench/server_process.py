@@ -54,43 +54,64 @@ class BenchServer:
             self.process.send_signal(signal.SIGCONT)
 
 
-@contextmanager
-def served(
-    backbone: Path, store: Path, log: Path, settings: Mapping[str, object]
-) -> Iterator[BenchServer]:
-    """Run a server until the end of the block; `settings` are those of `jumplora serve`.
+def start(
+    backbone: Path,
+    store: Path,
+    log: Path,
+    settings: Mapping[str, object],
+    *,
+    python: Path | None = None,
+) -> BenchServer:
+    """Start a server and wait for nothing; `settings` are those of `jumplora serve`.
 
-    Yields once it is ready, first loads included. Raises ServerEnded with the log's last line.
+    `python` is another interpreter, such as that of another commit's environment. The log is
+    appended to. `port` and `admin_keys` in the settings keep an address over several starts.
     """
-    port, key = _free_port(), secrets.token_hex(16)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JUMPLORA_")}
     wanted = {
-        "backbone": backbone, "store": store, "port": port, "admin_keys": key,
-        "drain_grace": 0, "log_level": "warning", **settings,
+        "backbone": backbone, "store": store, "port": free_port(), "drain_grace": 0,
+        "admin_keys": secrets.token_hex(16), "log_level": "warning", **settings,
     }  # fmt: skip
     clean |= {f"JUMPLORA_{name.upper()}": str(value) for name, value in wanted.items()}
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jumplora_server", "serve"],
+            [python or sys.executable, "-m", "jumplora_server", "serve"],
             env=clean,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    server = BenchServer(f"http://127.0.0.1:{port}", key, process)
+    return BenchServer(f"http://127.0.0.1:{wanted['port']}", str(wanted["admin_keys"]), process)
+
+
+def end(server: BenchServer) -> int:
+    """End a server, by force after a minute; return its exit status."""
+    server.process.send_signal(signal.SIGCONT)
+    server.process.terminate()
     try:
-        _wait_ready(server, log)
+        return server.process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        return server.process.wait()
+
+
+@contextmanager
+def served(
+    backbone: Path, store: Path, log: Path, settings: Mapping[str, object]
+) -> Iterator[BenchServer]:
+    """Run a server until the end of the block.
+
+    Yields once it is ready, first loads included. Raises ServerEnded with the log's last line.
+    """
+    server = start(backbone, store, log, settings)
+    try:
+        wait_ready(server, log)
         yield server
     finally:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(server)
 
 
-def _wait_ready(server: BenchServer, log: Path) -> None:
+def wait_ready(server: BenchServer, log: Path) -> None:
+    """Wait for /readyz. Raises ServerEnded with the log's last line."""
     for _ in range(int(_START_SECONDS / _STEP_SECONDS)):
         with suppress(subprocess.TimeoutExpired):
             server.process.wait(timeout=_STEP_SECONDS)  # the pause between two looks
@@ -102,7 +123,8 @@ def _wait_ready(server: BenchServer, log: Path) -> None:
     raise ServerEnded(f"the server is not ready; it said: {told[-1] if told else 'nothing'}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
