@@ -70,7 +70,8 @@ class CsrForm:
             y: Tensor = self._matrix @ x.t()  # [d_out, n]
             return y.t()
         width = SPARSE_BLOCK[phase]
-        blocks = [self._block(block, width) for block in x.split(width)]
+        starts = range(0, max(1, x.shape[0]), width)
+        blocks = [self._block(x[start : start + width], width) for start in starts]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     def _block(self, x: Tensor, width: int) -> Tensor:
