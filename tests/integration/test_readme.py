@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from integration.prometheus_process import ROOT, eventually, free_port
+from integration.prometheus_process import ROOT, eventually
+from ports import held_port
 
 README = ROOT / "README.md"
 NEEDED = ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "examples")
@@ -75,11 +76,16 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             ignore=shutil.ignore_patterns(*OF_READERS),
         )  # fmt: skip
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
-    desk = Desk(folder, free_port())
+    with held_port() as port:
+        yield from _served(Desk(folder, port))
+
+
+def _served(desk: Desk) -> Iterator[Desk]:
+    """Run `make serve` at a desk, yield the desk once the server is ready, end the server."""
     # The environment is there already: only the installation is left out of `make serve`.
     command = ["make", "--old-file=.venv/.serve", "serve"]
     process = subprocess.Popen(
-        command, cwd=folder, env=environment(desk.port), start_new_session=True
+        command, cwd=desk.folder, env=environment(desk.port), start_new_session=True
     )
     try:
 
