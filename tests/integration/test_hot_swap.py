@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+import pytest
 import psutil
 
 from factories import write_random_adapter
@@ -66,6 +67,8 @@ def texts_of_version(url: str, version: str) -> dict[tuple[str, str], str]:
         return answers
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_hundred_swaps_under_load(tmp_path: Path) -> None:
     with running_server(tmp_path, ["task"]) as server:
         files = [
