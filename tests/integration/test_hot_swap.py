@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
-import pytest
 import psutil
+import pytest
 
 from factories import write_random_adapter
 from integration.server_process import ADMIN_KEY, RunningServer, Traffic, running_server
