@@ -1,4 +1,5 @@
-# What a newcomer types: `make serve`, `make test`. CI runs `make check` and `make test`.
+# What a newcomer types: `make serve`, `make test`. CI runs `make check`, `make test` and
+# `make test-slow`.
 # Settings come from JUMPLORA_* (see README.md); these are the demo's.
 export JUMPLORA_BACKBONE ?= adapters/demo/backbone
 export JUMPLORA_STORE ?= adapters/demo/store
@@ -12,13 +13,17 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: serve test check format bench bench-training bench-reliability demo dashboard prometheus clean
+.PHONY: serve test test-slow check format bench bench-training bench-reliability demo dashboard \
+	prometheus clean
 
 serve: $(VENV)/.serve
 	$(BIN)/jumplora serve
 
 test: $(VENV)/.dev prometheus
 	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest
+
+test-slow: $(VENV)/.dev prometheus
+	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest -m 'slow and not gpu'
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

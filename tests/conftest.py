@@ -1,13 +1,17 @@
-"""What holds for every test: no deadline for hypothesis, since machines are shared and slow, and
-Triton's kernels are interpreted where there is no GPU.
+"""What holds for every test: no deadline for hypothesis, since machines are shared and slow,
+Triton's kernels are interpreted where there is no GPU, and no test listens on the default port.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from typing import Any
 
 import torch
 from hypothesis import settings
+
+from jumplora_server.settings import Settings
 
 # Triton decides as it is imported, and transformers imports it: so here, before any test module.
 if not torch.cuda.is_available():
@@ -15,3 +19,15 @@ if not torch.cuda.is_available():
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+DEFAULT_PORT = Settings.model_fields["port"].default
+
+
+def _keep_off_the_default_port(event: str, arguments: tuple[Any, ...]) -> None:
+    """A test that listens on the default port fails here, not only beside a running server."""
+    if event == "socket.bind" and arguments[1][1:2] == (DEFAULT_PORT,):
+        raise AssertionError(f"a test binds port {DEFAULT_PORT}; give the server port 0")
+
+
+sys.addaudithook(_keep_off_the_default_port)

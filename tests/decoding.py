@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,30 @@ from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine
 
 EOS = 1
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """torch computes with that many threads inside, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def rows_that_differ(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, counts: Iterable[int]
+) -> list[str]:
+    """Which counts of rows get other bits than in the whole x: in their places, or in others."""
+    whole, wrong = function(x), []
+    for count in counts:
+        if not torch.equal(function(x[:count]), whole[:count]):
+            wrong.append(f"{count} rows")
+        if not torch.equal(function(x[:count].roll(1, 0)), whole[:count].roll(1, 0)):
+            wrong.append(f"{count} rows in other places")
+    return wrong
 
 
 def make_sequence(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -16,6 +15,8 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+
+from ports import held_port
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "prometheus"
@@ -30,14 +31,6 @@ def program(name: str) -> Path:
         assert "REQUIRE_PROMETHEUS" not in os.environ, f"no {name} in {folder}, and it is required"
         pytest.skip(f"no {name} in {folder}: run deploy/prometheus/fetch.sh or set PROMETHEUS_BIN")
     return folder / name
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def eventually(check: Callable[[], T], seconds: float) -> T:
@@ -103,7 +96,12 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
         text = text.replace(shipped, ours)
     (folder / "prometheus.yml").write_text(text, encoding="utf-8")
     shutil.copy(SHIPPED / "jumplora.rules.yml", folder)
-    address = f"127.0.0.1:{free_port()}"
+    with held_port() as port:
+        yield from _started(binary, folder, f"127.0.0.1:{port}")
+
+
+def _started(binary: Path, folder: Path, address: str) -> Iterator[Prometheus]:
+    """Start Prometheus in a folder with its configuration, yield it once it answers, end it."""
     command = [
         str(binary),
         f"--config.file={folder / 'prometheus.yml'}",

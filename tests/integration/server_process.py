@@ -16,11 +16,12 @@ from typing import Self
 import httpx
 
 from factories import random_adapter, tiny_t5
-from integration.prometheus_process import ROOT, eventually, free_port
+from integration.prometheus_process import ROOT, eventually
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.manifest import Canary
 from jumplora_adapters.store import Store
+from ports import held_port
 
 ADMIN_KEY = "an-admin-key-of-tests"
 
@@ -73,9 +74,16 @@ def running_server(
     """
     backbone = read_backbone(tiny_t5(folder / "backbone"))
     (folder / "store").mkdir()
-    server = RunningServer(f"127.0.0.1:{free_port()}", folder, backbone, Store(folder / "store"))
-    for seed, task in enumerate(tasks):
-        server.publish(task, seed)
+    with held_port() as port:
+        server = RunningServer(f"127.0.0.1:{port}", folder, backbone, Store(folder / "store"))
+        for seed, task in enumerate(tasks):
+            server.publish(task, seed)
+        yield from _started(server, canary_floor)
+
+
+def _started(server: RunningServer, canary_floor: float) -> Iterator[RunningServer]:
+    """Start the process, yield the server once it is ready, end it and look at its exit status."""
+    folder = server.folder
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JUMPLORA_")} | {
         "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("server", "adapters")),
         "OMP_NUM_THREADS": "1",

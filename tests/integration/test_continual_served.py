@@ -33,6 +33,9 @@ TEXTS = ("this was good of the", "the red film", "a river of the world")
 Updates = list[dict[str, torch.Tensor]]
 
 
+pytestmark = pytest.mark.slow
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """A run and the server that it was published into."""

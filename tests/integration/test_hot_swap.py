@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from factories import write_random_adapter
 from integration.server_process import ADMIN_KEY, RunningServer, Traffic, running_server
@@ -66,6 +67,8 @@ def texts_of_version(url: str, version: str) -> dict[tuple[str, str], str]:
         return answers
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_hundred_swaps_under_load(tmp_path: Path) -> None:
     with running_server(tmp_path, ["task"]) as server:
         files = [

@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from integration.prometheus_process import ROOT, eventually, free_port
+from integration.prometheus_process import ROOT, eventually
+from ports import held_port
 
 README = ROOT / "README.md"
 NEEDED = ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "examples")
@@ -43,7 +44,7 @@ class Desk:
             env=environment(self.port),
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=840,
             check=False,
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
@@ -75,11 +76,16 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             ignore=shutil.ignore_patterns(*OF_READERS),
         )  # fmt: skip
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
-    desk = Desk(folder, free_port())
+    with held_port() as port:
+        yield from _served(Desk(folder, port))
+
+
+def _served(desk: Desk) -> Iterator[Desk]:
+    """Run `make serve` at a desk, yield the desk once the server is ready, end the server."""
     # The environment is there already: only the installation is left out of `make serve`.
     command = ["make", "--old-file=.venv/.serve", "serve"]
     process = subprocess.Popen(
-        command, cwd=folder, env=environment(desk.port), start_new_session=True
+        command, cwd=desk.folder, env=environment(desk.port), start_new_session=True
     )
     try:
 
@@ -111,6 +117,8 @@ def test_requests_lists_streams_and_listings_answer(desk: Desk) -> None:
     assert "jumplora_request_duration_seconds" in printed
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
     install, _, rest = bash_blocks()[2].partition("\n")
     assert install.startswith(".venv/bin/pip install"), "the environment has these packages"
@@ -166,8 +174,8 @@ def test_every_demo_task_labels_sentences_that_were_typed_in(desk: Desk, task: s
 
 
 def test_every_make_target_of_the_readme_exists(desk: Desk) -> None:
-    targets = set(re.findall(r"\bmake ([a-z]+)", README.read_text("utf-8")))
-    assert targets >= {"serve", "test"}
+    targets = set(re.findall(r"\bmake ([a-z-]+)", README.read_text("utf-8")))
+    assert targets >= {"serve", "test", "test-slow"}
     for target in targets:
         done = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False

@@ -18,6 +18,7 @@ from jumplora_server.cli.main import command_line
 from jumplora_server.cli.serve import NOT_FLAGS
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
+from ports import deaf_address
 from serving import ADMIN_KEY, Site, listening, make_site
 
 COMMANDS = (
@@ -120,7 +121,8 @@ def test_an_unknown_key_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_backbone_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
-    result = run("serve", "--backbone", str(tmp_path), "--store", str(tmp_path / "store"))
+    folders = ("--backbone", str(tmp_path), "--store", str(tmp_path / "store"))
+    result = run("serve", *folders, "--port", "0")
     assert result.exit_code == 3
     assert "config.json" in result.output
     assert "Traceback" not in result.output
@@ -165,7 +167,8 @@ def test_publish_needs_a_place(served: tuple[Site, str]) -> None:
     assert "not both" in run("publish", file, "--store", "x", "--server", "http://x").output
     no_address = run("publish", file, "--server", "localhost:8000")
     assert (no_address.exit_code, "give http://..." in no_address.output) == (1, True)
-    nowhere = run("publish", file, "--server", "http://127.0.0.1:1")
+    with deaf_address() as address:
+        nowhere = run("publish", file, "--server", address)
     assert (nowhere.exit_code, "gave no answer" in nowhere.output) == (1, True)
 
 

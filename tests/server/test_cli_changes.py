@@ -15,6 +15,7 @@ from factories import tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.store import Store
 from jumplora_server.cli.main import command_line
+from ports import deaf_address
 from serving import ADMIN_KEY, Site, listening, make_site
 
 
@@ -109,10 +110,11 @@ def test_the_place_may_come_from_the_environment(
     monkeypatch.setenv("JUMPLORA_STORE", str(store.root))
     monkeypatch.setenv("JUMPLORA_BACKBONE", str(backbone.path))
     assert run("publish", file).stdout.startswith("three: created ")
-    elsewhere = run("publish", file, "--server", "http://127.0.0.1:1", code=1)
-    assert "gave no answer" in elsewhere.stderr, "a flag wins over the environment"
-    monkeypatch.setenv("JUMPLORA_SERVER", "http://127.0.0.1:1")
-    assert "gave no answer" in run("publish", file, code=1).stderr
+    with deaf_address() as address:
+        elsewhere = run("publish", file, "--server", address, code=1)
+        assert "gave no answer" in elsewhere.stderr, "a flag wins over the environment"
+        monkeypatch.setenv("JUMPLORA_SERVER", address)
+        assert "gave no answer" in run("publish", file, code=1).stderr
     assert run("publish", file, "--store", store.root).stdout.startswith("three: unchanged ")
 
 

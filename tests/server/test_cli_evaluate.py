@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from fakes import LIMITS
 from jumplora_server.cli.main import command_line
+from ports import deaf_address
 from serving import Site, listening, make_site, slow_down, wait_for
 
 LONG = {"max_new_tokens": 99}
@@ -245,8 +246,8 @@ def test_faults_before_the_first_request(
     data = tmp_path / "a.jsonl"
     if content is not None:
         data.write_text(content)
-    nowhere = "http://127.0.0.1:1"
-    result = evaluate(nowhere, "--task", "alpha", "--data", data, *options, code=1)
+    with deaf_address() as nowhere:
+        result = evaluate(nowhere, "--task", "alpha", "--data", data, *options, code=1)
     assert message in result.stderr
     assert result.stdout == ""
 

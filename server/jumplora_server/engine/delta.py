@@ -1,9 +1,8 @@
 """How one module's delta is applied: the forms, and the plan that applies a whole batch's.
 
-A form is a matrix D [d_out, d_in] that computes x D^T in float32. Each form has two products, one
-for the many tokens of an encode and one for the few rows of a decode step, because other kernels
-win there. Which one runs depends on the phase alone, never on how many rows share the batch, so a
-row's bits do not depend on its batch mates.
+A form is a matrix D [d_out, d_in] that computes x D^T in float32. A row's bits do not depend on its
+batch mates: a library's kernel is called with the same shape in every step of a phase, because many
+take another order of sums for another number of rows.
 """
 
 from __future__ import annotations
@@ -39,36 +38,52 @@ class DeltaForm(Protocol):
         """x [n, d_in] float32 -> x D^T [n, d_out] float32."""
 
 
+# Rows of one sparse product. The few rows of a decode step would waste most of a wide block, which
+# the many tokens of an encode use well. Eight float32 columns have no tail on any processor.
+SPARSE_BLOCK: dict[Phase, int] = {"encode": 128, "decode": 8}
+
+
 class CsrForm:
     """Compressed sparse rows: int32 columns and float32 values, 8 bytes a non-zero.
 
-    One thread, 768 x 768 at 5 %: MKL's product takes 26 us for one row and 59 us for 8; for 128
-    tokens it takes 554 us, where the embedding-bag kernel (a gather of rows of x^T, weighted and
-    summed) takes 184 us and the dense product 1899 us. At 8 rows and below the bag is slower.
+    On a CPU the product is an embedding-bag: rows of x^T are gathered, weighted and summed, an
+    output's non-zeros one after another, in one thread. It computes blocks of `SPARSE_BLOCK` rows,
+    padded with zeros, so every call has one shape and each of its columns is a lane of a full
+    vector. MKL's sparse product is up to twice as fast, but its order depends on the number of
+    rows, in another way on each processor. Times: server/README.md, decision of 2026-11-27.
     """
 
     def __init__(self, delta: SparseDelta, device: torch.device) -> None:
         crow, col = delta.csr()
-        self.crow = crow.to(device)
-        self.col = col.to(device)
-        self.values = delta.values.to(device, torch.float32)
-        self.matrix = torch.sparse_csr_tensor(
-            self.crow, self.col, self.values, size=delta.shape, check_invariants=True
-        )
-        self.nbytes = self.crow.nbytes + self.col.nbytes + self.values.nbytes
+        self._crow = crow.to(device)
+        self._col = col.to(device)
+        self._values = delta.values.to(device, torch.float32)
+        self.nbytes = self._crow.nbytes + self._col.nbytes + self._values.nbytes
+        self._matrix: Tensor | None = None  # the same memory, for cuSPARSE
+        if device.type != "cpu":
+            self._matrix = torch.sparse_csr_tensor(
+                self._crow, self._col, self._values, size=delta.shape, check_invariants=True
+            )
 
     def product(self, x: Tensor, phase: Phase) -> Tensor:
         """x [n, d_in] float32 -> [n, d_out] float32."""
-        if phase == "decode" or x.device.type != "cpu":
-            y: Tensor = self.matrix @ x.t()  # [d_out, n]
+        if self._matrix is not None:
+            y: Tensor = self._matrix @ x.t()  # [d_out, n]
             return y.t()
-        n = x.shape[0]
-        # The bag kernel sums a single column in another order: a prompt of one token gets a twin.
-        table = (x if n > 1 else x.expand(2, -1)).t().contiguous()  # [d_in, n]
+        width = SPARSE_BLOCK[phase]
+        starts = range(0, max(1, x.shape[0]), width)
+        blocks = [self._block(x[start : start + width], width) for start in starts]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+    def _block(self, x: Tensor, width: int) -> Tensor:
+        """x [n, d_in] with n <= width -> [n, d_out]."""
+        rows = x.shape[0]
+        table = x.new_zeros(x.shape[1], width)
+        table[:, :rows] = x.t()
         bags = F.embedding_bag(
-            self.col, table, self.crow[:-1], mode="sum", per_sample_weights=self.values
-        )
-        return bags.t()[:n]
+            self._col, table, self._crow[:-1], mode="sum", per_sample_weights=self._values
+        )  # [d_out, width]
+        return bags.t()[:rows]
 
 
 class DenseForm:

@@ -207,7 +207,7 @@ class T5:
         out = torch.empty_like(qkv[:, : self.config.inner])
         for group in groups:
             q, k, v = self._heads(qkv[group.index], 3)
-            read = F.scaled_dot_product_attention(q, k, v, attn_mask=group.bias, scale=1.0)
+            read = _attend_prompts(q, k, v, group.bias)
             flat = read.transpose(1, 2).reshape(-1, self.config.inner)  # [b * L, inner]
             out[group.index.view(-1)[group.valid]] = flat[group.valid]
         return out
@@ -280,6 +280,25 @@ class T5:
             distance, self.config.num_buckets, self.config.max_distance, sees="both"
         )
         return self.encoder_bias[buckets].permute(2, 0, 1).contiguous()
+
+
+def _attend_prompts(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Each prompt's attention to itself: q, k, v [b, heads, L, d_kv], bias [b or 1, heads, L, L].
+
+    On a CPU one call a prompt, so that a prompt is cut among threads as it is alone: with AVX2,
+    MKL's sums in this kernel depend on the thread that computes them.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    biases = bias.expand(q.shape[0], -1, -1, -1)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                q[i : i + 1], k[i : i + 1], v[i : i + 1], attn_mask=biases[i : i + 1], scale=1.0
+            )
+            for i in range(q.shape[0])
+        ]
+    )
 
 
 def _gelu(x: Tensor) -> Tensor:

@@ -16,6 +16,10 @@ from jumplora_server.pulse import Pulse
 
 _log = logging.getLogger(__name__)
 
+# A task counts as removed when two looks in a row miss it, the second after this time at most:
+# tasks also go one by one when a volume is moved or unmounted, and then the store goes with them.
+CONFIRM_SECONDS = 0.5
+
 Survey = Callable[[], Mapping[str, str | StoreError]]
 """Task -> its desired version as the store says, or what is wrong with its pointer."""
 
@@ -48,6 +52,7 @@ class Watcher:
         self._is_notified = False
         self._is_stopped = False
         self._fault: str | None = None
+        self._missing: set[str] = set()
         self.pulse = Pulse("watcher", clock)
         self._thread = threading.Thread(
             target=self.pulse.run, args=(self._run,), name="watcher", daemon=True
@@ -98,8 +103,11 @@ class Watcher:
         noticed = self._noticed()  # first: a task that appears in between must not seem removed
         found = self.look()
         if self._fault is not None:
+            self._missing.clear()
             return
-        for task in sorted(found.keys() | noticed.keys()):
+        missing = noticed.keys() - found.keys()
+        unconfirmed, self._missing = missing - self._missing, set(missing)
+        for task in sorted((found.keys() | noticed.keys()) - unconfirmed):
             if _is_news(found.get(task), task in noticed, noticed.get(task)):
                 self._changed(task)
         for task in self._repaired():
@@ -119,10 +127,11 @@ class Watcher:
         self._fault = fault
 
     def _wait(self) -> bool:
+        period = self._period_seconds
+        if self._missing:
+            period = min(period, CONFIRM_SECONDS)
         with self._condition:
-            self._condition.wait_for(
-                lambda: self._is_notified or self._is_stopped, self._period_seconds
-            )
+            self._condition.wait_for(lambda: self._is_notified or self._is_stopped, period)
             self._is_notified = False
             return not self._is_stopped
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +20,7 @@ from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.training.config import Optimisation
 from jumplora_adapters.training.processes import Processes
+from ports import held_port
 
 _RUN = """
 import pickle, sys
@@ -44,9 +44,11 @@ def config(tmp_path: Path, backbone_folder: Path) -> ContinualConfig:
 
 def _launched(config: ContinualConfig, folder: Path, count: int) -> None:
     (folder / "config").write_bytes(pickle.dumps(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with held_port() as port:
+        _launched_at(config, folder, count, port)
+
+
+def _launched_at(config: ContinualConfig, folder: Path, count: int, port: int) -> None:
     common = {
         **os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",

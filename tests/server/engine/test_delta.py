@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decoding import rows_that_differ, torch_threads
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_server.engine.delta import (
     CsrForm,
@@ -30,11 +31,11 @@ def masked(density: float, seed: int = 0, shape: tuple[int, int] = SHAPE) -> Spa
     return SparseDelta.from_dense(torch.randn(shape, generator=generator) * keep)
 
 
-def low_rank(seed: int = 0) -> LowRankDelta:
+def low_rank(seed: int = 0, shape: tuple[int, int] = SHAPE) -> LowRankDelta:
     generator = torch.Generator().manual_seed(seed)
     return LowRankDelta(
-        A=torch.randn(4, SHAPE[1], generator=generator),
-        B=torch.randn(SHAPE[0], 4, generator=generator),
+        A=torch.randn(4, shape[1], generator=generator),
+        B=torch.randn(shape[0], 4, generator=generator),
     )
 
 
@@ -59,9 +60,26 @@ def test_every_form_equals_the_reference(name: str, rows: int, phase: Phase) -> 
 def test_a_rows_bits_do_not_depend_on_its_batch_mates(name: str, phase: Phase) -> None:
     form = make_form(DELTAS[name], CPU)
     x = torch.randn(130, SHAPE[1], generator=torch.Generator().manual_seed(5))
-    whole = form.product(x, phase)
-    for rows in (1, 2, 3, 5, 8, 9, 16, 33, 129):
-        assert torch.equal(form.product(x[:rows], phase), whole[:rows]), f"{rows} rows"
+    counts = (*range(1, 18), 33, 127, 128, 129)
+    assert rows_that_differ(lambda rows: form.product(rows, phase), x, counts) == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("phase", ["encode", "decode"])
+@pytest.mark.parametrize("shape", [(768, 768), (1024, 1024)], ids=["base", "large"])
+@pytest.mark.parametrize("kind", ["one in twenty", "two in five", "dense", "low rank"])
+def test_bits_ignore_mates_at_real_widths_and_any_thread_count(
+    kind: str, shape: tuple[int, int], phase: Phase, threads: int
+) -> None:
+    densities = {"one in twenty": 0.05, "two in five": 0.4, "dense": 0.6}
+    if kind in densities:
+        form = make_form(masked(densities[kind], shape=shape), CPU)
+    else:
+        form = make_form(low_rank(shape=shape), CPU)
+    x = torch.randn(40, shape[1], generator=torch.Generator().manual_seed(5))
+    counts = (*range(1, 18), 33, 39)
+    with torch_threads(threads):
+        assert rows_that_differ(lambda rows: form.product(rows, phase), x, counts) == []
 
 
 def test_the_form_follows_kind_and_density() -> None:

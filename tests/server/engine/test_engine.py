@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 
-from decoding import advance, make_sequence, oracle, run
+from decoding import advance, make_sequence, oracle, run, torch_threads
 from factories import random_adapter, tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.format import Adapter, read_adapter
-from jumplora_server.core import Batch, Sampling
+from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable
 
@@ -36,12 +37,21 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def make_engine(
-    backbone: Backbone, dtype: str = "float32", kernels: Kernels = "auto", rows: int = 8
+    backbone: Backbone,
+    dtype: str = "float32",
+    kernels: Kernels = "auto",
+    *,
+    rows: int = 8,
+    source: int = 64,
 ) -> Engine:
     return Engine(
-        backbone.path, dtype=dtype, max_rows=rows, max_source_tokens=64, max_target_tokens=16,
+        backbone.path,
+        dtype=dtype,
+        max_rows=rows,
+        max_source_tokens=source,
+        max_target_tokens=16,
         kernels=kernels,
-    )  # fmt: skip
+    )
 
 
 @torch.inference_mode()
@@ -51,9 +61,9 @@ def logits_of(engine: Engine, batch: Batch) -> torch.Tensor:
     return engine._decode(batch.decode).logits
 
 
-def prompts() -> list[list[int]]:
+def prompts(lengths: Iterable[int] = LENGTHS) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
-    return [[*torch.randint(3, 300, (n,), generator=generator).tolist(), 1] for n in LENGTHS]
+    return [[*torch.randint(3, 300, (n,), generator=generator).tolist(), 1] for n in lengths]
 
 
 class Shelf:
@@ -252,26 +262,50 @@ def test_a_row_with_non_finite_logits_fails_alone_and_leaves_a_clean_row(
     assert run(engine, tenants)[0] == expected
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
+def steps_alone_and_together(engine: Engine, lineages: list[tuple[int, ...]], steps: int) -> int:
+    """Compare the logits of 1 to 16 mates with each one's alone, at every step.
+
+    Mate i sits in another row in each batch. Some mates are so much longer that attention runs over
+    64, 128 or 192 keys. Returns how many rows of logits were compared.
+    """
+    asked = prompts((5, 17, 70, 12, 1, 150))
+
+    def mate(i: int, row: int) -> Sequence:
+        return make_sequence(asked[i % 6], row=row, slots=lineages[i % 6], number=100 * row + i)
+
+    def steps_of(sequences: tuple[Sequence, ...]) -> list[torch.Tensor]:
+        logits = []
+        for step in range(steps):
+            scores = logits_of(engine, Batch(sequences if step == 0 else (), sequences)).clone()
+            logits.append(scores)
+            for sequence in sequences:  # fixed tokens: one that differs must not hide in others
+                sequence.output.append(5 + (7 * step + len(sequence.prompt)) % 300)
+        return logits
+
+    alone = [torch.stack(steps_of((mate(i, row=i),)))[:, 0] for i in range(6)]
+    compared = 0
+    for count in range(1, 17):
+        batch = tuple(mate(i, row=(5 * i + count) % 16) for i in range(count))
+        for step, together in enumerate(steps_of(batch)):
+            for i in range(count):
+                assert torch.equal(together[i], alone[i % 6][step]), f"{count} mates, {i}, {step}"
+                compared += 1
+    return compared
+
+
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_bits_do_not_depend_on_mates_at_real_widths_and_any_thread_count(
-    tmp_path: Path, threads: int, kernels: Kernels
+    tmp_path: Path, threads: int, dtype: str, kernels: Kernels
 ) -> None:
-    folder = tiny_t5(tmp_path, style="v1.1", d_model=64, d_ff=2816, layers=1, seed=3)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        engine = Engine(
-            folder, max_rows=16, max_source_tokens=64, max_target_tokens=8, kernels=kernels
-        )
-        mates = [make_sequence(prompts()[i % 6], row=i) for i in range(13)]
-        together = Batch(tuple(mates), tuple(mates))
-        first = logits_of(engine, together).clone()  # valid until the next decode
-        for i in (0, 5, 12):
-            alone = make_sequence(prompts()[i % 6], row=i, number=50 + i)
-            assert torch.equal(logits_of(engine, Batch((alone,), (alone,)))[0], first[i])
-    finally:
-        torch.set_num_threads(before)
+    backbone = read_backbone(
+        tiny_t5(tmp_path / "t5", d_model=256, heads=4, d_kv=64, d_ff=2816, layers=1, seed=3)
+    )
+    with torch_threads(threads):
+        engine = make_engine(backbone, dtype, kernels, rows=16, source=192)
+        shelf = Shelf(engine, backbone, tmp_path)
+        lineages = [shelf.lineage(*names) for names in LINEAGES]
+        assert steps_alone_and_together(engine, lineages, steps=3) == 3 * sum(range(1, 17))
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,33 @@ from jumplora_server.residency.watcher import Watcher
 )
 def test_compares(pointers: dict[str, str], noticed: dict[str, str], told: list[str]) -> None:
     changed: list[str] = []
-    Watcher(lambda: pointers, lambda: noticed, changed.append, 60.0).compare()
+    watcher = Watcher(lambda: pointers, lambda: noticed, changed.append, 60.0)
+    watcher.compare()
+    assert changed == [task for task in told if task in pointers], "gone: not yet"
+    changed.clear()
+    watcher.compare()
     assert changed == told
+
+
+def test_a_task_that_is_back_at_the_next_look_was_not_removed() -> None:
+    looks = iter([{}, {"a": "1"}, {}, {"a": "1"}])
+    watcher = Watcher(lambda: next(looks), lambda: {"a": "1"}, pytest.fail, 60.0)
+    for _ in range(4):
+        watcher.compare()
+
+
+def test_a_store_that_goes_task_by_task_removes_nothing() -> None:
+    left = iter([{"a": "1"}])
+
+    def survey() -> Mapping[str, str]:
+        for pointers in left:
+            return pointers
+        raise StoreError("the mount is gone")
+
+    watcher = Watcher(survey, lambda: {"a": "1", "b": "1"}, pytest.fail, 60.0)
+    for _ in range(4):
+        watcher.compare()
+    assert watcher.fault == "the mount is gone"
 
 
 def test_an_unreadable_store_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
