@@ -25,6 +25,7 @@ from jumplora_server.residency.report import Report
 from jumplora_server.residency.setback import Setback, Stamps
 from jumplora_server.residency.shared import Shared, uncounted
 from jumplora_server.residency.table import other_task
+from jumplora_server.residency.version import Freed
 from jumplora_server.residency.versions import Room
 from jumplora_server.routing import LoadFailure
 
@@ -75,6 +76,7 @@ class Loader:
         self._overlaps = overlaps
         self._changed = changed
         self._clock = clock
+        self._unremoved: list[Freed] = []
         self.pulse = Pulse("loader", clock)
         self._thread = threading.Thread(
             target=self.pulse.run, args=(self._run,), name="loader", daemon=True
@@ -149,11 +151,16 @@ class Loader:
         """Take out of the engine what nothing uses any more."""
         with self._shared as table:
             freed, removed = table.take_freed(), table.take_removed()
-        for each in freed:
+        # Those of which the engine raised before are tried again, until it takes them.
+        to_remove, self._unremoved = [*self._unremoved, *freed], []
+        for each in to_remove:
             try:
                 self._engine.remove(each.slot)
-            except Exception:  # its memory is lost, the others' must not be
-                _log.exception("slot %d of task %s could not be freed", each.slot, each.task)
+            except Exception:
+                self._unremoved.append(each)
+                if each in freed:
+                    _log.exception("slot %d of task %s could not be freed", each.slot, each.task)
+        for each in freed:
             self._report.freed(each)
         for task in removed:
             self._report.removed(task)
