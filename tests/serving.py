@@ -102,6 +102,7 @@ def make_site(
             "admin_keys": ADMIN_KEY,
             "watch_seconds": 0.05,
             "request_timeout": 20.0,
+            "hang_exit_seconds": 0,  # a test must not end the whole run
             "metrics_max_age": 0,
             "max_source_tokens": limits.max_source_tokens,
             "max_target_tokens": limits.max_target_tokens,

@@ -228,6 +228,21 @@ ENGINE = Row(
     "Engine",
     (
         Panel(
+            "Store and its threads",
+            "timeseries",
+            "s",
+            "jumplora_thread_stuck_seconds: for how long the loader or the watcher stands still, "
+            "as with a slow disk. jumplora_store_fault: 1 while the store cannot be read.",
+            (
+                Query(
+                    "max by (instance, thread) (jumplora_thread_stuck_seconds)",
+                    "{{instance}} {{thread}}",
+                ),
+                Query("max by (instance) (jumplora_store_fault)", "{{instance}} store fault"),
+            ),
+            no_value="No server",
+        ),
+        Panel(
             "Rows and tasks in a step",
             "timeseries",
             "short",

@@ -37,9 +37,10 @@ from jumplora_server.publishing import Publishing
 from jumplora_server.residency.engine import AdapterEngine
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.trials import CanaryRun, TrialRun
-from jumplora_server.services import Services
+from jumplora_server.services import Lifecycle, Services
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
+from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
 
 # A busy Python thread holds the interpreter for this long at a time; at the default of 5 ms the
 # engine thread, which takes the lock dozens of times in a step, is slowed down many times.
@@ -163,6 +164,18 @@ def connect(
         clock=clock,
     )
     residency.on_change(loop.wake)
+    lifecycle = Lifecycle()
+
+    def look() -> Look:
+        threads = (loop.pulse, *residency.pulses)
+        glances = tuple(pulse.glance for pulse in threads)
+        return Look(clock(), lifecycle.phase, loop.progress, glances)
+
+    def stuck_seconds() -> dict[str, float]:
+        glances = (pulse.glance for pulse in residency.pulses)
+        return {g.name: g.seconds if is_stuck(g, settings.stall_seconds) else 0.0 for g in glances}
+
+    metrics.trouble(stuck_seconds, lambda: residency.store_fault is not None)
     services = Services(
         settings=settings,
         backbone=backbone,
@@ -174,6 +187,8 @@ def connect(
         loop=loop,
         limits=engine.limits,
         clock=clock,
+        watchdog=Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds)),
+        lifecycle=lifecycle,
     )
     return Parts(services, delivery)
 
@@ -260,6 +275,7 @@ async def _start(parts: Parts) -> None:
     services.loop.start()
     await run_in_threadpool(services.residency.start)
     services.lifecycle.phase = "serving"
+    services.watchdog.start()
     _log.info(
         "backbone %s (%s) as %s on %s; %d tasks in %s",
         services.backbone.name,
@@ -277,4 +293,5 @@ async def _stop(parts: Parts) -> None:
     # The HTTP server has let requests finish already: what still runs is cut off.
     await run_in_threadpool(services.loop.stop)
     await run_in_threadpool(services.residency.stop)
+    await run_in_threadpool(services.watchdog.stop)
     parts.delivery.bind(None)

@@ -2,7 +2,7 @@
 
 Names and messages in it may come from requests and adapters: a line shows them bounded, a text
 line with what would act on a terminal as escapes. `fields` of a record (`extra={"fields": {...}}`)
-become columns of the line.
+become columns of the line; its `stack` (a text of several lines) is written as a traceback is.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = _traceback(self, record)
+        if stack := getattr(record, "stack", None):
+            line["stack"] = stack
         return json.dumps(line, default=str)
 
 
@@ -51,10 +53,10 @@ class TextLines(logging.Formatter):
         )
         message = shown(record.getMessage(), MAX_MESSAGE_CHARS)
         line = f"{_time(record)} {record.levelname:<7} {record.name} {message} {columns}".rstrip()
-        if not record.exc_info:
-            return line
+        below = _traceback(self, record).split("\n") if record.exc_info else []
+        below += str(getattr(record, "stack", "")).rstrip().split("\n")
         # Its own line ends stay; one inside an exception's text cannot be told from them.
-        return "\n".join((line, *map(printable, _traceback(self, record).split("\n"))))
+        return "\n".join((line, *map(printable, filter(None, below))))
 
 
 def configure(form: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:

@@ -31,6 +31,7 @@ from jumplora_server.errors import (
 from jumplora_server.inbox import Inbox
 from jumplora_server.metrics import Metrics
 from jumplora_server.outbox import Deliver, OnEvent, Outbox
+from jumplora_server.pulse import Pulse
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority, SlotClaims
 from jumplora_server.scheduler.scheduler import Scheduler
@@ -52,16 +53,18 @@ class StepEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What readiness looks at.
+    """What readiness and the watchdog look at.
 
-    `last` is the monotonic time at which the engine thread last finished a step or woke up; an old
-    one while `busy` (it does not wait for work) means that it hangs. `failed_steps` counts
-    failures in a row.
+    `last` is the monotonic time at which the engine thread last finished a step or woke up, and
+    `turns` how often it did: when that stays the same while `busy` (it does not wait for work), it
+    hangs. `steps` counts those that ended, `failed_steps` failures in a row.
     """
 
     alive: bool
     busy: bool
     last: float
+    turns: int
+    steps: int
     failed_steps: int
 
 
@@ -101,8 +104,13 @@ class EngineLoop:
         self._inbox = Inbox()
         # Written by the engine thread, read by anybody:
         self._last_progress = clock()
+        self._turns = 0
+        self._steps = 0
         self._failed_steps = 0
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.pulse = Pulse("engine", clock)
+        self._thread = threading.Thread(
+            target=self.pulse.run, args=(self._run,), name="engine", daemon=True
+        )
 
     # Any thread
 
@@ -188,6 +196,8 @@ class EngineLoop:
             alive=self._thread.is_alive(),
             busy=not self._inbox.is_awaited,
             last=self._last_progress,
+            turns=self._turns,
+            steps=self._steps,
             failed_steps=self._failed_steps,
         )
 
@@ -213,6 +223,7 @@ class EngineLoop:
         else:
             news = self._inbox.take()
         self._last_progress = self._clock()
+        self._turns += 1
         for sequence in news.arrived:
             self._scheduler.add(sequence)
         for sequence_id in news.cancelled:
@@ -229,7 +240,8 @@ class EngineLoop:
         self._outbox.leave_queue(batch.encode)
         began = self._clock()
         try:
-            output = self._engine.step(batch)
+            with self.pulse.doing("computing a step"):
+                output = self._engine.step(batch)
             ended = self._clock()
             self._scheduler.apply(batch, output, ended)
             self._report.step(batch, ended - began, output.encode_seconds)
@@ -240,6 +252,7 @@ class EngineLoop:
             failure.__cause__ = error
             self._scheduler.fail(batch, failure, self._clock())
             self._failed_steps += 1
+        self._steps += 1
         self._settle()
         return False
 

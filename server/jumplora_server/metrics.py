@@ -38,6 +38,7 @@ from jumplora_server.metrics_state import (
     Tier,
 )
 from jumplora_server.metrics_tasks import EvictionReason, Outcome, TaskTable
+from jumplora_server.metrics_trouble import TroubleCollector
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]
@@ -166,6 +167,13 @@ class Metrics:
     def heartbeat(self) -> None:
         """Note that the engine thread made progress."""
         self._state.beat()
+
+    def trouble(
+        self, stuck_seconds: Callable[[], Mapping[str, float]], store_fault: Callable[[], bool]
+    ) -> None:
+        """Show what both say at a scrape: seconds that each thread stands still (0: it moves), and
+        whether the store cannot be read. To be called once."""
+        self.registry.register(TroubleCollector(stuck_seconds, store_fault))
 
     def model_bytes(self, n: int) -> None:
         """Set the bytes of the backbone's weights."""

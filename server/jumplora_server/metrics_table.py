@@ -245,6 +245,15 @@ HEARTBEAT = Instrument(
     "gauge",
     "Seconds since the engine thread last made progress. It also grows while nothing is queued.",
 )
+THREAD_STUCK = Instrument(
+    "jumplora_thread_stuck_seconds",
+    "gauge",
+    "Seconds that the loader or the watcher stands still with one piece of work; 0 while it moves.",
+    ("thread",),
+)
+STORE_FAULT = Instrument(
+    "jumplora_store_fault", "gauge", "1 while the store cannot be read; what is loaded is served."
+)
 BUILD_INFO = Instrument(
     "jumplora_build_info", "gauge", "1; labels name the build.", ("version", "torch")
 )
@@ -281,7 +290,7 @@ TABLE: tuple[Instrument, ...] = (
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
     ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
     STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, MODEL_BYTES, HEARTBEAT, BUILD_INFO,
-    DEVICE_ALLOCATED, DEVICE_RESERVED,
+    THREAD_STUCK, STORE_FAULT, DEVICE_ALLOCATED, DEVICE_RESERVED,
     VLLM_WAITING, VLLM_RUNNING, VLLM_LORA,
 )  # fmt: skip
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from anyio import CapacityLimiter
+
 from jumplora_server.api.store_reads import StoreReads
 
 if TYPE_CHECKING:
@@ -21,18 +23,25 @@ if TYPE_CHECKING:
     from jumplora_server.publishing import Publishing
     from jumplora_server.residency.residency import Residency
     from jumplora_server.settings import Settings
+    from jumplora_server.watchdog import Watchdog
+
+Phase = Literal["starting", "serving", "draining"]
+SCRAPES = 2  # at a time; more wait, for they share one page
 
 
 @dataclass(slots=True)
 class Lifecycle:
     """Whether new requests should be sent here; readiness tells it to the outside."""
 
-    phase: Literal["starting", "serving", "draining"] = "starting"
+    phase: Phase = "starting"
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server's parts. `clock` is the loop's: deadlines are times on it."""
+    """One server's parts. `clock` is the loop's: deadlines are times on it.
+
+    `scrapes` is the metrics page's own share of threads: the common ones may all wait for a disk.
+    """
 
     settings: Settings
     backbone: Backbone
@@ -44,5 +53,7 @@ class Services:
     loop: EngineLoop
     limits: EngineLimits
     clock: Callable[[], float]
-    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    watchdog: Watchdog
+    lifecycle: Lifecycle
     reads: StoreReads = field(default_factory=StoreReads)
+    scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))

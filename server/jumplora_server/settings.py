@@ -154,7 +154,16 @@ class Settings(BaseSettings):
         default=25.0, ge=0, le=3600, description="seconds for running requests to end at shutdown"
     )
     stall_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="seconds without a step until not ready"
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="seconds without a step, while sequences wait, until not alive",
+    )
+    hang_exit_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="seconds from not alive to the end of the process, code 79 (0: no end)",
     )
     max_task_labels: int = _size(200, "tasks with metrics of their own", 1, 100_000)
     metrics_max_age: float = Field(

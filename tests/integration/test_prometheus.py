@@ -104,6 +104,7 @@ class Page:
         m = self.metrics
         m.build_info("0", "0")
         m.model_bytes(1 << 20)
+        m.trouble(lambda: {"loader": 0.0, "watcher": 0.0}, lambda: False)
         m.budget(600, 1000)
         m.lora_requests(TASKS, (), 8)
         for i, task in enumerate(TASKS):

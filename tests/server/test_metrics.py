@@ -435,7 +435,10 @@ class TestThreads:
 class TestPage:
     def test_every_instrument_of_the_table_is_on_the_page(self, metrics: Metrics) -> None:
         use_everything(metrics, "a")
+        metrics.trouble(lambda: {"loader": 45.0, "watcher": 0.0}, lambda: True)
         page = metrics.render()[0].decode()
+        assert 'jumplora_thread_stuck_seconds{thread="loader"} 45.0' in page
+        assert "jumplora_store_fault 1.0" in page
         on_the_page = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")}
         device = {metrics_table.DEVICE_ALLOCATED.name, metrics_table.DEVICE_RESERVED.name}
         assert {i.name for i in metrics_table.TABLE} - on_the_page <= device

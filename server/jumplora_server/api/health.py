@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from jumplora_server.api.schemas import Info
@@ -15,33 +15,41 @@ from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
 
-def services_of(request: Request) -> Services:
-    """The parts that the app was built with."""
+async def services_of(request: Request) -> Services:
+    """The parts that the app was built with. Asynchronous, for a plain function would be called in
+    the common threads, which may all wait for a disk while a probe must be answered."""
     services: Services = request.app.state.services
     return services
 
 
+THREADS = ("engine", "loader", "watcher")
 FAILED_STEPS = 5  # this many in a row are no longer the fault of one batch
 WithServices = Annotated[Services, Depends(services_of)]
 router = APIRouter(tags=["server"])
 
 
 class Health(BaseModel):
-    """`checks` names what was looked at, each "ok" or what is wrong."""
+    """`checks` names what was looked at, each "ok" or what is wrong.
+
+    `status` is "degraded" where nothing of that stands in the way of an answer, and "unavailable"
+    (with 503) where it does.
+    """
 
     status: str
     checks: dict[str, str]
 
 
-def engine_check(services: Services) -> str:
-    """ "ok" while the engine makes progress or has nothing to do."""
-    progress = services.loop.progress
-    if not progress.alive:
-        return "the engine thread is not running"
-    age = services.clock() - progress.last
-    if progress.busy and age > services.settings.stall_seconds:
-        return f"no step has ended for {age:.0f} s although sequences wait"
-    return "ok"
+def thread_checks(services: Services) -> dict[str, str]:
+    """Each thread that the server cannot do without: "ok", or what only a restart mends."""
+    return dict.fromkeys(THREADS, "ok") | dict(services.watchdog.verdict.faults)
+
+
+def remarks(services: Services) -> dict[str, str]:
+    """What stands in the way of changes, not of answers: a disk that is slow or gone."""
+    stuck = services.watchdog.verdict.stuck
+    store = services.residency.store_fault or stuck.get("watcher")
+    found = {"loader": stuck.get("loader"), "store": store}
+    return {check: text for check, text in found.items() if text is not None}
 
 
 def steps_check(services: Services) -> str:
@@ -58,25 +66,32 @@ def steps_check(services: Services) -> str:
 
 
 def adapters_check(services: Services) -> str:
-    """ "ok" once the first adapters are settled, unless not one of all tasks can be served.
+    """ "ok" unless not one of all tasks can be served: each was tried, and failed.
 
-    That is what another backbone than the adapters' looks like, and no place to send requests to.
+    That is what another backbone than the adapters' looks like, or a store that was never there,
+    and no place to send requests to. A task that was not loaded yet is loaded for its first
+    request, so nothing is waited for.
     """
     residency = services.residency
-    if not residency.settled:
-        return "the first adapters are being loaded"
     statuses = residency.statuses()
-    has_base = services.settings.allow_base == "yes"
-    if has_base or not statuses or any(s.state is not State.FAILED for s in statuses):
+    if services.settings.allow_base == "yes" or any(s.state is not State.FAILED for s in statuses):
         return "ok"
+    if not statuses:
+        fault = residency.store_fault
+        return "ok" if fault is None else f"no task is known: {fault}"
     failure = statuses[0].failure
     why = f": {statuses[0].task_id}: {failure.message}" if failure else ""
     return f"none of {len(statuses)} tasks can be served{why}"
 
 
-def _answer(checks: dict[str, str]) -> Response:
+def _answer(checks: dict[str, str], remarks: dict[str, str]) -> Response:
+    """`remarks` are shown where nothing worse is said, and do not change the status code."""
     is_ok = all(check == "ok" for check in checks.values())
-    body = {"status": "ok" if is_ok else "unavailable", "checks": checks}
+    good = "degraded" if remarks else "ok"
+    shown = checks | {
+        name: text for name, text in remarks.items() if checks.get(name, "ok") == "ok"
+    }
+    body = {"status": good if is_ok else "unavailable", "checks": shown}
     return JSONResponse(
         body, status_code=200 if is_ok else 503, headers={} if is_ok else {"retry-after": "1"}
     )
@@ -84,31 +99,31 @@ def _answer(checks: dict[str, str]) -> Response:
 
 @router.get("/livez", response_model=Health, responses={503: {"model": Health}})
 async def livez(services: WithServices) -> Response:
-    """Whether a restart would help: the event loop answers and the engine is not stuck."""
-    return _answer({"engine": engine_check(services)})
+    """Whether a restart would help: a thread died, or the engine hangs in a step. A slow disk is
+    no reason: the next process would find the same."""
+    return _answer(thread_checks(services), {})
 
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def readyz(services: WithServices) -> Response:
     """Whether requests should be sent here. A full queue is no reason: it would move the load."""
-    residency = services.residency
     phase = services.lifecycle.phase
-    return _answer(
-        {
-            "lifecycle": "ok" if phase == "serving" else phase,
-            "engine": engine_check(services),
-            "steps": steps_check(services),
-            "loader": "ok" if residency.healthy else "the adapter loader or watcher has stopped",
-            "adapters": adapters_check(services),
-        }
-    )
+    checks = {
+        "lifecycle": "ok" if phase == "serving" else phase,
+        **thread_checks(services),
+        "steps": steps_check(services),
+        "store": "ok",
+        "adapters": adapters_check(services),
+    }
+    return _answer(checks, remarks(services))
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(services: WithServices) -> Response:
-    """Prometheus' text format, rendered beside the event loop."""
-    page, content_type = await run_in_threadpool(services.metrics.render)
+    """Prometheus' text format, rendered beside the event loop, on threads of its own."""
+    render = services.metrics.render
+    page, content_type = await to_thread.run_sync(render, limiter=services.scrapes)
     return Response(page, headers={"content-type": content_type})
 
 

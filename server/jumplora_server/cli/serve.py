@@ -25,6 +25,9 @@ def serve_command() -> Callable[..., None]:
         """Serve adapters over HTTP. Every flag is also an environment key, JUMPLORA_<NAME>.
 
         Keys come from the environment alone: JUMPLORA_ADMIN_KEYS, JUMPLORA_API_KEYS.
+
+        Exit codes: 0 stopped by a signal; 2 a wrong setting; 3 it cannot start; 79 a thread died or
+        a step hung, and starting it anew helps.
         """
         run({name: value for name, value in flags.items() if value is not None})
 

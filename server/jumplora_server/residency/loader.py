@@ -101,8 +101,7 @@ class Loader:
         while (turn := self._jobs.next()) is not None:
             self._take(turn)
         with self._shared as table:
-            for task in tuple(table.routing.routes):
-                table.forget(task)
+            table.clear()
         self._tidy()
 
     def _take(self, turn: Turn) -> None:

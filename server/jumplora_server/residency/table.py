@@ -81,9 +81,9 @@ class Table:
         if digest not in self.versions.known:
             if known is None or known.facts.digest != digest:
                 return digest
-            if known.facts.task != route.task:
-                raise _unavailable(route.task, digest, other_task(known.facts, route.task))
+            _check_task(known.facts, route.task)
             self.know(known)
+        _check_task(self.versions.known[digest].facts, route.task)
         if route.served is None and "@" not in spec:
             self._serve(route, digest)
         self.versions.lease(digest)
@@ -208,6 +208,14 @@ class Table:
             if version.digest in self.versions.known:
                 self.versions.retire(version.digest, task, "unload")
         self._give_way()
+
+    def clear(self) -> None:
+        """Forget all tasks, and what was loaded only as another's ancestor."""
+        for task in tuple(self.routing.routes):
+            self.forget(task)
+        for digest, version in tuple(self.versions.known.items()):
+            if digest in self.versions.known:
+                self.versions.retire(digest, version.facts.task, "unload")
 
     # The loader
 
@@ -440,6 +448,11 @@ def other_task(facts: VersionFacts, task: str) -> LoadFailure:
         f"the manifest of version {facts.digest[:12]} names task {facts.task!r}, not"
         f" {task!r}: publish a file that was made for {task!r}",
     )
+
+
+def _check_task(facts: VersionFacts, task: str) -> None:
+    if facts.task != task:
+        raise _unavailable(task, facts.digest, other_task(facts, task))
 
 
 def _serves(route: Route, digest: str) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import toy_backbone
 from jumplora_server.app import begin_drain, refuse_requests
+from jumplora_server.residency.residency import Residency
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
 
@@ -48,7 +52,97 @@ def test_an_engine_that_hangs_is_noticed(started: Started) -> None:
             assert "no step has ended" in response.json()["checks"]["engine"]
             assert response.headers["retry-after"] == "1"
         assert waiting.result().status_code == 200
-    assert http.get("/livez").status_code == 200
+    wait_for(lambda: http.get("/livez").status_code == 200)
+    assert http.get("/readyz").json()["status"] == "ok"
+
+
+def test_a_loader_that_stands_still_is_told_and_takes_nothing_away(tmp_path: Path) -> None:
+    site = make_site(tmp_path, stall_seconds=0.2)
+    store = site.parts.services.store
+    with connected(site) as http:
+        site.publish("alpha")
+        with site.engine.packs_held() as gate:
+            store.publish(site.adapter("beta"), toy_backbone())
+            gate.wait_for_someone()
+            wait_for(lambda: http.get("/readyz").json()["status"] == "degraded")
+            answer = http.get("/readyz")
+            assert answer.status_code == 200
+            told = {name: text for name, text in answer.json()["checks"].items() if text != "ok"}
+            assert set(told) == {"loader"}
+            assert told["loader"].startswith("busy for ")
+            assert site.metric("jumplora_thread_stuck_seconds", thread="loader") > 0.2
+            assert site.metric("jumplora_thread_stuck_seconds", thread="watcher") == 0
+            assert http.get("/livez").json()["checks"]["loader"] == "ok"
+            body = {"task_id": "alpha", "inputs": "x"}
+            assert http.post("/generate", json=body).status_code == 200
+        wait_for(lambda: http.get("/readyz").json()["status"] == "ok")
+        assert site.metric("jumplora_thread_stuck_seconds", thread="loader") == 0
+
+
+def test_a_store_that_cannot_be_read_is_told_while_what_is_loaded_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(tmp_path)
+    with connected(site) as http:
+        site.publish("alpha")
+        with monkeypatch.context() as broken:
+            broken.setattr(Residency, "store_fault", property(lambda self: "the disk is gone"))
+            answer = http.get("/readyz")
+            assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+            assert answer.json()["checks"]["store"] == "the disk is gone"
+            assert http.get("/livez").json()["status"] == "ok"
+            assert site.metric("jumplora_store_fault") == 1
+        assert http.get("/readyz").json()["status"] == "ok"
+        assert site.metric("jumplora_store_fault") == 0
+
+
+def test_a_server_without_tasks_whose_store_cannot_be_read_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Residency, "store_fault", property(lambda self: "the disk is gone"))
+    with connected(make_site(tmp_path)) as http:
+        answer = http.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["checks"]["adapters"] == "no task is known: the disk is gone"
+
+
+def test_readiness_does_not_wait_for_the_first_loads(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    for task in ("alpha", "beta"):
+        site.parts.services.store.publish(site.adapter(task), toy_backbone())
+    with site.engine.packs_held() as gate, connected(site) as http:
+        gate.wait_for_someone()
+        assert not site.parts.services.residency.settled
+        assert http.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/info"])
+def test_probes_are_answered_while_every_common_thread_waits(tmp_path: Path, path: str) -> None:
+    """As for a disk that hangs: anyio has 40 threads for all blocking work of the routes."""
+    site = make_site(tmp_path)
+
+    async def probe() -> int:
+        release = threading.Event()
+        status = 0
+        transport = httpx.ASGITransport(site.app)
+        async with (
+            site.app.router.lifespan_context(site.app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as http,
+            anyio.create_task_group() as group,
+        ):
+            limiter = anyio.to_thread.current_default_thread_limiter()
+            for _ in range(int(limiter.total_tokens)):
+                group.start_soon(anyio.to_thread.run_sync, release.wait, 30.0)
+            try:
+                with anyio.fail_after(20):
+                    while limiter.available_tokens:
+                        await anyio.sleep(0)
+                    status = (await http.get(path)).status_code
+            finally:
+                release.set()
+        return status
+
+    assert asyncio.run(probe()) == 200
 
 
 def test_an_idle_engine_is_well(started: Started) -> None:

@@ -1,0 +1,312 @@
+"""The table under any order of what happens to a store and to what is served from it.
+
+The model is a store in memory (pointers, files that are sound or not) and an engine's slots. A load
+is done as the loader does it, one after another, and may fail at any of its steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from factories import random_adapter
+from jumplora_server.errors import (
+    AdapterUnavailable,
+    OutOfMemoryBudget,
+    UnknownTask,
+    UnknownVersion,
+)
+from jumplora_server.residency.setback import Waits
+from jumplora_server.residency.status import State
+from jumplora_server.residency.table import Known, Table
+from jumplora_server.residency.version import VersionFacts
+from jumplora_server.routing import LoadFailure
+from small_server import BACKBONE
+
+BUDGET = 40
+# digest -> (its manifest's task, ancestors, bytes)
+WORLD: dict[str, tuple[str, tuple[str, ...], int]] = {
+    "a" * 64: ("a", (), 10),
+    "b" * 64: ("a", (), 12),
+    "c" * 64: ("b", ("a" * 64,), 8),
+    "d" * 64: ("c", ("a" * 64, "c" * 64), 6),
+    "e" * 64: ("c", (), 25),
+    "f" * 64: ("d", (), 41),  # never fits
+}
+TASKS = st.sampled_from(["a", "b", "c", "d", "copy"])
+DIGESTS = st.sampled_from(sorted(WORLD))
+STEPS = st.sampled_from([*["none"] * 8, "read", "measure", "install", "warm up"])
+MANIFEST, _ = random_adapter(BACKBONE)
+
+
+def known(digest: str) -> Known:
+    task, ancestors, size = WORLD[digest]
+    return Known(VersionFacts(digest, task, ancestors, size), MANIFEST)
+
+
+class TableMachine(RuleBasedStateMachine):
+    """`pointers` and `corrupt` are the store; `installed` is what the engine holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.table = Table(BUDGET, Waits())
+        self.pointers: dict[str, str] = {}
+        self.stored: dict[str, set[str]] = {}  # task -> the versions in its folder
+        self.garbled: set[str] = set()  # tasks whose pointer cannot be read
+        self.corrupt: set[str] = set()  # versions whose files are damaged
+        self.pinned: set[str] = set()
+        self.installed: dict[int, str] = {}
+        self.leases: Counter[str] = Counter()
+        self.rows: list[tuple[str, tuple[int, ...]]] = []
+        self.next_slot = 0
+
+    # The store
+
+    @rule(digest=DIGESTS)
+    def publish_and_serve(self, digest: str) -> None:
+        """What happens most of the time."""
+        self.publish_or_copy_or_move(WORLD[digest][0], digest)
+        self.settle(WORLD[digest][0], True, "none")
+
+    @rule(digest=DIGESTS)
+    def copy_and_settle(self, digest: str) -> None:
+        self.publish_or_copy_or_move("copy", digest)
+        self.settle("copy", True, "none")
+
+    @rule(task=TASKS, digest=DIGESTS)
+    def publish_or_copy_or_move(self, task: str, digest: str) -> None:
+        """A file and a pointer to it; of another task where somebody copied a folder."""
+        self.stored.setdefault(task, set()).add(digest)
+        self.pointers[task] = digest
+        self.garbled.discard(task)
+
+    @precondition(lambda self: self.pointers)
+    @rule(data=st.data())
+    def rollback(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(sorted(self.pointers)))
+        self.pointers[task] = data.draw(st.sampled_from(sorted(self.stored[task])))
+
+    @rule(digest=DIGESTS)
+    def corrupt_file(self, digest: str) -> None:
+        self.corrupt.add(digest)
+
+    @rule(digest=DIGESTS)
+    def repair_file(self, digest: str) -> None:
+        self.corrupt.discard(digest)
+
+    @rule(task=TASKS)
+    def garble_pointer(self, task: str) -> None:
+        if task in self.pointers:
+            self.garbled.add(task)
+
+    @rule(task=TASKS)
+    def repair_pointer(self, task: str) -> None:
+        self.garbled.discard(task)
+
+    @rule(task=TASKS)
+    def remove(self, task: str) -> None:
+        self.pointers.pop(task, None)
+        self.stored.pop(task, None)
+        self.garbled.discard(task)
+        self.table.forget(task)
+        self.pinned.discard(task)
+        self.tidy()
+
+    # Requests
+
+    @rule(task=TASKS, digest=st.none() | DIGESTS)
+    def acquire(self, task: str, digest: str | None) -> None:
+        spec = task if digest is None else f"{task}@{digest}"
+        try:
+            found = self.table.acquire(spec, self.now)
+            if isinstance(found, str):
+                if found in self.corrupt:
+                    return
+                found = self.table.acquire(spec, self.now, known(found))
+        except (UnknownTask, UnknownVersion, AdapterUnavailable):
+            return
+        assert not isinstance(found, str)
+        assert found.ref.task == task, "a task is answered by its own versions only"
+        assert found.ref.lineage == (*WORLD[found.ref.version][1], found.ref.version)
+        self.leases[found.ref.version] += 1
+
+    @precondition(lambda self: +self.leases)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        digest = data.draw(st.sampled_from(sorted(+self.leases)))
+        if self.leases[digest] > sum(row[0] == digest for row in self.rows):
+            self.table.release(digest)
+            self.leases[digest] -= 1
+            self.tidy()
+
+    @precondition(lambda self: +self.leases)
+    @rule(data=st.data())
+    def claim(self, data: st.DataObject) -> None:
+        digest = data.draw(st.sampled_from(sorted(+self.leases)))
+        if self.leases[digest] <= sum(row[0] == digest for row in self.rows):
+            return
+        try:
+            slots = self.table.claim(digest, "in_service")
+        except AdapterUnavailable:
+            return
+        if slots is not None:
+            assert [self.installed[s] for s in slots] == [*WORLD[digest][1], digest]
+            self.rows.append((digest, slots))
+
+    @precondition(lambda self: self.rows)
+    @rule()
+    def unclaim(self) -> None:
+        digest, _ = self.rows.pop()
+        self.table.unclaim(digest)
+        self.tidy()
+
+    @rule(task=TASKS, is_pinned=st.booleans())
+    def pin(self, task: str, is_pinned: bool) -> None:
+        if task not in self.table.routing.routes:
+            return
+        self.table.pin(task, "pinned" if is_pinned else "unpinned")
+        (self.pinned.add if is_pinned else self.pinned.discard)(task)
+
+    # The loader
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(task=TASKS, retry=st.booleans(), step=STEPS)
+    def settle(self, task: str, retry: bool, step: str) -> None:
+        if task not in self.pointers:
+            self.table.forget(task)
+            self.pinned.discard(task)
+        elif task in self.garbled:
+            before = self.table.routing.routes.get(task)
+            self.table.blame(task, LoadFailure("store", "garbage"), self.now)
+            after = self.table.routing.routes[task]
+            assert after.failure is not None
+            assert after.served == (None if before is None else before.served)
+        else:
+            versions = tuple(sorted(self.stored[task]))
+            self.table.observe(task, self.pointers[task], versions)
+            for digest in self.table.candidates(task, self.now, retry=retry):
+                outcome = self.load(task, digest, step)
+                if outcome == "ready":
+                    self.table.flip(task, digest)
+                if outcome != "failed":
+                    break
+            if retry and step == "none":
+                self.check_settled(task)
+        self.tidy()
+
+    def check_settled(self, task: str) -> None:
+        """A sound version of its own task is served, unless there was no room for it."""
+        route, wanted = self.table.routing.routes[task], self.pointers[task]
+        lineage = (*WORLD[wanted][1], wanted)
+        is_sound = WORLD[wanted][0] == task and not self.corrupt & set(lineage)
+        if is_sound and route.failure is not None:
+            assert route.failure.code == "memory_budget"
+        if route.served is not None and route.served.version == wanted:
+            version = self.table.versions.known[wanted]
+            assert WORLD[wanted][0] == task
+            assert route.failure is None or not version.is_resident
+
+    def load(self, task: str, digest: str, step: str) -> str:
+        """As Loader._load: "ready", "failed" or "no room"."""
+        loading: tuple[str, ...] = ()
+        try:
+            revived = self.table.revive(task, digest)
+            if isinstance(revived, LoadFailure):
+                raise AdapterUnavailable(revived.message, reason=revived.code)
+            if not revived:
+                lineage = (*WORLD[digest][1], digest)
+                if self.corrupt & set(lineage) or step == "read":
+                    raise AdapterUnavailable("damaged", reason="digest")
+                if WORLD[digest][0] != task:
+                    raise AdapterUnavailable("another task's", reason="manifest")
+                begun = self.table.begin([known(each) for each in lineage], digest, "evict")
+                if begun is None:
+                    return "no room"
+                loading = begun
+                self.tidy()
+                for each in loading:
+                    if step == "measure":
+                        raise AdapterUnavailable("not packable", reason="internal")
+                    if not self.table.measure(each, WORLD[each][2], loading):
+                        self.tidy()
+                        return "no room"
+                    self.tidy()
+                    if step == "install":
+                        raise AdapterUnavailable("no memory", reason="out_of_memory")
+                    self.next_slot += 1
+                    self.installed[self.next_slot] = each
+                    self.table.versions.install(each, self.next_slot, 1, 0.5)
+                if step == "warm up":
+                    raise AdapterUnavailable("not finite", reason="nonfinite")
+        except (AdapterUnavailable, OutOfMemoryBudget) as error:
+            failure = LoadFailure(error.reason or "x", error.message)
+            self.table.fail(
+                task, digest, failure, loading=loading, seen={digest: (1,)}, now=self.now
+            )
+            self.tidy()
+            return "failed"
+        self.table.commit(task, digest, loading)
+        return "ready"
+
+    @rule(digest=DIGESTS, step=STEPS)
+    def fetch(self, digest: str, step: str) -> None:
+        task = self.table.wanted_by(digest)
+        if task is not None:
+            self.load(task, digest, step)
+            self.tidy()
+
+    def tidy(self) -> None:
+        for freed in self.table.take_freed():
+            del self.installed[freed.slot]  # KeyError: freed twice
+        self.table.take_removed()
+        self.table.take_orders()
+
+    @invariant()
+    def holds(self) -> None:
+        versions = self.table.versions.known
+        assert self.table.versions.used_bytes <= BUDGET
+        assert {v.slot: d for d, v in versions.items() if v.slot >= 0} == self.installed
+        assert not [v for v in versions.values() if v.state is State.LOADING]
+        for digest, slots in self.rows:
+            assert [self.installed[s] for s in slots] == [*WORLD[digest][1], digest]
+        for task, route in self.table.routing.routes.items():
+            if route.served is not None:
+                assert WORLD[route.served.version][0] == task
+            status = self.table.status(task, "host", self.now)
+            assert (status.failure is None) == (status.retry_in is None)
+            assert status.in_flight == sum(
+                count for d, count in self.leases.items() if WORLD[d][0] == task
+            )
+        assert self.table.noticed().keys() == self.table.routing.routes.keys()
+        assert {task for task, _ in self.table.suspects()} <= self.table.noticed().keys()
+        for digest, version in versions.items():
+            assert version.serving == {
+                task
+                for task, route in self.table.routing.routes.items()
+                if route.served is not None and route.served.version == digest
+            }
+            assert version.leases == self.leases[digest]
+            if version.is_resident:
+                assert all(versions[each].is_resident for each in WORLD[digest][1])
+
+    def teardown(self) -> None:
+        while self.rows:
+            self.unclaim()
+        for digest in self.leases.elements():
+            self.table.release(digest)
+        self.table.clear()
+        self.tidy()
+        assert self.installed == {}
+        assert dict(self.table.versions.known) == {}
+        assert self.table.take_removed() == []
+
+
+TestTable = TableMachine.TestCase
+TestTable.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
