@@ -88,9 +88,10 @@ def lose_root(
         findings.check("alive while the root is away", status == "200", status)
     finally:
         give()
-    back = wait_until(lambda: _is_ready(site), ROOT_SECONDS)
+    back = wait_until(lambda: _readyz(site) == page, ROOT_SECONDS)
     findings.check("ready when the root is back", back, _readyz(site)[:150])
-    findings.check("jumplora_store_fault is 0 again", _store_fault(site) == 0, "it is not")
+    is_over = wait_until(lambda: _store_fault(site) == 0, ROOT_SECONDS)
+    findings.check("jumplora_store_fault is 0 again", is_over, "it is not")
     _check_all_served(site, findings, served, "served when the root is back")
     response = _try_put(site, served[0])
     code = "no answer" if response is None else str(response.status_code)
@@ -199,7 +200,3 @@ def _readyz(site: Site) -> str:
 def _store_fault(site: Site) -> float:
     response = site.try_request("GET", "/metrics", seconds=5)
     return -1.0 if response is None else value(response.text, "jumplora_store_fault")
-
-
-def _is_ready(site: Site) -> bool:
-    return status_of(site, "/readyz", 5) == "200"
