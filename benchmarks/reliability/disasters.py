@@ -19,6 +19,7 @@ from benchmarks.reliability.site import NoAnswer, Site, wait_until
 from benchmarks.reliability.traffic import asks_right
 from benchmarks.reliability.versions import Version
 from benchmarks.reliability.vitals import listing, status_of
+from jumplora_server.bench.scrape import value
 
 LOCK_SECONDS = 10.0  # what a waiter for the lock may wait
 SLACK_SECONDS = 4.0
@@ -78,6 +79,7 @@ def lose_root(
     try:
         tells = wait_until(lambda: _readyz(site) != page, ROOT_SECONDS)
         findings.check("readyz tells", tells, page[:150])
+        findings.check("jumplora_store_fault is 1", _store_fault(site) == 1, "it is not")
         limit = time.monotonic() + LOOKS_SECONDS
         while time.monotonic() < limit:
             _check_all_served(site, findings, served, "served while the root is away")
@@ -86,8 +88,10 @@ def lose_root(
         findings.check("alive while the root is away", status == "200", status)
     finally:
         give()
-    back = wait_until(lambda: _is_ready(site), ROOT_SECONDS)
+    back = wait_until(lambda: _readyz(site) == page, ROOT_SECONDS)
     findings.check("ready when the root is back", back, _readyz(site)[:150])
+    is_over = wait_until(lambda: _store_fault(site) == 0, ROOT_SECONDS)
+    findings.check("jumplora_store_fault is 0 again", is_over, "it is not")
     _check_all_served(site, findings, served, "served when the root is back")
     response = _try_put(site, served[0])
     code = "no answer" if response is None else str(response.status_code)
@@ -193,5 +197,6 @@ def _readyz(site: Site) -> str:
     return "no answer" if response is None else response.text
 
 
-def _is_ready(site: Site) -> bool:
-    return status_of(site, "/readyz", 5) == "200"
+def _store_fault(site: Site) -> float:
+    response = site.try_request("GET", "/metrics", seconds=5)
+    return -1.0 if response is None else value(response.text, "jumplora_store_fault")

@@ -62,18 +62,13 @@ class Publisher:
 def publisher(site: Site) -> Iterator[Publisher]:
     """A publisher for the site's store with the site's interpreter."""
     program = Path(__file__).with_name("publisher.py")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [site.python, program, site.store, site.backbone.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    try:
+    ) as process:  # closing its input ends it
         yield Publisher(process)
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        process.wait(timeout=60)
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ ServerError
 ├── StoreBusy               503  store_busy            (Retry-After)
 ├── StoreFull               507  store_full
 ├── StoreReadOnly           503  store_read_only       (Retry-After)
+├── StoreFault              503  store_fault           (Retry-After)
 ├── QueueFull               503  queue_full            (Retry-After)
 ├── TaskQuotaExceeded       429  task_quota            (Retry-After)
 ├── Draining                503  draining              (Retry-After)
@@ -140,6 +141,13 @@ class StoreReadOnly(ServerError):
 
     status = 503
     code = "store_read_only"
+
+
+class StoreFault(ServerError):
+    """The adapter store is not as it should be; nothing was changed."""
+
+    status = 503
+    code = "store_fault"
 
 
 class QueueFull(ServerError):

@@ -31,7 +31,6 @@ def faults(report: Report) -> object:
     return report.data["faults"]
 
 
-@slow
 def test_uploads(tmp_path: Path) -> None:
     report = measure_uploads(UploadsPlan(BACKBONE, PYTHON, 36, 1), "test", quiet, quiet)
     assert faults(report) == []
@@ -54,7 +53,6 @@ def test_chaos() -> None:
     assert report.data["swaps"]["server"] == 1  # type: ignore[index]
 
 
-@slow
 def test_tasks(tmp_path: Path) -> None:
     plan = TasksPlan(BACKBONE, (PYTHON,), 10, 0.02, 3, 1, 0, tmp_path / "store")
     (starts,) = measure_tasks(plan, "test", quiet).data["starts"].values()  # type: ignore[attr-defined]

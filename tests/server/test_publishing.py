@@ -237,7 +237,7 @@ def test_nothing_is_published_where_the_volume_is_gone(tmp_path: Path) -> None:
         for entry in list(root.iterdir()):
             shutil.move(entry, tmp_path / f"aside-{entry.name}")
         refused = put(http, "new", site.adapter("new").read_bytes())
-        assert (refused.status_code, refused.json()["reason"]) == (500, "store")
+        assert (refused.status_code, refused.json()["reason"]) == (503, "store")
         assert list(root.iterdir()) == []
 
 

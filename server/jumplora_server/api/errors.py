@@ -64,6 +64,13 @@ _OF_THE_STORE: tuple[tuple[type[AdapterError], type[ServerError], str, float], .
         "store is writable, or give the server's user the right to write",
         60.0,
     ),
+    (
+        adapter_errors.StoreError,  # the rest of them
+        errors.StoreFault,
+        "the adapter store is not as it should be; nothing was changed: the server's log says what "
+        "an operator has to put right",
+        10.0,
+    ),
 )
 
 

@@ -61,8 +61,9 @@ class Overlaps:
         try:
             first, second = (self._reader.supports(version) for version in versions)
             pair = overlap_pair(tasks[0], first, tasks[1], second)
-        except (AdapterError, OSError) as error:  # such as a file that is gone: no figure then
-            _log.warning("tasks %s and %s are not compared: %s", *tasks, error)
+        except (AdapterError, OSError) as error:
+            # Such as a file that is gone: a figure less. Its own load says what is wrong.
+            _log.info("tasks %s and %s are not compared: %s", *tasks, error)
             return None
         if not (pair.first_density and pair.second_density):
             return None

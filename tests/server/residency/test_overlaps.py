@@ -114,6 +114,7 @@ class TestChoice:
     def test_a_file_that_is_gone_costs_its_pairs_only(
         self, server: SmallServer, caplog: pytest.LogCaptureFixture
     ) -> None:
+        caplog.set_level("INFO")
         serve(server, "a", "b", "c")
         wait_until(lambda: len(on_the_page(server)) == 3)
         server.store.path_of(server.store.current("a")).unlink()
