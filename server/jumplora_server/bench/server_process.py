@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,19 +105,34 @@ def served(
     server = start(backbone, store, log, settings)
     try:
         wait_ready(server, log)
+        _wait_loaded(server, log)
         yield server
     finally:
         end(server)
 
 
 def wait_ready(server: BenchServer, log: Path) -> None:
-    """Wait for /readyz. Raises ServerEnded with the log's last line."""
+    """Wait for /readyz: it listens, and loads go on. Raises ServerEnded with the last log line."""
+    _wait(server, log, lambda: httpx.get(f"{server.url}/readyz", timeout=10).status_code == 200)
+
+
+def _wait_loaded(server: BenchServer, log: Path) -> None:
+    """Wait for the first loads, well or not: what has no room stays cold."""
+
+    def is_loaded() -> bool:
+        answer = httpx.get(f"{server.url}/v1/adapters", timeout=60).raise_for_status()
+        return all(task["state"] != "LOADING" for task in answer.json()["adapters"])
+
+    _wait(server, log, is_loaded)
+
+
+def _wait(server: BenchServer, log: Path, is_so: Callable[[], bool]) -> None:
     for _ in range(int(_START_SECONDS / _STEP_SECONDS)):
         with suppress(subprocess.TimeoutExpired):
             server.process.wait(timeout=_STEP_SECONDS)  # the pause between two looks
             break
         with suppress(httpx.TransportError):
-            if httpx.get(f"{server.url}/readyz", timeout=10).status_code == 200:
+            if is_so():
                 return
     told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     raise ServerEnded(f"the server is not ready; it said: {told[-1] if told else 'nothing'}")
