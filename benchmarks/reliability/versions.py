@@ -55,8 +55,11 @@ class Oracle:
         self._tokenizer = Tokenizer.load(backbone.path, eos_token_id=end)
         self._ids = count()
 
-    def texts(self, path: Path) -> tuple[str, ...]:
-        """Answers of an adapter without ancestors. Raises AdapterError for a file of no use."""
+    def texts(self, path: Path) -> tuple[str | None, ...]:
+        """Answers of an adapter without ancestors, None where its numbers are not finite.
+
+        Raises AdapterError for a file of no use.
+        """
         slot = self._engine.install(self._engine.pack(read_adapter(path, self._backbone)))
         rows = tuple(
             Row(
@@ -78,7 +81,9 @@ class Oracle:
         for row in rows:
             self._engine.release(row)
         self._engine.remove(slot)
-        return tuple(self._tokenizer.decode(list(row.output)) for row in rows)
+        return tuple(
+            None if -1 in row.output else self._tokenizer.decode(list(row.output)) for row in rows
+        )
 
 
 def make_version(
@@ -97,7 +102,9 @@ def make_version(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task}-{seed}.safetensors"
     digest = write_adapter(path, adapter.manifest, deltas)
-    return Version(task, digest, path, oracle.texts(path))
+    texts = tuple(text for text in oracle.texts(path) if text is not None)
+    assert len(texts) == len(PROMPTS), "numbers that are not finite"
+    return Version(task, digest, path, texts)
 
 
 def make_versions(

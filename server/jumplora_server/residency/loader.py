@@ -10,22 +10,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from jumplora_adapters.errors import AdapterError, NoPointer
 from jumplora_adapters.errors import UnknownTask as NotInStore
 from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, UnknownTask
 from jumplora_server.metrics_state import Stage
 from jumplora_server.pulse import Pulse
-from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
+from jumplora_server.residency.engine import ReplayCanaries, WarmUp
+from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Job, Jobs, Turn
+from jumplora_server.residency.known import other_task
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
 from jumplora_server.residency.setback import Setback, Stamps
 from jumplora_server.residency.shared import Shared, uncounted
-from jumplora_server.residency.table import other_task
-from jumplora_server.residency.version import Freed
 from jumplora_server.residency.versions import Room
 from jumplora_server.routing import LoadFailure
 
@@ -53,7 +52,7 @@ class Loader:
 
     def __init__(
         self,
-        engine: AdapterEngine[Any],
+        installer: Installer,
         reader: StoreReader,
         warm_up: WarmUp,
         replay_canaries: ReplayCanaries,
@@ -66,7 +65,7 @@ class Loader:
         clock: Callable[[], float],
     ) -> None:
         """`changed` is called when those that wait for a version should look again."""
-        self._engine = engine
+        self._installer = installer
         self._reader = reader
         self._warm_up = warm_up
         self._replay_canaries = replay_canaries
@@ -76,7 +75,6 @@ class Loader:
         self._overlaps = overlaps
         self._changed = changed
         self._clock = clock
-        self._unremoved: list[Freed] = []
         self.pulse = Pulse("loader", clock)
         self._thread = threading.Thread(
             target=self.pulse.run, args=(self._run,), name="loader", daemon=True
@@ -104,13 +102,13 @@ class Loader:
             self._take(turn)
         with self._shared as table:
             table.clear()
-        self._tidy()
+        self._installer.tidy()
 
     def _take(self, turn: Turn) -> None:
         """Do one turn; what it raises is the answer to those who wait for it."""
         job, error = turn.job, None
         try:
-            self._tidy()
+            self._installer.tidy()
             with self._shared as table:
                 for digest in turn.starving:
                     table.yield_for(digest)
@@ -142,28 +140,10 @@ class Loader:
                     self._jobs.request("settle", job.subject, urgency="later", at=at)
                 elif job is not None and (task := table.wanted_by(job.subject)) is not None:
                     table.fail(task, job.subject, failure, loading=(), seen={}, now=now)
-            self._tidy()
+            self._installer.tidy()
             self._changed()
         except Exception:
             _log.exception("the loader could not undo what it had begun")
-
-    def _tidy(self) -> None:
-        """Take out of the engine what nothing uses any more."""
-        with self._shared as table:
-            freed, removed = table.take_freed(), table.take_removed()
-        # Those of which the engine raised before are tried again, until it takes them.
-        to_remove, self._unremoved = [*self._unremoved, *freed], []
-        for each in to_remove:
-            try:
-                self._engine.remove(each.slot)
-            except Exception:
-                self._unremoved.append(each)
-                if each in freed:
-                    _log.exception("slot %d of task %s could not be freed", each.slot, each.task)
-        for each in freed:
-            self._report.freed(each)
-        for task in removed:
-            self._report.removed(task)
 
     def _do(self, job: Job) -> ServerError | None:
         """Settle or fetch; returns what to tell those who wait. Raises _NoRoom."""
@@ -179,7 +159,7 @@ class Loader:
                 error = UnknownTask(str(missing))
             with self._shared as table:
                 table.versions.unyield()
-            self._tidy()
+            self._installer.tidy()
             self._changed()
         self._jobs.request("compare", "")
         return error
@@ -289,11 +269,13 @@ class Loader:
                 raise _Refused(revived)
             if not revived:  # else it needs no file, which may be gone
                 loading = self._begin(task, digest, room, seen)
-                self._tidy()  # evicted ones leave the engine before others take their room
+                self._installer.tidy()  # evicted ones leave before others take their room
                 self._changed()
                 self._report.state(task)
                 for each in loading:
-                    self._install(each, loading, seconds)
+                    with self.pulse.doing(f"loading version {each[:12]}"):
+                        if not self._installer.install(each, loading, seconds):
+                            raise _NoRoom(digest)
             self._try_out(digest, loading, seconds)
         except _NoRoom:
             raise
@@ -366,28 +348,6 @@ class Loader:
             with self._shared as table:
                 table.passed(digest, accuracy)
         seconds["canaries"] = self._clock() - began
-
-    def _install(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> None:
-        """Read, validate, pack and install one version, hidden."""
-        began = self._clock()
-        with self.pulse.doing(f"reading version {digest[:12]}"):
-            adapter = self._reader.adapter(digest)
-        read = self._clock()
-        packed = self._engine.pack(adapter)
-        with self._shared as table:
-            fits = table.measure(digest, packed.nbytes, loading)
-        if not fits:
-            raise _NoRoom(loading[-1])
-        self._tidy()
-        slot = self._engine.install(packed)
-        try:
-            with self._shared as table:
-                table.versions.install(digest, slot, packed.nnz, packed.density)
-        except BaseException:
-            self._engine.remove(slot)  # the table does not know of it
-            raise
-        seconds["read"] = seconds.get("read", 0.0) + read - began
-        seconds["pack"] = seconds.get("pack", 0.0) + self._clock() - read
 
 
 def failure_of(error: Exception) -> LoadFailure:

@@ -17,7 +17,9 @@ from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, Un
 from jumplora_server.metrics import Metrics
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
+from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
+from jumplora_server.residency.known import Known, Leased
 from jumplora_server.residency.loader import Loader, failure_of
 from jumplora_server.residency.lookout import Lookout
 from jumplora_server.residency.overlaps import Overlaps
@@ -26,7 +28,7 @@ from jumplora_server.residency.report import Report
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import PinState, TaskStatus, Tier
-from jumplora_server.residency.table import Known, Leased, Table
+from jumplora_server.residency.table import Table
 from jumplora_server.residency.watcher import Watcher
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority
@@ -69,7 +71,7 @@ class Residency:
         self._listeners: list[Callable[[], None]] = []
         self._first_loads: list[Future[TaskStatus]] = []
         self._loader = Loader(
-            engine,
+            Installer(engine, self._reader, self._shared, self._report, clock),
             self._reader,
             warm_up,
             replay_canaries,

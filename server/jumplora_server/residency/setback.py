@@ -1,4 +1,4 @@
-"""Why something in the store could not be taken, and when it is tried again: values, no clock.
+"""Why something in the store could not be taken, and when it is tried again; knows no clock.
 
 Every cause can go away by itself (a copy that ends, a disk that has room again), so nothing is
 given up: the wait doubles up to a limit, and ends at once when a file that was read has changed.
@@ -6,10 +6,12 @@ given up: the wait doubles up to a limit, and ends at once when a file that was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from jumplora_server.routing import LoadFailure
+from jumplora_server.routing import LoadFailure, Route
+
+POINTER = ""  # stands for a digest where the pointer itself is at fault
 
 Stamps = Mapping[str, tuple[object, ...]]
 """Digest -> what tells one state of its files from the next; () where the store has none."""
@@ -49,3 +51,52 @@ def next_setback(
     is_again = before is not None and before.seen == seen
     attempts = before.attempts + 1 if before is not None and is_again else 1
     return Setback(failure, attempts, now + waits.after(attempts), seen)
+
+
+class Setbacks:
+    """What failed of every task: its pointer, and versions by digest."""
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = waits
+        self._found: dict[str, dict[str, Setback]] = {}  # by task and digest
+
+    def get(self, task: str, digest: str = POINTER) -> Setback | None:
+        """The last one, if it failed when it was tried last."""
+        return self._found.get(task, {}).get(digest)
+
+    def of(self, route: Route) -> Setback | None:
+        """Why a task does not serve what it should."""
+        pointer = self.get(route.task)
+        if pointer is not None or route.desired is None:
+            return pointer
+        return self.get(route.task, route.desired)
+
+    def note(
+        self, task: str, failure: LoadFailure, now: float, digest: str = POINTER,
+        seen: Stamps | None = None,
+    ) -> Setback:  # fmt: skip
+        """It failed again, or for the first time."""
+        before = self.get(task, digest)
+        setback = next_setback(before, failure, seen or {}, now, self._waits)
+        self._found.setdefault(task, {})[digest] = setback
+        return setback
+
+    def clear(self, task: str, digest: str = POINTER) -> None:
+        """It did not fail, or is to be tried as if it never had."""
+        self._found.get(task, {}).pop(digest, None)
+
+    def keep(self, task: str, digests: Collection[str]) -> None:
+        """Forget the versions of a task that are not among those."""
+        own = self._found.get(task, {})
+        for digest in own.keys() - {POINTER, *digests}:
+            del own[digest]
+
+    def forget(self, task: str) -> None:
+        """All of a task."""
+        self._found.pop(task, None)
+
+    def all(self) -> Iterator[tuple[str, str, Setback]]:
+        """Task, digest or POINTER, and what is known."""
+        for task, own in self._found.items():
+            for digest, setback in own.items():
+                yield task, digest, setback

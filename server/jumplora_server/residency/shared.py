@@ -13,7 +13,8 @@ import threading
 from types import TracebackType
 
 from jumplora_server.residency.jobs import Jobs
-from jumplora_server.residency.table import Leased, Table
+from jumplora_server.residency.known import Leased
+from jumplora_server.residency.table import Table
 from jumplora_server.routing import Lease
 
 

@@ -7,45 +7,24 @@ left in `take_orders`. `Shared` puts the lock around it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from jumplora_adapters.manifest import Manifest
 from jumplora_server.core import AdapterRef
-from jumplora_server.errors import AdapterUnavailable
 from jumplora_server.residency import room
-from jumplora_server.residency.setback import Setback, Stamps, Waits, next_setback
+from jumplora_server.residency.known import (
+    Known,
+    Leased,
+    Orders,
+    check_task,
+    other_task,
+    unavailable,
+)
+from jumplora_server.residency.setback import POINTER, Setback, Setbacks, Stamps, Waits
 from jumplora_server.residency.status import PinState, State, TaskStatus, Tier, status_of
-from jumplora_server.residency.version import Freed, VersionFacts
+from jumplora_server.residency.version import Freed, Version
 from jumplora_server.residency.versions import Room, Use, Versions
 from jumplora_server.routing import LoadFailure, Route, RoutingTable
-
-POINTER = ""  # stands for a digest where the pointer itself is at fault
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A version as the store describes it."""
-
-    facts: VersionFacts
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """What a lease is on."""
-
-    ref: AdapterRef
-    manifest: Manifest
-
-
-@dataclass(slots=True)
-class Orders:
-    """What the loader has to do for a change that was made."""
-
-    fetch: list[str] = field(default_factory=list)  # versions that are waited for
-    settle: list[str] = field(default_factory=list)  # tasks to try again now
-    is_freed: bool = False  # something is to be tidied away
-    is_room_made: bool = False  # loads that wait for room may be tried
 
 
 class Table:
@@ -54,9 +33,8 @@ class Table:
     def __init__(self, budget_bytes: int, waits: Waits) -> None:
         self.routing = RoutingTable()
         self.versions = Versions(budget_bytes)
-        self._waits = waits
         self._manifests: dict[str, Manifest] = {}  # of the versions in `versions`
-        self._setbacks: dict[tuple[str, str], Setback] = {}  # by task and digest, or POINTER
+        self._setbacks = Setbacks(waits)
         self._leaving: set[str] = set()  # forgotten tasks of which something is in use
         self._orders = Orders()
 
@@ -81,9 +59,9 @@ class Table:
         if digest not in self.versions.known:
             if known is None or known.facts.digest != digest:
                 return digest
-            _check_task(known.facts, route.task)
+            check_task(known.facts, route.task)
             self.know(known)
-        _check_task(self.versions.known[digest].facts, route.task)
+        check_task(self.versions.known[digest].facts, route.task)
         if route.served is None and "@" not in spec:
             self._serve(route, digest)
         self.versions.lease(digest)
@@ -112,7 +90,7 @@ class Table:
         version = self.versions.known[digest]
         if version.state is State.FAILED:
             assert version.failure is not None
-            raise _unavailable(version.facts.task, digest, version.failure)
+            raise unavailable(version.facts.task, digest, version.failure)
         if version.state is State.COLD:
             self._orders.fetch.append(digest)
         return self.versions.claim(digest, use)
@@ -136,44 +114,41 @@ class Table:
     def noticed(self) -> dict[str, str | None]:
         """Task -> the digest that its pointer held when it was read; None where it was at fault."""
         return {
-            task: None if (task, POINTER) in self._setbacks else route.desired
+            task: None if self._setbacks.get(task) is not None else route.desired
             for task, route in self.routing.routes.items()
         }
 
     def observe(self, task: str, desired: str, versions: tuple[str, ...]) -> None:
         """What the store says of a task now; registers it if it is new."""
         route = self.routing.routes.get(task) or Route(task, desired, versions)
-        self._setbacks.pop((task, POINTER), None)
+        self._setbacks.clear(task)
         if route.desired != desired:
-            self._setbacks.pop((task, desired), None)  # a new wish is tried at once
+            self._setbacks.clear(task, desired)  # a new wish is tried at once
         self._route(replace(route, desired=desired, versions=versions))
         self._leaving.discard(task)
         for version in self.versions.of_task(task):
             if version.digest not in versions and not version.is_served:
                 self.versions.retire(version.digest, task, "unload")
-        for key in [k for k in self._setbacks if k[0] == task and k[1] not in (*versions, desired)]:
-            del self._setbacks[key]
+        self._setbacks.keep(task, (*versions, desired))
         self._forget_manifests()
         self._freed()
 
     def blame(self, task: str, failure: LoadFailure, now: float) -> Setback:
         """The store does not say what a task should serve; what it serves goes on serving."""
-        before = self._setbacks.get((task, POINTER))
-        setback = next_setback(before, failure, {}, now, self._waits)
-        self._setbacks[task, POINTER] = setback
+        setback = self._setbacks.note(task, failure, now)
         self._route(self.routing.routes.get(task) or Route(task, None, ()))
         self._leaving.discard(task)
         return setback
 
     def setback(self, task: str, digest: str = POINTER) -> Setback | None:
         """Why the pointer, or a version, could not be taken when it was tried last."""
-        return self._setbacks.get((task, digest))
+        return self._setbacks.get(task, digest)
 
     def suspects(self) -> list[tuple[str, Stamps]]:
         """Tasks whose desired version does not load, each with the files as they were then."""
         return [
             (task, setback.seen)
-            for (task, digest), setback in self._setbacks.items()
+            for task, digest, setback in self._setbacks.all()
             if setback.seen and self.routing.routes[task].desired == digest
         ]
 
@@ -200,8 +175,7 @@ class Table:
         self.routing = self.routing.without(task)
         self.versions.pin(task, "unpinned")
         self._leaving.add(task)
-        for key in [key for key in self._setbacks if key[0] == task]:
-            del self._setbacks[key]
+        self._setbacks.forget(task)
         if route.served is not None:
             self.versions.retire(route.served.version, task, "unload")
         for version in self.versions.of_task(task):
@@ -222,29 +196,16 @@ class Table:
     def candidates(self, task: str, now: float, *, retry: bool) -> tuple[str, ...]:
         """Versions to try in this order until one loads; empty when all is as it should be.
 
-        The desired one first. Behind it what served before, if that was ever loaded here; else the
-        history, newest first, as after a restart. What failed is left out until its time has come,
-        or tried all the same with `retry`.
+        What failed is left out until its time has come, or tried all the same with `retry`.
         """
         route = self.routing.routes.get(task)
-        if route is None or route.desired is None:  # forgotten since, or never read
+        if route is None:  # forgotten since
             return ()
         served = None if route.served is None else self.versions.known[route.served.version]
         if served is not None and self.owes_canaries(served.digest):
             served = None  # at most resident as an ancestor: not yet checked for its own task
-        if served is not None and served.digest == route.desired and served.is_resident:
-            return ()
-        if served is not None and served.is_proven:
-            rest = [served.digest]
-        else:
-            rest = list(reversed(route.versions))
-        order = list(dict.fromkeys([route.desired, *rest]))
-        due = [
-            digest
-            for digest in order
-            if retry or (task, digest) not in self._setbacks
-            or self._setbacks[task, digest].retry_at <= now
-        ]  # fmt: skip
+        order = preferred(route, served)
+        due = [digest for digest in order if retry or self._is_due(task, digest, now)]
         for digest in due:
             self.versions.retry(digest)
         return tuple(due)
@@ -297,7 +258,7 @@ class Table:
         """What was loaded may be used."""
         for each in loaded:
             self.versions.ready(each)
-        self._setbacks.pop((task, digest), None)
+        self._setbacks.clear(task, digest)
         route = self.routing.routes.get(task)
         if route is not None:
             self._route(route)
@@ -332,10 +293,10 @@ class Table:
         One that is another task's is none of this task's doing, and stays as it is.
         """
         self.versions.abort(loading)
-        setback = next_setback(self.setback(task, digest), failure, seen, now, self._waits)
+        setback = self._setbacks.note(task, failure, now, digest, seen)
         route, version = self.routing.routes.get(task), self.versions.known.get(digest)
-        if route is not None:
-            self._setbacks[task, digest] = setback
+        if route is None:
+            self._setbacks.forget(task)
         if version is not None and version.facts.task == task:
             self.versions.fail(digest, failure)
             if route is not None and version.is_resident and _serves(route, digest):
@@ -370,7 +331,7 @@ class Table:
     def status(self, task: str, tier: Tier, now: float) -> TaskStatus:
         """Raises UnknownTask."""
         route = self.routing.route(task)
-        setback = self._setback_of(route)
+        setback = self._setbacks.of(route)
         return status_of(
             route,
             self.versions.of_task(task),
@@ -383,19 +344,17 @@ class Table:
     # Inside
 
     def _check_setback(self, task: str, digest: str, now: float) -> None:
-        setback = self._setbacks.get((task, digest))
+        setback = self._setbacks.get(task, digest)
         if setback is not None and now < setback.retry_at:
-            raise _unavailable(task, digest, setback.failure, setback.retry_at - now)
+            raise unavailable(task, digest, setback.failure, setback.retry_at - now)
 
-    def _setback_of(self, route: Route) -> Setback | None:
-        pointer = self._setbacks.get((route.task, POINTER))
-        if pointer is not None or route.desired is None:
-            return pointer
-        return self._setbacks.get((route.task, route.desired))
+    def _is_due(self, task: str, digest: str, now: float) -> bool:
+        setback = self._setbacks.get(task, digest)
+        return setback is None or setback.retry_at <= now
 
     def _route(self, route: Route) -> None:
         """Put a route into the table, with the failure that is known of what it wants."""
-        setback = self._setback_of(route)
+        setback = self._setbacks.of(route)
         failure = None if setback is None else setback.failure
         self.routing = self.routing.with_route(replace(route, failure=failure))
 
@@ -431,7 +390,7 @@ class Table:
         self._freed()
         self._orders.settle += [
             task
-            for (task, _), setback in self._setbacks.items()
+            for task, _, setback in self._setbacks.all()
             if setback.failure.code == "memory_budget"
         ]
 
@@ -441,29 +400,19 @@ class Table:
                 del self._manifests[digest]
 
 
-def other_task(facts: VersionFacts, task: str) -> LoadFailure:
-    """What is wrong with a version in the folder of a task that its manifest does not name."""
-    return LoadFailure(
-        "manifest",
-        f"the manifest of version {facts.digest[:12]} names task {facts.task!r}, not"
-        f" {task!r}: publish a file that was made for {task!r}",
-    )
+def preferred(route: Route, served: Version | None) -> tuple[str, ...]:
+    """The versions that a task should serve, best first; empty where it serves the best.
 
-
-def _check_task(facts: VersionFacts, task: str) -> None:
-    if facts.task != task:
-        raise _unavailable(task, facts.digest, other_task(facts, task))
+    The desired one first. Behind it what served before, if that was ever loaded here; else the
+    history, newest first, as after a restart.
+    """
+    if route.desired is None or (
+        served is not None and served.digest == route.desired and served.is_resident
+    ):
+        return ()
+    rest = [served.digest] if served is not None and served.is_proven else route.versions[::-1]
+    return tuple(dict.fromkeys([route.desired, *rest]))
 
 
 def _serves(route: Route, digest: str) -> bool:
     return route.served is not None and route.served.version == digest
-
-
-def _unavailable(
-    task: str, digest: str, failure: LoadFailure, retry_after: float | None = None
-) -> AdapterUnavailable:
-    return AdapterUnavailable(
-        f"version {digest[:12]} of task {task!r} could not be loaded: {failure.message}",
-        reason=failure.code,
-        retry_after=retry_after,
-    )
