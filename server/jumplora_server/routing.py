@@ -42,11 +42,6 @@ class Route:
     manifest: Manifest | None = None  # of `served`
     failure: LoadFailure | None = None
 
-    @property
-    def is_degraded(self) -> bool:
-        """Whether something else than the desired version answers because that one failed."""
-        return self.failure is not None
-
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:

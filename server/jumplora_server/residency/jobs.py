@@ -1,8 +1,8 @@
 """What the loader has to do, in order and merged. Thread-safe; knows no slots and no files.
 
 Of one task or version at most one job is pending, so that publishes which arrive during a load
-come to one more load: that of the newest. What is waited for comes first, then the bulk of a start
-and retries, then comparisons.
+come to one more load: that of the newest. What is waited for comes first, then what changed in the
+store, then the bulk of a start and retries, then comparisons.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from jumplora_server.residency.versions import Room
 # Make a task serve what it should; load one version; compare two served versions (subject: "").
 Kind = Literal["settle", "fetch", "compare"]
 Failures = Literal["keep", "retry"]  # versions that failed: wait for their time, or try again now
-Urgency = Literal["now", "later"]  # "later": after all that is waited for
+# "now": somebody waits for it; "soon": the store changed; "later": first loads of a start, retries.
+Urgency = Literal["now", "soon", "later"]
+_ORDER: tuple[Urgency, ...] = ("now", "soon", "later")
 
 
 @dataclass(slots=True, eq=False)
@@ -84,9 +86,9 @@ class Jobs:
                 self._pending[kind, subject] = job
             if room == "evict":
                 job.room = "evict"
-            if urgency == "now":
-                job.urgency = "now"
+            job.urgency = min(job.urgency, urgency, key=_ORDER.index)
             job.at = min(job.at, at)
+            job.due = min(job.due, max(self._clock(), at) + self._patience_seconds)
             if failures == "retry":
                 job.failures, job.lacks_room_for = "retry", None
             if future is not None:
@@ -94,17 +96,23 @@ class Jobs:
             self._changed.notify()
             return True
 
-    def put_back(self, job: Job, lacks_room_for: str) -> None:
-        """It was tried without finding room: it keeps its turn, its futures and its due time."""
+    def put_back(self, job: Job, lacks_room_for: str) -> bool:
+        """It was tried without finding room: it keeps its turn, its futures and its due time.
+
+        False after `stop`.
+        """
         with self._changed:
+            if self._is_stopped:
+                return False
             newer = self._pending.pop((job.kind, job.subject), None)
             if newer is not None:
                 job.futures += newer.futures
-                job.urgency = "now" if newer.urgency == "now" else job.urgency
+                job.urgency = min(job.urgency, newer.urgency, key=_ORDER.index)
                 job.failures = newer.failures if newer.failures == "retry" else job.failures
             if job.taken_at == self._times_room_made:  # else some was made meanwhile
                 job.lacks_room_for = lacks_room_for
             self._pending = {(job.kind, job.subject): job, **self._pending}
+            return True
 
     def poke(self) -> None:
         """Something fell free that has to be tidied away; that makes room, too."""
@@ -168,9 +176,7 @@ class Jobs:
 
 
 def _rank(job: Job) -> int:
-    if job.kind == "compare":
-        return 2
-    return 0 if job.urgency == "now" else 1
+    return len(_ORDER) if job.kind == "compare" else _ORDER.index(job.urgency)
 
 
 def _next_look(job: Job) -> float:

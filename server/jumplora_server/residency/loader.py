@@ -118,28 +118,46 @@ class Loader:
                 error = self._do(job)
         except _NoRoom as lack:
             assert job is not None
-            self._jobs.put_back(job, lack.digest)
-            return
+            if self._waits_for_room(job, lack.digest):
+                return
+            error = Draining("the server is shutting down")
         except Exception as bug:  # the bookkeeping itself: nothing may be left half done
-            _log.exception("the loader failed on %s", "its turn" if job is None else job)
             failure = failure_of(bug)
             error = AdapterUnavailable(failure.message, reason=failure.code)
-            self._recover(job, failure)
+            self._recover(job, bug, failure)
         if job is not None and job.kind != "compare":
             self._answer(job, error)
 
-    def _recover(self, job: Job | None, failure: LoadFailure) -> None:
+    def _waits_for_room(self, job: Job, digest: str) -> bool:
+        """Put a job back until there is room; False after `stop`."""
+        try:
+            self._installer.tidy()  # what was loaded of it before
+        except Exception:
+            _log.exception("the loader could not free what found no room")
+        return self._jobs.put_back(job, digest)
+
+    def _recover(self, job: Job | None, bug: Exception, failure: LoadFailure) -> None:
         """After a bug: nothing is loading any more, and what is wanted is tried again later."""
         now = self._clock()
         try:
             with self._shared as table:
+                task = table.wanted_by(job.subject) if job is not None else None
                 table.versions.abort_all()
                 table.versions.unyield()
-                if job is not None and job.kind == "settle":
-                    at = table.blame(job.subject, failure, now).retry_at
-                    self._jobs.request("settle", job.subject, urgency="later", at=at)
-                elif job is not None and (task := table.wanted_by(job.subject)) is not None:
-                    table.fail(task, job.subject, failure, loading=(), seen={}, now=now)
+            before = setback = None
+            if job is not None and job.kind == "settle":
+                pointer = self._reader.pointer(job.subject)
+                with self._shared as table:
+                    before = table.setback(job.subject)
+                    setback = table.blame(job.subject, failure, now, pointer=pointer)
+                self._retry(job.subject, setback)
+            elif job is not None and task is not None:
+                with self._shared as table:
+                    before = table.setback(task, job.subject)
+                    setback = table.fail(task, job.subject, failure, loading=(), seen={}, now=now)
+                self._retry(task, setback)
+            if setback is None or setback.is_news(before):
+                _log.error("the loader failed on %s", job or "its turn", exc_info=bug)
             self._installer.tidy()
             self._changed()
         except Exception:
@@ -148,19 +166,18 @@ class Loader:
     def _do(self, job: Job) -> ServerError | None:
         """Settle or fetch; returns what to tell those who wait. Raises _NoRoom."""
         error: ServerError | None = None
-        with self.pulse.doing(f"{job.kind} {job.subject[:64]}"):
-            try:
-                if job.kind == "settle":
-                    error = self._settle(job)
-                else:
-                    self._fetch(job)
-            except NotInStore as missing:
-                self._forget(job.subject)
-                error = UnknownTask(str(missing))
-            with self._shared as table:
-                table.versions.unyield()
-            self._installer.tidy()
-            self._changed()
+        try:
+            if job.kind == "settle":
+                error = self._settle(job)
+            else:
+                self._fetch(job)
+        except NotInStore as missing:
+            self._forget(job.subject)
+            error = UnknownTask(str(missing))
+        with self._shared as table:
+            table.versions.unyield()
+        self._installer.tidy()
+        self._changed()
         self._jobs.request("compare", "")
         return error
 
@@ -171,9 +188,14 @@ class Loader:
             try:
                 if error is not None:
                     raise error
-                future.set_result(self._report.status(job.subject))
+                status = self._report.status(job.subject)
             except ServerError as answer:
                 future.set_exception(answer)
+            except Exception as bug:
+                _log.exception("the loader failed to answer for %s", job.subject)
+                future.set_exception(AdapterUnavailable(str(bug), reason="internal"))
+            else:
+                future.set_result(status)
 
     def _compare(self) -> None:
         """One pair, then whatever came in since."""
@@ -196,7 +218,8 @@ class Loader:
         """Make a task serve what the store says, or the best there is."""
         task = job.subject
         try:
-            desired = self._reader.desired(task)
+            with self.pulse.doing(f"reading what {task} should serve"):
+                desired = self._reader.desired(task)
             with self._shared as table:
                 table.observe(task, desired.version, desired.versions)
         except NotInStore:
@@ -231,11 +254,13 @@ class Loader:
     def _blame(self, task: str, error: Exception) -> ServerError:
         """Its pointer, or what belongs to it, cannot be read: what it serves goes on."""
         failure = failure_of(error)
+        with self.pulse.doing(f"reading the pointer of {task}"):
+            pointer = self._reader.pointer(task)
         with self._shared as table:
             if isinstance(error, NoPointer) and task not in table.routing.routes:
                 return UnknownTask(str(error))
             before = table.setback(task)
-            setback = table.blame(task, failure, self._clock())
+            setback = table.blame(task, failure, self._clock(), pointer=pointer)
         if setback.is_news(before):
             _log.warning(
                 "cannot read what %s should serve: %s",
@@ -254,6 +279,8 @@ class Loader:
         """Load one version that sequences wait for."""
         with self._shared as table:
             task = table.wanted_by(job.subject)
+            if table.versions.is_resident(job.subject):  # by an older order
+                return
         if task is not None and not self._load(task, job.subject, job.room):
             self._jobs.request("settle", task)  # it falls back where this is what it served
 
@@ -293,12 +320,13 @@ class Loader:
     ) -> tuple[str, ...]:
         """Read the headers and make room; `seen` gets the files as they were before. Raises
         _NoRoom, and what the store does."""
-        seen.update(self._reader.stamps([digest]))
-        known = self._reader.known(digest)
-        if known.facts.task != task:
-            raise _Refused(other_task(known.facts, task))
-        seen.update(self._reader.stamps(known.facts.ancestors))
-        lineage = self._reader.lineage(digest)
+        with self.pulse.doing(f"reading the lineage of version {digest[:12]}"):
+            seen.update(self._reader.stamps([digest]))
+            known = self._reader.known(digest)
+            if known.facts.task != task:
+                raise _Refused(other_task(known.facts, task))
+            seen.update(self._reader.stamps(known.facts.ancestors))
+            lineage = self._reader.lineage(digest)
         with self._shared as table:
             begun = table.begin(lineage, digest, room)
         if begun is None:

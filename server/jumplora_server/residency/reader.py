@@ -60,6 +60,13 @@ class StoreReader:
         folder = self._store.root / check_task_id(task)
         return task != self._reserved and read_pointer(folder) is not None
 
+    def pointer(self, task: str) -> str | None:
+        """What the task's pointer holds; None where it cannot be read."""
+        try:
+            return read_pointer(self._store.root / check_task_id(task))
+        except (AdapterError, OSError):
+            return None
+
     def desired(self, task: str) -> Desired:
         """Raises UnknownTask only when the store is there and does not hold the task, NoPointer
         when the task's folder is there without one."""

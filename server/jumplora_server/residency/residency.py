@@ -232,7 +232,8 @@ class Residency:
         """After `store.remove`: no new leases; running sequences end, then all is freed."""
         with self._shared as table:
             table.forget(task)
-        self._jobs.request("settle", task)  # puts it right if it was published again since
+        # Puts it right if it was published again since.
+        self._jobs.request("settle", task, urgency="soon")
 
     def notify(self) -> None:
         """Compare the store's pointers now instead of within the watcher's period."""
@@ -247,7 +248,7 @@ class Residency:
             return  # the answer stays what it was
         with self._shared as table:
             table.observe(task, desired.version, desired.versions)
-        self._jobs.request("settle", task)
+        self._jobs.request("settle", task, urgency="soon")
 
     def _look(self, task: str, done: Future[TaskStatus]) -> None:
         try:
@@ -280,7 +281,7 @@ class Residency:
         return [task for task, seen in suspects if self._reader.stamps(seen) != seen]
 
     def _settle_soon(self, task: str) -> None:
-        self._jobs.request("settle", task, failures="retry")
+        self._jobs.request("settle", task, failures="retry", urgency="soon")
 
     def _tell(self) -> None:
         for callback in self._listeners:

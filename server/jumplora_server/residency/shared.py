@@ -43,7 +43,7 @@ class Shared:
         for digest in orders.fetch:
             self._jobs.request("fetch", digest)
         for task in orders.settle:
-            self._jobs.request("settle", task, failures="retry")
+            self._jobs.request("settle", task, failures="retry", urgency="soon")
         if orders.is_freed:
             self._jobs.poke()
         elif orders.is_room_made:

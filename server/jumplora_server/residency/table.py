@@ -35,6 +35,7 @@ class Table:
         self.versions = Versions(budget_bytes)
         self._manifests: dict[str, Manifest] = {}  # of the versions in `versions`
         self._setbacks = Setbacks(waits)
+        self._pointers: dict[str, str | None] = {}  # as they were read last
         self._leaving: set[str] = set()  # forgotten tasks of which something is in use
         self._orders = Orders()
 
@@ -112,16 +113,14 @@ class Table:
     # The store
 
     def noticed(self) -> dict[str, str | None]:
-        """Task -> the digest that its pointer held when it was read; None where it was at fault."""
-        return {
-            task: None if self._setbacks.get(task) is not None else route.desired
-            for task, route in self.routing.routes.items()
-        }
+        """Task -> the digest that its pointer held when it was read; None where it had none."""
+        return dict(self._pointers)
 
     def observe(self, task: str, desired: str, versions: tuple[str, ...]) -> None:
         """What the store says of a task now; registers it if it is new."""
         route = self.routing.routes.get(task) or Route(task, desired, versions)
         self._setbacks.clear(task)
+        self._pointers[task] = desired
         if route.desired != desired:
             self._setbacks.clear(task, desired)  # a new wish is tried at once
         self._route(replace(route, desired=desired, versions=versions))
@@ -133,9 +132,15 @@ class Table:
         self._forget_manifests()
         self._freed()
 
-    def blame(self, task: str, failure: LoadFailure, now: float) -> Setback:
-        """The store does not say what a task should serve; what it serves goes on serving."""
+    def blame(
+        self, task: str, failure: LoadFailure, now: float, *, pointer: str | None = None
+    ) -> Setback:
+        """The store does not say what a task should serve; what it serves still answers.
+
+        `pointer` is what the pointer holds, where it can be read and something else cannot.
+        """
         setback = self._setbacks.note(task, failure, now)
+        self._pointers[task] = pointer
         self._route(self.routing.routes.get(task) or Route(task, None, ()))
         self._leaving.discard(task)
         return setback
@@ -176,6 +181,7 @@ class Table:
         self.versions.pin(task, "unpinned")
         self._leaving.add(task)
         self._setbacks.forget(task)
+        self._pointers.pop(task, None)
         if route.served is not None:
             self.versions.retire(route.served.version, task, "unload")
         for version in self.versions.of_task(task):
@@ -301,7 +307,7 @@ class Table:
             self.versions.fail(digest, failure)
             if route is not None and version.is_resident and _serves(route, digest):
                 route = replace(route, served=None, manifest=None)
-            if route is None or version.is_resident:
+            if digest in self.versions.known and (route is None or version.is_resident):
                 self.versions.retire(digest, task, "unload")
         if route is not None:
             self._route(route)

@@ -18,6 +18,7 @@ from jumplora_server.residency.version import Freed, Reason, Version, VersionFac
 from jumplora_server.routing import LoadFailure
 
 Room = Literal["free", "evict"]  # may others be evicted for it
+_MAX_MEASURED = 65_536
 Use = Literal["in_service", "hidden"]  # "hidden": may be used before it is READY
 
 
@@ -28,6 +29,7 @@ class Versions:
         self.budget_bytes = budget_bytes
         self._versions: dict[str, Version] = {}
         self._by_task: dict[str, dict[str, Version]] = {}
+        self._measured: dict[str, int] = {}  # bytes, kept when a version is forgotten
         self._pinned: set[str] = set()  # tasks
         self._freed: list[Freed] = []
         self._tick = 0
@@ -56,6 +58,10 @@ class Versions:
         version = self._versions.get(digest)
         return State.COLD if version is None else version.state
 
+    def is_resident(self, digest: str) -> bool:
+        """Whether normal rows may use a version, known or not."""
+        return self.state(digest) in (State.READY, State.DRAINING)
+
     def take_freed(self) -> list[Freed]:
         """Slots to remove from the engine before anything is installed into their room."""
         freed, self._freed = self._freed, []
@@ -67,6 +73,8 @@ class Versions:
         """Enter a version as COLD, if it is new."""
         if facts.digest not in self._versions:
             version = self._versions[facts.digest] = Version(facts, nbytes=facts.disk_bytes)
+            if facts.digest in self._measured:
+                version.nbytes, version.size = self._measured[facts.digest], "measured"
             self._by_task.setdefault(facts.task, {})[facts.digest] = version
 
     def lease(self, digest: str) -> None:
@@ -108,7 +116,7 @@ class Versions:
     def retire(self, digest: str, task: str, reason: Reason) -> None:
         """The route of `task` names it no more. Freed once nothing uses or needs it.
 
-        One that another task serves stays as it is. "unload" forgets that it failed.
+        One that another task serves stays as it is.
         """
         version = self._versions[digest]
         version.serving.discard(task)
@@ -117,8 +125,6 @@ class Versions:
         if version.state is State.READY:
             version.state = State.DRAINING
             version.retired = reason
-        elif reason == "unload":
-            self.retry(digest)
         self._rest(version)
 
     def pin(self, task: str, pinned: PinState) -> None:
@@ -163,6 +169,9 @@ class Versions:
         """
         self._versions[digest].nbytes = nbytes
         self._versions[digest].size = "measured"
+        if len(self._measured) >= _MAX_MEASURED:
+            self._measured.clear()
+        self._measured[digest] = nbytes
         loading = (d for d, v in self._versions.items() if v.state is State.LOADING)
         return self._make_room(0, [*loading, *self._kept(digest, beside)], "evict")
 
@@ -203,6 +212,7 @@ class Versions:
         assert version.state in (State.COLD, State.FAILED), f"{digest} is {version.state}"
         version.state, version.is_proven = State.FAILED, False
         version.failure = failure
+        self._rest(version)
 
     def revive(self, digest: str) -> bool:
         """Keep a version that is resident from draining; False when it is not resident."""
@@ -291,7 +301,7 @@ class Versions:
             return
         if version.state is State.DRAINING:
             self._leave(version, version.retired)
-        elif version.state is State.COLD and not version.is_served:
+        elif version.state in (State.COLD, State.FAILED) and not version.is_served:
             self._versions.pop(version.digest, None)
             own = self._by_task.get(version.facts.task, {})
             own.pop(version.digest, None)

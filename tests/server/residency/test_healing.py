@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from factories import random_adapter
 from fakes import FakeEngine
+from jumplora_adapters.errors import StoreError
 from jumplora_adapters.format import write_adapter
 from jumplora_server.errors import AdapterUnavailable, UnknownTask
 from jumplora_server.residency.setback import Waits
@@ -298,6 +300,69 @@ def test_of_two_copies_the_sound_one_is_read(tmp_path: Path) -> None:
         incomplete(folder_of(server, "a") / f"{first}.safetensors", "damaged")
         server.settle("b")
         served(server, "b", first)
+
+
+def test_a_task_that_is_removed_while_its_version_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its sequences end with the failure; they do not order the version again and again."""
+    with SmallServer(tmp_path, budget_bytes=150, waits=SOON) as server:
+        for task in ("a", "b"):  # there is room for one
+            served(server, task, server.publish(task))
+        assert server.residency.status("a").state is State.COLD
+        with server.engine.packs_held() as gate:
+            _, answer = server.submit("a")
+            gate.wait_for_someone()
+            _, second = server.submit("b")  # its fetch waits behind that of a
+            server.store.remove("b")
+            server.residency.forget("b")
+        assert answer.finish().error is None
+        finish = second.finish()
+        assert isinstance(finish.error, AdapterUnavailable)
+    assert sum("does not load" in record.message for record in caplog.records) < 4
+
+
+def test_a_request_overtakes_tasks_that_were_copied_into_the_store(tmp_path: Path) -> None:
+    with SmallServer(tmp_path) as writer:
+        digests = {f"t{i:03}": writer.publish(f"t{i:03}", seed=i) for i in range(30)}
+    aside = tmp_path / "aside"
+    writer.store.root.rename(aside)
+    with SmallServer(tmp_path, watch_seconds=0.01) as server:
+        with server.engine.packs_held() as gate:
+            for task in digests:
+                shutil.copytree(aside / task, server.store.root / task)
+            gate.wait_for_someone()
+            server.residency.notify()
+            found = server.residency.look_for("t029")
+            assert found is not None
+        assert found.result(PATIENCE).version == digests["t029"]
+        served(server, "t028", digests["t028"])
+    assert server.engine.packed.index(digests["t029"]) < 5
+
+
+def test_what_is_wrong_beside_a_sound_pointer_is_tried_by_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    def history(task: str) -> tuple[()]:
+        tries.append(task)
+        raise StoreError("the folder cannot be listed")
+
+    with SmallServer(tmp_path, watch_seconds=0.01, waits=NEVER) as server:
+        digest = server.publish("a")
+        monkeypatch.setattr(server.store, "history", history)
+        server.residency.notify()
+        wait_until(lambda: bool(tries))
+        wait_until(lambda: code_of(server.residency.status("a")) == "store")
+        before = len(tries)
+        pause = threading.Event()
+        for _ in range(10):
+            server.residency.notify()
+            pause.wait(0.02)
+        assert len(tries) == before
+        monkeypatch.undo()
+        assert server.residency.load("a").result(PATIENCE).version == digest
 
 
 # Tools

@@ -119,6 +119,37 @@ def test_waits_for_work_and_ends() -> None:
     assert not jobs.request("settle", "b")
 
 
+def test_what_is_waited_for_overtakes_what_changed_and_that_the_bulk() -> None:
+    jobs = Jobs(Clock(), 3.0)
+    jobs.request("settle", "bulk", urgency="later")
+    jobs.request("settle", "raised", urgency="later")
+    jobs.request("settle", "changed", urgency="soon")
+    jobs.request("fetch", "d1")
+    jobs.request("settle", "raised", urgency="now")
+    assert [take(jobs).subject for _ in range(4)] == ["raised", "d1", "changed", "bulk"]
+
+
+def test_a_retry_comes_at_its_time_or_when_it_is_asked_for() -> None:
+    clock = Clock()
+    jobs = Jobs(clock, 3.0)
+    jobs.request("settle", "a", urgency="later", at=60.0)
+    jobs.request("settle", "b", urgency="later", at=60.0)
+    jobs.request("settle", "a", failures="retry")
+    job = take(jobs)
+    assert (job.subject, job.urgency, job.due) == ("a", "now", 3.0)
+    clock.now = 60.0
+    assert take(jobs).subject == "b"
+
+
+def test_after_the_stop_nothing_is_put_back() -> None:
+    jobs = Jobs(Clock(), 3.0)
+    jobs.request("fetch", "large")
+    job = take(jobs)
+    jobs.stop()
+    assert not jobs.put_back(job, "large")
+    assert jobs.next() is None
+
+
 def test_stopping_hands_out_the_futures() -> None:
     jobs = Jobs(Clock(), 3.0)
     future: Future[TaskStatus] = Future()

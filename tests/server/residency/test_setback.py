@@ -36,5 +36,7 @@ def test_the_same_failure_is_no_news() -> None:
     before = after(1, Waits())
     assert before.is_news(None)
     assert not after(2, Waits()).is_news(before)
+    longer = next_setback(before, LoadFailure("digest", "of 7 bytes"), {}, 0.0, Waits())
+    assert not longer.is_news(before), "a file that is still being copied"
     other = next_setback(before, LoadFailure("store", "no such file"), {}, 0.0, Waits())
     assert other.is_news(before)

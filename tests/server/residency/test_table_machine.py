@@ -251,6 +251,9 @@ class TableMachine(RuleBasedStateMachine):
             self.table.fail(
                 task, digest, failure, loading=loading, seen={digest: (1,)}, now=self.now
             )
+            after = self.table.versions.known.get(digest)
+            if after is not None and after.leases and WORLD[digest][0] == task:
+                assert after.state is not State.COLD, "its sequences would order it for ever"
             self.tidy()
             return "failed"
         self.table.commit(task, digest, loading)

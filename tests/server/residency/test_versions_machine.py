@@ -135,8 +135,11 @@ class VersionsMachine(RuleBasedStateMachine):
             self.versions.abort(loading)
             self.know(target)
             self.versions.fail(target, LoadFailure("x", "x"))
-            if target not in self.served.values() and not self.leases[target]:
-                self.versions.retire(target, target[0], "unload")
+            assert (target in self.versions.known) == (
+                target in self.served.values()
+                or bool(self.leases[target])
+                or self.versions.is_resident(target)
+            )
         else:
             for name in loading:
                 self.versions.ready(name)
