@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +145,11 @@ class Catalogue:
     def stamps_of(self, digest: str) -> tuple[Stamp, ...]:
         """The stamp of each of `files_of`: others once one was changed, added or removed."""
         return tuple(stamp for _, stamp in self._files_of(digest))
+
+    def stamps_of_all(self, digests: Iterable[str]) -> dict[str, tuple[Stamp, ...]]:
+        """`stamps_of` each, for one look at the store."""
+        found = self._index.files_of_all(digests)
+        return {digest: tuple(stamp for _, stamp in files) for digest, files in found.items()}
 
     def manifest(self, digest: str) -> Manifest:
         """The manifest of a version: of its first file that has one.

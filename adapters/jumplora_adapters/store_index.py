@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,12 @@ class StoreIndex:
                 self._refresh()
                 found, _ = self._look(digest)
             return found
+
+    def files_of_all(self, digests: Iterable[str]) -> dict[str, tuple[tuple[Path, Stamp], ...]]:
+        """`files_of` each, for one look at the folders."""
+        with self._lock:
+            self._refresh()
+            return {digest: self._look(digest)[0] for digest in digests}
 
     def tasks(self) -> tuple[str, ...]:
         """Names of the folders that may hold a task, sorted; none where there is no store."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from jumplora_adapters.errors import StoreError
 from jumplora_server.metrics_state import Stage
 from jumplora_server.residency.engine import AdapterEngine
 from jumplora_server.residency.reader import StoreReader
@@ -42,6 +43,10 @@ class Installer:
         """
         began = self._clock()
         adapter = self._reader.adapter(digest)
+        with self._shared as table:
+            facts = table.versions.known[digest].facts
+        if (adapter.manifest.task, adapter.manifest.lineage) != (facts.task, facts.ancestors):
+            raise StoreError(f"the file of version {digest[:12]} was replaced while it was read")
         read = self._clock()
         packed = self._engine.pack(adapter)
         with self._shared as table:

@@ -139,11 +139,15 @@ class Loader:
     def _recover(self, job: Job | None, bug: Exception, failure: LoadFailure) -> None:
         """After a bug: nothing is loading any more, and what is wanted is tried again later."""
         now = self._clock()
+        task: str | None = None
         try:
             with self._shared as table:
                 task = table.wanted_by(job.subject) if job is not None else None
                 table.versions.abort_all()
                 table.versions.unyield()
+        except Exception:
+            _log.exception("the loader could not undo what it had begun")
+        try:
             before = setback = None
             if job is not None and job.kind == "settle":
                 pointer = self._reader.pointer(job.subject)
@@ -161,7 +165,7 @@ class Loader:
             self._installer.tidy()
             self._changed()
         except Exception:
-            _log.exception("the loader could not undo what it had begun")
+            _log.exception("the loader could not note what failed")
 
     def _do(self, job: Job) -> ServerError | None:
         """Settle or fetch; returns what to tell those who wait. Raises _NoRoom."""
@@ -343,15 +347,16 @@ class Loader:
                 task, digest, failure, loading=loading, seen=dict(seen), now=self._clock()
             )
             route = table.routing.routes.get(task)
+        is_wanted = route is not None and route.desired == digest
         _log.log(
-            logging.WARNING if setback.is_news(before) else logging.DEBUG,
+            logging.WARNING if setback.is_news(before) and is_wanted else logging.DEBUG,
             "version %s of task %s does not load: %s",
             digest[:12],
             task,
             failure.message,
             exc_info=error if failure.code == "internal" else None,
         )
-        if route is not None and route.desired == digest:
+        if is_wanted:
             self._retry(task, setback)
         self._report.failed(task, failure.code)
 

@@ -97,14 +97,29 @@ class StoreReader:
         return Known(VersionFacts(digest, manifest.task, manifest.lineage, size), manifest)
 
     def lineage(self, digest: str) -> tuple[Known, ...]:
-        """A version and all that it stands on, ancestors first."""
+        """A version and all that it stands on, ancestors first.
+
+        Raises StoreError for one that is its own ancestor, which no publish allows.
+        """
         found: dict[str, Known] = {}
-        self._collect(digest, found, ())
+        read: dict[str, Known] = {}
+        path = [digest]  # from the version down to an ancestor that is being read
+        while path:
+            last = path[-1]
+            if last not in read:
+                read[last] = self.known(last)
+            missing = next((a for a in read[last].facts.ancestors if a not in found), None)
+            if missing is None:
+                found[path.pop()] = read[last]
+            elif missing in read:
+                raise StoreError(f"version {missing[:12]} is its own ancestor")
+            else:
+                path.append(missing)
         return tuple(found.values())
 
     def stamps(self, digests: Iterable[str]) -> Stamps:
         """What tells one state of the versions' files from the next."""
-        return {digest: self._store.stamps_of(digest) for digest in digests}
+        return self._store.stamps_of_all(digests)
 
     def adapter(self, digest: str) -> Adapter:
         """Read and validate a version, all checks; of several copies the first that is sound."""
@@ -134,16 +149,6 @@ class StoreReader:
             max_file_bytes=self._store.max_file_bytes,
             follow_links=False,
         )
-
-    def _collect(self, digest: str, found: dict[str, Known], path: tuple[str, ...]) -> None:
-        if digest in found:
-            return
-        known = self.known(digest)
-        for ancestor in known.facts.ancestors:
-            if ancestor in path:
-                raise StoreError(f"version {digest[:12]} is its own ancestor")
-            self._collect(ancestor, found, (*path, digest))
-        found[digest] = known
 
     def _tell_reserved(self) -> None:
         if not self._is_reserved_told:

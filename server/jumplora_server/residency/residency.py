@@ -278,7 +278,8 @@ class Residency:
     def _repaired(self) -> list[str]:
         with self._shared as table:
             suspects = table.suspects()
-        return [task for task, seen in suspects if self._reader.stamps(seen) != seen]
+        stamps = self._reader.stamps({digest for _, seen in suspects for digest in seen})
+        return [task for task, seen in suspects if any(stamps[d] != seen[d] for d in seen)]
 
     def _settle_soon(self, task: str) -> None:
         self._jobs.request("settle", task, failures="retry", urgency="soon")

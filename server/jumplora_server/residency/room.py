@@ -14,10 +14,17 @@ def closure(versions: Versions, digests: Iterable[str]) -> tuple[str, ...]:
     """The given versions and all that they stand on, ancestors first; unknown ones left out."""
     found: dict[str, None] = {}
     for digest in digests:
-        version = versions.get(digest)
-        if version is not None and digest not in found:
-            found.update(dict.fromkeys(closure(versions, version.facts.ancestors)))
-            found[digest] = None
+        path = [digest]  # from a version down to an ancestor; a loop, as chains may be long
+        while path:
+            version = versions.get(path[-1])
+            ancestors = () if version is None else version.facts.ancestors
+            missing = [a for a in ancestors if a not in found and a in versions and a not in path]
+            if missing:
+                path.append(missing[0])
+            else:
+                last = path.pop()
+                if version is not None:
+                    found[last] = None
     return tuple(found)
 
 

@@ -26,6 +26,8 @@ from jumplora_server.residency.version import Freed, Version
 from jumplora_server.residency.versions import Room, Use, Versions
 from jumplora_server.routing import LoadFailure, Route, RoutingTable
 
+MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
+
 
 class Table:
     """`versions` is the part that keeps the byte budget; only this class changes it."""
@@ -267,6 +269,9 @@ class Table:
         self._setbacks.clear(task, digest)
         route = self.routing.routes.get(task)
         if route is not None:
+            if _serves(route, digest):  # its header may have been another file's before
+                leased = self.leased(digest)
+                route = replace(route, served=leased.ref, manifest=leased.manifest)
             self._route(route)
         elif digest in self.versions.known:
             self.versions.retire(digest, task, "unload")  # forgotten while it was loading
@@ -410,14 +415,16 @@ def preferred(route: Route, served: Version | None) -> tuple[str, ...]:
     """The versions that a task should serve, best first; empty where it serves the best.
 
     The desired one first. Behind it what served before, if that was ever loaded here; else the
-    history, newest first, as after a restart.
+    history, newest first, as after a restart, and not all of a long one: each costs a load.
     """
     if route.desired is None or (
         served is not None and served.digest == route.desired and served.is_resident
     ):
         return ()
-    rest = [served.digest] if served is not None and served.is_proven else route.versions[::-1]
-    return tuple(dict.fromkeys([route.desired, *rest]))
+    if served is not None and served.is_proven:
+        return tuple(dict.fromkeys([route.desired, served.digest]))
+    newest = [digest for digest in route.versions[::-1] if digest != route.desired]
+    return (route.desired, *newest[:MAX_FALLBACKS])
 
 
 def _serves(route: Route, digest: str) -> bool:

@@ -70,8 +70,15 @@ class Versions:
     # Use
 
     def know(self, facts: VersionFacts) -> None:
-        """Enter a version as COLD, if it is new."""
-        if facts.digest not in self._versions:
+        """Enter a version as COLD, if it is new; others' files may have lain under its name before,
+        so what was known of one that holds nothing is replaced."""
+        known = self._versions.get(facts.digest)
+        if known is not None:
+            if known.facts != facts and known.state in (State.COLD, State.FAILED):
+                self._unindex(known)
+                known.facts = facts
+                self._by_task.setdefault(facts.task, {})[facts.digest] = known
+        else:
             version = self._versions[facts.digest] = Version(facts, nbytes=facts.disk_bytes)
             if facts.digest in self._measured:
                 version.nbytes, version.size = self._measured[facts.digest], "measured"
@@ -145,6 +152,8 @@ class Versions:
         Raises OutOfMemoryBudget when no waiting could help. All ancestors must be known.
         """
         missing = self._missing(digest)
+        # Looked up before anything changes: one that is not known must leave nothing half done.
+        holders = [self._versions[a] for d in missing for a in self._versions[d].facts.ancestors]
         keep = self._kept(digest, beside)
         if room == "evict":
             possible = self.budget_bytes - self._kept_bytes(keep)
@@ -154,11 +163,11 @@ class Versions:
             return None
         if self._versions[digest].state is State.DRAINING:
             self._versions[digest].state = State.READY  # wanted again: it must not go meanwhile
+        for holder in holders:
+            holder.holds += 1
         for d in missing:
             version = self._versions[d]
             version.state, version.failure = State.LOADING, None
-            for ancestor in version.facts.ancestors:
-                self._versions[ancestor].holds += 1
         self.unyield()
         return missing
 
@@ -303,10 +312,13 @@ class Versions:
             self._leave(version, version.retired)
         elif version.state in (State.COLD, State.FAILED) and not version.is_served:
             self._versions.pop(version.digest, None)
-            own = self._by_task.get(version.facts.task, {})
-            own.pop(version.digest, None)
-            if not own:
-                self._by_task.pop(version.facts.task, None)
+            self._unindex(version)
+
+    def _unindex(self, version: Version) -> None:
+        own = self._by_task.get(version.facts.task, {})
+        own.pop(version.digest, None)
+        if not own:
+            self._by_task.pop(version.facts.task, None)
 
     def _next_tick(self) -> int:
         self._tick += 1

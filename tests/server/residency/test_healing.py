@@ -6,7 +6,8 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from jumplora_adapters.format import write_adapter
 from jumplora_server.errors import AdapterUnavailable, UnknownTask
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.residency.table import MAX_FALLBACKS
 from small_server import BACKBONE, PATIENCE, SmallServer, wait_until
 
 NEVER = Waits(first=3600.0, longest=3600.0)  # by the clock: a changed file is to be noticed
@@ -365,7 +367,80 @@ def test_what_is_wrong_beside_a_sound_pointer_is_tried_by_the_clock(
         assert server.residency.load("a").result(PATIENCE).version == digest
 
 
+@pytest.mark.parametrize("ancestors", ["none", "one"])
+def test_what_was_read_of_another_file_under_the_name_is_forgotten(
+    tmp_path: Path, ancestors: str
+) -> None:
+    """The wrong file has another lineage, and a request meets it before the loader does."""
+    with SmallServer(tmp_path) as writer:
+        first = writer.publish("one")
+        right = writer.publish("z", lineage=[first] if ancestors == "one" else [])
+        wrong = writer.publish("z", seed=1, lineage=[] if ancestors == "one" else [first])
+        point(writer, "z", right)
+    path = folder_of(writer, "z") / f"{right}.safetensors"
+    whole = path.read_bytes()
+    replace(path, (folder_of(writer, "z") / f"{wrong}.safetensors").read_bytes())
+    (folder_of(writer, "z") / f"{wrong}.safetensors").unlink()
+    engine = FakeEngine()
+    server = SmallServer(tmp_path, engine=engine, watch_seconds=0.01, waits=NEVER)
+    with engine.packs_held() as gate:
+        server.loop.start()
+        server.residency.start()
+        gate.wait_for_someone()  # with "one"
+        _, answer = server.submit("z")
+    with server_running(server):
+        finish = answer.finish()
+        assert isinstance(finish.error, AdapterUnavailable)
+        assert finish.error.reason == "digest"
+        replace(path, whole)
+        served_chain = f"{first[:8]}+{right[:8]}:hi" if ancestors == "one" else f"{right[:8]}:hi"
+        wait_until(lambda: server.residency.status("z").failure is None)
+        assert server.generate("z") == served_chain
+        assert server.residency.healthy
+
+
+def test_a_long_history_of_bad_versions_is_not_tried_to_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SmallServer(tmp_path) as writer:
+        digests = [writer.publish("a", seed=seed) for seed in range(30)]
+    for digest in digests:
+        incomplete(writer.store.path_of(digest), "damaged")
+    with SmallServer(tmp_path, waits=NEVER) as server:
+        wait_until(lambda: server.residency.settled)
+        assert server.residency.status("a").state is State.FAILED
+        failures = "jumplora_adapter_load_failures_total"
+        assert server.metric(failures, task_id="a", code="digest") == 1 + MAX_FALLBACKS
+    assert sum("does not load" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("is_transitive", [True, False], ids=["all before", "the one before"])
+def test_a_long_chain_loads(tmp_path: Path, is_transitive: bool) -> None:
+    with SmallServer(tmp_path, budget_bytes=100_000) as server:
+        chain: list[str] = []
+        for seed in range(25):
+            lineage = chain if is_transitive else chain[-1:]
+            chain.append(server.publish(f"t{seed:02}", seed=seed, lineage=lineage))
+        server.settle("t24")
+        expected = chain if is_transitive else chain[-2:]
+        text = server.submit("t24", max_new_tokens=256)[1].finish().text
+        assert text == "+".join(d[:8] for d in expected) + ":hi"
+        server.residency.pin("t24", "pinned")
+        for task in ("x", "y"):
+            server.publish(task)
+            server.settle(task)
+
+
 # Tools
+
+
+@contextmanager
+def server_running(server: SmallServer) -> Iterator[None]:
+    """A server that was started by hand, stopped with all that it checks."""
+    try:
+        yield
+    finally:
+        server.__exit__(None, None, None)
 
 
 def write(server: SmallServer, task: str, seed: int = 0) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from jumplora_server.errors import OutOfMemoryBudget
+from jumplora_server.residency.room import closure
 from jumplora_server.residency.status import State
 from jumplora_server.residency.version import Freed, VersionFacts
 from jumplora_server.residency.versions import Room, Versions
@@ -283,3 +284,42 @@ def test_a_version_that_two_tasks_serve_goes_with_the_second() -> None:
     table.versions.retire("a", "copy", "unload")
     assert table.states() == {}
     assert table.versions.take_freed() == [Freed(101, "task-a", "unload")]
+
+
+@pytest.mark.parametrize("is_transitive", [True, False], ids=["all before", "the one before"])
+def test_the_closure_of_a_long_chain(is_transitive: bool) -> None:
+    """2^64 steps, or 3000 nested calls, would not come to an end."""
+    names = [f"v{i}" for i in range(64 if is_transitive else 3000)]
+    table = Loading(budget=10**9)
+    for i, name in enumerate(names):
+        table.know(name, names[:i] if is_transitive else names[max(0, i - 1) : i])
+    assert closure(table.versions.known, [names[-1]]) == tuple(names)
+
+
+def test_the_closure_of_a_cycle_ends() -> None:
+    table = Loading()
+    table.know("a", ["b"])
+    table.know("b", ["a"])
+    assert set(closure(table.versions.known, ["a"])) == {"a", "b"}
+
+
+def test_what_holds_nothing_takes_new_facts_and_what_is_resident_keeps_its_own() -> None:
+    table = Loading()
+    table.add("a")
+    table.know("b")
+    table.versions.lease("b")
+    table.versions.know(VersionFacts("b", "task-x", ("a",), 7))
+    assert [v.digest for v in table.versions.of_task("task-x")] == ["b"]
+    assert table.versions.of_task("task-b") == ()
+    assert table.load("b") == ("b",)
+    assert table.versions.claim("b", "in_service") == (101, 102)
+    table.versions.know(VersionFacts("b", "task-x", (), 7))
+    assert table.versions.known["b"].facts.ancestors == ("a",)
+
+
+def test_an_ancestor_that_is_not_known_leaves_nothing_half_done() -> None:
+    table = Loading()
+    table.know("b", ["a"])
+    with pytest.raises(KeyError):
+        table.versions.begin("b", beside=None, room="evict")
+    assert table.states() == {"b": "COLD"}
