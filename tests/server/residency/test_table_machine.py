@@ -192,13 +192,14 @@ class TableMachine(RuleBasedStateMachine):
         else:
             versions = tuple(sorted(self.stored[task]))
             self.table.observe(task, self.pointers[task], versions)
+            outcome = "as it should be"
             for digest in self.table.candidates(task, self.now, retry=retry):
                 outcome = self.load(task, digest, step)
                 if outcome == "ready":
                     self.table.flip(task, digest)
                 if outcome != "failed":
                     break
-            if retry and step == "none":
+            if retry and step == "none" and outcome != "no room":
                 self.check_settled(task)
         self.tidy()
 
