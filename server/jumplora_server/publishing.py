@@ -12,15 +12,15 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 from anyio import to_thread
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.errors import AdapterError, HasDescendants, StoreBusy
+from jumplora_adapters.errors import AdapterError, StoreBusy
 from jumplora_adapters.incoming import Incoming
-from jumplora_adapters.store import Published, Store
+from jumplora_adapters.store import Left, Published, Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import (
     AdapterRefused,
@@ -185,8 +185,8 @@ class Publishing:
         """Undo a publish. False when the store does not allow that."""
         task = published.task
 
-        def take_back(patience: Patience) -> Literal["older", "nothing"]:
-            left = _unpublish(self._store, task, published.digest, patience)
+        def take_back(patience: Patience) -> Left:
+            left = self._store.withdraw(task, published.digest, patience=patience)
             if left == "nothing":
                 self._registry.forget(task)
             return left
@@ -201,7 +201,7 @@ class Publishing:
                 await self.settled(self._registry.sync(task))
             except ServerError as error:  # the refusal matters more to who published
                 _log.warning("task %s is not settled after a refusal: %s", task, error.message)
-        return True
+        return left != "kept"
 
     async def _change(self, change: Callable[[Patience], _T]) -> _T:
         """Run a change of the store in its turn, within one patience."""
@@ -268,18 +268,3 @@ def _refusal(status: TaskStatus, published: Published) -> ServerError | None:
         return None
     message = f"version {published.digest} does not load: {failure.message}; it was taken back"
     return kind(message, reason=failure.code)
-
-
-def _unpublish(
-    store: Store, task: str, digest: str, patience: Patience
-) -> Literal["older", "nothing"]:
-    if store.current(task) == digest:
-        if store.versions(task) == (digest,):
-            store.remove(task, patience=patience)
-            return "nothing"
-        store.rollback(task, patience=patience)
-    try:
-        store.remove_version(task, digest, patience=patience)
-    except HasDescendants as error:
-        _log.warning("refused version %s of task %s is kept: %s", digest[:12], task, error)
-    return "older"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import threading
@@ -22,8 +23,11 @@ from adapter_requests import ADMIN, answer, files, put
 from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.errors import StoreBusy
 from jumplora_adapters.store import Step, Store
+from jumplora_adapters.store_lock import Patience
+from jumplora_server.errors import AdapterRefused
 from jumplora_server.publishing import Publishing
-from jumplora_server.residency.status import TaskStatus
+from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.routing import LoadFailure
 from odd_entries import ENTRIES
 from odd_entries import put as put_odd
 from serving import Site, connected, make_site, wait_for
@@ -151,6 +155,29 @@ class Recorder:
         del task
 
 
+def status_with(task: str, desired: str, failure: LoadFailure | None) -> TaskStatus:
+    """How a task stands whose desired version answers, or does not for `failure`."""
+    return TaskStatus(
+        task_id=task,
+        version=None if failure else desired,
+        desired=desired,
+        state=State.FAILED if failure else State.READY,
+        degraded=failure is not None,
+        failure=failure,
+        retry_in=None,
+        pinned=False,
+        in_flight=0,
+        bytes_disk=0,
+        bytes_host=0,
+        bytes_device=0,
+        nonzeros=0,
+        density=0.0,
+        canary_accuracy=None,
+        manifest=None,
+        history=(),
+    )
+
+
 def test_a_publish_that_began_is_finished(tmp_path: Path) -> None:
     """Its request is cancelled while a thread is in the middle of the change."""
     path = write_random_adapter(tmp_path, BACKBONE, task="task", seed=0)
@@ -210,6 +237,66 @@ def test_a_request_that_is_cancelled_before_its_turn_leaves_nothing(tmp_path: Pa
 
     asyncio.run(cancel_while_writing())
     assert [path.name for path in store.root.iterdir()] == [".lock"]
+
+
+class Refuser:
+    """A registry that loads what is current by `sync`, and finds every first file not finite."""
+
+    def __init__(self, store: Store, refused: str) -> None:
+        self.forgotten: list[str] = []
+        self._store = store
+        self._refused = refused
+
+    def sync(self, task: str) -> Future[TaskStatus]:
+        desired = self._store.current(task)
+        failure = LoadFailure("nonfinite", "it is not finite") if desired == self._refused else None
+        done: Future[TaskStatus] = Future()
+        done.set_result(status_with(task, desired, failure))
+        return done
+
+    def forget(self, task: str) -> None:
+        self.forgotten.append(task)
+
+
+class OvertakenStore(Store):
+    """Another publisher commits `newer` just before the second change of this one."""
+
+    newer: Path
+    changes = 0
+
+    @contextmanager
+    def _changing(self, patience: Patience | None) -> Iterator[None]:
+        self.changes += 1
+        if self.changes == 2:
+            Store(self.root).publish(self.newer, BACKBONE)
+        with super()._changing(patience):
+            yield
+
+
+@pytest.mark.parametrize("older", [0, 1], ids=["alone", "with an older version"])
+def test_a_refused_version_leaves_a_newer_one_alone(tmp_path: Path, older: int) -> None:
+    paths = [write_random_adapter(tmp_path, BACKBONE, task="task", seed=seed) for seed in range(3)]
+    store = OvertakenStore(tmp_path / "store")
+    store.prepare()
+    if older:
+        Store(store.root).publish(paths[0], BACKBONE)
+    refused, newer = (hashlib.sha256(path.read_bytes()).hexdigest() for path in paths[1:])
+    store.newer = paths[2]
+    registry = Refuser(store, refused)
+
+    async def publish() -> None:
+        publishing = Publishing(store, BACKBONE, registry, load_seconds=5)
+        async with publishing.incoming() as incoming:
+            await publishing.write(incoming, paths[1].read_bytes())
+            await publishing.finish(incoming)
+            await publishing.publish("task", incoming)
+
+    with pytest.raises(AdapterRefused, match="not finite"):
+        asyncio.run(publish())
+    assert store.current("task") == newer
+    assert len(store.versions("task")) == 1 + older
+    assert refused not in store.versions("task")
+    assert registry.forgotten == []
 
 
 def test_a_turn_is_waited_for_as_long_as_the_lock(tmp_path: Path) -> None:
