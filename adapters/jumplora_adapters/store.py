@@ -63,7 +63,7 @@ class Store(StoreSteps):
     ) -> None:
         super().__init__(root, clock=clock, on_step=on_step, max_file_bytes=max_file_bytes)
         self.lock_seconds = lock_seconds
-        self._lock = StoreLock(self.root)
+        self._lock = StoreLock(self.root, self.survey)
 
     def prepare(self) -> None:
         """Make the folder, and the mark that tells an empty store from a volume not mounted.
@@ -172,8 +172,8 @@ class Store(StoreSteps):
     def remove(self, task: str, *, patience: Patience | None = None) -> None:
         """Remove a task with all its versions, whatever lies in its place.
 
-        Raises UnknownTask, HasDescendants while another task's lineage needs one of them, and
-        StoreError, also while another task has a version whose lineage cannot be read.
+        Raises UnknownTask, HasDescendants while a readable version of another task needs one of
+        them, and StoreError.
         """
         self._require_entry(task)
         with self._changing(patience):
@@ -184,7 +184,7 @@ class Store(StoreSteps):
         """Remove one version that is not current.
 
         Raises UnknownTask, UnknownVersion, VersionConflict (it is current), HasDescendants,
-        StoreError (also where the pointer, or a version's lineage, cannot be read).
+        StoreError (also where the pointer cannot be read).
         """
         self.current(task)
         with self._changing(patience):
