@@ -22,10 +22,11 @@ import pytest
 from adapter_requests import ADMIN, answer, files, put
 from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.errors import StoreBusy
+from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.store import Step, Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import AdapterRefused
-from jumplora_server.publishing import Publishing
+from jumplora_server.publishing import WRITES_AT_ONCE, Publishing
 from jumplora_server.residency.status import State, TaskStatus
 from jumplora_server.routing import LoadFailure
 from odd_entries import ENTRIES
@@ -46,15 +47,18 @@ def lock_held(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def hurry(site: Site, seconds: float) -> None:
+def hurry(
+    site: Site, seconds: float, *, disk_seconds: float = 60.0, store: Store | None = None
+) -> None:
     """Let requests wait for the store that long."""
     services = site.parts.services
     publishing = Publishing(
-        services.store,
+        store or services.store,
         services.backbone,
         services.residency,
         load_seconds=20,
         wait_seconds=seconds,
+        disk_seconds=disk_seconds,
     )
     object.__setattr__(services, "publishing", publishing)
 
@@ -88,6 +92,87 @@ def test_a_held_lock_holds_up_publishing_alone(tmp_path: Path) -> None:
 def _put_alone(url: str, content: bytes) -> httpx.Response:
     with httpx.Client(base_url=url, headers=ADMIN, timeout=30) as http:
         return put(http, "new", content)
+
+
+class HangingStore(Store):
+    """Writes wait until the event is set, as on a share that went away."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.answers = threading.Event()
+
+    def incoming(self) -> Incoming:
+        """A file that is written when the store answers."""
+        return HangingIncoming(self.root, self.max_file_bytes, self.answers)
+
+
+class HangingIncoming(Incoming):
+    """Hangs within a write, as one in a system call does."""
+
+    def __init__(self, root: Path, max_file_bytes: int, answers: threading.Event) -> None:
+        super().__init__(root, max_file_bytes)
+        self._answers = answers
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        with self._working():
+            assert self._answers.wait(30)
+        super().write(chunk)
+
+
+def test_writes_that_hang_are_answered_and_give_their_places_back(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    store = HangingStore(site.parts.services.store.root)
+    hurry(site, 0.5, disk_seconds=0.5, store=store)
+    with connected(site, headers=ADMIN) as http, ThreadPoolExecutor(WRITES_AT_ONCE + 2) as pool:
+        version = site.publish("kept")
+        before = files(site)
+        content = site.adapter("new").read_bytes()
+        url = str(http.base_url)
+        try:
+            began = time.monotonic()
+            # Two of them wait for a place, which none of the others gives back.
+            puts = [pool.submit(_put_alone, url, content) for _ in range(WRITES_AT_ONCE + 2)]
+            refused = [waiting.result(timeout=20) for waiting in puts]
+            assert time.monotonic() - began < 10
+            for answered in refused:
+                assert (answered.status_code, answered.json()["error_type"]) == (503, "store_busy")
+                assert answered.headers["retry-after"] == "5"
+            assert answer(http, "kept") == version
+            for path in ("/livez", "/readyz", "/metrics", "/v1/adapters"):
+                assert http.get(path, timeout=2).status_code == 200
+        finally:
+            store.answers.set()
+        wait_for(lambda: files(site) == before)
+        for _ in range(WRITES_AT_ONCE + 1):
+            assert put(http, "new", content).status_code in (200, 201)
+        assert not list(store.root.glob(".tmp*"))
+
+
+def test_a_change_that_hangs_is_answered_and_finished(tmp_path: Path) -> None:
+    site = make_site(tmp_path, watch_seconds=60.0)
+    answers = threading.Event()
+
+    def hang(step: Step) -> None:
+        if step == "renamed":
+            assert answers.wait(30)
+
+    store = Store(site.parts.services.store.root, on_step=hang)
+    hurry(site, 0.5, disk_seconds=0.5, store=store)
+    with connected(site, headers=ADMIN) as http:
+        try:
+            file = site.adapter("new")
+            refused = put(http, "new", file.read_bytes())
+            assert (refused.status_code, refused.json()["error_type"]) == (503, "store_busy")
+            assert "ask GET /v1/adapters/new" in refused.json()["error"]
+            assert refused.headers["retry-after"] == "5"
+            # The next one waits for the lock that the first one holds.
+            assert put(http, "new", file.read_bytes()).json()["error_type"] == "store_busy"
+        finally:
+            answers.set()
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        wait_for(lambda: http.get("/v1/adapters/new").json().get("version") == digest)
+        assert answer(http, "new") == digest
+        wait_for(lambda: not list(store.root.glob(".tmp*")))
 
 
 FAULTS = {
