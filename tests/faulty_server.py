@@ -8,18 +8,23 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from factories import toy_backbone
 from fakes import FakeDetokenizer, FakeEngine, FakePacked
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.incoming import Incoming
+from jumplora_adapters.store import Store
 from jumplora_server import app
 from jumplora_server.cli.serve import run
 from jumplora_server.core import Batch, StepOutput
+from jumplora_server.publishing import Publishing
 from jumplora_server.settings import Settings
 from serving import character_tokenizer
 
 FIFO_TASK, DEADLY_TASK = "fifo", "deadly"
+HUNG_UPLOAD = "hung-upload"  # a task whose file is written to a disk that does not answer
 FAULTS = ("die", "wait", "native")  # parts of prompts
 
 
@@ -51,14 +56,46 @@ class FaultyEngine(FakeEngine):
         return super().step(batch)
 
 
+class FaultyIncoming(Incoming):
+    """Waits for a writer of the FIFO, in a system call, where the file is of that task.
+
+    A file `hangs` beside the FIFO says so.
+    """
+
+    fifo: Path
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Hang before the file is written."""
+        with self._working():
+            if HUNG_UPLOAD.encode() in bytes(chunk):
+                self.fifo.with_name("hangs").touch()
+                self.fifo.read_bytes()
+        super().write(chunk)
+
+
+class FaultyStore(Store):
+    """The store whose uploads may hang."""
+
+    def incoming(self) -> Incoming:
+        """A file that may hang."""
+        incoming = FaultyIncoming(self.root, self.max_file_bytes)
+        incoming.fifo = self.root.parent / "fifo"
+        return incoming
+
+
 def assemble(settings: Settings) -> app.Parts:
     """The real parts around the faulty engine."""
     engine = FaultyEngine(settings.store.parent / "fifo")
     # Slow enough that a long answer takes seconds, many times what a test calls a stall.
     engine.step_seconds = 0.02
-    return app.connect(
+    parts = app.connect(
         settings, toy_backbone(), engine, character_tokenizer(), detokenizer=FakeDetokenizer
     )
+    services = parts.services
+    publishing = Publishing(
+        FaultyStore(settings.store), services.backbone, services.residency, load_seconds=20
+    )
+    return replace(parts, services=replace(services, publishing=publishing))
 
 
 if __name__ == "__main__":

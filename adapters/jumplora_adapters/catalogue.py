@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,7 +194,7 @@ class Catalogue:
     ) -> tuple[tuple[str, str], ...]:
         """(task, digest) of every version whose lineage names `digest`, but for a task `besides`.
 
-        Raises StoreError where a version cannot be read: it might name `digest`.
+        As in `lineages`, a version whose header cannot be read does not count.
         """
         return tuple(
             (task, version)
@@ -204,15 +205,17 @@ class Catalogue:
     def lineages(
         self, *, besides: str | None = None
     ) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-        """(task, digest, lineage) of every version, but for a task `besides`. Raises StoreError."""
+        """(task, digest, lineage) of every version, but for a task `besides`.
+
+        A version whose header cannot be read is left out: it cannot be served either, and must not
+        hold up the changes of other tasks. Where an ancestor of it is removed and its own file is
+        mended later, its load fails for the missing ancestor until that is published again.
+        """
         found: list[tuple[str, str, tuple[str, ...]]] = []
         for task, digests in self._index.holdings().items():
-            if task == besides:
-                continue
-            if not digests:
-                self._require_readable(task)
-            for digest in digests:
-                found.append((task, digest, self._lineage(task, digest)))
+            for digest in digests if task != besides else ():
+                with suppress(AdapterError, OSError):  # or removed since it was listed
+                    found.append((task, digest, self.manifest(digest).lineage))
         return tuple(found)
 
     def _files_of(self, digest: str) -> tuple[tuple[Path, Stamp], ...]:
@@ -232,27 +235,6 @@ class Catalogue:
                 self._manifests.clear()
             self._manifests[path] = stamp, manifest
         return manifest
-
-    def _lineage(self, task: str, digest: str) -> tuple[str, ...]:
-        try:
-            return self.manifest(digest).lineage
-        except UnknownVersion:  # removed since it was listed: it needs no other
-            return ()
-        except (AdapterError, OSError) as error:
-            raise StoreError(
-                f"{task}@{digest[:12]} cannot be read, so which versions it needs is not known: "
-                f"publish its file again, or delete the damaged one ({error})"
-            ) from error
-
-    def _require_readable(self, task: str) -> None:
-        try:
-            files.version_digests(self.root / task)
-        except PermissionError as error:
-            raise StoreError(
-                f"{self.root / task} cannot be read, so which versions it needs is not known"
-            ) from error
-        except OSError:  # gone by now
-            return
 
     def _state(self, task: str) -> TaskState:
         folder = self.root / task

@@ -6,7 +6,8 @@ import fcntl
 import hashlib
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -30,6 +31,7 @@ class Incoming:
         self._hasher = hashlib.sha256()
         self._max_file_bytes = max_file_bytes
         self._lock = threading.Lock()
+        self._is_abandoned = False
         with store_errors():
             self.path, self._file = _create(root)
 
@@ -52,7 +54,7 @@ class Incoming:
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Add a piece. Raises FormatError (file_size) over the limit, StoreError."""
-        with self._lock, store_errors():
+        with self._working():
             self.size += len(chunk)
             if self.size > self._max_file_bytes:
                 raise FormatError(
@@ -64,11 +66,22 @@ class Incoming:
 
     def finish(self) -> str:
         """Make the file durable; its digest. Raises StoreError."""
-        with self._lock, store_errors():
+        with self._working():
             self._file.flush()
             os.fsync(self._file.fileno())
             self._digest = self._hasher.hexdigest()
             return self._digest
+
+    def abandon(self) -> bool:
+        """Have a write under way discard the file at its end; False where there is none.
+
+        Waits for nothing.
+        """
+        self._is_abandoned = True
+        if not self._lock.acquire(blocking=False):
+            return True
+        self._lock.release()
+        return False
 
     def discard(self) -> None:
         """Remove the file, unless it was adopted. May be called twice."""
@@ -81,6 +94,15 @@ class Incoming:
                 self._file.close()
             except OSError:  # what it still held in memory found no room on the disk
                 return
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        try:
+            with self._lock, store_errors():
+                yield
+        finally:
+            if self._is_abandoned:  # looked at after the lock is free: `abandon` saw it held
+                self.discard()
 
     def __enter__(self) -> Self:
         return self

@@ -44,10 +44,15 @@ class Patience:
 
 
 class StoreLock:
-    """`<root>/.lock`, held with flock. The file stays: it is also the mark of a store."""
+    """`<root>/.lock`, held with flock. The file stays: it is also the mark of a store.
 
-    def __init__(self, root: Path) -> None:
+    So it is made only where `require_store` finds a store that never had one, and raises nothing:
+    in the folder of a volume that is not mounted, it would be the mark of an empty store.
+    """
+
+    def __init__(self, root: Path, require_store: Callable[[], object]) -> None:
         self._path = root / LOCK
+        self._require_store = require_store
         self._gate = threading.Lock()  # threads queue here, without asking again and again
 
     @contextmanager
@@ -81,7 +86,7 @@ class StoreLock:
     def _lock_file(self) -> int | None:
         """The locked file; None while another has it, or when it was replaced just now."""
         try:
-            descriptor = open_regular(self._path, "create")
+            descriptor = self._open()
         except NotRegular as error:
             raise StoreError(
                 f"the store cannot be written: {self._path} is {error.kind}, where the store's "
@@ -98,6 +103,13 @@ class StoreLock:
             raise
         os.close(descriptor)
         return None
+
+    def _open(self) -> int:
+        try:
+            return open_regular(self._path, "change")
+        except FileNotFoundError:
+            self._require_store()
+            return open_regular(self._path, "create")
 
     def _busy(self, patience: Patience) -> StoreBusy:
         return StoreBusy(

@@ -123,7 +123,10 @@ class OutOfMemoryBudget(ServerError):
 
 
 class StoreBusy(ServerError):
-    """Other changes of the adapter store took longer than a request waits; nothing was changed."""
+    """The adapter store took longer than a request waits: other changes, or a hung disk.
+
+    Where its disk hung during a change, that change is finished later; else nothing was changed.
+    """
 
     status = 503
     code = "store_busy"

@@ -1,39 +1,41 @@
 """The publish transaction: an adapter file from its first byte until its version answers requests.
 
-Whatever touches the store's folder runs on threads of its own, so that a slow disk or a held lock
-keeps no other route waiting, and a change that began is finished, whoever asked for it goes away.
+What touches the store's folder runs on threads of its own (`StoreThreads`), so that a slow disk or
+a held lock keeps no other route waiting. A change that began is finished, also after its request
+was cancelled or answered with 503.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
-
-import anyio
-from anyio import to_thread
+from typing import Protocol, TypeVar
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.errors import AdapterError, HasDescendants, StoreBusy
+from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.incoming import Incoming
-from jumplora_adapters.store import Published, Store
+from jumplora_adapters.store import Left, Published, Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import (
     AdapterRefused,
     AdapterUnavailable,
     OutOfMemoryBudget,
     ServerError,
+    StoreBusy,
 )
 from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.store_threads import StoreThreads, returned
 
-# Changes wait for each other at the store's lock anyway; a few may validate their files meanwhile.
+# Changes wait for each other at the store's lock anyway; a few may validate files at that time.
 CHANGES_AT_ONCE = 4
 WRITES_AT_ONCE = 4
-# Failures of a load that are the file's fault, whoever loads it: as what an upload is refused.
+DISCARDS_AT_ONCE = 4
+# Failures of a load that are the file's fault on any server: how an upload is refused for them.
 _FAULTS_OF_A_FILE: Mapping[str, type[ServerError]] = {
     "nonfinite": AdapterRefused,
     "canary": AdapterRefused,
@@ -72,41 +74,39 @@ class Publishing:
         *,
         load_seconds: float,
         wait_seconds: float = 10.0,
+        disk_seconds: float = 60.0,
     ) -> None:
-        """A request waits for its turn and the store's lock at most `wait_seconds` in all."""
+        """A request waits for its turn and the store's lock at most `wait_seconds` in all, and for
+        one write or one change, these waits included, at most `disk_seconds`: after that it is
+        answered with StoreBusy."""
         self._store = store
         self._backbone = backbone
         self._registry = registry
         self._load_seconds = load_seconds
         self._wait_seconds = wait_seconds
-        self._turns = anyio.Semaphore(CHANGES_AT_ONCE)
-        self._changers = anyio.CapacityLimiter(CHANGES_AT_ONCE)  # who has a turn has a thread
-        self._writers = anyio.CapacityLimiter(WRITES_AT_ONCE)
+        self._changers = _threads("store-change", CHANGES_AT_ONCE, disk_seconds)
+        self._writers = _threads("store-write", WRITES_AT_ONCE, disk_seconds)
+        self._discarders = _threads("store-discard", DISCARDS_AT_ONCE, wait_seconds)
         self._running: set[asyncio.Task[object]] = set()
-        self._taken: set[Incoming] = set()  # files that a publish under way will discard
+        self._taken: set[Incoming] = set()  # files that a change under way will discard
 
     @asynccontextmanager
     async def incoming(self) -> AsyncGenerator[Incoming]:
         """A file to be written with `write`; gone at the end unless it was published."""
-        opening = asyncio.ensure_future(self._write(self._store.incoming))
-        try:
-            incoming = await asyncio.shield(opening)
-        except asyncio.CancelledError:  # the thread still makes the file
-            opening.add_done_callback(_discard_opened)
-            raise
+        incoming = await self._writers.run(self._store.incoming, returned(Incoming.discard))
         try:
             yield incoming
         finally:
             if incoming not in self._taken:
-                await self._finished(self._write(incoming.discard))
+                await self._finished(self._discard(incoming))
 
     async def write(self, incoming: Incoming, chunk: bytes | bytearray) -> None:
         """Add a piece to the file."""
-        await self._write(lambda: incoming.write(chunk))
+        await self._writers.run(lambda: incoming.write(chunk), _log_late)
 
     async def finish(self, incoming: Incoming) -> str:
         """Make the file durable; its SHA-256."""
-        return await self._write(incoming.finish)
+        return await self._writers.run(incoming.finish, _log_late)
 
     async def publish(self, task: str, incoming: Incoming, if_match: str | None = None) -> Release:
         """Make a finished file the current version of `task` and wait until it answers.
@@ -124,40 +124,46 @@ class Publishing:
         """Remove the task with all its versions."""
         await self._finished(self._remove(task))
 
-    async def settled(self, future: Future[TaskStatus]) -> TaskStatus:
-        """Wait for a load. Raises AdapterUnavailable when it takes too long."""
+    async def settled(self, task: str, future: Future[TaskStatus]) -> TaskStatus:
+        """Wait for a load of `task`. Raises AdapterUnavailable when it takes too long."""
         try:
-            # Shielded: who else waits for the same load still gets it.
+            # Shielded: other requests may wait for the same load.
             wrapped = asyncio.shield(asyncio.wrap_future(future))
             return await asyncio.wait_for(wrapped, self._load_seconds)
         except TimeoutError as error:
             raise AdapterUnavailable(
-                f"the adapter was not loaded within {self._load_seconds:.0f} s; it goes on, see "
-                "GET",
+                f"The adapter was not loaded within {self._load_seconds:.0f} s. It is still being "
+                f"loaded: ask GET /v1/adapters/{task}.",
                 reason="loading",
                 retry_after=5.0,
             ) from error
 
     async def _publish(self, task: str, incoming: Incoming, if_match: str | None) -> Release:
+        has_begun = threading.Event()
+
         def adopt(patience: Patience) -> tuple[Published, Future[TaskStatus]]:
-            with incoming:  # nobody else closes the file while it is read
-                published = self._store.adopt(
-                    incoming,
-                    self._backbone,
-                    expect_task=task,
-                    if_match=if_match,
-                    patience=patience,
-                )
-                # At once, else the watcher may be first and the version is loaded twice.
-                return published, self._registry.sync(task)
+            has_begun.set()
+            try:
+                with incoming:  # no other thread closes the file while it is read
+                    published = self._store.adopt(
+                        incoming,
+                        self._backbone,
+                        expect_task=task,
+                        if_match=if_match,
+                        patience=patience,
+                    )
+                    # At once, else the watcher may be first and the version is loaded twice.
+                    return published, self._registry.sync(task)
+            finally:
+                self._taken.discard(incoming)
 
         try:
-            published, loading = await self._change(adopt)
+            published, loading = await self._change(task, adopt)
         finally:
-            self._taken.discard(incoming)
-            if not incoming.is_closed:  # it never had its turn
-                await self._write(incoming.discard)
-        status = await self.settled(loading)
+            if not has_begun.is_set():
+                self._taken.discard(incoming)
+                await self._discard(incoming)
+        status = await self.settled(task, loading)
         refusal = _refusal(status, published)
         if refusal is not None and await self._taken_back(published):
             raise refusal
@@ -165,12 +171,13 @@ class Publishing:
         return Release(published, status)
 
     async def _roll_back(self, task: str, version: str | None) -> TaskStatus:
-        def roll_back(patience: Patience) -> str:
+        def roll_back(patience: Patience) -> tuple[str, Future[TaskStatus]]:
             to = None if version is None else self._store.resolve(f"{task}@{version}")[1]
-            return self._store.rollback(task, to, patience=patience)
+            digest = self._store.rollback(task, to, patience=patience)
+            return digest, self._registry.sync(task)
 
-        digest = await self._change(roll_back)
-        status = await self.settled(self._registry.sync(task))
+        digest, loading = await self._change(task, roll_back)
+        status = await self.settled(task, loading)
         require_served(status, digest)
         return status
 
@@ -179,48 +186,51 @@ class Publishing:
             self._store.remove(task, patience=patience)
             self._registry.forget(task)
 
-        await self._change(remove)
+        await self._change(task, remove)
 
     async def _taken_back(self, published: Published) -> bool:
         """Undo a publish. False when the store does not allow that."""
         task = published.task
 
-        def take_back(patience: Patience) -> Literal["older", "nothing"]:
-            left = _unpublish(self._store, task, published.digest, patience)
+        def take_back(patience: Patience) -> Left:
+            left = self._store.withdraw(task, published.digest, patience=patience)
             if left == "nothing":
                 self._registry.forget(task)
             return left
 
         try:
-            left = await self._change(take_back)
-        except AdapterError as error:
+            left = await self._change(task, take_back)
+        except (AdapterError, StoreBusy) as error:
             _log.warning("version %s of task %s stays: %s", published.digest[:12], task, error)
             return False
         if left == "older":
             try:
-                await self.settled(self._registry.sync(task))
-            except ServerError as error:  # the refusal matters more to who published
+                await self.settled(task, self._registry.sync(task))
+            except ServerError as error:  # the refusal is the answer
                 _log.warning("task %s is not settled after a refusal: %s", task, error.message)
-        return True
+        return left != "kept"
 
-    async def _change(self, change: Callable[[Patience], _T]) -> _T:
+    async def _change(self, task: str, change: Callable[[Patience], _T]) -> _T:
         """Run a change of the store in its turn, within one patience."""
         patience = Patience(self._wait_seconds)
-        with patience.waiting() as seconds:
-            try:
-                with anyio.fail_after(seconds):
-                    await self._turns.acquire()
-            except TimeoutError as error:
-                raise StoreBusy(
-                    f"other changes of the store took {seconds:g} s, longer than a request waits"
-                ) from error
         try:
-            return await to_thread.run_sync(lambda: change(patience), limiter=self._changers)
-        finally:
-            self._turns.release()
+            return await self._changers.run(lambda: change(patience), _log_late, patience)
+        except StoreBusy as error:
+            raise StoreBusy(
+                f"{error.message}. A change that began is finished once the store answers: ask GET "
+                f"/v1/adapters/{task}.",
+                reason=error.reason,
+                retry_after=error.retry_after,
+            ) from error
 
-    async def _write(self, act: Callable[[], _T]) -> _T:
-        return await to_thread.run_sync(act, limiter=self._writers)
+    async def _discard(self, incoming: Incoming) -> None:
+        """Remove a file; where that fails, the next start's sweep does it."""
+        if incoming.abandon():
+            return
+        try:
+            await self._discarders.run(incoming.discard, _log_late)
+        except StoreBusy as error:
+            _log.warning("%s is left in the store: %s", incoming.path.name, error)
 
     async def _finished(self, work: Coroutine[object, object, _T]) -> _T:
         """Wait for work that comes to its end even if the waiting is cancelled."""
@@ -232,12 +242,20 @@ class Publishing:
     def _forget_running(self, task: asyncio.Task[object]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # seen: who waited for it may be gone
+            task.exception()  # seen: its request may have ended
 
 
-def _discard_opened(opening: asyncio.Future[Incoming]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().discard()
+def _threads(name: str, most: int, seconds: float) -> StoreThreads:
+    return StoreThreads(most, seconds, error=StoreBusy, name=name)
+
+
+def _log_late(done: Future[_T]) -> None:
+    """What came of work whose request is gone or was answered already."""
+    error = done.exception()
+    if error is not None:
+        _log.warning("work on the store failed after its request had ended: %s", error)
+    else:
+        _log.info("work on the store ended after its request: %s", done.result())
 
 
 def require_served(status: TaskStatus, digest: str | None) -> None:
@@ -250,7 +268,7 @@ def require_served(status: TaskStatus, digest: str | None) -> None:
     failure = status.failure
     reason = failure.code if failure is not None else "loading"
     why = failure.message if failure is not None else f"its state is {status.state.value}"
-    serving = f"version {status.version} goes on serving" if status.version else "nothing serves"
+    serving = f"version {status.version} still answers" if status.version else "no version answers"
     raise AdapterUnavailable(
         f"version {digest} of task {status.task_id!r} is published but could not be loaded: {why};"
         f" {serving}",
@@ -268,18 +286,3 @@ def _refusal(status: TaskStatus, published: Published) -> ServerError | None:
         return None
     message = f"version {published.digest} does not load: {failure.message}; it was taken back"
     return kind(message, reason=failure.code)
-
-
-def _unpublish(
-    store: Store, task: str, digest: str, patience: Patience
-) -> Literal["older", "nothing"]:
-    if store.current(task) == digest:
-        if store.versions(task) == (digest,):
-            store.remove(task, patience=patience)
-            return "nothing"
-        store.rollback(task, patience=patience)
-    try:
-        store.remove_version(task, digest, patience=patience)
-    except HasDescendants as error:
-        _log.warning("refused version %s of task %s is kept: %s", digest[:12], task, error)
-    return "older"

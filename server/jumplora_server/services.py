@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anyio import CapacityLimiter
 
-from jumplora_server.api.store_reads import StoreReads
+from jumplora_server.store_threads import StoreThreads
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
@@ -55,5 +55,5 @@ class Services:
     clock: Callable[[], float]
     watchdog: Watchdog
     lifecycle: Lifecycle
-    reads: StoreReads = field(default_factory=StoreReads)
+    reads: StoreThreads = field(default_factory=StoreThreads)
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))

@@ -153,6 +153,31 @@ class StoreMachine(RuleBasedStateMachine):
         left = [step for step in state.trail if step != digest]
         state.trail = [step for step, _ in itertools.groupby(left)]
 
+    @rule(index=st.integers(0, 7))
+    def withdraw(self, index: int) -> None:
+        """Take any version back."""
+        digest = list(self.files)[index]
+        task = self.files[digest][0]
+        state = self.model.get(task)
+        left = self.store.withdraw(task, digest)
+        if state is None:
+            assert left == "nothing"
+            return
+        if state.trail[-1] == digest:
+            if state.stored == {digest} and not self.needed_by_others(digest):
+                assert left == "nothing"
+                del self.model[task]
+                return
+            if len(state.trail) == 1:
+                assert left == "kept"
+                return
+            state.trail.pop()
+        assert left == "older"
+        if not self.needed_by_others(digest):
+            state.stored.discard(digest)
+            state.trail = [step for step in state.trail if step != digest]
+            state.trail = [step for step, _ in itertools.groupby(state.trail)]
+
     @rule(task=st.sampled_from(TASKS))
     def remove(self, task: str) -> None:
         """Remove a whole task."""

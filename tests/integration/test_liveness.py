@@ -20,12 +20,13 @@ import httpx
 import pytest
 
 from factories import random_adapter, toy_backbone
-from faulty_server import DEADLY_TASK, FIFO_TASK
+from faulty_server import DEADLY_TASK, FIFO_TASK, HUNG_UPLOAD
 from integration.prometheus_process import ROOT, eventually
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.store import Store
 from jumplora_server.watchdog import EXIT_FAULT
+from serving import ADMIN_KEY
 
 BACKBONE = toy_backbone()
 STALL_SECONDS = 0.8
@@ -247,3 +248,28 @@ def test_a_drain_with_a_step_that_hangs_ends_by_its_own_timeouts(tmp_path: Path)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=40) == 0
         assert stack_of(server, "engine")
+
+
+def test_a_write_that_hangs_in_the_kernel_does_not_hold_the_end(tmp_path: Path) -> None:
+    with faulty_server(tmp_path, admin_keys=ADMIN_KEY) as server:
+        manifest, deltas = random_adapter(BACKBONE, task=HUNG_UPLOAD)
+        path = tmp_path / "upload.safetensors"
+        write_adapter(path, manifest, deltas)
+
+        def upload() -> None:
+            with suppress(httpx.TransportError):  # the process ended
+                httpx.put(
+                    f"{server.url}/v1/adapters/{HUNG_UPLOAD}",
+                    content=path.read_bytes(),
+                    headers={"authorization": f"Bearer {ADMIN_KEY}"},
+                    timeout=60,
+                )
+
+        threading.Thread(target=upload, daemon=True).start()
+
+        def hanging() -> None:
+            assert (tmp_path / "hangs").exists()
+
+        eventually(hanging, 20)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0

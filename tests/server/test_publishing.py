@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import threading
@@ -21,9 +22,13 @@ import pytest
 from adapter_requests import ADMIN, answer, files, put
 from factories import toy_backbone, write_random_adapter
 from jumplora_adapters.errors import StoreBusy
+from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.store import Step, Store
-from jumplora_server.publishing import Publishing
-from jumplora_server.residency.status import TaskStatus
+from jumplora_adapters.store_lock import Patience
+from jumplora_server.errors import AdapterRefused
+from jumplora_server.publishing import WRITES_AT_ONCE, Publishing
+from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.routing import LoadFailure
 from odd_entries import ENTRIES
 from odd_entries import put as put_odd
 from serving import Site, connected, make_site, wait_for
@@ -42,15 +47,18 @@ def lock_held(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def hurry(site: Site, seconds: float) -> None:
+def hurry(
+    site: Site, seconds: float, *, disk_seconds: float = 60.0, store: Store | None = None
+) -> None:
     """Let requests wait for the store that long."""
     services = site.parts.services
     publishing = Publishing(
-        services.store,
+        store or services.store,
         services.backbone,
         services.residency,
         load_seconds=20,
         wait_seconds=seconds,
+        disk_seconds=disk_seconds,
     )
     object.__setattr__(services, "publishing", publishing)
 
@@ -84,6 +92,87 @@ def test_a_held_lock_holds_up_publishing_alone(tmp_path: Path) -> None:
 def _put_alone(url: str, content: bytes) -> httpx.Response:
     with httpx.Client(base_url=url, headers=ADMIN, timeout=30) as http:
         return put(http, "new", content)
+
+
+class HangingStore(Store):
+    """Writes wait until the event is set, as on a share that went away."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.answers = threading.Event()
+
+    def incoming(self) -> Incoming:
+        """A file that is written when the store answers."""
+        return HangingIncoming(self.root, self.max_file_bytes, self.answers)
+
+
+class HangingIncoming(Incoming):
+    """Hangs within a write, as one in a system call does."""
+
+    def __init__(self, root: Path, max_file_bytes: int, answers: threading.Event) -> None:
+        super().__init__(root, max_file_bytes)
+        self._answers = answers
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        with self._working():
+            assert self._answers.wait(30)
+        super().write(chunk)
+
+
+def test_writes_that_hang_are_answered_and_give_their_places_back(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    store = HangingStore(site.parts.services.store.root)
+    hurry(site, 0.5, disk_seconds=0.5, store=store)
+    with connected(site, headers=ADMIN) as http, ThreadPoolExecutor(WRITES_AT_ONCE + 2) as pool:
+        version = site.publish("kept")
+        before = files(site)
+        content = site.adapter("new").read_bytes()
+        url = str(http.base_url)
+        try:
+            began = time.monotonic()
+            # Two of them wait for a place, which none of the others gives back.
+            puts = [pool.submit(_put_alone, url, content) for _ in range(WRITES_AT_ONCE + 2)]
+            refused = [waiting.result(timeout=20) for waiting in puts]
+            assert time.monotonic() - began < 10
+            for answered in refused:
+                assert (answered.status_code, answered.json()["error_type"]) == (503, "store_busy")
+                assert answered.headers["retry-after"] == "5"
+            assert answer(http, "kept") == version
+            for path in ("/livez", "/readyz", "/metrics", "/v1/adapters"):
+                assert http.get(path, timeout=2).status_code == 200
+        finally:
+            store.answers.set()
+        wait_for(lambda: files(site) == before)
+        for _ in range(WRITES_AT_ONCE + 1):
+            assert put(http, "new", content).status_code in (200, 201)
+        assert not list(store.root.glob(".tmp*"))
+
+
+def test_a_change_that_hangs_is_answered_and_finished(tmp_path: Path) -> None:
+    site = make_site(tmp_path, watch_seconds=60.0)
+    answers = threading.Event()
+
+    def hang(step: Step) -> None:
+        if step == "renamed":
+            assert answers.wait(30)
+
+    store = Store(site.parts.services.store.root, on_step=hang)
+    hurry(site, 0.5, disk_seconds=0.5, store=store)
+    with connected(site, headers=ADMIN) as http:
+        try:
+            file = site.adapter("new")
+            refused = put(http, "new", file.read_bytes())
+            assert (refused.status_code, refused.json()["error_type"]) == (503, "store_busy")
+            assert "ask GET /v1/adapters/new" in refused.json()["error"]
+            assert refused.headers["retry-after"] == "5"
+            # The next one waits for the lock that the first one holds.
+            assert put(http, "new", file.read_bytes()).json()["error_type"] == "store_busy"
+        finally:
+            answers.set()
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        wait_for(lambda: http.get("/v1/adapters/new").json().get("version") == digest)
+        assert answer(http, "new") == digest
+        wait_for(lambda: not list(store.root.glob(".tmp*")))
 
 
 FAULTS = {
@@ -151,6 +240,29 @@ class Recorder:
         del task
 
 
+def status_with(task: str, desired: str, failure: LoadFailure | None) -> TaskStatus:
+    """How a task stands whose desired version answers, or does not for `failure`."""
+    return TaskStatus(
+        task_id=task,
+        version=None if failure else desired,
+        desired=desired,
+        state=State.FAILED if failure else State.READY,
+        degraded=failure is not None,
+        failure=failure,
+        retry_in=None,
+        pinned=False,
+        in_flight=0,
+        bytes_disk=0,
+        bytes_host=0,
+        bytes_device=0,
+        nonzeros=0,
+        density=0.0,
+        canary_accuracy=None,
+        manifest=None,
+        history=(),
+    )
+
+
 def test_a_publish_that_began_is_finished(tmp_path: Path) -> None:
     """Its request is cancelled while a thread is in the middle of the change."""
     path = write_random_adapter(tmp_path, BACKBONE, task="task", seed=0)
@@ -210,6 +322,66 @@ def test_a_request_that_is_cancelled_before_its_turn_leaves_nothing(tmp_path: Pa
 
     asyncio.run(cancel_while_writing())
     assert [path.name for path in store.root.iterdir()] == [".lock"]
+
+
+class Refuser:
+    """A registry that loads what is current by `sync`, and finds every first file not finite."""
+
+    def __init__(self, store: Store, refused: str) -> None:
+        self.forgotten: list[str] = []
+        self._store = store
+        self._refused = refused
+
+    def sync(self, task: str) -> Future[TaskStatus]:
+        desired = self._store.current(task)
+        failure = LoadFailure("nonfinite", "it is not finite") if desired == self._refused else None
+        done: Future[TaskStatus] = Future()
+        done.set_result(status_with(task, desired, failure))
+        return done
+
+    def forget(self, task: str) -> None:
+        self.forgotten.append(task)
+
+
+class OvertakenStore(Store):
+    """Another publisher commits `newer` just before the second change of this one."""
+
+    newer: Path
+    changes = 0
+
+    @contextmanager
+    def _changing(self, patience: Patience | None) -> Iterator[None]:
+        self.changes += 1
+        if self.changes == 2:
+            Store(self.root).publish(self.newer, BACKBONE)
+        with super()._changing(patience):
+            yield
+
+
+@pytest.mark.parametrize("older", [0, 1], ids=["alone", "with an older version"])
+def test_a_refused_version_leaves_a_newer_one_alone(tmp_path: Path, older: int) -> None:
+    paths = [write_random_adapter(tmp_path, BACKBONE, task="task", seed=seed) for seed in range(3)]
+    store = OvertakenStore(tmp_path / "store")
+    store.prepare()
+    if older:
+        Store(store.root).publish(paths[0], BACKBONE)
+    refused, newer = (hashlib.sha256(path.read_bytes()).hexdigest() for path in paths[1:])
+    store.newer = paths[2]
+    registry = Refuser(store, refused)
+
+    async def publish() -> None:
+        publishing = Publishing(store, BACKBONE, registry, load_seconds=5)
+        async with publishing.incoming() as incoming:
+            await publishing.write(incoming, paths[1].read_bytes())
+            await publishing.finish(incoming)
+            await publishing.publish("task", incoming)
+
+    with pytest.raises(AdapterRefused, match="not finite"):
+        asyncio.run(publish())
+    assert store.current("task") == newer
+    assert len(store.versions("task")) == 1 + older
+    assert refused not in store.versions("task")
+    assert registry.forgotten == []
 
 
 def test_a_turn_is_waited_for_as_long_as_the_lock(tmp_path: Path) -> None:

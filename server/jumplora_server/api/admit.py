@@ -30,6 +30,7 @@ from jumplora_server.errors import (
 )
 from jumplora_server.routing import Lease
 from jumplora_server.services import Services
+from jumplora_server.store_threads import returned
 
 FIRST_LOAD_SECONDS = 5.0  # how long a request waits for a task that was published just before it
 
@@ -134,7 +135,9 @@ async def _acquire(services: Services, task: str) -> Lease:
     if lease is not None:
         return lease
     # The first use of a version reads the header of its file.
-    return await services.reads.run(lambda: services.residency.acquire(task), Lease.release)
+    return await services.reads.run(
+        lambda: services.residency.acquire(task), returned(Lease.release)
+    )
 
 
 async def _appeared(services: Services, task: str) -> bool:

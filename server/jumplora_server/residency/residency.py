@@ -88,7 +88,7 @@ class Residency:
             self._noticed,
             self._settle_soon,
             watch_seconds,
-            repaired=self._repaired,
+            look_at_files=self._retry_repaired,
             clock=clock,
         )
 
@@ -110,9 +110,13 @@ class Residency:
         self._watcher.start()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop both threads and free what is not in use. Stop the engine loop before."""
+        """Stop both threads within `timeout` seconds in all, and free what is not in use.
+
+        Stop the engine loop before.
+        """
+        began = time.monotonic()
         self._watcher.stop(timeout)
-        self._loader.stop(timeout)
+        self._loader.stop(max(0.0, timeout - (time.monotonic() - began)))
 
     @property
     def healthy(self) -> bool:
@@ -275,14 +279,20 @@ class Residency:
         with self._shared as table:
             return table.noticed()
 
-    def _repaired(self) -> list[str]:
+    def _retry_repaired(self) -> None:
+        """Try what did not load from files that are others by now."""
         with self._shared as table:
             suspects = table.suspects()
+        if not suspects:
+            return
         stamps = self._reader.stamps({digest for _, seen in suspects for digest in seen})
-        return [task for task, seen in suspects if any(stamps[d] != seen[d] for d in seen)]
+        for task, seen in suspects:
+            if any(stamps[digest] != seen[digest] for digest in seen):
+                self._jobs.request("settle", task, failures="retry", urgency="soon")
 
     def _settle_soon(self, task: str) -> None:
-        self._jobs.request("settle", task, failures="retry", urgency="soon")
+        # Not "retry": where a publish was faster, its version was tried already.
+        self._jobs.request("settle", task, urgency="soon")
 
     def _tell(self) -> None:
         for callback in self._listeners:

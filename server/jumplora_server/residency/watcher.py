@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from jumplora_adapters.errors import AdapterError, NoPointer, StoreError
 from jumplora_server.pulse import Pulse
@@ -34,20 +34,19 @@ class Watcher:
         changed: Callable[[str], None],
         period_seconds: float,
         *,
-        repaired: Callable[[], Iterable[str]] = tuple,
+        look_at_files: Callable[[], object] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`noticed` gives the desired version by task as is known (None: its pointer was at fault);
         `changed` is called with each task of which the store says something else, removed ones too.
 
-        `repaired` gives the tasks whose version did not load from files that are others by now;
-        `changed` is called with these as well.
+        `look_at_files` is called after each comparison: what did not load may be repaired.
         """
         self._survey = survey
         self._noticed = noticed
         self._changed = changed
         self._period_seconds = period_seconds
-        self._repaired = repaired
+        self._look_at_files = look_at_files
         self._condition = threading.Condition()
         self._is_notified = False
         self._is_stopped = False
@@ -110,8 +109,7 @@ class Watcher:
         for task in sorted((found.keys() | noticed.keys()) - unconfirmed):
             if _is_news(found.get(task), task in noticed, noticed.get(task)):
                 self._changed(task)
-        for task in self._repaired():
-            self._changed(task)
+        self._look_at_files()
 
     def _run(self) -> None:
         while self._wait():

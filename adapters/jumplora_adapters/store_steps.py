@@ -1,0 +1,186 @@
+"""The steps that changes of a store are made of. The caller holds the store's lock.
+
+Each leaves what was there when it fails.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from jumplora_adapters import history as log
+from jumplora_adapters import store_files as files
+from jumplora_adapters.atomic_file import sync_folder, temporary_path, write_durably
+from jumplora_adapters.catalogue import Catalogue, TaskState
+from jumplora_adapters.errors import (
+    FormatError,
+    HasDescendants,
+    MissingAncestor,
+    StoreError,
+    UnknownVersion,
+    VersionConflict,
+)
+from jumplora_adapters.format import Adapter
+from jumplora_adapters.history import Event, HistoryEntry
+from jumplora_adapters.manifest import Manifest
+
+Outcome = Literal["created", "unchanged", "repointed"]
+Step = Literal["copied", "folder", "renamed", "kept", "logged", "written", "pointed", "detached"]
+"""The steps of a change, named after what has just been done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a publish came to: a version new to the task, the current one, or an older one."""
+
+    task: str
+    digest: str
+    outcome: Outcome
+
+
+def utc_now() -> datetime:
+    """The time of a change."""
+    return datetime.now(UTC)
+
+
+def go_on(step: Step) -> None:
+    """Nothing stops a change."""
+    del step
+
+
+class StoreSteps(Catalogue):
+    """A catalogue with what its changes share. `on_step` is called after each step."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        clock: Callable[[], datetime],
+        on_step: Callable[[Step], None],
+        max_file_bytes: int,
+    ) -> None:
+        super().__init__(root, max_file_bytes=max_file_bytes)
+        self._clock = clock
+        self._on_step = on_step
+
+    def _commit(self, copy: Path, adapter: Adapter, if_match: str | None) -> Published:
+        task, digest = adapter.manifest.task, adapter.digest
+        folder = self.root / task
+        state = self._state(task)
+        if if_match is not None and state.current not in (if_match, digest):
+            raise VersionConflict(
+                f"the current version of task {task!r} is {state.current or 'none'}, not "
+                f"{if_match[:80]}"
+            )
+        self._check_ancestors(adapter.manifest)
+        is_known = any(entry.digest == digest for entry in state.log)
+        is_known = is_known and files.is_version(folder, digest)
+        with ExitStack() as undo:
+            self._keep(copy, folder, digest, undo)
+            if digest == state.current:
+                undo.pop_all()
+                return Published(task, digest, "unchanged")
+            self._point(task, digest, "repoint" if is_known else "publish", state, undo)
+        return Published(task, digest, "repointed" if is_known else "created")
+
+    def _keep(self, copy: Path, folder: Path, digest: str, undo: ExitStack) -> None:
+        files.make_way(self.root, folder, keep=stat.S_IFDIR)
+        if not files.exists(folder):
+            folder.mkdir()
+            undo.callback(_quietly, folder.rmdir)
+            sync_folder(self.root)
+        self._on_step("folder")
+        path = files.version_path(folder, digest)
+        files.make_way(self.root, path)
+        if not files.exists(path):
+            undo.callback(_quietly, path.unlink)
+        # Over an equal file too: that one may have been damaged since.
+        copy.rename(path)
+        self._on_step("renamed")
+        sync_folder(folder)
+        self._on_step("kept")
+
+    def _point(
+        self, task: str, digest: str, event: Event, state: TaskState, undo: ExitStack
+    ) -> None:
+        """Move the pointer; `undo` takes back what was done before, until that has happened."""
+        self._append(task, digest, event, state, undo)
+        self._on_step("logged")
+        pointer = self.root / task / files.CURRENT
+        temporary = temporary_path(self.root / task)
+        undo.callback(_quietly, temporary.unlink)
+        write_durably(temporary, f"{digest}\n".encode())
+        self._on_step("written")
+        files.make_way(self.root, pointer)
+        temporary.replace(pointer)
+        undo.pop_all()
+        sync_folder(self.root / task)
+        self._on_step("pointed")
+
+    def _append(
+        self, task: str, digest: str, event: Event, state: TaskState, undo: ExitStack
+    ) -> None:
+        path = self.root / task / files.HISTORY
+        now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
+        added = [HistoryEntry(digest, now, event)]
+        if state.current is not None and log.last_pointer(state.log) != state.current:
+            # The pointer was set by hand.
+            added.insert(0, HistoryEntry(state.current, now, "repoint"))
+        files.make_way(self.root, path)
+        if not files.may_be_changed(path):
+            files.set_aside(self.root, path)
+        keep = len(state.log)
+        undo.callback(_quietly, lambda: log.cut(path, keep))
+        log.append(path, added, keep=keep)
+        sync_folder(self.root / task)
+
+    def _detach(self, task: str) -> None:
+        digests = self._index.holdings().get(task, ())
+        if digests:
+            self._refuse_descendants(digests, besides=task)
+        files.detach(self.root, self.root / task)
+        self._on_step("detached")
+        files.remove_leftovers(self.root)
+
+    def _drop(self, task: str, digest: str) -> None:
+        """Delete the file of a version that is not current."""
+        self._refuse_descendants((digest,))
+        with ExitStack() as undo:
+            self._append(task, digest, "remove", self._state(task), undo)
+            self._on_step("logged")
+            files.version_path(self.root / task, digest).unlink()
+            undo.pop_all()
+        sync_folder(self.root / task)
+
+    def _refuse_descendants(self, digests: Sequence[str], *, besides: str | None = None) -> None:
+        lineages = self.lineages(besides=besides)
+        for digest in digests:
+            found = [(t, v) for t, v, lineage in lineages if v != digest and digest in lineage]
+            if found:
+                task, version = found[0]
+                raise HasDescendants(
+                    f"version {digest[:12]} is an ancestor of {len(found)} others, such as "
+                    f"{task}@{version[:12]}: remove those first"
+                )
+
+    def _check_ancestors(self, manifest: Manifest) -> None:
+        for position, digest in enumerate(manifest.lineage, start=1):
+            try:
+                ancestor = self.manifest(digest)
+            except (UnknownVersion, FormatError) as error:
+                raise MissingAncestor(
+                    f"ancestor {position} of {len(manifest.lineage)}, {digest}, is not in the "
+                    "store: publish a lineage oldest first"
+                ) from error
+            if ancestor.backbone.fingerprint != manifest.backbone.fingerprint:
+                raise MissingAncestor(f"ancestor {digest} is for another backbone")
+
+
+def _quietly(act: Callable[[], object]) -> None:
+    with suppress(OSError, StoreError):
+        act()
