@@ -46,6 +46,7 @@ from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
 # engine thread, which takes the lock dozens of times in a step, is slowed down many times.
 SWITCH_SECONDS = 0.0002
 SWEEP_SECONDS = 1.0  # what interrupted changes left does no harm, so a start waits no longer
+RESIDENCY_STOP_SECONDS = 10.0  # a load that is under way may end; a store that hangs does not
 WARM_UP_TEXT = "Task Instruction: warm up\nText: The first run is slow.\nAnswer:"
 DESCRIPTION = (
     "Many sparse task adapters on one T5 backbone, mixed in one batch. Name a task by `task_id`; "
@@ -292,6 +293,7 @@ async def _stop(parts: Parts) -> None:
     services.lifecycle.phase = "draining"
     # The HTTP server has let requests finish already: what still runs is cut off.
     await run_in_threadpool(services.loop.stop)
-    await run_in_threadpool(services.residency.stop)
+    patience = min(RESIDENCY_STOP_SECONDS, services.settings.shutdown_timeout)
+    await run_in_threadpool(services.residency.stop, patience)
     await run_in_threadpool(services.watchdog.stop)
     parts.delivery.bind(None)
