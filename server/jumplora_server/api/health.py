@@ -69,10 +69,12 @@ def adapters_check(services: Services) -> str:
     """ "ok" unless not one of all tasks can be served: each was tried, and failed.
 
     That is what another backbone than the adapters' looks like, or a store that was never there,
-    and no place to send requests to. A task that was not loaded yet is loaded for its first
-    request, so nothing is waited for.
+    and no place to send requests to. First loads are waited for during a second, which is enough
+    for a few; after it a task that was not loaded yet is loaded for its first request.
     """
     residency = services.residency
+    if residency.is_starting:
+        return "the first adapters are being loaded"
     statuses = residency.statuses()
     if services.settings.allow_base == "yes" or any(s.state is not State.FAILED for s in statuses):
         return "ok"

@@ -35,6 +35,10 @@ from jumplora_server.scheduler.claims import Priority
 
 _log = logging.getLogger(__name__)
 
+# A few adapters are loaded by then, so that the first requests meet them; of many, those that are
+# asked for come first.
+FIRST_LOADS_SECONDS = 1.0
+
 
 class Residency:
     """All methods are thread-safe and short, except `start` and `stop`."""
@@ -70,6 +74,7 @@ class Residency:
         self._report = Report(metrics, self._shared, tier, clock)
         self._listeners: list[Callable[[], None]] = []
         self._first_loads: list[Future[TaskStatus]] = []
+        self._first_loads_end = 0.0
         self._loader = Loader(
             Installer(engine, self._reader, self._shared, self._report, clock),
             self._reader,
@@ -106,6 +111,7 @@ class Residency:
             first: Future[TaskStatus] = Future()
             self._jobs.request("settle", task, room="free", urgency="later", future=first)
             self._first_loads.append(first)
+        self._first_loads_end = self._clock() + FIRST_LOADS_SECONDS
         self._loader.start()
         self._watcher.start()
 
@@ -137,6 +143,11 @@ class Residency:
     def settled(self) -> bool:
         """Whether the loads of the start are through, well or not."""
         return all(first.done() for first in self._first_loads)
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether first loads are under way that are worth a moment's wait."""
+        return self._clock() < self._first_loads_end and not self.settled
 
     # Requests
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from factories import toy_backbone
 from jumplora_server.app import begin_drain, refuse_requests
-from jumplora_server.residency.residency import Residency
+from jumplora_server.residency.residency import FIRST_LOADS_SECONDS, Residency
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
 
@@ -106,14 +106,24 @@ def test_a_server_without_tasks_whose_store_cannot_be_read_is_not_ready(
         assert answer.json()["checks"]["adapters"] == "no task is known: the disk is gone"
 
 
-def test_readiness_does_not_wait_for_the_first_loads(tmp_path: Path) -> None:
+def test_readiness_waits_for_first_loads_a_moment_and_no_longer(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     for task in ("alpha", "beta"):
         site.parts.services.store.publish(site.adapter(task), toy_backbone())
     with site.engine.packs_held() as gate, connected(site) as http:
         gate.wait_for_someone()
+        began = site.parts.services.clock()
+        wait_for(lambda: http.get("/readyz").status_code == 200)
         assert not site.parts.services.residency.settled
-        assert http.get("/readyz").status_code == 200
+        assert site.parts.services.clock() - began < FIRST_LOADS_SECONDS + 2
+
+
+def test_a_ready_server_has_loaded_its_few_adapters(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    site.parts.services.store.publish(site.adapter("alpha"), toy_backbone())
+    with connected(site) as http:
+        wait_for(lambda: http.get("/readyz").status_code == 200)
+        assert site.parts.services.residency.settled
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/info"])
