@@ -148,19 +148,17 @@ class Loader:
         except Exception:
             _log.exception("the loader could not undo what it had begun")
         try:
-            before = setback = None
+            setback = None
             if job is not None and job.kind == "settle":
                 pointer = self._reader.pointer(job.subject)
                 with self._shared as table:
-                    before = table.setback(job.subject)
                     setback = table.blame(job.subject, failure, now, pointer=pointer)
                 self._retry(job.subject, setback)
             elif job is not None and task is not None:
                 with self._shared as table:
-                    before = table.setback(task, job.subject)
                     setback = table.fail(task, job.subject, failure, loading=(), seen={}, now=now)
                 self._retry(task, setback)
-            if setback is None or setback.is_news(before):
+            if setback is None or setback.is_news:
                 _log.error("the loader failed on %s", job or "its turn", exc_info=bug)
             self._installer.tidy()
             self._changed()
@@ -263,9 +261,8 @@ class Loader:
         with self._shared as table:
             if isinstance(error, NoPointer) and task not in table.routing.routes:
                 return UnknownTask(str(error))
-            before = table.setback(task)
             setback = table.blame(task, failure, self._clock(), pointer=pointer)
-        if setback.is_news(before):
+        if setback.is_news:
             _log.warning(
                 "cannot read what %s should serve: %s",
                 task,
@@ -342,14 +339,13 @@ class Loader:
     ) -> None:
         failure = failure_of(error)
         with self._shared as table:
-            before = table.setback(task, digest)
             setback = table.fail(
                 task, digest, failure, loading=loading, seen=dict(seen), now=self._clock()
             )
             route = table.routing.routes.get(task)
         is_wanted = route is not None and route.desired == digest
         _log.log(
-            logging.WARNING if setback.is_news(before) and is_wanted else logging.DEBUG,
+            logging.WARNING if setback.is_news and is_wanted else logging.DEBUG,
             "version %s of task %s does not load: %s",
             digest[:12],
             task,

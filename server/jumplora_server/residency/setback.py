@@ -32,17 +32,14 @@ class Waits:
 @dataclass(frozen=True, slots=True)
 class Setback:
     """`retry_at` is a monotonic time; `seen` are the files of the version and of its ancestors
-    as they were before they were read (empty where no file was to be read)."""
+    as they were before they were read (empty where no file was to be read). It `is_news` where an
+    operator was not told of it: by its code, as messages hold sizes, which grow during a copy."""
 
     failure: LoadFailure
     attempts: int
     retry_at: float
     seen: Stamps
-
-    def is_news(self, before: Setback | None) -> bool:
-        """Whether an operator does not know it yet."""
-        # By its code: messages hold sizes, which grow while a file is copied.
-        return before is None or before.failure.code != self.failure.code
+    is_news: bool
 
 
 def next_setback(
@@ -51,7 +48,8 @@ def next_setback(
     """What follows `before`, with a longer wait unless other files were read this time."""
     is_again = before is not None and before.seen == seen
     attempts = before.attempts + 1 if before is not None and is_again else 1
-    return Setback(failure, attempts, now + waits.after(attempts), seen)
+    is_news = before is None or before.failure.code != failure.code
+    return Setback(failure, attempts, now + waits.after(attempts), seen, is_news)
 
 
 class Setbacks:

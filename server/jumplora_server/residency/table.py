@@ -20,7 +20,7 @@ from jumplora_server.residency.known import (
     other_task,
     unavailable,
 )
-from jumplora_server.residency.setback import POINTER, Setback, Setbacks, Stamps, Waits
+from jumplora_server.residency.setback import Setback, Setbacks, Stamps, Waits
 from jumplora_server.residency.status import PinState, State, TaskStatus, Tier, status_of
 from jumplora_server.residency.version import Freed, Version
 from jumplora_server.residency.versions import Room, Use, Versions
@@ -146,10 +146,6 @@ class Table:
         self._route(self.routing.routes.get(task) or Route(task, None, ()))
         self._leaving.discard(task)
         return setback
-
-    def setback(self, task: str, digest: str = POINTER) -> Setback | None:
-        """Why the pointer, or a version, could not be taken when it was tried last."""
-        return self._setbacks.get(task, digest)
 
     def suspects(self) -> list[tuple[str, Stamps]]:
         """Tasks whose desired version does not load, each with the files as they were then."""

@@ -34,9 +34,9 @@ def test_other_files_begin_anew() -> None:
 
 def test_the_same_failure_is_no_news() -> None:
     before = after(1, Waits())
-    assert before.is_news(None)
-    assert not after(2, Waits()).is_news(before)
+    assert before.is_news
+    assert not after(2, Waits()).is_news
     longer = next_setback(before, LoadFailure("digest", "of 7 bytes"), {}, 0.0, Waits())
-    assert not longer.is_news(before), "a file that is still being copied"
+    assert not longer.is_news, "a file that is still being copied"
     other = next_setback(before, LoadFailure("store", "no such file"), {}, 0.0, Waits())
-    assert other.is_news(before)
+    assert other.is_news
