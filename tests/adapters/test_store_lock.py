@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from factories import toy_backbone, write_random_adapter
+from held_lock import lock_held
 from jumplora_adapters.errors import StoreBusy, StoreError
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience, StoreLock
 from odd_entries import descriptors
 
 BACKBONE = toy_backbone()
-
-
-@contextmanager
-def held_elsewhere(root: Path) -> Iterator[None]:
-    """The lock in another's hands; flock takes two descriptors for two holders."""
-    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def test_all_waiters_give_up_at_once(tmp_path: Path) -> None:
@@ -47,7 +34,7 @@ def test_all_waiters_give_up_at_once(tmp_path: Path) -> None:
 
     before = descriptors()
     threads = [threading.Thread(target=publish) for _ in range(12)]
-    with held_elsewhere(store.root):
+    with lock_held(store.root):
         began = time.monotonic()
         for thread in threads:
             thread.start()
@@ -70,7 +57,7 @@ def test_a_lock_that_is_given_back_is_taken(tmp_path: Path) -> None:
             is_held.set()
 
     thread = threading.Thread(target=take)
-    with held_elsewhere(tmp_path):
+    with lock_held(tmp_path):
         thread.start()
         assert not is_held.wait(0.1)
     assert is_held.wait(20)
@@ -78,7 +65,7 @@ def test_a_lock_that_is_given_back_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_lock_file_that_was_replaced_is_not_taken_for_the_lock(tmp_path: Path) -> None:
-    with held_elsewhere(tmp_path):
+    with lock_held(tmp_path):
         (tmp_path / ".lock").rename(tmp_path / "old")
         (tmp_path / ".lock").touch()
         second = StoreLock(tmp_path, list).held(Patience(0.05))
@@ -103,7 +90,7 @@ def test_no_store_is_begun_where_the_volume_went_away(tmp_path: Path, change: st
         "remove_version": lambda: store.remove_version("one", digests[0]),
         "withdraw": lambda: store.withdraw("one", digests[1]),
     }
-    with incoming, ThreadPoolExecutor(1) as pool, held_elsewhere(root):
+    with incoming, ThreadPoolExecutor(1) as pool, lock_held(root):
         waiting = pool.submit(changes[change])
         _until(store._lock._gate.locked)
         root.rename(tmp_path / "aside")

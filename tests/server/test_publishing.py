@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -21,6 +20,7 @@ import pytest
 
 from adapter_requests import ADMIN, answer, files, put
 from factories import toy_backbone, write_random_adapter
+from held_lock import lock_held
 from jumplora_adapters.errors import StoreBusy
 from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.store import Step, Store
@@ -34,17 +34,6 @@ from odd_entries import put as put_odd
 from serving import Site, connected, make_site, wait_for
 
 BACKBONE = toy_backbone()
-
-
-@contextmanager
-def lock_held(root: Path) -> Iterator[None]:
-    """The store's lock in another process's hands, as far as flock can tell."""
-    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def hurry(
