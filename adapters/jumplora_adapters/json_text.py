@@ -9,10 +9,25 @@ from typing import Any, NoReturn
 from jumplora_adapters.errors import FormatCode, FormatError
 
 MAX_DEPTH = 64  # arrays and objects inside each other
+TOO_DEEP = f"arrays and objects are nested deeper than {MAX_DEPTH} levels"
+
+
+class DuplicateKey(ValueError):
+    """A key that appears twice in one object."""
 
 
 def parse_json(text: str, *, code: FormatCode) -> Any:
     """The value of a JSON document. Raises FormatError (duplicate_key, else `code`)."""
+    try:
+        return read_json(text)
+    except DuplicateKey as error:
+        raise FormatError(str(error), code="duplicate_key") from error
+    except ValueError as error:
+        raise FormatError(f"not JSON that can be read: {error}", code=code) from error
+
+
+def read_json(text: str) -> Any:
+    """The value of a JSON document. Raises ValueError, DuplicateKey where a key comes twice."""
     try:
         value = json.loads(
             text,
@@ -21,13 +36,11 @@ def parse_json(text: str, *, code: FormatCode) -> Any:
             parse_float=_finite,
             parse_int=_whole,
         )
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"not JSON that can be read: {error}", code=code) from error
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
     # Readers of other languages, and those that write it again, have limits of their own.
     if _is_deeper(value, MAX_DEPTH):
-        raise FormatError(
-            f"arrays and objects are nested deeper than {MAX_DEPTH} levels", code=code
-        )
+        raise ValueError(TOO_DEEP)
     return value
 
 
@@ -52,9 +65,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise FormatError(
-                f"the key {name[:80]!r} appears twice in one object", code="duplicate_key"
-            )
+            raise DuplicateKey(f"the key {name[:80]!r} appears twice in one object")
         seen.add(name)
     return values
 

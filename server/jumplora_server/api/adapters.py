@@ -19,6 +19,7 @@ from jumplora_server.api.adapter_status import (
 )
 from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices
+from jumplora_server.api.json_body import JsonRoute
 from jumplora_server.api.record import record_of
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
 from jumplora_server.api.task_spec import check_task
@@ -28,7 +29,7 @@ from jumplora_server.publishing import require_served
 from jumplora_server.residency.status import TaskStatus
 
 TaskPath = Annotated[str, Path(description="the task")]
-router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
+router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=JsonRoute)
 _READ: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 404, 422)}
 _WRITE: dict[int | str, dict[str, Any]] = {
     s: {"model": ErrorBody} for s in (401, 403, 404, 409, 412, 413, 422, 503, 507)

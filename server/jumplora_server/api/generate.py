@@ -15,6 +15,7 @@ from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.event_stream import EventStream
 from jumplora_server.api.hang_up import HungUp, unless_hung_up
 from jumplora_server.api.health import WithServices
+from jumplora_server.api.json_body import JsonRoute
 from jumplora_server.api.record import record_of
 from jumplora_server.api.schemas import ErrorBody, GenerateRequest, GenerateResponse, StreamEvent
 from jumplora_server.api.stream import CancelCause, failure_of
@@ -43,7 +44,7 @@ TaskHeader = Annotated[
     str | None, Header(alias=TASK_HEADER, description="may carry the task id; must agree")
 ]
 TaskPath = Annotated[str, Path(description='"task" or "task@version"')]
-router = APIRouter(tags=["generate"])
+router = APIRouter(tags=["generate"], route_class=JsonRoute)
 
 
 @router.post("/generate", response_model=_ANSWER, responses=_ERRORS)

@@ -6,6 +6,7 @@ admitted; here are those that hold for every server.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -32,11 +33,10 @@ class Received(BaseModel):
     @classmethod
     def _refuse_unknown(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            unknown = sorted(str(key)[:64] for key in value if key not in cls.model_fields)
-            if unknown:
+            unknown = (ascii(str(key)[:64]) for key in value if key not in cls.model_fields)
+            if first := list(islice(unknown, 5)):
                 raise ValueError(
-                    f"unknown field {', '.join(map(ascii, unknown[:5]))}; "
-                    f"allowed are {', '.join(cls.model_fields)}"
+                    f"unknown field {', '.join(first)}; allowed are {', '.join(cls.model_fields)}"
                 )
         return value
 

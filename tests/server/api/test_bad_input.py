@@ -139,13 +139,13 @@ RAW: dict[str, tuple[bytes, str, str]] = {
     "nothing": (b"", "application/json", "JSON object"),
     "a form": (b"task_id=agnews", "application/x-www-form-urlencoded", "JSON object"),
     "no type": (b'{"task_id": "agnews", "inputs": "x"}', "", "content-type: application/json"),
-    "not UTF-8": (b'{"task_id": "\xff"}', "application/json", "could not be read"),
+    "not UTF-8": (b'{"task_id": "\xff"}', "application/json", "not UTF-8"),
     "deep": (b"[" * 4000, "application/json", ""),
     "a huge number": (b'{"x": ' + b"9" * 4080 + b"}", "application/json", ""),
     "NaN": (
         b'{"task_id": "agnews", "inputs": "x", "parameters": {"temperature": NaN}}',
         "application/json",
-        "parameters.temperature",
+        "NaN is not a JSON number",
     ),
     "half a surrogate": (
         b'{"task_id": "agnews", "inputs": "\\ud800"}',

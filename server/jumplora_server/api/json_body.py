@@ -1,0 +1,78 @@
+"""A request's JSON, read strictly and at a bounded cost: how much there is of it is counted first.
+
+Its texts may be as long as the body may be. What is bounded is the number of keys and items: each
+becomes an object, and may become a fault that is to be told.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from jumplora_adapters.json_text import MAX_DEPTH, TOO_DEEP, read_json
+
+MAX_MARKS = 8192  # a list of as many prompts as the settings allow at most has half of that
+# The next mark that is outside of strings; before it is at most one string. Possessive: nothing is
+# tried twice.
+_NEXT = re.compile(
+    r'[^"\[\]{},:]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{},:]*+)?+[\[\]{},:]', re.DOTALL
+)
+
+
+class JsonRequest(Request):
+    """A request whose `json` refuses what is ambiguous: keys that come twice, odd encodings."""
+
+    async def json(self) -> Any:
+        """The body's value. Raises JSONDecodeError, which the framework passes on, for any fault;
+        its text names no place in the document that is not in the message."""
+        try:
+            return parse_body(await self.body())
+        except ValueError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from error
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is read by `parse_body`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The framework's handler, given a JsonRequest."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await handle(JsonRequest(request.scope, request.receive))
+
+        return handler
+
+
+def parse_body(body: bytes) -> Any:
+    """The value of a JSON body. Raises ValueError, whose text says what is wrong."""
+    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or b"\0" in body[:4]:
+        raise ValueError("it must be UTF-8 without a byte order mark")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8: the byte at {error.start} fits no character") from error
+    _check_size(text)
+    try:
+        return read_json(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at character {error.pos}") from None
+
+
+def _check_size(text: str) -> None:
+    """Raise ValueError where there is too much in it; what is no JSON at all is found later."""
+    at = marks = depth = 0
+    while found := _NEXT.match(text, at):
+        at = found.end()
+        marks += 1
+        mark = text[at - 1]
+        depth += (mark in "[{") - (mark in "]}")
+        if marks > MAX_MARKS:
+            raise ValueError(f"it has more than {MAX_MARKS} brackets, colons and commas")
+        if depth > MAX_DEPTH:
+            raise ValueError(TOO_DEEP)
