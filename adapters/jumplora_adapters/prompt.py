@@ -51,7 +51,7 @@ def render_truncated(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_toke
     if tokenizer.truncation is not None:
         raise ValueError("the tokenizer truncates by itself: call no_truncation() first")
     prompt = render(spec, text)
-    encoding = tokenizer.encode(prompt)
+    encoding = _encode(tokenizer, prompt)
     if len(encoding.ids) <= max_tokens:
         return prompt
     guess = _first_cut(spec, text, encoding, max_tokens)
@@ -83,7 +83,7 @@ def _searched(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_tokens: int
         raise PromptTooLong(
             f"the template takes {fixed} tokens without any text; at most {max_tokens} are allowed"
         )
-    ends = [end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets]
+    ends = [end for _, end in _encode(tokenizer, text, special=False).offsets]
     # The largest number of text tokens that fits; `least` always does. Not simply what is left of
     # max_tokens: a joint may cost or save a token, and a second {text} takes twice.
     least, most = 0, min(len(ends), max_tokens)
@@ -97,4 +97,10 @@ def _searched(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_tokens: int
 
 
 def _count(tokenizer: Tokenizer, prompt: str) -> int:
-    return len(tokenizer.encode(prompt).ids)
+    return len(_encode(tokenizer, prompt).ids)
+
+
+def _encode(tokenizer: Tokenizer, text: str, *, special: bool = True) -> Encoding:
+    # Of a batch of one: `encode` of the library keeps the interpreter lock.
+    (encoding,) = tokenizer.encode_batch([text], add_special_tokens=special)
+    return encoding

@@ -8,8 +8,10 @@ from typing import Literal
 
 from tokenizers import Tokenizer as RawTokenizer
 
+from jumplora_server.engine.first_words import first_words, read_by_word
 from jumplora_server.engine.weights import CheckpointError
 
+LONG_TOKEN = 4  # characters: most tokens of a text are shorter
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -21,6 +23,7 @@ class Tokenizer:
         raw.no_padding()
         self.raw = raw
         self.eos_token_id = eos_token_id
+        self._reads_by_word = read_by_word(raw)
         self._special = frozenset(
             token for token, added in raw.get_added_tokens_decoder().items() if added.special
         ) | {eos_token_id}
@@ -46,13 +49,52 @@ class Tokenizer:
         return cls(RawTokenizer.from_file(str(path)), eos_token_id=eos_token_id)
 
     def encode(self, text: str, *, truncate_to: int | None = None) -> tuple[int, ...]:
-        """Token ids with eos last; `truncate_to` keeps the first ids and the eos."""
-        ids = self.raw.encode(text).ids
+        """Token ids with eos last; `truncate_to` keeps the first ids and the eos.
+
+        Gives the interpreter lock away, and reads no more of the text than it needs.
+        """
+        if truncate_to is not None:
+            _, first = self._first(text, truncate_to)
+            if first is not None:
+                return (*first[: truncate_to - 1], self.eos_token_id)
+        ids = self._ids(text)
         if not ids or ids[-1] != self.eos_token_id:
             ids.append(self.eos_token_id)
         if truncate_to is not None and len(ids) > truncate_to:
             ids = [*ids[: truncate_to - 1], self.eos_token_id]
         return tuple(ids)
+
+    def try_encode(self, text: str, most: int) -> tuple[int, ...] | None:
+        """As `encode`; None where that is more than `most` ids, without a look at all of them."""
+        if self._first(text, most)[1] is not None:
+            return None
+        ids = self.encode(text)
+        return ids if len(ids) <= most else None
+
+    def beginning(self, text: str, tokens: int) -> str:
+        """The whole words at the beginning of `text` that have more than `tokens` tokens of their
+        own; all of it where that is not more, or where no place to cut is found."""
+        return self._first(text, tokens)[0]
+
+    def _first(self, text: str, enough: int) -> tuple[str, list[int] | None]:
+        """The beginning of `text` and its ids, more than `enough` of them; or all of it and None
+        where there is no such beginning."""
+        size = LONG_TOKEN * enough + 256
+        # Looked at from the start again each time: two thirds of all of it at the worst.
+        while self._reads_by_word and 2 * size < len(text):
+            beginning = first_words(text, size)
+            if beginning is None:
+                break
+            ids = self._ids(beginning, special=False)
+            if len(ids) > enough:
+                return beginning, ids
+            size = 4 * len(beginning)
+        return text, None
+
+    def _ids(self, text: str, *, special: bool = True) -> list[int]:
+        # Of a batch of one: `encode` of the library keeps the interpreter lock.
+        (encoding,) = self.raw.encode_batch_fast([text], add_special_tokens=special)
+        return encoding.ids
 
     def count(self, text: str) -> int:
         """Number of tokens of a prompt, eos included."""
