@@ -10,11 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
-
 from jumplora_adapters.bounds import MAX_FRAME_BYTES
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import measure, render, render_truncated
+from jumplora_adapters.prompt import measure
+from jumplora_server.api.encoding import Prompts, encode
 from jumplora_server.api.record import RequestRecord
 from jumplora_server.api.sampling import make_sampling
 from jumplora_server.api.schemas import GenerateRequest
@@ -84,7 +83,18 @@ async def admit(
                 # A token takes at least a byte, and longer prompts are cut or refused.
                 upper = min(limit, size + 1)
                 reservations.append(services.loop.reserve(record.task, upper))
-            encoded = await run_in_threadpool(_encode, services, body, spec)
+            encoded = await encode(
+                services.encoding,
+                services.tokenizer,
+                Prompts(
+                    given=body.prompts,
+                    sizes=sizes,
+                    spec=spec,
+                    truncate=body.parameters.truncate,
+                    allowed=services.limits.max_source_tokens,
+                    name=lambda index: _name(field, index, body.prompts),
+                ),
+            )
             deadline = arrived + _timeout(services, body)
             streams = []
             for ids, sampling, reservation in zip(encoded, samplings, reservations, strict=True):
@@ -194,33 +204,6 @@ def _prompt_sizes(services: Services, spec: PromptSpec | None, prompts: Sequence
                 "are allowed: give a shorter text"
             )
     return sizes
-
-
-def _encode(
-    services: Services, body: GenerateRequest, spec: PromptSpec | None
-) -> list[tuple[int, ...]]:
-    """Token ids of every prompt; on a worker thread, since a long text takes milliseconds.
-
-    One prompt is made at a time: all of a request's together may be many times the request.
-    """
-    tokenizer, truncate = services.tokenizer, body.parameters.truncate
-    allowed = services.limits.max_source_tokens
-    encoded = []
-    for index, given in enumerate(body.prompts):
-        if spec is None:
-            ids = tokenizer.encode(given, truncate_to=truncate)
-        elif truncate is None:
-            ids = tokenizer.encode(render(spec, given))
-        else:
-            ids = tokenizer.encode(render_truncated(spec, given, tokenizer.raw, truncate))
-        if len(ids) > allowed:
-            name = _name("inputs" if spec is None else "text", index, body.prompts)
-            raise InputTooLong(
-                f"{name}: the prompt has {len(ids)} tokens; at most {allowed} are allowed "
-                f"(parameters.truncate cuts it)"
-            )
-        encoded.append(ids)
-    return encoded
 
 
 def _timeout(services: Services, body: GenerateRequest) -> float:

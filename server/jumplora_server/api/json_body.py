@@ -17,10 +17,14 @@ from fastapi.routing import APIRoute
 from jumplora_adapters.json_text import MAX_DEPTH, TOO_DEEP, read_json
 
 MAX_MARKS = 8192  # a list of as many prompts as the settings allow at most has half of that
-# The next mark that is outside of strings; before it is at most one string. Possessive: nothing is
-# tried twice.
+_MARKS = "[]{},:"
+# A string; most have no escaped quote, and are found five times as fast by the first way. Here and
+# below what matched is not tried in another way (`++`): the time is linear.
+_STRING = r'"(?:[^"]*+(?<!\\)"|[^"\\]*+(?:\\.[^"\\]*+)*+")'
+# The next mark that is outside of strings; between two marks is at most one string.
 _NEXT = re.compile(
-    r'[^"\[\]{},:]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{},:]*+)?+[\[\]{},:]', re.DOTALL
+    rf'[^"\[\]{{}},:]*+(?:{_STRING}[^"\[\]{{}},:]*+)?+[\[\]{{}},:]',
+    re.DOTALL,
 )
 
 
@@ -66,6 +70,8 @@ def parse_body(body: bytes) -> Any:
 
 def _check_size(text: str) -> None:
     """Raise ValueError where there is too much in it; what is no JSON at all is found later."""
+    if sum(map(text.count, _MARKS)) <= MAX_DEPTH:  # those inside of strings too
+        return
     at = marks = depth = 0
     while found := _NEXT.match(text, at):
         at = found.end()

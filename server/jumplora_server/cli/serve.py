@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Annotated, Literal, get_args, get_origin
@@ -49,6 +50,8 @@ def run(flags: dict[str, str]) -> None:
     from jumplora_server.http_server import bound_socket, http_server
 
     logs.configure(settings.log_format, settings.log_level)
+    # A text is tokenized by the thread that asks for it: several would take the engine's cores.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with ExitStack() as held:
         try:
             listener = held.enter_context(bound_socket(settings.host, settings.port))

@@ -102,7 +102,7 @@ CASES: dict[str, Case] = {
         task(inputs="x" * 64),
         413,
         "input_too_long",
-        ["inputs", "65", "64", "truncate"],
+        ["inputs", "more than 64", "truncate"],
     ),
     "too many bytes": (task(inputs="é" * 501), 413, "input_too_long", ["inputs", "1002", "1000"]),
     "template does not fit": (

@@ -17,7 +17,7 @@ from adapter_requests import ADMIN, Started, put
 from crafted import Parts
 from jumplora_adapters.bounds import MAX_FRAME_BYTES
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_server.api import admit
+from jumplora_server.api import encoding
 from serving import Site, connected, make_site
 
 MAX_TEXT_BYTES = 4096
@@ -86,7 +86,7 @@ def test_a_prompt_is_counted_before_it_is_made(
         made += 1
         return spec.template.replace("{text}", text)
 
-    monkeypatch.setattr(admit, "render", counting)
+    monkeypatch.setattr(encoding, "render", counting)
     for body in ({}, {"parameters": {"truncate": 16}}):
         response = ask(http, "dropped", text="word " * 100, **body)
         assert response.status_code == 413

@@ -1,0 +1,89 @@
+"""Prompts to token ids, on two threads that nothing else uses: small requests, and large ones.
+
+A small request never waits behind a large one, and large ones, whose prompts take turns, cannot
+take more than one core, however many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from anyio import CapacityLimiter, to_thread
+
+from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.prompt import render, render_truncated
+from jumplora_server.errors import InputTooLong
+
+if TYPE_CHECKING:
+    from jumplora_server.engine.tokenizer import Tokenizer
+
+SMALL_BYTES = 4096  # of all prompts of a request: some milliseconds
+
+
+def _one() -> CapacityLimiter:
+    return CapacityLimiter(1)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingThreads:
+    """Which of both is free. For one event loop."""
+
+    small: CapacityLimiter = field(default_factory=_one)
+    large: CapacityLimiter = field(default_factory=_one)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """A request's prompts: `given` are texts for the template of `spec`, or whole without one.
+
+    `sizes` are the UTF-8 bytes of the prompts that will be made, `truncate` cuts them to so many
+    tokens; without it, more than `allowed` are an error. `name` says what an index is called.
+    """
+
+    given: Sequence[str]
+    sizes: Sequence[int]
+    spec: PromptSpec | None
+    truncate: int | None
+    allowed: int
+    name: Callable[[int], str]
+
+
+async def encode(
+    threads: EncodingThreads, tokenizer: Tokenizer, prompts: Prompts
+) -> list[tuple[int, ...]]:
+    """Token ids of every prompt. Raises InputTooLong, PromptTooLong.
+
+    One prompt is made at a time: all of a request's together may be many times the request.
+    """
+    if sum(prompts.sizes) <= SMALL_BYTES:
+        return await to_thread.run_sync(_encode_all, tokenizer, prompts, limiter=threads.small)
+    encoded = []
+    for index in range(len(prompts.given)):
+        work = partial(_encode_one, tokenizer, prompts, index)
+        encoded.append(await to_thread.run_sync(work, limiter=threads.large))
+    return encoded
+
+
+def _encode_all(tokenizer: Tokenizer, prompts: Prompts) -> list[tuple[int, ...]]:
+    return [_encode_one(tokenizer, prompts, index) for index in range(len(prompts.given))]
+
+
+def _encode_one(tokenizer: Tokenizer, prompts: Prompts, index: int) -> tuple[int, ...]:
+    given, spec, truncate = prompts.given[index], prompts.spec, prompts.truncate
+    if truncate is None:
+        prompt = given if spec is None else render(spec, given)
+        ids = tokenizer.try_encode(prompt, prompts.allowed)
+        if ids is None:
+            raise InputTooLong(
+                f"{prompts.name(index)}: the prompt has more than {prompts.allowed} tokens, which "
+                "are the most that are allowed (parameters.truncate cuts it)"
+            )
+        return ids
+    if spec is None:
+        return tokenizer.encode(given, truncate_to=truncate)
+    # Twice as many tokens as may stay: where text and template meet, some may become one.
+    text = tokenizer.beginning(given, 2 * truncate)
+    return tokenizer.encode(render_truncated(spec, text, tokenizer.raw, truncate))
