@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anyio import CapacityLimiter
 
-from jumplora_server.api.encoding import EncodingThreads
+from jumplora_server.api.lanes import Lanes
 from jumplora_server.store_threads import StoreThreads
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Lifecycle:
 class Services:
     """One server's parts. `clock` is the loop's: deadlines are times on it.
 
-    `scrapes` and `encoding` are shares of threads for the metrics page and for tokenizing: the
-    common ones may all wait for a disk.
+    `scrapes` and `lanes` are shares of threads, for the metrics page and for what requests send:
+    the common ones may all wait for a disk.
     """
 
     settings: Settings
@@ -59,4 +59,4 @@ class Services:
     lifecycle: Lifecycle
     reads: StoreThreads = field(default_factory=StoreThreads)
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
-    encoding: EncodingThreads = field(default_factory=EncodingThreads)
+    lanes: Lanes = field(default_factory=Lanes)

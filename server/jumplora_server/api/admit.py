@@ -84,7 +84,7 @@ async def admit(
                 upper = min(limit, size + 1)
                 reservations.append(services.loop.reserve(record.task, upper))
             encoded = await encode(
-                services.encoding,
+                services.lanes,
                 services.tokenizer,
                 Prompts(
                     given=body.prompts,

@@ -1,38 +1,23 @@
-"""Prompts to token ids, on two threads that nothing else uses: small requests, and large ones.
-
-A small request never waits behind a large one, and large ones, whose prompts take turns, cannot
-take more than one core, however many there are.
-"""
+"""Prompts to token ids, in the lane of small requests or in that of large ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import render, render_truncated
+from jumplora_server.api.lanes import Lanes
 from jumplora_server.errors import InputTooLong
 
 if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import Tokenizer
 
 SMALL_BYTES = 4096  # of all prompts of a request: some milliseconds
-
-
-def _one() -> CapacityLimiter:
-    return CapacityLimiter(1)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingThreads:
-    """Which of both is free. For one event loop."""
-
-    small: CapacityLimiter = field(default_factory=_one)
-    large: CapacityLimiter = field(default_factory=_one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +36,18 @@ class Prompts:
     name: Callable[[int], str]
 
 
-async def encode(
-    threads: EncodingThreads, tokenizer: Tokenizer, prompts: Prompts
-) -> list[tuple[int, ...]]:
+async def encode(lanes: Lanes, tokenizer: Tokenizer, prompts: Prompts) -> list[tuple[int, ...]]:
     """Token ids of every prompt. Raises InputTooLong, PromptTooLong.
 
-    One prompt is made at a time: all of a request's together may be many times the request.
+    One prompt is made at a time: all of a request's together may be many times the request. Those
+    of large requests take turns.
     """
     if sum(prompts.sizes) <= SMALL_BYTES:
-        return await to_thread.run_sync(_encode_all, tokenizer, prompts, limiter=threads.small)
+        return await to_thread.run_sync(_encode_all, tokenizer, prompts, limiter=lanes.small)
     encoded = []
     for index in range(len(prompts.given)):
         work = partial(_encode_one, tokenizer, prompts, index)
-        encoded.append(await to_thread.run_sync(work, limiter=threads.large))
+        encoded.append(await to_thread.run_sync(work, limiter=lanes.large))
     return encoded
 
 

@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from jumplora_adapters.json_text import MAX_DEPTH, TOO_DEEP, read_json
+from jumplora_server.services import Services
 
 MAX_MARKS = 8192  # a list of as many prompts as the settings allow at most has half of that
+SMALL_BYTES = 16_384  # read on the event loop, in less than a millisecond
 _MARKS = "[]{},:"
 # A string; most have no escaped quote, and are found five times as fast by the first way. Here and
 # below what matched is not tried in another way (`++`): the time is linear.
@@ -34,10 +37,19 @@ class JsonRequest(Request):
     async def json(self) -> Any:
         """The body's value. Raises JSONDecodeError, which the framework passes on, for any fault;
         its text names no place in the document that is not in the message."""
+        body = await self.body()
         try:
-            return parse_body(await self.body())
+            if len(body) <= SMALL_BYTES:
+                return parse_body(body)
+            large = self._services.lanes.large
+            return await to_thread.run_sync(parse_body, body, limiter=large)
         except ValueError as error:
             raise json.JSONDecodeError(str(error), "", 0) from error
+
+    @property
+    def _services(self) -> Services:
+        services: Services = self.app.state.services
+        return services
 
 
 class JsonRoute(APIRoute):
