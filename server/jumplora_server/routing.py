@@ -6,9 +6,8 @@ leases.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 
@@ -58,12 +57,10 @@ class RoutingTable:
         return RoutingTable(MappingProxyType({t: r for t, r in self.routes.items() if t != task}))
 
     def route(self, task: str) -> Route:
-        """The route of `task`; raises UnknownTask, which lists the closest names."""
+        """The route of `task`. Raises UnknownTask."""
         if task in self.routes:
             return self.routes[task]
-        closest = difflib.get_close_matches(task, self.routes, n=3, cutoff=0.5)
-        hint = f"closest: {', '.join(closest)}" if closest else "see GET /v1/adapters"
-        raise UnknownTask(f"no adapter is registered for task {task!r}; {hint}")
+        raise unknown_task(task)
 
     def version(self, spec: str) -> tuple[Route, str]:
         """Resolve "task" or "task@prefix" (8 to 64 hex digits of a digest).
@@ -91,6 +88,12 @@ class RoutingTable:
                 " other digits, see GET /v1/adapters/{task_id}"
             )
         return route, matches[0]
+
+
+def unknown_task(task: str, closest: Sequence[str] = ()) -> UnknownTask:
+    """The error of a task that is not registered, with the names that are like it."""
+    hint = f"closest: {', '.join(closest)}" if closest else "see GET /v1/adapters"
+    return UnknownTask(f"no adapter is registered for task {task!r}; {hint}")
 
 
 def _unavailable(route: Route) -> AdapterUnavailable:

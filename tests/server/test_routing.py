@@ -38,9 +38,9 @@ def test_resolves(spec: str, version: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "says"),
     [
-        pytest.param("agnew", UnknownTask, "closest: agnews", id="near miss"),
+        pytest.param("agnew", UnknownTask, "'agnew'; see GET", id="near miss"),
         pytest.param("zzz", UnknownTask, "'zzz'", id="nothing near"),
-        pytest.param("agnew@" + V1, UnknownTask, "agnews", id="version of an unknown task"),
+        pytest.param("agnew@" + V1, UnknownTask, "'agnew'", id="version of an unknown task"),
         pytest.param("agnews@", UnknownVersion, "8 to 64", id="empty prefix"),
         pytest.param("agnews@a1a1a1a", UnknownVersion, "8 to 64", id="7 digits"),
         pytest.param("agnews@A1A1A1A1", UnknownVersion, "lower-case", id="upper case"),

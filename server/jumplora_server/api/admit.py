@@ -152,6 +152,8 @@ async def _acquire(services: Services, task: str) -> Lease:
 
 async def _appeared(services: Services, task: str) -> bool:
     """Whether the task was published just now; waits a while for its first load."""
+    if not services.residency.may_look_for(task):  # no thread for one of many unknown names
+        return False
     loaded = await services.reads.run(lambda: services.residency.look_for(task), lambda _: None)
     if loaded is None:
         return False

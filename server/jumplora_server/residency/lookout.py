@@ -13,28 +13,53 @@ from concurrent.futures import Future
 from jumplora_server.residency.status import TaskStatus
 
 
-class Lookout:
-    """Thread-safe. Looks are shared by all who ask for the same task meanwhile."""
+class Ration:
+    """How often something may be done. Thread-safe."""
 
     def __init__(
-        self,
-        look: Callable[[str, Future[TaskStatus]], None],
-        clock: Callable[[], float],
-        *,
-        pause_seconds: float = 0.2,
-        burst: int = 16,
+        self, clock: Callable[[], float], *, pause_seconds: float = 0.2, burst: int = 16
     ) -> None:
-        """`look(task, done)` reads the store and sees to it that `done` ends.
-
-        One look each `pause_seconds` is allowed in the long run, and up to `burst` at once.
-        """
-        self._look = look
+        """Once each `pause_seconds` in the long run, and up to `burst` times at once."""
         self._clock = clock
         self._pause_seconds = pause_seconds
-        self._burst = burst
+        self._burst_seconds = burst * pause_seconds + 1e-9
         self._lock = threading.Lock()
         self._rested_at = clock()  # when the whole burst is, or was, allowed again
+
+    @property
+    def is_left(self) -> bool:
+        """Whether `try_take` would succeed now."""
+        now = self._clock()
+        return self._next(now) <= now + self._burst_seconds
+
+    def try_take(self) -> bool:
+        """Count it once; False when it was done too often of late."""
+        with self._lock:
+            now = self._clock()
+            rested_at = self._next(now)
+            if rested_at > now + self._burst_seconds:
+                return False
+            self._rested_at = rested_at
+            return True
+
+    def _next(self, now: float) -> float:
+        return max(self._rested_at, now) + self._pause_seconds
+
+
+class Lookout:
+    """Thread-safe. Looks are shared by all who ask for the same task at the same time."""
+
+    def __init__(self, look: Callable[[str, Future[TaskStatus]], None], ration: Ration) -> None:
+        """`look(task, done)` reads the store and sees to it that `done` ends."""
+        self._look = look
+        self._ration = ration
+        self._lock = threading.Lock()
         self._under_way: dict[str, Future[TaskStatus]] = {}
+
+    def may_look_for(self, task: str) -> bool:
+        """Whether `look_for` would give a future now."""
+        under_way = self._under_way.get(task)
+        return self._ration.is_left or (under_way is not None and not under_way.done())
 
     def look_for(self, task: str) -> Future[TaskStatus] | None:
         """Look for `task`, or join who does; None when there were too many looks of late."""
@@ -42,10 +67,8 @@ class Lookout:
             self._under_way = {t: f for t, f in self._under_way.items() if not f.done()}
             if task in self._under_way:
                 return self._under_way[task]
-            rested_at = max(self._rested_at, self._clock()) + self._pause_seconds
-            if rested_at > self._clock() + self._burst * self._pause_seconds + 1e-9:
+            if not self._ration.try_take():
                 return None
-            self._rested_at = rested_at
             done = self._under_way[task] = Future()
         self._look(task, done)
         return done

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 from jumplora_adapters.backbone import Backbone
@@ -21,7 +22,7 @@ from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
 from jumplora_server.residency.known import Known, Leased
 from jumplora_server.residency.loader import Loader, failure_of
-from jumplora_server.residency.lookout import Lookout
+from jumplora_server.residency.lookout import Lookout, Ration
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
@@ -30,7 +31,7 @@ from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import PinState, TaskStatus, Tier
 from jumplora_server.residency.table import Table
 from jumplora_server.residency.watcher import Watcher
-from jumplora_server.routing import Lease
+from jumplora_server.routing import Lease, unknown_task
 from jumplora_server.scheduler.claims import Priority
 
 _log = logging.getLogger(__name__)
@@ -68,7 +69,9 @@ class Residency:
         """
         self._clock = clock
         self._jobs = Jobs(clock, patience_seconds)
-        self._shared = Shared(Table(budget_bytes, waits or Waits()), self._jobs)
+        table = Table(budget_bytes, waits or Waits())
+        self._names = table.names
+        self._shared = Shared(table, self._jobs)
         self._reader = StoreReader(store, backbone, reserved)
         tier: Tier = "host" if engine.device == "cpu" else "device"
         self._report = Report(metrics, self._shared, tier, clock)
@@ -87,7 +90,8 @@ class Residency:
             changed=self._tell,
             clock=clock,
         )
-        self._lookout = Lookout(self._look, clock)
+        self._lookout = Lookout(self._look, Ration(clock))
+        self._refreshes = Ration(clock)  # for versions that are not known
         self._watcher = Watcher(
             self._reader.survey,
             self._noticed,
@@ -159,17 +163,16 @@ class Residency:
         not do: not for the event loop.
         """
         known: Known | None = None
-        refreshed = ""
+        is_refreshed = False
         while True:
             try:
-                with self._shared as table:
+                with self._naming_closest(task_spec), self._shared as table:
                     found = table.acquire(task_spec, self._clock(), known)
             except UnknownVersion:
-                task = task_spec.partition("@")[0]
-                if refreshed:
+                if is_refreshed or not self._refreshes.try_take():
                     raise
-                refreshed = task
-                self._refresh(task)
+                is_refreshed = True
+                self._refresh(task_spec.partition("@")[0])
                 continue
             if isinstance(found, Leased):
                 return self._shared.lease(found)
@@ -178,9 +181,11 @@ class Residency:
     def try_acquire(self, task_spec: str) -> Lease | None:
         """As `acquire`, without a look at the store; None where one is needed."""
         try:
-            with self._shared as table:
+            with self._naming_closest(task_spec), self._shared as table:
                 found = table.acquire(task_spec, self._clock())
         except UnknownVersion:
+            if not self._refreshes.is_left:
+                raise
             return None
         return self._shared.lease(found) if isinstance(found, Leased) else None
 
@@ -191,6 +196,10 @@ class Residency:
         because there were too many looks of late. Reads a file: not for the event loop.
         """
         return self._lookout.look_for(task)
+
+    def may_look_for(self, task: str) -> bool:
+        """Whether `look_for` would look now; does not look, and may be asked anywhere."""
+        return self._lookout.may_look_for(task)
 
     def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
         """See SlotClaims.claim. The caller has a lease on `ref`."""
@@ -217,7 +226,8 @@ class Residency:
 
     def status(self, task: str) -> TaskStatus:
         """Raises UnknownTask."""
-        return self._report.status(task)
+        with self._naming_closest(task):
+            return self._report.status(task)
 
     def sync(self, task: str) -> Future[TaskStatus]:
         """Apply the store's pointer of `task` now, trying again what failed before.
@@ -240,7 +250,7 @@ class Residency:
 
         Raises UnknownTask.
         """
-        with self._shared as table:
+        with self._naming_closest(task), self._shared as table:
             table.pin(task, pinned)
 
     def forget(self, task: str) -> None:
@@ -255,6 +265,15 @@ class Residency:
         self._watcher.notify()
 
     # Inside
+
+    @contextmanager
+    def _naming_closest(self, spec: str) -> Generator[None]:
+        """Put the closest names into UnknownTask, outside of the table's lock."""
+        try:
+            yield
+        except UnknownTask:
+            task = spec.partition("@")[0]
+            raise unknown_task(task, self._names.closest(task)) from None
 
     def _refresh(self, task: str) -> None:
         try:

@@ -20,6 +20,7 @@ from jumplora_server.residency.known import (
     other_task,
     unavailable,
 )
+from jumplora_server.residency.names import Names
 from jumplora_server.residency.setback import Setback, Setbacks, Stamps, Waits
 from jumplora_server.residency.status import PinState, State, TaskStatus, Tier, status_of
 from jumplora_server.residency.version import Freed, Version
@@ -30,10 +31,15 @@ MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
 
 
 class Table:
-    """`versions` is the part that keeps the byte budget; only this class changes it."""
+    """`versions` is the part that keeps the byte budget; only this class changes it.
+
+    `names` are those of the registered tasks; it has a lock of its own, for it is read without that
+    of the table.
+    """
 
     def __init__(self, budget_bytes: int, waits: Waits) -> None:
         self.routing = RoutingTable()
+        self.names = Names()
         self.versions = Versions(budget_bytes)
         self._manifests: dict[str, Manifest] = {}  # of the versions in `versions`
         self._setbacks = Setbacks(waits)
@@ -176,6 +182,7 @@ class Table:
         if route is None:
             return
         self.routing = self.routing.without(task)
+        self.names.discard(task)
         self.versions.pin(task, "unpinned")
         self._leaving.add(task)
         self._setbacks.forget(task)
@@ -363,6 +370,8 @@ class Table:
         """Put a route into the table, with the failure that is known of what it wants."""
         setback = self._setbacks.of(route)
         failure = None if setback is None else setback.failure
+        if route.task not in self.routing.routes:
+            self.names.add(route.task)
         self.routing = self.routing.with_route(replace(route, failure=failure))
 
     def _serve(self, route: Route, digest: str) -> None:

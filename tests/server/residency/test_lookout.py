@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jumplora_server.errors import Draining, UnknownTask
-from jumplora_server.residency.lookout import Lookout
+from jumplora_server.errors import Draining, UnknownTask, UnknownVersion
+from jumplora_server.residency.lookout import Lookout, Ration
 from jumplora_server.residency.status import TaskStatus
+from jumplora_server.routing import Lease
 from small_server import PATIENCE, SmallServer, wait_until
 
 
@@ -19,7 +20,8 @@ class Post:
     def __init__(self) -> None:
         self.now = 0.0
         self.looked: list[Future[TaskStatus]] = []
-        self.lookout = Lookout(self._look, lambda: self.now, pause_seconds=0.2, burst=3)
+        ration = Ration(lambda: self.now, pause_seconds=0.2, burst=3)
+        self.lookout = Lookout(self._look, ration)
 
     def _look(self, task: str, done: Future[TaskStatus]) -> None:
         del task
@@ -40,6 +42,19 @@ def test_looks_are_rationed() -> None:
     assert post.looks(*"ghi") == 1
     post.now = 100.0
     assert post.looks(*"jklmn") == 3, "rest is not saved up"
+
+
+def test_a_look_that_would_be_refused_is_known_before() -> None:
+    post = Post()
+    assert post.lookout.may_look_for("a")
+    assert post.looks(*"abc") == 3
+    assert post.lookout.may_look_for("a"), "it joins"
+    assert not post.lookout.may_look_for("d")
+    post.looked[0].set_exception(UnknownTask("no"))
+    assert not post.lookout.may_look_for("a")
+    post.now = 0.2
+    assert post.lookout.may_look_for("a")
+    assert len(post.looked) == 3, "asking looks for nothing"
 
 
 def test_a_look_is_shared_until_it_ends() -> None:
@@ -66,6 +81,31 @@ def test_a_task_that_the_watcher_did_not_notice_yet(tmp_path: Path) -> None:
     late = server.residency.look_for("new")
     assert late is not None
     assert isinstance(late.exception(PATIENCE), Draining)
+
+
+def test_unknown_versions_are_looked_for_on_a_ration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SmallServer(tmp_path, watch_seconds=60.0) as server:
+        server.publish("a")
+        server.settle("a")
+        reads, desired = 0, server.residency._reader.desired
+
+        def counting(task: str) -> object:
+            nonlocal reads
+            reads += 1
+            return desired(task)
+
+        monkeypatch.setattr(server.residency._reader, "desired", counting)
+
+        def ask(spec: str) -> Lease:
+            """As requests do: on a thread only where that is worth it."""
+            return server.residency.try_acquire(spec) or server.residency.acquire(spec)
+
+        for number in range(100):
+            with pytest.raises(UnknownVersion):
+                ask(f"a@{number:08d}")
+        assert 16 <= reads < 40
 
 
 def test_a_reserved_name_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
