@@ -283,7 +283,7 @@ async def _start(parts: Parts) -> None:
         services.backbone.fingerprint[:12],
         services.settings.dtype,
         services.settings.device,
-        len(services.residency.statuses()),
+        services.residency.tasks,
         services.settings.store,
     )
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from jumplora_server.api.schemas import Info
-from jumplora_server.residency.status import State
+from jumplora_server.residency.status import State, TaskStatus
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -75,15 +75,18 @@ def adapters_check(services: Services) -> str:
     residency = services.residency
     if residency.is_starting:
         return "the first adapters are being loaded"
-    statuses = residency.statuses()
-    if services.settings.allow_base == "yes" or any(s.state is not State.FAILED for s in statuses):
+    if services.settings.allow_base == "yes":
         return "ok"
-    if not statuses:
+    first: TaskStatus | None = None
+    for status in residency.each_status():  # nearly always the first one will do
+        if status.state is not State.FAILED:
+            return "ok"
+        first = first or status
+    if first is None:
         fault = residency.store_fault
         return "ok" if fault is None else f"no task is known: {fault}"
-    failure = statuses[0].failure
-    why = f": {statuses[0].task_id}: {failure.message}" if failure else ""
-    return f"none of {len(statuses)} tasks can be served{why}"
+    why = f": {first.task_id}: {first.failure.message}" if first.failure else ""
+    return f"none of {residency.tasks} tasks can be served{why}"
 
 
 def _answer(checks: dict[str, str], remarks: dict[str, str]) -> Response:
@@ -145,5 +148,5 @@ async def info(services: WithServices) -> Any:
         max_concurrent_requests=settings.max_queued_requests,
         max_batch_size=limits.max_rows,
         base=settings.base_name if settings.allow_base == "yes" else None,
-        adapters=len(services.residency.statuses()),
+        adapters=services.residency.tasks,
     )

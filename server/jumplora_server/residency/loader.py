@@ -203,7 +203,7 @@ class Loader:
         """One pair, then whatever came in since."""
         try:
             with self.pulse.doing("comparing adapters"):
-                overlaps = self._overlaps.compare(self._report.statuses())
+                overlaps = self._overlaps.compare(list(self._report.statuses()))
         except Exception:  # a figure less, until something else is served
             _log.exception("served adapters could not be compared")
             return

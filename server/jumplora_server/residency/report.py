@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 from jumplora_server.errors import UnknownTask
@@ -15,6 +15,7 @@ from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import TaskStatus, Tier
 from jumplora_server.residency.version import Freed
 
+AT_ONCE = 32  # a tenth of a millisecond
 _log = logging.getLogger(__name__)
 
 
@@ -30,10 +31,15 @@ class Report:
         self._tier: Tier = tier
         self._clock = clock
 
-    def statuses(self) -> list[TaskStatus]:
-        """All tasks, sorted, at one moment."""
+    def statuses(self) -> Iterator[TaskStatus]:
+        """All tasks, sorted. A few at a time are of one moment, so that nothing waits for long."""
         with self._shared as table:
-            return table.statuses(self._tier, self._clock())
+            routes = table.routing.routes
+        tasks = sorted(routes)
+        for start in range(0, len(tasks), AT_ONCE):
+            with self._shared as table:
+                some = table.statuses(tasks[start : start + AT_ONCE], self._tier, self._clock())
+            yield from some
 
     def status(self, task: str) -> TaskStatus:
         """Raises UnknownTask."""

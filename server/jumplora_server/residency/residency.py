@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -220,9 +220,19 @@ class Residency:
 
     # Operators
 
+    @property
+    def tasks(self) -> int:
+        """How many are registered."""
+        with self._shared as table:
+            return len(table.routing.routes)
+
+    def each_status(self) -> Iterator[TaskStatus]:
+        """All registered tasks, sorted by id, looked up as they are asked for."""
+        return self._report.statuses()
+
     def statuses(self) -> list[TaskStatus]:
         """All registered tasks, sorted by id."""
-        return self._report.statuses()
+        return list(self._report.statuses())
 
     def status(self, task: str) -> TaskStatus:
         """Raises UnknownTask."""

@@ -338,9 +338,9 @@ class Table:
 
     # Operators
 
-    def statuses(self, tier: Tier, now: float) -> list[TaskStatus]:
-        """All tasks, sorted."""
-        return [self.status(task, tier, now) for task in sorted(self.routing.routes)]
+    def statuses(self, tasks: Iterable[str], tier: Tier, now: float) -> list[TaskStatus]:
+        """Those of `tasks` that are registered."""
+        return [self.status(task, tier, now) for task in tasks if task in self.routing.routes]
 
     def status(self, task: str, tier: Tier, now: float) -> TaskStatus:
         """Raises UnknownTask."""
