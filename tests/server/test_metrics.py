@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 import pytest
@@ -466,6 +466,26 @@ class TestPage:
         now += 0.9
         assert metrics.render() == first
         now += 0.1
+        assert b'task_id="a"' in metrics.render()[0]
+
+    def test_pages_that_take_long_are_made_less_often(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 100.0
+        metrics = Metrics(CollectorRegistry(), clock=lambda: now, page_seconds=1.0)
+        collect = metrics.registry.collect
+
+        def slow() -> Iterable[Metric]:
+            nonlocal now
+            now += 0.5
+            return collect()
+
+        monkeypatch.setattr(metrics.registry, "collect", slow)
+        first = metrics.render()
+        publish(metrics, "a")
+        now = 104.9
+        assert metrics.render() == first
+        now = 105.0
         assert b'task_id="a"' in metrics.render()[0]
 
     def test_a_page_that_failed_is_no_page(self, monkeypatch: pytest.MonkeyPatch) -> None:
