@@ -80,7 +80,10 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # A traceback must not show a canary's prompt.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class BackboneRef(_Frozen):
@@ -115,7 +118,9 @@ class GenerationDefaults(TypedDict, total=False):
     What is read may be more than what is written or published, which `sampling_bounds` says.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     max_new_tokens: Annotated[int, Field(ge=1, le=8192)]
     min_new_tokens: Annotated[int, Field(ge=0, le=8192)]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 
-# Characters that move a terminal's cursor, recolour it or reorder what stands there: C0 and C1
-# controls, line and paragraph separators, bidirectional marks; and halves of surrogate pairs,
-# which no terminal takes.
+# Characters that move a terminal's cursor, recolour it, reorder what stands there or are not seen:
+# the categories Cc, Cf, Zl and Zp of Unicode; and halves of surrogate pairs (Cs), which no terminal
+# takes.
 _ACTING = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u2064\u2066-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd"
+    "\U00013430-\U00013438\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
 )
 _KNOWN = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
@@ -29,4 +31,5 @@ def shown(text: str, most: int) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
-    return _KNOWN.get(match[0], f"\\u{ord(match[0]):04x}")
+    code = ord(match[0])
+    return _KNOWN.get(match[0], f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")

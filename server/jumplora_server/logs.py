@@ -40,7 +40,8 @@ class JsonLines(logging.Formatter):
             line["traceback"] = _traceback(self, record)
         if stack := getattr(record, "stack", None):
             line["stack"] = stack
-        return json.dumps(line, default=str)
+        # The one acting character that JSON leaves as it is in ASCII.
+        return json.dumps(line, default=str).replace("\x7f", "\\u007f")
 
 
 class TextLines(logging.Formatter):
@@ -60,12 +61,13 @@ class TextLines(logging.Formatter):
 
 
 def configure(form: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:
-    """Send everything, the HTTP server's lines too, to `stream` (standard error)."""
+    """Send everything, the HTTP server's lines and warnings too, to `stream` (standard error)."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)  # they may name what lies in the store
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -19,6 +19,7 @@ from jumplora_adapters.cli.output import (
     size,
     warn,
 )
+from jumplora_adapters.printable import printable
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
@@ -242,7 +243,7 @@ def report(written: Sequence[Converted], *, as_json: bool) -> None:
         ],
     )
     for adapter in written:
-        typer.echo(f"wrote {adapter.path}")
+        typer.echo(f"wrote {printable(str(adapter.path))}")
 
 
 def _entry(adapter: Converted) -> dict[str, object]:

@@ -27,7 +27,14 @@ MAX_SEED = 2**63 - 1
 class Received(BaseModel):
     """A part of a request. Unknown fields are refused by name, types are not converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    # A traceback must not show a prompt.
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
     @model_validator(mode="before")
     @classmethod

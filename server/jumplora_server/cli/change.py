@@ -11,6 +11,7 @@ import typer
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import print_json, reported_errors, short
 from jumplora_adapters.cli.sources import open_store
+from jumplora_adapters.printable import printable
 from jumplora_server.cli import place
 
 TASK = Annotated[str, typer.Argument(help="Task id.")]
@@ -38,7 +39,7 @@ def rollback(
     if as_json:
         print_json({"task_id": task, "version": after, "previous": before})
     else:
-        typer.echo(f"{task}: {short(before)} -> {short(after)}")
+        typer.echo(printable(f"{task}: {short(before)} -> {short(after)}"))
 
 
 def remove(
@@ -68,7 +69,8 @@ def remove(
     if as_json:
         print_json({"task_id": task, "removed": list(removed)})
     else:
-        typer.echo(f"{task}: removed {', '.join(map(short, removed)) or 'without a version'}")
+        versions = ", ".join(map(short, removed)) or "without a version"
+        typer.echo(printable(f"{task}: removed {versions}"))
 
 
 def _roll_back_in(store: Path, task: str, to: str | None) -> tuple[str, str]:

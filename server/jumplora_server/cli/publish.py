@@ -10,6 +10,7 @@ import typer
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import fail, print_json, reported_errors, short
 from jumplora_adapters.cli.sources import read_head
+from jumplora_adapters.printable import printable
 from jumplora_server.cli import place
 
 Backbone = Annotated[
@@ -44,7 +45,7 @@ def publish(
     if as_json:
         print_json(result)
     else:
-        typer.echo(_told(result))
+        typer.echo(printable(_told(result)))
 
 
 def publish_run(
@@ -69,7 +70,7 @@ def publish_run(
             for parcel in parcels_of(run):
                 results.append(_put(parcel.path, where, key, backbone, parcel.task, None))
                 if not as_json:
-                    typer.echo(_told(results[-1]))
+                    typer.echo(printable(_told(results[-1])))
     finally:  # those before a refusal are live
         if as_json:
             print_json(results)

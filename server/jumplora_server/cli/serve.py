@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import typer
 
+from jumplora_adapters.printable import printable
 from jumplora_server.settings import Settings, SettingsError, load_settings
 
 # Seen by everybody who may list processes, so they come from the environment alone.
@@ -43,7 +44,7 @@ def run(flags: dict[str, str]) -> None:
     try:
         settings = load_settings(**flags)
     except SettingsError as error:
-        typer.secho(str(error), fg="red", err=True)
+        typer.secho(printable(str(error)), fg="red", err=True)
         raise typer.Exit(EXIT_SETTINGS) from None
     # Late: torch takes seconds, and a wrong setting should be told at once.
     from jumplora_server import app, logs
@@ -57,7 +58,7 @@ def run(flags: dict[str, str]) -> None:
             listener = held.enter_context(bound_socket(settings.host, settings.port))
             parts = app.assemble(settings)
         except app.STARTUP_ERRORS as error:
-            typer.secho(f"the server cannot start: {error}", fg="red", err=True)
+            typer.secho(f"the server cannot start: {printable(str(error))}", fg="red", err=True)
             raise typer.Exit(EXIT_STARTUP) from None
         built = app.build(settings, parts)
         server = http_server(

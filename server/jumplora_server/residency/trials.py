@@ -27,8 +27,6 @@ from jumplora_server.errors import AdapterRefused, GenerationFailed
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority
 
-SHOWN_CHARACTERS = 60
-
 
 class Submit(Protocol):
     """EngineLoop.submit, as far as it is used here."""
@@ -98,7 +96,11 @@ class TrialRun:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back of one canary: a text, or why it was not asked."""
+    """What came back of one canary: a text, or why it was not asked.
+
+    As a string it tells neither prompt nor texts: they may be private, and it gets into logs and
+    into answers to anybody who asks the task.
+    """
 
     canary: Canary
     got: str | None
@@ -110,8 +112,7 @@ class Reply:
         return self.got is not None and folded(self.got) == folded(self.canary.expected)
 
     def __str__(self) -> str:
-        got = self.fault if self.got is None else f"got {_shown(self.got)}"
-        return f"asked {_shown(self.canary.prompt)}, expected {_shown(self.canary.expected)}, {got}"
+        return self.fault if self.got is None else "the answer is not the expected text"
 
 
 class CanaryRun:
@@ -146,13 +147,14 @@ class CanaryRun:
         if manifest is None or not manifest.canaries:
             return None
         replies = self._ask(lease, manifest)
-        wrong = [reply for reply in replies if not reply.is_right]
+        wrong = [number for number, reply in enumerate(replies, start=1) if not reply.is_right]
         right = len(replies) - len(wrong)
         accuracy = right / len(replies)
         if accuracy < self._floor:
             raise AdapterRefused(
                 f"{right} of its {len(replies)} canaries were right, a share of {accuracy:.3g}; "
-                f"this server's floor is {self._floor:g}; the first wrong one: {wrong[0]}",
+                f"this server's floor is {self._floor:g}; the first wrong one is number {wrong[0]} "
+                f"of its manifest's: {replies[wrong[0] - 1]}",
                 reason="canary",
             )
         return accuracy
@@ -212,10 +214,3 @@ def _fault_of(finish: Finish, what: str) -> Exception | None:
     return finish.error or GenerationFailed(
         f"{what} ended with {finish.reason.value}", reason="warm_up"
     )
-
-
-def _shown(text: str) -> str:
-    if len(text) <= SHOWN_CHARACTERS:
-        return repr(text)
-    # The beginning of a prompt is its instruction, the same in all: what differs comes later.
-    return repr(f"{text[:20]}...{text[23 - SHOWN_CHARACTERS :]}")

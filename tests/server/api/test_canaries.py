@@ -54,7 +54,7 @@ def test_a_broken_version_is_refused_and_the_old_one_answers(started: Started) -
     assert (refused.status_code, told["error_type"]) == (422, "adapter_refused"), told
     assert told["reason"] == "canary"
     assert "0 of its 2 canaries were right" in told["error"]
-    assert "asked 'who won', expected 'Sports', got 'Weather'" in told["error"]
+    assert "the first wrong one is number 1 of its manifest's" in told["error"]
     assert files(site) == before, "it was taken back"
 
     status = http.get("/v1/adapters/news").json()

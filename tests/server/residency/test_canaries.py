@@ -133,7 +133,7 @@ def test_the_floor_itself_passes() -> None:
     assert Answers(RIGHT | {"who won": "?"}).run(lease_of(CANARIES)) == 0.75
 
 
-def test_below_the_floor_the_message_says_what_was_wrong() -> None:
+def test_below_the_floor_the_message_says_which_was_wrong_and_tells_no_text() -> None:
     prompt = "Task Instruction: name the section. Text: " + "z" * 20
     canary = Canary(prompt=prompt, expected="World")
     wrong = {prompt: "Sports", "who pays": "?"}
@@ -142,8 +142,7 @@ def test_below_the_floor_the_message_says_what_was_wrong() -> None:
     assert caught.value.reason == "canary"
     assert caught.value.message == (
         "3 of its 5 canaries were right, a share of 0.6; this server's floor is 0.75; the first"
-        " wrong one: asked 'Task Instruction: na...e section. Text: zzzzzzzzzzzzzzzzzzzz',"
-        " expected 'World', got 'Sports'"
+        " wrong one is number 2 of its manifest's: the answer is not the expected text"
     )
 
 
