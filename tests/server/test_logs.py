@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
+import unicodedata
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
 import pytest
 
+from jumplora_adapters.printable import printable
 from jumplora_server import logs
 
 
@@ -18,6 +22,7 @@ def _restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -57,6 +62,25 @@ def test_the_http_server_logs_to_the_same_place() -> None:
     logs.configure("text", "info", stream)
     logging.getLogger("uvicorn.error").info("started")
     assert stream.getvalue().count("started") == 1
+
+
+def test_warnings_are_lines_too() -> None:
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logs.configure("text", "info", stream)
+        warnings.warn("of \x1b a file", UserWarning, stacklevel=1)
+    assert "UserWarning: of \\u001b a file" in stream.getvalue()
+
+
+def test_no_character_of_an_acting_kind_is_shown() -> None:
+    kinds = ("Cc", "Cf", "Zl", "Zp", "Cs")
+    everything = [chr(code) for code in range(sys.maxunicode + 1)]
+    acting = "".join(c for c in everything if unicodedata.category(c) in kinds)
+    assert printable(acting).isascii()
+    plain = "".join(c for c in everything if unicodedata.category(c) not in kinds)
+    assert printable(plain) == plain
+    assert printable("\U000e0041\x7f\n") == r"\U000e0041\u007f\n"
 
 
 HOSTILE = "a\x1b[31m\u202e\x85\u2028b\r\nc"

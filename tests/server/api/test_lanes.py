@@ -1,0 +1,118 @@
+"""Large requests take turns in a thread of their own; small ones never wait for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from anyio import to_thread
+
+from serving import Site, connected, make_site, wait_for
+
+PATIENCE = 20.0
+LARGE = "x" * 5000
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Iterator[tuple[Site, httpx.Client]]:
+    site = make_site(tmp_path)
+    with connected(site) as http:
+        site.publish("news")
+        yield site, http
+
+
+@contextmanager
+def held(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Within this no text of a large request is tokenized to its end; yields the texts begun."""
+    go_on, begun = threading.Event(), list[str]()
+    tokenizer = site.parts.services.tokenizer
+    encode = tokenizer.try_encode
+
+    def waiting(text: str, most: int) -> tuple[int, ...] | None:
+        if len(text) > 100:
+            begun.append(text[:9])
+            assert go_on.wait(PATIENCE)
+        return encode(text, most)
+
+    monkeypatch.setattr(tokenizer, "try_encode", waiting)
+    try:
+        yield begun
+    finally:
+        go_on.set()
+
+
+def ask(http: httpx.Client, text: str | list[str]) -> httpx.Response:
+    return http.post("/generate", json={"task_id": "news", "inputs": text}, timeout=PATIENCE)
+
+
+def test_small_requests_pass_large_ones(
+    http: tuple[Site, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, client = http
+    with ThreadPoolExecutor(8) as clients:
+        with held(site, monkeypatch) as begun:
+            large: list[Future[httpx.Response]] = [
+                clients.submit(ask, client, f"{number}{LARGE}") for number in range(6)
+            ]
+            wait_for(lambda: site.parts.services.lanes.large.statistics().tasks_waiting == 5)
+            assert len(begun) == 1, "large ones take turns"
+            assert ask(client, "small").status_code == 200
+            assert ask(client, ["small", "ones"]).status_code == 200
+        assert {answer.result(PATIENCE).status_code for answer in large} == {413}
+
+
+def test_prompts_of_large_requests_take_turns(
+    http: tuple[Site, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, client = http
+    texts = {name: [f"{name}{'y' * 40}"] * 8 for name in "ab"}
+    order: list[str] = []
+    encode = site.parts.services.tokenizer.try_encode
+    both = threading.Event()
+
+    def noted(text: str, most: int) -> tuple[int, ...] | None:
+        order.append(text[0])
+        if len(order) == 1:
+            assert both.wait(PATIENCE)
+        return encode(text, most)
+
+    monkeypatch.setattr(site.parts.services.tokenizer, "try_encode", noted)
+    monkeypatch.setattr("jumplora_server.api.encoding.SMALL_BYTES", 100)
+    with ThreadPoolExecutor(2) as clients:
+        answers = [clients.submit(ask, client, texts[name]) for name in "ab"]
+        wait_for(lambda: site.parts.services.lanes.large.statistics().tasks_waiting == 1)
+        both.set()
+        assert [answer.result(PATIENCE).status_code for answer in answers] == [200, 200]
+    first, second = order[0], order[1]
+    assert first != second
+    assert order == [first, second] * 8
+
+
+def test_the_common_threads_are_not_needed(http: tuple[Site, httpx.Client]) -> None:
+    site, client = http
+    go_on = threading.Event()
+    stuck: list[Any] = []
+
+    @site.app.get("/stuck")
+    async def stuck_route() -> str:
+        stuck.append(1)
+        await to_thread.run_sync(go_on.wait, PATIENCE)
+        return "over"
+
+    with ThreadPoolExecutor(45) as clients:
+        try:
+            for _ in range(41):
+                clients.submit(client.get, "/stuck", timeout=PATIENCE)
+            wait_for(lambda: len(stuck) >= 41)
+            assert ask(client, "small").status_code == 200
+            assert ask(client, LARGE).status_code == 413
+            for path in ("/v1/adapters", "/v1/adapters/news", "/info", "/metrics", "/readyz"):
+                assert client.get(path, timeout=PATIENCE).status_code == 200, path
+        finally:
+            go_on.set()
