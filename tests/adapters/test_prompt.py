@@ -92,9 +92,9 @@ class _Counting:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.calls = tokenizer, 0
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
-        self.calls += 1
-        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    def encode_batch(self, texts: list[str], add_special_tokens: bool = True) -> list[Encoding]:
+        self.calls += len(texts)
+        return self.tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
 
 
 @pytest.mark.parametrize("tokenizer", [ASCII, BYTES], ids=["ascii", "bytes"])
