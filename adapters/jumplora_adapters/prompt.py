@@ -6,6 +6,7 @@ No template language: braces in an instruction, an option or a text are only cha
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from tokenizers import Encoding, Tokenizer
 
@@ -14,6 +15,7 @@ from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt_size import OPTIONS_BETWEEN, PromptSize
 
 DEFAULT_TEMPLATE = "Task Instruction: {instruction}\nOptions: {options}\nText: {text}\nAnswer:"
+MAX_JOINED = 16  # tokens of a text that its template joins to others; each is looked at
 
 _FIELD = re.compile(r"\{(instruction|options|text)\}")
 
@@ -54,26 +56,42 @@ def render_truncated(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_toke
     encoding = _encode(tokenizer, prompt)
     if len(encoding.ids) <= max_tokens:
         return prompt
-    guess = _first_cut(spec, text, encoding, max_tokens)
-    if guess is not None and _count(tokenizer, guess) == max_tokens:
-        return guess
+    cuts = _cuts(spec, text, encoding)
+    kept = len(cuts) - (len(encoding.ids) - max_tokens)
+    # Right nearly always; a joint may cost or save a token, so it is counted.
+    if 0 < kept < len(cuts):
+        guess = render(spec, text[: cuts[kept - 1]])
+        if _count(tokenizer, guess) == max_tokens:
+            return _extended(guess, spec, text, tokenizer, max_tokens, cuts[kept:])
     return _searched(spec, text, tokenizer, max_tokens)
 
 
-def _first_cut(spec: PromptSpec, text: str, encoding: Encoding, max_tokens: int) -> str | None:
-    """The prompt without as many of the text's last tokens as there are too many; None if unclear.
-
-    Right nearly always, and one look at a prompt that is tokenized already; a joint may cost or
-    save a token, so the caller counts.
-    """
+def _cuts(spec: PromptSpec, text: str, encoding: Encoding) -> list[int]:
+    """Where the text's tokens end in it, of its prompt's encoding; none if that is unclear."""
     before, separator, after = spec.template.partition("{text}")
     if not separator or "{text}" in after:
-        return None
+        return []
     start = len(render(spec.model_copy(update={"template": before}), ""))
     limit = start + len(text)
-    ends = [end - start for begin, end in encoding.offsets if start <= begin < end <= limit]
-    kept = len(ends) - (len(encoding.ids) - max_tokens)
-    return render(spec, text[: ends[kept - 1]]) if 0 < kept < len(ends) else None
+    return [end - start for begin, end in encoding.offsets if start <= begin < end <= limit]
+
+
+def _extended(
+    prompt: str,
+    spec: PromptSpec,
+    text: str,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    cuts: Sequence[int],
+) -> str:
+    """The prompt with as many more of the text's tokens as fit all the same: one that the template
+    joins may cost nothing. Nearly always none does, so `prompt` stays."""
+    for cut in cuts[:MAX_JOINED]:
+        longer = render(spec, text[:cut])
+        if _count(tokenizer, longer) > max_tokens:
+            break
+        prompt = longer
+    return prompt
 
 
 def _searched(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
@@ -93,7 +111,8 @@ def _searched(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_tokens: int
             least = kept
         else:
             most = kept - 1
-    return render(spec, text[: ends[least - 1]] if least else "")
+    prompt = render(spec, text[: ends[least - 1]] if least else "")
+    return _extended(prompt, spec, text, tokenizer, max_tokens, ends[least:])
 
 
 def _count(tokenizer: Tokenizer, prompt: str) -> int:
