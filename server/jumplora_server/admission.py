@@ -1,5 +1,11 @@
 """How many requests and tokens may wait: counted before the text is tokenized, released once.
 
+A task may hold a share of what the others leave free, so its limit sinks as others come: with a
+share of a half, one flooding task fills half, two a third each, n of them 1/(n + 1) each. (Dynamic
+thresholds, Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998.) Limits sink faster
+than queues, so a part of everything, a quarter at a share of a half, is kept back for tasks that
+have nothing waiting.
+
 Holds a lock of its own and nothing else; the scheduler decides what runs.
 """
 
@@ -19,6 +25,7 @@ from jumplora_server.errors import (
     InputTooLong,
     InvalidInput,
     QueueFull,
+    ServerError,
     TaskQuotaExceeded,
 )
 
@@ -27,11 +34,26 @@ RejectReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Caps on what waits for a row; running sequences do not count."""
+    """Caps on what waits for a row; running sequences do not count.
+
+    `task_share`, in (0, 1], is how much one task may hold of what the others leave free, once the
+    part is taken off that is kept back; 1 keeps nothing back.
+    """
 
     max_requests: int = 256
     max_tokens: int = 65_536
-    max_requests_per_task: int = 64
+    task_share: float = 0.5
+
+    def requests_of_a_task(self, others: int = 0) -> int:
+        """How many places a task may hold while `others` are taken by other tasks; at least one."""
+        return max(1, int(self.task_share * (self._shared(self.max_requests) - others)))
+
+    def tokens_of_a_task(self, others: int = 0) -> int:
+        """How many tokens more than one prompt may come to, while others hold `others`."""
+        return max(0, int(self.task_share * (self._shared(self.max_tokens) - others)))
+
+    def _shared(self, most: int) -> int:
+        return most - int(most * (1 - self.task_share) / 2)
 
 
 class Reservation:
@@ -74,7 +96,8 @@ class Admission:
         self._closed = False
         self._requests = 0
         self._tokens = 0
-        self._by_task: Counter[str | None] = Counter()
+        self._requests_of: Counter[str | None] = Counter()
+        self._tokens_of: Counter[str | None] = Counter()
         self._seconds_per_request = 0.1  # moving average between departures while others wait
         self._last_departure: float | None = None
 
@@ -92,35 +115,22 @@ class Admission:
         """Take a place for `task` with at most `tokens_upper` prompt tokens.
 
         Raises Draining, QueueFull or TaskQuotaExceeded, each with `retry_after` in seconds. A
-        prompt larger than the whole token cap is let in when nothing else waits.
+        prompt larger than its task's share of tokens is let in when nothing else of the task waits,
+        and one larger than the whole token cap when nothing waits at all.
         """
         with self._lock:
             refusal = self._refusal(task, tokens_upper)
             if refusal is None:
-                self._requests += 1
-                self._tokens += tokens_upper
-                self._by_task[task] += 1
+                self._count(task, 1, tokens_upper)
                 return Reservation(self, task, tokens_upper, self._clock())
-            retry_after = self._retry_after()
+            error = self._explained(refusal, task)
         self._rejected(refusal)
-        name = "the bare backbone" if task is None else f"task {task!r}"
-        if refusal == "draining":
-            raise Draining("the server is shutting down", retry_after=1.0)
-        if refusal == "task_quota":
-            raise TaskQuotaExceeded(
-                f"{name} has {self._limits.max_requests_per_task} requests waiting: its share",
-                retry_after=retry_after,
-            )
-        raise QueueFull(
-            f"{self._requests} requests with {self._tokens} tokens wait; allowed are"
-            f" {self._limits.max_requests} and {self._limits.max_tokens}",
-            retry_after=retry_after,
-        )
+        raise error
 
     def resize(self, reservation: Reservation, tokens: int) -> None:
         """Replace the upper bound by the counted prompt tokens. Never refuses."""
         with self._lock:
-            self._tokens += tokens - reservation.tokens
+            self._count(reservation.task, 0, tokens - reservation.tokens)
             reservation.tokens = tokens
 
     def give_back(self, reservation: Reservation) -> None:
@@ -130,18 +140,22 @@ class Admission:
             if self._last_departure is not None and self._requests > 1:
                 gap = min(now - self._last_departure, 60.0)
                 self._seconds_per_request += 0.1 * (gap - self._seconds_per_request)
-            self._requests -= 1
+            self._count(reservation.task, -1, -reservation.tokens)
             # Idle time says nothing about the pace: an emptied queue starts anew.
             self._last_departure = now if self._requests else None
-            self._tokens -= reservation.tokens
-            self._by_task[reservation.task] -= 1
-            if not self._by_task[reservation.task]:
-                del self._by_task[reservation.task]
 
     def close(self) -> None:
         """Refuse everything from now on with Draining."""
         with self._lock:
             self._closed = True
+
+    def _count(self, task: str | None, requests: int, tokens: int) -> None:
+        self._requests += requests
+        self._tokens += tokens
+        self._requests_of[task] += requests
+        self._tokens_of[task] += tokens
+        if not self._requests_of[task]:
+            del self._requests_of[task], self._tokens_of[task]
 
     def _refusal(self, task: str | None, tokens: int) -> RejectReason | None:
         if self._closed:
@@ -150,9 +164,35 @@ class Admission:
             return "queue_requests"
         if self._requests and self._tokens + tokens > self._limits.max_tokens:
             return "queue_tokens"
-        if self._by_task[task] >= self._limits.max_requests_per_task:
+        if not (held := self._requests_of[task]):
+            return None
+        others = self._requests - held
+        if held >= self._limits.requests_of_a_task(others):
+            return "task_quota"
+        held = self._tokens_of[task]
+        if held + tokens > self._limits.tokens_of_a_task(self._tokens - held):
             return "task_quota"
         return None
+
+    def _explained(self, refusal: RejectReason, task: str | None) -> ServerError:
+        limits = self._limits
+        if refusal == "draining":
+            return Draining("the server is shutting down", retry_after=1.0)
+        wait = self._retry_after()
+        if refusal != "task_quota":
+            return QueueFull(
+                f"{self._requests} requests with {self._tokens} tokens wait; allowed are"
+                f" {limits.max_requests} and {limits.max_tokens}",
+                retry_after=wait,
+            )
+        name = "the bare backbone" if task is None else f"task {task!r}"
+        requests, tokens = self._requests_of[task], self._tokens_of[task]
+        return TaskQuotaExceeded(
+            f"{name} has {requests} requests with {tokens} tokens waiting; its share beside the"
+            f" other tasks is {limits.requests_of_a_task(self._requests - requests)} and"
+            f" {limits.tokens_of_a_task(self._tokens - tokens)}",
+            retry_after=wait,
+        )
 
     def _retry_after(self) -> float:
         wait = self._requests * self._seconds_per_request * self._rng.uniform(0.8, 1.2)

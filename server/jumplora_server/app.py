@@ -21,7 +21,6 @@ from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.admission import QueueLimits
 from jumplora_server.api import adapters, errors, generate, health
 from jumplora_server.api.access import AccessLog, BodyLimit
 from jumplora_server.api.auth import KeyCheck
@@ -92,7 +91,7 @@ def assemble(settings: Settings) -> Parts:
             dtype=settings.dtype,
             device=settings.device,
             kernels=settings.kernels,
-            max_rows=settings.max_rows,
+            max_rows=settings.max_rows + settings.spare_rows,
             max_source_tokens=settings.max_source_tokens,
             max_target_tokens=settings.max_target_tokens,
         )
@@ -155,11 +154,8 @@ def connect(
         residency,
         detokenizer or tokenizer.detokenizer,
         metrics=metrics,
-        queue_limits=QueueLimits(
-            max_requests=settings.max_queued_requests,
-            max_tokens=settings.max_queued_tokens,
-            max_requests_per_task=settings.requests_per_task,
-        ),
+        queue_limits=settings.queue_limits,
+        spare_rows=settings.spare_rows,
         max_encode_tokens=settings.max_encode_tokens,
         deliver=delivery,
         clock=clock,

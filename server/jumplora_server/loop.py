@@ -80,6 +80,7 @@ class EngineLoop:
         metrics: Metrics,
         queue_limits: QueueLimits,
         max_encode_tokens: int,
+        spare_rows: int = 0,
         low_patience_seconds: float = 0.1,
         deliver: Deliver | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +96,7 @@ class EngineLoop:
             engine.limits,
             claims,
             max_encode_tokens=max_encode_tokens,
+            spare_rows=spare_rows,
             low_patience_seconds=low_patience_seconds,
         )
         self._report = StepReport(metrics, engine.limits.max_rows)

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from jumplora_server.admission import QueueLimits
+
 PREFIX = "JUMPLORA_"
 # Read by the command line's client commands, not by the server; a shell may well hold both.
 CLIENT_KEYS = frozenset({"JUMPLORA_SERVER", "JUMPLORA_KEY"})
@@ -94,13 +96,20 @@ class Settings(BaseSettings):
     threads: int = _size(0, "CPU threads of the engine (0: as many as cores)", 0, 1024)
 
     max_rows: int = _size(16, "sequences that are computed at the same time", 1, 1024)
+    spare_rows: int = _size(
+        2, "rows beyond max_rows, kept back for tasks that have nothing running", 0, 1024
+    )
     max_source_tokens: int = _size(512, "tokens of one prompt", 8, 32768)
     max_target_tokens: int = _size(128, "generated tokens of one sequence", 1, 8192)
     max_encode_tokens: int = _size(2048, "prompt tokens that one step encodes", 8, 1_048_576)
     max_queued_requests: int = _size(256, "prompts that wait for a row", 1, 1_000_000)
     max_queued_tokens: int = _size(131_072, "tokens of the prompts that wait", 1, 1_000_000_000)
     task_share: float = Field(
-        default=0.5, gt=0, le=1, description="share of the queue that one task may hold"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share that one task may hold of the queue that other tasks leave free; half "
+        "of the rest to 1 is kept back for tasks that have nothing waiting",
     )
     max_inputs: int = _size(64, "prompts in one request's list", 1, 4096)
     max_text_bytes: Bytes = _size(64 * KIB, "UTF-8 bytes of one prompt", 16, 16 * MIB)
@@ -187,9 +196,14 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def queue_limits(self) -> QueueLimits:
+        """What may wait for a row."""
+        return QueueLimits(self.max_queued_requests, self.max_queued_tokens, self.task_share)
+
+    @property
     def requests_per_task(self) -> int:
         """How many prompts of one task may wait."""
-        return max(1, int(self.max_queued_requests * self.task_share))
+        return self.queue_limits.requests_of_a_task()
 
     @property
     def prompts_per_request(self) -> int:

@@ -31,7 +31,7 @@ TINY = EngineLimits(max_rows=2, max_source_tokens=8, max_target_tokens=64, eos_t
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[SmallServer]:
     """Two rows, the bare backbone only."""
-    with SmallServer(tmp_path, limits=TINY, queue_limits=QueueLimits(4, 20, 3)) as server:
+    with SmallServer(tmp_path, limits=TINY, queue_limits=QueueLimits(4, 24, 0.75)) as server:
         yield server
 
 
@@ -128,10 +128,11 @@ def test_deadline_of_a_sequence_that_never_gets_a_row(server: SmallServer) -> No
 def test_caps_on_requests_tokens_and_tasks(server: SmallServer) -> None:
     reserve = server.loop.reserve
     held = [reserve("a", 5), reserve("a", 5), reserve("a", 5)]
-    with pytest.raises(TaskQuotaExceeded, match="task 'a' has 3 requests waiting") as quota:
+    with pytest.raises(TaskQuotaExceeded, match="task 'a' has 3 requests with 15 tokens") as quota:
         reserve("a", 1)
-    with pytest.raises(QueueFull, match="15 tokens wait; allowed are 4 and 20") as tokens:
-        reserve("b", 6)
+    assert "its share beside the other tasks is 3 and 15" in str(quota.value)
+    with pytest.raises(QueueFull, match="15 tokens wait; allowed are 4 and 24") as tokens:
+        reserve("b", 10)
     held.append(reserve(None, 5))
     with pytest.raises(QueueFull) as full:
         reserve("b")

@@ -147,5 +147,5 @@ def test_key_hash_of_a_hash_is_that_hash() -> None:
 
 def test_a_request_is_no_longer_than_a_tasks_share() -> None:
     settings = load(max_inputs="64", max_queued_requests="16", task_share="0.5")
-    assert (settings.requests_per_task, settings.prompts_per_request) == (8, 8)
+    assert (settings.requests_per_task, settings.prompts_per_request) == (6, 6)
     assert load().prompts_per_request == 64

@@ -47,6 +47,17 @@ class AdaptersPart(StrEnum):
     REGISTERED = "registered"
 
 
+class FairnessScenario(StrEnum):
+    """Floods of the fairness benchmark."""
+
+    ONE_TASK = "one-task"
+    TWO_TASKS = "two-tasks"
+    EIGHT_TASKS = "eight-tasks"
+    LONG_GREEDY = "long-greedy"
+    LONG_SAMPLED = "long-sampled"
+    LONG_PROMPTS = "long-prompts"
+
+
 Device = Annotated[Literal["cpu", "cuda"], _Option(help="Where all compute.")]
 Density = Annotated[float, _Option(min=0.001, max=1.0, help="Of the adapters, 0 to 1.")]
 Threads = Annotated[int, _Option(min=0, help="CPU threads of every program (0: torch's default).")]
@@ -65,6 +76,7 @@ def group() -> typer.Typer:
     app.command("serving")(serving)
     app.command("adapters")(adapters)
     app.command("profile")(profile)
+    app.command("fairness")(fairness)
     return app
 
 
@@ -248,6 +260,56 @@ def profile(
 
         plan = ProfilePlan(shape, str(dtype), rows, source, new, density, rounds)
         report = measure_profile(plan, command_line(context), on_state)
+    _tell(report, out)
+
+
+def fairness(
+    context: typer.Context,
+    shape: Shape = "base",
+    backbone: Annotated[
+        str | None, _Option(help="Folder or hub id, in place of a random one of that shape.")
+    ] = None,
+    dtype: Annotated[Dtype, _Option(help="Arithmetic of the server.")] = Dtype.FLOAT32,
+    device: Device = "cpu",
+    threads: Annotated[int, _Option(min=0, help="Of the server (0: torch's default).")] = 1,
+    rows: Annotated[int, _Option(min=2, help="Sequences the server computes together.")] = 16,
+    source: Annotated[int, _Option(min=2, help="Tokens of each prompt.")] = 24,
+    new: Annotated[int, _Option(min=1, help="Tokens of each short answer.")] = 8,
+    density: Density = 0.051,
+    quiet_rate: Annotated[float, _Option(min=0.1, help="Quiet requests a second.")] = 4.0,
+    seconds: Annotated[float, _Option(min=1, help="Length of each window.")] = 20.0,
+    windows: Annotated[int, _Option(min=1, help="Windows of each scenario, in turn.")] = 3,
+    scenario: Annotated[
+        list[FairnessScenario] | None, _Option(help="Only this flood. Again for more.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """What a quiet task notices of other tasks' floods: its p95 beside that in a full batch."""
+    with reported_errors(), _steps() as (on_start, on_step, on_state):
+        from jumplora_server.bench.fairness import (
+            SCENARIO_NAMES,
+            FairnessPlan,
+            measure_fairness,
+        )
+
+        plan = FairnessPlan(
+            shape=shape,
+            backbone=backbone,
+            dtype=str(dtype),
+            device=device,
+            threads=threads,
+            rows=rows,
+            source=source,
+            new=new,
+            density=density,
+            quiet_rate=quiet_rate,
+            seconds=seconds,
+            windows=windows,
+            scenarios=tuple(each.value for each in scenario) if scenario else SCENARIO_NAMES,
+        )
+        report = measure_fairness(
+            plan, command_line(context), on_start=on_start, on_step=on_step, on_state=on_state
+        )
     _tell(report, out)
 
 

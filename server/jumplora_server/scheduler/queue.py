@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from jumplora_server.core import Sequence
-
-PROMPT_TOKEN_COST = 1.0
-OUTPUT_TOKEN_COST = 2.0
+from jumplora_server.scheduler.shares import RowShares
 
 # take: remove and return it; drop: remove it, it is accounted for; pass: leave it and look on;
 # stop: leave it, nothing after it may go before it.
@@ -37,7 +35,7 @@ class FairQueue:
         return self._waiting.keys()
 
     def served(self, task: str | None) -> float:
-        """The task's counter, in weighted tokens."""
+        """What the task was charged so far."""
         return self._served.get(task, 0.0)
 
     def push(self, sequence: Sequence) -> None:
@@ -58,12 +56,17 @@ class FairQueue:
             if not line:
                 del self._waiting[task]
 
-    def pick(self, judge: Callable[[Sequence], Verdict]) -> Sequence | None:
-        """Take the first sequence, least-served task first, that `judge` takes; charge its prompt.
+    def pick(
+        self, judge: Callable[[Sequence], Verdict], shares: RowShares, taken: int
+    ) -> Sequence | None:
+        """Take the first sequence that `judge` takes, of tasks that may have one more row.
 
-        None when every one was passed over or one said stop.
+        Tasks below their share of the rows go first, then the least served. None when every
+        sequence was passed over or one said stop.
         """
-        for task in sorted(self._waiting, key=self._turn):
+        for task in sorted(self._waiting, key=lambda task: self._turn(task, shares)):
+            if not shares.may_take(task, taken):
+                continue
             for sequence in tuple(self._waiting[task]):
                 verdict = judge(sequence)
                 if verdict == "stop":
@@ -72,12 +75,11 @@ class FairQueue:
                     continue
                 self.discard(sequence)
                 if verdict == "take":
-                    self.charge(task, PROMPT_TOKEN_COST * len(sequence.prompt))
                     return sequence
         return None
 
     def charge(self, task: str | None, cost: float) -> None:
-        """Add `cost` weighted tokens to what the task was served."""
+        """Add to what the task was served (scheduler/costs)."""
         self._served[task] = self.served(task) + cost
 
     def leave(self, sequence: Sequence) -> None:
@@ -89,8 +91,9 @@ class FairQueue:
         if not self._active:
             self._served.clear()  # nobody is owed anything by an idle server
 
-    def _turn(self, task: str | None) -> tuple[float, int]:
-        return self.served(task), self._waiting[task][0].id
+    def _turn(self, task: str | None, shares: RowShares) -> tuple[bool, float, int]:
+        is_over = shares.is_over(task, self._waiting.keys())
+        return is_over, self.served(task), self._waiting[task][0].id
 
     def _floor(self, task: str | None) -> float:
         others = self._waiting.keys() or self._active.keys()

@@ -23,8 +23,10 @@ from jumplora_server.core import (
 )
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.claims import Priority, SlotClaims
+from jumplora_server.scheduler.costs import prompt_cost, token_cost
 from jumplora_server.scheduler.finish import finish_of
-from jumplora_server.scheduler.queue import OUTPUT_TOKEN_COST, FairQueue, Verdict, task_of
+from jumplora_server.scheduler.queue import FairQueue, Verdict, task_of
+from jumplora_server.scheduler.shares import RowShares
 from jumplora_server.scheduler.text import OutputText
 
 
@@ -37,19 +39,23 @@ class Scheduler:
         claims: SlotClaims,
         *,
         max_encode_tokens: int,
+        spare_rows: int = 0,
         low_patience_seconds: float = 0.1,
     ) -> None:
-        """`max_encode_tokens` bounds the prompts of one step (one prompt always fits).
+        """`max_encode_tokens` bounds the prompts of one step (one prompt always fits); where rows
+        of several tasks wait for the step, a quarter of it does. `spare_rows` of the limits' rows
+        are kept back for tasks that hold none.
 
-        Low-priority sequences take rows that nobody else wants. One that waited goes first, else a
-        saturated server could never load a version; but one in `low_patience_seconds`, for a
-        version may have dozens of canaries.
+        Low-priority sequences take rows that no other wants and that are not kept back. One that
+        waited goes first and takes any row, else a saturated server could never load a version; but
+        one in `low_patience_seconds`, for a version may have dozens of canaries.
         """
         self._limits = limits
         self._claims = claims
         self._max_encode_tokens = max_encode_tokens
         self._low_patience_seconds = low_patience_seconds
         self._queue = FairQueue()
+        self._shares = RowShares(limits.max_rows, spare_rows)
         self._low: deque[Sequence] = deque()
         self._low_served = -math.inf  # when one of them got a row last
         self._free_rows = list(range(limits.max_rows))  # a heap
@@ -153,10 +159,10 @@ class Scheduler:
         """Give free rows, lowest first, to whose turn it is, within the token budget."""
         admitted: list[Sequence] = []
         cold: set[tuple[AdapterRef, Priority]] = set()
-        tokens_left = self._max_encode_tokens
+        tokens = 0
 
         def judge(sequence: Sequence) -> Verdict:
-            if admitted and len(sequence.prompt) > tokens_left:
+            if admitted and tokens + len(sequence.prompt) > self._encode_budget():
                 return "stop"  # not passed over: long prompts would starve
             if sequence.ref is None:
                 return "take"
@@ -181,30 +187,40 @@ class Scheduler:
             sequence.row = heapq.heappop(self._free_rows)
             sequence.started = now
             self._rows[sequence.row] = sequence
+            if sequence.priority == "normal":
+                self._shares.take(task_of(sequence))
+                self._queue.charge(task_of(sequence), prompt_cost(sequence))
             self._texts[sequence.id] = OutputText(
                 sequence.detokenizer,
                 sequence.sampling.stop,
                 in_pieces=sequence.wants == "tokens",
             )
-            tokens_left -= len(sequence.prompt)
+            tokens += len(sequence.prompt)
             admitted.append(sequence)
         for sequence, error in failed:
             self._end(sequence, FinishReason.ERROR, now, error=error)
         return admitted
 
+    def _encode_budget(self) -> int:
+        # A row's next token comes with the step, so one task's prompts are another's wait.
+        whole = self._max_encode_tokens
+        return whole if self._shares.tasks <= 1 else whole // 4
+
     def _pick(self, judge: Callable[[Sequence], Verdict], now: float) -> Sequence | None:
+        taken = len(self._rows)
         low = self._low[0] if self._low else None
         waited = 0.0 if low is None else now - max(low.arrived, self._low_served)
         if low is None or waited < self._low_patience_seconds:
-            sequence = self._queue.pick(judge)
-            if sequence is not None or low is None:
+            sequence = self._queue.pick(judge, self._shares, taken)
+            if sequence is not None or low is None or not self._shares.has_ordinary(taken):
                 return sequence
         verdict = judge(low)
         if verdict in ("take", "drop"):
             self._low.popleft()
         if verdict == "take":
             self._low_served = now
-        return low if verdict == "take" else self._queue.pick(judge)
+            return low
+        return self._queue.pick(judge, self._shares, taken)
 
     def _accept(self, sequence: Sequence, token_id: int, logprob: float | None, now: float) -> None:
         """Add one token; end the sequence where it is the last."""
@@ -213,7 +229,7 @@ class Scheduler:
             sequence.first_token = now
         sequence.output.append(token_id)
         if sequence.priority == "normal":
-            self._queue.charge(task_of(sequence), OUTPUT_TOKEN_COST)
+            self._queue.charge(task_of(sequence), token_cost(sequence))
         limit = min(sequence.sampling.max_new_tokens, self._limits.max_target_tokens)
         reason: FinishReason | None = None
         text = ""
@@ -251,6 +267,8 @@ class Scheduler:
         if sequence.row >= 0:
             del self._rows[sequence.row]
             heapq.heappush(self._free_rows, sequence.row)
+            if sequence.priority == "normal":
+                self._shares.give_back(task_of(sequence))
             if sequence.ref is not None:
                 self._claims.unclaim(sequence.ref)
         elif sequence.priority == "low":

@@ -247,7 +247,7 @@ def test_a_failed_step_fails_its_requests_only(started: Started) -> None:
 def test_a_queue_that_is_full_and_a_task_over_its_share(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    site = make_site(tmp_path_factory.mktemp("small"), max_queued_requests=4, task_share=0.5)
+    site = make_site(tmp_path_factory.mktemp("small"), max_queued_requests=5, task_share=0.5)
     with connected(site) as http:
         site.publish("alpha")
         site.publish("beta")
@@ -262,7 +262,7 @@ def test_a_queue_that_is_full_and_a_task_over_its_share(
             reserve = site.parts.services.loop.reserve
             places = [reserve("alpha"), reserve("alpha")]
             over_share = fill("alpha")
-            places += [reserve("beta"), reserve("beta")]
+            places += [reserve("beta"), reserve("gamma"), reserve("delta")]
             full = fill("beta")
             pair = http.post("/generate", json={"task_id": "alpha", "inputs": ["x", "y"]})
             for place in places:

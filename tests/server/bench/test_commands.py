@@ -77,6 +77,20 @@ def test_serving(tmp_path: Path) -> None:
     assert (tmp_path / "serving-goodput-by-rate.png").is_file()
 
 
+def test_fairness(tmp_path: Path) -> None:
+    told = bench(
+        "fairness", "--shape", "tiny", "--rows", "2", "--source", "16", "--seconds", "1",
+        "--windows", "1", "--scenario", "long-greedy", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert "128 greedy tokens at 1/3" in told
+    record = json.loads((tmp_path / "fairness.json").read_text("utf-8"))
+    assert record["capacity_per_second"] > 0
+    assert list(record["windows"]) == ["alone", "in a full batch", "128 greedy tokens at 1/3"]
+    for windows in record["windows"].values():
+        assert [window["answered"] + window["refused"] for window in windows] == [4]
+    assert all(window["flood"]["200"] > 0 for window in record["windows"]["in a full batch"])
+
+
 def test_adapters(tmp_path: Path) -> None:
     told = bench(
         "adapters", "--shape", "tiny", "--registered-shape", "tiny", *SMALL, "--dtype", "float32",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import FakeDetokenizer
 from jumplora_server.core import AdapterRef, Sampling, Sequence
-from jumplora_server.scheduler.queue import FairQueue, Verdict
+from jumplora_server.scheduler.queue import FairQueue, Verdict, task_of
+from jumplora_server.scheduler.shares import RowShares
 
 IDS = itertools.count()
+PLENTY = RowShares(1000, 0)
 
 
 def waiting(task: str | None, prompt_tokens: int = 1) -> Sequence:
@@ -30,6 +33,14 @@ def take(sequence: Sequence) -> Verdict:
     return "take"
 
 
+def pick(queue: FairQueue, judge: Callable[[Sequence], Verdict] = take) -> Sequence | None:
+    """What goes next, with more rows than anyone wants; charged for its prompt."""
+    picked = queue.pick(judge, PLENTY, 0)
+    if picked is not None:
+        queue.charge(task_of(picked), len(picked.prompt))
+    return picked
+
+
 def fill(queue: FairQueue, *tasks: str | None, prompt_tokens: int = 1) -> list[Sequence]:
     """Push one sequence for each task named."""
     sequences = [waiting(task, prompt_tokens) for task in tasks]
@@ -41,22 +52,22 @@ def fill(queue: FairQueue, *tasks: str | None, prompt_tokens: int = 1) -> list[S
 def test_one_task_goes_in_order_of_arrival() -> None:
     queue = FairQueue()
     pushed = fill(queue, "a", "a", "a")
-    assert [queue.pick(take) for _ in range(4)] == [*pushed, None]
+    assert [pick(queue) for _ in range(4)] == [*pushed, None]
     assert len(queue) == 0
 
 
 def test_the_least_served_task_goes_first() -> None:
     queue = FairQueue()
     a1, a2, b1, base = fill(queue, "a", "a", "b", None, prompt_tokens=3)
-    assert [queue.pick(take) for _ in range(4)] == [a1, b1, base, a2]
+    assert [pick(queue) for _ in range(4)] == [a1, b1, base, a2]
 
 
-def test_generated_tokens_count_double() -> None:
+def test_charges_decide_whose_turn_it_is() -> None:
     queue = FairQueue()
     fill(queue, "a", "b")
     queue.charge("a", 2.0)
     assert (queue.served("a"), queue.served("b")) == (2.0, 0.0)
-    picked = queue.pick(take)
+    picked = pick(queue)
     assert picked is not None
     assert picked.ref is not None
     assert picked.ref.task == "b"
@@ -67,10 +78,10 @@ def test_verdicts() -> None:
     queue = FairQueue()
     a1, a2, b1 = fill(queue, "a", "a", "b")
     verdicts: dict[int, Verdict] = {a1.id: "pass", a2.id: "drop", b1.id: "take"}
-    assert queue.pick(lambda s: verdicts[s.id]) is b1
+    assert pick(queue, lambda s: verdicts[s.id]) is b1
     assert len(queue) == 1, "passed over, it stays; dropped, it is gone"
-    assert queue.pick(lambda s: "stop") is None
-    assert queue.pick(take) is a1
+    assert pick(queue, lambda s: "stop") is None
+    assert pick(queue) is a1
 
 
 def test_a_task_that_comes_back_is_lifted() -> None:
@@ -87,7 +98,7 @@ def test_a_task_that_comes_back_is_lifted() -> None:
 def test_lifted_to_the_running_where_none_waits() -> None:
     queue = FairQueue()
     fill(queue, "busy")
-    queue.pick(take)
+    pick(queue)
     queue.charge("busy", 9.0)
     fill(queue, "back")
     assert queue.served("back") == 10.0
@@ -108,7 +119,7 @@ def test_an_idle_queue_forgets() -> None:
     queue = FairQueue()
     (only,) = fill(queue, "a")
     queue.charge("a", 500.0)
-    assert queue.pick(take) is only
+    assert pick(queue) is only
     queue.leave(only)
     fill(queue, "b")
     assert (queue.served("a"), queue.served("b")) == (0.0, 0.0)
@@ -125,7 +136,7 @@ def test_backlogged_tasks_get_equal_service(picks: list[str], cost: dict[str, in
         for _ in range(len(picks) + 1):
             queue.push(waiting(task, cost[task]))
     for _ in picks:
-        picked = queue.pick(take)
+        picked = pick(queue)
         assert picked is not None
         counters = [queue.served(task) for task in "abc"]
         assert max(counters) - min(counters) <= max(cost.values())

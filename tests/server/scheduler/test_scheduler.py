@@ -140,7 +140,19 @@ def test_a_long_prompt_is_not_overtaken_for_ever() -> None:
     bench.add("b", prompt=9)
     bench.add("c", prompt=1)
     assert ids(bench.step().encode) == [0], "c has to wait behind b"
-    assert ids(bench.step().encode) == [1, 2]
+    assert ids(bench.step().encode) == [1]
+    assert ids(bench.step().encode) == [2]
+
+
+def test_a_quarter_of_the_budget_where_rows_of_several_tasks_wait_for_the_step() -> None:
+    bench = Bench(EngineLimits(8, 64, 32, EOS), max_encode_tokens=16)
+    for _ in range(3):
+        bench.add("a", prompt=4)
+    assert ids(bench.step().encode) == [0, 1, 2], "alone, a has all of it"
+    for task in "bca":
+        bench.add(task, prompt=2)
+    assert ids(bench.step().encode) == [3, 4]
+    assert ids(bench.step().encode) == [5]
 
 
 @pytest.mark.parametrize(

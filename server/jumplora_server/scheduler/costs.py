@@ -1,0 +1,28 @@
+"""What a task is charged for its work, in units of one encoded prompt token.
+
+Rounded from measurements of T5-base on a CPU (server/README.md, decisions of 2026-11-27); what
+counts is that no kind of work is much cheaper for its task than for the server.
+"""
+
+from __future__ import annotations
+
+from jumplora_server.core import Sequence
+
+OUTPUT_TOKEN = 3.0  # a row's part of a decode step, with short prompts
+KEY = 0.005  # each position that attention reads again for every output token
+ANCESTOR = 0.1  # share of the work that each version of a lineage adds
+
+
+def prompt_cost(sequence: Sequence) -> float:
+    """Of encoding its prompt."""
+    return len(sequence.prompt) * _lineage(sequence)
+
+
+def token_cost(sequence: Sequence) -> float:
+    """Of its next token."""
+    keys = len(sequence.prompt) + len(sequence.output)
+    return (OUTPUT_TOKEN + KEY * keys) * _lineage(sequence)
+
+
+def _lineage(sequence: Sequence) -> float:
+    return 1.0 + ANCESTOR * len(sequence.slots)
