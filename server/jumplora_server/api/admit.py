@@ -62,7 +62,7 @@ async def admit(
     wants: Wanted,
 ) -> Admitted:
     """Route, reserve, tokenize and submit. Raises server errors; then nothing is left behind."""
-    arrived = services.clock()
+    deadline = services.clock() + _timeout(services, body)
     field = "inputs" if body.text is None else "text"
     # Failures count for the task too; metrics keep names that are not registered apart.
     is_base = task is None or task == services.settings.base_name
@@ -95,7 +95,6 @@ async def admit(
                     name=lambda index: _name(field, index, body.prompts),
                 ),
             )
-            deadline = arrived + _timeout(services, body)
             streams = []
             for ids, sampling, reservation in zip(encoded, samplings, reservations, strict=True):
                 stream = Stream(services.loop, services.metrics, record.task)
