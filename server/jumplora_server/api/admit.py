@@ -93,6 +93,7 @@ async def admit(
                     truncate=body.parameters.truncate,
                     allowed=services.limits.max_source_tokens,
                     name=lambda index: _name(field, index, body.prompts),
+                    is_late=lambda: services.clock() >= deadline,
                 ),
             )
             streams = []

@@ -12,7 +12,7 @@ from anyio import to_thread
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import render, render_truncated
 from jumplora_server.api.lanes import Lanes
-from jumplora_server.errors import InputTooLong
+from jumplora_server.errors import DeadlineExceeded, InputTooLong
 
 if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import Tokenizer
@@ -25,7 +25,8 @@ class Prompts:
     """A request's prompts: `given` are texts for the template of `spec`, or whole without one.
 
     `sizes` are the UTF-8 bytes of the prompts that will be made, `truncate` cuts them to so many
-    tokens; without it, more than `allowed` are an error. `name` says what an index is called.
+    tokens; without it, more than `allowed` are an error. `name` says what an index is called,
+    `is_late` whether nobody waits any more.
     """
 
     given: Sequence[str]
@@ -34,10 +35,11 @@ class Prompts:
     truncate: int | None
     allowed: int
     name: Callable[[int], str]
+    is_late: Callable[[], bool]
 
 
 async def encode(lanes: Lanes, tokenizer: Tokenizer, prompts: Prompts) -> list[tuple[int, ...]]:
-    """Token ids of every prompt. Raises InputTooLong, PromptTooLong.
+    """Token ids of every prompt. Raises InputTooLong, PromptTooLong, DeadlineExceeded.
 
     One prompt is made at a time: all of a request's together may be many times the request. Those
     of large requests take turns.
@@ -56,6 +58,11 @@ def _encode_all(tokenizer: Tokenizer, prompts: Prompts) -> list[tuple[int, ...]]
 
 
 def _encode_one(tokenizer: Tokenizer, prompts: Prompts, index: int) -> tuple[int, ...]:
+    if prompts.is_late():  # large ones may have waited long for their turn
+        raise DeadlineExceeded(
+            f"the deadline passed before {prompts.name(index)} was tokenized; give "
+            "parameters.timeout_ms or shorter prompts"
+        )
     given, spec, truncate = prompts.given[index], prompts.spec, prompts.truncate
     if truncate is None:
         prompt = given if spec is None else render(spec, given)

@@ -67,6 +67,25 @@ def test_small_requests_pass_large_ones(
         assert {answer.result(PATIENCE).status_code for answer in large} == {413}
 
 
+def test_what_waited_past_its_deadline_is_not_tokenized(
+    http: tuple[Site, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, client = http
+    body = {"task_id": "news", "inputs": f"late{LARGE}", "parameters": {"timeout_ms": 1}}
+    with ThreadPoolExecutor(2) as clients:
+        with held(site, monkeypatch) as begun:
+            first = clients.submit(ask, client, LARGE)
+            wait_for(lambda: len(begun) == 1)
+            late = clients.submit(client.post, "/generate", json=body, timeout=PATIENCE)
+            wait_for(lambda: site.parts.services.lanes.large.statistics().tasks_waiting == 1)
+            end = site.parts.services.clock() + 0.001
+            wait_for(lambda: site.parts.services.clock() >= end)
+        assert first.result(PATIENCE).status_code == 413
+        assert late.result(PATIENCE).json()["error_type"] == "timeout"
+        assert len(begun) == 1
+    assert site.parts.services.loop.admission.requests == 0
+
+
 def test_prompts_of_large_requests_take_turns(
     http: tuple[Site, httpx.Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
