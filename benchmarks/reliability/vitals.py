@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class Vitals:
 
     resident_bytes: int
     files: tuple[str, ...]
+    sockets: int
     threads: int
     series: int
 
@@ -25,9 +27,11 @@ def vitals(site: Site) -> Vitals:
     """Raises OSError or httpx.HTTPError where the server is gone."""
     folder = Path(f"/proc/{site.server.process.pid}")
     page = site.request("GET", "/metrics").raise_for_status().text
+    targets = _descriptors(folder / "fd")
     return Vitals(
         resident_bytes=_resident(folder),
-        files=_files(folder / "fd"),
+        files=tuple(sorted(each for each in targets if not each.startswith("socket:"))),
+        sockets=sum(each.startswith("socket:") for each in targets),
         threads=len(os.listdir(folder / "task")),
         series=sum(bool(line) and not line.startswith("#") for line in page.splitlines()),
     )
@@ -55,13 +59,9 @@ def _resident(folder: Path) -> int:
     return 0
 
 
-def _files(folder: Path) -> tuple[str, ...]:
+def _descriptors(folder: Path) -> list[str]:
     found = []
     for name in os.listdir(folder):
-        try:
-            target = os.readlink(folder / name)
-        except FileNotFoundError:
-            continue  # closed in between
-        if not target.startswith("socket:"):
-            found.append(target)
-    return tuple(sorted(found))
+        with suppress(FileNotFoundError):  # closed in between
+            found.append(os.readlink(folder / name))
+    return found
