@@ -8,12 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.reliability.siege.quiet import QuietTask
+from benchmarks.reliability.findings import Findings
+from benchmarks.reliability.siege.quiet import RATE, Calm, QuietTask
 from benchmarks.reliability.site import Site, wait_until
 from jumplora_adapters.backbone import read_backbone
 
 DEMO = Path(__file__).parents[2] / "adapters/demo"
 LOADED_SECONDS = 120.0
+QUIET_NOTE = (
+    f"the quiet task sends {RATE:.0f} requests a second, each timed from when it was due; "
+    "times are of its p95 alone."
+)
 SETTINGS: dict[str, object] = {
     "log_level": "info",  # a line for each request: names of clients reach the log
     "log_format": "text",
@@ -47,3 +52,19 @@ def learned(site: Site) -> QuietTask:
     quiet = QuietTask(site.url)
     quiet.learn()
     return quiet
+
+
+def check_calm(findings: Findings, calm: Calm, limit_seconds: float) -> None:
+    """The quiet task was answered, rightly and in time."""
+    refused, wrong = list(calm.refused[:1]), list(calm.wrong[:1])
+    told = f"{len(calm.refused)} requests, the first: {refused}"
+    findings.check("quiet task answered", not refused, told)
+    findings.check("quiet task right", not wrong, f"{len(calm.wrong)} answers, the first: {wrong}")
+    told = f"{calm.p95 * 1000:.0f} ms, at most {limit_seconds * 1000:.0f} are allowed"
+    findings.check("quiet task in time", calm.p95 <= limit_seconds, told)
+
+
+def milliseconds(calm: Calm, alone: Calm) -> tuple[str, str, str]:
+    """Median and p95 as a table prints them, and how many times that of the quiet task alone."""
+    times = calm.p95 / alone.p95
+    return f"{calm.median * 1000:.0f}", f"{calm.p95 * 1000:.0f}", f"{times:.1f}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 
 from benchmarks.reliability.site import Site
+
+GAUGE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +29,14 @@ class Vitals:
 
 def vitals(site: Site) -> Vitals:
     """Raises OSError or httpx.HTTPError where the server is gone."""
-    folder = Path(f"/proc/{site.server.process.pid}")
+    pid = site.server.process.pid
     page = site.request("GET", "/metrics").raise_for_status().text
-    targets = _descriptors(folder / "fd")
+    targets = _descriptors(pid)
     return Vitals(
-        resident_bytes=_resident(folder),
+        resident_bytes=resident_bytes(pid),
         files=tuple(sorted(each for each in targets if not each.startswith("socket:"))),
         sockets=sum(each.startswith("socket:") for each in targets),
-        threads=len(os.listdir(folder / "task")),
+        threads=len(os.listdir(f"/proc/{pid}/task")),
         series=sum(bool(line) and not line.startswith("#") for line in page.splitlines()),
     )
 
@@ -52,16 +56,48 @@ def status_of(site: Site, path: str, seconds: float) -> str:
     return "no answer" if response is None else str(response.status_code)
 
 
-def _resident(folder: Path) -> int:
-    for line in (folder / "status").read_text(encoding="ascii", errors="replace").splitlines():
+class Gauge:
+    """Looks at a process until the end of the block: the most memory and sockets it had."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.most_bytes = 0
+        self.most_sockets = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        with suppress(OSError):  # the process ended
+            while not self._stop.wait(GAUGE_SECONDS):
+                self.most_bytes = max(self.most_bytes, resident_bytes(self._pid))
+                self.most_sockets = max(self.most_sockets, sockets_of(self._pid))
+
+
+def sockets_of(pid: int) -> int:
+    """Sockets that a process has open, the listening one too."""
+    return sum(target.startswith("socket:") for target in _descriptors(pid))
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process. Raises OSError where it is gone."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    for line in status.splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def _descriptors(folder: Path) -> list[str]:
+def _descriptors(pid: int) -> list[str]:
     found = []
-    for name in os.listdir(folder):
+    for name in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):  # closed in between
-            found.append(os.readlink(folder / name))
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     return found

@@ -11,7 +11,7 @@ from typing import Literal
 
 Ending = Literal["wait", "half", "close", "reset"]
 """After the last byte: wait for answers, shut the sending side, close at once, close with RST."""
-_LINGER_SECONDS = 0.05  # for answers that nobody asked for
+LINGER_SECONDS = 0.05  # for answers to what was no request
 _BLOCK = 65_536
 
 
@@ -41,6 +41,7 @@ def exchange(
     methods: tuple[str, ...] = ("POST",),
     ending: Ending = "wait",
     seconds: float = 30.0,
+    linger: float = LINGER_SECONDS,
 ) -> Heard:
     """Send `raw` and read until an answer to each of `methods` has come, or the server closed.
 
@@ -54,11 +55,16 @@ def exchange(
                 no_linger = struct.pack("ii", 1, 0)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
             return Heard()
-        return _converse(connection, raw, methods, ending, seconds)
+        return _converse(connection, raw, methods, ending, seconds, linger)
 
 
 def _converse(
-    connection: socket.socket, raw: bytes, methods: tuple[str, ...], ending: Ending, seconds: float
+    connection: socket.socket,
+    raw: bytes,
+    methods: tuple[str, ...],
+    ending: Ending,
+    seconds: float,
+    linger: float,
 ) -> Heard:
     heard, buffer, left = Heard(), bytearray(), memoryview(raw)
     limit = time.monotonic() + seconds
@@ -88,7 +94,7 @@ def _converse(
         if heard.end != "kept":
             break
         if len(heard.answers) >= len(methods) and not left:
-            limit = min(limit, time.monotonic() + _LINGER_SECONDS)
+            limit = min(limit, time.monotonic() + linger)
     _take(heard, buffer, methods)
     heard.rest = bytes(buffer)
     return heard

@@ -1,0 +1,181 @@
+"""Connections that ask for nothing, or never end, beside a quiet task: one crowd after another.
+
+The quiet task keeps its time, memory stays small, and the server drops what never ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability.demo import (
+    QUIET_NOTE,
+    SETTINGS,
+    check_calm,
+    demo_site,
+    learned,
+    milliseconds,
+)
+from benchmarks.reliability.findings import Findings
+from benchmarks.reliability.siege.quiet import Calm, QuietTask
+from benchmarks.reliability.siege.senders import Sender
+from benchmarks.reliability.site import Site, commit_of, wait_until
+from benchmarks.reliability.vitals import Gauge, resident_bytes, sockets_of
+from jumplora_server.bench.report import Grid, Report
+
+# The time limits of connections, by the names of the server's settings.
+LIMITS: dict[str, object] = {}
+DROP_SECONDS = 25.0
+"""By then all of a crowd that never ends its requests must be dropped."""
+MOST_TIMES = 3.0  # of the quiet task's p95 alone
+MOST_MORE_BYTES = 128 * 1024**2  # while a crowd is there
+MOST_GROWTH = 1.10  # after all of them
+_OWN_SOCKETS = 8  # that the quiet task and the measuring have open, at most
+SETTLE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """`count` connections of one kind; `must_end`: the server may not keep them."""
+
+    kind: str
+    count: int
+    must_end: bool = True
+
+
+CROWDS = (
+    Crowd("idle", 2000, must_end=False),
+    Crowd("half-open", 2000),
+    Crowd("unfinished bodies", 400),
+    Crowd("slow heads", 50),
+    Crowd("slow bodies", 50),
+    Crowd("unread answers", 50),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionsPlan:
+    """`share` of the crowds' connections, `seconds` a phase."""
+
+    python: Path
+    seconds: float
+    share: float = 1.0
+    limits: dict[str, object] = field(default_factory=lambda: dict(LIMITS))
+
+
+@dataclass(slots=True)
+class Phase:
+    """What was seen while one crowd was there; `held` connections the server had open at most."""
+
+    name: str
+    calm: Calm
+    resident_bytes: int
+    most_bytes: int = 0
+    opened: int = 0
+    held: int = 0
+    dropped_seconds: float | None = None
+    came: Counter[str] = field(default_factory=Counter)
+
+
+def measure_connections(
+    plan: ConnectionsPlan,
+    command: str,
+    on_done: Callable[[int, int], None],
+    on_state: Callable[[str], None],
+) -> Report:
+    """The quiet task alone, beside each crowd, and alone again."""
+    findings = Findings()
+    with demo_site(plan.python, {**SETTINGS, **plan.limits}) as site:
+        quiet = learned(site)
+        on_state("alone")
+        phases = [_alone(site, quiet, "alone before", plan.seconds)]
+        for turn, crowd in enumerate(CROWDS):
+            on_state(crowd.kind)
+            findings.case = crowd.kind
+            with _crowd(site, quiet, crowd, plan) as phase:
+                phases.append(phase)
+                _check(findings, crowd, phase, phases[0])
+            _check_gone(findings, site)
+            on_done(turn + 1, len(CROWDS))
+        on_state("alone again")
+        phases.append(_alone(site, quiet, "alone after", plan.seconds))
+        findings.case = "after all"
+        findings.check("alive", site.is_alive, "the process ended")
+        growth = phases[-1].resident_bytes / phases[0].resident_bytes
+        findings.check("flat memory", growth <= MOST_GROWTH, f"{growth:.2f} times")
+    return _report(plan, command, findings, phases)
+
+
+def _alone(site: Site, quiet: QuietTask, name: str, seconds: float) -> Phase:
+    pid = site.server.process.pid
+    with Gauge(pid) as gauge:
+        calm = quiet.watch(seconds)
+    return Phase(name, calm, resident_bytes(pid), gauge.most_bytes, held=gauge.most_sockets)
+
+
+@contextmanager
+def _crowd(site: Site, quiet: QuietTask, crowd: Crowd, plan: ConnectionsPlan) -> Iterator[Phase]:
+    """Yields while the crowd is still there."""
+    pid, count = site.server.process.pid, max(2, round(crowd.count * plan.share))
+    phase = Phase(f"{count} {crowd.kind}", Calm((), (), ()), resident_bytes(pid))
+
+    def told(line: dict[str, Any]) -> None:
+        phase.opened = line.get("opened", phase.opened)
+        if "came" in line:
+            phase.came[line["came"]] += 1
+
+    with Gauge(pid) as gauge, Sender("crowd", site.url, crowd.kind, count, on_told=told):
+        began = time.monotonic()
+        phase.calm = quiet.watch(plan.seconds)
+        left = max(0.0, DROP_SECONDS - (time.monotonic() - began)) if crowd.must_end else 0.0
+        if wait_until(lambda: sockets_of(pid) <= _OWN_SOCKETS, left):
+            phase.dropped_seconds = time.monotonic() - began
+        phase.most_bytes, phase.held = gauge.most_bytes, gauge.most_sockets
+        yield phase
+
+
+def _check(findings: Findings, crowd: Crowd, phase: Phase, before: Phase) -> None:
+    check_calm(findings, phase.calm, before.calm.p95 * MOST_TIMES)
+    more = phase.most_bytes - phase.resident_bytes
+    findings.check("memory beside it", more <= MOST_MORE_BYTES, f"{more / 1e6:.0f} MB more")
+    if crowd.must_end:
+        is_dropped = phase.dropped_seconds is not None
+        kept = f"{phase.held} sockets at most, not all dropped"
+        findings.check("dropped in time", is_dropped, kept)
+
+
+def _check_gone(findings: Findings, site: Site) -> None:
+    """Once the crowd has closed its side."""
+    pid = site.server.process.pid
+    is_gone = wait_until(lambda: sockets_of(pid) <= _OWN_SOCKETS, SETTLE_SECONDS)
+    findings.check("no socket kept", is_gone, f"{sockets_of(pid)} sockets")
+
+
+def _report(plan: ConnectionsPlan, command: str, findings: Findings, phases: list[Phase]) -> Report:
+    report = Report("reliability-connections", "Connections that ask for nothing", command)
+    rows = [
+        (
+            phase.name, *milliseconds(phase.calm, phases[0].calm), str(len(phase.calm.refused)),
+            f"{phase.resident_bytes / 1e6:.0f}", f"{phase.most_bytes / 1e6:.0f}", str(phase.held),
+            "-" if phase.dropped_seconds is None else f"{phase.dropped_seconds:.0f}",
+            ", ".join(f"{times} x {status}" for status, times in sorted(phase.came.items())) or "-",
+        )
+        for phase in phases
+    ]  # fmt: skip
+    columns = (
+        "beside the quiet task", "median ms", "p95 ms", "times", "refused", "MB before",
+        "MB at most", "sockets at most", "all dropped after s", "what came first",
+    )  # fmt: skip
+    report.grids = [Grid("The quiet task and the process", columns, rows), *findings.grids()]
+    report.notes = [
+        f"Server: commit {commit_of(plan.python)}; limits set: {plan.limits or 'none'}; "
+        f"{plan.seconds:.0f} s a phase, the crowd's opening included; {QUIET_NOTE}",
+        *findings.notes,
+    ]
+    report.data = {**findings.data(), "phases": [asdict(phase) for phase in phases]}
+    return report
