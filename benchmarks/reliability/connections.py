@@ -5,8 +5,8 @@ The quiet task keeps its time, memory stays small, and the server drops what nev
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,7 +25,7 @@ from benchmarks.reliability.findings import Findings
 from benchmarks.reliability.siege.quiet import Calm, QuietTask
 from benchmarks.reliability.siege.senders import Sender
 from benchmarks.reliability.site import Site, commit_of, wait_until
-from benchmarks.reliability.vitals import Gauge, resident_bytes, sockets_of
+from benchmarks.reliability.vitals import OWN_SOCKETS, Gauge, resident_bytes, sockets_of
 from jumplora_server.bench.report import Grid, Report
 
 # The time limits of connections, by the names of the server's settings.
@@ -35,8 +35,8 @@ DROP_SECONDS = 25.0
 MOST_TIMES = 3.0  # of the quiet task's p95 alone
 MOST_MORE_BYTES = 128 * 1024**2  # while a crowd is there
 MOST_GROWTH = 1.10  # after all of them
-_OWN_SOCKETS = 8  # that the quiet task and the measuring have open, at most
 SETTLE_SECONDS = 60.0
+START_SECONDS = 30.0  # of a crowd's process
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,12 @@ CROWDS = (
 
 @dataclass(frozen=True, slots=True)
 class ConnectionsPlan:
-    """`share` of the crowds' connections, `seconds` a phase."""
+    """`share` of the crowds' connections; a phase's `seconds`, `drop_seconds` until all are gone."""
 
     python: Path
     seconds: float
     share: float = 1.0
+    drop_seconds: float = DROP_SECONDS
     limits: dict[str, object] = field(default_factory=lambda: dict(LIMITS))
 
 
@@ -79,7 +80,7 @@ class Phase:
     opened: int = 0
     held: int = 0
     dropped_seconds: float | None = None
-    came: Counter[str] = field(default_factory=Counter)
+    came: dict[str, int] = field(default_factory=dict)
 
 
 def measure_connections(
@@ -124,16 +125,21 @@ def _crowd(site: Site, quiet: QuietTask, crowd: Crowd, plan: ConnectionsPlan) ->
     pid, count = site.server.process.pid, max(2, round(crowd.count * plan.share))
     phase = Phase(f"{count} {crowd.kind}", Calm((), (), ()), resident_bytes(pid))
 
+    begins = threading.Event()
+
     def told(line: dict[str, Any]) -> None:
+        begins.set()
         phase.opened = line.get("opened", phase.opened)
         if "came" in line:
-            phase.came[line["came"]] += 1
+            phase.came[line["came"]] = phase.came.get(line["came"], 0) + 1
 
     with Gauge(pid) as gauge, Sender("crowd", site.url, crowd.kind, count, on_told=told):
+        begins.wait(START_SECONDS)
         began = time.monotonic()
         phase.calm = quiet.watch(plan.seconds)
-        left = max(0.0, DROP_SECONDS - (time.monotonic() - began)) if crowd.must_end else 0.0
-        if wait_until(lambda: sockets_of(pid) <= _OWN_SOCKETS, left):
+        wait_until(lambda: phase.opened > 0, START_SECONDS)
+        left = max(0.0, plan.drop_seconds - (time.monotonic() - began)) if crowd.must_end else 0.0
+        if wait_until(lambda: sockets_of(pid) <= OWN_SOCKETS, left):
             phase.dropped_seconds = time.monotonic() - began
         phase.most_bytes, phase.held = gauge.most_bytes, gauge.most_sockets
         yield phase
@@ -152,7 +158,7 @@ def _check(findings: Findings, crowd: Crowd, phase: Phase, before: Phase) -> Non
 def _check_gone(findings: Findings, site: Site) -> None:
     """Once the crowd has closed its side."""
     pid = site.server.process.pid
-    is_gone = wait_until(lambda: sockets_of(pid) <= _OWN_SOCKETS, SETTLE_SECONDS)
+    is_gone = wait_until(lambda: sockets_of(pid) <= OWN_SOCKETS, SETTLE_SECONDS)
     findings.check("no socket kept", is_gone, f"{sockets_of(pid)} sockets")
 
 

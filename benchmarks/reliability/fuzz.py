@@ -19,12 +19,13 @@ from benchmarks.reliability.siege.log_reading import faults_of_log
 from benchmarks.reliability.siege.quiet import Calm
 from benchmarks.reliability.siege.senders import Sender
 from benchmarks.reliability.site import Site, commit_of, wait_until
-from benchmarks.reliability.vitals import Vitals, vitals
+from benchmarks.reliability.vitals import OWN_SOCKETS, Vitals, sockets_of, vitals
 from jumplora_server.bench.report import Grid, Report
 
 OWN_SENDERS = 2
-WARM_UP_SHARE = 0.2  # of the requests: threads, arenas and caches come with first uses
-MOST_GROWTH = 1.10
+ROUNDS = 5
+WARM_UP_ROUNDS = 2  # threads, arenas and caches come with first uses
+MOST_GROWTH = 1.10  # of memory, from the end of the warm-up to the end
 MOST_MORE_SERIES = 20  # a series may appear with a first use, such as a new reason
 SECONDS_A_REQUEST = 1.0  # more of them in the mean, and the run is given up
 SETTLE_SECONDS = 60.0
@@ -70,7 +71,6 @@ def measure_fuzz(
 ) -> Report:
     """All requests, then what is left of them."""
     run = _Run(Findings(), plan.count, on_done)
-    warm_up = max(1, int(plan.count * WARM_UP_SHARE))
     with demo_site(plan.python) as site:
         quiet, stop = learned(site), threading.Event()
         calms: list[Calm] = []
@@ -79,12 +79,11 @@ def measure_fuzz(
         watch.start()
         try:
             samples = [vitals(site)]
-            on_state("warm-up")
-            _send(run, site, plan.seed, 0, warm_up)
-            samples += _settled(site)
-            on_state("requests")
-            _send(run, site, plan.seed, warm_up, plan.count)
-            samples += _settled(site)
+            for turn in range(ROUNDS):
+                on_state(f"round {turn + 1} of {ROUNDS}")
+                first, end = (plan.count * part // ROUNDS for part in (turn, turn + 1))
+                _send(run, site, plan.seed, first, end)
+                samples += _settled(site)
         finally:
             stop.set()
             watch.join()
@@ -93,24 +92,20 @@ def measure_fuzz(
 
 
 def _send(run: _Run, site: Site, seed: int, first: int, end: int) -> None:
-    """Requests of those numbers: the first half of them are schemathesis', by count."""
-    schemas = (end - first) // 2
-    key, own = site.server.key, range(first + schemas, end)
+    """Requests of those numbers; every second one is our own, so own numbers are half as large."""
+    own = range(first // 2, end // 2)
+    schemas = end - first - len(own)
+    orders: list[tuple[object, ...]] = [
+        ("own_sender", site.url, site.server.key, seed, own.start + turn, own.stop, OWN_SENDERS)
+        for turn in range(min(OWN_SENDERS, len(own)))
+    ]
+    if schemas:
+        orders.append(("schema_sender", site.url, site.server.key, seed + first, schemas))
     with ExitStack() as held:
         senders = [
-            held.enter_context(
-                Sender("schema_sender", site.url, key, seed + first, schemas, on_told=run.told)
-            )
-        ] * (schemas > 0)
-        senders += [
-            held.enter_context(
-                Sender(
-                    "own_sender", site.url, key, seed, own.start + turn, own.stop, OWN_SENDERS,
-                    on_told=run.told,
-                )
-            )
-            for turn in range(min(OWN_SENDERS, len(own)))
-        ]  # fmt: skip
+            held.enter_context(Sender(str(module), *arguments, on_told=run.told))
+            for module, *arguments in orders
+        ]
         for sender in senders:
             status = sender.wait((end - first) * SECONDS_A_REQUEST + SETTLE_SECONDS)
             run.findings.check("senders end", status == 0, f"status {status}", "sending")
@@ -120,7 +115,7 @@ def _settled(site: Site) -> list[Vitals]:
     """How the server is once its last requests have ended; nothing where it is gone."""
     if not site.is_alive:
         return []
-    wait_until(lambda: vitals(site).sockets <= 4, SETTLE_SECONDS)
+    wait_until(lambda: sockets_of(site.server.process.pid) <= OWN_SOCKETS, SETTLE_SECONDS)
     return [vitals(site)]
 
 
@@ -136,9 +131,9 @@ def _check_after(run: _Run, site: Site, samples: list[Vitals], calm: Calm) -> No
         findings.fault(f"quiet task refused: {fault}", "the quiet task")
     for fault, times in faults_of_log(site.log).items():
         findings.fault(f"{fault} ({times} times)", "the log")
-    if len(samples) < 3:
+    if len(samples) < ROUNDS + 1:
         return
-    _, early, late = samples
+    early, late = samples[WARM_UP_ROUNDS], samples[-1]
     growth = late.resident_bytes / early.resident_bytes
     findings.check("flat memory", growth <= MOST_GROWTH, f"{growth:.2f} times")
     findings.check("same descriptors", late.files == early.files, f"{late.files}")
@@ -149,7 +144,10 @@ def _check_after(run: _Run, site: Site, samples: list[Vitals], calm: Calm) -> No
 
 def _report(plan: FuzzPlan, command: str, run: _Run, samples: list[Vitals], calm: Calm) -> Report:
     report = Report("reliability-fuzz", f"{plan.count} fuzzed requests", command)
-    moments = ("start", "after the warm-up", "end")
+    moments = [
+        "start",
+        *(f"{plan.count * turn // ROUNDS} requests" for turn in range(1, ROUNDS + 1)),
+    ]
     codes: Counter[str] = Counter()
     for name, times in run.statuses.items():
         codes[name.rpartition("|")[2]] += times

@@ -14,6 +14,8 @@ import httpx
 from benchmarks.reliability.site import Site
 
 GAUGE_SECONDS = 0.5
+OWN_SOCKETS = 8
+"""At most so many sockets a server has open for itself, the quiet task and the measuring."""
 
 
 @dataclass(frozen=True, slots=True)

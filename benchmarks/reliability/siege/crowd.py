@@ -1,6 +1,6 @@
 """A process that holds connections which cost a server and ask for nothing: `crowd URL KIND COUNT`.
 
-Prints once how many could be opened, then the first status that came back on each connection, as
+Prints when it begins, how many could be opened, then the first status that came back on each connection, as
 they come. Ends when it is killed.
 """
 
@@ -105,6 +105,7 @@ async def main(url: str, kind: str, wanted: int) -> None:
         except OSError:  # the server ended it
             connection.close()
 
+    say(begins=True)
     connections = [
         each for each in await asyncio.gather(*(connect() for _ in range(wanted))) if each
     ]

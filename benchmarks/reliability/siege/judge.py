@@ -8,7 +8,8 @@ import unicodedata
 from benchmarks.reliability.siege.wire import Answer
 
 MOST_ERROR_CHARS = 8192
-_ACTING = frozenset(("Cc", "Cf", "Zl", "Zp", "Cs"))  # what moves a cursor or reorders a line
+_ACTING = frozenset(("Cc", "Zl", "Zp", "Cs"))  # what moves a cursor, ends a line, is no character
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _DOCUMENTED = {
     (503, "queue_full"), (503, "draining"), (503, "store_busy"), (504, "timeout"),
     (507, "memory_budget"), (507, "store_full"),
@@ -60,7 +61,7 @@ def _fault_of_error(answer: Answer, told: str) -> str | None:
 
 def first_acting(text: str) -> str:
     """The first character that acts on what shows it; "" where there is none."""
-    return next((one for one in text if unicodedata.category(one) in _ACTING), "")
+    return next((one for one in text if unicodedata.category(one) in _ACTING or one in _BIDI), "")
 
 
 def _parsed(body: bytes) -> object | None:

@@ -74,7 +74,7 @@ def odd_target(rng: random.Random) -> Shot:
 
 
 def odd_version(rng: random.Random) -> Shot:
-    """HTTP/1.0 is taken; what is no version, or another protocol, is refused or not answered."""
+    """HTTP/1.0 is taken; another version is refused or taken as 1.1, what is none is refused."""
     if rng.random() < 0.3:
         raw = post(body_of(rng), headers=[("connection", "keep-alive")])
         return Shot(raw.replace(b"HTTP/1.1", b"HTTP/1.0", 1), allowed=frozenset((200,)))
@@ -103,11 +103,20 @@ def odd_header(rng: random.Random) -> Shot:
     return Shot(raw, methods=("POST",))
 
 
+def folded_header(rng: random.Random) -> Shot:
+    """A header on two lines, which HTTP had once: refused, or joined by a blank."""
+    folded = rng.choice(
+        (b"x-a: 1\r\n folded", b"x-a: 1\r\n\tfolded", b"x-a:\r\n content-length: 0")
+    )
+    raw = post(body_of(rng)).replace(b"host: siege", b"host: siege\r\n" + folded, 1)
+    return Shot(raw, allowed=frozenset((200, 400)))
+
+
 def injected_header(rng: random.Random) -> Shot:
-    """Header lines that are none: folded, without a colon, with CR or NUL, with odd names."""
+    """Header lines that are none: without a colon, with CR or NUL, with odd names."""
     lines: tuple[bytes, ...] = (
-        b"x-a: 1\r\n folded", b"no colon here", b"x-a : 1", b": empty name", b"x-a: a\rb",
-        b"x-a: a\x00b", b"x a: 1", b"x-\xe2\x80\xae: 1", b"x(a): 1", b" x-a: 1", b"\x00: 1",
+        b"no colon here", b"x-a : 1", b": empty name", b"x-a: a\rb",
+        b"x-a: a\x00b", b"x a: 1", b"x-\xe2\x80\xae: 1", b"x(a): 1", b"\x00: 1",
     )  # fmt: skip
     raw = post(body_of(rng))
     raw = raw.replace(b"host: siege", b"host: siege\r\n" + rng.choice(lines), 1)
@@ -176,6 +185,7 @@ HEADS: dict[str, Kind] = {
     "odd version": odd_version,
     "other protocol": other_protocol,
     "odd header": odd_header,
+    "folded header": folded_header,
     "injected header": injected_header,
     "many headers": many_headers,
     "odd host": odd_host,
