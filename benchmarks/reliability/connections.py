@@ -60,7 +60,7 @@ CROWDS = (
 
 @dataclass(frozen=True, slots=True)
 class ConnectionsPlan:
-    """`share` of the crowds' connections; a phase's `seconds`, `drop_seconds` until all are gone."""
+    """`share` of the crowds' connections, `seconds` a phase, `drop_seconds` until all are gone."""
 
     python: Path
     seconds: float

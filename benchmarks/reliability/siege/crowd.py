@@ -1,7 +1,7 @@
 """A process that holds connections which cost a server and ask for nothing: `crowd URL KIND COUNT`.
 
-Prints when it begins, how many could be opened, then the first status that came back on each connection, as
-they come. Ends when it is killed.
+Prints when it begins, how many could be opened, then the first status that came back on each
+connection, as they come. Ends when it is killed.
 """
 
 from __future__ import annotations
