@@ -24,12 +24,12 @@ from benchmarks.reliability.demo import (
 from benchmarks.reliability.findings import Findings
 from benchmarks.reliability.siege.quiet import Calm, QuietTask
 from benchmarks.reliability.siege.senders import Sender
-from benchmarks.reliability.site import Site, commit_of, wait_until
+from benchmarks.reliability.site import Site, commit_of, settings_of, wait_until
 from benchmarks.reliability.vitals import OWN_SOCKETS, Gauge, resident_bytes, sockets_of
 from jumplora_server.bench.report import Grid, Report
 
-# The time limits of connections, by the names of the server's settings.
-LIMITS: dict[str, object] = {}
+# Seconds, by the names of the server's settings; a server that does not know one runs without it.
+LIMITS: dict[str, object] = {"header_timeout": 10, "idle_timeout": 60, "transfer_timeout": 10}
 DROP_SECONDS = 25.0
 """By then all of a crowd that never ends its requests must be dropped."""
 MOST_TIMES = 3.0  # of the quiet task's p95 alone
@@ -66,7 +66,6 @@ class ConnectionsPlan:
     seconds: float
     share: float = 1.0
     drop_seconds: float = DROP_SECONDS
-    limits: dict[str, object] = field(default_factory=lambda: dict(LIMITS))
 
 
 @dataclass(slots=True)
@@ -91,7 +90,9 @@ def measure_connections(
 ) -> Report:
     """The quiet task alone, beside each crowd, and alone again."""
     findings = Findings()
-    with demo_site(plan.python, {**SETTINGS, **plan.limits}) as site:
+    known = settings_of(plan.python)
+    limits = {name: value for name, value in LIMITS.items() if name in known}
+    with demo_site(plan.python, {**SETTINGS, **limits}) as site:
         quiet = learned(site)
         on_state("alone")
         phases = [_alone(site, quiet, "alone before", plan.seconds)]
@@ -109,7 +110,7 @@ def measure_connections(
         findings.check("alive", site.is_alive, "the process ended")
         growth = phases[-1].resident_bytes / phases[0].resident_bytes
         findings.check("flat memory", growth <= MOST_GROWTH, f"{growth:.2f} times")
-    return _report(plan, command, findings, phases)
+    return _report(plan, command, findings, limits, phases)
 
 
 def _alone(site: Site, quiet: QuietTask, name: str, seconds: float) -> Phase:
@@ -162,7 +163,13 @@ def _check_gone(findings: Findings, site: Site) -> None:
     findings.check("no socket kept", is_gone, f"{sockets_of(pid)} sockets")
 
 
-def _report(plan: ConnectionsPlan, command: str, findings: Findings, phases: list[Phase]) -> Report:
+def _report(
+    plan: ConnectionsPlan,
+    command: str,
+    findings: Findings,
+    limits: dict[str, object],
+    phases: list[Phase],
+) -> Report:
     report = Report("reliability-connections", "Connections that ask for nothing", command)
     rows = [
         (
@@ -179,7 +186,7 @@ def _report(plan: ConnectionsPlan, command: str, findings: Findings, phases: lis
     )  # fmt: skip
     report.grids = [Grid("The quiet task and the process", columns, rows), *findings.grids()]
     report.notes = [
-        f"Server: commit {commit_of(plan.python)}; limits set: {plan.limits or 'none'}; "
+        f"Server: commit {commit_of(plan.python)}; limits set: {limits or 'none'}; "
         f"{plan.seconds:.0f} s a phase, the crowd's opening included; {QUIET_NOTE}",
         *findings.notes,
     ]
