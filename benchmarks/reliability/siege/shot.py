@@ -13,6 +13,7 @@ TASKS = ("agnews", "subject", "register")
 """Those of the demo that may be asked, pinned and taken away. `dbpedia` is the quiet task's."""
 REFUSED = frozenset((400,))
 INVALID = frozenset((400, 413, 422))
+ANY_REFUSAL = frozenset(range(400, 500))
 Headers = Sequence[tuple[str | bytes, str | bytes]]
 
 
