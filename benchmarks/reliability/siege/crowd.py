@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from benchmarks.reliability.siege.say import say
+from benchmarks.reliability.siege.senders import say
 from benchmarks.reliability.siege.shot import TASKS, head, post
 
 CONNECTING = 100  # at the same time: less than a backlog, so that no attempt is lost

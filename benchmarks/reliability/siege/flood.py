@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import count, cycle
 from urllib.parse import urlsplit
 
-from benchmarks.reliability.siege.say import say
+from benchmarks.reliability.siege.senders import say
 from benchmarks.reliability.siege.shot import head, post
 from benchmarks.reliability.siege.wire import exchange
 

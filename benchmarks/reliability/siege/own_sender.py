@@ -17,7 +17,7 @@ from benchmarks.reliability.siege.odd_bodies import BODIES
 from benchmarks.reliability.siege.odd_changes import CHANGES, KEY
 from benchmarks.reliability.siege.odd_framing import FRAMING
 from benchmarks.reliability.siege.odd_heads import HEADS
-from benchmarks.reliability.siege.say import say
+from benchmarks.reliability.siege.senders import say
 from benchmarks.reliability.siege.shot import Kind, Shot
 from benchmarks.reliability.siege.wire import Heard, exchange
 

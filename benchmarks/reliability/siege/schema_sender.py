@@ -21,7 +21,7 @@ from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.core.result import Ok
 
 from benchmarks.reliability.siege.judge import fault_of
-from benchmarks.reliability.siege.say import say
+from benchmarks.reliability.siege.senders import say
 from benchmarks.reliability.siege.wire import Answer
 
 QUIET_TASK = "dbpedia"
