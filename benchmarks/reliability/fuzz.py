@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from benchmarks.reliability.demo import demo_site, learned
 from benchmarks.reliability.findings import Findings
 from benchmarks.reliability.siege.log_reading import faults_of_log
 from benchmarks.reliability.siege.quiet import Calm
 from benchmarks.reliability.siege.senders import Sender
-from benchmarks.reliability.site import Site, commit_of, wait_until
+from benchmarks.reliability.site import NoAnswer, Site, commit_of, wait_until
 from benchmarks.reliability.vitals import OWN_SOCKETS, Vitals, sockets_of, vitals
 from jumplora_server.bench.report import Grid, Report
 
@@ -83,7 +85,7 @@ def measure_fuzz(
                 on_state(f"round {turn + 1} of {ROUNDS}")
                 first, end = (plan.count * part // ROUNDS for part in (turn, turn + 1))
                 _send(run, site, plan.seed, first, end)
-                samples += _settled(site)
+                samples += _settled(site, run.findings)
         finally:
             stop.set()
             watch.join()
@@ -111,12 +113,16 @@ def _send(run: _Run, site: Site, seed: int, first: int, end: int) -> None:
             run.findings.check("senders end", status == 0, f"status {status}", "sending")
 
 
-def _settled(site: Site) -> list[Vitals]:
+def _settled(site: Site, findings: Findings) -> list[Vitals]:
     """How the server is once its last requests have ended; nothing where it is gone."""
     if not site.is_alive:
         return []
     wait_until(lambda: sockets_of(site.server.process.pid) <= OWN_SOCKETS, SETTLE_SECONDS)
-    return [vitals(site)]
+    try:
+        return [vitals(site)]
+    except (NoAnswer, httpx.HTTPError) as error:
+        findings.fault(f"metrics: {error}", "after a round")
+        return []
 
 
 def _check_after(run: _Run, site: Site, samples: list[Vitals], calm: Calm) -> None:

@@ -135,7 +135,10 @@ def first_answer(data: bytes, method: str, *, is_over: bool) -> tuple[Answer, in
         name, _, value = line.partition(b":")
         headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
     status, start = int(words[1]), len(head) + 4
-    body = _body(after, headers, is_over=is_over)
+    try:
+        body = _body(after, headers, is_over=is_over)
+    except ValueError:  # a length that is none
+        return None
     if method == "HEAD" or status < 200 or status in (204, 304):
         body = (b"", 0)
     if body is None:
