@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -21,7 +24,7 @@ from benchmarks.reliability.siege.crowd import KINDS as CROWD_KINDS
 from benchmarks.reliability.siege.judge import fault_of
 from benchmarks.reliability.siege.log_reading import faults_of_log
 from benchmarks.reliability.siege.own_sender import KINDS, faults_of, shot_of
-from benchmarks.reliability.siege.quiet import Calm
+from benchmarks.reliability.siege.quiet import Calm, QuietTask
 from benchmarks.reliability.siege.shot import Shot, head, post
 from benchmarks.reliability.siege.wire import Answer, Heard, exchange, first_answer
 from jumplora_server.bench.report import Report
@@ -193,6 +196,37 @@ def test_the_log_is_read_for_what_must_not_be_there(tmp_path: Path) -> None:
     assert [fault.split(":")[0] for fault in faults_of_log(log)] == [
         "log characters", "log characters", "log bytes",
     ]  # fmt: skip
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Answers the texts of `said` in turn; an empty one is a refusal."""
+
+    said: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        text = self.said.pop(0)
+        self.send_response(200 if text else 503)
+        self.end_headers()
+        self.wfile.write(json.dumps({"generated_text": text}).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Not to standard error."""
+
+
+def test_the_quiet_task_sees_refusals_and_wrong_answers() -> None:
+    Answering.said = ["a", "b", "c", "a", "wrong", "", "a"]
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        task = QuietTask(f"http://127.0.0.1:{server.server_port}")
+        task.learn()
+        calm = task.watch(1.0)
+        server.shutdown()
+        thread.join(10)
+    assert len(calm.seconds) == 3
+    assert list(calm.wrong) == ["'wrong' instead of 'b'"]
+    assert calm.refused[0].startswith("503")
 
 
 def test_the_p95_counts_from_the_slow_end() -> None:
