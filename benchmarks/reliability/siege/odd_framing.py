@@ -158,6 +158,35 @@ def garbage_behind(rng: random.Random) -> Shot:
     return Shot(raw, methods=("POST", "POST"), may_be_cut=True, ending="wait")
 
 
+def unread_body(rng: random.Random) -> Shot:
+    """A body where none is expected or wanted, which holds a request: it must not be answered."""
+    method, target = rng.choice((
+        ("GET", "/livez"), ("HEAD", "/livez"), ("GET", "/nowhere"), ("POST", "/nowhere"),
+        ("PUT", "/generate"), ("DELETE", "/v1/adapters/agnews"), ("PUT", "/v1/adapters/agnews"),
+        ("OPTIONS", "/generate"), ("POST", "/generate"), ("POST", "/v1/tasks/agnews/generate"),
+    ))  # fmt: skip
+    more = rng.choice((
+        ("content-type", "text/plain"), ("content-encoding", "gzip"), ("authorization", "Bearer x"),
+        ("expect", "100-continue"), ("x-task-id", "\u202e"), ("content-type", "application/json"),
+    ))  # fmt: skip
+    body = _HIDDEN * rng.choice((1, 20))
+    if rng.random() < 0.5:
+        raw = head(method, target, [more, _length(body)]) + body
+    else:
+        raw = head(method, target, [more, ("transfer-encoding", "chunked")])
+        raw += b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    return Shot(raw + head("GET", "/readyz"), methods=(method, "GET"), may_be_cut=True)
+
+
+def after_close(rng: random.Random) -> Shot:
+    """A request behind one that closes the connection: it must not be answered."""
+    content = _content(rng)
+    version = rng.choice(("HTTP/1.0", "HTTP/1.1"))
+    headers: Headers = [*_JSON, ("connection", "close"), _length(content)]
+    raw = head("POST", "/generate", headers, version) + content
+    return Shot(raw + head("GET", "/livez"), methods=("POST",))
+
+
 FRAMING: dict[str, Kind] = {
     "conflicting lengths": conflicting_lengths,
     "repeated length": repeated_length,
@@ -171,4 +200,6 @@ FRAMING: dict[str, Kind] = {
     "left waiting": left_waiting,
     "pipelined": pipelined,
     "garbage behind": garbage_behind,
+    "unread body": unread_body,
+    "after close": after_close,
 }
