@@ -31,7 +31,7 @@ MOST_GROWTH = 1.10  # of memory, from the end of the warm-up to the end
 MOST_MORE_SERIES = 20  # a series may appear with a first use, such as a new reason
 SECONDS_A_REQUEST = 1.0  # more of them in the mean, and the run is given up
 SETTLE_SECONDS = 60.0
-_SAMPLES = 400  # faults whose request is kept for the JSON
+_SAMPLES = 2  # requests of one case and check that are kept for the JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class _Run:
     done: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def told(self, line: dict[str, Any]) -> None:
@@ -58,11 +59,16 @@ class _Run:
         if "fault" in line:
             self.findings.fault(line["fault"], line["case"])
         with self.lock:
-            if "fault" in line and len(self.samples) < _SAMPLES:
+            if "fault" in line and self._is_new(line):
                 self.samples.append(line)
             self.statuses.update(line.get("statuses", {}))
             self.done += line.get("done", 0)
             self.on_done(self.done, self.wanted)
+
+    def _is_new(self, line: dict[str, Any]) -> bool:
+        kind = (line["case"], line["fault"].split(":", 1)[0])
+        self.kinds[kind] += 1
+        return self.kinds[kind] <= _SAMPLES
 
 
 def measure_fuzz(
