@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ import httpx
 from benchmarks.reliability.site import Site
 
 GAUGE_SECONDS = 0.5
-OWN_SOCKETS = 8
-"""At most so many sockets a server has open for itself, the quiet task and the measuring."""
+OWN_SOCKETS = 24
+"""At most so many sockets a server has open for itself, a late quiet task and the measuring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,10 @@ def status_of(site: Site, path: str, seconds: float) -> str:
 
 
 class Gauge:
-    """Looks at a process until the end of the block: the most memory and sockets it had."""
+    """Looks at a process until the end of the block: the most memory and sockets it had.
+
+    `crowded_until` is when it last had more than OWN_SOCKETS, by the monotonic clock.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -67,6 +71,7 @@ class Gauge:
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.most_bytes = 0
         self.most_sockets = 0
+        self.crowded_until = 0.0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -80,7 +85,10 @@ class Gauge:
         with suppress(OSError):  # the process ended
             while not self._stop.wait(GAUGE_SECONDS):
                 self.most_bytes = max(self.most_bytes, resident_bytes(self._pid))
-                self.most_sockets = max(self.most_sockets, sockets_of(self._pid))
+                sockets = sockets_of(self._pid)
+                self.most_sockets = max(self.most_sockets, sockets)
+                if sockets > OWN_SOCKETS:
+                    self.crowded_until = time.monotonic()
 
 
 def sockets_of(pid: int) -> int:
