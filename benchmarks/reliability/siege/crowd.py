@@ -60,14 +60,17 @@ async def slow_body(connection: socket.socket, _: int) -> None:
 async def unread(connection: socket.socket, turn: int) -> None:
     """Requests whose answers are never read: streams, lists with details, large pages.
 
-    Few of those that are computed: it is about what waits to be read, not about the rows.
+    Few of those that are computed: it is about what waits to be read, not about the rows. Pages
+    come behind them, more than the system keeps for a reader.
     """
+    pages = head("GET", "/openapi.json") * 500
     task = TASKS[turn % len(TASKS)]
     parameters = {"min_new_tokens": 120, "max_new_tokens": 128, "details": True}
     requests = (
-        post({"task_id": task, "text": "a", "parameters": parameters}, "/generate_stream") * 8,
-        post({"task_id": task, "text": ["a"] * 16, "parameters": parameters}),
-        head("GET", "/openapi.json") * 500,
+        post({"task_id": task, "text": "a", "parameters": parameters}, "/generate_stream") * 8
+        + pages,
+        post({"task_id": task, "text": ["a"] * 16, "parameters": parameters}) + pages,
+        pages,
         head("GET", "/metrics") * 500,
     )
     await _send(connection, requests[turn % len(requests)])
