@@ -66,10 +66,10 @@ async def unread(connection: socket.socket, turn: int) -> None:
     pages = head("GET", "/openapi.json") * 500
     task = TASKS[turn % len(TASKS)]
     parameters = {"min_new_tokens": 120, "max_new_tokens": 128, "details": True}
+    body = {"task_id": task, "text": "a", "parameters": parameters}
     requests = (
-        post({"task_id": task, "text": "a", "parameters": parameters}, "/generate_stream") * 8
-        + pages,
-        post({"task_id": task, "text": ["a"] * 16, "parameters": parameters}) + pages,
+        post(body, "/generate_stream") * 2 + pages,
+        post({**body, "text": ["a"] * 16}) + pages,
         pages,
         head("GET", "/metrics") * 500,
     )
