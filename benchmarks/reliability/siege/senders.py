@@ -34,7 +34,7 @@ class Sender:
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             ["nice", "-n", str(_NICENESS), *self._command],
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -47,9 +47,8 @@ class Sender:
         self._process.kill()
         self._process.wait()
         self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def wait(self, seconds: float) -> int | None:
         """The exit status; None where it still runs after that time."""
