@@ -25,8 +25,7 @@ from benchmarks.reliability.vitals import OWN_SOCKETS, Vitals, sockets_of, vital
 from jumplora_server.bench.report import Grid, Report
 
 OWN_SENDERS = 2
-ROUNDS = 5
-WARM_UP_ROUNDS = 2  # threads, arenas and caches come with first uses
+WARM_UP = 0.4  # of the rounds: threads, arenas and caches come with first uses
 MOST_GROWTH = 1.10  # of memory, from the end of the warm-up to the end
 MOST_MORE_SERIES = 20  # a series may appear with a first use, such as a new reason
 SECONDS_A_REQUEST = 1.0  # more of them in the mean, and the run is given up
@@ -36,11 +35,12 @@ _SAMPLES = 2  # requests of one case and check that are kept for the JSON
 
 @dataclass(frozen=True, slots=True)
 class FuzzPlan:
-    """`count` requests of seed `seed`."""
+    """`count` requests of seed `seed`; the process is looked at after each of the `rounds`."""
 
     python: Path
     count: int
     seed: int
+    rounds: int = 5
 
 
 @dataclass(slots=True)
@@ -87,15 +87,15 @@ def measure_fuzz(
         watch.start()
         try:
             samples = [vitals(site)]
-            for turn in range(ROUNDS):
-                on_state(f"round {turn + 1} of {ROUNDS}")
-                first, end = (plan.count * part // ROUNDS for part in (turn, turn + 1))
+            for turn in range(plan.rounds):
+                on_state(f"round {turn + 1} of {plan.rounds}")
+                first, end = (plan.count * part // plan.rounds for part in (turn, turn + 1))
                 _send(run, site, plan.seed, first, end)
                 samples += _settled(site, run.findings)
         finally:
             stop.set()
             watch.join()
-        _check_after(run, site, samples, calms[0])
+        _check_after(plan, run, site, samples, calms[0])
     return _report(plan, command, run, samples, calms[0])
 
 
@@ -131,7 +131,7 @@ def _settled(site: Site, findings: Findings) -> list[Vitals]:
         return []
 
 
-def _check_after(run: _Run, site: Site, samples: list[Vitals], calm: Calm) -> None:
+def _check_after(plan: FuzzPlan, run: _Run, site: Site, samples: list[Vitals], calm: Calm) -> None:
     findings = run.findings
     findings.case = "after all"
     findings.check("alive", site.is_alive, "the process ended")
@@ -143,9 +143,9 @@ def _check_after(run: _Run, site: Site, samples: list[Vitals], calm: Calm) -> No
         findings.fault(f"quiet task refused: {fault}", "the quiet task")
     for fault, times in faults_of_log(site.log).items():
         findings.fault(f"{fault} ({times} times)", "the log")
-    if len(samples) < ROUNDS + 1:
+    if len(samples) < plan.rounds + 1:
         return
-    early, late = samples[WARM_UP_ROUNDS], samples[-1]
+    early, late = samples[max(1, int(plan.rounds * WARM_UP))], samples[-1]
     growth = late.resident_bytes / early.resident_bytes
     findings.check("flat memory", growth <= MOST_GROWTH, f"{growth:.2f} times")
     findings.check("same descriptors", late.files == early.files, f"{late.files}")
@@ -158,7 +158,7 @@ def _report(plan: FuzzPlan, command: str, run: _Run, samples: list[Vitals], calm
     report = Report("reliability-fuzz", f"{plan.count} fuzzed requests", command)
     moments = [
         "start",
-        *(f"{plan.count * turn // ROUNDS} requests" for turn in range(1, ROUNDS + 1)),
+        *(f"{plan.count * turn // plan.rounds} requests" for turn in range(1, plan.rounds + 1)),
     ]
     codes: Counter[str] = Counter()
     for name, times in run.statuses.items():
