@@ -42,9 +42,10 @@ bench: $(VENV)/.dev
 bench-training: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.training
 
-# A running server and its faults; about an hour. Parts: uploads, entries, chaos, tasks.
+# A running server and its faults; an hour and a half.
+PARTS ?= uploads entries chaos tasks fuzz connections costly
 bench-reliability: $(VENV)/.dev
-	for part in uploads entries chaos tasks; do $(BIN)/python -m benchmarks.reliability $$part || exit 1; done
+	for part in $(PARTS); do $(BIN)/python -m benchmarks.reliability $$part || exit 1; done
 
 # Makes the demo again (BENCHMARK_DATA, DEMO_TEXT, DEMO_TOKENIZER: see recipe/run.sh). Its parts were
 # run one by one with the same settings, never as a whole: two hours on 2 cores.

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.reliability uploads | entries | chaos | tasks`: only options here."""
+"""`python -m benchmarks.reliability PART`: only options here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Annotated
 import typer
 
 from benchmarks.reliability.chaos import ChaosPlan, measure_chaos
+from benchmarks.reliability.connections import ConnectionsPlan, measure_connections
+from benchmarks.reliability.costly import CostlyPlan, measure_costly
 from benchmarks.reliability.entries import EntriesPlan, measure_entries
+from benchmarks.reliability.fuzz import FuzzPlan, measure_fuzz
 from benchmarks.reliability.tasks import TasksPlan, measure_tasks
 from benchmarks.reliability.uploads import UploadsPlan, measure_uploads
 from jumplora_adapters.cli.progress import progress_bar
@@ -102,6 +105,49 @@ def tasks(
     )
     with _bar("tasks") as (_, on_state):
         report = measure_tasks(plan, command_line(context), on_state)
+    _tell(report, out)
+
+
+@app.command()
+def fuzz(
+    context: typer.Context,
+    count: Annotated[int, _Option(min=10, help="Requests; half of them schemathesis'.")] = 10_000,
+    python: Python = None,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Send odd requests of many kinds to a live server beside a quiet task."""
+    with _bar("fuzz") as (on_done, on_state):
+        plan = FuzzPlan(_python(python), count, seed)
+        report = measure_fuzz(plan, command_line(context), on_done, on_state)
+    _tell(report, out)
+
+
+@app.command()
+def connections(
+    context: typer.Context,
+    seconds: Annotated[float, _Option(min=1, help="Of each crowd.")] = 30,
+    python: Python = None,
+    out: Out = None,
+) -> None:
+    """Hold thousands of connections that ask for nothing, or never end, beside a quiet task."""
+    with _bar("connections") as (on_done, on_state):
+        plan = ConnectionsPlan(_python(python), seconds)
+        report = measure_connections(plan, command_line(context), on_done, on_state)
+    _tell(report, out)
+
+
+@app.command()
+def costly(
+    context: typer.Context,
+    seconds: Annotated[float, _Option(min=1, help="Of each flood.")] = 30,
+    python: Python = None,
+    out: Out = None,
+) -> None:
+    """Send what is cheap to send and dear to handle, as fast as it is answered."""
+    with _bar("costly") as (on_done, on_state):
+        plan = CostlyPlan(_python(python), seconds)
+        report = measure_costly(plan, command_line(context), on_done, on_state)
     _tell(report, out)
 
 

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 from jumplora_server.bench.report import Grid
 
-_SHOWN = 150  # rows of a table; all faults are in the JSON
+_SHOWN = 150  # rows of a table
+_KEPT = 20  # faults of one case and check in the JSON: thousands of requests may fail alike
 _FIRST = 80
 _WIDTH = 220
 
@@ -74,8 +75,15 @@ class Findings:
         return rows
 
     def data(self) -> dict[str, object]:
-        """For the JSON."""
-        return {"checks": dict(self.checks), "faults": [asdict(fault) for fault in self.faults]}
+        """For the JSON: the first faults of each case and check, and how many there were."""
+        times: Counter[tuple[str, str]] = Counter()
+        kept = []
+        for fault in self.faults:
+            times[kind := (fault.case, fault.what.split(":", 1)[0])] += 1
+            if times[kind] <= _KEPT:
+                kept.append(asdict(fault))
+        counts = {f"{case}: {check}": count for (case, check), count in times.items()}
+        return {"checks": dict(self.checks), "faults": kept, "fault_counts": counts}
 
 
 def shares(values: Iterable[float], scale: float = 1.0) -> tuple[str, str, str, str]:

@@ -149,6 +149,13 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def settings_of(python: Path) -> frozenset[str]:
+    """Names of the settings that an interpreter's server knows: an older one has fewer."""
+    code = "from jumplora_server.settings import Settings; print(*Settings.model_fields)"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return frozenset(done.stdout.split())
+
+
 def commit_of(python: Path) -> str:
     """The commit of the server package that an interpreter imports."""
     code = "import jumplora_server as found; print(found.__file__)"

@@ -82,6 +82,16 @@ def test_the_text_of_another_version_is_wrong() -> None:
     assert "right is 'a'" in str(expected.fault("task", 0, time.monotonic(), "old", "b"))
 
 
+def test_many_faults_of_one_kind_are_counted_and_a_few_kept() -> None:
+    findings = Findings()
+    for turn in range(500):
+        findings.fault(f"status: 500 for the {turn}th time", "a FIFO")
+    findings.fault("status: 502", "another")
+    data = findings.data()
+    assert data["fault_counts"] == {"a FIFO: status": 500, "another: status": 1}
+    assert len(data["faults"]) == 21  # type: ignore[arg-type]
+
+
 def test_faults_are_listed_by_case() -> None:
     findings = Findings()
     findings.case = "a FIFO"
