@@ -24,6 +24,7 @@ async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -
     sequences at their deadline itself unless a step hangs. `work` is cancelled then.
     """
     working = asyncio.ensure_future(work)
+    working.add_done_callback(_note)
     listening = asyncio.ensure_future(_disconnect(request))
     try:
         await asyncio.wait(
@@ -37,6 +38,12 @@ async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -
     finally:
         working.cancel()
         listening.cancel()
+
+
+def _note(work: asyncio.Future[T]) -> None:
+    # Work that fails after its client is gone is no error that asyncio is to log.
+    if not work.cancelled():
+        work.exception()
 
 
 async def _disconnect(request: Request) -> None:
