@@ -46,9 +46,11 @@ def run(flags: dict[str, str]) -> None:
         raise typer.Exit(EXIT_SETTINGS) from None
     # Late: torch takes seconds, and a wrong setting should be told at once.
     from jumplora_server import app, logs
-    from jumplora_server.http_server import bound_socket, http_server
+    from jumplora_server.http.server import bound_socket, http_server
+    from jumplora_server.http.signals import ignore_signals
 
     logs.configure(settings.log_format, settings.log_level)
+    ignore_signals()
     with ExitStack() as held:
         try:
             listener = held.enter_context(bound_socket(settings.host, settings.port))
@@ -60,6 +62,7 @@ def run(flags: dict[str, str]) -> None:
         server = http_server(
             built,
             settings,
+            app.traffic(built),
             on_drain=lambda: app.begin_drain(built),
             on_refuse=lambda: app.refuse_requests(built),
             on_cut_off=lambda: app.end_requests(built),
