@@ -5,15 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from jumplora_server.http.exchange import App, Exchange
-from jumplora_server.http.head import Head, check_start, head_end, parse_head, target_too_long
-from jumplora_server.http.limits import (
-    FREE_BODY_BYTES,
-    LINGER_SECONDS,
-    MAX_HEAD_BYTES,
-    MAX_TARGET_BYTES,
-    Pace,
-)
+from jumplora_server.http.exchange import App, Exchange, scope_of
+from jumplora_server.http.head import Head, take_head
+from jumplora_server.http.limits import FREE_BODY_BYTES, LINGER_SECONDS, Pace
 from jumplora_server.http.refusal import Refused
 
 if TYPE_CHECKING:
@@ -184,24 +178,21 @@ class Connection(asyncio.BufferedProtocol):
         elif self.state == "body":
             self._check_body(cast(Exchange, self._exchange), now)
 
-    def shut_down(self) -> None:
+    def shutdown(self) -> None:
         """Take no further request, and close as soon as the one that runs is answered."""
         self.is_stopping = True
         if self.state in ("idle", "head", "lingering"):
             self._finish(is_read=True)
 
-    shutdown = shut_down  # uvicorn's name for it
-
     def make_room(self, refusal: Refused) -> None:
         """Close for the sake of another; with an answer where something was asked."""
-        if self.state == "head":
-            self._refuse(refusal)
-            return
         self._all.count(refusal.reason)
         if self.state == "lingering":
             self.cut()
-        else:
-            self._finish(is_read=True)
+            return
+        if self.state == "head" or self.is_spare:
+            self.write(refusal.answer(self.date))
+        self._finish(is_read=True)
 
     def _is_read_too_slowly(self, now: float) -> bool:
         unsent = self._transport.get_write_buffer_size()
@@ -243,8 +234,9 @@ class Connection(asyncio.BufferedProtocol):
                 if self.state == "idle":
                     self._begin_head()
                 if self.state == "head":
-                    head = self._take_head()
+                    head = take_head(self._received, self._searched)
                     if head is None:
+                        self._searched = len(self._received)
                         return
                     self._begin(head)
                 elif self.state == "body":
@@ -264,31 +256,6 @@ class Connection(asyncio.BufferedProtocol):
         self._enter("head")
         self._searched = 0
 
-    def _take_head(self) -> Head | None:
-        received = self._received
-        if self._searched == 0:
-            if received[:2] == b"\r\n":  # an empty line before a request is allowed
-                del received[:2]
-            if not received or received == b"\r":
-                return None
-            check_start(received)
-        end = head_end(received, self._searched)
-        if end < 0:
-            self._searched = len(received)
-            if len(received) <= MAX_HEAD_BYTES:
-                return None
-        if end < 0 or end > MAX_HEAD_BYTES:
-            if received.find(b"\n", 0, MAX_TARGET_BYTES) < 0:
-                raise target_too_long()
-            raise Refused(
-                431,
-                "head_size",
-                f"the head is too long; at most {MAX_HEAD_BYTES} bytes are allowed",
-            )
-        head = parse_head(bytes(received[:end]))
-        del received[:end]
-        return head
-
     def _begin(self, head: Head) -> None:
         if self.is_spare and not self._all.is_probe(head.path):
             raise self._all.no_room()
@@ -300,7 +267,9 @@ class Connection(asyncio.BufferedProtocol):
             exchange.closes = True
         self._exchange = exchange
         self._enter("answer" if exchange.is_complete else "body")
-        task = asyncio.get_running_loop().create_task(exchange.run(self._app, self._scope(head)))
+        scope = scope_of(head, self._address("sockname"), self._address("peername"))
+        scope["state"] = self._app_state.copy()
+        task = asyncio.get_running_loop().create_task(exchange.run(self._app, scope))
         self._all.tasks.add(task)
         task.add_done_callback(self._all.tasks.discard)
 
@@ -365,23 +334,6 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
-
-    def _scope(self, head: Head) -> dict[str, Any]:
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": head.version,
-            "server": self._address("sockname"),
-            "client": self._address("peername"),
-            "scheme": "http",
-            "method": head.method,
-            "root_path": "",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "headers": head.fields,
-            "state": self._app_state.copy(),
-        }
 
     def _address(self, name: str) -> tuple[str, int] | None:
         address = self._transport.get_extra_info(name)

@@ -37,27 +37,34 @@ class Connections:
         limits: HttpLimits,
         traffic: Traffic,
         uvicorn_state: ServerState,
-        clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self.limits: Final = limits
-        self.clock: Final = clock
-        self.bodies: Final = Bodies(limits.held_body_bytes, clock)
+        self.bodies: Final = Bodies(limits.held_body_bytes, self.clock)
         self.tasks: Final = uvicorn_state.tasks
         # One buffer for all: what was read is copied out before another connection reads.
         self.inbox: Final = memoryview(bytearray(READ_BYTES))
         self.small_inbox: Final = self.inbox[:SMALL_READ_BYTES]
+        self._monotonic = monotonic
+        self._looked = monotonic()
+        self._unwatched = 0.0  # seconds in which the process stood still
         self._traffic = traffic
         self._state = uvicorn_state
         self._open: set[Connection] = uvicorn_state.connections  # type: ignore[assignment]
         self._waiting: dict[State, dict[Connection, None]] = {
-            "idle": {},
-            "head": {},
             "lingering": {},
+            "head": {},
+            "idle": {},
         }
         self._spares: dict[Connection, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     # Called by connections
+
+    def clock(self) -> float:
+        """Seconds in which clients could be waited for: a process that was stopped, or whose event
+        loop was held up, does not blame them for it."""
+        return self._monotonic() - self._unwatched
 
     def opened(self, connection: Connection) -> None:
         """Count one more; where there are too many, another makes room, or this one has none."""
@@ -118,8 +125,11 @@ class Connections:
 
     def watch(self) -> None:
         """Look at all connections from now on, several times a limit."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.limits.sweep_seconds, self.watch)
+        period = self.limits.sweep_seconds
+        self._timer = asyncio.get_running_loop().call_later(period, self.watch)
+        elapsed = self._monotonic() - self._looked
+        self._looked += elapsed
+        self._unwatched += max(0.0, elapsed - 2 * period)
         now = self.clock()
         for connection in list(self._open):
             connection.check(now)

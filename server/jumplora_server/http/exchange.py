@@ -17,7 +17,8 @@ from jumplora_server.http.refusal import Refused, error_body
 Message = MutableMapping[str, Any]
 App = Callable[[dict[str, Any], Callable[..., Any], Callable[..., Any]], Awaitable[None]]
 
-HIGH_WATER_BYTES = 64 * 1024  # of a body that the app has not asked for
+PIECE_BYTES = 64 * 1024  # the app gets a body in pieces of at least that much, and what remains
+HIGH_WATER_BYTES = 4 * PIECE_BYTES  # of a body that the app has not asked for
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -141,7 +142,7 @@ class Exchange:
                 raise self._failure
             if self._is_gone or self.is_answered:
                 return {"type": "http.disconnect"}
-            if self._pending or (self.is_complete and not self._is_body_told):
+            if self._has_piece() and not self._is_body_told:
                 body = bytes(self._pending)
                 self._pending.clear()
                 self._is_body_told = self.is_complete
@@ -165,6 +166,11 @@ class Exchange:
             self._send_body(message.get("body", b""), message.get("more_body", False))
         else:
             raise RuntimeError(f"an ASGI message out of turn: {message['type']!r}")
+
+    def _has_piece(self) -> bool:
+        # Apps keep a list of the pieces, and a body of single bytes would cost them 40 times as
+        # much as it has.
+        return self.is_complete or len(self._pending) >= PIECE_BYTES
 
     def _send_body(self, body: bytes, more: bool) -> None:
         # The head goes out with the first piece of the body: one packet instead of two.
@@ -245,3 +251,24 @@ class Exchange:
         self._unsent = None
         self._is_chunked = False
         self._send_body(error_body(code, message), False)
+
+
+def scope_of(
+    head: Head, server: tuple[str, int] | None, client: tuple[str, int] | None
+) -> dict[str, Any]:
+    """What ASGI has the app know of a request."""
+    return {
+        "type": "http",
+        # In this version apps listen for hang-ups while they stream, in 2.4 they would not.
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": head.version,
+        "server": server,
+        "client": client,
+        "scheme": "http",
+        "method": head.method,
+        "root_path": "",
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "headers": head.fields,
+    }

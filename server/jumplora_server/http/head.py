@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import unquote
 
-from jumplora_server.http.limits import MAX_FIELDS, MAX_TARGET_BYTES
+from jumplora_server.http.limits import MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES
 from jumplora_server.http.refusal import Refused
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
@@ -20,7 +20,7 @@ _LINE = re.compile(rb"(%b{1,32}) ([\x21-\x7e]+) HTTP/1\.([01])" % _TOKEN)
 _FIELD = re.compile(rb"%b++:%b*+" % (_TOKEN, _VALUE))
 _HEAD = re.compile(rb"%b\r\n((?:%b\r\n)*+)\r\n" % (_LINE.pattern, _FIELD.pattern))
 _END = re.compile(rb"\n\r?\n")
-_FIRST_BYTE = re.compile(_TOKEN)
+_TOKEN_BYTE = re.compile(_TOKEN)
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _ENCODED_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -51,20 +51,30 @@ class Head:
     waits_for_continue: bool
 
 
-def head_end(received: bytes | bytearray, searched: int) -> int:
-    """Where the head ends in what was received, -1 while it does not. `searched` bytes were
-    looked through before. An end made of bare line feeds is one too: `parse_head` refuses it."""
+def take_head(received: bytearray, searched: int) -> Head | None:
+    """Cut the head off the front of what was received; None while it is not complete.
+
+    `searched` bytes were looked at before. Raises Refused, as early as possible.
+    """
+    if searched == 0:
+        if received[:2] == b"\r\n":  # an empty line before a request is allowed
+            del received[:2]
+        if not received or received == b"\r":
+            return None
+        _check_start(received[0])
+    # An end made of bare line feeds ends it too, to be refused at once.
     match = _END.search(received, max(0, searched - 2))
-    return -1 if match is None else match.end()
-
-
-def check_start(received: bytes | bytearray) -> None:
-    """Refuse at once what cannot become a head."""
-    if _FIRST_BYTE.match(received):
-        return
-    if received[0] == 0x16:
-        _refuse("this looks like TLS; the server speaks plain HTTP, so use http:// or a proxy")
-    _refuse(f"a request begins with its method, not with the byte 0x{received[0]:02x}")
+    if match is None and len(received) <= MAX_HEAD_BYTES:
+        return None
+    if match is None or match.end() > MAX_HEAD_BYTES:
+        if received.find(b"\n", 0, MAX_TARGET_BYTES) < 0:
+            raise _target_too_long()
+        raise Refused(
+            431, "head_size", f"the head is too long; at most {MAX_HEAD_BYTES} bytes are allowed"
+        )
+    raw = bytes(received[: match.end()])
+    del received[: match.end()]
+    return parse_head(raw)
 
 
 def parse_head(raw: bytes) -> Head:
@@ -74,7 +84,7 @@ def parse_head(raw: bytes) -> Head:
         _explain(raw)
     method, target, minor, lines = match.groups()
     if len(target) > MAX_TARGET_BYTES:
-        raise target_too_long()
+        raise _target_too_long()
     fields = []
     for line in lines.split(b"\r\n")[:-1]:
         name, _, value = line.partition(b":")
@@ -93,11 +103,17 @@ def parse_head(raw: bytes) -> Head:
     return _framed(method, path, raw_path, query, minor, fields)
 
 
-def target_too_long() -> Refused:
-    """The refusal of a long target, also of one that has not ended yet."""
+def _target_too_long() -> Refused:
     return Refused(
         414, "head_size", f"the target is too long; at most {MAX_TARGET_BYTES} bytes are allowed"
     )
+
+
+def _check_start(first: int) -> None:
+    if first == 0x16:
+        _refuse("this looks like TLS; the server speaks plain HTTP, so use http:// or a proxy")
+    if _TOKEN_BYTE.match(bytes([first])) is None:
+        _refuse(f"a request begins with its method, not with the byte 0x{first:02x}")
 
 
 def _framed(

@@ -28,6 +28,7 @@ from jumplora_server.settings import Settings
 
 CUT_OFF_SECONDS = 10
 BACKLOG = 512
+ROOM = 16  # connections that are closed at once where file descriptors are missing
 COMPLAINT_SECONDS = 60.0  # between two log lines about too few file descriptors
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class HttpServer(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.connections = Connections(limits, traffic, self.server_state, time.monotonic)
-        self._complained = -math.inf
+        self._complained = self._made_room = -math.inf
         self._grace = grace
         self._patience = patience
         self._on_drain = on_drain
@@ -99,8 +100,11 @@ class HttpServer(uvicorn.Server):
         if not isinstance(context.get("exception"), OSError) or "accept" not in context["message"]:
             loop.default_exception_handler(context)
             return
-        self.connections.make_room()
         now = time.monotonic()
+        if now - self._made_room >= 0.5:  # asyncio says it once for each connection that waits
+            self._made_room = now
+            for _ in range(ROOM):
+                self.connections.make_room()
         if now - self._complained >= COMPLAINT_SECONDS:
             self._complained = now
             _log.error(
