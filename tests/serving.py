@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,6 +131,7 @@ class Listener:
 
     http: HttpServer
     port: int
+    loop: asyncio.AbstractEventLoop
 
 
 @contextmanager
@@ -146,7 +148,7 @@ def serving_app(app: App, settings: Settings, traffic: Traffic = Traffic()) -> I
         try:
             wait_for(lambda: server.started or not thread.is_alive(), 20)
             assert server.started, "the server did not start"
-            yield Listener(server, port)
+            yield Listener(server, port, server.servers[0].get_loop())
         finally:
             server.should_exit = True
             thread.join(timeout=20)

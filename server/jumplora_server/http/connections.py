@@ -50,7 +50,7 @@ class Connections:
         self._unwatched = 0.0  # seconds in which the process stood still
         self._traffic = traffic
         self._state = uvicorn_state
-        self._open: set[Connection] = uvicorn_state.connections  # type: ignore[assignment]
+        self.open: Final[set[Connection]] = uvicorn_state.connections  # type: ignore[assignment]
         self._waiting: dict[State, dict[Connection, None]] = {
             "lingering": {},
             "head": {},
@@ -68,9 +68,9 @@ class Connections:
 
     def opened(self, connection: Connection) -> None:
         """Count one more; where there are too many, another makes room, or this one has none."""
-        self._open.add(connection)
-        self._traffic.on_connections(len(self._open))
-        if len(self._open) <= self.limits.connections:
+        self.open.add(connection)
+        self._traffic.on_connections(len(self.open))
+        if len(self.open) <= self.limits.connections:
             return
         connection.is_spare = True
         if self.make_room():
@@ -84,9 +84,9 @@ class Connections:
 
     def closed(self, connection: Connection) -> None:
         """Count one less."""
-        self._open.discard(connection)
+        self.open.discard(connection)
         self._spares.pop(connection, None)
-        self._traffic.on_connections(len(self._open))
+        self._traffic.on_connections(len(self.open))
 
     def moved(self, connection: Connection, before: State, after: State) -> None:
         """Keep those that wait in the order in which they began to."""
@@ -131,7 +131,7 @@ class Connections:
         self._looked += elapsed
         self._unwatched += max(0.0, elapsed - 2 * period)
         now = self.clock()
-        for connection in list(self._open):
+        for connection in list(self.open):
             connection.check(now)
 
     def stop_watching(self) -> None:
