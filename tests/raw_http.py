@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -82,7 +82,7 @@ class RawClient:
         return True
 
     def trickle(self, data: bytes, pause: float) -> float:
-        """Send single bytes until the server answers or closes, or they run out; the seconds."""
+        """Send single bytes until the server answers or closes; the seconds until then."""
         began = time.monotonic()
         for byte in data:
             self.socket.settimeout(pause)
@@ -95,6 +95,8 @@ class RawClient:
             except OSError:
                 break
         self.socket.settimeout(PATIENCE)
+        with suppress(ConnectionResetError):
+            self.socket.recv(1, socket.MSG_PEEK)
         return time.monotonic() - began
 
 
