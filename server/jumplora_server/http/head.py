@@ -56,8 +56,8 @@ def take_head(received: bytearray, searched: int) -> Head | None:
 
     `searched` bytes were looked at before. Raises Refused, as early as possible.
     """
-    if searched == 0:
-        if received[:2] == b"\r\n":  # an empty line before a request is allowed
+    if searched <= 1:
+        while received[:2] == b"\r\n":  # empty lines before a request are allowed
             del received[:2]
         if not received or received == b"\r":
             return None

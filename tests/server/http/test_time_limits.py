@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 
@@ -41,9 +40,6 @@ def test_a_head_has_to_be_complete_in_time(server: Served, sent: bytes, slow: by
             sent = b""
         assert LIMIT / 2 < client.trickle(slow, pause=0.05) < 3 * LIMIT
         answer = client.answer()
-        if slow[:2] == b"\r\n":  # more than one empty line
-            assert answer.error[0] == 400
-            return
         assert answer.error == (
             408,
             "request_timeout",
@@ -120,11 +116,12 @@ def test_a_reader_that_never_reads_is_hung_up_on(server: Served) -> None:
 
 def test_a_slow_reader_gets_it_all(server: Served) -> None:
     with server.client() as client:
-        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.send(GET.replace(b"/ ", b"/big "))
         received, pauses = 0, 0
         while received < BIG_BYTES:
-            received += len(client.socket.recv(1024 * 1024))
+            piece = client.socket.recv(1024 * 1024)
+            assert piece
+            received += len(piece)
             if pauses < 30:
                 pauses += 1
                 time.sleep(LIMIT / 10)  # slower than the server, faster than the limit
