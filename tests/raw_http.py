@@ -127,10 +127,11 @@ class SmallApp:
                 await asyncio.sleep(0.005)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         if scope["path"] == "/big":
+            gone = asyncio.ensure_future(receive())
             for _ in range(BIG_BYTES // 65536):
                 await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
-            if (await receive())["type"] == "http.disconnect":
-                self.hung_up += 1
+            self.hung_up += gone.done()
+            gone.cancel()
         await send({"type": "http.response.body", "body": json.dumps(size).encode()})
 
 

@@ -131,6 +131,7 @@ class Listener:
 
     http: HttpServer
     port: int
+    settings: Settings
     loop: asyncio.AbstractEventLoop
 
 
@@ -148,7 +149,7 @@ def serving_app(app: App, settings: Settings, traffic: Traffic = Traffic()) -> I
         try:
             wait_for(lambda: server.started or not thread.is_alive(), 20)
             assert server.started, "the server did not start"
-            yield Listener(server, port, server.servers[0].get_loop())
+            yield Listener(server, port, settings, server.servers[0].get_loop())
         finally:
             server.should_exit = True
             thread.join(timeout=20)

@@ -128,6 +128,9 @@ class Exchange:
                 self._answer(refusal.status_code, refusal.code, refusal.detail, refusal.headers)
         except BaseException as error:
             _log.error("the app failed on a request", exc_info=error)
+        else:
+            if not self.is_answered and not self._is_gone:
+                _log.error("the app ended without an answer")
         if self.is_answered or self._is_gone:
             return
         if self._is_started:
