@@ -40,12 +40,35 @@ class Answer:
         return self.status, said["error_type"], said["error"]
 
 
+class _Stream:
+    """What http.client reads answers from, one after the other, without losing the next one."""
+
+    def __init__(self, wire: socket.socket) -> None:
+        self._file = wire.makefile("rb")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def makefile(self, mode: str) -> Self:
+        """Itself, for every answer."""
+        del mode
+        return self
+
+    def close(self) -> None:
+        """Stay open for the next answer."""
+
+    def finish(self) -> None:
+        """Close it."""
+        self._file.close()
+
+
 class RawClient:
     """One connection."""
 
     def __init__(self, port: int, received: bytes = b"") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stream = _Stream(self.socket)
         self.send(received)
 
     def __enter__(self) -> Self:
@@ -57,6 +80,7 @@ class RawClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._stream.finish()
         self.socket.close()
 
     def send(self, data: bytes) -> None:
@@ -65,7 +89,7 @@ class RawClient:
 
     def answer(self, method: str = "GET") -> Answer:
         """Wait for an answer to a request of that method."""
-        response = http.client.HTTPResponse(self.socket, method=method)
+        response = http.client.HTTPResponse(self._stream, method=method)  # type: ignore[arg-type]
         response.begin()
         fields = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, fields, response.read())
