@@ -10,6 +10,8 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import typer
 
+from jumplora_server import logs
+from jumplora_server.http.signals import ignore_signals
 from jumplora_server.settings import Settings, SettingsError, load_settings
 
 # Seen by everybody who may list processes, so they come from the environment alone.
@@ -44,13 +46,12 @@ def run(flags: dict[str, str]) -> None:
     except SettingsError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(EXIT_SETTINGS) from None
-    # Late: torch takes seconds, and a wrong setting should be told at once.
-    from jumplora_server import app, logs
-    from jumplora_server.http.server import bound_socket, http_server
-    from jumplora_server.http.signals import ignore_signals
-
     logs.configure(settings.log_format, settings.log_level)
     ignore_signals()
+    # Late: torch takes seconds, and a wrong setting should be told at once.
+    from jumplora_server import app
+    from jumplora_server.http.server import bound_socket, http_server
+
     with ExitStack() as held:
         try:
             listener = held.enter_context(bound_socket(settings.host, settings.port))

@@ -13,8 +13,13 @@ _log = logging.getLogger(__name__)
 
 
 def ignore_signals() -> None:
-    """Ignore them with a line in the log each. To be called on the main thread, before it starts
-    what takes long. SIGQUIT keeps its default, an end at once with a core dump."""
+    """Ignore them with a line in the log each; to be called before what takes long.
+
+    SIGQUIT keeps its default, an end at once with a core dump. Only the main thread may set
+    handlers; elsewhere nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     # A handler may interrupt a line that is being logged, so another thread logs; of a queue's
     # methods only this one's `put` may be called there.
     came: queue.SimpleQueue[int] = queue.SimpleQueue()
