@@ -235,7 +235,6 @@ def test_a_process_that_was_stopped_lives(tmp_path: Path) -> None:
         assert not [line for line in server.log() if line["level"] == "critical"]
 
 
-@pytest.mark.slow
 def test_a_closed_terminal_ends_nothing_and_cuts_no_request(tmp_path: Path) -> None:
     with faulty_server(tmp_path) as server, ThreadPoolExecutor(1) as pool:
         body = {"task_id": "alpha", "inputs": "x" * 40}
@@ -254,6 +253,7 @@ def test_a_closed_terminal_ends_nothing_and_cuts_no_request(tmp_path: Path) -> N
         assert server.process.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 def test_a_drain_with_a_step_that_hangs_ends_by_its_own_timeouts(tmp_path: Path) -> None:
     # The drain lasts longer than the hang would be given.
     with faulty_server(tmp_path, shutdown_timeout="4") as server:
