@@ -138,7 +138,10 @@ class Listener:
 @contextmanager
 def serving_app(app: App, settings: Settings, traffic: Traffic = Traffic()) -> Iterator[Listener]:
     """Serve any app with our HTTP server, in a thread."""
-    nothing = lambda: None  # noqa: E731
+
+    def nothing() -> None:
+        """Drain no app."""
+
     with bound_socket("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         server = http_server(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -143,3 +145,14 @@ def test_the_budget_is_never_passed(steps: list[tuple[int, int, bool]]) -> None:
 )
 def test_open_files_bound_connections(wanted: int, files: int, allowed: int) -> None:
     assert allowed_connections(wanted, files) == allowed
+
+
+def test_the_limit_of_open_files_is_raised() -> None:
+    code = (
+        "import resource as r; _, hard = r.getrlimit(r.RLIMIT_NOFILE)\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (64, hard))\n"
+        "from jumplora_server.http.descriptors import raise_limit\n"
+        "assert raise_limit() == r.getrlimit(r.RLIMIT_NOFILE)[0] == hard"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
