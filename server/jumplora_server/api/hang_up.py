@@ -35,8 +35,15 @@ async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -
             raise HungUp
         raise DeadlineExceeded(f"no answer within {seconds:.1f} s")
     finally:
+        # How cancelled work ends is of no interest, and asyncio logs what is never looked at.
+        working.add_done_callback(_look_at)
         working.cancel()
         listening.cancel()
+
+
+def _look_at(done: asyncio.Future[T]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 async def _disconnect(request: Request) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -11,7 +13,7 @@ import pytest
 
 from jumplora_server.api.health import PROBES
 from raw_http import RawClient
-from serving import Site, listening, make_site, wait_for
+from serving import Site, listening, make_site, slow_down, wait_for
 
 CAP = 16
 TRICKLE = b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{"
@@ -58,6 +60,24 @@ def test_a_malformed_body_is_told_with_a_request_id(port: int) -> None:
     assert answer.error[:2] == (400, "bad_request")
     assert "'zz'" in answer.error[2]
     assert answer.fields["x-request-id"] == "mine"
+
+
+def test_a_hang_up_ends_the_request_without_a_line_in_the_log(
+    site: Site, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = json.dumps({"task_id": "alpha", "inputs": "x" * 20}).encode()
+    head = (
+        "POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    before = site.outcomes("alpha").get("client_disconnect", 0)
+    with slow_down(site):
+        with RawClient(port, head.encode() + body):
+            wait_for(lambda: site.metric("jumplora_requests_in_flight", task_id="alpha") == 1)
+        wait_for(lambda: site.outcomes("alpha").get("client_disconnect", 0) == before + 1)
+    wait_for(lambda: site.metric("jumplora_http_connections") == 0)
+    gc.collect()  # asyncio complains of what is lost when it is collected
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 def test_options_of_everything(port: int) -> None:
