@@ -10,7 +10,8 @@ import pytest
 from raw_http import BIG_BYTES, GET, RawClient, Served, served
 from serving import wait_for
 
-LIMIT = 0.4  # seconds; some three times of it fail a test
+LIMIT = 0.4
+SLOWEST = 10 * LIMIT  # until the server acts, on a machine that others use too
 FAST = {"header_timeout": LIMIT, "idle_timeout": LIMIT, "transfer_timeout": LIMIT}
 POST = b"POST / HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
@@ -38,7 +39,7 @@ def test_a_head_has_to_be_complete_in_time(server: Served, sent: bytes, slow: by
         if sent == GET:
             assert client.answer().status == 200
             sent = b""
-        assert LIMIT / 2 < client.trickle(slow, pause=0.05) < 3 * LIMIT
+        assert LIMIT / 2 < client.trickle(slow, pause=0.05) < SLOWEST
         answer = client.answer()
         assert answer.error == (
             408,
@@ -66,7 +67,7 @@ SLOW_BODIES = {
 @pytest.mark.parametrize(("sent", "slow"), SLOW_BODIES.values(), ids=SLOW_BODIES.keys())
 def test_a_body_has_to_keep_a_pace(server: Served, sent: bytes, slow: bytes) -> None:
     with server.client(sent) as client:
-        assert client.trickle(slow, pause=0.05) < 3 * LIMIT
+        assert client.trickle(slow, pause=0.05) < SLOWEST
         status, code, text = client.answer().error
         assert (status, code) == (408, "request_timeout")
         assert "1000 bytes a second" in text
@@ -92,7 +93,7 @@ def test_an_idle_connection_is_closed_without_a_word(server: Served, sent: bytes
             client.answer()
         began = time.monotonic()
         assert client.socket.recv(1) == b""
-        assert LIMIT / 2 < time.monotonic() - began < 3 * LIMIT
+        assert LIMIT / 2 < time.monotonic() - began < SLOWEST
 
 
 def test_a_request_that_is_computed_has_no_such_limit(server: Served) -> None:
