@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
@@ -20,9 +20,12 @@ from factories import random_adapter, toy_backbone
 from fakes import EOS, LIMITS, ByteDetokenizer, FakeDetokenizer, FakeEngine
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.manifest import Canary, PromptSpec
-from jumplora_server.app import Parts, build, connect
+from jumplora_server.app import Parts, build, connect, traffic
 from jumplora_server.core import Batch, EngineLimits
 from jumplora_server.engine import tokenizer as engine_tokenizer
+from jumplora_server.http.connections import Traffic
+from jumplora_server.http.exchange import App
+from jumplora_server.http.server import HttpServer, bound_socket, http_server
 from jumplora_server.settings import Settings
 
 ADMIN_KEY = "admin-key-of-tests"
@@ -118,28 +121,42 @@ def make_site(
 @contextmanager
 def listening(site: Site) -> Iterator[str]:
     """Serve over a real connection, in a thread; yields the address."""
-    config = uvicorn.Config(
-        site.app, port=0, http="h11", lifespan="on", log_config=None, access_log=False, ws="none"
-    )
-    server = uvicorn.Server(config)
-    started = threading.Event()
-    startup = server.startup
+    with serving_app(site.app, site.parts.services.settings, traffic(site.app)) as server:
+        yield f"http://127.0.0.1:{server.port}"
 
-    async def tell_when_started(*args: Any, **options: Any) -> None:
-        await startup(*args, **options)
-        started.set()
 
-    server.startup = tell_when_started  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.run, name="uvicorn")
-    thread.start()
-    try:
-        assert started.wait(timeout=20), "the server did not start"
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=20)
-        assert not thread.is_alive(), "the server did not stop"
+@dataclass(frozen=True)
+class Listener:
+    """An HTTP server that listens."""
+
+    http: HttpServer
+    port: int
+    settings: Settings
+    loop: asyncio.AbstractEventLoop
+
+
+@contextmanager
+def serving_app(app: App, settings: Settings, traffic: Traffic = Traffic()) -> Iterator[Listener]:
+    """Serve any app with our HTTP server, in a thread."""
+
+    def nothing() -> None:
+        """Drain no app."""
+
+    with bound_socket("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        server = http_server(
+            app, settings, traffic, on_drain=nothing, on_refuse=nothing, on_cut_off=nothing
+        )
+        thread = threading.Thread(target=server.run, args=([listener],), name="http")
+        thread.start()
+        try:
+            wait_for(lambda: server.started or not thread.is_alive(), 20)
+            assert server.started, "the server did not start"
+            yield Listener(server, port, settings, server.servers[0].get_loop())
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)
+            assert not thread.is_alive(), "the server did not stop"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from jumplora_server.http_server import bound_socket
+from jumplora_server.http.server import bound_socket
 from jumplora_server.settings import Settings
 from ports import held_port
 

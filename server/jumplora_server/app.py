@@ -22,14 +22,16 @@ from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.api import adapters, errors, generate, health
-from jumplora_server.api.access import AccessLog, BodyLimit
+from jumplora_server.api.access import AccessLog, BodyCheck, is_upload
 from jumplora_server.api.auth import KeyCheck
+from jumplora_server.api.methods import Methods
 from jumplora_server.core import Detokenizer
 from jumplora_server.delivery import Delivery
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
 from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.engine.weights import CheckpointError
+from jumplora_server.http.connections import Traffic
 from jumplora_server.loop import EngineLoop, StepEngine
 from jumplora_server.metrics import Metrics
 from jumplora_server.publishing import Publishing
@@ -238,7 +240,8 @@ def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
     if parts is not None:
         app.state.services = parts.services
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyCheck, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Methods)
     app.add_middleware(
         KeyCheck,
         admin_hashes=settings.key_hashes("admin"),
@@ -246,6 +249,17 @@ def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
     )
     app.add_middleware(AccessLog)
     return app
+
+
+def traffic(app: FastAPI) -> Traffic:
+    """What the HTTP server has to know of the app."""
+    services: Services = app.state.services
+    return Traffic(
+        probes=health.PROBES,
+        is_streamed=is_upload,
+        on_refusal=services.metrics.http_refused,
+        on_connections=services.metrics.http_connections,
+    )
 
 
 def begin_drain(app: FastAPI) -> None:

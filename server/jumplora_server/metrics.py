@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from jumplora_server import metrics_table as table
 from jumplora_server.core import Timing
+from jumplora_server.http.refusal import Reason
 from jumplora_server.metrics_device import DeviceMemoryCollector
 from jumplora_server.metrics_overlap import OverlapCollector, OverlapSnapshot
 from jumplora_server.metrics_state import (
@@ -99,6 +100,9 @@ class Metrics:
         self._budget_used = table.BUDGET_USED.gauge(registry)
         self._budget_limit = table.BUDGET_LIMIT.gauge(registry)
         self._model_bytes = table.MODEL_BYTES.gauge(registry)
+        refused = table.HTTP_REFUSED.counter(registry)
+        self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
+        self._http_connections = table.HTTP_CONNECTIONS.gauge(registry)
         self._build_info = table.BUILD_INFO.gauge(registry)
         self._page_lock = threading.Lock()
         self._page_seconds = page_seconds
@@ -149,6 +153,14 @@ class Metrics:
     def rejected(self, reason: RejectionReason) -> None:
         """Count a request that was refused before it was queued."""
         self._rejections[reason].inc()
+
+    def http_refused(self, reason: Reason) -> None:
+        """Count a request or a connection that the HTTP server refused or gave up."""
+        self._http_refused[reason].inc()
+
+    def http_connections(self, count: int) -> None:
+        """Set how many connections are open."""
+        self._http_connections.set(count)
 
     # The engine
 

@@ -254,6 +254,13 @@ THREAD_STUCK = Instrument(
 STORE_FAULT = Instrument(
     "jumplora_store_fault", "gauge", "1 while the store cannot be read; what is loaded is served."
 )
+HTTP_REFUSED = Instrument(
+    "jumplora_http_refused_total",
+    "counter",
+    "Requests and connections that the HTTP server refused or gave up: malformed, slow, no room.",
+    ("reason",),
+)
+HTTP_CONNECTIONS = Instrument("jumplora_http_connections", "gauge", "Open connections.")
 BUILD_INFO = Instrument(
     "jumplora_build_info", "gauge", "1; labels name the build.", ("version", "torch")
 )
@@ -290,7 +297,7 @@ TABLE: tuple[Instrument, ...] = (
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
     ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
     STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, MODEL_BYTES, HEARTBEAT, BUILD_INFO,
-    THREAD_STUCK, STORE_FAULT, DEVICE_ALLOCATED, DEVICE_RESERVED,
+    THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, DEVICE_ALLOCATED, DEVICE_RESERVED,
     VLLM_WAITING, VLLM_RUNNING, VLLM_LORA,
 )  # fmt: skip
 

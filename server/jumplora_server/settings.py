@@ -118,6 +118,31 @@ class Settings(BaseSettings):
         default=60.0, gt=0, le=3600, description="longest time a request may take, in seconds"
     )
 
+    max_connections: int = _size(
+        8192,
+        "open connections; above, the one that waits longest for a request is closed",
+        16,
+        1_000_000,
+    )
+    max_held_body_bytes: Bytes = _size(
+        64 * MIB, "memory for all request bodies over 16 KiB together", MIB, 1024**4
+    )
+    header_timeout: float = Field(
+        default=20.0, gt=0, le=3600, description="seconds for the head of a request to arrive"
+    )
+    idle_timeout: float = Field(
+        default=75.0, gt=0, le=86400, description="seconds a connection may wait for a request"
+    )
+    transfer_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="seconds without progress of a body that comes or an answer that is read",
+    )
+    transfer_rate: Bytes = _size(
+        KIB, "bytes a second that bodies and answers must keep on average", 1, GIB
+    )
+
     adapter_budget_bytes: Bytes = _size(
         GIB, 'memory for resident adapters ("512MiB")', KIB, 1024**5
     )

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,6 +233,24 @@ def test_a_process_that_was_stopped_lives(tmp_path: Path) -> None:
             server.process.wait(timeout=2 * STALL_SECONDS)
         server.checks("/livez", 200)
         assert not [line for line in server.log() if line["level"] == "critical"]
+
+
+def test_a_closed_terminal_ends_nothing_and_cuts_no_request(tmp_path: Path) -> None:
+    with faulty_server(tmp_path) as server, ThreadPoolExecutor(1) as pool:
+        body = {"task_id": "alpha", "inputs": "x" * 40}
+        running = pool.submit(httpx.post, f"{server.url}/generate", json=body, timeout=30)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            server.process.send_signal(number)
+        assert running.result().status_code == 200
+        for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):
+
+            def is_said(start: str = f"{name} is ignored") -> None:
+                assert any(line["message"].startswith(start) for line in server.log())
+
+            eventually(is_said, 10)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.wait(timeout=30) == 0
 
 
 @pytest.mark.slow

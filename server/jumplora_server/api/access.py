@@ -1,4 +1,4 @@
-"""The outermost layer of ours around every request: its id, its log line, its body limit.
+"""The outermost layer of ours around every request: its id, its log line, what its body may be.
 
 Plain ASGI: the framework's BaseHTTPMiddleware hides disconnects from the routes.
 """
@@ -6,6 +6,8 @@ Plain ASGI: the framework's BaseHTTPMiddleware hides disconnects from the routes
 from __future__ import annotations
 
 import logging
+import math
+import re
 import time
 from collections.abc import Callable
 
@@ -19,6 +21,8 @@ from jumplora_server.services import Services
 GENERATION_PATHS = frozenset({"/generate", "/generate_stream"})
 TASKS_PATH = "/v1/tasks/"
 ACCESS_LOG = "jumplora.access"
+_CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^"';\s]*)""", re.ASCII | re.IGNORECASE)
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _log = logging.getLogger(ACCESS_LOG)
 
 
@@ -72,8 +76,9 @@ def _count(scope: Scope, record: RequestRecord) -> None:
         services.metrics.request_finished(record.task, outcome, None)
 
 
-class BodyLimit:
-    """Refuses bodies over `max_bytes` with 413 in our own form of errors, uploads apart.
+class BodyCheck:
+    """Refuses, where a route reads it, a body that is encoded or not in UTF-8 with 415, and one of
+    more than `max_bytes` with 413, uploads apart. All before it is read, where the head tells.
 
     The framework's own limit answers in plain text, and outside of the handlers.
     """
@@ -83,22 +88,28 @@ class BodyLimit:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_upload(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        limit = math.inf if is_upload(scope["method"], scope["path"]) else self._max_bytes
+        declared = headers.get("content-length", "0")
         # The HTTP server refuses lengths that are not numbers.
         expected = int(declared) if declared.isdecimal() else 0
         received = 0
+        is_checked = False
 
         async def limited() -> Message:
-            nonlocal received
-            if max(expected, received) > self._max_bytes:
+            nonlocal received, is_checked
+            if not is_checked:
+                _check_type(headers)
+                is_checked = True
+            if max(expected, received) > limit:
                 raise self._refusal(max(expected, received))
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self._max_bytes:
+                if received > limit:
                     raise self._refusal(received)
             return message
 
@@ -110,7 +121,21 @@ class BodyLimit:
         )
 
 
-def is_upload(scope: Scope) -> bool:
+def is_upload(method: str, path: str) -> bool:
     """Whether the route counts the bytes itself, against a limit of its own."""
-    path: str = scope["path"]
-    return scope["method"] == "PUT" and path.startswith("/v1/adapters/")
+    return method == "PUT" and path.startswith("/v1/adapters/")
+
+
+def _check_type(headers: Headers) -> None:
+    codings = headers.getlist("content-encoding")
+    if any(coding.strip().lower() != "identity" for coding in codings):
+        raise HTTPException(
+            415,
+            f"content-encoding {', '.join(codings)[:40]!r} is not allowed: send the body as it is",
+            headers={"accept-encoding": "identity"},
+        )
+    charset = _CHARSET.search(headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in _CHARSETS:
+        raise HTTPException(
+            415, f"the charset {charset[1][:40]!r} of content-type is not allowed: bodies are UTF-8"
+        )

@@ -18,15 +18,22 @@ from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.printable import shown
 from jumplora_server import errors
+from jumplora_server.api.methods import allowed_methods
 from jumplora_server.api.record import record_of
 from jumplora_server.errors import ServerError
+from jumplora_server.http.refusal import Refused
 
 CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the log
 MAX_FAULTS = 5
 _MAX_SHOWN = 60
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_CHARS = 4096
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
 _SHED = (errors.QueueFull, errors.TaskQuotaExceeded, errors.Draining)
 
 # Which server error an adapters' error becomes; those of a file have the check as their reason.
@@ -172,18 +179,23 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error, Refused):
+        record_of(request.scope).refused(error.status_code)
+        return error_response(error.status_code, error.code, error.detail, headers=error.headers)
     if error.status_code == 400:  # what the framework raises for a body that it cannot read
         return await _on_server_error(
             request, errors.InvalidInput("the body could not be read as JSON")
         )
     code = _HTTP_CODES.get(error.status_code, "http")
-    message = str(error.detail)
+    message, headers = str(error.detail), error.headers
     if error.status_code == 404:
-        message = f"no route {request.method} {request.url.path[:100]}; see /openapi.json"
+        message = f"no route {request.method} {request.scope['path'][:100]}; see /openapi.json"
     if error.status_code == 405:
-        message = f"{request.method} is not allowed here"
+        allowed = ", ".join(allowed_methods(request.scope))
+        message = f"{request.method} is not allowed here; allowed are {allowed}"
+        headers = {"allow": allowed}
     record_of(request.scope).refused(error.status_code)
-    return error_response(error.status_code, code, message, headers=error.headers)
+    return error_response(error.status_code, code, message, headers=headers)
 
 
 async def _on_hang_up(request: Request, error: Exception) -> Response:

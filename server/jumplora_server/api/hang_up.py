@@ -24,7 +24,6 @@ async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -
     sequences at their deadline itself unless a step hangs. `work` is cancelled then.
     """
     working = asyncio.ensure_future(work)
-    working.add_done_callback(_note)
     listening = asyncio.ensure_future(_disconnect(request))
     try:
         await asyncio.wait(
@@ -36,14 +35,15 @@ async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -
             raise HungUp
         raise DeadlineExceeded(f"no answer within {seconds:.1f} s")
     finally:
+        # How cancelled work ends is of no interest, and asyncio logs what is never looked at.
+        working.add_done_callback(_look_at)
         working.cancel()
         listening.cancel()
 
 
-def _note(work: asyncio.Future[T]) -> None:
-    # Work that fails after its client is gone is no error that asyncio is to log.
-    if not work.cancelled():
-        work.exception()
+def _look_at(done: asyncio.Future[T]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 async def _disconnect(request: Request) -> None:

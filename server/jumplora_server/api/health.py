@@ -22,6 +22,8 @@ async def services_of(request: Request) -> Services:
     return services
 
 
+# Answered also where no more connections are allowed; each waits for no thread that others use.
+PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics", "/info"})
 THREADS = ("engine", "loader", "watcher")
 FAILED_STEPS = 5  # this many in a row are no longer the fault of one batch
 WithServices = Annotated[Services, Depends(services_of)]

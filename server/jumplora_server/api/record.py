@@ -44,8 +44,11 @@ class RequestRecord:
         self.outcome = outcome_of(error)
 
     def refused(self, status: int) -> None:
-        """Note that the framework ended the request, with this status."""
-        self.outcome = "client_invalid" if status < 500 else "error"
+        """Note that the framework or the HTTP server ended the request, with this status."""
+        if status == 503:
+            self.outcome = "shed"
+        else:
+            self.outcome = "client_invalid" if status < 500 else "error"
 
     def log_failure(self, error: Exception) -> None:
         """Log what the client is not told."""

@@ -30,11 +30,10 @@ async def received(
 ) -> AsyncGenerator[Incoming]:
     """The body as a finished file of the store; gone at the end unless it was published.
 
-    Raises AdapterTooLarge as soon as the limit is passed, InvalidInput for an encoded body,
-    FormatError (digest) when it is not what `x-content-sha256` or `content-digest` promise, and
-    the store's errors.
+    Raises AdapterTooLarge as soon as the limit is passed, FormatError (digest) when it is not what
+    `x-content-sha256` or `content-digest` promise, and the store's errors.
     """
-    _check_headers(request, max_bytes)
+    _check_length(request, max_bytes)
     expected = _promised_digest(request)
     async with publishing.incoming() as incoming:
         digest = await _receive(request, publishing, incoming, max_bytes)
@@ -62,12 +61,7 @@ async def _receive(
     return await publishing.finish(incoming)
 
 
-def _check_headers(request: Request, max_bytes: int) -> None:
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise InvalidInput(
-            f"content-encoding {encoding[:40]!a} is not allowed: send the file as it is"
-        )
+def _check_length(request: Request, max_bytes: int) -> None:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_large(int(declared), max_bytes)

@@ -12,6 +12,8 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 
 from jumplora_adapters.printable import printable
+from jumplora_server import logs
+from jumplora_server.http.signals import ignore_signals
 from jumplora_server.settings import Settings, SettingsError, load_settings
 
 # Seen by everybody who may list processes, so they come from the environment alone.
@@ -46,13 +48,14 @@ def run(flags: dict[str, str]) -> None:
     except SettingsError as error:
         typer.secho(printable(str(error)), fg="red", err=True)
         raise typer.Exit(EXIT_SETTINGS) from None
-    # Late: torch takes seconds, and a wrong setting should be told at once.
-    from jumplora_server import app, logs
-    from jumplora_server.http_server import bound_socket, http_server
-
     logs.configure(settings.log_format, settings.log_level)
     # A text is tokenized by the thread that asks for it: several would take the engine's cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    ignore_signals()
+    # Late: torch takes seconds, and a wrong setting should be told at once.
+    from jumplora_server import app
+    from jumplora_server.http.server import bound_socket, http_server
+
     with ExitStack() as held:
         try:
             listener = held.enter_context(bound_socket(settings.host, settings.port))
@@ -64,6 +67,7 @@ def run(flags: dict[str, str]) -> None:
         server = http_server(
             built,
             settings,
+            app.traffic(built),
             on_drain=lambda: app.begin_drain(built),
             on_refuse=lambda: app.refuse_requests(built),
             on_cut_off=lambda: app.end_requests(built),

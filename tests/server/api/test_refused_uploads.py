@@ -119,13 +119,18 @@ def test_a_file_over_the_limit(started: Started) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "words"),
-    [({"content-encoding": "gzip"}, "content-encoding"), ({"x-content-sha256": "x"}, "64")],
+    ("headers", "status", "code", "words"),
+    [
+        ({"content-encoding": "gzip"}, 415, "unsupported_media_type", "content-encoding"),
+        ({"x-content-sha256": "x"}, 422, "validation", "64"),
+    ],
     ids=["encoded", "no hash"],
 )
-def test_bad_headers(started: Started, headers: dict[str, str], words: str) -> None:
+def test_bad_headers(
+    started: Started, headers: dict[str, str], status: int, code: str, words: str
+) -> None:
     response = started[1].put("/v1/adapters/a", content=b"x", headers=headers)
-    assert (response.status_code, response.json()["error_type"]) == (422, "validation")
+    assert (response.status_code, response.json()["error_type"]) == (status, code)
     assert words in response.json()["error"]
 
 

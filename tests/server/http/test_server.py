@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from jumplora_server.http_server import bound_socket
+from jumplora_server.http.server import bound_socket
 
 
 def test_connections_send_small_pieces_at_once() -> None:

@@ -1,23 +1,37 @@
-"""uvicorn with our own way to stop: tell readiness, wait, refuse, finish, exit 0."""
+"""uvicorn with our own connections, and our own way to stop: tell readiness, wait, refuse, finish,
+exit 0."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from types import FrameType
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
+from jumplora_server.http.connection import Connection
+from jumplora_server.http.connections import Connections, Traffic
+from jumplora_server.http.descriptors import allowed_connections, raise_limit
+from jumplora_server.http.exchange import App
+from jumplora_server.http.limits import HttpLimits
 from jumplora_server.settings import Settings
 
 CUT_OFF_SECONDS = 10
+BACKLOG = 512
+ROOM = 16  # connections that are closed at once where file descriptors are missing
+COMPLAINT_SECONDS = 60.0  # between two log lines about too few file descriptors
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_log = logging.getLogger(__name__)
 
 
 class HttpServer(uvicorn.Server):
@@ -32,6 +46,8 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        limits: HttpLimits,
+        traffic: Traffic,
         *,
         grace: float,
         patience: float,
@@ -40,6 +56,8 @@ class HttpServer(uvicorn.Server):
         on_cut_off: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self.connections = Connections(limits, traffic, self.server_state, time.monotonic)
+        self._complained = self._made_room = -math.inf
         self._grace = grace
         self._patience = patience
         self._on_drain = on_drain
@@ -49,15 +67,51 @@ class HttpServer(uvicorn.Server):
         self._event_loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the app and listen. uvicorn tells the address only of sockets that it bound."""
-        await super().startup(sockets)
-        if sockets and self.started:
-            self._log_started_message(sockets)
+        """Start the app and listen."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        app: App = self.config.loaded_app
+
+        def connect() -> Connection:
+            return Connection(self.connections, app, self.lifespan.state)
+
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_loop_error)
+        self.servers = [
+            await loop.create_server(connect, sock=listener, backlog=BACKLOG)
+            for listener in sockets or ()
+        ]
+        self.connections.watch()
+        self.started = True
+        self._log_started_message(sockets or ())
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Run until a signal."""
+        """Run until a signal, on sockets that are bound."""
         self._event_loop = asyncio.get_running_loop()
-        await super().serve(sockets)
+        try:
+            await super().serve(sockets)
+        finally:
+            self.connections.stop_watching()
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio reports each try to accept a connection without a free file descriptor, and
+        tries again after a second: make room instead, and say it once in a while."""
+        if not isinstance(context.get("exception"), OSError) or "accept" not in context["message"]:
+            loop.default_exception_handler(context)
+            return
+        now = time.monotonic()
+        if now - self._made_room >= 0.5:  # asyncio says it once for each connection that waits
+            self._made_room = now
+            for _ in range(ROOM):
+                self.connections.make_room()
+        if now - self._complained >= COMPLAINT_SECONDS:
+            self._complained = now
+            _log.error(
+                "no connection can be accepted: %s; raise the limit of open files (ulimit -Hn, "
+                "LimitNOFILE=) or lower JUMPLORA_MAX_CONNECTIONS",
+                context["exception"],
+            )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -130,25 +184,28 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def http_server(
-    app: FastAPI,
+    app: App,
     settings: Settings,
+    traffic: Traffic = Traffic(),
     *,
     on_drain: Callable[[], None],
     on_refuse: Callable[[], None],
     on_cut_off: Callable[[], None],
 ) -> HttpServer:
     """A server with the limits that a service facing strangers needs."""
+    limits = HttpLimits(
+        head_seconds=settings.header_timeout,
+        idle_seconds=settings.idle_timeout,
+        transfer_seconds=settings.transfer_timeout,
+        transfer_rate=settings.transfer_rate,
+        connections=allowed_connections(settings.max_connections, raise_limit()),
+        held_body_bytes=settings.max_held_body_bytes,
+    )
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        # httptools accepts headers of any size and number.
-        http="h11",
-        h11_max_incomplete_event_size=65536,
-        timeout_keep_alive=75,
-        # Counts idle keep-alive connections too; what waits or runs has limits of its own.
-        limit_concurrency=16384,
-        backlog=512,
+        http="h11",  # not used: the connections are ours
         server_header=False,
         proxy_headers=False,
         # A backstop behind `on_cut_off`: uvicorn cancels what runs, which clients see as a 500.
@@ -160,6 +217,8 @@ def http_server(
     )
     return HttpServer(
         config,
+        limits,
+        traffic,
         grace=settings.drain_grace,
         patience=settings.shutdown_timeout,
         on_drain=on_drain,

@@ -1,0 +1,154 @@
+"""All connections of one server: their number, their order, and the clock that looks at them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from uvicorn.server import ServerState
+
+from jumplora_server.http.bodies import Bodies
+from jumplora_server.http.connection import READ_BYTES, SMALL_READ_BYTES, Connection, State
+from jumplora_server.http.limits import SPARE_CONNECTIONS, HttpLimits
+from jumplora_server.http.refusal import Reason, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the server has to know of the app: the paths of probes, which are answered when there
+    is no room left; which requests put their bodies away as they come; who counts refusals."""
+
+    probes: frozenset[str] = frozenset()
+    is_streamed: Callable[[str, str], bool] = lambda method, path: False
+    on_refusal: Callable[[Reason], None] = lambda reason: None
+    on_connections: Callable[[int], None] = lambda count: None
+
+
+class Connections:
+    """Above the cap the one that waits longest, for a request or the rest of its head, makes room.
+
+    Where all are busy, a few more are let in, of which only probes are answered.
+    """
+
+    def __init__(
+        self,
+        limits: HttpLimits,
+        traffic: Traffic,
+        uvicorn_state: ServerState,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.limits: Final = limits
+        self.bodies: Final = Bodies(limits.held_body_bytes, self.clock)
+        self.tasks: Final = uvicorn_state.tasks
+        # One buffer for all: what was read is copied out before another connection reads.
+        self.inbox: Final = memoryview(bytearray(READ_BYTES))
+        self.small_inbox: Final = self.inbox[:SMALL_READ_BYTES]
+        self._monotonic = monotonic
+        self._looked = monotonic()
+        self._unwatched = 0.0  # seconds in which the process stood still
+        self._traffic = traffic
+        self._state = uvicorn_state
+        self.open: Final[set[Connection]] = uvicorn_state.connections  # type: ignore[assignment]
+        self._waiting: dict[State, dict[Connection, None]] = {
+            "lingering": {},
+            "head": {},
+            "idle": {},
+        }
+        self._spares: dict[Connection, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    # Called by connections
+
+    def clock(self) -> float:
+        """Seconds in which clients could be waited for: a process that was stopped, or whose event
+        loop was held up, does not blame them for it."""
+        return self._monotonic() - self._unwatched
+
+    def opened(self, connection: Connection) -> None:
+        """Count one more; where there are too many, another makes room, or this one has none."""
+        self.open.add(connection)
+        self._traffic.on_connections(len(self.open))
+        if len(self.open) <= self.limits.connections:
+            return
+        connection.is_spare = True
+        if self.make_room():
+            connection.is_spare = False
+            return
+        if len(self._spares) >= SPARE_CONNECTIONS:
+            first = next((c for c in self._spares if c.state in self._waiting), connection)
+            first.make_room(self.no_room())
+        if connection.state != "closed":
+            self._spares[connection] = None
+
+    def closed(self, connection: Connection) -> None:
+        """Count one less."""
+        self.open.discard(connection)
+        self._spares.pop(connection, None)
+        self._traffic.on_connections(len(self.open))
+
+    def moved(self, connection: Connection, before: State, after: State) -> None:
+        """Keep those that wait in the order in which they began to."""
+        if (were := self._waiting.get(before)) is not None:
+            were.pop(connection, None)
+        if (are := self._waiting.get(after)) is not None:
+            are[connection] = None
+
+    def count(self, reason: Reason) -> None:
+        """Count a refusal."""
+        self._traffic.on_refusal(reason)
+
+    def no_room(self) -> Refused:
+        """What a connection above the cap is told."""
+        return Refused(
+            503,
+            "connections",
+            f"{self.limits.connections} connections are open, and no more are allowed; try again "
+            "later, or keep fewer open",
+        )
+
+    def is_probe(self, path: str) -> bool:
+        """Whether a request for that path is answered even where there is no room."""
+        return path in self._traffic.probes
+
+    def is_streamed(self, method: str, path: str) -> bool:
+        """Whether the app puts the body of such a request away as it comes."""
+        return self._traffic.is_streamed(method, path)
+
+    @property
+    def date(self) -> bytes:
+        """The date field of answers, with its line end; uvicorn renews it once a second."""
+        return b"".join(b"%b: %b\r\n" % field for field in self._state.default_headers)
+
+    # Called by the server
+
+    def watch(self) -> None:
+        """Look at all connections from now on, several times a limit."""
+        period = self.limits.sweep_seconds
+        self._timer = asyncio.get_running_loop().call_later(period, self.watch)
+        elapsed = self._monotonic() - self._looked
+        self._looked += elapsed
+        self._unwatched += max(0.0, elapsed - 2 * period)
+        now = self.clock()
+        for connection in list(self.open):
+            connection.check(now)
+
+    def stop_watching(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def make_room(self) -> bool:
+        """Close the one that waits longest; whether there was one."""
+        longest = min(self._longest(), key=lambda c: c.since, default=None)
+        if longest is None:
+            return False
+        longest.make_room(self.no_room())
+        return True
+
+    def _longest(self) -> Iterable[Connection]:
+        for waiting in self._waiting.values():
+            found = next((c for c in waiting if not c.is_spare), None)
+            if found is not None:
+                yield found

@@ -1,0 +1,102 @@
+"""HEAD, OPTIONS, 405 and the types of bodies, on every route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from serving import ADMIN_KEY, Site, connected, make_site
+
+GET_PATHS = [
+    "/livez", "/readyz", "/health", "/metrics", "/info", "/v1/adapters", "/v1/adapters/alpha",
+    "/v1/adapters/unknown", "/docs", "/openapi.json", "/nowhere",
+]  # fmt: skip
+ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return make_site(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def http(site: Site) -> Iterator[httpx.Client]:
+    with connected(site) as http:
+        site.publish("alpha")
+        yield http
+
+
+@pytest.mark.parametrize("path", GET_PATHS)
+def test_head_is_get_without_the_body(http: httpx.Client, path: str) -> None:
+    got, head = http.get(path), http.head(path)
+    assert head.status_code == got.status_code
+    assert head.content == b""
+    varying = {"date", "x-request-id"} | ({"content-length"} if path == "/metrics" else set())
+    assert {k: v for k, v in head.headers.items() if k not in varying} == {
+        k: v for k, v in got.headers.items() if k not in varying
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("HEAD", "/generate", {"POST"}),
+        ("POST", "/livez", {"GET", "HEAD"}),
+        ("TRACE", "/info", {"GET", "HEAD"}),
+        ("FOO", "/docs", {"GET", "HEAD"}),
+        ("PATCH", "/v1/adapters/alpha", {"GET", "HEAD", "PUT", "DELETE"}),
+    ],
+)
+def test_405_says_what_is_allowed(
+    http: httpx.Client, method: str, path: str, allowed: set[str]
+) -> None:
+    answer = http.request(method, path, headers=ADMIN)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == allowed
+    if method != "HEAD":
+        assert answer.json()["error_type"] == "method_not_allowed"
+
+
+def test_options_says_what_is_allowed(http: httpx.Client) -> None:
+    answer = http.options("/v1/adapters/alpha")
+    assert (answer.status_code, answer.content) == (204, b"")
+    allowed = set(answer.headers["allow"].split(", "))
+    assert allowed == {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"}
+    assert http.options("/nowhere").status_code == 404
+
+
+READING = [
+    ("POST", "/generate"),
+    ("POST", "/generate_stream"),
+    ("POST", "/v1/tasks/alpha/generate"),
+    ("POST", "/v1/adapters/alpha/rollback"),
+    ("POST", "/v1/adapters/alpha/pin"),
+    ("PUT", "/v1/adapters/alpha"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), READING)
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x" * 100])
+def test_an_encoded_body_is_415(http: httpx.Client, method: str, path: str, coding: str) -> None:
+    headers = {"content-encoding": coding, "content-type": "application/json", **ADMIN}
+    answer = http.request(method, path, content=b"\x1f\x8b", headers=headers)
+    assert (answer.status_code, answer.json()["error_type"]) == (415, "unsupported_media_type")
+    assert coding[:40] in answer.json()["error"]
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "UTF-16", '"utf-7"'])
+def test_another_charset_is_415(http: httpx.Client, charset: str) -> None:
+    headers = {"content-type": f"application/json; charset={charset}"}
+    answer = http.post("/generate", content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["error_type"]) == (415, "unsupported_media_type")
+    assert charset.strip('"') in answer.json()["error"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=UTF-8", "application/json"])
+def test_what_is_allowed(http: httpx.Client, content_type: str) -> None:
+    headers = {"content-type": content_type, "content-encoding": "Identity"}
+    body = b'{"task_id": "alpha", "inputs": "hi"}'
+    assert http.post("/generate", content=body, headers=headers).status_code == 200
