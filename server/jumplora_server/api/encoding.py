@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import to_thread
-
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import render, render_truncated
 from jumplora_server.api.lanes import Lanes
@@ -45,11 +43,11 @@ async def encode(lanes: Lanes, tokenizer: Tokenizer, prompts: Prompts) -> list[t
     of large requests take turns.
     """
     if sum(prompts.sizes) <= SMALL_BYTES:
-        return await to_thread.run_sync(_encode_all, tokenizer, prompts, limiter=lanes.small)
+        return await lanes.small.run(partial(_encode_all, tokenizer, prompts))
     encoded = []
     for index in range(len(prompts.given)):
         work = partial(_encode_one, tokenizer, prompts, index)
-        encoded.append(await to_thread.run_sync(work, limiter=lanes.large))
+        encoded.append(await lanes.large.run(work))
     return encoded
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
-from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
@@ -41,8 +41,7 @@ class JsonRequest(Request):
         try:
             if len(body) <= SMALL_BYTES:
                 return parse_body(body)
-            large = self._services.lanes.large
-            return await to_thread.run_sync(parse_body, body, limiter=large)
+            return await self._services.lanes.large.run(partial(parse_body, body))
         except ValueError as error:
             raise json.JSONDecodeError(str(error), "", 0) from error
 

@@ -7,18 +7,43 @@ once a turn; and together they take one core at most.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from anyio import CapacityLimiter
+T = TypeVar("T")
 
 
-def _one() -> CapacityLimiter:
-    return CapacityLimiter(1)
+class Lane:
+    """One thread, and what waits for it in order of arrival.
+
+    The thread goes from one job to the next by itself: a limiter of anyio would have each of them
+    wait for a turn of the event loop, and a loop with many requests takes long turns.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._jobs = 0
+
+    @property
+    def jobs(self) -> int:
+        """Those that wait, and the one that runs. Of the event loop's thread."""
+        return self._jobs
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of `work`. A job that has begun runs to its end, also if nothing awaits it."""
+        self._jobs += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._jobs -= 1
 
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """Limiters for `anyio.to_thread`, whose common one may be used up by waits for a disk."""
+    """The common threads of anyio may be used up by waits for a disk."""
 
-    small: CapacityLimiter = field(default_factory=_one)
-    large: CapacityLimiter = field(default_factory=_one)
+    small: Lane = field(default_factory=lambda: Lane("small"))
+    large: Lane = field(default_factory=lambda: Lane("large"))

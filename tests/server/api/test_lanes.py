@@ -60,7 +60,7 @@ def test_small_requests_pass_large_ones(
             large: list[Future[httpx.Response]] = [
                 clients.submit(ask, client, f"{number}{LARGE}") for number in range(6)
             ]
-            wait_for(lambda: site.parts.services.lanes.large.statistics().tasks_waiting == 5)
+            wait_for(lambda: site.parts.services.lanes.large.jobs == 6)
             assert len(begun) == 1, "large ones take turns"
             assert ask(client, "small").status_code == 200
             assert ask(client, ["small", "ones"]).status_code == 200
@@ -77,7 +77,7 @@ def test_what_waited_past_its_deadline_is_not_tokenized(
             first = clients.submit(ask, client, LARGE)
             wait_for(lambda: len(begun) == 1)
             late = clients.submit(client.post, "/generate", json=body, timeout=PATIENCE)
-            wait_for(lambda: site.parts.services.lanes.large.statistics().tasks_waiting == 1)
+            wait_for(lambda: site.parts.services.lanes.large.jobs == 2)
             end = site.parts.services.clock() + 0.001
             wait_for(lambda: site.parts.services.clock() >= end)
         assert first.result(PATIENCE).status_code == 413
@@ -105,7 +105,7 @@ def test_prompts_of_large_requests_take_turns(
     monkeypatch.setattr("jumplora_server.api.encoding.SMALL_BYTES", 100)
     with ThreadPoolExecutor(2) as clients:
         answers = [clients.submit(ask, client, texts[name]) for name in "ab"]
-        wait_for(lambda: site.parts.services.lanes.large.statistics().tasks_waiting == 1)
+        wait_for(lambda: site.parts.services.lanes.large.jobs == 2)
         both.set()
         assert [answer.result(PATIENCE).status_code for answer in answers] == [200, 200]
     first, second = order[0], order[1]
