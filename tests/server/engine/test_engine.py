@@ -58,7 +58,8 @@ def make_engine(
 def logits_of(engine: Engine, batch: Batch) -> torch.Tensor:
     """The raw logits behind a step, to compare bits rather than tokens."""
     engine._encode(batch.encode)
-    return engine._decode(batch.decode).logits
+    lineages = [engine._bank.lineage(sequence.slots) for sequence in batch.decode]
+    return engine.runner.logits(batch.decode, lineages)
 
 
 def prompts(lengths: Iterable[int] = LENGTHS) -> list[list[int]]:

@@ -107,7 +107,7 @@ def logits_of(
     runner.encode(sequences, lineages)
     logits = []
     for _ in range(STEPS):
-        logits.append(runner.decode(sequences, lineages).logits.cpu().clone())
+        logits.append(runner.logits(sequences, lineages).cpu().clone())
         for sequence, token in zip(sequences, logits[-1].argmax(-1).tolist(), strict=True):
             sequence.output.append(token)
     return logits
@@ -173,8 +173,7 @@ def test_rows_that_join_and_leave_do_not_disturb_those_that_stay(backbone: Backb
                 runner.encode([joins], [lineages[4]])
             if step >= 1:
                 live.insert(0, (joins, lineages[4]))
-            decoding = runner.decode([s for s, _ in live], [lineage for _, lineage in live])
-            logits = decoding.logits.cpu()
+            logits = runner.logits([s for s, _ in live], [lineage for _, lineage in live]).cpu()
             for (sequence, _), row in zip(live, logits, strict=True):
                 if sequence is not leaves:
                     wanted = expected[0 if sequence is stays else 1][len(sequence.output)][0]
