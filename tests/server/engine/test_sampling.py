@@ -137,23 +137,24 @@ def test_penalty_pushes_both_signs_down() -> None:
 # -- the fast ways against it
 
 
-def allowed_tokens(logits: Tensor, sequence: Sequence) -> set[int]:
-    """The reference's token, and what it says a hair's breadth beside the draw and the share."""
+def is_the_references(token: int, logits: Tensor, sequence: Sequence) -> bool:
+    """Whether the reference says so, or would a hair's breadth beside the draw or the share."""
     given, fed = sequence.sampling, [START, *sequence.output]
-    tokens = {choose_reference(logits, given, fed, EOS)[0]}
-    if given.mode == "greedy" or tokens == {-1}:
-        return tokens
+    expected, _ = choose_reference(logits, given, fed, EOS)
+    if token == expected or -1 in (token, expected) or given.mode == "greedy":
+        return token == expected
     if given.repetition_penalty != 1.0:
         seen = torch.tensor([*set(fed)])
         logits = logits.index_copy(0, seen, penalised(logits[seen], given.repetition_penalty))
     if len(sequence.output) < given.min_new_tokens:
         logits = logits.index_fill(0, torch.tensor([EOS]), -torch.inf)
     draw = uniform(given.seed, len(sequence.output))
-    for hair in (-1e-11, 1e-11):
+    for hair in (-1e-12, 1e-12):
         near = given if given.top_p is None else replace(given, top_p=given.top_p * (1 + hair))
-        for point in (draw - 1e-11, draw, draw + 1e-11):
-            tokens.add(sample(logits.double(), near, min(max(point, 0.0), 1.0)))
-    return tokens
+        for point in (draw - 1e-12, draw, draw + 1e-12):
+            if token == sample(logits.double(), near, min(max(point, 0.0), 1.0)):
+                return True
+    return False
 
 
 def check(way: Way, logits: Tensor, samplings: list[Sampling], steps: int = 3) -> None:
@@ -167,7 +168,7 @@ def check(way: Way, logits: Tensor, samplings: list[Sampling], steps: int = 3) -
         assert torch.equal(now, before), "the caller's logits were changed"
         for i, row in enumerate(rows):
             token, logprob = output.token_ids[i], output.logprobs[i]
-            assert token in allowed_tokens(now[i], row), (i, row.sampling, row.output)
+            assert is_the_references(token, now[i], row), (row.sampling, row.output)
             assert (i in output.failed) == (token == -1)
             assert (logprob is not None) == (row.sampling.logprobs == "chosen" and token >= 0)
             if logprob is not None:
@@ -212,7 +213,8 @@ REQUESTS = [
 @pytest.mark.parametrize("vocabulary", [2, 17, 300, 32_128])
 @pytest.mark.parametrize("shape", SHAPES_OF_LOGITS)
 def test_a_mixed_batch_chooses_as_the_reference(way: Way, shape: str, vocabulary: int) -> None:
-    check(way, SHAPES_OF_LOGITS[shape](len(REQUESTS), vocabulary), REQUESTS)
+    logits = SHAPES_OF_LOGITS[shape](len(REQUESTS), vocabulary)
+    check(way, logits, REQUESTS, steps=3 if vocabulary < 1000 else 1)
 
 
 def test_the_largest_vocabulary(way: Way) -> None:
@@ -233,7 +235,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     samplings=st.lists(requests, min_size=1, max_size=9),
     vocabulary=st.integers(2, 2100),
