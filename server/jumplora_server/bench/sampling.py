@@ -12,9 +12,10 @@ import torch
 
 from jumplora_server.bench.backbone import write_backbone
 from jumplora_server.bench.bars import Bar, compare, verdict
-from jumplora_server.bench.cases.case import Work
+from jumplora_server.bench.cases.case import Lap, Work
 from jumplora_server.bench.cases.ours import OursCase, make_engine
 from jumplora_server.bench.fleet import label_of
+from jumplora_server.bench.memory import trim_memory
 from jumplora_server.bench.prompts import random_prompts
 from jumplora_server.bench.report import Grid, Report
 from jumplora_server.bench.rounds import Laps, run_rounds, spread
@@ -49,7 +50,7 @@ def measure_sampling(
     on_start: Callable[[int], None],
     on_lap: Callable[[str], None],
 ) -> Report:
-    """Build the engines, run the rounds; then the reference, which chooses row by row."""
+    """Engine by engine: build it, run the rounds. Then the reference, which chooses row by row."""
     torch.set_num_threads(plan.threads or torch.get_num_threads())
     title = (
         f"Sampling: T5-{plan.shape} shape, {plan.rows} rows of the bare backbone, {plan.source} "
@@ -64,9 +65,12 @@ def measure_sampling(
             threads=torch.get_num_threads(),
             device=plan.device,
         )
-        cases = [*_cases(plan, work)]
-        on_start(len(cases) * (plan.rounds + 1))
-        laps = run_rounds(cases, plan.rounds, on_lap)
+        engines = [*_engines(plan)]
+        on_start(len(engines) * len(_mixes(plan)) * (plan.rounds + 1))
+        laps: dict[str, list[Lap]] = {}
+        for each in engines:  # one after the other: only rows of one engine are compared
+            laps |= run_rounds(_cases(plan, work, *each), plan.rounds, on_lap)
+            trim_memory()
     _fill(report, plan, laps)
     return report
 
@@ -103,11 +107,14 @@ def _engines(plan: SamplingPlan) -> Iterator[tuple[str, str, Kernels]]:
         yield f"{label_of(dtype)} torch", dtype, "torch"
 
 
-def _cases(plan: SamplingPlan, work: Work) -> Iterator[OursCase]:
-    for name, dtype, kernels in _engines(plan):
-        engine = make_engine(work, dtype, kernels)
-        for mix, samplings in _mixes(plan).items():
-            yield OursCase(f"{name}: {mix}", engine, work, [()] * plan.rows, samplings)
+def _cases(
+    plan: SamplingPlan, work: Work, name: str, dtype: str, kernels: Kernels
+) -> list[OursCase]:
+    engine = make_engine(work, dtype, kernels)
+    return [
+        OursCase(f"{name}: {mix}", engine, work, [()] * plan.rows, samplings)
+        for mix, samplings in _mixes(plan).items()
+    ]
 
 
 def _fill(report: Report, plan: SamplingPlan, laps: Laps) -> None:

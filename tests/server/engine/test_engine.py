@@ -176,7 +176,15 @@ def test_same_seed_gives_the_same_tokens_in_any_batch(
     shelf = Shelf(engine, backbone, tmp_path)
     lineages = [shelf.lineage(*names) for names in LINEAGES]
     sampling = [
-        Sampling(max_new_tokens=10, mode="sample", temperature=1.3, top_k=40, top_p=0.9, seed=i)
+        Sampling(
+            max_new_tokens=10,
+            mode="sample",
+            temperature=1.3,
+            top_k=40,
+            top_p=0.9,
+            seed=i,
+            repetition_penalty=1.0 + i / 5,
+        )
         for i in range(6)
     ]
     mixed = run(

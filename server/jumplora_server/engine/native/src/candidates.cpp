@@ -126,10 +126,10 @@ int64_t Candidates::draw(double point) {
 void Candidates::weigh() {
     if (is_weighed_) return;
     is_weighed_ = true;
-    const wide top = fill_wide(top_), temperature = fill_wide(temperature_);
+    const wide top = fill_wide(top_), rate = fill_wide(1 / temperature_);
     for (int64_t j = 0; j < count_; j += LANES) {
         const wide x = widen(load_or(x_ + j, count_ - j, -INFINITY));  // what is not there weighs 0
-        store_wide(weights_ + j, exp_wide(over(minus(x, top), temperature)));
+        store_wide(weights_ + j, exp_wide(times(minus(x, top), rate)));
     }
 }
 
@@ -180,13 +180,14 @@ Border Candidates::reach(double goal, Mass mass) {
         double masses[BUCKETS] = {};
         for (int64_t i = 0; i < count; ++i) masses[buckets_[i]] += mass_here(i);
         int border = 0;  // the last that weighs anything, where rounding keeps the sum below the goal
-        double passed = 0;
+        double before = 0, passed = 0;
         for (int b = 0; b < BUCKETS && passed < goal; ++b) {
             if (masses[b] == 0) continue;
             border = b;
+            before = passed;
             passed += masses[b];
         }
-        goal -= passed - masses[border];
+        goal -= before;
         int64_t kept = 0;
         for (int64_t i = 0; i < count; ++i) {
             if (buckets_[i] != border) continue;

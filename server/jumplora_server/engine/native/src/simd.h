@@ -153,8 +153,8 @@ inline wide plus(wide a, wide b) {
 inline wide minus(wide a, wide b) {
     return {_mm512_sub_pd(a.low, b.low), _mm512_sub_pd(a.high, b.high)};
 }
-inline wide over(wide a, wide b) {
-    return {_mm512_div_pd(a.low, b.low), _mm512_div_pd(a.high, b.high)};
+inline wide times(wide a, wide b) {
+    return {_mm512_mul_pd(a.low, b.low), _mm512_mul_pd(a.high, b.high)};
 }
 inline double sum_lanes(wide value) {
     return _mm512_reduce_add_pd(_mm512_add_pd(value.low, value.high));
