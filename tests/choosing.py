@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
@@ -15,8 +16,8 @@ from jumplora_server.engine.native.layout import Kind, Step
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.native.sampling import Samplings
 from jumplora_server.engine.native.tape import Tape
-from jumplora_server.engine.sampling import Chooser, step_output
-from jumplora_server.engine.sampling_reference import choose_reference
+from jumplora_server.engine.sampling import Chooser, step_output, uniform
+from jumplora_server.engine.sampling_reference import choose_reference, penalised, sample
 
 START, EOS = 0, 1
 MAX_ROWS, POSITIONS = 128, 64
@@ -44,6 +45,26 @@ def make_chooser(way: Way, vocabulary: int) -> Chooses:
         positions=POSITIONS,
         device=torch.device("cpu"),
     )
+
+
+def is_the_references(token: int, logits: Tensor, sequence: Sequence) -> bool:
+    """Whether the reference says so, or would a hair's breadth beside the draw or the share."""
+    given, fed = sequence.sampling, [START, *sequence.output]
+    expected, _ = choose_reference(logits, given, fed, EOS)
+    if token == expected or -1 in (token, expected) or given.mode == "greedy":
+        return token == expected
+    if given.repetition_penalty != 1.0:
+        seen = torch.tensor([*set(fed)])
+        logits = logits.index_copy(0, seen, penalised(logits[seen], given.repetition_penalty))
+    if len(sequence.output) < given.min_new_tokens:
+        logits = logits.index_fill(0, torch.tensor([EOS]), -torch.inf)
+    draw = uniform(given.seed, len(sequence.output))
+    for hair in (-1e-12, 1e-12):
+        near = given if given.top_p is None else replace(given, top_p=given.top_p * (1 + hair))
+        for point in (draw - 1e-12, draw, draw + 1e-12):
+            if token == sample(logits.double(), near, min(max(point, 0.0), 1.0)):
+                return True
+    return False
 
 
 class _Reference:

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from choosing import EOS, MAX_ROWS, START, WAYS, Way, make_chooser
+from choosing import EOS, MAX_ROWS, WAYS, Way, is_the_references, make_chooser
 from decoding import make_sequence, torch_threads
-from jumplora_server.core import Sampling, Sequence
+from jumplora_server.core import Sampling
 from jumplora_server.engine.sampling import uniform
 from jumplora_server.engine.sampling_reference import (
     candidates,
-    choose_reference,
     penalised,
     sample,
 )
@@ -135,26 +134,6 @@ def test_penalty_pushes_both_signs_down() -> None:
 
 
 # -- the fast ways against it
-
-
-def is_the_references(token: int, logits: Tensor, sequence: Sequence) -> bool:
-    """Whether the reference says so, or would a hair's breadth beside the draw or the share."""
-    given, fed = sequence.sampling, [START, *sequence.output]
-    expected, _ = choose_reference(logits, given, fed, EOS)
-    if token == expected or -1 in (token, expected) or given.mode == "greedy":
-        return token == expected
-    if given.repetition_penalty != 1.0:
-        seen = torch.tensor([*set(fed)])
-        logits = logits.index_copy(0, seen, penalised(logits[seen], given.repetition_penalty))
-    if len(sequence.output) < given.min_new_tokens:
-        logits = logits.index_fill(0, torch.tensor([EOS]), -torch.inf)
-    draw = uniform(given.seed, len(sequence.output))
-    for hair in (-1e-12, 1e-12):
-        near = given if given.top_p is None else replace(given, top_p=given.top_p * (1 + hair))
-        for point in (draw - 1e-12, draw, draw + 1e-12):
-            if token == sample(logits.double(), near, min(max(point, 0.0), 1.0)):
-                return True
-    return False
 
 
 def check(way: Way, logits: Tensor, samplings: list[Sampling], steps: int = 3) -> None:
