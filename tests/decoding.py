@@ -78,8 +78,6 @@ def advance(engine: Engine, encode: Rows[Sequence], decode: Rows[Sequence]) -> l
     assert output.failed == ()
     for sequence, token in zip(decode, output.token_ids, strict=True):
         sequence.output.append(token)
-        if is_over(sequence):
-            engine.release(sequence)
     return [sequence for sequence in decode if not is_over(sequence)]
 
 

@@ -118,7 +118,7 @@ class FakeEngine:
         self.peak_bytes = 0
         self.packed: list[str] = []
         self.slots: dict[int, FakePacked] = {}
-        self.live: dict[int, tuple[int, tuple[int, ...]]] = {}  # sequence id -> (row, slots)
+        self._encoded: dict[int, tuple[Sequence, int, tuple[int, ...]]] = {}  # with row and slots
         self._lock = threading.Lock()
         self._next_slot = 0
         self._may_step = _Gate()
@@ -191,22 +191,24 @@ class FakeEngine:
         logprobs = tuple(-0.5 if s.sampling.logprobs == "chosen" else None for s in batch.decode)
         return StepOutput(tuple(tokens), logprobs, failed=tuple(failed), encode_seconds=0.0)
 
-    def release(self, sequence: Sequence) -> None:
-        """The sequence ended."""
-        with self._lock:
-            self.live.pop(sequence.id, None)
+    @property
+    def live(self) -> dict[int, tuple[int, tuple[int, ...]]]:
+        """Row and slots of each sequence that has not ended; those that have hold no row."""
+        encoded = [*self._encoded.items()]
+        return {i: (row, slots) for i, (sequence, row, slots) in encoded if sequence.row >= 0}
 
     def _check(self, batch: Batch) -> None:
         for sequence in batch.encode:
-            assert sequence.id not in self.live, f"sequence {sequence.id} is encoded twice"
+            assert sequence.id not in self._encoded, f"sequence {sequence.id} is encoded twice"
             assert not sequence.output, f"sequence {sequence.id} is encoded late"
-            self.live[sequence.id] = (sequence.row, sequence.slots)
-        assert {s.id for s in batch.decode} == self.live.keys(), "a live row is left out"
+            self._encoded[sequence.id] = (sequence, sequence.row, sequence.slots)
+        live = self.live
+        assert {s.id for s in batch.decode} == live.keys(), "a live row is left out"
         rows = [sequence.row for sequence in batch.decode]
         assert len(set(rows)) == len(rows), f"rows are shared: {rows}"
         assert all(0 <= row < self.limits.max_rows for row in rows), f"rows {rows} do not exist"
         for sequence in batch.decode:
-            kept = self.live[sequence.id]
+            kept = live[sequence.id]
             assert kept == (sequence.row, sequence.slots), f"{sequence.id} was moved from {kept}"
             missing = [slot for slot in sequence.slots if slot not in self.slots]
             assert not missing, f"sequence {sequence.id} uses slots {missing} that are gone"

@@ -78,8 +78,6 @@ class Oracle:
             output = self._engine.step(Batch(rows if step == 0 else (), rows))
             for row, token in zip(rows, output.token_ids, strict=True):
                 row.output.append(token)
-        for row in rows:
-            self._engine.release(row)
         self._engine.remove(slot)
         return tuple(
             None if -1 in row.output else self._tokenizer.decode(list(row.output)) for row in rows

@@ -165,8 +165,8 @@ class StepOutput:
 
     `logprobs[i]` is the natural log-probability of the chosen token under the model's own
     (unmodified) distribution, or None where the sequence did not ask. `failed` holds the indices
-    whose logits were not finite: those sequences fail alone, their token is -1. `encode_seconds`
-    is the part of the step that went into `Batch.encode`.
+    whose logits were not finite or left no token: those sequences fail alone, their token is -1.
+    `encode_seconds` is the part of the step that went into `Batch.encode`.
     """
 
     token_ids: tuple[int, ...]

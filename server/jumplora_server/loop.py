@@ -48,8 +48,6 @@ class StepEngine(Protocol):
 
     def step(self, batch: Batch) -> StepOutput: ...
 
-    def release(self, sequence: Sequence) -> None: ...
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -260,11 +258,7 @@ class EngineLoop:
 
     def _settle(self) -> None:
         """Deliver the scheduler's events."""
-        events = self._scheduler.take_events()
-        for sequence, event in events:
-            if event.finish is not None:
-                self._engine.release(sequence)
-        self._outbox.post(events)
+        self._outbox.post(self._scheduler.take_events())
 
 
 def _stopped() -> Draining:

@@ -105,9 +105,9 @@ class FairnessBench:
         """Ask every task once, and measure how many short requests a second one task gets."""
         self._on_state("warming up")
         everyone = tuple(self._request(task) for task in [self._quiet, *self._others])
-        self._count(Flood(everyone, clients=self._plan.rows), 3.0)
+        seconds = max(1.0, self._plan.seconds / 4)
+        self._count(Flood(everyone, clients=self._plan.rows), seconds)
         self._on_state("capacity")
-        seconds = max(3.0, self._plan.seconds / 4)
         one = tuple(self._request(self._others[0]) for _ in range(16))
         answered = self._count(Flood(one, clients=self._plan.rows), seconds)[200]
         self.capacity = answered / seconds

@@ -77,6 +77,7 @@ def group() -> typer.Typer:
     app.command("adapters")(adapters)
     app.command("profile")(profile)
     app.command("fairness")(fairness)
+    app.command("sampling")(sampling)
     return app
 
 
@@ -310,6 +311,30 @@ def fairness(
         report = measure_fairness(
             plan, command_line(context), on_start=on_start, on_step=on_step, on_state=on_state
         )
+    _tell(report, out)
+
+
+def sampling(
+    context: typer.Context,
+    shape: Shape = "base",
+    rows: Annotated[int, _Option(min=1, help="Sequences of a step.")] = 16,
+    source: Annotated[int, _Option(min=2, help="Tokens of each prompt.")] = 128,
+    new: Annotated[int, _Option(min=1, help="Tokens to generate.")] = 16,
+    rounds: Annotated[int, _Option(min=1, help="Measured rounds after the warm-up.")] = 7,
+    dtype: Annotated[
+        list[Dtype] | None, _Option(help="Again for more; default float32, int8.")
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    out: Out = None,
+) -> None:
+    """A decode step whose rows sample, all or half of them, beside one of greedy rows."""
+    with reported_errors(), _steps() as (on_start, on_lap, _):
+        from jumplora_server.bench.sampling import SamplingPlan, measure_sampling
+
+        dtypes = tuple(map(str, dtype or (Dtype.FLOAT32, Dtype.INT8)))
+        plan = SamplingPlan(shape, rows, source, new, rounds, dtypes, device, threads)
+        report = measure_sampling(plan, command_line(context), on_start=on_start, on_lap=on_lap)
     _tell(report, out)
 
 

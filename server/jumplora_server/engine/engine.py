@@ -1,6 +1,6 @@
 """The engine: one backbone, a bank of adapters, fixed cache rows, and one `step`.
 
-Knows tensors; knows no queue, task or HTTP. `step` and `release` belong to the engine thread;
+Knows tensors; knows no queue, task or HTTP. `step` belongs to the engine thread;
 `pack`, `install` and `remove` may be called from any thread.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
-from jumplora_server.engine.sampling import Sampler, Scores
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.weights import read_config, read_weights
 
@@ -40,7 +40,10 @@ class Runner(Protocol):
 
     def encode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> None: ...
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> Scores: ...
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> StepOutput: ...
+
+    def logits(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> Tensor:
+        """What a decode chooses from [n, vocabulary], for who compares numbers."""
 
     def clear_row(self, row: int) -> None: ...
 
@@ -104,9 +107,6 @@ class Engine:
                 config, weights, dtype=dtype, device=torch.device(device), limits=self.limits
             )
         self._bank: Bank[Any] = Bank()
-        self._sampler = Sampler(
-            eos_token_id=config.eos_token_id, start_token_id=config.decoder_start_token_id
-        )
 
     @property
     def weight_bytes(self) -> int:
@@ -143,14 +143,11 @@ class Engine:
         encode_seconds = self._clock() - began
         if not batch.decode:
             return StepOutput((), (), (), encode_seconds)
-        output = self._sampler.choose(self._decode(batch.decode), batch.decode)
+        lineages = [self._bank.lineage(sequence.slots) for sequence in batch.decode]
+        output = self._runner.decode(batch.decode, lineages)
         for index in output.failed:
             self._runner.clear_row(batch.decode[index].row)
         return replace(output, encode_seconds=encode_seconds)
-
-    def release(self, sequence: Sequence) -> None:
-        """Forget what is kept for a sequence that ended."""
-        self._sampler.forget(sequence.id)
 
     def _encode(self, sequences: Rows[Sequence]) -> None:
         for sequence in sequences:
@@ -158,10 +155,6 @@ class Engine:
             if not 0 <= min(sequence.prompt) <= max(sequence.prompt) < self.vocab_size:
                 raise IndexError(f"a prompt has tokens outside of 0 to {self.vocab_size - 1}")
         self._runner.encode(sequences, [self._bank.lineage(s.slots) for s in sequences])
-
-    def _decode(self, sequences: Rows[Sequence]) -> Scores:
-        """Scores of the next token, one row a sequence."""
-        return self._runner.decode(sequences, [self._bank.lineage(s.slots) for s in sequences])
 
 
 def _choose_kernels(wanted: Kernels, dtype: str, device: str) -> Literal["native", "torch"]:

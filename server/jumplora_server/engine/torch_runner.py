@@ -1,6 +1,6 @@
 """The forward pass in torch: any device and dtype, and the reference of the native CPU path.
 
-Turns sequences into the tensors that `T5` wants, and owns the caches. Knows no sampling.
+Turns sequences into the tensors that `T5` wants, and owns the caches.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import EngineLimits, Sequence
+from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
-from jumplora_server.engine.sampling import Scores
+from jumplora_server.engine.sampling import Chooser, to_device
 from jumplora_server.engine.t5 import T5, min_rows
 from jumplora_server.engine.weights import T5Config
 
@@ -44,6 +44,13 @@ class TorchRunner:
             max_source=limits.max_source_tokens,
             max_target=limits.max_target_tokens,
             dtype=self._model.dtype,
+            device=device,
+        )
+        self._chooser = Chooser(
+            eos_token_id=config.eos_token_id,
+            start_token_id=config.decoder_start_token_id,
+            rows=limits.max_rows,
+            positions=limits.max_target_tokens,
             device=device,
         )
 
@@ -77,8 +84,12 @@ class TorchRunner:
         forms = [tuple(member.forms for member in lineage) for lineage in lineages]
         return make_plan(forms, spans, "encode", self._device)
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Scores:
-        """Scores of each sequence's next token."""
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> StepOutput:
+        """Choose each sequence's next token."""
+        return self._chooser.choose(self.logits(sequences, lineages), sequences)
+
+    def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
+        """Of each sequence's next token [n, vocabulary] float32."""
         rows = [sequence.row for sequence in sequences]
         count = max(self._min_rows, max(rows) + 1)
         tokens, positions = [self._start] * count, [0] * count
@@ -88,10 +99,10 @@ class TorchRunner:
                 tokens[row] = sequence.output[-1]
         forms = [tuple(member.forms for member in lineage) for lineage in lineages]
         plan = make_plan(forms, [(row, row + 1) for row in rows], "decode", self._device)
-        live = torch.tensor(rows, device=self._device)
+        live = to_device(torch.tensor(rows), self._device)
         logits = self._model.decode(
-            torch.tensor(tokens, device=self._device),
-            torch.tensor(positions, device=self._device),
+            to_device(torch.tensor(tokens), self._device),
+            to_device(torch.tensor(positions), self._device),
             live,
             lengths=(
                 round_up(max(len(sequence.prompt) for sequence in sequences)),
@@ -100,7 +111,7 @@ class TorchRunner:
             plan=plan,
             cache=self._cache,
         )
-        return Scores.of(logits[live])
+        return logits[live]
 
     def clear_row(self, row: int) -> None:
         """Forget a row's numbers, after it failed."""

@@ -120,6 +120,18 @@ def test_profile(dtype: str, tmp_path: Path) -> None:
         assert any(name.startswith("delta") for name in floors)
 
 
+def test_sampling(tmp_path: Path) -> None:
+    told = bench("sampling", "--shape", "tiny", *SMALL, "--rounds", "1", "--out", str(tmp_path))
+    assert re.search(r"fp32 torch: half sampled +\d+\.\d+", told)
+    record = json.loads((tmp_path / "sampling.json").read_text("utf-8"))
+    engines = {f"{dtype} torch" for dtype in ("fp32", "int8")}
+    if why_unavailable() is None:
+        engines |= {f"{dtype} native" for dtype in ("fp32", "int8")}
+    assert {name.partition(": ")[0] for name in record["ratios"]} == engines
+    assert all(min(seconds) > 0 for seconds in record["step_seconds"].values())
+    assert all(seconds > 0 for seconds in record["reference_seconds"].values())
+
+
 def test_shares_of_saturation_need_the_saturation() -> None:
     given = ["bench", "serving", "--shape", "tiny", "--part", "rates"]
     result = CliRunner().invoke(command_line(), given, env={"COLUMNS": "200", "NO_COLOR": "1"})

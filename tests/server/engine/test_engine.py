@@ -58,7 +58,8 @@ def make_engine(
 def logits_of(engine: Engine, batch: Batch) -> torch.Tensor:
     """The raw logits behind a step, to compare bits rather than tokens."""
     engine._encode(batch.encode)
-    return engine._decode(batch.decode).logits
+    lineages = [engine._bank.lineage(sequence.slots) for sequence in batch.decode]
+    return engine.runner.logits(batch.decode, lineages)
 
 
 def prompts(lengths: Iterable[int] = LENGTHS) -> list[list[int]]:
@@ -175,7 +176,15 @@ def test_same_seed_gives_the_same_tokens_in_any_batch(
     shelf = Shelf(engine, backbone, tmp_path)
     lineages = [shelf.lineage(*names) for names in LINEAGES]
     sampling = [
-        Sampling(max_new_tokens=10, mode="sample", temperature=1.3, top_k=40, top_p=0.9, seed=i)
+        Sampling(
+            max_new_tokens=10,
+            mode="sample",
+            temperature=1.3,
+            top_k=40,
+            top_p=0.9,
+            seed=i,
+            repetition_penalty=1.0 + i / 5,
+        )
         for i in range(6)
     ]
     mixed = run(

@@ -1,16 +1,81 @@
-"""Token choice against literal expectations and against transformers' logits processors."""
+"""Token choice: both fast ways against the reference, and that against transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from decoding import make_sequence
+from choosing import EOS, MAX_ROWS, WAYS, Way, is_the_references, make_chooser
+from decoding import make_sequence, torch_threads
 from jumplora_server.core import Sampling
-from jumplora_server.engine.sampling import Sampler, Scores, penalised, sample
+from jumplora_server.engine.sampling import uniform
+from jumplora_server.engine.sampling_reference import (
+    candidates,
+    penalised,
+    sample,
+)
 
 PROBABILITIES = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
 LOGITS = PROBABILITIES.log()
+EVERYTHING: dict[str, Any] = {
+    "temperature": 0.8, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.2, "min_new_tokens": 4,
+    "logprobs": "chosen",
+}  # fmt: skip
+
+
+def sampled(**options: Any) -> Sampling:
+    return Sampling(**{"max_new_tokens": 32, "mode": "sample", **options})
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    found: Way = request.param
+    return found
+
+
+# -- the numbers that draw
+
+
+def test_draws_are_splitmix64s_numbers() -> None:
+    known = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431)
+    assert [int(uniform(1234567, i) * 2**53) for i in range(4)] == [n >> 11 for n in known]
+
+
+def test_draws_are_even_over_seeds_and_over_positions() -> None:
+    for draws in (
+        torch.tensor([uniform(seed, 0) for seed in range(20_000)]),
+        torch.tensor([uniform(7, position) for position in range(20_000)]),
+    ):
+        share = torch.histc(draws, bins=20, min=0, max=1) / len(draws)
+        torch.testing.assert_close(share, torch.full((20,), 0.05), atol=0.006, rtol=0)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "reference"])
+def test_a_seeds_text_does_not_change_unnoticed(way: Way) -> None:
+    """These tokens are a promise: a seed repeats an answer after an update, too."""
+    logits = torch.tensor([[((i * 7919) % 997) / 100 for i in range(1000)]])
+    sequence = make_sequence([1], row=2, sampling=sampled(seed=11, temperature=1.5, top_k=400))
+    chooser = make_chooser(way, 1000)
+    for _ in range(8):
+        sequence.output += chooser.choose(logits, [sequence]).token_ids
+    assert sequence.output == PINNED
+
+
+PINNED = [298, 245, 614, 477, 158, 526, 90, 770]
+
+
+# -- the reference
 
 
 @pytest.mark.parametrize(
@@ -33,25 +98,18 @@ LOGITS = PROBABILITIES.log()
         ({"temperature": 100.0}, 0.6, 2),
     ],
 )
-def test_sample_inverts_the_distribution(
+def test_the_reference_inverts_the_distribution(
     options: dict[str, float], draw: float, token: int
 ) -> None:
-    sampling = Sampling(max_new_tokens=1, mode="sample", **options)  # type: ignore[arg-type]
-    assert sample(LOGITS, sampling, draw) == token
+    assert sample(LOGITS, sampled(**options), draw) == token
 
 
-def test_sampled_frequencies_follow_the_probabilities() -> None:
-    sampler = Sampler(eos_token_id=1, start_token_id=0)
-    sampling = Sampling(max_new_tokens=4000, mode="sample", seed=7)
-    sequence = make_sequence([1], row=0, sampling=sampling)
-    counts = torch.zeros(4)
-    for _ in range(4000):
-        counts[sampler.choose(Scores.of(LOGITS.float()[None]), [sequence]).token_ids[0]] += 1
-    torch.testing.assert_close(counts / 4000, PROBABILITIES.float(), atol=0.03, rtol=0)
-
-
-@pytest.mark.parametrize("options", [{"top_k": 5}, {"top_p": 0.7}, {"temperature": 0.6}])
-def test_the_candidates_are_those_of_transformers(options: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 5}, {"top_p": 0.7}, {"temperature": 0.6}, {"top_k": 9, "top_p": 0.8}],
+    ids=str,
+)
+def test_the_references_candidates_are_those_of_transformers(options: dict[str, float]) -> None:
     from transformers.generation.logits_process import (
         TemperatureLogitsWarper,
         TopKLogitsWarper,
@@ -62,15 +120,12 @@ def test_the_candidates_are_those_of_transformers(options: dict[str, float]) -> 
         "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper,
         "temperature": TemperatureLogitsWarper,
     }  # fmt: skip
-    ((name, value),) = options.items()
-    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(3))
-    warped = warpers[name](value)(torch.zeros(1, 1, dtype=torch.long), logits.clone())
+    logits = warped = numbers(1, 50, seed=3)
+    for name, value in options.items():
+        warped = warpers[name](value)(torch.zeros(1, 1, dtype=torch.long), warped.clone())
     expected = torch.softmax(warped.double(), dim=-1)[0]
-    sampling = Sampling(max_new_tokens=1, mode="sample", **options)  # type: ignore[arg-type]
-    draws = torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1]
-    tokens = torch.tensor([sample(logits[0].double(), sampling, float(d)) for d in draws[::10]])
-    frequency = torch.bincount(tokens, minlength=50).double() / len(tokens)
-    torch.testing.assert_close(frequency, expected, atol=2e-3, rtol=0)
+    got = candidates(logits[0].double(), sampled(**options))
+    torch.testing.assert_close(got, expected, atol=1e-7, rtol=0)
 
 
 def test_penalty_pushes_both_signs_down() -> None:
@@ -78,22 +133,214 @@ def test_penalty_pushes_both_signs_down() -> None:
     assert penalised(logits, 2.0).tolist() == [1.0, -4.0]
 
 
-def test_greedy_rows_need_no_state_and_failed_rows_are_named() -> None:
-    sampler = Sampler(eos_token_id=1, start_token_id=0)
-    rows = [make_sequence([1], row=i) for i in range(3)]
-    logits = torch.tensor([[0.0, 3.0], [torch.nan, 0.0], [5.0, torch.inf]])
-    output = sampler.choose(Scores.of(logits), rows)
-    assert output.token_ids == (1, -1, -1)
-    assert output.failed == (1, 2)
+# -- the fast ways against it
 
 
-def test_min_new_tokens_forbids_the_end_token_until_then() -> None:
-    sampler = Sampler(eos_token_id=1, start_token_id=0)
+def check(way: Way, logits: Tensor, samplings: list[Sampling], steps: int = 3) -> None:
+    """Choose for a few steps, each row by its sampling; tokens and log-probabilities are right."""
+    chooser = make_chooser(way, logits.shape[-1])
+    rows = [make_sequence([1], row=i, sampling=each) for i, each in enumerate(samplings)]
+    for step in range(steps):
+        now = logits.roll(step * 3, -1)
+        before = now.clone()
+        output = chooser.choose(now, rows)
+        assert torch.equal(now, before), "the caller's logits were changed"
+        for i, row in enumerate(rows):
+            token, logprob = output.token_ids[i], output.logprobs[i]
+            assert is_the_references(token, now[i], row), (row.sampling, row.output)
+            assert (i in output.failed) == (token == -1)
+            assert (logprob is not None) == (row.sampling.logprobs == "chosen" and token >= 0)
+            if logprob is not None:
+                expected = torch.log_softmax(now[i].double(), dim=-1)[token]
+                assert logprob == pytest.approx(float(expected), abs=2e-6, rel=1e-6)
+            row.output.append(max(token, 0))
+
+
+SHAPES_OF_LOGITS = {
+    "normal": lambda rows, vocabulary: 3 * numbers(rows, vocabulary),
+    "flat": lambda rows, vocabulary: 1e-3 * numbers(rows, vocabulary),
+    "peaked": lambda rows, vocabulary: 40 * numbers(rows, vocabulary),
+    "all equal": lambda rows, vocabulary: torch.full((rows, vocabulary), -2.5),
+    "ties": lambda rows, vocabulary: (2 * numbers(rows, vocabulary)).round(),
+    "bfloat16": lambda rows, vocabulary: (5 * numbers(rows, vocabulary)).bfloat16().float(),
+    "huge": lambda rows, vocabulary: 1e37 * numbers(rows, vocabulary).clamp(-3, 3),
+    "few allowed": lambda rows, vocabulary: numbers(rows, vocabulary).masked_fill(
+        torch.arange(vocabulary) % 7 != 3, -torch.inf
+    ),
+    "both zeros": lambda rows, vocabulary: 0.0 * numbers(rows, vocabulary),
+}
+REQUESTS = [
+    sampled(seed=1),
+    sampled(seed=2, top_k=1),
+    sampled(seed=3, top_k=50, logprobs="chosen"),
+    sampled(seed=4, top_k=1_000_000, top_p=0.5),
+    sampled(seed=5, top_p=1.0),
+    sampled(seed=6, top_p=1e-9),
+    sampled(seed=7, top_p=0.9999999),
+    sampled(seed=8, top_p=0.9, temperature=100.0),
+    sampled(seed=9, top_k=700, top_p=0.7, temperature=0.01),
+    sampled(seed=10, top_k=1200, repetition_penalty=0.1),
+    sampled(seed=2**63 - 1, temperature=1e-3, repetition_penalty=10.0),
+    sampled(seed=12, **EVERYTHING),
+    Sampling(32),
+    Sampling(32, logprobs="chosen"),
+    Sampling(32, repetition_penalty=1.7),
+    Sampling(32, min_new_tokens=2, repetition_penalty=0.5, logprobs="chosen"),
+]
+
+
+@pytest.mark.parametrize("vocabulary", [2, 17, 300, 32_128])
+@pytest.mark.parametrize("shape", SHAPES_OF_LOGITS)
+def test_a_mixed_batch_chooses_as_the_reference(way: Way, shape: str, vocabulary: int) -> None:
+    logits = SHAPES_OF_LOGITS[shape](len(REQUESTS), vocabulary)
+    check(way, logits, REQUESTS, steps=3 if vocabulary < 1000 else 1)
+
+
+def test_the_largest_vocabulary(way: Way) -> None:
+    check(way, 3 * numbers(len(REQUESTS), 250_112), REQUESTS, steps=1)
+
+
+requests = st.builds(
+    Sampling,
+    max_new_tokens=st.just(32),
+    min_new_tokens=st.integers(0, 3),
+    mode=st.sampled_from(["greedy", "sample", "sample"]),
+    temperature=st.floats(0.01, 100.0),
+    top_k=st.none() | st.integers(1, 80) | st.integers(1, 1_000_000),
+    top_p=st.none() | st.floats(1e-12, 1.0),
+    repetition_penalty=st.just(1.0) | st.floats(0.1, 10.0),
+    seed=st.integers(0, 2**63 - 1),
+    logprobs=st.sampled_from(["none", "chosen"]),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    samplings=st.lists(requests, min_size=1, max_size=9),
+    vocabulary=st.integers(2, 2100),
+    seed=st.integers(0, 1000),
+    scale=st.sampled_from([0.0, 0.01, 1.0, 5.0, 100.0]),
+    grid=st.sampled_from([0.0, 0.25, 1.0]),
+    forbidden=st.sampled_from([0.0, 0.3, 0.99]),
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_any_batch_chooses_as_the_reference(
+    way: Way, samplings: list[Sampling], vocabulary: int, seed: int, scale: float, grid: float,
+    forbidden: float,
+) -> None:  # fmt: skip
+    logits = scale * numbers(len(samplings), vocabulary, seed=seed)
+    if grid:
+        logits = (logits / grid).round() * grid
+    chance = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed))
+    check(way, logits.masked_fill(chance < forbidden, -torch.inf), samplings)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.6}], ids=str)
+def test_sampled_frequencies_follow_the_probabilities(way: Way, options: dict[str, float]) -> None:
+    chooser = make_chooser(way, 4)
+    counts = torch.zeros(4)
+    for start in range(0, 8192, MAX_ROWS):
+        rows = [
+            make_sequence([1], row=i, sampling=sampled(seed=start + i, **options))
+            for i in range(MAX_ROWS)
+        ]
+        tokens = chooser.choose(LOGITS.float().expand(MAX_ROWS, 4), rows).token_ids
+        counts += torch.bincount(torch.tensor(tokens), minlength=4)
+    expected = candidates(LOGITS, sampled(**options)).float()
+    torch.testing.assert_close(counts / 8192, expected, atol=0.02, rtol=0)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    with torch_threads(torch.get_num_threads()):
+        yield
+
+
+def test_a_row_does_not_depend_on_its_batch_or_the_threads(way: Way, threads: None) -> None:
+    samplings = [
+        replace(REQUESTS[i % len(REQUESTS)], seed=i, logprobs="chosen") for i in range(128)
+    ]
+    logits = 2 * numbers(128, 3001)
+    seen = []
+    for count in (1, 2, 3, 5):
+        torch.set_num_threads(count)
+        chooser = make_chooser(way, 3001)
+        rows = [make_sequence([1], row=i, sampling=each) for i, each in enumerate(samplings)]
+        seen.append(chooser.choose(logits, rows))
+        for i in range(0, 128, 7):
+            alone = make_sequence([1], row=127 - i, sampling=samplings[i])
+            output = chooser.choose(logits[i : i + 1], [alone])
+            assert output.token_ids[0] == seen[0].token_ids[i]
+            assert output.logprobs[0] == seen[0].logprobs[i]
+    assert all(output == seen[0] for output in seen)
+
+
+# -- rows that cannot go on, and rows that follow one another
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(9), sampled(**EVERYTHING), sampled(top_p=0.9), sampled()]
+)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_row_without_finite_logits_fails_alone(way: Way, bad: float, sampling: Sampling) -> None:
+    logits = numbers(5, 90)
+    sound = make_chooser(way, 90).choose(
+        logits, [make_sequence([1], row=i, sampling=sampling) for i in range(5)]
+    )
+    logits[1, 40], logits[3, EOS] = bad, bad
+    logits[4] = -torch.inf
+    output = make_chooser(way, 90).choose(
+        logits, [make_sequence([1], row=i, sampling=sampling) for i in range(5)]
+    )
+    assert output.failed == (1, 3, 4)
+    assert [output.token_ids[i] for i in output.failed] == [-1, -1, -1]
+    assert [output.logprobs[i] for i in output.failed] == [None, None, None]
+    for i in (0, 2):
+        assert output.token_ids[i] == sound.token_ids[i]
+        assert output.logprobs[i] == sound.logprobs[i]
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sample"])
+def test_a_row_that_is_allowed_nothing_fails(way: Way, mode: Any) -> None:
+    logits = torch.full((2, 40), -torch.inf)
+    logits[:, EOS] = 1.0
+    rows = [
+        make_sequence([1], row=i, sampling=Sampling(4, min_new_tokens=i, mode=mode))
+        for i in range(2)
+    ]
+    output = make_chooser(way, 40).choose(logits, rows)
+    assert (output.token_ids, output.failed) == ((EOS, -1), (1,))
+
+
+def test_min_new_tokens_forbids_the_end_token_until_then(way: Way) -> None:
+    chooser = make_chooser(way, 3)
     sequence = make_sequence([1], row=0, sampling=Sampling(max_new_tokens=4, min_new_tokens=2))
-    logits = torch.tensor([[0.0, 9.0, 1.0]])
-    chosen = []
     for _ in range(3):
-        chosen.append(sampler.choose(Scores.of(logits), [sequence]).token_ids[0])
-        sequence.output.append(chosen[-1])
-    assert chosen == [2, 2, 1]
-    assert logits.tolist() == [[0.0, 9.0, 1.0]], "the caller's logits were changed"
+        sequence.output += chooser.choose(torch.tensor([[0.0, 9.0, 1.0]]), [sequence]).token_ids
+    assert sequence.output == [2, 2, 1]
+
+
+def test_a_penalty_counts_the_start_token_and_each_token_once(way: Way) -> None:
+    chooser = make_chooser(way, 4)
+    sequence = make_sequence([1], row=0, sampling=Sampling(9, repetition_penalty=2.0))
+    logits = torch.tensor([[9.0, 0.0, 4.4, 6.0]])  # 4.5 once it was chosen, 4.5 and 3.0 for 0 and 3
+    for _ in range(4):
+        sequence.output += chooser.choose(logits, [sequence]).token_ids
+    assert sequence.output == [3, 0, 0, 0]
+
+
+def test_a_row_forgets_who_had_it_before(way: Way) -> None:
+    chooser = make_chooser(way, 64)
+    logits = numbers(1, 64)
+    request = sampled(seed=5, repetition_penalty=5.0, temperature=0.7)
+
+    def generate() -> list[int]:
+        sequence = make_sequence([1], row=3, sampling=request)
+        for _ in range(6):
+            sequence.output += chooser.choose(logits, [sequence]).token_ids
+        return sequence.output
+
+    first = generate()
+    for other in (Sampling(9), sampled(seed=1, top_k=2, logprobs="chosen")):
+        chooser.choose(logits, [make_sequence([1], row=3, sampling=other)])
+    assert generate() == first

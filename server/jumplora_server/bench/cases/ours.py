@@ -52,8 +52,17 @@ def make_engine(work: Work, dtype: str, kernels: Kernels = "auto") -> Engine:
 class OursCase:
     """Rows that each use the slots of their own lineage; () is the bare backbone."""
 
-    def __init__(self, name: str, engine: Engine, work: Work, slots: Rows[Slots]) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        work: Work,
+        slots: Rows[Slots],
+        samplings: Rows[Sampling] | None = None,
+    ) -> None:
+        """Args: `samplings` of the rows, greedy where none are given."""
         self.name = name
+        self._samplings = samplings or [Sampling(max_new_tokens=work.new)] * work.rows
         self._engine = engine
         self._work = work
         self._slots = slots
@@ -65,13 +74,15 @@ class OursCase:
                 id=row,
                 ref=None,
                 prompt=prompt,
-                sampling=Sampling(max_new_tokens=self._work.new),
+                sampling=sampling,
                 detokenizer=NoText(),
                 arrived=0.0,
                 slots=slots,
                 row=row,
             )
-            for row, (prompt, slots) in enumerate(zip(self._work.prompts, self._slots, strict=True))
+            for row, (prompt, slots, sampling) in enumerate(
+                zip(self._work.prompts, self._slots, self._samplings, strict=True)
+            )
         )
         encode_seconds = 0.0
         began = time.perf_counter()
@@ -83,6 +94,4 @@ class OursCase:
         if self._work.device != "cpu":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-        for sequence in sequences:
-            self._engine.release(sequence)
         return Lap(seconds, tuple(tuple(s.output) for s in sequences), encode_seconds)

@@ -29,7 +29,7 @@ from jumplora_server.engine.cuda.plan import DecodePlan, EncodePlan, Kernels, ma
 from jumplora_server.engine.cuda.slot import DeviceAdapter, load, on_device
 from jumplora_server.engine.cuda.upload import Uploader
 from jumplora_server.engine.delta import Plan
-from jumplora_server.engine.sampling import Scores
+from jumplora_server.engine.sampling import to_device
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import T5Config
 
@@ -103,8 +103,8 @@ class CudaRunner(TorchRunner):
             return packed
         return load(adapter, self._modules, sound, self._uploader)
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Scores:
-        """Scores of each sequence's next token."""
+    def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
+        """Of each sequence's next token [n, vocabulary] float32."""
         rows = [sequence.row for sequence in sequences]
         inputs = StepInputs(
             rows=rows,
@@ -115,7 +115,7 @@ class CudaRunner(TorchRunner):
         longest = max(len(sequence.prompt) for sequence in sequences)
         shape = shape_of(inputs, source=longest, limits=self._limits)
         logits = self._steps.run(shape, fill(shape, inputs, self._start))
-        return Scores.of(logits[torch.tensor(rows, device=self._device)])
+        return logits[to_device(torch.tensor(rows), self._device)]
 
     def _encode_plan(self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]]) -> Plan:
         slots = [on_device(lineage) for lineage in lineages]

@@ -22,6 +22,7 @@ class Kind(IntEnum):
     ATTEND_SELF = 10
     ATTEND_CROSS = 11
     BEST = 12
+    CHOOSE = 13
 
 
 class DeltaKind(IntEnum):
@@ -84,6 +85,20 @@ class Block(ctypes.Structure):
     )
 
 
+class SamplingStruct(ctypes.Structure):
+    """How one row's tokens are chosen."""
+
+    _fields_ = (
+        ("temperature", ctypes.c_double),
+        ("top_p", ctypes.c_double),
+        ("repetition_penalty", ctypes.c_double),
+        ("top_k", ctypes.c_int64),
+        ("min_new_tokens", ctypes.c_int64),
+        ("seed", ctypes.c_uint64),
+        ("wants_logprob", ctypes.c_int64),
+    )
+
+
 class Step(ctypes.Structure):
     """What one replay computes."""
 
@@ -98,4 +113,5 @@ class Step(ctypes.Structure):
         ("blocks_count", ctypes.c_int64),
         ("blocks", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
+        ("samplings", ctypes.c_void_p),
     )

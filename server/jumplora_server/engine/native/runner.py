@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
 from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import EngineLimits, Sequence
+from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.native.forms import NativeAdapter, pack_native
 from jumplora_server.engine.native.layout import LANES, MAX_LANES, Block, Step
+from jumplora_server.engine.native.sampling import Samplings
 from jumplora_server.engine.native.t5 import NativeT5
 from jumplora_server.engine.native.tape import Tape
-from jumplora_server.engine.sampling import Scores
+from jumplora_server.engine.sampling import step_output
 from jumplora_server.engine.weights import T5Config
 
 Lineage = tuple[NativeAdapter, ...]
@@ -50,6 +52,7 @@ class NativeRunner:
             max_source=limits.max_source_tokens,
             max_target=limits.max_target_tokens,
         )
+        self._samplings = Samplings(limits.max_rows)
 
     @property
     def weight_bytes(self) -> int:
@@ -73,16 +76,28 @@ class NativeRunner:
             prepared = _make_step(portion, tokens, spans, starts=starts[:-1])
             self._model.encode(prepared.step)
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Scores:
-        """Scores of each sequence's next token; the logits are valid until the next decode."""
+    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> StepOutput:
+        """Choose each sequence's next token."""
+        self._decode(sequences, lineages)
+        highest, tokens, logprobs = (
+            found[: len(sequences)].tolist()
+            for found in (self._model.highest, self._model.best, self._model.logprobs)
+        )
+        return step_output(sequences, [*map(math.isfinite, highest)], tokens, logprobs)
+
+    def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
+        """Of each sequence's next token [n, vocabulary]; valid until the next decode."""
+        self._decode(sequences, lineages)
+        return self._model.logits[: len(sequences)]
+
+    def _decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
         pairs = list(zip(sequences, lineages, strict=True))
         tokens = [s.output[-1] if s.output else self._start for s in sequences]
         spans = [(i, i + 1) for i in range(len(pairs))]
         positions = [len(sequence.output) for sequence in sequences]
-        prepared = _make_step(pairs, tokens, spans, positions=positions)
+        samplings = self._samplings.of(sequences)
+        prepared = _make_step(pairs, tokens, spans, positions=positions, samplings=samplings)
         self._model.decode(prepared.step)
-        n, model = len(pairs), self._model
-        return Scores(model.logits[:n], model.highest[:n].tolist(), model.best[:n].tolist())
 
     @property
     def tapes(self) -> dict[str, Tape]:
@@ -108,6 +123,7 @@ def _make_step(
     *,
     starts: Rows[int] = (),
     positions: Rows[int] = (),
+    samplings: Rows[int | None] = (),
 ) -> Prepared:
     """The step of these sequences, whose activations are the rows [start, stop) of `spans`."""
     blocks, tables = _blocks(spans, [lineage for _, lineage in pairs])
@@ -119,9 +135,12 @@ def _make_step(
         (ctypes.c_int64 * len(positions))(*positions),
         (Block * len(blocks))(*blocks),
         (ctypes.c_void_p * len(tables))(*tables),
+        (ctypes.c_void_p * len(samplings))(*samplings),
     )
     addresses = [ctypes.addressof(array) for array in arrays]
     step = Step(len(tokens), len(pairs), *addresses[:5], len(blocks), *addresses[5:])
+    if not any(samplings):
+        step.samplings = None
     return Prepared(step, arrays)
 
 

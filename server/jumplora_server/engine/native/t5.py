@@ -53,6 +53,9 @@ class NativeT5:
         self._row_scales = _buffer(capacity, 2)
         self.logits = _buffer(rows, config.vocab_size)
         self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
+        self.logprobs = torch.zeros(rows, dtype=torch.float64)
+        # The tokens that each cache row was fed: repetition counts the start token, too.
+        self._fed = torch.zeros(rows, max_target, dtype=torch.int32)
         cross = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._source)
         own = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._target)
         # Not zeroed: a page costs memory once a row has used it, and what is stale in a row's last
@@ -72,7 +75,10 @@ class NativeT5:
         self.encoding.replay(step)
 
     def decode(self, step: Step) -> None:
-        """One token of each sequence: `logits[i]` for the i-th."""
+        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th.
+
+        `highest[i]` is not finite where it can have none; `logits[i]` are as they were computed.
+        """
         self.decoding.replay(step)
 
     # -- the two tapes
@@ -128,9 +134,17 @@ class NativeT5:
             self._feed_forward(tape, f"{layer}.2")
         self._norm(tape, "decoder.final_layer_norm", factor=config.logit_scale)
         self._product(tape, self._h, self._head, self.logits)
-        tape.add(Kind.BEST, self.logits, self.highest, self.best, n=(config.vocab_size,))
+        self._choose(tape)
 
     # -- operations
+
+    def _choose(self, tape: Tape) -> None:
+        size = self.config.vocab_size
+        tape.add(Kind.BEST, self.logits, self.highest, self.best, n=(size,))
+        tape.add(
+            Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self._fed,
+            n=(size, self.config.eos_token_id, self._fed.shape[1]),
+        )  # fmt: skip
 
     def _norm(self, tape: Tape, name: str, *, factor: float = 1.0) -> None:
         weight = self._tensor(f"{name}.weight")

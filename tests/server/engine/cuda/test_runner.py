@@ -5,6 +5,7 @@ Interpreted where there is no GPU, compiled and captured where there is one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import EngineLimits, Sequence
+from jumplora_server.core import EngineLimits, Sampling, Sequence
 from jumplora_server.engine.cuda.forms import Resident
 from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
@@ -107,7 +108,7 @@ def logits_of(
     runner.encode(sequences, lineages)
     logits = []
     for _ in range(STEPS):
-        logits.append(runner.decode(sequences, lineages).logits.cpu().clone())
+        logits.append(runner.logits(sequences, lineages).cpu().clone())
         for sequence, token in zip(sequences, logits[-1].argmax(-1).tolist(), strict=True):
             sequence.output.append(token)
     return logits
@@ -173,13 +174,39 @@ def test_rows_that_join_and_leave_do_not_disturb_those_that_stay(backbone: Backb
                 runner.encode([joins], [lineages[4]])
             if step >= 1:
                 live.insert(0, (joins, lineages[4]))
-            decoding = runner.decode([s for s, _ in live], [lineage for _, lineage in live])
-            logits = decoding.logits.cpu()
+            logits = runner.logits([s for s, _ in live], [lineage for _, lineage in live]).cpu()
             for (sequence, _), row in zip(live, logits, strict=True):
                 if sequence is not leaves:
                     wanted = expected[0 if sequence is stays else 1][len(sequence.output)][0]
                     torch.testing.assert_close(row, wanted, atol=1e-4, rtol=0)
                 sequence.output.append(int(row.argmax()))
+
+
+def test_sampled_rows_get_the_torch_runners_tokens(backbone: Backbone) -> None:
+    sampling = Sampling(
+        max_new_tokens=STEPS, mode="sample", temperature=0.7, top_k=20, top_p=0.9,
+        repetition_penalty=1.3, logprobs="chosen",
+    )  # fmt: skip
+    found = []
+    for runner in (cuda_runner(backbone, kernels=HOST_KERNELS), torch_runner(backbone)):
+        shelf = Shelf(runner, backbone)
+        lineages = [shelf.lineage(names) for names in LINEAGES]
+        rows = [
+            make_sequence(p, row=row, sampling=replace(sampling, seed=row))
+            for row, p in enumerate(prompts())
+        ]
+        logprobs = []
+        with torch.inference_mode():
+            runner.encode(rows, lineages)
+            for _ in range(STEPS):
+                output = runner.decode(rows, lineages)
+                assert output.failed == ()
+                logprobs.append([logprob or 0.0 for logprob in output.logprobs])
+                for row, token in zip(rows, output.token_ids, strict=True):
+                    row.output.append(token)
+        found.append(([row.output for row in rows], torch.tensor(logprobs)))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-3, rtol=0)
 
 
 def test_factored_adapters_are_resident_as_factors(backbone: Backbone) -> None:

@@ -75,26 +75,4 @@ void gated_gelu(const Op& op, const Team& team) {
     });
 }
 
-// p: logits [rows, d], highest [rows], index [rows] int64.  n: d.
-// Of equals the first; a row that holds NaN gets NaN.
-void best(const Op& op, const Team& team) {
-    const int64_t d = op.n[0];
-    team.share(0, team.step.rows, [&](int64_t i) {
-        const float* x = static_cast<const float*>(op.p[0]) + i * d;
-        const vec lowest = _mm512_set1_ps(-INFINITY);
-        vec highest = lowest;
-        __mmask16 unordered = 0;
-        for (int64_t j = 0; j < d; j += 16) {
-            const vec value = _mm512_mask_loadu_ps(lowest, tail_mask(d - j), x + j);
-            unordered |= _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-            highest = _mm512_max_ps(highest, value);
-        }
-        const float top = unordered != 0 ? NAN : _mm512_reduce_max_ps(highest);
-        int64_t at = 0;
-        while (at + 1 < d && unordered == 0 && x[at] != top) ++at;
-        static_cast<float*>(op.p[1])[i] = top;
-        static_cast<int64_t*>(op.p[2])[i] = at;
-    });
-}
-
 }  // namespace jl

@@ -1,5 +1,5 @@
-// Vectors of 16 floats: loads with a tail, exp, and the small product that attention and the dense
-// deltas are made of.
+// Vectors of 16 floats: loads with a tail, exp, the small product that attention and the dense deltas
+// are made of, and the comparisons and wide sums of sampling.
 #pragma once
 
 #include <immintrin.h>
@@ -96,6 +96,90 @@ inline void transpose_tile(
     transpose(t);
     for (int c = 0; c < columns; ++c) _mm512_storeu_ps(to + c * to_stride, t[c]);
 }
+
+// -- sampling: comparisons, what they keep, and sums in double
+
+using lanes = __mmask16;  // one bit a lane
+
+inline vec fill(float value) { return _mm512_set1_ps(value); }
+
+// 16 floats of which `left` remain; in place of the others stands `rest`.
+inline vec load_or(const float* from, int64_t left, float rest) {
+    return _mm512_mask_loadu_ps(fill(rest), tail_mask(left), from);
+}
+
+inline vec higher(vec a, vec b) { return _mm512_max_ps(a, b); }
+inline vec minus(vec a, vec b) { return _mm512_sub_ps(a, b); }
+inline void store(float* to, vec value) { _mm512_storeu_ps(to, value); }
+inline float highest_lane(vec value) { return _mm512_reduce_max_ps(value); }
+inline lanes above(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+inline lanes equal(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+inline lanes unordered(vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+
+// The lanes of `which` side by side, from `from` to `to`, which has room for 16 and may lie before it.
+inline void pack_lanes(float* to, lanes which, const float* from) {
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps(which, _mm512_loadu_ps(from)));
+}
+inline void pack_lanes(int32_t* to, lanes which, const int32_t* from) {
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(which, _mm512_loadu_si512(from)));
+}
+
+struct wide {  // 16 doubles
+    __m512d low, high;
+};
+
+inline wide load_wide(const double* from) {
+    return {_mm512_loadu_pd(from), _mm512_loadu_pd(from + 8)};
+}
+inline void store_wide(double* to, wide value) {
+    _mm512_storeu_pd(to, value.low);
+    _mm512_storeu_pd(to + 8, value.high);
+}
+inline void pack_lanes(double* to, lanes which, const double* from) {
+    const wide value = load_wide(from);
+    const __mmask8 low = which & 0xFF, high = which >> 8;
+    _mm512_storeu_pd(to, _mm512_maskz_compress_pd(low, value.low));
+    _mm512_storeu_pd(to + __builtin_popcount(low), _mm512_maskz_compress_pd(high, value.high));
+}
+inline wide fill_wide(double value) { return {_mm512_set1_pd(value), _mm512_set1_pd(value)}; }
+inline wide widen(vec value) {
+    return {
+        _mm512_cvtps_pd(_mm512_castps512_ps256(value)),
+        _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1))};
+}
+inline wide plus(wide a, wide b) {
+    return {_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)};
+}
+inline wide minus(wide a, wide b) {
+    return {_mm512_sub_pd(a.low, b.low), _mm512_sub_pd(a.high, b.high)};
+}
+inline wide times(wide a, wide b) {
+    return {_mm512_mul_pd(a.low, b.low), _mm512_mul_pd(a.high, b.high)};
+}
+inline double sum_lanes(wide value) {
+    return _mm512_reduce_add_pd(_mm512_add_pd(value.low, value.high));
+}
+
+// e^x for x <= 0, to about one unit in the last place of a double; below -708 it gives 0.
+inline __m512d exp_pd(__m512d x) {
+    const __m512d low = _mm512_set1_pd(-708.0);
+    const __mmask8 tiny = _mm512_cmp_pd_mask(x, low, _CMP_LT_OQ);
+    x = _mm512_max_pd(low, x);
+    const __m512d n = _mm512_roundscale_pd(
+        _mm512_mul_pd(x, _mm512_set1_pd(1.4426950408889634)),
+        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512d r = _mm512_fnmadd_pd(n, _mm512_set1_pd(6.93147180369123816490e-01), x);
+    r = _mm512_fnmadd_pd(n, _mm512_set1_pd(1.90821492927058770002e-10), r);
+    // Taylor: |r| <= ln(2) / 2, where the term of order 14 is below 2^-57.
+    __m512d p = _mm512_set1_pd(1.0 / 6227020800);
+    constexpr double TERMS[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                                1.0 / 40320,     1.0 / 5040,     1.0 / 720,     1.0 / 120,
+                                1.0 / 24,        1.0 / 6,        0.5,           1.0, 1.0};
+#pragma GCC unroll 13
+    for (const double term : TERMS) p = _mm512_fmadd_pd(p, r, _mm512_set1_pd(term));
+    return _mm512_maskz_mov_pd(static_cast<__mmask8>(~tiny), _mm512_scalef_pd(p, n));
+}
+inline wide exp_wide(wide x) { return {exp_pd(x.low), exp_pd(x.high)}; }
 
 // A thread's own scratch, grown on demand and aligned to cache lines. It is no thread_local variable:
 // glibc ends the process when there is no memory for one of those.

@@ -32,6 +32,7 @@ void compute(const Op& op, const Team& team) {
         case ATTEND_SELF: return attend_self(op, team);
         case ATTEND_CROSS: return attend_cross(op, team);
         case BEST: return best(op, team);
+        case CHOOSE: return choose(op, team);
     }
     // A tape of another version: its operations mean something else.
     team.outcome.store(BROKEN, std::memory_order_relaxed);

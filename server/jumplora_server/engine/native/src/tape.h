@@ -23,6 +23,7 @@ enum Kind : int64_t {
     ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
     ATTEND_CROSS,    // attend over the row's prompt
     BEST,            // the highest logit of each row and its token
+    CHOOSE,          // the tokens of rows that sample, and log-probabilities
 };
 
 // One operation. What the fields mean depends on the kind; each kernel names its own.
@@ -59,6 +60,17 @@ struct Block {
 constexpr int64_t LANES = 16;  // floats of a vector
 constexpr int64_t MAX_LANES = 64;
 
+// How one row's tokens are chosen where the highest logit alone is not the answer. core.Sampling.
+struct Sampling {
+    double temperature;  // 0: the highest
+    double top_p;        // 1: all
+    double repetition_penalty;
+    int64_t top_k;  // 0: all
+    int64_t min_new_tokens;
+    uint64_t seed;
+    int64_t wants_logprob;
+};
+
 // How a replay ended; anything but DONE makes its numbers worthless. layout.Outcome.
 enum Outcome : int { DONE, OUT_OF_MEMORY, BROKEN };
 
@@ -74,6 +86,7 @@ struct Step {
     int64_t blocks_count;
     const Block* blocks;
     const Delta* const* tables;
+    const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
 };
 
 struct Team;  // run.h
@@ -91,5 +104,6 @@ void store_source(const Op&, const Team&);
 void attend_self(const Op&, const Team&);
 void attend_cross(const Op&, const Team&);
 void best(const Op&, const Team&);
+void choose(const Op&, const Team&);
 
 }  // namespace jl

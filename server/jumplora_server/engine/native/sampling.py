@@ -1,0 +1,48 @@
+"""How the rows' tokens are chosen, in the form that the kernels read (src/sampling.cpp)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence as Rows
+
+from jumplora_server.core import Sampling, Sequence
+from jumplora_server.engine.native.layout import SamplingStruct
+
+
+class Samplings:
+    """One structure a cache row, written when a sequence takes its first token there."""
+
+    def __init__(self, rows: int) -> None:
+        self._structs = (SamplingStruct * rows)()
+        size = ctypes.sizeof(SamplingStruct)
+        self._addresses = [ctypes.addressof(self._structs) + i * size for i in range(rows)]
+        self._used: list[int | None] = [None] * rows
+
+    def of(self, sequences: Rows[Sequence]) -> list[int | None]:
+        """Each sequence's address; None where the highest logit is all that is wanted."""
+        for sequence in sequences:
+            if not sequence.output:
+                self._open(sequence.row, sequence.sampling)
+        return [self._used[sequence.row] for sequence in sequences]
+
+    def _open(self, row: int, sampling: Sampling) -> None:
+        self._structs[row] = struct_of(sampling)
+        self._used[row] = None if is_plain(sampling) else self._addresses[row]
+
+
+def is_plain(sampling: Sampling) -> bool:
+    """Whether it sets nothing that the kernels would have to look at."""
+    return sampling == Sampling(sampling.max_new_tokens, seed=sampling.seed, stop=sampling.stop)
+
+
+def struct_of(sampling: Sampling) -> SamplingStruct:
+    """The same parameters, with a number that has no effect where one is not set."""
+    return SamplingStruct(
+        temperature=sampling.temperature if sampling.mode == "sample" else 0.0,
+        top_p=1.0 if sampling.top_p is None else sampling.top_p,
+        repetition_penalty=sampling.repetition_penalty,
+        top_k=sampling.top_k or 0,
+        min_new_tokens=sampling.min_new_tokens,
+        seed=sampling.seed,
+        wants_logprob=sampling.logprobs == "chosen",
+    )

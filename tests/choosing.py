@@ -1,0 +1,121 @@
+"""The ways from logits to tokens behind one call, for tests that compare them."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence as Rows
+from dataclasses import replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from jumplora_server.core import Sequence, StepOutput
+from jumplora_server.engine.native.layout import Kind, Step
+from jumplora_server.engine.native.library import why_unavailable
+from jumplora_server.engine.native.sampling import Samplings
+from jumplora_server.engine.native.tape import Tape
+from jumplora_server.engine.sampling import Chooser, step_output, uniform
+from jumplora_server.engine.sampling_reference import choose_reference, penalised, sample
+
+START, EOS = 0, 1
+MAX_ROWS, POSITIONS = 128, 64
+
+Way = Literal["native", "torch", "reference"]
+WAYS: list[Way] = ["torch"] if why_unavailable() is not None else ["native", "torch"]
+
+
+class Chooses(Protocol):
+    """What chooses one token a row from logits [n, vocabulary]."""
+
+    def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput: ...
+
+
+def make_chooser(way: Way, vocabulary: int) -> Chooses:
+    """One that has seen nothing yet."""
+    if way == "native":
+        return _Native(vocabulary)
+    if way == "reference":
+        return _Reference()
+    return Chooser(
+        eos_token_id=EOS,
+        start_token_id=START,
+        rows=MAX_ROWS,
+        positions=POSITIONS,
+        device=torch.device("cpu"),
+    )
+
+
+def is_the_references(token: int, logits: Tensor, sequence: Sequence) -> bool:
+    """Whether the reference says so, or would a hair's breadth beside the draw or the share."""
+    given, fed = sequence.sampling, [START, *sequence.output]
+    expected, _ = choose_reference(logits, given, fed, EOS)
+    if token == expected or -1 in (token, expected) or given.mode == "greedy":
+        return token == expected
+    if given.repetition_penalty != 1.0:
+        seen = torch.tensor([*set(fed)])
+        logits = logits.index_copy(0, seen, penalised(logits[seen], given.repetition_penalty))
+    if len(sequence.output) < given.min_new_tokens:
+        logits = logits.index_fill(0, torch.tensor([EOS]), -torch.inf)
+    draw = uniform(given.seed, len(sequence.output))
+    for hair in (-1e-12, 1e-12):
+        near = given if given.top_p is None else replace(given, top_p=given.top_p * (1 + hair))
+        for point in (draw - 1e-12, draw, draw + 1e-12):
+            if token == sample(logits.double(), near, min(max(point, 0.0), 1.0)):
+                return True
+    return False
+
+
+class _Reference:
+    def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
+        """Row by row."""
+        found = [
+            choose_reference(row, sequence.sampling, [START, *sequence.output], EOS)
+            for row, sequence in zip(logits, sequences, strict=True)
+        ]
+        return StepOutput(
+            tuple(token for token, _ in found),
+            tuple(logprob for _, logprob in found),
+            tuple(i for i, (token, _) in enumerate(found) if token < 0),
+        )
+
+
+class _Native:
+    """The last two operations of a decode's tape, on logits that are given."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self._logits = torch.empty(MAX_ROWS, vocabulary)
+        self._highest = torch.empty(MAX_ROWS)
+        self._tokens = torch.empty(MAX_ROWS, dtype=torch.int64)
+        self._logprobs = torch.empty(MAX_ROWS, dtype=torch.float64)
+        fed = torch.zeros(MAX_ROWS, POSITIONS, dtype=torch.int32)
+        self._samplings = Samplings(MAX_ROWS)
+        self._tape = Tape()
+        found = (self._logits, self._highest, self._tokens)
+        self._tape.add(Kind.BEST, *found, n=(vocabulary,))
+        self._tape.add(Kind.CHOOSE, *found, self._logprobs, fed, n=(vocabulary, EOS, POSITIONS))
+
+    def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
+        """One replay."""
+        n = len(sequences)
+        self._logits[:n] = logits
+        tokens = (ctypes.c_int32 * n)(*(s.output[-1] if s.output else START for s in sequences))
+        rows = (ctypes.c_int64 * n)(*(s.row for s in sequences))
+        positions = (ctypes.c_int64 * n)(*(len(s.output) for s in sequences))
+        samplings = (ctypes.c_void_p * n)(*self._samplings.of(sequences))
+        self._tape.replay(
+            Step(
+                rows=n,
+                sequences=n,
+                tokens=ctypes.addressof(tokens),
+                cache_rows=ctypes.addressof(rows),
+                positions=ctypes.addressof(positions),
+                samplings=ctypes.addressof(samplings),
+            )
+        )
+        assert torch.equal(self._logits[:n].nan_to_num(), logits.nan_to_num()), "logits changed"
+        highest, chosen, logprobs = (
+            found[:n].tolist() for found in (self._highest, self._tokens, self._logprobs)
+        )
+        return step_output(sequences, [*map(math.isfinite, highest)], chosen, logprobs)
