@@ -25,6 +25,7 @@ from jumplora_server.http.refusal import Refused
 
 CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the log
 MAX_FAULTS = 5
+NO_OBJECT = "the body must be a JSON object, sent with content-type: application/json"
 _MAX_SHOWN = 60
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_CHARS = 4096
@@ -141,7 +142,7 @@ def _fault(fault: Mapping[str, Any]) -> str:
         why = fault.get("ctx", {}).get("error", "it cannot be parsed")
         return f"the body is not valid JSON: {why}"
     if not location and kind in ("missing", "model_type", "model_attributes_type", "dict_type"):
-        return "the body must be a JSON object, sent with content-type: application/json"
+        return NO_OBJECT
     message = str(fault["msg"]).removeprefix("Value error, ")
     tells_itself = kind == "value_error" or "input" not in fault
     given = "" if tells_itself else _shown(fault["input"])

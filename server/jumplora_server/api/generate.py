@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from jumplora_server.api import answers
@@ -13,8 +15,8 @@ from jumplora_server.api.admit import Admitted, admit
 from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.event_stream import EventStream
 from jumplora_server.api.hang_up import HungUp, unless_hung_up
-from jumplora_server.api.health import WithServices
-from jumplora_server.api.json_body import JsonRoute
+from jumplora_server.api.health import WithServices, services_of
+from jumplora_server.api.json_body import JsonRequest
 from jumplora_server.api.record import record_of
 from jumplora_server.api.schemas import ErrorBody, GenerateRequest, GenerateResponse, StreamEvent
 from jumplora_server.api.stream import CancelCause, failure_of
@@ -42,7 +44,34 @@ TaskHeader = Annotated[
     str | None, Header(alias=TASK_HEADER, description="may carry the task id; must agree")
 ]
 TaskPath = Annotated[str, Path(description='"task" or "task@version"')]
-router = APIRouter(tags=["generate"], route_class=JsonRoute)
+
+
+class GenerateRoute(APIRoute):
+    """A route for a GenerateRequest and a task id from everywhere it may stand.
+
+    What the endpoints declare makes the OpenAPI document. The framework would solve it anew for
+    each request, in 0.2 ms: a third of what a refused request costs the app.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Call the endpoint with what it declares."""
+        endpoint = self.endpoint
+
+        async def handler(plain: Request) -> Response:
+            request = JsonRequest(plain.scope, plain.receive)
+            response: Response = await endpoint(
+                request=request,
+                services=await services_of(request),
+                body=await request.model(GenerateRequest),
+                x_task_id=request.headers.get(TASK_HEADER),
+                **request.path_params,
+            )
+            return response
+
+        return handler
+
+
+router = APIRouter(tags=["generate"], route_class=GenerateRoute)
 
 
 @router.post("/generate", response_model=_ANSWER, responses=_ERRORS)

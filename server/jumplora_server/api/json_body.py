@@ -10,12 +10,15 @@ import json
 import re
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 
 from jumplora_adapters.json_text import MAX_DEPTH, TOO_DEEP, read_json
+from jumplora_server.api.errors import NO_OBJECT, validation_message
+from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services
 
 MAX_MARKS = 8192  # a list of as many prompts as the settings allow at most has half of that
@@ -29,6 +32,8 @@ _NEXT = re.compile(
     rf'[^"\[\]{{}},:]*+(?:{_STRING}[^"\[\]{{}},:]*+)?+[\[\]{{}},:]',
     re.DOTALL,
 )
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class JsonRequest(Request):
@@ -45,6 +50,17 @@ class JsonRequest(Request):
         except ValueError as error:
             raise json.JSONDecodeError(str(error), "", 0) from error
 
+    async def model(self, kind: type[M]) -> M:
+        """The body as a model. Raises InvalidInput."""
+        if not await self.body() or not is_json(self.headers.get("content-type", "")):
+            raise InvalidInput(NO_OBJECT)
+        try:
+            return kind.model_validate(await self.json())
+        except json.JSONDecodeError as error:
+            raise InvalidInput(f"the body is not valid JSON: {error.msg}") from error
+        except ValidationError as error:
+            raise InvalidInput(validation_message(error.errors(include_url=False))) from error
+
     @property
     def _services(self) -> Services:
         services: Services = self.app.state.services
@@ -52,7 +68,7 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is read by `parse_body`."""
+    """A route whose body, which may be missing, is read by `parse_body`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The framework's handler, given a JsonRequest."""
@@ -62,6 +78,14 @@ class JsonRoute(APIRoute):
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handler
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a content-type field says that the body is JSON."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
 
 
 def parse_body(body: bytes) -> Any:
