@@ -243,6 +243,22 @@ TRAFFIC = Row(
             (Query(rate("jumplora_admission_rejections_total", "reason", ""), "{{reason}}"),),
         ),
         Panel(
+            "Refused by the HTTP server",
+            "timeseries",
+            "reqps",
+            "jumplora_http_refused_total: requests that no route saw. head, head_size, body: "
+            "malformed or too long; head_timeout, body_timeout, read_timeout: the client was too "
+            "slow; bodies, connections: there was no room.",
+            (Query(rate("jumplora_http_refused_total", "reason", ""), "{{reason}}"),),
+        ),
+        Panel(
+            "Connections",
+            "timeseries",
+            "short",
+            "jumplora_http_connections: open connections, idle ones too.",
+            (Query("sum by (instance) (jumplora_http_connections)", "{{instance}}"),),
+        ),
+        Panel(
             "In flight",
             "timeseries",
             "short",
