@@ -24,7 +24,7 @@ class Prompts:
 
     `sizes` are the UTF-8 bytes of the prompts that will be made, `truncate` cuts them to so many
     tokens; without it, more than `allowed` are an error. `name` says what an index is called,
-    `is_late` whether nobody waits any more.
+    `is_late` whether the request is past its deadline.
     """
 
     given: Sequence[str]

@@ -89,7 +89,7 @@ class FairQueue:
         if not self._active[task]:
             del self._active[task]
         if not self._active:
-            self._served.clear()  # nobody is owed anything by an idle server
+            self._served.clear()  # an idle server owes no task anything
 
     def _turn(self, task: str | None, shares: RowShares) -> tuple[bool, float, int]:
         is_over = shares.is_over(task, self._waiting.keys())
