@@ -15,7 +15,7 @@ import math
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,17 +112,23 @@ class Admission:
         return self._tokens
 
     def reserve(self, task: str | None, tokens_upper: int = 0) -> Reservation:
-        """Take a place for `task` with at most `tokens_upper` prompt tokens.
+        """Take a place for `task` with at most `tokens_upper` prompt tokens; see `reserve_all`."""
+        (reservation,) = self.reserve_all(task, [tokens_upper])
+        return reservation
 
-        Raises Draining, QueueFull or TaskQuotaExceeded, each with `retry_after` in seconds. A
-        prompt larger than its task's share of tokens is let in when nothing else of the task waits,
-        and one larger than the whole token cap when nothing waits at all.
+    def reserve_all(self, task: str | None, tokens_upper: Sequence[int]) -> list[Reservation]:
+        """Take a place for each prompt of one request, or none.
+
+        Raises Draining, QueueFull or TaskQuotaExceeded, each with `retry_after` in seconds. A task
+        that has nothing waiting gets in while there is room, whatever its share, and a prompt
+        larger than the whole token cap when nothing waits at all.
         """
         with self._lock:
-            refusal = self._refusal(task, tokens_upper)
+            refusal = self._refusal(task, len(tokens_upper), sum(tokens_upper))
             if refusal is None:
-                self._count(task, 1, tokens_upper)
-                return Reservation(self, task, tokens_upper, self._clock())
+                self._count(task, len(tokens_upper), sum(tokens_upper))
+                now = self._clock()
+                return [Reservation(self, task, tokens, now) for tokens in tokens_upper]
             error = self._explained(refusal, task)
         self._rejected(refusal)
         raise error
@@ -157,22 +163,25 @@ class Admission:
         if not self._requests_of[task]:
             del self._requests_of[task], self._tokens_of[task]
 
-    def _refusal(self, task: str | None, tokens: int) -> RejectReason | None:
+    def _refusal(self, task: str | None, requests: int, tokens: int) -> RejectReason | None:
+        limits = self._limits
         if self._closed:
             return "draining"
-        if self._requests >= self._limits.max_requests:
+        if limits.task_share < 1 and self._is_over_share(task, requests, tokens):
+            return "task_quota"
+        if self._requests + requests > limits.max_requests:
             return "queue_requests"
-        if self._requests and self._tokens + tokens > self._limits.max_tokens:
+        if self._requests and self._tokens + tokens > limits.max_tokens:
             return "queue_tokens"
-        if not (held := self._requests_of[task]):
-            return None
-        others = self._requests - held
-        if held >= self._limits.requests_of_a_task(others):
-            return "task_quota"
-        held = self._tokens_of[task]
-        if held + tokens > self._limits.tokens_of_a_task(self._tokens - held):
-            return "task_quota"
         return None
+
+    def _is_over_share(self, task: str | None, requests: int, tokens: int) -> bool:
+        held, held_tokens = self._requests_of[task], self._tokens_of[task]
+        if not held:
+            return False
+        most = self._limits.requests_of_a_task(self._requests - held)
+        most_tokens = self._limits.tokens_of_a_task(self._tokens - held_tokens)
+        return held + requests > most or held_tokens + tokens > most_tokens
 
     def _explained(self, refusal: RejectReason, task: str | None) -> ServerError:
         limits = self._limits

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,6 +121,10 @@ class EngineLoop:
         Raises QueueFull, TaskQuotaExceeded, Draining (each with `retry_after`).
         """
         return self.admission.reserve(task, tokens_upper)
+
+    def reserve_all(self, task: str | None, tokens_upper: Rows[int]) -> list[Reservation]:
+        """The same for all prompts of a request, or for none."""
+        return self.admission.reserve_all(task, tokens_upper)
 
     def submit(
         self,

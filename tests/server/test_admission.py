@@ -63,6 +63,19 @@ def test_flooding_tasks_get_even_shares_and_leave_places(
     assert least <= min(counts.values()) <= max(counts.values()) <= most
 
 
+def test_the_prompts_of_a_request_get_places_together_or_none() -> None:
+    door = Door(QueueLimits(max_requests=256, max_tokens=10**6, task_share=0.5))
+    for task in [f"flood{i}" for i in range(8)] * 64:
+        door.try_reserve(task, 1)
+    before = door.admission.requests
+    assert len(door.admission.reserve_all("quiet", [1] * 64)) == 64, "it had nothing waiting"
+    with pytest.raises(TaskQuotaExceeded):
+        door.admission.reserve_all("quiet", [1])
+    with pytest.raises(QueueFull):
+        door.admission.reserve_all("other", [1] * (256 - before))
+    assert door.admission.requests == before + 64
+
+
 def test_tokens_are_shared_like_places() -> None:
     door = Door(QueueLimits(max_requests=100, max_tokens=1000, task_share=0.5))
     held = [door.try_reserve("long", 75) for _ in range(6)]

@@ -62,11 +62,12 @@ async def admit(
     wants: Wanted,
 ) -> Admitted:
     """Route, reserve, tokenize and submit. Raises server errors; then nothing is left behind."""
-    deadline = services.clock() + _timeout(services, body)
+    arrived = services.clock()
     field = "inputs" if body.text is None else "text"
     # Failures count for the task too; metrics keep names that are not registered apart.
     is_base = task is None or task == services.settings.base_name
     record.task = None if is_base else str(task).partition("@")[0]
+    deadline = arrived + _timeout(services, body)
     _check_sizes(services, field, body.prompts)
     with await _lease(services, None if is_base else task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
@@ -76,16 +77,15 @@ async def admit(
         spec = None if body.text is None else _prompt_spec(lease)
         sizes = _prompt_sizes(services, spec, body.prompts)
         limit = body.parameters.truncate or services.limits.max_source_tokens
-        reservations = []
+        # A token takes at least a byte, and longer prompts are cut or refused.
+        upper = [min(limit, size + 1) for size in sizes]
+        reservations = services.loop.reserve_all(record.task, upper)
         submitted = 0
         try:
-            for size in sizes:
-                # A token takes at least a byte, and longer prompts are cut or refused.
-                upper = min(limit, size + 1)
-                reservations.append(services.loop.reserve(record.task, upper))
             encoded = await encode(
                 services.lanes,
                 services.tokenizer,
+                record.task,
                 Prompts(
                     given=body.prompts,
                     sizes=sizes,

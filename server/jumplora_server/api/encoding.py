@@ -36,18 +36,20 @@ class Prompts:
     is_late: Callable[[], bool]
 
 
-async def encode(lanes: Lanes, tokenizer: Tokenizer, prompts: Prompts) -> list[tuple[int, ...]]:
+async def encode(
+    lanes: Lanes, tokenizer: Tokenizer, task: str | None, prompts: Prompts
+) -> list[tuple[int, ...]]:
     """Token ids of every prompt. Raises InputTooLong, PromptTooLong, DeadlineExceeded.
 
     One prompt is made at a time: all of a request's together may be many times the request. Those
     of large requests take turns.
     """
     if sum(prompts.sizes) <= SMALL_BYTES:
-        return await lanes.small.run(partial(_encode_all, tokenizer, prompts))
+        return await lanes.small.run(task, partial(_encode_all, tokenizer, prompts))
     encoded = []
     for index in range(len(prompts.given)):
         work = partial(_encode_one, tokenizer, prompts, index)
-        encoded.append(await lanes.large.run(work))
+        encoded.append(await lanes.large.run(task, work))
     return encoded
 
 

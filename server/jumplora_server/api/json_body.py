@@ -23,6 +23,7 @@ from jumplora_server.services import Services
 
 MAX_MARKS = 8192  # a list of as many prompts as the settings allow at most has half of that
 SMALL_BYTES = 16_384  # read on the event loop, in less than a millisecond
+READING = "@reading"  # the turn in the lane of what names no task yet; no task can be called so
 _MARKS = "[]{},:"
 # A string; most have no escaped quote, and are found five times as fast by the first way. Here and
 # below what matched is not tried in another way (`++`): the time is linear.
@@ -46,7 +47,7 @@ class JsonRequest(Request):
         try:
             if len(body) <= SMALL_BYTES:
                 return parse_body(body)
-            return await self._services.lanes.large.run(partial(parse_body, body))
+            return await self._services.lanes.large.run(READING, partial(parse_body, body))
         except ValueError as error:
             raise json.JSONDecodeError(str(error), "", 0) from error
 

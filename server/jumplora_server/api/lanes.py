@@ -1,23 +1,25 @@
 """Two threads for work on what requests send: one for small ones, one for large ones.
 
-A small request never waits behind a large one. Large ones take turns, whatever their number: in
-their thread they share the interpreter with the event loop, on which each would hold up all others
-once a turn; and together they take one core at most.
+A small request never waits behind a large one. In each thread tasks take turns, so one task's
+texts are not another's wait. Large work shares the interpreter with the event loop from a thread,
+on which it would hold up all others once a turn; and together it takes one core at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 class Lane:
-    """One thread, and what waits for it in order of arrival.
+    """One thread, and what waits for it: in turn by task, in order of arrival within one.
 
     The thread goes from one job to the next by itself: a limiter of anyio would have each of them
     wait for a turn of the event loop, and a loop with many requests takes long turns.
@@ -25,6 +27,8 @@ class Lane:
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._lock = threading.Lock()
+        self._lines: dict[str | None, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
         self._jobs = 0
 
     @property
@@ -32,13 +36,32 @@ class Lane:
         """Those that wait, and the one that runs. Of the event loop's thread."""
         return self._jobs
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """The result of `work`. A job that has begun runs to its end, also if nothing awaits it."""
+    async def run(self, task: str | None, work: Callable[[], T]) -> T:
+        """The result of `work`, of that task. What is cancelled before it begins is not done."""
+        done: Future[T] = Future()
+        with self._lock:
+            self._lines.setdefault(task, deque()).append((done, work))
         self._jobs += 1
+        self._thread.submit(self._next)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.wrap_future(done)
         finally:
             self._jobs -= 1
+
+    def _next(self) -> None:
+        """Do the first job of the task whose turn it is, which then goes to the end."""
+        with self._lock:
+            task, line = next(iter(self._lines.items()))
+            done, work = line.popleft()
+            del self._lines[task]
+            if line:
+                self._lines[task] = line
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            done.set_result(work())
+        except BaseException as error:  # raised where it is awaited
+            done.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)

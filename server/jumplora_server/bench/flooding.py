@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from urllib.parse import urlsplit
 
 _PATIENCE = 60.0  # seconds for one answer
+_START_SECONDS = 60.0
 _END_SECONDS = 120.0  # for the requests that a flood has open when it ends
 
 
@@ -112,7 +113,10 @@ def flooded(url: str, flood: Flood, seconds: float) -> Iterator[Callable[[], Cou
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(url, flood, seconds, sending), daemon=True)
     process.start()
-    receiving.recv()  # it has begun
+    sending.close()  # here, so that the end of the process is seen
+    if not receiving.poll(_START_SECONDS):
+        raise TimeoutError("the flood did not begin")
+    receiving.recv()
 
     def counts() -> Counter[int]:
         if not receiving.poll(seconds + _END_SECONDS):

@@ -64,9 +64,13 @@ class FairQueue:
         Tasks below their share of the rows go first, then the least served. None when every
         sequence was passed over or one said stop.
         """
-        for task in sorted(self._waiting, key=lambda task: self._turn(task, shares)):
-            if not shares.may_take(task, taken):
-                continue
+        present = shares.present(self._waiting.keys())
+
+        def turn(task: str | None) -> tuple[bool, float, int]:
+            return shares.is_over(task, present), self.served(task), self._waiting[task][0].id
+
+        able = [task for task in self._waiting if shares.may_take(task, taken)]
+        for task in sorted(able, key=turn):
             for sequence in tuple(self._waiting[task]):
                 verdict = judge(sequence)
                 if verdict == "stop":
@@ -90,10 +94,6 @@ class FairQueue:
             del self._active[task]
         if not self._active:
             self._served.clear()  # an idle server owes no task anything
-
-    def _turn(self, task: str | None, shares: RowShares) -> tuple[bool, float, int]:
-        is_over = shares.is_over(task, self._waiting.keys())
-        return is_over, self.served(task), self._waiting[task][0].id
 
     def _floor(self, task: str | None) -> float:
         others = self._waiting.keys() or self._active.keys()

@@ -47,8 +47,9 @@ class Scheduler:
         are kept back for tasks that hold none.
 
         Low-priority sequences take rows that no other wants and that are not kept back. One that
-        waited goes first and takes any row, else a saturated server could never load a version; but
-        one in `low_patience_seconds`, for a version may have dozens of canaries.
+        waited goes first, else a saturated server could never load a version; but one in
+        `low_patience_seconds`, for a version may have dozens of canaries, and of the rows that are
+        kept back one at most.
         """
         self._limits = limits
         self._claims = claims
@@ -57,6 +58,7 @@ class Scheduler:
         self._queue = FairQueue()
         self._shares = RowShares(limits.max_rows, spare_rows)
         self._low: deque[Sequence] = deque()
+        self._low_rows = 0
         self._low_served = -math.inf  # when one of them got a row last
         self._free_rows = list(range(limits.max_rows))  # a heap
         self._rows: dict[int, Sequence] = {}
@@ -190,6 +192,8 @@ class Scheduler:
             if sequence.priority == "normal":
                 self._shares.take(task_of(sequence))
                 self._queue.charge(task_of(sequence), prompt_cost(sequence))
+            else:
+                self._low_rows += 1
             self._texts[sequence.id] = OutputText(
                 sequence.detokenizer,
                 sequence.sampling.stop,
@@ -209,10 +213,13 @@ class Scheduler:
     def _pick(self, judge: Callable[[Sequence], Verdict], now: float) -> Sequence | None:
         taken = len(self._rows)
         low = self._low[0] if self._low else None
-        waited = 0.0 if low is None else now - max(low.arrived, self._low_served)
-        if low is None or waited < self._low_patience_seconds:
+        if low is None:
+            return self._queue.pick(judge, self._shares, taken)
+        is_due = now - max(low.arrived, self._low_served) >= self._low_patience_seconds
+        may_take = self._shares.has_ordinary(taken) or (is_due and not self._low_rows)
+        if not (is_due and may_take):
             sequence = self._queue.pick(judge, self._shares, taken)
-            if sequence is not None or low is None or not self._shares.has_ordinary(taken):
+            if sequence is not None or not may_take:
                 return sequence
         verdict = judge(low)
         if verdict in ("take", "drop"):
@@ -269,6 +276,8 @@ class Scheduler:
             heapq.heappush(self._free_rows, sequence.row)
             if sequence.priority == "normal":
                 self._shares.give_back(task_of(sequence))
+            else:
+                self._low_rows -= 1
             if sequence.ref is not None:
                 self._claims.unclaim(sequence.ref)
         elif sequence.priority == "low":

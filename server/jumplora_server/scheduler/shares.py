@@ -8,7 +8,7 @@ waits. A row that no task below its share wants goes to whose turn it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Set
 
 
 class RowShares:
@@ -43,7 +43,10 @@ class RowShares:
         """Whether a row is free that is not kept back."""
         return taken < self._ordinary
 
-    def is_over(self, task: str | None, waiting: Collection[str | None]) -> bool:
-        """Whether the task holds its even share among those that run or wait, or more."""
-        tasks = len(self._held.keys() | waiting)
-        return self._held[task] * tasks >= self._ordinary
+    def present(self, waiting: Set[str | None]) -> int:
+        """How many tasks hold rows or are among those that wait."""
+        return len(self._held.keys() | waiting)
+
+    def is_over(self, task: str | None, present: int) -> bool:
+        """Whether the task holds its even share among so many tasks, or more."""
+        return self._held[task] * present >= self._ordinary

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import httpx
 import pytest
 from anyio import to_thread
 
+from jumplora_server.api.lanes import Lane
 from serving import Site, connected, make_site, wait_for
 
 PATIENCE = 20.0
@@ -111,6 +114,42 @@ def test_prompts_of_large_requests_take_turns(
     first, second = order[0], order[1]
     assert first != second
     assert order == [first, second] * 8
+
+
+def test_tasks_take_turns_in_a_lane() -> None:
+    order: list[str] = []
+    go_on = threading.Event()
+
+    def first() -> None:
+        assert go_on.wait(PATIENCE)
+
+    async def fill() -> None:
+        lane = Lane("test")
+        jobs = [asyncio.ensure_future(lane.run("first", first))]
+        await asyncio.sleep(0)
+        for name in ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]:
+            jobs.append(asyncio.ensure_future(lane.run(name[0], partial(order.append, name))))
+            await asyncio.sleep(0)
+        assert lane.jobs == 8
+        jobs[2].cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        results = await asyncio.gather(*jobs, return_exceptions=True)
+        assert [result for result in results if result is not None] == [results[2]]
+        assert lane.jobs == 0
+
+    asyncio.run(fill())
+    assert order == ["a1", "b1", "c1", "b2", "a3", "a4"], "what was cancelled had its turn"
+
+
+def test_what_fails_in_a_lane_is_raised_where_it_is_awaited() -> None:
+    async def fail() -> None:
+        lane = Lane("test")
+        with pytest.raises(ValueError, match="'x'"):
+            await lane.run(None, partial(int, "x"))
+        assert await lane.run(None, partial(int, "5")) == 5
+
+    asyncio.run(fail())
 
 
 def test_the_common_threads_are_not_needed(http: tuple[Site, httpx.Client]) -> None:

@@ -13,6 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from jumplora_server.bench.extra import PeerMissing, peer
+from jumplora_server.bench.fairness import SCENARIO_NAMES
+from jumplora_server.cli.bench import FairnessScenario
 from jumplora_server.cli.main import command_line
 from jumplora_server.engine.native.library import why_unavailable
 
@@ -89,6 +91,10 @@ def test_fairness(tmp_path: Path) -> None:
     for windows in record["windows"].values():
         assert [window["answered"] + window["refused"] for window in windows] == [4]
     assert all(window["flood"]["200"] > 0 for window in record["windows"]["in a full batch"])
+
+
+def test_the_scenarios_are_the_options() -> None:
+    assert tuple(each.value for each in FairnessScenario) == SCENARIO_NAMES
 
 
 def test_adapters(tmp_path: Path) -> None:

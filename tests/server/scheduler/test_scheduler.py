@@ -48,9 +48,13 @@ class Shelves:
 class Bench:
     """A scheduler with its sequences and what became of them."""
 
-    def __init__(self, limits: EngineLimits = LIMITS, max_encode_tokens: int = 100) -> None:
+    def __init__(
+        self, limits: EngineLimits = LIMITS, max_encode_tokens: int = 100, spare_rows: int = 0
+    ) -> None:
         self.shelves = Shelves()
-        self.scheduler = Scheduler(limits, self.shelves, max_encode_tokens=max_encode_tokens)
+        self.scheduler = Scheduler(
+            limits, self.shelves, max_encode_tokens=max_encode_tokens, spare_rows=spare_rows
+        )
         self.sequences: list[Sequence] = []
         self.shown: dict[int, str] = {}
         self.finished: dict[int, Finish] = {}
@@ -283,6 +287,18 @@ def test_low_priority_takes_all_rows_that_nobody_wants() -> None:
     bench = Bench()
     low = [bench.add("low", priority="low") for _ in range(3)]
     assert ids(bench.step().encode) == ids(tuple(low))
+
+
+def test_low_priority_takes_one_of_the_rows_that_are_kept_back_at_most() -> None:
+    bench = Bench(EngineLimits(4, 64, 32, EOS), spare_rows=2)
+    for _ in range(4):
+        bench.add("a")
+    low = [bench.add("low", priority="low") for _ in range(2)]
+    assert ids(bench.step().encode) == [0, 1], "both wait, the spare rows are kept back"
+    assert low[0].id in ids(bench.step().encode), "it waited"
+    assert low[1].id not in ids(bench.step().encode)
+    quiet = bench.add("quiet")
+    assert ids(bench.step().encode) == [quiet.id]
 
 
 def test_low_priority_may_use_what_is_not_in_service_yet() -> None:

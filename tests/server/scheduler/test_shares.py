@@ -43,18 +43,21 @@ def test_a_row_that_is_given_back_counts_no_more() -> None:
 @pytest.mark.parametrize(
     ("waiting", "held", "is_over"),
     [
-        (["a"], 3, False),
-        (["a"], 4, True),  # alone, it may have all; and takes none beyond
-        (["a", "b"], 1, False),
-        (["a", "b"], 2, True),
-        (["a", "b", "c"], 1, False),  # even shares are rounded up
-        (["a", "b", "c"], 2, True),
+        ("a", 3, False),
+        ("a", 4, True),  # alone, it may have all ordinary rows; and no more
+        ("ab", 1, False),
+        ("ab", 2, True),
+        ("abc", 1, False),  # even shares are rounded up
+        ("abc", 2, True),
     ],
 )
-def test_an_even_share_depends_on_who_is_there(
-    waiting: list[str | None], held: int, is_over: bool
-) -> None:
-    assert holding(6, 2, a=held).is_over("a", waiting) is is_over
+def test_an_even_share_depends_on_who_is_there(waiting: str, held: int, is_over: bool) -> None:
+    shares = holding(6, 2, a=held)
+    assert shares.is_over("a", shares.present(set(waiting))) is is_over
+
+
+def test_tasks_that_run_are_present_too() -> None:
+    assert holding(6, 2, a=2, b=1).present({"b", "c"}) == 3
 
 
 def test_one_row_at_least_is_for_all() -> None:
