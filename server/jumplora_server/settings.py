@@ -108,8 +108,8 @@ class Settings(BaseSettings):
         default=0.5,
         gt=0,
         le=1,
-        description="share that one task may hold of the queue that other tasks leave free; half "
-        "of the rest to 1 is kept back for tasks that have nothing waiting",
+        description="share that one task may hold of what the others leave free in the queue; "
+        "half of the rest to 1 is kept back for tasks that have nothing waiting",
     )
     max_inputs: int = _size(64, "prompts in one request's list", 1, 4096)
     max_text_bytes: Bytes = _size(64 * KIB, "UTF-8 bytes of one prompt", 16, 16 * MIB)
