@@ -167,6 +167,9 @@ SHAPES_OF_LOGITS = {
     "few allowed": lambda rows, vocabulary: numbers(rows, vocabulary).masked_fill(
         torch.arange(vocabulary) % 7 != 3, -torch.inf
     ),
+    "least floats": lambda rows, vocabulary: torch.full(
+        (rows, vocabulary), torch.finfo(torch.float32).min
+    ).masked_fill(torch.arange(vocabulary) % 2 == 1, -torch.inf),
     "both zeros": lambda rows, vocabulary: 0.0 * numbers(rows, vocabulary),
 }
 REQUESTS = [

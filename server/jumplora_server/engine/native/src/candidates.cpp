@@ -174,7 +174,9 @@ Border Candidates::reach(double goal, Mass mass) {
         const auto [low, high] = range_of(x, count);
         if (count <= FEW) return take_few(x, count, goal, mass_here);
         if (low == high) return take_equals(x, count, goal, mass_here);
-        const double scale = (BUCKETS - 1) / (double{high} - std::max(low, -FLT_MAX));
+        // Below every float, so that the highest of some, if it is the least float, is above it.
+        const double bottom = std::max(double{low}, -2.0 * FLT_MAX);
+        const double scale = (BUCKETS - 1) / (high - bottom);
         for (int64_t i = 0; i < count; ++i)
             buckets_[i] = static_cast<int>(std::min((double{high} - x[i]) * scale, BUCKETS - 1.0));
         double masses[BUCKETS] = {};
