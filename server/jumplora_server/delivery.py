@@ -27,15 +27,19 @@ class Delivery:
             _hand_out(events)
             return
         try:
-            event_loop.call_soon_threadsafe(_schedule, event_loop, events)
-        except RuntimeError:  # closed: nobody waits any more, but ends are still counted
+            event_loop.call_soon_threadsafe(_hand_out_each, event_loop, events)
+        except RuntimeError:  # closed: no client waits any more, but ends are still counted
             _hand_out(events)
 
 
-def _schedule(event_loop: asyncio.AbstractEventLoop, events: Events) -> None:
-    # Each on its own, so that one listener's fault is not another's loss.
+def _hand_out_each(event_loop: asyncio.AbstractEventLoop, events: Events) -> None:
+    # One listener's fault is not another's loss.
     for on_event, event in events:
-        event_loop.call_soon(on_event, event)
+        try:
+            on_event(event)
+        except Exception as error:
+            context = {"message": f"{on_event!r} failed on an event", "exception": error}
+            event_loop.call_exception_handler(context)
 
 
 def _hand_out(events: Events) -> None:

@@ -140,8 +140,13 @@ async def _answer(
     admitted = await admit(services, record, task, body, wants=wants)
     cause: CancelCause = "error"  # also of the others when one of a list fails
     try:
-        collecting = asyncio.gather(*(stream.collect() for stream in admitted.streams))
-        results = await unless_hung_up(request, collecting, _patience(services, admitted))
+        collected = [stream.collected() for stream in admitted.streams]
+        if len(collected) > 1:
+            work = asyncio.gather(*collected)
+            results = await unless_hung_up(request, work, _patience(services, admitted))
+        else:
+            (only,) = collected
+            results = [await unless_hung_up(request, only, _patience(services, admitted))]
     except HungUp:
         cause = "client_disconnect"
         return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -36,12 +36,13 @@ async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -
         raise DeadlineExceeded(f"no answer within {seconds:.1f} s")
     finally:
         # How cancelled work ends is of no interest, and asyncio logs what is never looked at.
-        working.add_done_callback(_look_at)
+        working.add_done_callback(look_at)
         working.cancel()
         listening.cancel()
 
 
-def _look_at(done: asyncio.Future[T]) -> None:
+def look_at(done: asyncio.Future[T]) -> None:
+    """A done callback that keeps asyncio from logging an error that is of no interest."""
     if not done.cancelled():
         done.exception()
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Literal
 
+from jumplora_server.api.hang_up import look_at
 from jumplora_server.core import Finish, FinishReason, Sampling, Token, TokenEvent
 from jumplora_server.errors import DeadlineExceeded, Draining, GenerationFailed, ServerError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from jumplora_server.metrics import Metrics
     from jumplora_server.metrics_tasks import Outcome
 
+Collected = tuple[list[Token], Finish]
 CancelCause = Literal["client_disconnect", "error", "timeout", "shed"]
 
 
@@ -28,6 +30,7 @@ class Stream:
         self._metrics = metrics
         self._task = task
         self._events: asyncio.Queue[TokenEvent] = asyncio.Queue()
+        self._collected: asyncio.Future[Collected] | None = None
         self._sequence_id: int | None = None
         self._cause: CancelCause = "client_disconnect"
         self._ended = False
@@ -51,6 +54,8 @@ class Stream:
                 finish.prompt_tokens,
                 finish.generated_tokens,
             )
+            if self._collected is not None:
+                self._settle(self._collected)
 
     def cancel(self, cause: CancelCause) -> None:
         """Free the row at the next step. Nothing happens when the sequence has ended."""
@@ -66,18 +71,28 @@ class Stream:
             if event.finish is not None:
                 return
 
-    async def collect(self) -> tuple[list[Token], Finish]:
-        """Wait for the end. Raises the server error of a sequence that did not end well."""
-        tokens = []
-        async for event in self.events():
-            if event.token is not None:
-                tokens.append(event.token)
-            if event.finish is not None:
-                failure = failure_of(event.finish)
-                if failure is not None:
-                    raise failure
-                return tokens, event.finish
-        raise AssertionError("a sequence ended without a finish")
+    def collected(self) -> asyncio.Future[Collected]:
+        """All tokens, at the end. Fails with the server error of a sequence that did not end well.
+
+        A future that the last event sets, not a coroutine that reads events: each step from one
+        task to the next waits for a turn of the event loop, and under load its turns are long.
+        """
+        self._collected = asyncio.get_running_loop().create_future()
+        self._collected.add_done_callback(look_at)
+        if self._ended:
+            self._settle(self._collected)
+        return self._collected
+
+    def _settle(self, collected: asyncio.Future[Collected]) -> None:
+        events = [self._events.get_nowait() for _ in range(self._events.qsize())]
+        finish = events[-1].finish
+        assert finish is not None, "the last event has a finish"
+        if collected.done():  # cancelled
+            return
+        if (failure := failure_of(finish)) is not None:
+            collected.set_exception(failure)
+        else:
+            collected.set_result(([e.token for e in events if e.token is not None], finish))
 
     def _outcome(self, finish: Finish) -> Outcome:
         match finish.reason:
