@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,7 +29,11 @@ MIN_KEY_CHARS = 8
 
 
 class SettingsError(Exception):
-    """The settings cannot be used. The message has one line for each thing that is wrong."""
+    """The settings cannot be used. `lines` has one for each thing that is wrong."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
 
 
 def parse_bytes(value: object) -> object:
@@ -266,7 +270,7 @@ def load_settings(**flags: object) -> Settings:
     except ValueError as error:
         lines.append(f"{PREFIX}ADMIN_KEYS, {PREFIX}API_KEYS: {error}")
     if lines:
-        raise SettingsError("\n".join(lines))
+        raise SettingsError(lines)
     return settings
 
 

@@ -160,6 +160,17 @@ def test_publish_refused(served: tuple[Site, str], tmp_path: Path) -> None:
     assert (no_adapter.exit_code, f"{bad} is no JumpLoRA adapter" in no_adapter.output) == (1, True)
 
 
+def test_each_wrong_setting_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JUMPLORA_BACKBONE", "JUMPLORA_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    told = run("serve", "--host", "a\nb\u202e", "--spare-rows", "-1")
+    assert told.exit_code == 2
+    lines = told.output.strip().split("\n")
+    assert [line.partition(" ")[0].rstrip(":") for line in lines] == [
+        "JUMPLORA_BACKBONE", "JUMPLORA_STORE", "JUMPLORA_SPARE_ROWS",
+    ]  # fmt: skip
+
+
 def test_publish_needs_a_place(served: tuple[Site, str]) -> None:
     file = str(served[0].adapter("beta"))
     assert "--server URL or --store" in run("publish", file).output

@@ -70,7 +70,8 @@ def _encode_one(tokenizer: Tokenizer, prompts: Prompts, index: int) -> tuple[int
         if ids is None:
             raise InputTooLong(
                 f"{prompts.name(index)}: the prompt has more than {prompts.allowed} tokens, which "
-                "are the most that are allowed (parameters.truncate cuts it)"
+                "are the most that are allowed; "
+                f'give less, or cut it with "parameters": {{"truncate": {prompts.allowed}}}'
             )
         return ids
     if spec is None:

@@ -193,7 +193,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         message = f"no route {request.method} {request.scope['path'][:100]}; see /openapi.json"
     if error.status_code == 405:
         allowed = ", ".join(allowed_methods(request.scope))
-        message = f"{request.method} is not allowed here; allowed are {allowed}"
+        message = f"{request.method} is not allowed here; allowed: {allowed}"
         headers = {"allow": allowed}
     record_of(request.scope).refused(error.status_code)
     return error_response(error.status_code, code, message, headers=headers)

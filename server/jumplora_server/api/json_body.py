@@ -53,8 +53,12 @@ class JsonRequest(Request):
 
     async def model(self, kind: type[M]) -> M:
         """The body as a model. Raises InvalidInput."""
-        if not await self.body() or not is_json(self.headers.get("content-type", "")):
-            raise InvalidInput(NO_OBJECT)
+        if not await self.body():
+            raise InvalidInput(f"the body is empty: {NO_OBJECT}")
+        content_type = self.headers.get("content-type", "")
+        if not is_json(content_type):
+            given = f"is {content_type[:80]!a}" if content_type else "is missing"
+            raise InvalidInput(f"content-type {given}: {NO_OBJECT}")
         try:
             return kind.model_validate(await self.json())
         except json.JSONDecodeError as error:
@@ -91,8 +95,12 @@ def is_json(content_type: str) -> bool:
 
 def parse_body(body: bytes) -> Any:
     """The value of a JSON body. Raises ValueError, whose text says what is wrong."""
-    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")) or b"\0" in body[:4]:
-        raise ValueError("it must be UTF-8 without a byte order mark")
+    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it begins with a byte order mark; it must be UTF-8 without one")
+    if body.startswith(b"\x1f\x8b"):
+        raise ValueError("it looks compressed (gzip); send it as it is")
+    if b"\0" in body[:4]:
+        raise ValueError("it must be UTF-8; it has NUL bytes, as UTF-16 and UTF-32 have")
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
@@ -101,7 +109,8 @@ def parse_body(body: bytes) -> Any:
     try:
         return read_json(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.pos}") from None
+        what = error.msg.removesuffix(" starting at")
+        raise ValueError(f"{what} at character {error.pos}") from None
 
 
 def _check_size(text: str) -> None:

@@ -46,7 +46,8 @@ def run(flags: dict[str, str]) -> None:
     try:
         settings = load_settings(**flags)
     except SettingsError as error:
-        typer.secho(printable(str(error)), fg="red", err=True)
+        for line in error.lines:
+            typer.secho(printable(line), fg="red", err=True)
         raise typer.Exit(EXIT_SETTINGS) from None
     logs.configure(settings.log_format, settings.log_level)
     # A text is tokenized by the thread that asks for it: several would take the engine's cores.

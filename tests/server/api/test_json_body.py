@@ -102,7 +102,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "a key twice, escaped": (b'{"inputs": "x", "\\u0069nputs": "y"}', "'inputs' appears twice"),
     "not UTF-8": (b'{"inputs": "\xff"}', "not UTF-8: the byte at 12"),
     "cut within a character": (b'{"inputs": "\xc3', "not UTF-8: the byte at 12"),
-    "UTF-8's mark": (b'\xef\xbb\xbf{"inputs": "x"}', "without a byte order mark"),
+    "UTF-8's mark": (b'\xef\xbb\xbf{"inputs": "x"}', "with a byte order mark"),
     "UTF-16": ('{"inputs": "x"}'.encode("utf-16"), "must be UTF-8"),
     "UTF-16 without mark": ('{"inputs": "x"}'.encode("utf-16-le"), "must be UTF-8"),
     "UTF-32": ('{"inputs": "x"}'.encode("utf-32"), "must be UTF-8"),
