@@ -74,6 +74,7 @@ class Connection(asyncio.BufferedProtocol):
         self._enter("closed")
         if self._exchange is not None:
             self._exchange.hang_up()
+            self._all.bodies.complete(self._exchange)  # it is released when the app has ended
         if self._writable is not None:
             self._writable.set()
         self._all.closed(self)
@@ -130,8 +131,7 @@ class Connection(asyncio.BufferedProtocol):
             self._read(True)
 
     def answered(self, exchange: Exchange) -> None:
-        """Go on to the next request, or close."""
-        self._all.bodies.release(exchange)
+        """Take the next request, or close."""
         if self.state in ("lingering", "closed"):
             return
         if exchange.closes or self.is_stopping:
@@ -150,7 +150,6 @@ class Connection(asyncio.BufferedProtocol):
     def body_failed(self, refusal: Refused) -> None:
         """Read no more of the body; the app answers."""
         self._all.count(refusal.reason)
-        self._all.bodies.release(cast(Exchange, self._exchange))
         self._received.clear()
         self._read(False)
 
@@ -272,6 +271,8 @@ class Connection(asyncio.BufferedProtocol):
         task = asyncio.get_running_loop().create_task(exchange.run(self._app, scope))
         self._all.tasks.add(task)
         task.add_done_callback(self._all.tasks.discard)
+        # Not before: until then the app has the body, also where the client is gone.
+        task.add_done_callback(lambda _: self._all.bodies.release(exchange))
 
     def _take_body(self, exchange: Exchange) -> None:
         data = exchange.framing.take(self._received)

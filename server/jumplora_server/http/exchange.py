@@ -106,7 +106,7 @@ class Exchange:
 
     def fail(self, refusal: Refused) -> None:
         """Have the app answer with `refusal` where it still reads the body."""
-        if self.is_answered or self.has_failed:
+        if self.is_answered or self.has_failed or self._is_gone:
             return
         self._failure = refusal
         self._pending.clear()

@@ -129,6 +129,40 @@ def test_unfinished_bodies_share_a_budget() -> None:
     assert server.listener.http.connections.bodies.total == 0
 
 
+def test_bodies_of_clients_that_hang_up_leave_their_room() -> None:
+    size = 400_000  # two of them fit
+    body = b"POST /wait HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + bytes(size)
+    with served(max_held_body_bytes=MIB) as server:
+        connections = server.listener.http.connections
+        for _ in range(5):
+            server.app.waiting, server.app.is_released = 0, False
+            with many(server, 2, body):
+                wait_for(lambda: server.app.waiting == 2)
+            wait_for(lambda: len(connections.open) == 0)
+            assert connections.bodies.total == 2 * size, "the app has them still"
+            server.app.is_released = True
+            wait_for(lambda: connections.bodies.total == 0)
+        with server.client(body) as client:
+            assert client.answer().body == b"%d" % size
+        assert server.refusals == []
+        wait_for(lambda: connections.bodies.total == 0)
+
+
+def test_half_bodies_of_clients_that_hang_up_leave_their_room() -> None:
+    size = 800_000
+    body = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + bytes(size)
+    with served(max_held_body_bytes=MIB) as server:
+        bodies = server.listener.http.connections.bodies
+        for _ in range(5):
+            with server.client(body[: size // 2]):
+                wait_for(lambda: bodies.total > size // 3)
+            wait_for(lambda: bodies.total == 0)
+        with server.client(body) as client:
+            assert client.answer().body == b"%d" % size
+        assert server.app.hung_up == 5
+        assert server.refusals == []
+
+
 def test_a_body_that_is_put_away_as_it_comes_is_not_held() -> None:
     size = 8 * MIB
     head = b"PUT /stream HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size
