@@ -80,13 +80,15 @@ class Connection(asyncio.BufferedProtocol):
         self._all.closed(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to read to. Large pieces are for large bodies: what came behind a request has to
-        be kept until it is answered."""
+        """Where to read to. Large pieces are for large bodies of a known size: what came behind a
+        request has to be kept until it is answered, and chunks take the longer the more there
+        are."""
         del sizehint
-        is_large = (
-            self.state == "body" and cast(Exchange, self._exchange).received > FREE_BODY_BYTES
-        )
-        return self._all.inbox if is_large else self._all.small_inbox
+        if self.state == "body":
+            exchange = cast(Exchange, self._exchange)
+            if exchange.framing.left is not None and exchange.received > FREE_BODY_BYTES:
+                return self._all.inbox
+        return self._all.small_inbox
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
