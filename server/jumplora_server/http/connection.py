@@ -142,6 +142,7 @@ class Connection(asyncio.BufferedProtocol):
             self._rest()
             self._advance()
         else:  # a little is missing of its body, and is dropped when it comes
+            exchange.pace.restart(self._all.clock())
             self._read(True)
 
     def cut(self) -> None:
@@ -212,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
     def _check_body(self, exchange: Exchange, now: float) -> None:
         if not self._is_reading or not exchange.pace.is_late(now):
             return
-        if exchange.is_answered or exchange.has_failed:
+        if exchange.is_answered:
             self.cut()
             return
         limits = self._all.limits
@@ -224,7 +225,6 @@ class Connection(asyncio.BufferedProtocol):
                 f"for {limits.transfer_seconds:g} s",
             )
         )
-        exchange.pace.restart(now)  # the app has as long to answer it
 
     # Reading
 
@@ -258,7 +258,7 @@ class Connection(asyncio.BufferedProtocol):
         self._searched = 0
 
     def _begin(self, head: Head) -> None:
-        if self.is_spare and not self._all.is_probe(head.path):
+        if self.is_spare and not self._all.is_probe(head.path) and not self._all.try_admit(self):
             raise self._all.no_room()
         now, limits = self._all.clock(), self._all.limits
         pace = Pace(limits.transfer_seconds, limits.transfer_rate, now)
