@@ -1,4 +1,4 @@
-"""Every error as TGI's `{"error", "error_type"}` with a stable code, whoever raised it."""
+"""Every error as TGI's `{"error", "error_type"}` with a stable code."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ AT_ONCE = 512  # connections that are looked at without a pause, in a millisecon
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """What the server has to know of the app: the paths of probes, which are answered when there
-    is no room left; which requests put their bodies away as they come; who counts refusals."""
+    is no room left; which requests put their bodies away as they come; what counts refusals."""
 
     probes: frozenset[str] = frozenset()
     is_streamed: Callable[[str, str], bool] = lambda method, path: False

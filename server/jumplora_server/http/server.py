@@ -173,7 +173,7 @@ def _no_descriptor() -> Refused:
 def bound_socket(host: str, port: int) -> socket.socket:
     """A socket that holds the address and does not listen yet.
 
-    Taken before the backbone is loaded, so that a taken port is told at once.
+    Taken before the backbone is loaded, so that a taken port is known at once.
     Raises OSError with a text for the operator.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
