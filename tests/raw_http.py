@@ -125,7 +125,8 @@ class RawClient:
 
 
 class SmallApp:
-    """`/` says how many bytes the body had, `/big` sends much, `/wait` answers when released."""
+    """`/` says how many bytes the body had, `/big` sends much, `/wait` answers when released;
+    `/unread` and `/wait/unread` do so without a look at the body."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -139,13 +140,13 @@ class SmallApp:
             await send({"type": "lifespan.shutdown.complete"})
             return
         size, more = 0, True
-        while more and scope["path"] != "/unread":
+        while more and not scope["path"].endswith("/unread"):
             message = await receive()
             if message["type"] == "http.disconnect":
                 self.hung_up += 1
                 return
             size, more = size + len(message["body"]), message["more_body"]
-        if scope["path"] == "/wait":
+        if scope["path"].startswith("/wait"):
             self.waiting += 1
             while not self.is_released:
                 await asyncio.sleep(0.005)

@@ -75,6 +75,7 @@ class SmallServer:
         reserved: str | None = None,
         canary_floor: float = 0.5,
         max_overlap_tasks: int = 12,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self.backbone = BACKBONE
@@ -91,6 +92,7 @@ class SmallServer:
             metrics=self.metrics,
             warm_up=lambda lease: self.warm_up(lease),
             replay_canaries=lambda lease: self.replay_canaries(lease),
+            clock=clock,
             watch_seconds=watch_seconds,
             patience_seconds=patience_seconds,
             waits=waits,

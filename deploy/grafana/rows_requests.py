@@ -248,7 +248,7 @@ TRAFFIC = Row(
             "reqps",
             "jumplora_http_refused_total: requests that no route saw. head, head_size, body: "
             "malformed or too long; head_timeout, body_timeout, read_timeout: the client was too "
-            "slow; bodies, connections: there was no room.",
+            "slow; bodies, connections, descriptors: there was no room.",
             (Query(rate("jumplora_http_refused_total", "reason", ""), "{{reason}}"),),
         ),
         Panel(

@@ -284,9 +284,10 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """Return the page for a scrape in Prometheus' text format, and its content type.
 
-        A page takes a quarter of a millisecond of Python a task, and more, so scrapers share pages:
-        the last one while it is younger than `page_seconds`, and for so long that making pages
-        takes a tenth of the time at most; else the next, for all that wait for it.
+        A page takes a quarter of a millisecond of Python a task, or more, so scrapers share pages.
+        One is kept for `page_seconds`, and longer where it took long to make: at most a tenth of
+        the time is spent on pages. All that wait for the next one get the same. With 0
+        `page_seconds` each scrape makes a page of its own, whatever it takes.
         """
         asked = self._clock()
         with self._page_lock:

@@ -205,7 +205,11 @@ class Settings(BaseSettings):
     )
     max_task_labels: int = _size(200, "tasks with metrics of their own", 1, 100_000)
     metrics_max_age: float = Field(
-        default=1.0, ge=0, le=60, description="seconds that a page of /metrics may be old"
+        default=1.0,
+        ge=0,
+        le=60,
+        description="seconds that a page of /metrics may be old; more where pages take long, since "
+        "at most a tenth of the time is spent on them (0: a new page each time, however long)",
     )
     docs: Literal["on", "off"] = Field(default="on", description="/docs and /openapi.json")
     log_format: Literal["text", "json"] = Field(default="text", description="form of a log line")

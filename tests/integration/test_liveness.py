@@ -68,6 +68,15 @@ class Server:
 
         threading.Thread(target=send, daemon=True).start()
 
+    def wait_for_request(self) -> None:
+        """Wait until a request for the task alpha is in flight."""
+
+        def look() -> None:
+            page = httpx.get(f"{self.url}/metrics", timeout=5).text
+            assert re.search(r'^jumplora_requests_in_flight\{task_id="alpha"\} 1', page, re.M)
+
+        eventually(look, 10)
+
     def checks(self, path: str, status: int) -> dict[str, str]:
         """What a probe says, once it says it with that status."""
 
@@ -237,8 +246,9 @@ def test_a_process_that_was_stopped_lives(tmp_path: Path) -> None:
 
 def test_a_closed_terminal_ends_nothing_and_cuts_no_request(tmp_path: Path) -> None:
     with faulty_server(tmp_path) as server, ThreadPoolExecutor(1) as pool:
-        body = {"task_id": "alpha", "inputs": "x" * 40}
+        body = {"task_id": "alpha", "inputs": "x" * 60}
         running = pool.submit(httpx.post, f"{server.url}/generate", json=body, timeout=30)
+        server.wait_for_request()
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             server.process.send_signal(number)
         assert running.result().status_code == 200
@@ -258,12 +268,7 @@ def test_a_drain_with_a_step_that_hangs_ends_by_its_own_timeouts(tmp_path: Path)
     # The drain lasts longer than the hang would be given.
     with faulty_server(tmp_path, shutdown_timeout="4") as server:
         server.ask("wait")
-
-        def waiting() -> None:
-            page = httpx.get(f"{server.url}/metrics", timeout=5).text
-            assert re.search(r'^jumplora_requests_in_flight\{task_id="alpha"\} 1', page, re.M)
-
-        eventually(waiting, 10)
+        server.wait_for_request()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=40) == 0
         assert stack_of(server, "engine")

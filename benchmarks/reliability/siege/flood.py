@@ -26,6 +26,11 @@ def _texts(count_: int, text: str, **parameters: object) -> bytes:
     return post({"task_id": "agnews", "text": [text] * count_, "parameters": parameters})
 
 
+def _chunks(count_: int, chunk: bytes) -> bytes:
+    fields = [("content-type", "application/json"), ("transfer-encoding", "chunked")]
+    return head("POST", "/generate", fields) + chunk * count_ + b"0\r\n\r\n"
+
+
 def _got(path: str) -> Callable[[], Iterator[bytes]]:
     return lambda: cycle((head("GET", path, [("connection", "close")]),))
 
@@ -55,6 +60,8 @@ FLOODS: dict[str, Callable[[], Iterator[bytes]]] = {
     "1 MB of escapes": _made(lambda: post(b'{"text": "' + b"\\u202e" * 170_000 + b'"}')),
     "a number of 1 MB": _made(lambda: post(b'{"text": ' + b"7" * 1_000_000 + b"}")),
     "a stop string of 1 MB": _made(lambda: _texts(1, "a", stop=["s" * 1_000_000])),
+    "1,000,000 chunks of one byte": _made(lambda: _chunks(1_000_000, b"1\r\na\r\n")),
+    "chunks of five bytes": _made(lambda: _chunks(200_000, b"5\r\naaaaa\r\n")),
     "unknown tasks": _unknown_tasks,
     "uploads without a key": _made(
         lambda: head("PUT", "/v1/adapters/agnews", [("content-length", str(_MIB))]) + bytes(_MIB)

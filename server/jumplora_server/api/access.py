@@ -102,7 +102,7 @@ class BodyCheck:
         async def limited() -> Message:
             nonlocal received, is_checked
             if not is_checked:
-                _check_type(headers)
+                check_type(headers)
                 is_checked = True
             if max(expected, received) > limit:
                 raise self._refusal(max(expected, received))
@@ -126,9 +126,11 @@ def is_upload(method: str, path: str) -> bool:
     return method == "PUT" and path.startswith("/v1/adapters/")
 
 
-def _check_type(headers: Headers) -> None:
+def check_type(headers: Headers) -> None:
+    """Raise 415 where a body is encoded or not in UTF-8."""
     codings = headers.getlist("content-encoding")
-    if any(coding.strip().lower() != "identity" for coding in codings):
+    # An empty field names no coding.
+    if any(coding.strip().lower() not in ("", "identity") for coding in codings):
         raise HTTPException(
             415,
             f"content-encoding {', '.join(codings)[:40]!r} is not allowed: send the body as it is",

@@ -1,4 +1,4 @@
-"""Every error as TGI's `{"error", "error_type"}` with a stable code, whoever raised it."""
+"""Every error as TGI's `{"error", "error_type"}` with a stable code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jumplora_server.api.record import record_of
 from jumplora_server.errors import ServerError
 from jumplora_server.http.refusal import Refused
 
-CLIENT_CLOSED_REQUEST = 499  # nginx' number; nobody is left to read it but the log
+CLIENT_CLOSED_REQUEST = 499  # nginx' number; only the log has a reader for it
 MAX_FAULTS = 5
 NO_OBJECT = "the body must be a JSON object, sent with content-type: application/json"
 _MAX_SHOWN = 60
@@ -80,6 +80,14 @@ _OF_THE_STORE: tuple[tuple[type[AdapterError], type[ServerError], str, float], .
         10.0,
     ),
 )
+
+
+class BodyLost(HTTPException):
+    """The client was gone before its whole body was there. The framework takes starlette's
+    ClientDisconnect for a body that cannot be parsed; HTTPExceptions it passes on."""
+
+    def __init__(self) -> None:
+        super().__init__(CLIENT_CLOSED_REQUEST)
 
 
 def as_server_error(error: AdapterError) -> ServerError:
@@ -200,7 +208,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_hang_up(request: Request, error: Exception) -> Response:
-    # While a body came in. Nobody reads the answer, and nothing is wrong here.
+    # While a body came in. The answer has no reader, and nothing is wrong here.
     del request, error
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -224,5 +232,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AdapterError, _on_adapter_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(ClientDisconnect, _on_hang_up)
+    app.add_exception_handler(BodyLost, _on_hang_up)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)  # of an upload
     app.add_exception_handler(Exception, _on_anything)

@@ -1,7 +1,7 @@
 """A request's JSON, read strictly and at a bounded cost: how much there is of it is counted first.
 
 Its texts may be as long as the body may be. What is bounded is the number of keys and items: each
-becomes an object, and may become a fault that is to be told.
+becomes an object, and may become a fault of which the answer speaks.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from jumplora_adapters.json_text import MAX_DEPTH, TOO_DEEP, read_json
-from jumplora_server.api.errors import NO_OBJECT, validation_message
+from jumplora_server.api.errors import NO_OBJECT, BodyLost, validation_message
 from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services
 
@@ -39,6 +40,13 @@ M = TypeVar("M", bound=BaseModel)
 
 class JsonRequest(Request):
     """A request whose `json` refuses what is ambiguous: keys that come twice, odd encodings."""
+
+    async def body(self) -> bytes:
+        """All of it. Raises BodyLost where the client hangs up before."""
+        try:
+            return await super().body()
+        except ClientDisconnect:
+            raise BodyLost from None
 
     async def json(self) -> Any:
         """The body's value. Raises JSONDecodeError, which the framework passes on, for any fault;

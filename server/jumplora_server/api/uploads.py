@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.incoming import Incoming
+from jumplora_server.api.access import check_type
 from jumplora_server.errors import AdapterTooLarge, InvalidInput
 from jumplora_server.publishing import Publishing
 
@@ -33,6 +34,7 @@ async def received(
     Raises AdapterTooLarge as soon as the limit is passed, FormatError (digest) when it is not what
     `x-content-sha256` or `content-digest` promise, and the store's errors.
     """
+    check_type(request.headers)  # before its length, as for all other bodies
     _check_length(request, max_bytes)
     expected = _promised_digest(request)
     async with publishing.incoming() as incoming:

@@ -19,12 +19,12 @@ class Receiving(Protocol):
 
 
 class Bodies:
-    """Counts what is held of each body from its first byte beyond the free allowance until its
-    answer. Small bodies never wait for large ones, since they are not counted.
+    """Counts what is held of each body, from its first byte beyond the free allowance until the app
+    has ended. Small bodies never wait for large ones, since they are not counted.
 
     Where the budget is passed, the unfinished body that came longest ago gives way if it had its
-    `YIELD_SECONDS`; else the one that passed it does. So those who never finish their bodies keep
-    out only each other, and many who do are not made to start over by each newcomer.
+    `YIELD_SECONDS`; else the one that passed it does. So clients that never finish their bodies
+    keep out only each other, and a newcomer does not make the others start over.
     """
 
     def __init__(self, budget_bytes: int, clock: Callable[[], float]) -> None:
@@ -51,7 +51,7 @@ class Bodies:
                 return
 
     def complete(self, owner: Receiving) -> None:
-        """Note that the owner's body is all there: it cannot give way any more."""
+        """Note that no more of the owner's body comes, so that it cannot give way any more."""
         self._arriving.pop(owner, None)
 
     def release(self, owner: Receiving) -> None:

@@ -74,18 +74,21 @@ class Connection(asyncio.BufferedProtocol):
         self._enter("closed")
         if self._exchange is not None:
             self._exchange.hang_up()
+            self._all.bodies.complete(self._exchange)  # it is released when the app has ended
         if self._writable is not None:
             self._writable.set()
         self._all.closed(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to read to. Large pieces are for large bodies: what came behind a request has to
-        be kept until it is answered."""
+        """Where to read to. Large pieces are for large bodies of a known size: what came behind a
+        request has to be kept until it is answered, and chunks take the longer the more there
+        are."""
         del sizehint
-        is_large = (
-            self.state == "body" and cast(Exchange, self._exchange).received > FREE_BODY_BYTES
-        )
-        return self._all.inbox if is_large else self._all.small_inbox
+        if self.state == "body":
+            exchange = cast(Exchange, self._exchange)
+            if exchange.framing.left is not None and exchange.received > FREE_BODY_BYTES:
+                return self._all.inbox
+        return self._all.small_inbox
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
@@ -130,8 +133,7 @@ class Connection(asyncio.BufferedProtocol):
             self._read(True)
 
     def answered(self, exchange: Exchange) -> None:
-        """Go on to the next request, or close."""
-        self._all.bodies.release(exchange)
+        """Take the next request, or close."""
         if self.state in ("lingering", "closed"):
             return
         if exchange.closes or self.is_stopping:
@@ -140,6 +142,7 @@ class Connection(asyncio.BufferedProtocol):
             self._rest()
             self._advance()
         else:  # a little is missing of its body, and is dropped when it comes
+            exchange.pace.restart(self._all.clock())
             self._read(True)
 
     def cut(self) -> None:
@@ -150,7 +153,6 @@ class Connection(asyncio.BufferedProtocol):
     def body_failed(self, refusal: Refused) -> None:
         """Read no more of the body; the app answers."""
         self._all.count(refusal.reason)
-        self._all.bodies.release(cast(Exchange, self._exchange))
         self._received.clear()
         self._read(False)
 
@@ -211,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
     def _check_body(self, exchange: Exchange, now: float) -> None:
         if not self._is_reading or not exchange.pace.is_late(now):
             return
-        if exchange.is_answered or exchange.has_failed:
+        if exchange.is_answered:
             self.cut()
             return
         limits = self._all.limits
@@ -223,7 +225,6 @@ class Connection(asyncio.BufferedProtocol):
                 f"for {limits.transfer_seconds:g} s",
             )
         )
-        exchange.pace.restart(now)  # the app has as long to answer it
 
     # Reading
 
@@ -257,7 +258,7 @@ class Connection(asyncio.BufferedProtocol):
         self._searched = 0
 
     def _begin(self, head: Head) -> None:
-        if self.is_spare and not self._all.is_probe(head.path):
+        if self.is_spare and not self._all.is_probe(head.path) and not self._all.try_admit(self):
             raise self._all.no_room()
         now, limits = self._all.clock(), self._all.limits
         pace = Pace(limits.transfer_seconds, limits.transfer_rate, now)
@@ -272,6 +273,8 @@ class Connection(asyncio.BufferedProtocol):
         task = asyncio.get_running_loop().create_task(exchange.run(self._app, scope))
         self._all.tasks.add(task)
         task.add_done_callback(self._all.tasks.discard)
+        # Not before: until then the app has the body, also where the client is gone.
+        task.add_done_callback(lambda _: self._all.bodies.release(exchange))
 
     def _take_body(self, exchange: Exchange) -> None:
         data = exchange.framing.take(self._received)

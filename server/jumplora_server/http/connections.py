@@ -14,11 +14,13 @@ from jumplora_server.http.connection import READ_BYTES, SMALL_READ_BYTES, Connec
 from jumplora_server.http.limits import SPARE_CONNECTIONS, HttpLimits
 from jumplora_server.http.refusal import Reason, Refused
 
+AT_ONCE = 512  # connections that are looked at without a pause, in a millisecond
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """What the server has to know of the app: the paths of probes, which are answered when there
-    is no room left; which requests put their bodies away as they come; who counts refusals."""
+    is no room left; which requests put their bodies away as they come; what counts refusals."""
 
     probes: frozenset[str] = frozenset()
     is_streamed: Callable[[str, str], bool] = lambda method, path: False
@@ -73,7 +75,7 @@ class Connections:
         if len(self.open) <= self.limits.connections:
             return
         connection.is_spare = True
-        if self.make_room():
+        if self.make_room(self.no_room()):
             connection.is_spare = False
             return
         if len(self._spares) >= SPARE_CONNECTIONS:
@@ -81,6 +83,15 @@ class Connections:
             first.make_room(self.no_room())
         if connection.state != "closed":
             self._spares[connection] = None
+
+    def try_admit(self, spare: Connection) -> bool:
+        """Count a spare one among the others; False where there is still no room."""
+        is_full = len(self.open) - len(self._spares) >= self.limits.connections
+        if is_full and not self.make_room(self.no_room()):
+            return False
+        self._spares.pop(spare, None)
+        spare.is_spare = False
+        return True
 
     def closed(self, connection: Connection) -> None:
         """Count one less."""
@@ -100,7 +111,7 @@ class Connections:
         self._traffic.on_refusal(reason)
 
     def no_room(self) -> Refused:
-        """What a connection above the cap is told."""
+        """The answer to a connection above the cap."""
         return Refused(
             503,
             "connections",
@@ -130,22 +141,29 @@ class Connections:
         elapsed = self._monotonic() - self._looked
         self._looked += elapsed
         self._unwatched += max(0.0, elapsed - 2 * period)
-        now = self.clock()
-        for connection in list(self.open):
-            connection.check(now)
+        self._check(list(self.open), self.clock())
 
     def stop_watching(self) -> None:
         """Look no more."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def make_room(self) -> bool:
-        """Close the one that waits longest; whether there was one."""
+    def make_room(self, refusal: Refused) -> bool:
+        """Close the one that waits longest; whether there was one. `refusal` says why."""
         longest = min(self._longest(), key=lambda c: c.since, default=None)
         if longest is None:
             return False
-        longest.make_room(self.no_room())
+        longest.make_room(refusal)
         return True
+
+    def _check(self, left: list[Connection], now: float) -> None:
+        """Check them in parts, between which the event loop does its other work."""
+        for connection in left[-AT_ONCE:]:
+            if connection in self.open:
+                connection.check(now)
+        del left[-AT_ONCE:]
+        if left:
+            asyncio.get_running_loop().call_soon(self._check, left, now)
 
     def _longest(self) -> Iterable[Connection]:
         for waiting in self._waiting.values():

@@ -72,7 +72,7 @@ class Exchange:
         self._wire = wire
         self._pending = bytearray()
         self._news = asyncio.Event()
-        self._is_body_told = False
+        self._is_body_given = False
         self._is_gone = False
         self._failure: Refused | None = None
         self._waits_for_continue = head.waits_for_continue
@@ -106,7 +106,7 @@ class Exchange:
 
     def fail(self, refusal: Refused) -> None:
         """Have the app answer with `refusal` where it still reads the body."""
-        if self.is_answered or self.has_failed:
+        if self.is_answered or self.has_failed or self._is_gone:
             return
         self._failure = refusal
         self._pending.clear()
@@ -145,10 +145,10 @@ class Exchange:
                 raise self._failure
             if self._is_gone or self.is_answered:
                 return {"type": "http.disconnect"}
-            if self._has_piece() and not self._is_body_told:
+            if self._has_piece() and not self._is_body_given:
                 body = bytes(self._pending)
                 self._pending.clear()
-                self._is_body_told = self.is_complete
+                self._is_body_given = self.is_complete
                 self._wire.want_body()
                 return {"type": "http.request", "body": body, "more_body": not self.is_complete}
             if self._waits_for_continue:

@@ -9,6 +9,7 @@ from jumplora_server.http.refusal import Refused
 
 MAX_LINE_BYTES = 1024  # of a chunk's size with its extensions, and of a trailer
 MAX_TRAILER_BYTES = 8 * 1024
+FREE_FRAMING_BYTES = 16 * 1024  # lines between chunks may have as many bytes beyond the data's
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+")
@@ -37,14 +38,20 @@ class SizedBody:
 
 
 class ChunkedBody:
-    """A body in chunks. Extensions and trailers are checked and dropped."""
+    """A body in chunks. Extensions and trailers are checked and dropped.
 
-    __slots__ = ("_missing", "_part", "_trailer_bytes", "left")
+    Each chunk costs time of the event loop, so chunks of a byte or two are allowed a few thousand
+    times only.
+    """
+
+    __slots__ = ("_data_bytes", "_framing_bytes", "_missing", "_part", "_trailer_bytes", "left")
 
     def __init__(self) -> None:
         self.left: int | None = None  # not known
         self._part: Literal["size", "data", "end", "trailer", "complete"] = "size"
         self._missing = 0  # bytes of this chunk
+        self._data_bytes = 0
+        self._framing_bytes = 0
         self._trailer_bytes = 0
 
     @property
@@ -61,6 +68,7 @@ class ChunkedBody:
                 piece = received[: self._missing]
                 del received[: len(piece)]
                 data += piece
+                self._data_bytes += len(piece)
                 self._missing -= len(piece)
                 if self._missing:
                     break
@@ -74,6 +82,14 @@ class ChunkedBody:
         return bytes(data)
 
     def _read_line(self, line: bytes) -> None:
+        self._framing_bytes += len(line) + 2
+        if self._framing_bytes > FREE_FRAMING_BYTES + self._data_bytes:
+            raise Refused(
+                400,
+                "body",
+                f"the body's chunks are too small: {self._framing_bytes} bytes of sizes, "
+                f"extensions and line ends for {self._data_bytes} bytes of data; send larger ones",
+            )
         if self._part == "end":
             if line:
                 _refuse("a chunk's data ends with a bare carriage return")

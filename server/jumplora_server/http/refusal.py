@@ -18,10 +18,11 @@ Reason = Literal[
     "body_timeout",
     "bodies",
     "connections",
+    "descriptors",
     "read_timeout",
 ]
 """What refusals are counted by: a head or body that is malformed, too large or too slow, no room
-for a body or a connection, and an answer that was not read in time."""
+for a body or a connection, no file descriptor, and an answer that was not read in time."""
 
 _CODES = {
     400: "bad_request",

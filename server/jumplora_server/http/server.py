@@ -24,6 +24,7 @@ from jumplora_server.http.connections import Connections, Traffic
 from jumplora_server.http.descriptors import allowed_connections, raise_limit
 from jumplora_server.http.exchange import App
 from jumplora_server.http.limits import HttpLimits
+from jumplora_server.http.refusal import Refused
 from jumplora_server.settings import Settings
 
 CUT_OFF_SECONDS = 10
@@ -104,7 +105,7 @@ class HttpServer(uvicorn.Server):
         if now - self._made_room >= 0.5:  # asyncio says it once for each connection that waits
             self._made_room = now
             for _ in range(ROOM):
-                self.connections.make_room()
+                self.connections.make_room(_no_descriptor())
         if now - self._complained >= COMPLAINT_SECONDS:
             self._complained = now
             _log.error(
@@ -161,10 +162,18 @@ class HttpServer(uvicorn.Server):
         self._event_loop.run_in_executor(None, self._on_cut_off)
 
 
+def _no_descriptor() -> Refused:
+    return Refused(
+        503,
+        "descriptors",
+        "the server has as many files and connections open as the system allows; try again later",
+    )
+
+
 def bound_socket(host: str, port: int) -> socket.socket:
     """A socket that holds the address and does not listen yet.
 
-    Taken before the backbone is loaded, so that a taken port is told at once.
+    Taken before the backbone is loaded, so that a taken port is known at once.
     Raises OSError with a text for the operator.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

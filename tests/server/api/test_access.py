@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from jumplora_server.api.access import ACCESS_LOG
+from raw_http import RawClient
 from serving import ADMIN_KEY, Site, connected, make_site, wait_for
 
 Started = tuple[Site, httpx.Client]
@@ -41,6 +42,33 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[dict[str, Any]]]:
         for secret in (SECRET, ADMIN_KEY):
             assert secret not in record.getMessage()
             assert secret not in str(getattr(record, "fields", ""))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "POST /generate",
+        "POST /generate_stream",
+        "POST /v1/adapters/alpha/rollback",
+        "POST /v1/adapters/alpha/pin",
+        "PUT /v1/adapters/alpha",
+    ],
+)
+@pytest.mark.parametrize("body", ["", "{"], ids=["no body", "half a body"])
+def test_a_client_that_hangs_up_before_its_body_is_complete(
+    started: Started, lines: list[dict[str, Any]], target: str, body: str
+) -> None:
+    site, http = started
+    before = site.outcomes("alpha")
+    head = (
+        f"{target} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_KEY}\r\n"
+        "content-type: application/json\r\ncontent-length: 100\r\n\r\n"
+    )
+    with RawClient(http.base_url.port or 0, (head + body).encode()):
+        pass
+    wait_for(lambda: len(lines) == 1)
+    assert lines[0]["status"] == 499
+    assert site.outcomes("alpha") == before
 
 
 def test_a_line_a_request(started: Started, lines: list[dict[str, Any]]) -> None:

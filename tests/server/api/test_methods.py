@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from raw_http import RawClient
 from serving import ADMIN_KEY, Site, connected, make_site
 
 GET_PATHS = [
@@ -87,6 +88,19 @@ def test_an_encoded_body_is_415(http: httpx.Client, method: str, path: str, codi
     assert answer.headers["accept-encoding"] == "identity"
 
 
+@pytest.mark.parametrize(("method", "path"), READING)
+def test_a_large_encoded_body_is_415_before_it_is_413(
+    http: httpx.Client, method: str, path: str
+) -> None:
+    head = (
+        f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: {ADMIN['authorization']}\r\n"
+        "content-type: application/json\r\ncontent-encoding: gzip\r\n"
+        f"content-length: {10**12}\r\n\r\n"
+    )
+    with RawClient(http.base_url.port or 0, head.encode()) as client:
+        assert client.answer().error[:2] == (415, "unsupported_media_type")
+
+
 @pytest.mark.parametrize("charset", ["latin-1", "UTF-16", '"utf-7"'])
 def test_another_charset_is_415(http: httpx.Client, charset: str) -> None:
     headers = {"content-type": f"application/json; charset={charset}"}
@@ -95,8 +109,9 @@ def test_another_charset_is_415(http: httpx.Client, charset: str) -> None:
     assert charset.strip('"') in answer.json()["error"]
 
 
+@pytest.mark.parametrize("coding", ["Identity", ""])
 @pytest.mark.parametrize("content_type", ["application/json; charset=UTF-8", "application/json"])
-def test_what_is_allowed(http: httpx.Client, content_type: str) -> None:
-    headers = {"content-type": content_type, "content-encoding": "Identity"}
+def test_what_is_allowed(http: httpx.Client, content_type: str, coding: str) -> None:
+    headers = {"content-type": content_type, "content-encoding": coding}
     body = b'{"task_id": "alpha", "inputs": "hi"}'
     assert http.post("/generate", content=body, headers=headers).status_code == 200

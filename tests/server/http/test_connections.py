@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import psutil
 import pytest
 
+from jumplora_server.http.connections import AT_ONCE
 from raw_http import GET, PATIENCE, RawClient, Served, served
 from serving import wait_for
 
@@ -70,6 +71,27 @@ def test_where_all_are_busy_probes_alone_are_answered() -> None:
             assert client.answer().status == 200
 
 
+@pytest.mark.parametrize("is_kept", [True, False], ids=["others idle", "others gone"])
+def test_a_spare_connection_is_like_others_once_there_is_room(is_kept: bool) -> None:
+    with served(max_connections=CAP) as server, many(server, CAP, WAIT) as clients:
+        wait_for(lambda: server.app.waiting == CAP)
+        with many(server, 1, beside=CAP) as (spare,):
+            wait_for(lambda: len(server.listener.http.connections.open) == CAP + 1)
+            server.app.is_released = True
+            for client in clients:
+                assert client.answer().status == 200
+                if not is_kept:
+                    client.socket.shutdown(socket.SHUT_RDWR)
+            if not is_kept:
+                wait_for(lambda: len(server.listener.http.connections.open) == 1)
+            for _ in range(2):
+                spare.send(GET)
+                assert spare.answer().status == 200
+            assert server.refusals == ["connections"] * is_kept
+            if is_kept:  # one of them made room
+                wait_for(lambda: len(server.listener.http.connections.open) == CAP)
+
+
 def test_where_spares_are_held_too_a_probe_gets_one() -> None:
     with (
         served(max_connections=CAP) as server,
@@ -93,6 +115,11 @@ def test_two_thousand_idle_and_half_open_connections_cost_little() -> None:
             assert server.is_well()
             # The clients' sockets included.
             assert (resident_bytes() - before) / 4000 < 8 * 1024
+        wait_for(lambda: len(server.listener.http.connections.open) == 0)
+
+
+def test_more_connections_than_are_looked_at_at_once_are_all_closed() -> None:
+    with served(idle_timeout=2) as server, many(server, 2 * AT_ONCE + 1):
         wait_for(lambda: len(server.listener.http.connections.open) == 0)
 
 
@@ -129,6 +156,40 @@ def test_unfinished_bodies_share_a_budget() -> None:
     assert server.listener.http.connections.bodies.total == 0
 
 
+def test_bodies_of_clients_that_hang_up_leave_their_room() -> None:
+    size = 400_000  # two of them fit
+    body = b"POST /wait HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + bytes(size)
+    with served(max_held_body_bytes=MIB) as server:
+        connections = server.listener.http.connections
+        for _ in range(5):
+            server.app.waiting, server.app.is_released = 0, False
+            with many(server, 2, body):
+                wait_for(lambda: server.app.waiting == 2)
+            wait_for(lambda: len(connections.open) == 0)
+            assert connections.bodies.total == 2 * size, "the app has them still"
+            server.app.is_released = True
+            wait_for(lambda: connections.bodies.total == 0)
+        with server.client(body) as client:
+            assert client.answer().body == b"%d" % size
+        assert server.refusals == []
+        wait_for(lambda: connections.bodies.total == 0)
+
+
+def test_half_bodies_of_clients_that_hang_up_leave_their_room() -> None:
+    size = 800_000
+    body = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size + bytes(size)
+    with served(max_held_body_bytes=MIB) as server:
+        bodies = server.listener.http.connections.bodies
+        for _ in range(5):
+            with server.client(body[: size // 2]):
+                wait_for(lambda: bodies.total > size // 3)
+            wait_for(lambda: bodies.total == 0)
+        with server.client(body) as client:
+            assert client.answer().body == b"%d" % size
+        assert server.app.hung_up == 5
+        assert server.refusals == []
+
+
 def test_a_body_that_is_put_away_as_it_comes_is_not_held() -> None:
     size = 8 * MIB
     head = b"PUT /stream HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size
@@ -138,10 +199,10 @@ def test_a_body_that_is_put_away_as_it_comes_is_not_held() -> None:
         assert server.listener.http.connections.bodies.total == 0
 
 
-def test_without_file_descriptors_idle_connections_make_room(
+def test_without_file_descriptors_connections_that_wait_make_room(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with served() as server, many(server, 20) as idle, ExitStack() as held:
+    with served() as server, many(server, 20, GET[:20]) as waiting, ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(30)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         in_use = max(map(int, os.listdir("/proc/self/fd"))) + 1
@@ -153,7 +214,11 @@ def test_without_file_descriptors_idle_connections_make_room(
             for other in sockets:
                 other.settimeout(PATIENCE)
                 other.connect(("127.0.0.1", server.listener.port))
-            assert idle[0].is_closed()
+            status, code, text = waiting[0].answer().error
+            assert (status, code) == (503, "overloaded")
+            assert "as many files and connections open as the system allows" in text
+            assert waiting[0].is_closed()
+            assert set(server.refusals) == {"descriptors"}
             # It is tried again a second later, with the descriptors of those that were closed.
             sockets[0].sendall(GET)
             assert sockets[0].recv(12) == b"HTTP/1.1 200"

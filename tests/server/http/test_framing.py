@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumplora_server.http.framing import ChunkedBody, SizedBody
+from jumplora_server.http.framing import FREE_FRAMING_BYTES, ChunkedBody, SizedBody
 from jumplora_server.http.refusal import Refused
 
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -89,6 +89,33 @@ def test_malformed_chunks_are_refused(raw: bytes, cuts: list[int]) -> None:
     with pytest.raises(Refused, match="malformed") as refused:
         read(ChunkedBody(), raw, cuts)
     assert refused.value.status_code == 400
+
+
+TINY_CHUNKS = {
+    "of one byte": b"1\r\na\r\n",
+    "of four bytes": b"4\r\nabcd\r\n",
+    "with leading zeros": b"00000000001\r\na\r\n",
+    "with an extension": b"8;" + b"e" * 100 + b"\r\nabcdefgh\r\n",
+}
+
+
+@pytest.mark.parametrize("chunk", TINY_CHUNKS.values(), ids=TINY_CHUNKS.keys())
+def test_tiny_chunks_are_allowed_for_a_while(chunk: bytes) -> None:
+    few = FREE_FRAMING_BYTES // len(chunk)
+    body = ChunkedBody()
+    read(body, chunk * few + b"0\r\n\r\n", [])
+    assert body.is_complete
+    with pytest.raises(Refused, match="chunks are too small") as refused:
+        read(ChunkedBody(), chunk * 100_000, list(range(0, 100_000, 1000)))
+    assert (refused.value.status_code, refused.value.reason) == (400, "body")
+
+
+def test_small_chunks_that_are_mostly_data_are_read_to_the_end() -> None:
+    body, received, size = ChunkedBody(), bytearray(), 0
+    for _ in range(5000):
+        received += b"10\r\n0123456789abcdef\r\n"
+        size += len(body.take(received))
+    assert size == 5000 * 16
 
 
 @given(st.binary(max_size=40))

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from jumplora_server.http.exchange import HIGH_WATER_BYTES
 from raw_http import BIG_BYTES, GET, RawClient, Served, served
 from serving import wait_for
 
 LIMIT = 0.4
+PATIENT_LIMIT = 2.0
 SLOWEST = 10 * LIMIT  # until the server acts, on a machine that others use too
 FAST = {"header_timeout": LIMIT, "idle_timeout": LIMIT, "transfer_timeout": LIMIT}
 POST = b"POST / HTTP/1.1\r\nhost: x\r\n"
@@ -21,6 +23,13 @@ SIZED = POST + b"content-length: 1000\r\n\r\n"
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
     with served(**FAST, transfer_rate=1000) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Served]:
+    """For clients that are slow, but not too slow, on a machine that may stall."""
+    with served(transfer_timeout=PATIENT_LIMIT, transfer_rate=1000) as server:
         yield server
 
 
@@ -74,16 +83,31 @@ def test_a_body_has_to_keep_a_pace(server: Served, sent: bytes, slow: bytes) -> 
         assert client.is_closed()
 
 
-def test_a_slow_body_that_keeps_the_pace_is_read_to_its_end(server: Served) -> None:
+def test_a_slow_body_that_keeps_the_pace_is_read_to_its_end(patient: Served) -> None:
     pieces = 40
-    head = POST + b"content-length: %d\r\n\r\n" % (pieces * 100)
-    with server.client(head) as client:
+    head = POST + b"content-length: %d\r\n\r\n" % (pieces * 1000)
+    with patient.client(head) as client:
         began = time.monotonic()
         for _ in range(pieces):
-            client.send(b"x" * 100)
-            time.sleep(0.03)  # the pace that the test is about
-        assert time.monotonic() - began > 2 * LIMIT
-        assert client.answer().body == b"%d" % (pieces * 100)
+            client.send(b"x" * 1000)
+            time.sleep(1.5 * PATIENT_LIMIT / pieces)  # the pace that the test is about
+        assert time.monotonic() - began > PATIENT_LIMIT
+        assert client.answer().body == b"%d" % (pieces * 1000)
+
+
+def test_a_client_that_waited_for_us_has_its_whole_time_afterwards(patient: Served) -> None:
+    left = 100
+    size = HIGH_WATER_BYTES + 1 + left
+    head = POST.replace(b"/ ", b"/wait/unread ") + b"content-length: %d\r\n\r\n" % size
+    patient.app.is_released = False
+    with patient.client(head) as client:
+        client.send(bytes(size - left))
+        time.sleep(1.2 * PATIENT_LIMIT)  # in which the app does not answer, and we do not read
+        patient.app.is_released = True
+        assert client.answer().status == 200
+        time.sleep(0.3 * PATIENT_LIMIT)
+        client.send(bytes(left) + GET)
+        assert client.answer().status == 200
 
 
 @pytest.mark.parametrize("sent", [b"", GET], ids=["that never asked", "that was answered"])
@@ -115,8 +139,8 @@ def test_a_reader_that_never_reads_is_hung_up_on(server: Served) -> None:
         assert client.is_closed()
 
 
-def test_a_slow_reader_gets_it_all(server: Served) -> None:
-    with server.client() as client:
+def test_a_slow_reader_gets_it_all(patient: Served) -> None:
+    with patient.client() as client:
         client.send(GET.replace(b"/ ", b"/big "))
         received, pauses = 0, 0
         while received < BIG_BYTES:
@@ -125,8 +149,8 @@ def test_a_slow_reader_gets_it_all(server: Served) -> None:
             received += len(piece)
             if pauses < 30:
                 pauses += 1
-                time.sleep(LIMIT / 10)  # slower than the server, faster than the limit
-    assert server.is_well()
+                time.sleep(1.5 * PATIENT_LIMIT / 30)  # slower than the server, within the limit
+    assert patient.is_well()
 
 
 def test_an_early_answer_is_not_lost_behind_a_body_that_still_comes(server: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -83,29 +84,41 @@ def test_a_task_that_the_watcher_did_not_notice_yet(tmp_path: Path) -> None:
     assert isinstance(late.exception(PATIENCE), Draining)
 
 
-def test_unknown_versions_are_looked_for_on_a_ration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with SmallServer(tmp_path, watch_seconds=60.0) as server:
+class StoppableClock:
+    """Seconds since it was made, until it is stopped."""
+
+    def __init__(self) -> None:
+        self._made = time.monotonic()
+        self.stopped_at: float | None = None
+
+    def __call__(self) -> float:
+        return time.monotonic() - self._made if self.stopped_at is None else self.stopped_at
+
+
+def test_unknown_versions_are_looked_for_on_a_ration(tmp_path: Path) -> None:
+    clock = StoppableClock()
+    with SmallServer(tmp_path, watch_seconds=60.0, clock=clock) as server:
         server.publish("a")
         server.settle("a")
-        reads, desired = 0, server.residency._reader.desired
 
-        def counting(task: str) -> object:
-            nonlocal reads
-            reads += 1
-            return desired(task)
-
-        monkeypatch.setattr(server.residency._reader, "desired", counting)
+        looks = 0
 
         def ask(spec: str) -> Lease:
-            """As requests do: on a thread only where that is worth it."""
-            return server.residency.try_acquire(spec) or server.residency.acquire(spec)
+            """As requests do: a look into the store is for a thread, and only where allowed."""
+            nonlocal looks
+            lease = server.residency.try_acquire(spec)
+            if lease is None:
+                looks += 1
+                lease = server.residency.acquire(spec)
+            return lease
 
-        for number in range(100):
-            with pytest.raises(UnknownVersion):
-                ask(f"a@{number:08d}")
-        assert 16 <= reads < 40
+        stopped = clock()
+        for later, expected in ((0.0, 16), (0.25, 17)):
+            clock.stopped_at = stopped + later
+            for number in range(100):
+                with pytest.raises(UnknownVersion):
+                    ask(f"a@{number:08d}")
+            assert looks == expected
 
 
 def test_a_reserved_name_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
