@@ -29,6 +29,9 @@ from jumplora_server.settings import Settings
 
 CUT_OFF_SECONDS = 10
 BACKLOG = 512
+# asyncio accepts as many connections in one turn as it was given for the backlog, and a turn with
+# hundreds of them lasts a second. The rest waits in the kernel, which is told the real one after.
+ACCEPTS_A_TURN = 16
 ROOM = 16  # connections that are closed at once where file descriptors are missing
 COMPLAINT_SECONDS = 60.0  # between two log lines about too few file descriptors
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -80,9 +83,11 @@ class HttpServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_error)
         self.servers = [
-            await loop.create_server(connect, sock=listener, backlog=BACKLOG)
+            await loop.create_server(connect, sock=listener, backlog=ACCEPTS_A_TURN)
             for listener in sockets or ()
         ]
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
         self.connections.watch()
         self.started = True
         self._log_started_message(sockets or ())
