@@ -158,13 +158,13 @@ async def _appeared(services: Services, task: str) -> bool:
     if loaded is None:
         return False
     try:
-        # Shielded: whoever else waits for the same load still gets it.
+        # Shielded: another request that waits for the same load still gets it.
         waiting = asyncio.shield(asyncio.wrap_future(loaded))
         await asyncio.wait_for(waiting, FIRST_LOAD_SECONDS)
     except UnknownTask:
         return False
     except (TimeoutError, ServerError):
-        pass  # what came of it is told by the routing
+        pass  # the routing says what came of it
     return True
 
 

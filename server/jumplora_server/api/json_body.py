@@ -122,7 +122,7 @@ def parse_body(body: bytes) -> Any:
 
 
 def _check_size(text: str) -> None:
-    """Raise ValueError where there is too much in it; what is no JSON at all is found later."""
+    """Raise ValueError where there is too much in it; what is not JSON at all is found later."""
     if sum(map(text.count, _MARKS)) <= MAX_DEPTH:  # those inside of strings too
         return
     at = marks = depth = 0

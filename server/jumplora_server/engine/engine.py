@@ -43,7 +43,7 @@ class Runner(Protocol):
     def decode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> StepOutput: ...
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> Tensor:
-        """What a decode chooses from [n, vocabulary], for who compares numbers."""
+        """What a decode chooses from [n, vocabulary], to compare numbers."""
 
     def clear_row(self, row: int) -> None: ...
 
@@ -115,7 +115,7 @@ class Engine:
 
     @property
     def runner(self) -> Runner:
-        """What computes, for who measures it."""
+        """What computes, to measure it."""
         return self._runner
 
     # -- any thread

@@ -101,7 +101,7 @@ class NativeRunner:
 
     @property
     def tapes(self) -> dict[str, Tape]:
-        """The tapes of encode and decode, for who wants to time their operations."""
+        """The tapes of encode and decode, to time their operations."""
         return {"encode": self._model.encoding, "decode": self._model.decoding}
 
     def clear_row(self, row: int) -> None:

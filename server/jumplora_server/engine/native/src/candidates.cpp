@@ -147,7 +147,7 @@ double Candidates::block_mass(int64_t from) const {
 }
 
 // A value that the `most` highest reach and few others do: of the highest of each of some groups, the
-// one of that rank. Where the groups would be small it is no help, and -infinity.
+// one of that rank. Where the groups would be small there is none: -infinity.
 float Candidates::floor_of(int64_t most) {
     const int64_t vectors = (count_ + LANES - 1) / LANES, each = 2 * vectors / most;
     if (each < 2) return -INFINITY;
