@@ -32,6 +32,7 @@ BACKLOG = 512
 # asyncio accepts as many connections in one turn as it was given for the backlog, and a turn with
 # hundreds of them lasts a second. The rest waits in the kernel, which is told the real one after.
 ACCEPTS_A_TURN = 16
+SEND_BUFFER_BYTES = 128 * 1024  # Linux takes twice that, for its own bookkeeping
 ROOM = 16  # connections that are closed at once where file descriptors are missing
 COMPLAINT_SECONDS = 60.0  # between two log lines about too few file descriptors
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -186,6 +187,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
     # small pieces wait for the client's delayed acknowledgement, 40 ms on Linux.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit it. Left to itself, Linux takes megabytes of answers for a client that
+    # does not read, and the app makes them all.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     try:
         bound.bind((host, port))
     except OSError as error:

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from jumplora_server.http.server import bound_socket
+from jumplora_server.http.server import SEND_BUFFER_BYTES, bound_socket
 
 
 def test_connections_send_small_pieces_at_once() -> None:
@@ -36,3 +36,11 @@ def test_a_taken_port_is_told_with_what_to_do() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"port {port} cannot be listened on.*JUMPLORA_PORT"):
             bound_socket("127.0.0.1", port)
+
+
+def test_connections_keep_little_for_a_client_that_does_not_read() -> None:
+    with bound_socket("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+            kept = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert kept <= 2 * SEND_BUFFER_BYTES
