@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,7 +49,10 @@ def references(value: Any) -> Iterator[str]:
 
 
 def test_the_description_is_complete(tmp_path: Path) -> None:
-    document = make_site(tmp_path).app.openapi()
+    site = make_site(tmp_path)
+    with connected(site) as http:
+        document = http.get("/openapi.json").json()
+    assert document == json.loads(json.dumps(site.app.openapi()))
     schemas = document["components"]["schemas"]
     named = {reference.removeprefix("#/components/schemas/") for reference in references(document)}
     assert named <= set(schemas)
