@@ -6,6 +6,8 @@ import asyncio
 import http.client
 import json
 import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -94,6 +96,10 @@ class RawClient:
         fields = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, fields, response.read())
 
+    def will_reset(self) -> None:
+        """Closing it will reset the connection."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     def is_closed(self) -> bool:
         """Whether the server ends the connection; waits for it, reading what comes before."""
         try:
@@ -126,12 +132,15 @@ class RawClient:
 
 class SmallApp:
     """`/` says how many bytes the body had, `/big` sends much, `/wait` answers when released;
-    `/unread` and `/wait/unread` do so without a look at the body."""
+    `/unread` and `/wait/unread` do so without a look at the body, `/held/unread` once `may_go` is
+    set, and the event loop stands still until then."""
 
     def __init__(self) -> None:
         self.waiting = 0
         self.hung_up = 0
         self.is_released = False
+        self.is_held = threading.Event()
+        self.may_go = threading.Event()
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -150,6 +159,9 @@ class SmallApp:
             self.waiting += 1
             while not self.is_released:
                 await asyncio.sleep(0.005)
+        if scope["path"].startswith("/held"):
+            self.is_held.set()
+            assert self.may_go.wait(PATIENCE)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         if scope["path"] == "/big":
             gone = asyncio.ensure_future(receive())

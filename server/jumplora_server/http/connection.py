@@ -321,8 +321,10 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._enter("lingering")
         self._read(True)
-        if self._transport.can_write_eof():
+        try:
             self._transport.write_eof()
+        except OSError:  # the client reset the connection, and the transport has not seen it yet
+            self.cut()
 
     def _enter(self, state: State) -> None:
         self._all.moved(self, self.state, state)

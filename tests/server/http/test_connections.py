@@ -226,3 +226,16 @@ def test_without_file_descriptors_connections_that_wait_make_room(
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     complaints = [r for r in caplog.records if "no connection can be accepted" in r.message]
     assert len(complaints) == 1
+
+
+def test_a_reset_that_the_transport_has_not_seen_is_no_fault_of_the_app(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with served() as server:
+        head = b"POST /held/unread HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n"
+        with server.client(head) as client:
+            assert server.app.is_held.wait(PATIENCE)
+            client.will_reset()
+        server.app.may_go.set()
+        assert server.is_well()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
