@@ -132,8 +132,8 @@ class RawClient:
 
 class SmallApp:
     """`/` says how many bytes the body had, `/big` sends much, `/wait` answers when released;
-    `/unread` and `/wait/unread` do so without a look at the body, `/held/unread` once `may_go` is
-    set, and the event loop stands still until then."""
+    `/unread` and `/wait/unread` do so without a look at the body, `/held/unread` ends its
+    answer once `may_go` is set, and the event loop stands still until then."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -160,8 +160,13 @@ class SmallApp:
             while not self.is_released:
                 await asyncio.sleep(0.005)
         if scope["path"].startswith("/held"):
+            fields = [(b"content-length", b"1")]
+            await send({"type": "http.response.start", "status": 200, "headers": fields})
+            await send({"type": "http.response.body", "body": b"1", "more_body": True})
             self.is_held.set()
             assert self.may_go.wait(PATIENCE)
+            await send({"type": "http.response.body"})
+            return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         if scope["path"] == "/big":
             gone = asyncio.ensure_future(receive())
