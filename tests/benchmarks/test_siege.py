@@ -54,10 +54,7 @@ def test_fuzz() -> None:
     statuses: dict[str, int] = report.data["statuses"]  # type: ignore[assignment]
     assert {name.partition("|")[0] for name in statuses} >= set(KINDS)
     assert any(name.startswith("positive POST /generate|") for name in statuses)
-    assert not failed(report) & {
-        "5xx", "no answer", "no connection", "senders end", "alive", "quiet answers",
-        "quiet task refused", "header bytes", "log characters", "log bytes", "no socket kept",
-    }  # fmt: skip
+    assert failed(report) <= {"flat memory"}, "so few requests only warm it up"
 
 
 @slow
