@@ -29,7 +29,8 @@ def ignore_signals() -> None:
         came.put(number)
 
     for number in IGNORED:
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored already
+        # Under nohup one is ignored already: then only the line in the log is new.
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN):
             signal.signal(number, note)
     threading.Thread(target=_log_each, args=(came,), name="signals", daemon=True).start()
 
