@@ -36,6 +36,7 @@ def bench(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_engine_beside_its_peers(tmp_path: Path) -> None:
     told = bench("engine", "--shape", "tiny", *SMALL, "--rounds", "1", "--out", str(tmp_path))
     assert re.search(r"fp32: 2 tasks over PEFT mixed +\d+\.\d+", told)
@@ -59,6 +60,7 @@ def test_only_the_cases_that_were_asked_for_run(tmp_path: Path) -> None:
     assert "PEFT" not in told
 
 
+@pytest.mark.slow
 def test_serving(tmp_path: Path) -> None:
     told = bench(
         "serving", "--shape", "tiny", *SMALL, "--dtype", "float32", "--tasks", "3", "--rounds", "1",
@@ -79,6 +81,7 @@ def test_serving(tmp_path: Path) -> None:
     assert (tmp_path / "serving-goodput-by-rate.png").is_file()
 
 
+@pytest.mark.slow
 def test_fairness(tmp_path: Path) -> None:
     told = bench(
         "fairness", "--shape", "tiny", "--rows", "2", "--source", "16", "--seconds", "1",
@@ -97,6 +100,7 @@ def test_the_scenarios_are_the_options() -> None:
     assert tuple(each.value for each in FairnessScenario) == SCENARIO_NAMES
 
 
+@pytest.mark.slow
 def test_adapters(tmp_path: Path) -> None:
     told = bench(
         "adapters", "--shape", "tiny", "--registered-shape", "tiny", *SMALL, "--dtype", "float32",
