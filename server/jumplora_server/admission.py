@@ -1,10 +1,10 @@
 """How many requests and tokens may wait: counted before the text is tokenized, released once.
 
-A task may hold a share of what the others leave free, so its limit sinks as others come: with a
-share of a half, one flooding task fills half, two a third each, n of them 1/(n + 1) each. (Dynamic
-thresholds, Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998.) Limits sink faster
-than queues, so a part of everything, a quarter at a share of a half, is kept back for tasks that
-have nothing waiting.
+A part of everything, a quarter at a share of a half, is kept back for tasks that have nothing
+waiting. Of the rest, a task may hold a share of what the others leave free, so its limit sinks as
+others come: with a share of a half, one flooding task fills half of it, two a third each, n of them
+1/(n + 1) each. (Dynamic thresholds, Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
+1998.) The part is kept back because limits sink faster than queues.
 
 Holds a lock of its own and nothing else; the scheduler decides what runs.
 """

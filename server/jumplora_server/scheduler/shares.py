@@ -2,7 +2,7 @@
 
 The last `spare` rows are for tasks that hold none, so that a task that was quiet waits for no other
 task's rows. Of the rest, a task holds its even share at most while another that is below its own
-waits. A row that no task below its share wants goes to whose turn it is.
+waits. A row that no task below its share wants goes to the one that is next.
 """
 
 from __future__ import annotations
