@@ -22,8 +22,12 @@ from jumplora_server.engine.sampling_reference import choose_reference, penalise
 START, EOS = 0, 1
 MAX_ROWS, POSITIONS = 128, 64
 
-Way = Literal["native", "torch", "reference"]
-WAYS: list[Way] = ["torch"] if why_unavailable() is not None else ["native", "torch"]
+Way = Literal["native", "torch", "cuda", "reference"]
+WAYS: list[Way] = ["torch"]
+if why_unavailable() is None:
+    WAYS.insert(0, "native")
+if torch.cuda.is_available():
+    WAYS.append("cuda")
 
 
 class Chooses(Protocol):
@@ -38,13 +42,7 @@ def make_chooser(way: Way, vocabulary: int) -> Chooses:
         return _Native(vocabulary)
     if way == "reference":
         return _Reference()
-    return Chooser(
-        eos_token_id=EOS,
-        start_token_id=START,
-        rows=MAX_ROWS,
-        positions=POSITIONS,
-        device=torch.device("cpu"),
-    )
+    return _Torch(torch.device("cuda" if way == "cuda" else "cpu"))
 
 
 def is_the_references(token: int, logits: Tensor, sequence: Sequence) -> bool:
@@ -65,6 +63,22 @@ def is_the_references(token: int, logits: Tensor, sequence: Sequence) -> bool:
             if token == sample(logits.double(), near, min(max(point, 0.0), 1.0)):
                 return True
     return False
+
+
+class _Torch:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._chooser = Chooser(
+            eos_token_id=EOS,
+            start_token_id=START,
+            rows=MAX_ROWS,
+            positions=POSITIONS,
+            device=device,
+        )
+
+    def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
+        """On its device, wherever the logits come from."""
+        return self._chooser.choose(logits.to(self._device), sequences)
 
 
 class _Reference:
