@@ -26,6 +26,9 @@ WarmUp = Annotated[int, _Option(help="Steps of linear warm-up.")]
 WeightDecay = Annotated[float, _Option(help="AdamW's, on the factors.")]
 Clip = Annotated[float, _Option(help="Largest gradient norm.")]
 Dropout = Annotated[float, _Option(help="The backbone's dropout while training.")]
+LoraDropout = Annotated[
+    float, _Option(help="Dropout of plain LoRA's input; a gated update has none.")
+]
 Epochs = Annotated[int, _Option(help="Passes over the training rows.")]
 MaxSteps = Annotated[int | None, _Option(help="Optimizer steps a task, instead of epochs.")]
 BatchSize = Annotated[int, _Option(help="Rows computed at once.")]

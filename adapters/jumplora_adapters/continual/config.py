@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -123,7 +123,7 @@ class ContinualConfig:
 
     def hyper_parameters(self) -> dict[str, object]:
         """What the report shows and a resumed run must agree with: numbers, no paths."""
-        settings: dict[str, object] = asdict(self.optimisation)
+        settings = self.optimisation.numbers()
         settings |= {
             "rank": self.rank,
             "alpha": self.alpha,
@@ -139,6 +139,10 @@ class ContinualConfig:
             settings |= self.gate.numbers()
         if self.method == "ella":
             settings["ella_lambda"] = self.ella_lambda
+            if self.gate is not None:
+                # Earlier versions gave the threshold a gradient of ELLA's term, too: those runs
+                # are of another method, and are neither continued nor compared.
+                settings["ella_reaches"] = "factors"
         if self.method == "olora":
             settings["olora_lambda"] = self.olora_lambda
         return settings

@@ -22,8 +22,9 @@ from jumplora_adapters.training.layer import AdaptedLinear
 class EllaPenalty:
     """strength * mean over the layers of || (s Z_f) * W_past ||_F^2, the product element-wise.
 
-    W_past is the sum of the earlier updates, kept on the training device: as many float32 numbers
-    as the targets have entries.
+    Its gradient reaches A and B, not the threshold, as in JumpLoRA's official code. W_past is the
+    sum of the earlier updates, kept on the training device: as many float32 numbers as the targets
+    have entries.
     """
 
     def __init__(

@@ -101,7 +101,7 @@ def prepare(config: ContinualConfig) -> Prepared:
     config.check()
     processes = Processes.launched(config.device)
     device = processes.device or device_of(config.device)
-    if processes.count > 1 and config.optimisation.dropout:
+    if processes.count > 1 and config.optimisation.has_dropout:
         raise DataError("dropout draws differ between processes: several need a dropout of 0")
     backbone = read_backbone(resolve_backbone(config.backbone))
     targets_of(backbone, config.targets)

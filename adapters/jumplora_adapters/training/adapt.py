@@ -148,7 +148,7 @@ def load_adapted(
             gate = gates.setdefault(group, _gate(config, device))
         layers[name] = AdaptedLinear(
             base.to(device), rank=config.rank, scale=config.alpha / config.rank, gate=gate,
-            seed=seed,
+            seed=seed, dropout=config.optimisation.lora_dropout,
         )  # fmt: skip
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[name])

@@ -58,7 +58,10 @@ class GateConfig:
 
 @dataclass(frozen=True, slots=True)
 class Optimisation:
-    """AdamW on A, B and the thresholds. `epochs` counts unless `max_steps` is given."""
+    """AdamW on A, B and the thresholds. `epochs` counts unless `max_steps` is given.
+
+    `dropout` is the frozen backbone's, `lora_dropout` that of a plain LoRA's input.
+    """
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -66,10 +69,36 @@ class Optimisation:
     warm_up: int = 0
     clip: float = 1.0
     dropout: float = 0.0
+    lora_dropout: float = 0.0
     epochs: int = 1
     max_steps: int | None = None
     batch_size: int = 32
     accumulate: int = 1
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a step draws random numbers."""
+        return bool(self.dropout or self.lora_dropout)
+
+    def numbers(self) -> dict[str, object]:
+        """Under the names of the manifest; `lora_dropout` only where there is one."""
+        settings: dict[str, object] = asdict(self)
+        if not self.lora_dropout:
+            del settings["lora_dropout"]
+        return settings
+
+    def check(self, *, is_gated: bool) -> None:
+        """Raises DataError."""
+        for name, share in (("dropout", self.dropout), ("lora-dropout", self.lora_dropout)):
+            if not 0 <= share < 1:
+                raise DataError(f"{name} is {share}, allowed is 0 up to below 1")
+        if is_gated and self.lora_dropout:
+            raise DataError(
+                f"lora-dropout is {self.lora_dropout}, and a gated update has no dropout of its "
+                "own: leave it out, or train plain LoRA (--no-gate)"
+            )
+        if self.warm_up < 0 or not 0 <= self.weight_decay < math.inf:
+            raise DataError("warm-up and weight-decay must be numbers from 0 up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +159,7 @@ class TrainConfig:
 
     def hyper_parameters(self) -> dict[str, object]:
         """What the manifest reports and a checkpoint must agree with: numbers, no paths."""
-        settings: dict[str, object] = asdict(self.optimisation)
+        settings = self.optimisation.numbers()
         settings |= {
             "method": self.method,
             "rank": self.rank,
@@ -172,9 +201,6 @@ class TrainConfig:
         if not 0 <= self.seed < 2**32:
             raise DataError(f"seed is {self.seed}, allowed is 0 to {2**32 - 1}")
         self.gate.check()
-        if not 0 <= optimisation.dropout < 1:
-            raise DataError(f"dropout is {optimisation.dropout}, allowed is 0 up to below 1")
-        if optimisation.warm_up < 0 or not 0 <= optimisation.weight_decay < math.inf:
-            raise DataError("warm-up and weight-decay must be numbers from 0 up")
+        optimisation.check(is_gated=self.method == "jumplora")
         if self.ancestors and self.store is None:
             raise DataError("ancestors are looked up in a store: give its folder too")

@@ -72,12 +72,20 @@ class AdaptedLinear(nn.Module):
     """Stands in for a bias-free nn.Linear. `gate` None is plain LoRA.
 
     A [rank, d_in] and B [d_out, rank] are float32; `weight` [d_out, d_in] is the frozen base with
-    any ancestors already added. While `served` is set, it is used as the whole weight instead:
-    that is how the rounded, hard-gated adapter is evaluated in place.
+    any ancestors already added. `dropout` is that of a plain update's input in training, as PEFT's
+    `lora_dropout`; a gated layer has none. While `served` is set, it is used as the whole weight
+    instead: that is how the rounded, hard-gated adapter is evaluated in place.
     """
 
     def __init__(
-        self, base: Tensor, *, rank: int, scale: float, gate: Gate | None, seed: torch.Generator
+        self,
+        base: Tensor,
+        *,
+        rank: int,
+        scale: float,
+        gate: Gate | None,
+        seed: torch.Generator,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         d_out, d_in = base.shape
@@ -89,6 +97,7 @@ class AdaptedLinear(nn.Module):
         self.B = nn.Parameter(torch.zeros(d_out, rank, device=base.device))
         self.scale = scale
         self.gate = gate
+        self.dropout = dropout
         self.served: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:  # [..., d_in] -> [..., d_out]
@@ -96,7 +105,8 @@ class AdaptedLinear(nn.Module):
             return functional.linear(x, self.served.to(x.dtype))
         gate = self.gate
         if gate is None or gate.fraction == 0.0:
-            narrow = functional.linear(x, self.A.to(x.dtype))  # [..., rank]
+            seen = functional.dropout(x, self.dropout, self.training)
+            narrow = functional.linear(seen, self.A.to(x.dtype))  # [..., rank]
             update = functional.linear(narrow, (self.scale * self.B).to(x.dtype))
             return functional.linear(x, self.weight.to(x.dtype)) + update
         apply = cast(Callable[..., Tensor], _GatedLinear.apply)
@@ -121,19 +131,16 @@ class AdaptedLinear(nn.Module):
 
     @torch.no_grad()
     def add_gradient(self, for_mixed: Tensor) -> None:
-        """Add `for_mixed` = d penalty / d Z_f [d_out, d_in] to the gradients of A, B and log_tau.
+        """Add `for_mixed` = d penalty / d Z_f [d_out, d_in] to the gradients of A and B.
 
         For terms of the loss that look at the update itself: by hand, so that no dense matrix
-        waits in an autograd graph for its turn.
+        waits in an autograd graph for its turn. The threshold gets no gradient of such a term: the
+        official code makes Z_f for it by a plain comparison, which has none.
         """
         for_z, gate = for_mixed, self.gate
         if gate is not None:
-            z, tau = self.product(), gate.log_tau.exp()
-            for_z = interpolated_gradient(z, for_mixed, tau, gate.fraction)
-            through = gate.fraction * for_mixed
-            _add(
-                gate.log_tau,
-                log_tau_gradient(z, through, tau, gate.bandwidth, gate.estimator),
+            for_z = interpolated_gradient(
+                self.product(), for_mixed, gate.log_tau.exp(), gate.fraction
             )
         _add(self.A, self.B.T @ for_z)
         _add(self.B, for_z @ self.A.T)

@@ -63,9 +63,10 @@ def test_the_published_protocol_is_a_file(
     numbers = config["hyper_parameters"]
     published = {
         "rank": 8, "alpha": 32.0, "learning_rate": 1e-3, "weight_decay": 0.0, "clip": 1.0,
-        "decay": "constant", "warm_up": 0, "dropout": 0.0, "ella_lambda": 3e4,
+        "decay": "constant", "warm_up": 0, "dropout": 0.1, "ella_lambda": 3e4,
         "threshold_scope": "global", "estimator": "mean", "bandwidth": 0.001, "set_at": 0.2,
         "closed_at": 0.8, "target_tokens": 8, "precision": "float32", "targets": ["*.q", "*.v"],
+        "values": "float32",
     }  # fmt: skip
     assert {name: numbers[name] for name in published} == published
     assert numbers["batch_size"] * numbers["accumulate"] == 32

@@ -1,13 +1,25 @@
-"""The penalties' hand-written gradients against autograd over the published formulas."""
+"""The penalties' hand-written gradients: autograd over the published formulas, closed forms.
+
+On a small model a whole step of ELLA with the gate is compared with formulas that start from the
+gradients of an ordinary model with the same weights.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import T5ForConditionalGeneration
 
+from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.continual.config import ContinualConfig
 from jumplora_adapters.continual.penalty import EllaPenalty, OrthogonalPenalty
-from jumplora_adapters.training.gate import Gate, jump_gate
+from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
+from jumplora_adapters.training.config import GateConfig
+from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
 
 D_OUT, D_IN, RANK, SCALE = 6, 5, 2, 4.0
@@ -34,8 +46,8 @@ def _ella(layers: dict[str, AdaptedLinear], past: dict[str, Tensor], gate: Gate 
     terms = []
     for name, layer in layers.items():
         z = layer.B @ layer.A
-        if gate is not None:
-            gated = jump_gate(z, gate.log_tau, gate.bandwidth, gate.estimator)
+        if gate is not None:  # a plain comparison, as in the official code: no gradient to tau
+            gated = z * (z.abs() > gate.log_tau.exp()).to(z.dtype)
             z = gate.fraction * gated + (1 - gate.fraction) * z
         terms.append(((SCALE * z * past[name]) ** 2).sum())
     return 3.0 * sum(terms, torch.zeros(())) / len(terms)
@@ -50,7 +62,6 @@ def test_ella_is_the_mean_square_of_the_overlap(fraction: float | None) -> None:
         gate.fraction = fraction
     layers, past = _layers(gate), _past(D_OUT)
     learned = [p for layer in layers.values() for p in (layer.A, layer.B)]
-    learned += [] if gate is None else [gate.log_tau]
     expected = _ella(layers, past, gate)
     expected.backward()  # type: ignore[no-untyped-call]
     theirs = [p.grad for p in learned]
@@ -63,6 +74,8 @@ def test_ella_is_the_mean_square_of_the_overlap(fraction: float | None) -> None:
         assert other is not None
         torch.testing.assert_close(parameter.grad, other, rtol=1e-4, atol=1e-4)
     assert value > 0
+    if gate is not None:
+        assert gate.log_tau.grad is None
 
 
 def test_a_penalty_adds_to_the_gradients_that_are_there() -> None:
@@ -88,3 +101,77 @@ def test_orthogonality_is_the_sum_of_absolute_products() -> None:
     for layer, other in zip(layers.values(), theirs, strict=True):
         torch.testing.assert_close(layer.A.grad, other)
         assert layer.B.grad is None
+
+
+# -- one step of ELLA with the gate on a small model
+
+BANDWIDTH, FRACTION, STRENGTH = 0.05, 0.75, 30.0
+TOKENS = torch.tensor([[5, 9, 7, 1], [8, 6, 11, 1]])
+
+
+@pytest.fixture
+def adapted(config: ContinualConfig) -> AdaptedBackbone:
+    """The gate is set and three quarters closed; all entries have a size."""
+    stage = replace(config, gate=GateConfig(bandwidth=BANDWIDTH)).stage(2, "mood", config.data)
+    backbone = read_backbone(Path(config.backbone))
+    adapted = load_adapted(backbone, (), stage, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for layer in adapted.layers.values():
+            layer.B.normal_(std=0.3, generator=generator)
+    adapted.set_thresholds()
+    adapted.set_fraction(FRACTION)
+    return adapted
+
+
+def _loss(model: T5ForConditionalGeneration) -> Tensor:
+    loss: Tensor = model(input_ids=TOKENS, labels=TOKENS.flip(0)).loss
+    return loss
+
+
+def _weight_gradients(adapted: AdaptedBackbone, config: ContinualConfig) -> dict[str, Tensor]:
+    """d loss / d W by target, of an ordinary model whose weights are W0 + s Z_f."""
+    model = T5ForConditionalGeneration.from_pretrained(config.backbone)
+    weights = {name: model.get_submodule(name).weight for name in adapted.layers}
+    with torch.no_grad():
+        for name, layer in adapted.layers.items():
+            weights[name] += layer.scale * layer.mixed()
+    _loss(model).backward()  # type: ignore[no-untyped-call]
+    return {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+
+
+def test_a_step_of_ella_with_the_gate(adapted: AdaptedBackbone, config: ContinualConfig) -> None:
+    generator = torch.Generator().manual_seed(3)
+    past = {
+        name: torch.randn(layer.weight.shape, generator=generator)
+        for name, layer in adapted.layers.items()
+    }
+    by_weight = _weight_gradients(adapted, config)
+    (gate,) = adapted.gates.values()
+    tau, count = gate.log_tau.detach().exp(), len(adapted.layers)
+
+    _loss(adapted.model).backward()  # type: ignore[no-untyped-call]
+    value = EllaPenalty(adapted.layers, past, STRENGTH).add()
+
+    overlap, by_log_tau, crossing = torch.zeros(()), torch.zeros(()), 0
+    for name, layer in adapted.layers.items():
+        A, B, s = layer.A.detach(), layer.B.detach(), layer.scale
+        Z = B @ A
+        passes = Z.abs() > tau
+        share = torch.where(passes, 1.0, 1.0 - FRACTION)  # Z_f = share * Z, and so its derivative
+        overlap += (s * share * Z * past[name]).square().sum()
+        # d/dZ_f of the loss, and of strength / layers * || s Z_f * W_past ||^2
+        of_loss = s * by_weight[name]
+        of_ella = 2 * STRENGTH / count * s**2 * share * Z * past[name] ** 2
+        by_z = share * (of_loss + of_ella)
+        for parameter, expected in ((layer.A, B.T @ by_z), (layer.B, by_z @ A.T)):
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-4)
+        near = (Z.abs() - tau).abs() < BANDWIDTH / 2
+        crossing += int(near.sum())
+        # The loss alone: -(tau^2 / bandwidth) * f * mean(rect * sign(Z) * d loss / d Z_f)
+        by_log_tau -= tau**2 / BANDWIDTH * (near * Z.sign() * FRACTION * of_loss).mean()
+    assert crossing > 100
+    assert value == pytest.approx(STRENGTH / count * float(overlap), rel=1e-5)
+    assert gate.log_tau.grad is not None
+    torch.testing.assert_close(gate.log_tau.grad, by_log_tau, rtol=1e-3, atol=1e-7)

@@ -24,6 +24,14 @@ CONFIG = TrainConfig(
         (replace(CONFIG, optimisation=Optimisation(learning_rate=-1.0)), "lr is -1"),
         (replace(CONFIG, optimisation=Optimisation(max_steps=0)), "max-steps is 0"),
         (replace(CONFIG, optimisation=Optimisation(dropout=1.0)), "dropout is 1"),
+        (
+            replace(CONFIG, method="lora", optimisation=Optimisation(lora_dropout=-0.1)),
+            "lora-dropout is -0.1",
+        ),
+        (
+            replace(CONFIG, optimisation=Optimisation(lora_dropout=0.1)),
+            "a gated update has no dropout of its own",
+        ),
         (replace(CONFIG, optimisation=Optimisation(warm_up=-1)), "warm-up"),
         (replace(CONFIG, lengths=Lengths(0, 8)), "source-length is 0"),
         (replace(CONFIG, gate=GateConfig(bandwidth=0.0)), "bandwidth is 0"),
@@ -38,6 +46,14 @@ def test_out_of_range(config: TrainConfig, message: str) -> None:
 
 def test_defaults_are_in_range() -> None:
     CONFIG.check()
+    replace(CONFIG, method="lora", optimisation=Optimisation(lora_dropout=0.1)).check()
+
+
+def test_a_loras_dropout_is_told_where_there_is_one() -> None:
+    dense = replace(CONFIG, method="lora")
+    assert "lora_dropout" not in dense.hyper_parameters()  # checkpoints of before it still continue
+    dropped = replace(dense, optimisation=Optimisation(lora_dropout=0.1))
+    assert dropped.hyper_parameters()["lora_dropout"] == 0.1
 
 
 def test_value_type_follows_the_method() -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from jumplora_adapters.training.gate import Estimator, Gate
@@ -143,3 +144,30 @@ def test_bfloat16_activations_keep_float32_factors() -> None:
     assert y.dtype == torch.bfloat16
     assert layer.A.grad is not None
     assert layer.A.grad.dtype == torch.float32
+
+
+def test_dropout_is_that_of_pefts_lora() -> None:
+    base = torch.nn.Linear(D_IN, D_OUT, bias=False)
+    layer = AdaptedLinear(
+        base.weight, rank=RANK, scale=SCALE, gate=None, dropout=0.5,
+        seed=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    torch.nn.init.normal_(layer.B, generator=torch.Generator().manual_seed(1))
+    config = LoraConfig(
+        r=RANK, lora_alpha=int(SCALE * RANK), lora_dropout=0.5, target_modules=["0"]
+    )
+    theirs = get_peft_model(torch.nn.Sequential(base), config)
+    factors = {"lora_A": layer.A, "lora_B": layer.B}
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(factors[name.split(".")[-3]])
+    x = torch.randn(64, D_IN, generator=torch.Generator().manual_seed(2))
+    for training in (True, False):
+        outputs = []
+        for module in (layer, theirs):
+            module.train(training)
+            torch.manual_seed(3)
+            outputs.append(module(x))
+        torch.testing.assert_close(outputs[0], outputs[1])
+    assert not torch.allclose(layer.train()(x), layer.eval()(x))

@@ -102,12 +102,17 @@ def test_one_alone_needs_no_launcher() -> None:
     assert alone.gather([1, 2, 3]) == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    "optimisation",
+    [Optimisation(dropout=0.1, epochs=2), Optimisation(lora_dropout=0.1, epochs=2)],
+    ids=["the backbone's", "LoRA's"],
+)
 def test_dropout_with_several_is_refused(
-    config: ContinualConfig, monkeypatch: pytest.MonkeyPatch
+    config: ContinualConfig, monkeypatch: pytest.MonkeyPatch, optimisation: Optimisation
 ) -> None:
     class Two(Processes):
         count = 2
 
     monkeypatch.setattr(Processes, "launched", staticmethod(lambda device=None: Two()))
     with pytest.raises(DataError, match="several need a dropout of 0"):
-        run(replace(config, optimisation=Optimisation(dropout=0.1, epochs=2)), Watch())
+        run(replace(config, gate=None, optimisation=optimisation), Watch())

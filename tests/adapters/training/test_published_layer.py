@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 
+from jumplora_adapters.continual.penalty import EllaPenalty
 from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
 from jumplora_adapters.training.schedule import Schedule
@@ -36,6 +37,22 @@ def test_forward(layer: AdaptedLinear) -> None:
     # y_0 = 4 (0.5 - 1.0) = -2, y_1 = 4 (-0.0625 + 0.5) = 1.75
     y = layer(torch.tensor([[1.0, -1.0]]))
     assert y.tolist() == [[pytest.approx(-2.0), pytest.approx(1.75)]]
+
+
+def test_ellas_term(layer: AdaptedLinear) -> None:
+    past = torch.tensor([[1.0, 0.5], [2.0, -1.0]])
+    # 4 Z_f * past = [[2, 2], [-0.5, 2]]; 0.1 * (4 + 4 + 0.25 + 4)
+    assert EllaPenalty({"q": layer}, {"q": past}, 0.1).add() == pytest.approx(1.225)
+    # d / d Z_f = 2 * 0.1 * 4 * [[2 * 1, 2 * 0.5], [-0.5 * 2, 2 * -1]] = [[1.6, 0.8], [-0.8, -1.6]]
+    # d / d Z = the same where an entry passed, else a quarter: [[1.6, 0.8], [-0.2, -1.6]]
+    assert layer.A.grad is not None
+    assert layer.B.grad is not None
+    # B^T dZ = [0.5 * 1.6 - 0.25 * -0.2, 0.5 * 0.8 - 0.25 * -1.6]
+    assert layer.A.grad.tolist() == [[pytest.approx(0.85), pytest.approx(0.8)]]
+    # dZ A^T = [1.6 + 2 * 0.8, -0.2 + 2 * -1.6]
+    assert layer.B.grad.tolist() == [[pytest.approx(3.2)], [pytest.approx(-3.4)]]
+    assert layer.gate is not None
+    assert layer.gate.log_tau.grad is None
 
 
 def test_gradients(layer: AdaptedLinear) -> None:

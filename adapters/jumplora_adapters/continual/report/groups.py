@@ -58,10 +58,14 @@ def group_runs(runs: Sequence[Run]) -> tuple[Group, ...]:
 def are_comparable(first: Run, second: Run) -> bool:
     """Whether two runs differ in method, gate, pruning and seed at most, besides their orders.
 
-    They agree in every hyper-parameter that both have: a dense run has none of the gate's, and
-    ELLA's strength is ELLA's alone.
+    They agree in every hyper-parameter that both have: a dense run has none of the gate's, a gated
+    one no dropout of a plain LoRA, and ELLA's strength is ELLA's alone.
     """
     ours, theirs = first.config.hyper_parameters, second.config.hyper_parameters
+    if first.config.gate == second.config.gate and ours.get("lora_dropout") != theirs.get(
+        "lora_dropout"
+    ):
+        return False
     return (
         first.config.backbone.identity == second.config.backbone.identity
         and sorted(first.config.order.tasks) == sorted(second.config.order.tasks)

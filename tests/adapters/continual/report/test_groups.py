@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jumplora_adapters.continual.report.groups import group_runs
+from jumplora_adapters.continual.report.groups import are_comparable, group_runs
 from jumplora_adapters.continual.report.runs import Run, read_runs
 from jumplora_adapters.errors import DataError
 from run_folders import TASKS, change, write_run
@@ -82,6 +82,16 @@ def test_settings_of_a_gate_or_a_method_count_where_they_are_used(make: Make) ->
         "ELLA, ella lambda 30000",
         "ELLA, ella lambda 300",
     ]
+
+
+def test_a_plain_loras_dropout_is_of_no_gated_run(make: Make) -> None:
+    gated = make(method="ella", hyper_parameters={"dropout": 0.1})
+    numbers = {"dropout": 0.1, "lora_dropout": 0.1}
+    dense = make(method="ella", gate="none", hyper_parameters=numbers)
+    undropped = make(method="ella", gate="none", hyper_parameters={"dropout": 0.1})
+    assert are_comparable(gated, dense)
+    assert are_comparable(gated, undropped)
+    assert not are_comparable(dense, undropped)
 
 
 def test_orders(make: Make) -> None:
