@@ -42,7 +42,7 @@ def epoch_order(
     """Row indices of every optimizer step of one epoch, each index exactly once.
 
     Rows are shuffled, sorted by length within pools of a few steps so that a step pads little,
-    cut into steps, and the steps shuffled.
+    cut into steps, and the steps shuffled. (The official code shuffles rows alone.)
     """
     shuffler = random.Random(f"{seed}/{epoch}")
     indices = list(range(len(lengths)))

@@ -25,7 +25,8 @@ Products = Sequence[Callable[[], Tensor]]
 def threshold_for(layers: Sequence[AdaptedLinear]) -> float:
     """The largest tau that lets exactly as many entries of Z pass as A and B have in all.
 
-    It is an entry of |Z| itself, the comparison being strict; ties with it do not pass. Raises
+    It is an entry of |Z| itself, the comparison being strict; ties with it do not pass. (With one
+    global threshold the official code takes the next larger entry, and keeps one less.) Raises
     GateCollapsed where no such threshold above 0 exists.
     """
     wanted = sum(layer.A.numel() + layer.B.numel() for layer in layers)
