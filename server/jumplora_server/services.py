@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jumplora_adapters.store import Store
     from jumplora_server.core import EngineLimits
     from jumplora_server.engine.tokenizer import Tokenizer
-    from jumplora_server.loop import EngineLoop
-    from jumplora_server.metrics import Metrics
+    from jumplora_server.loop.loop import EngineLoop
+    from jumplora_server.metrics.metrics import Metrics
     from jumplora_server.publishing import Publishing
     from jumplora_server.residency.residency import Residency
     from jumplora_server.settings import Settings

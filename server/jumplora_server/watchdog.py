@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from jumplora_server.loop import Progress
+from jumplora_server.loop.loop import Progress
 from jumplora_server.pulse import Glance, Pulse
 from jumplora_server.services import Phase
 

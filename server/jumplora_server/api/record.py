@@ -16,7 +16,7 @@ from jumplora_server import errors
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
-    from jumplora_server.metrics_tasks import Outcome
+    from jumplora_server.metrics.tasks import Outcome
 
 SCOPE_KEY = "jumplora.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)

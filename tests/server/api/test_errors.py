@@ -13,7 +13,7 @@ from jumplora_server import errors
 from jumplora_server.api.errors import as_server_error, server_error_response
 from jumplora_server.api.record import outcome_of
 from jumplora_server.errors import ServerError
-from jumplora_server.metrics_tasks import Outcome
+from jumplora_server.metrics.tasks import Outcome
 
 
 def every_server_error() -> list[type[ServerError]]:

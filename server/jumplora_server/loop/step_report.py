@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jumplora_server.core import Batch
-from jumplora_server.metrics import Metrics
+from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.scheduler.queue import task_of
 from jumplora_server.scheduler.scheduler import Scheduler
 

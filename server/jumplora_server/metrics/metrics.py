@@ -24,12 +24,12 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from jumplora_server import metrics_table as table
+from jumplora_server.metrics import table
 from jumplora_server.core import Timing
 from jumplora_server.http.refusal import Reason
-from jumplora_server.metrics_device import DeviceMemoryCollector
-from jumplora_server.metrics_overlap import OverlapCollector, OverlapSnapshot
-from jumplora_server.metrics_state import (
+from jumplora_server.metrics.device import DeviceMemoryCollector
+from jumplora_server.metrics.overlap import OverlapCollector, OverlapSnapshot
+from jumplora_server.metrics.state import (
     AdapterQuality,
     AdapterSnapshot,
     AdapterState,
@@ -38,8 +38,8 @@ from jumplora_server.metrics_state import (
     StateCollector,
     Tier,
 )
-from jumplora_server.metrics_tasks import EvictionReason, Outcome, TaskTable
-from jumplora_server.metrics_trouble import TroubleCollector
+from jumplora_server.metrics.tasks import EvictionReason, Outcome, TaskTable
+from jumplora_server.metrics.trouble import TroubleCollector
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from jumplora_server.metrics_table import ADAPTER_OVERLAP_CHANCE, ADAPTER_OVERLAP_JACCARD
+from jumplora_server.metrics.table import ADAPTER_OVERLAP_CHANCE, ADAPTER_OVERLAP_JACCARD
 
 
 @dataclass(frozen=True, slots=True)

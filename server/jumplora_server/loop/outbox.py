@@ -6,17 +6,19 @@ delivers it, so the engine thread and `stop` cannot both do so. Thread-safe.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jumplora_server.admission import Reservation
+from jumplora_server.loop.admission import Reservation
 from jumplora_server.core import FinishReason, Sequence, TokenEvent
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.finish import finish_of
 
 OnEvent = Callable[[TokenEvent], None]
-Deliver = Callable[[list[tuple[OnEvent, TokenEvent]]], None]
+Events = list[tuple[OnEvent, TokenEvent]]
+Deliver = Callable[[Events], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Outbox:
 
     def __init__(self, deliver: Deliver | None) -> None:
         """`deliver` gets the events of a step in one call; None calls each `on_event` in turn."""
-        self._deliver = deliver or _deliver_here
+        self._deliver = deliver or _hand_out
         self._emptied = threading.Condition()
         self._owed: dict[int, _Owed] = {}
 
@@ -97,6 +99,38 @@ class Outbox:
         return owed
 
 
-def _deliver_here(events: list[tuple[OnEvent, TokenEvent]]) -> None:
+class Delivery:
+    """The loop's `deliver` hook. Without an event loop, events are handed out where they arise."""
+
+    def __init__(self) -> None:
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+
+    def bind(self, event_loop: asyncio.AbstractEventLoop | None) -> None:
+        """Hand events out there from now on."""
+        self._event_loop = event_loop
+
+    def __call__(self, events: Events) -> None:
+        """Any thread; never raises, for the engine thread calls it."""
+        event_loop = self._event_loop
+        if event_loop is None:
+            _hand_out(events)
+            return
+        try:
+            event_loop.call_soon_threadsafe(_hand_out_each, event_loop, events)
+        except RuntimeError:  # closed: no client waits any more, but ends are still counted
+            _hand_out(events)
+
+
+def _hand_out_each(event_loop: asyncio.AbstractEventLoop, events: Events) -> None:
+    # One listener's fault is not another's loss.
+    for on_event, event in events:
+        try:
+            on_event(event)
+        except Exception as error:
+            context = {"message": f"{on_event!r} failed on an event", "exception": error}
+            event_loop.call_exception_handler(context)
+
+
+def _hand_out(events: Events) -> None:
     for on_event, event in events:
         on_event(event)

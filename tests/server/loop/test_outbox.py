@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from jumplora_server.core import TokenEvent
-from jumplora_server.delivery import Delivery
+from jumplora_server.loop.outbox import Delivery
 
 EVENTS = [TokenEvent(number, None, None) for number in range(3)]
 

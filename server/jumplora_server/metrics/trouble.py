@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from jumplora_server.metrics_table import STORE_FAULT, THREAD_STUCK
+from jumplora_server.metrics.table import STORE_FAULT, THREAD_STUCK
 
 
 class TroubleCollector(Collector):

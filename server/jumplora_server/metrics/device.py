@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from jumplora_server.metrics_table import DEVICE_ALLOCATED, DEVICE_RESERVED
+from jumplora_server.metrics.table import DEVICE_ALLOCATED, DEVICE_RESERVED
 
 
 class DeviceMemoryCollector(Collector):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jumplora_server.metrics_device import DeviceMemoryCollector
+from jumplora_server.metrics.device import DeviceMemoryCollector
 
 
 class Cuda:

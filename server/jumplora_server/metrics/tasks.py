@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from jumplora_server import metrics_table as table
+from jumplora_server.metrics import table
 
 Outcome = Literal[
     "ok",

@@ -16,9 +16,9 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from jumplora_server import metrics_table as table
-from jumplora_server.metrics_table import Instrument
-from jumplora_server.metrics_tasks import OTHER, TaskTable
+from jumplora_server.metrics import table
+from jumplora_server.metrics.table import Instrument
+from jumplora_server.metrics.tasks import OTHER, TaskTable
 
 AdapterState = Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
 Tier = Literal["disk", "host", "device"]

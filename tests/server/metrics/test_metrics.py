@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from integration.prometheus_process import program
-from jumplora_server import metrics_table
+from jumplora_server.metrics import table as metrics_table
 from jumplora_server.core import Timing
-from jumplora_server.metrics import Metrics
-from jumplora_server.metrics_overlap import OverlapSnapshot
-from jumplora_server.metrics_state import AdapterQuality, AdapterState
+from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.metrics.overlap import OverlapSnapshot
+from jumplora_server.metrics.state import AdapterQuality, AdapterState
 
 DIGEST = "0123456789abcdef" * 4
 QUALITY = AdapterQuality("test_exact_match", 0.81, canary_accuracy=0.9, backward_transfer=-0.08)

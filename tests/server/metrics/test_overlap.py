@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from jumplora_server.metrics import Metrics
-from jumplora_server.metrics_overlap import OverlapSnapshot
+from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.metrics.overlap import OverlapSnapshot
 
 VERSIONS = {task: task * 64 for task in "abc"}
 
