@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.reliability.parts import Parts, empty_tensors, frame, with_tensors
+from jumplora_bench.reliability.parts import Parts, empty_tensors, frame, with_tensors
 from factories import write_random_adapter
 from jumplora_adapters.backbone import Backbone
 

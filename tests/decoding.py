@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from jumplora_adapters.delta import Delta
-from jumplora_server.bench.cases.ours import NoText
+from jumplora_bench.cases.ours import NoText
 from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine
 

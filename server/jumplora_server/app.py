@@ -31,13 +31,13 @@ from jumplora_server.api.access import AccessLog, BodyCheck, is_upload
 from jumplora_server.api.auth import KeyCheck
 from jumplora_server.api.methods import Methods
 from jumplora_server.core import Detokenizer
-from jumplora_server.loop.outbox import Delivery
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
 from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.http.connections import Traffic
 from jumplora_server.loop.loop import EngineLoop, StepEngine
+from jumplora_server.loop.outbox import Delivery
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.publishing import Publishing
 from jumplora_server.residency.engine import AdapterEngine

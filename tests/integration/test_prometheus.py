@@ -20,8 +20,8 @@ from integration.prometheus_process import (
     program,
     prometheus,
 )
-from jumplora_server.metrics import table as metrics_table
 from jumplora_server.core import Timing
+from jumplora_server.metrics import table as metrics_table
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.metrics.state import AdapterQuality

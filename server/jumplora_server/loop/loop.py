@@ -15,7 +15,6 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Protocol
 
-from jumplora_server.loop.admission import Admission, QueueLimits, Reservation, check_limits
 from jumplora_server.core import (
     Batch,
     Detokenizer,
@@ -29,14 +28,15 @@ from jumplora_server.errors import (
     Draining,
     GenerationFailed,
 )
+from jumplora_server.loop.admission import Admission, QueueLimits, Reservation, check_limits
 from jumplora_server.loop.inbox import Inbox
-from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.loop.outbox import Deliver, OnEvent, Outbox
+from jumplora_server.loop.step_report import StepReport
+from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.pulse import Pulse
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority, SlotClaims
 from jumplora_server.scheduler.scheduler import Scheduler
-from jumplora_server.loop.step_report import StepReport
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jumplora_server.loop.admission import Reservation
 from jumplora_server.core import FinishReason, Sequence, TokenEvent
+from jumplora_server.loop.admission import Reservation
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.finish import finish_of
 

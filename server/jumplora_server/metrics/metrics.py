@@ -24,9 +24,9 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from jumplora_server.metrics import table
 from jumplora_server.core import Timing
 from jumplora_server.http.refusal import Reason
+from jumplora_server.metrics import table
 from jumplora_server.metrics.device import DeviceMemoryCollector
 from jumplora_server.metrics.overlap import OverlapCollector, OverlapSnapshot
 from jumplora_server.metrics.state import (

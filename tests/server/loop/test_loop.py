@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from fakes import encode
-from jumplora_server.loop.admission import QueueLimits
 from jumplora_server.core import Batch, EngineLimits, FinishReason, Sampling, TokenEvent
 from jumplora_server.errors import (
     Draining,
@@ -21,6 +20,7 @@ from jumplora_server.errors import (
     QueueFull,
     TaskQuotaExceeded,
 )
+from jumplora_server.loop.admission import QueueLimits
 from jumplora_server.loop.outbox import OnEvent
 from jumplora_server.routing import Lease
 from small_server import Answer, SmallServer, wait_until

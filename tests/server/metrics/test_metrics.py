@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from integration.prometheus_process import program
-from jumplora_server.metrics import table as metrics_table
 from jumplora_server.core import Timing
+from jumplora_server.metrics import table as metrics_table
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.metrics.state import AdapterQuality, AdapterState

@@ -1,0 +1,97 @@
+"""Our engine, offline: all prompts encoded in one step, then one token a step for every row."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence as Rows
+
+import torch
+
+from jumplora_bench.cases.case import Lap, Work
+from jumplora_server.core import Batch, Sampling, Sequence
+from jumplora_server.engine.engine import Engine, Kernels
+
+Slots = tuple[int, ...]
+
+
+class NoText:
+    """Stands where a detokenizer is wanted by who looks at token ids or times only."""
+
+    def push(self, token_id: int) -> str:
+        """No text."""
+        return ""
+
+    def hold(self, token_id: int) -> None:
+        """No text."""
+
+    def flush(self) -> str:
+        """No text."""
+        return ""
+
+    def is_special(self, token_id: int) -> bool:
+        """Nothing is special."""
+        return False
+
+
+def make_engine(work: Work, dtype: str, kernels: Kernels = "auto") -> Engine:
+    """An engine with exactly the rows and lengths of the work."""
+    # As the server does: torch says it once of a class of operations, of which one is used.
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+    return Engine(
+        work.backbone,
+        dtype=dtype,
+        device=work.device,
+        kernels=kernels,
+        max_rows=work.rows,
+        max_source_tokens=work.source,
+        max_target_tokens=work.new,
+    )
+
+
+class OursCase:
+    """Rows that each use the slots of their own lineage; () is the bare backbone."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        work: Work,
+        slots: Rows[Slots],
+        samplings: Rows[Sampling] | None = None,
+    ) -> None:
+        """Args: `samplings` of the rows, greedy where none are given."""
+        self.name = name
+        self._samplings = samplings or [Sampling(max_new_tokens=work.new)] * work.rows
+        self._engine = engine
+        self._work = work
+        self._slots = slots
+
+    def run(self) -> Lap:
+        """Encode once, then decode `new` times."""
+        sequences = tuple(
+            Sequence(
+                id=row,
+                ref=None,
+                prompt=prompt,
+                sampling=sampling,
+                detokenizer=NoText(),
+                arrived=0.0,
+                slots=slots,
+                row=row,
+            )
+            for row, (prompt, slots, sampling) in enumerate(
+                zip(self._work.prompts, self._slots, self._samplings, strict=True)
+            )
+        )
+        encode_seconds = 0.0
+        began = time.perf_counter()
+        for step in range(self._work.new):
+            output = self._engine.step(Batch(sequences if step == 0 else (), sequences))
+            encode_seconds += output.encode_seconds
+            for sequence, token in zip(sequences, output.token_ids, strict=True):
+                sequence.output.append(token)
+        if self._work.device != "cpu":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        return Lap(seconds, tuple(tuple(s.output) for s in sequences), encode_seconds)
