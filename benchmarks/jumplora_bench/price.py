@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from jumplora_bench.reliability.site import commit_of
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.cli.progress import progress_bar
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.flooding import Flood, flooded, prepared
 from jumplora_bench.published import publish_tasks, task_names
+from jumplora_bench.reliability.site import commit_of
 from jumplora_bench.report import Grid, Report, console
 from jumplora_bench.rounds import spread
 from jumplora_bench.server_process import BenchServer, end, start, wait_ready

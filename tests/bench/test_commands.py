@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from jumplora_bench.cli import FairnessScenario
 from jumplora_bench.extra import PeerMissing, peer
 from jumplora_bench.fairness import SCENARIO_NAMES
-from jumplora_bench.cli import FairnessScenario
 from jumplora_server.cli.main import command_line
 from jumplora_server.engine.native.library import why_unavailable
 

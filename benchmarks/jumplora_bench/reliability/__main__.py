@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from jumplora_adapters.cli.progress import progress_bar
+from jumplora_bench.cli import command_line
 from jumplora_bench.reliability.chaos import ChaosPlan, measure_chaos
 from jumplora_bench.reliability.connections import ConnectionsPlan, measure_connections
 from jumplora_bench.reliability.costly import CostlyPlan, measure_costly
@@ -17,9 +19,7 @@ from jumplora_bench.reliability.entries import EntriesPlan, measure_entries
 from jumplora_bench.reliability.fuzz import FuzzPlan, measure_fuzz
 from jumplora_bench.reliability.tasks import TasksPlan, measure_tasks
 from jumplora_bench.reliability.uploads import UploadsPlan, measure_uploads
-from jumplora_adapters.cli.progress import progress_bar
 from jumplora_bench.report import Report, console
-from jumplora_bench.cli import command_line
 
 ROOT = Path(__file__).parents[2]
 _Option = typer.Option

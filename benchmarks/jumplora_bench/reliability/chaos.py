@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_bench.reliability import disasters
 from jumplora_bench.reliability.findings import Findings, shares
 from jumplora_bench.reliability.reload import Reload
@@ -20,7 +21,6 @@ from jumplora_bench.reliability.site import Site, commit_of
 from jumplora_bench.reliability.swaps import Swaps, publisher
 from jumplora_bench.reliability.traffic import Expected, Traffic
 from jumplora_bench.reliability.versions import Oracle, Version, make_versions
-from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_bench.report import Grid, Report
 
 STEADY = ("steady-a", "steady-b")

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from jumplora_adapters.backbone import read_backbone
 from jumplora_bench.reliability.findings import Findings
 from jumplora_bench.reliability.siege.quiet import RATE, Calm, QuietTask
 from jumplora_bench.reliability.site import Site, wait_until
-from jumplora_adapters.backbone import read_backbone
 
 DEMO = Path(__file__).parents[2] / "adapters/demo"
 LOADED_SECONDS = 120.0

@@ -16,13 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_bench.reliability.findings import Findings, shares
 from jumplora_bench.reliability.odd_entries import ENTRIES, Entry, Shelf, remove
 from jumplora_bench.reliability.site import NoAnswer, Site, commit_of, wait_until
 from jumplora_bench.reliability.traffic import Expected, Traffic, asks_right
 from jumplora_bench.reliability.versions import Oracle, Version, make_versions
 from jumplora_bench.reliability.vitals import status_of, vitals
-from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_bench.report import Grid, Report
 from jumplora_bench.scrape import value
 

@@ -17,11 +17,11 @@ from typing import get_args
 
 import httpx
 
+from jumplora_adapters.store import Step
 from jumplora_bench.reliability.findings import Findings
 from jumplora_bench.reliability.site import NoAnswer, Site, wait_until
 from jumplora_bench.reliability.traffic import Expected, Traffic, asks_right
 from jumplora_bench.reliability.versions import Version
-from jumplora_adapters.store import Step
 
 FOLLOW_SECONDS = 15.0
 STEPS: tuple[str, ...] = get_args(Step)

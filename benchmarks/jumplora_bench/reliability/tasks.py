@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jumplora_bench.reliability.site import Site, commit_of, wait_until
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.store import Store
 from jumplora_bench.published import publish_tasks, task_names
+from jumplora_bench.reliability.site import Site, commit_of, wait_until
 from jumplora_bench.report import Grid, Report
 
 TARGETS = {"listening": 3.0, "first answer": 2.0, "all ready": 25.0, "list": 1.0}

@@ -17,6 +17,8 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
+from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.errors import AdapterError
 from jumplora_bench.reliability.crafted_bytes import BYTES, Change
 from jumplora_bench.reliability.crafted_manifests import MANIFESTS
 from jumplora_bench.reliability.findings import Findings
@@ -24,8 +26,6 @@ from jumplora_bench.reliability.site import NoAnswer, Site, commit_of, running
 from jumplora_bench.reliability.traffic import Expected, Traffic, asks_right
 from jumplora_bench.reliability.versions import PARAMETERS, PROMPTS, Oracle, Version, make_versions
 from jumplora_bench.reliability.vitals import Vitals, listing, vitals
-from jumplora_adapters.backbone import read_backbone
-from jumplora_adapters.errors import AdapterError
 from jumplora_bench.report import Grid, Report
 
 STEADY = ("steady-a", "steady-b")

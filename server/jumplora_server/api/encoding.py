@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import render, render_truncated
-from jumplora_server.api.lanes import Lanes
 from jumplora_server.errors import DeadlineExceeded, InputTooLong
+from jumplora_server.lanes import Lanes
 
 if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import Tokenizer

@@ -16,10 +16,9 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from jumplora_server.core import EngineLimits, Sampling
+from jumplora_server.core import EngineLimits, QueueLimits, Sampling
 from jumplora_server.errors import (
     Draining,
     InputTooLong,
@@ -30,30 +29,6 @@ from jumplora_server.errors import (
 )
 
 RejectReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """Caps on what waits for a row; running sequences do not count.
-
-    `task_share`, in (0, 1], is how much one task may hold of what the others leave free, once the
-    part is taken off that is kept back; 1 keeps nothing back.
-    """
-
-    max_requests: int = 256
-    max_tokens: int = 65_536
-    task_share: float = 0.5
-
-    def requests_of_a_task(self, others: int = 0) -> int:
-        """How many places a task may hold while `others` are taken by other tasks; at least one."""
-        return max(1, int(self.task_share * (self._shared(self.max_requests) - others)))
-
-    def tokens_of_a_task(self, others: int = 0) -> int:
-        """How many tokens more than one prompt may come to, while others hold `others`."""
-        return max(0, int(self.task_share * (self._shared(self.max_tokens) - others)))
-
-    def _shared(self, most: int) -> int:
-        return most - int(most * (1 - self.task_share) / 2)
 
 
 class Reservation:

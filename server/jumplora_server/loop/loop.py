@@ -19,6 +19,7 @@ from jumplora_server.core import (
     Batch,
     Detokenizer,
     EngineLimits,
+    QueueLimits,
     Sampling,
     Sequence,
     StepOutput,
@@ -28,7 +29,7 @@ from jumplora_server.errors import (
     Draining,
     GenerationFailed,
 )
-from jumplora_server.loop.admission import Admission, QueueLimits, Reservation, check_limits
+from jumplora_server.loop.admission import Admission, Reservation, check_limits
 from jumplora_server.loop.inbox import Inbox
 from jumplora_server.loop.outbox import Deliver, OnEvent, Outbox
 from jumplora_server.loop.step_report import StepReport

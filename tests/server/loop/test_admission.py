@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jumplora_server.core import QueueLimits
 from jumplora_server.errors import Draining, QueueFull, ServerError, TaskQuotaExceeded
-from jumplora_server.loop.admission import Admission, QueueLimits, RejectReason, Reservation
+from jumplora_server.loop.admission import Admission, RejectReason, Reservation
 
 
 class Door:

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from fakes import encode
-from jumplora_server.core import Batch, EngineLimits, FinishReason, Sampling, TokenEvent
+from jumplora_server.core import (
+    Batch,
+    EngineLimits,
+    FinishReason,
+    QueueLimits,
+    Sampling,
+    TokenEvent,
+)
 from jumplora_server.errors import (
     Draining,
     GenerationFailed,
@@ -20,7 +27,6 @@ from jumplora_server.errors import (
     QueueFull,
     TaskQuotaExceeded,
 )
-from jumplora_server.loop.admission import QueueLimits
 from jumplora_server.loop.outbox import OnEvent
 from jumplora_server.routing import Lease
 from small_server import Answer, SmallServer, wait_until

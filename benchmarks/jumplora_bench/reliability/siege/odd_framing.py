@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 import random
 
-from jumplora_bench.reliability.siege.shot import INVALID, REFUSED, Headers, Kind, Shot, body_of, head
+from jumplora_bench.reliability.siege.shot import (
+    INVALID,
+    REFUSED,
+    Headers,
+    Kind,
+    Shot,
+    body_of,
+    head,
+)
 
 _JSON: Headers = (("content-type", "application/json"),)
 _HIDDEN = b"GET /v1/adapters HTTP/1.1\r\nhost: siege\r\n\r\n"  # a second request within a body

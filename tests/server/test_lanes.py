@@ -15,7 +15,7 @@ import httpx
 import pytest
 from anyio import to_thread
 
-from jumplora_server.api.lanes import Lane
+from jumplora_server.lanes import Lane
 from serving import Site, connected, make_site, wait_for
 
 PATIENCE = 20.0
