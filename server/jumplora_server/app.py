@@ -26,10 +26,11 @@ from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import adapters, errors, generate, health
+from jumplora_server.api import adapters, errors, health, tgi
 from jumplora_server.api.access import AccessLog, BodyCheck, is_upload
 from jumplora_server.api.auth import KeyCheck
 from jumplora_server.api.methods import Methods
+from jumplora_server.api.route import add_dialect
 from jumplora_server.core import Detokenizer
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
@@ -240,7 +241,7 @@ def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
     )
     if has_docs:
         app.router.routes.insert(0, _document_route(app))
-    app.include_router(generate.router)
+    add_dialect(app, tgi.router)
     app.include_router(adapters.router)
     app.include_router(health.router)
     errors.install(app)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from jumplora_server import errors
+from jumplora_server.api.ask import ANYBODY, Caller
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class RequestRecord:
     """
 
     request_id: str
+    caller: Caller = ANYBODY
     task: str | None = ""
     version: str | None = None
     prompt_tokens: int = 0

@@ -1,4 +1,4 @@
-"""From a parsed request to submitted sequences: all of its prompts, or one clear error.
+"""From an Ask to submitted sequences: all of its prompts, or one clear error.
 
 The order matters: route (a version is leased), reserve (the queue's places are counted), only then
 tokenize, then submit.
@@ -7,18 +7,17 @@ tokenize, then submit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jumplora_adapters.bounds import MAX_FRAME_BYTES
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import measure
+from jumplora_server.api.ask import Ask, Caller, Origin
 from jumplora_server.api.encoding import Prompts, encode
 from jumplora_server.api.record import RequestRecord
 from jumplora_server.api.sampling import make_sampling
-from jumplora_server.api.schemas import GenerateRequest
 from jumplora_server.api.stream import CancelCause, Stream
-from jumplora_server.core import AdapterRef, Sampling, Wanted
+from jumplora_server.core import Sampling
 from jumplora_server.errors import (
     BaseNotAllowed,
     Draining,
@@ -41,10 +40,9 @@ class Admitted:
     `deadline` is a time on the services' clock.
     """
 
-    ref: AdapterRef | None
+    origin: Origin
     streams: tuple[Stream, ...]
     samplings: tuple[Sampling, ...]
-    prompt_tokens: int
     deadline: float
 
     def cancel(self, cause: CancelCause) -> None:
@@ -53,30 +51,20 @@ class Admitted:
             stream.cancel(cause)
 
 
-async def admit(
-    services: Services,
-    record: RequestRecord,
-    task: str | None,
-    body: GenerateRequest,
-    *,
-    wants: Wanted,
-) -> Admitted:
+async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitted:
     """Route, reserve, tokenize and submit. Raises server errors; then nothing is left behind."""
     arrived = services.clock()
-    field = "inputs" if body.text is None else "text"
     # Failures count for the task too; metrics keep names that are not registered apart.
-    is_base = task is None or task == services.settings.base_name
-    record.task = None if is_base else str(task).partition("@")[0]
-    deadline = arrived + _timeout(services, body)
-    _check_sizes(services, field, body.prompts)
-    with await _lease(services, None if is_base else task) as lease:
+    task = None if ask.task == services.settings.base_name else ask.task
+    record.task = None if task is None else task.partition("@")[0]
+    deadline = arrived + _timeout(services, ask)
+    _check_sizes(services, ask)
+    with await _lease(services, ask.caller, task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
-        samplings = tuple(
-            make_sampling(body.parameters, lease.manifest, services.limits) for _ in body.prompts
-        )
-        spec = None if body.text is None else _prompt_spec(lease)
-        sizes = _prompt_sizes(services, spec, body.prompts)
-        limit = body.parameters.truncate or services.limits.max_source_tokens
+        samplings = tuple(make_sampling(ask, lease.manifest, services.limits) for _ in ask.prompts)
+        spec = _prompt_spec(ask, lease) if ask.form == "texts" else None
+        sizes = _prompt_sizes(services, ask, spec)
+        limit = ask.truncate or services.limits.max_source_tokens
         # A token takes at least a byte, and longer prompts are cut or refused.
         upper = [min(limit, size + 1) for size in sizes]
         reservations = services.loop.reserve_all(record.task, upper)
@@ -87,12 +75,12 @@ async def admit(
                 services.tokenizer,
                 record.task,
                 Prompts(
-                    given=body.prompts,
+                    given=ask.prompts,
                     sizes=sizes,
                     spec=spec,
-                    truncate=body.parameters.truncate,
+                    truncate=ask.truncate,
                     allowed=services.limits.max_source_tokens,
-                    name=lambda index: _name(field, index, body.prompts),
+                    name=ask.name,
                     is_late=lambda: services.clock() >= deadline,
                 ),
             )
@@ -107,7 +95,7 @@ async def admit(
                         sampling=sampling,
                         on_event=stream.on_event,
                         deadline=deadline,
-                        wants=wants,
+                        wants=ask.wants,
                         reservation=reservation,
                     )
                 )
@@ -121,10 +109,11 @@ async def admit(
                 reservation.release()
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
-    return Admitted(lease.ref, tuple(streams), samplings, record.prompt_tokens, deadline)
+    origin = Origin(lease.ref, record.prompt_tokens)
+    return Admitted(origin, tuple(streams), samplings, deadline)
 
 
-async def _lease(services: Services, task: str | None) -> Lease:
+async def _lease(services: Services, caller: Caller, task: str | None) -> Lease:
     if task is None:
         if services.settings.allow_base == "no":
             raise BaseNotAllowed(
@@ -132,10 +121,13 @@ async def _lease(services: Services, task: str | None) -> Lease:
                 "JUMPLORA_ALLOW_BASE=yes"
             )
         return Lease.base()
+    name = task.partition("@")[0]
+    if not caller.may_see(name):
+        raise UnknownTask(f"no task {name!r} is known to this key")
     try:
         return await _acquire(services, task)
     except UnknownTask:
-        if not await _appeared(services, task.partition("@")[0]):
+        if not await _appeared(services, name):
             raise
     return await _acquire(services, task)
 
@@ -168,57 +160,57 @@ async def _appeared(services: Services, task: str) -> bool:
     return True
 
 
-def _check_sizes(services: Services, field: str, prompts: Sequence[str]) -> None:
-    allowed = services.settings.prompts_per_request
-    if len(prompts) > allowed:
-        raise InvalidInput(f"{field}: {len(prompts)} prompts given; at most {allowed} are allowed")
+def _check_sizes(services: Services, ask: Ask) -> None:
+    allowed, count = services.settings.prompts_per_request, len(ask.prompts)
+    if count > allowed:
+        raise InvalidInput(
+            f"{ask.names.prompts}: {count} prompts given; at most {allowed} are allowed"
+        )
     allowed = services.settings.max_text_bytes
-    for index, prompt in enumerate(prompts):
+    for index, prompt in enumerate(ask.prompts):
         size = len(prompt.encode())
         if size > allowed:
             raise InputTooLong(
-                f"{_name(field, index, prompts)}: {size} bytes given; at most {allowed} are allowed"
+                f"{ask.name(index)}: {size} bytes given; at most {allowed} are allowed"
             )
 
 
-def _prompt_spec(lease: Lease) -> PromptSpec:
+def _prompt_spec(ask: Ask, lease: Lease) -> PromptSpec:
     if lease.manifest is None or lease.manifest.prompt is None:
         whose = "the bare backbone" if lease.ref is None else f"the adapter of {lease.ref.task!r}"
-        raise InvalidInput(f"text: {whose} has no prompt template; give the whole prompt as inputs")
+        raise InvalidInput(
+            f"{ask.names.prompts}: {whose} has no prompt template; give the whole prompt as inputs"
+        )
     return lease.manifest.prompt
 
 
-def _prompt_sizes(services: Services, spec: PromptSpec | None, prompts: Sequence[str]) -> list[int]:
+def _prompt_sizes(services: Services, ask: Ask, spec: PromptSpec | None) -> list[int]:
     """UTF-8 bytes of every prompt; an adapter's template may make much of a short text.
 
     Raises InputTooLong before any of them is made. A template that has {text} once is never over.
     """
     if spec is None:
-        return [len(prompt.encode()) for prompt in prompts]
+        return [len(prompt.encode()) for prompt in ask.prompts]
     measured = measure(spec)
-    sizes = [measured.with_text(text) for text in prompts]
+    sizes = [measured.with_text(text) for text in ask.prompts]
     allowed = services.settings.max_text_bytes + max(MAX_FRAME_BYTES, measured.frame_bytes)
     for index, size in enumerate(sizes):
         if size > allowed:
             raise InputTooLong(
-                f"{_name('text', index, prompts)}: the adapter's template, which has {{text}} "
+                f"{ask.name(index)}: the adapter's template, which has {{text}} "
                 f"{measured.texts} times, makes a prompt of {size} bytes of it; at most {allowed} "
                 "are allowed: give a shorter text"
             )
     return sizes
 
 
-def _timeout(services: Services, body: GenerateRequest) -> float:
-    longest = services.settings.request_timeout
-    asked = body.parameters.timeout_ms
+def _timeout(services: Services, ask: Ask) -> float:
+    longest, asked = services.settings.request_timeout, ask.timeout_seconds
     if asked is None:
         return longest
-    if asked > longest * 1000:
+    if asked > longest:
         raise InvalidInput(
-            f"parameters.timeout_ms: {asked} is more than this server waits, {longest * 1000:.0f}"
+            f"{ask.names.parameter('timeout_ms')}: {asked * 1000:.0f} is more than this server "
+            f"waits, {longest * 1000:.0f}"
         )
-    return asked / 1000
-
-
-def _name(field: str, index: int, prompts: Sequence[str]) -> str:
-    return field if len(prompts) == 1 else f"{field}[{index}]"
+    return asked
