@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from jumplora_adapters.checkpoint import read_json_object, weight_files
 from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.fingerprint import fingerprint, tokenizer_digest, weight_digests
+from jumplora_adapters.generation import Generation, read_generation
 from jumplora_adapters.manifest import BackboneRef
 
 MODEL_TYPES = ("t5", "mt5")
@@ -50,6 +51,7 @@ class Backbone:
     fingerprint: str
     architecture: dict[str, JsonValue]
     targets: Mapping[str, tuple[int, int]]
+    generation: Generation
 
     def ref(self) -> BackboneRef:
         """How a manifest names this backbone."""
@@ -177,6 +179,7 @@ def _positive(config: Mapping[str, object], key: str, default: JsonValue) -> int
 def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Backbone:
     del state  # only the cache's key: another size or time of a file is another backbone
     architecture = read_architecture(read_json_object(folder / "config.json"))
+    generation = read_generation(folder, _positive(architecture, "vocab_size", None))
     targets = target_shapes(architecture)
     weights = weight_digests(
         weight_files(folder), {f"{name}.weight": shape for name, shape in targets.items()}
@@ -187,6 +190,7 @@ def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Backbone:
         fingerprint=fingerprint(architecture, tokenizer_digest(folder), weights),
         architecture=architecture,
         targets=MappingProxyType(targets),
+        generation=generation,
     )
 
 

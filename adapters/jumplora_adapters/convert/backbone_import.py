@@ -22,6 +22,7 @@ from jumplora_adapters.backbone import read_architecture, read_backbone
 from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.convert.pickled import load_pickled
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.generation import read_generation
 
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"
@@ -66,7 +67,10 @@ def import_backbone(
     or BackboneError where the result would not be a usable backbone.
     """
     config = read_json_object(source / "config.json")
-    read_architecture(config)  # refuses other families and folders that bring code
+    # Both refuse what could not be served: other families, code, penalties and the like.
+    vocabulary = read_architecture(config)["vocab_size"]
+    assert isinstance(vocabulary, int)
+    read_generation(source, vocabulary)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConvertError(f"{folder} exists and is not an empty folder: choose a new one")
     tensors = _load_state(source)

@@ -31,7 +31,8 @@ class AdaptedBackbone:
     """A transformers model whose targets are AdaptedLinear; everything else is frozen.
 
     `gates` maps a group ("global", or a block's name) to its threshold; empty for plain LoRA.
-    `model` is typed Any: transformers' own annotations do not describe its forward. `exact` holds
+    `model` is typed Any: transformers' own annotations do not describe its forward. Its
+    `generation_config` says where decoding starts and ends, and what pads. `exact` holds
     the float32 values of frozen parameters that are trained over in a narrower type.
     """
 
@@ -188,9 +189,14 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
         use_safetensors=True,
         trust_remote_code=False,
     )
-    # generate() fills whatever a call leaves open from here, and this may be from a file of the
-    # backbone's folder (penalties, forced tokens), which a server does not read.
-    model.generation_config = GenerationConfig()
+    # Of the folder's own settings, those that a server obeys, and nothing else: generate() fills
+    # whatever a call leaves open from here.
+    generation, pad = backbone.generation, model.config.pad_token_id
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=generation.start_token_id,
+        eos_token_id=[*generation.end_token_ids] or None,
+        pad_token_id=0 if pad is None else pad,  # whatever it is, it is masked
+    )
     return model
 
 

@@ -30,12 +30,13 @@ class TorchRunner:
         config: T5Config,
         weights: dict[str, Tensor],
         *,
+        start_token_id: int,
         dtype: str,
         device: torch.device,
         limits: EngineLimits,
     ) -> None:
         self._device = device
-        self._start = config.decoder_start_token_id
+        self._start = start_token_id
         self._min_rows = min_rows(dtype)
         self._model = T5(config, weights, dtype=dtype, device=device)
         self._cache = RowCache(
@@ -47,8 +48,8 @@ class TorchRunner:
             device=device,
         )
         self._chooser = Chooser(
-            eos_token_id=config.eos_token_id,
-            start_token_id=config.decoder_start_token_id,
+            end_token_ids=limits.end_token_ids,
+            start_token_id=start_token_id,
             rows=limits.max_rows,
             positions=limits.max_target_tokens,
             device=device,

@@ -61,8 +61,6 @@ class T5Config:
     epsilon: float
     feed_forward: Literal["relu", "gated-gelu"]
     logit_scale: float  # d_model ** -0.5 for checkpoints with the original tied head, else 1
-    decoder_start_token_id: int
-    eos_token_id: int
 
     @property
     def inner(self) -> int:
@@ -75,8 +73,7 @@ def read_config(folder: Path) -> T5Config:
 
     Raises:
         CheckpointError: missing file, another architecture, remote code, unknown feed-forward,
-            sizes that are not whole numbers or that the kernels cannot hold, special tokens
-            outside of the vocabulary.
+            sizes that are not whole numbers or that the kernels cannot hold.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -94,9 +91,6 @@ def read_config(folder: Path) -> T5Config:
         raise CheckpointError(
             f"{path} has feed_forward_proj {feed_forward!r}; allowed are {', '.join(FEED_FORWARDS)}"
         )
-    eos = raw.get("eos_token_id", 1)
-    if type(eos) is not int:
-        raise CheckpointError(f"{path} has eos_token_id {eos!r}; one integer is allowed")
     try:
         config = T5Config(
             vocab_size=raw["vocab_size"],
@@ -111,20 +105,12 @@ def read_config(folder: Path) -> T5Config:
             epsilon=raw.get("layer_norm_epsilon", 1e-6),
             feed_forward=feed_forward,
             logit_scale=1.0,
-            decoder_start_token_id=raw.get("decoder_start_token_id") or 0,
-            eos_token_id=eos,
         )
     except KeyError as missing:
         raise CheckpointError(f"{path} lacks {missing}") from missing
     _check_sizes(path, config)
     if _scales_logits(raw):
         config = replace(config, logit_scale=config.d_model**-0.5)
-    for name in ("eos_token_id", "decoder_start_token_id"):
-        token = getattr(config, name)
-        if type(token) is not int or not 0 <= token < config.vocab_size:
-            raise CheckpointError(
-                f"{path} has {name} {token}; allowed are tokens 0 to {config.vocab_size - 1}"
-            )
     return config
 
 

@@ -42,6 +42,7 @@ class CudaRunner(TorchRunner):
         config: T5Config,
         weights: dict[str, Tensor],
         *,
+        start_token_id: int,
         dtype: str,
         device: torch.device,
         limits: EngineLimits,
@@ -61,7 +62,14 @@ class CudaRunner(TorchRunner):
         """
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {dtype!r} given; a GPU runs float32 or bfloat16")
-        super().__init__(config, weights, dtype=dtype, device=device, limits=limits)
+        super().__init__(
+            config,
+            weights,
+            start_token_id=start_token_id,
+            dtype=dtype,
+            device=device,
+            limits=limits,
+        )
         if kernels is None:
             # Imported here: the references do without Triton.
             from jumplora_server.engine.cuda.launch import TRITON

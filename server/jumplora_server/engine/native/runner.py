@@ -37,15 +37,17 @@ class NativeRunner:
         config: T5Config,
         weights: dict[str, Tensor],
         *,
+        start_token_id: int,
         dtype: str,
         limits: EngineLimits,
     ) -> None:
         """Raises NativeUnavailable where the kernels do not run."""
-        self._start = config.decoder_start_token_id
+        self._start = start_token_id
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
         self._model = NativeT5(
             config,
             weights,
+            end_token_ids=limits.end_token_ids,
             dtype=dtype,
             tokens=self._tokens,
             rows=limits.max_rows,

@@ -28,7 +28,7 @@ from jumplora_server.engine.weights import read_config, read_weights
 STEPS = 2
 TAU, RANK, ALPHA = 0.9, 4, 2.0
 LINEAGES: tuple[tuple[str, ...], ...] = ((), ("a",), ("gated",), ("lora",), ("a", "gated", "full"))
-LIMITS = EngineLimits(max_rows=8, max_source_tokens=128, max_target_tokens=16, eos_token_id=1)
+LIMITS = EngineLimits(max_rows=8, max_source_tokens=128, max_target_tokens=16, end_token_ids=(1,))
 LENGTHS = (3, 17, 9, 6, 70)
 # The references read the host's memory: on a GPU the kernels take their place.
 HOST_KERNELS = REFERENCE if DEVICE.type == "cpu" else None
@@ -48,15 +48,16 @@ def cuda_runner(
 ) -> CudaRunner:
     config = read_config(backbone.path)
     return CudaRunner(
-        config, read_weights(backbone.path, config), dtype=dtype, device=DEVICE, limits=LIMITS,
-        resident=resident, kernels=kernels,
+        config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=DEVICE,
+        limits=LIMITS, resident=resident, kernels=kernels,
     )  # fmt: skip
 
 
 def torch_runner(backbone: Backbone, dtype: str = "float32") -> TorchRunner:
     config = read_config(backbone.path)
     return TorchRunner(
-        config, read_weights(backbone.path, config), dtype=dtype, device=CPU, limits=LIMITS
+        config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=CPU,
+        limits=LIMITS,
     )  # fmt: skip
 
 
