@@ -66,15 +66,17 @@ def read_peft_modules(folder: Path, backbone: Backbone) -> dict[str, PeftModule]
             f"{path} holds {len(adapters)} adapters, such as"
             f" {' and '.join(map(said, sorted(adapters)[:2]))}: save each in a folder of its own"
         )
+    own_names = {module: _own_name(module) for module in halves}
+    targets = match_modules([name for name, _ in own_names.values()], backbone.targets)
     modules: dict[str, PeftModule] = {}
-    for module, target in match_modules(halves, backbone.targets).items():
+    for module, (name, named_by_peft) in own_names.items():
+        target = targets[name]
         A, B = halves[module].get("A"), halves[module].get("B")
         if A is None or B is None:
             raise ConvertError(
                 f"{path}: {module!r} has lora_{'A' if B is None else 'B'} and no"
                 f" lora_{'B' if B is None else 'A'}"
             )
-        name, named_by_peft = _own_name(module)
         factors = check_factors(module, A, B, backbone.targets[target])
         modules[target] = PeftModule(name, factors, named_by_peft)
     return modules
