@@ -20,13 +20,10 @@ MAX_SECONDS = 10.0
 MAX_BYTES = 1 << 30
 MAX_SHOWN = 80
 
-Groups = dict[str, str | None]
-"""The named groups of one match."""
-
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A regular expression, and where it was found; `text` is what the file says, for messages."""
+    """A regular expression, the field it is of, and what that field says, for messages."""
 
     field: str
     text: str
@@ -39,8 +36,8 @@ class Expression:
 
 def match_all(
     expressions: Sequence[Expression], names: Sequence[str], seconds: float = MAX_SECONDS
-) -> tuple[dict[str, Groups], ...]:
-    """For each expression the names that it matches, with its named groups.
+) -> tuple[dict[str, str | None], ...]:
+    """For each expression the names that it matches, each with its group `idx` if it has one.
 
     Raises ConvertError for an expression that cannot be compiled, and where all of them together
     take longer than `seconds` or more than a gigabyte.
@@ -51,7 +48,7 @@ def match_all(
     fields = ", ".join(sorted({expression.field for expression in expressions}))
     try:
         ended = subprocess.run(
-            [sys.executable, "-P", "-m", "jumplora_adapters.convert.expressions"],
+            [sys.executable, "-P", "-W", "ignore", "-m", "jumplora_adapters.convert.expressions"],
             input=json.dumps(question).encode(),
             capture_output=True,
             timeout=seconds,
@@ -63,22 +60,26 @@ def match_all(
             f" {seconds:g} s: write names in their place"
         ) from error
     if ended.returncode != 0:
-        raise ConvertError(f"{fields}: the expressions take too much memory: write names instead")
+        raise ConvertError(
+            f"{fields}: the expressions take too much memory: write names in their place"
+        )
     answers = json.loads(ended.stdout)
     for expression, answer in zip(expressions, answers, strict=True):
         if isinstance(answer, str):
             raise ConvertError(f"{expression} is not a regular expression: {answer}")
-    return tuple({names[int(i)]: groups for i, groups in answer.items()} for answer in answers)
+    return tuple({names[int(i)]: idx for i, idx in answer.items()} for answer in answers)
 
 
-def _answer(regex: str, whole: bool, names: Sequence[str]) -> str | dict[int, Groups]:
-    """Index of each name that matches -> its named groups; or why `regex` cannot be compiled."""
+def _answer(regex: str, whole: bool, names: Sequence[str]) -> str | dict[int, str | None]:
+    """Index of each name that matches -> its group `idx`; or why `regex` cannot be compiled."""
     try:
         compiled = re.compile(regex)
     except (re.error, OverflowError, RecursionError) as error:
         return str(error)
     match = compiled.fullmatch if whole else compiled.match
-    return {i: found.groupdict() for i, name in enumerate(names) if (found := match(name))}
+    return {
+        i: found.groupdict().get("idx") for i, name in enumerate(names) if (found := match(name))
+    }
 
 
 def _main() -> None:

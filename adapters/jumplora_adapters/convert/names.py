@@ -14,6 +14,7 @@ from jumplora_adapters.printable import shown
 
 # What wrappers append to the name of the linear layer they replaced.
 WRAPPER_SUFFIXES = ("base_layer", "base", "linear", "default", "weight")
+MAX_NAME_CHARS = 1000
 MAX_SHOWN = 120
 
 
@@ -39,6 +40,8 @@ def match_module(name: str, targets: Iterable[str]) -> str:
     common end wins; a tie is refused, for instance `SelfAttention.q`, which every block has.
     Raises ConvertError if none or several fit.
     """
+    if len(name) > MAX_NAME_CHARS:
+        raise ConvertError(f"module {_shown(name)}: a name has at most {MAX_NAME_CHARS} characters")
     components = _inner(name)
     best: list[str] = []
     longest = 0

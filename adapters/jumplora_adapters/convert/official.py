@@ -30,10 +30,12 @@ from jumplora_adapters.convert.pickled import load_pickled
 from jumplora_adapters.convert.scaling import Scaling
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.printable import shown
 
 FACTOR_KEYS = frozenset({"A", "B"})
 GATED_KEYS = FACTOR_KEYS | {"log_threshold"}
 MAX_MODULES = 4096
+MAX_SHOWN = 120
 
 
 def read_official(path: Path, backbone: Backbone) -> dict[str, Factors]:
@@ -52,8 +54,8 @@ def read_official(path: Path, backbone: Backbone) -> dict[str, Factors]:
         keys = frozenset(entry) if isinstance(entry, Mapping) else frozenset()
         if not isinstance(name, str) or keys not in (FACTOR_KEYS, GATED_KEYS):
             raise ConvertError(
-                f"{path}: {name!r} holds {_described(entry)}, expected A, B and log_threshold"
-                " (or A and B of a plain LoRA)"
+                f"{path}: {shown(repr(name), MAX_SHOWN)} holds {_described(entry)},"
+                " expected A, B and log_threshold (or A and B of a plain LoRA)"
             )
     targets = match_modules(state, backbone.targets)
     factors = {
@@ -200,5 +202,5 @@ def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(sorted(map(str, value))[:6]) + "}"
+        return shown("{" + ", ".join(sorted(map(str, value))[:6]) + "}", MAX_SHOWN)
     return f"a {type(value).__name__}"

@@ -32,7 +32,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILE = "adapter_model.bin"
 PEFT_FRONT = "base_model.model."  # PEFT writes it before a module's name in the model
 WRAPPER_FRONTS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-MAX_NAME_CHARS = 1000
 GENERATION_TASKS = (None, "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 
 
@@ -59,7 +58,7 @@ def read_peft_modules(folder: Path, backbone: Backbone) -> dict[str, PeftModule]
         module, letter, adapter = _split(name)
         adapters.add(adapter)
         if letter in halves.setdefault(module, {}):
-            raise ConvertError(f"{path}: {module!r} has two lora_{letter}")
+            raise ConvertError(f"{path}: {said(module)} has two lora_{letter}")
         halves[module][letter] = tensor
     if len(adapters) > 1:
         raise ConvertError(
@@ -191,6 +190,6 @@ def _split(name: str) -> tuple[str, str, str]:
     for letter in ("A", "B"):
         module, found, rest = name.rpartition(f".lora_{letter}.")
         adapter, dot, weight = rest.rpartition(".")
-        if found and weight == "weight" and "." not in adapter and len(name) <= MAX_NAME_CHARS:
+        if found and weight == "weight" and "." not in adapter:
             return module, letter, adapter if dot else ""
     raise ConvertError(f"tensor {said(name)} is neither lora_A nor lora_B of a linear layer")

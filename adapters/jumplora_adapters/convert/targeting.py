@@ -58,8 +58,9 @@ class Targeting:
         ]
         layers: dict[str, int] = {}
         for matched in match_all(expressions, names):  # the first pattern that matches counts
-            for name, groups in matched.items():
-                layers.setdefault(name, int(groups["idx"] or -1))
+            for name, layer in matched.items():
+                if layer is not None:
+                    layers.setdefault(name, int(layer))
         return layers
 
 
