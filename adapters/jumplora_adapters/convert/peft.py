@@ -58,7 +58,9 @@ def read_peft_modules(folder: Path, backbone: Backbone) -> dict[str, PeftModule]
         module, letter, adapter = _split(name)
         adapters.add(adapter)
         if letter in halves.setdefault(module, {}):
-            raise ConvertError(f"{path}: {said(module)} has two lora_{letter}")
+            raise ConvertError(
+                f"{path}: {said(module)} has two lora_{letter}, one adapter is expected"
+            )
         halves[module][letter] = tensor
     if len(adapters) > 1:
         raise ConvertError(
@@ -87,7 +89,7 @@ def convert_peft(
     """Write the adapter of a PEFT folder to the file `out`. Raises ConvertError."""
     config = read_peft_config(folder / CONFIG_FILE)
     modules = read_peft_modules(folder, backbone)
-    warnings = [*_model_warnings(config, backbone), *_missing(config, modules, backbone)]
+    warnings = [*_model_warnings(config, backbone), *_check_targets(config, modules, backbone)]
     scaling_of, unused = scalings(config, {m.name: m.factors.rank for m in modules.values()})
     if unused and not all(module.named_by_peft for module in modules.values()):
         raise ConvertError(
@@ -125,7 +127,7 @@ def _model_warnings(config: PeftConfig, backbone: Backbone) -> Iterable[str]:
         )
 
 
-def _missing(
+def _check_targets(
     config: PeftConfig, modules: Mapping[str, PeftModule], backbone: Backbone
 ) -> Sequence[str]:
     """A warning for modules that the configuration promises and the file lacks.
