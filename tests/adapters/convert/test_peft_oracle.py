@@ -186,6 +186,29 @@ def test_what_peft_saves_of_other_methods_is_refused(
         convert(backbone, tmp_path / "peft", draft)
 
 
+def test_a_lora_that_transformers_made_and_saved(
+    backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
+    model = transformers.T5ForConditionalGeneration.from_pretrained(backbone.path)
+    config = peft.LoraConfig(
+        r=4, target_modules=["q", "v"], alpha_pattern={r"^encoder\.block\.0.*q": 33}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.add_adapter(config)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data += 0.1
+        model.save_pretrained(tmp_path / "peft")
+    expected = {
+        target: model.get_submodule(target).get_delta_weight("default").detach()
+        for target in backbone.targets
+    }
+    converted = convert(backbone, tmp_path / "peft", draft)
+    assert_updates(converted, backbone, expected)
+    assert converted.warnings == ()
+
+
 def test_part_of_the_backbone_may_have_been_the_model(
     backbone: Backbone, draft: Draft, tmp_path: Path
 ) -> None:
