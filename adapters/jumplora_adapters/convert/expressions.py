@@ -1,6 +1,6 @@
 """Regular expressions of a stranger's file, matched in a process of their own.
 
-An expression can be written so that it takes longer than the age of the earth, and Python's `re`
+An expression can be written so that it takes longer than a lifetime, and Python's `re`
 cannot be stopped from another thread. A process can.
 """
 

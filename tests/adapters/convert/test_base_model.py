@@ -72,7 +72,7 @@ def test_other_weights_are_refused(other: dict[str, int], tmp_path: Path) -> Non
         compare_base_model(str(theirs), backbone)
 
 
-def test_a_folder_that_is_no_t5_is_a_name_and_no_more(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_folder_without_a_t5_is_compared_by_its_name(backbone: Backbone, tmp_path: Path) -> None:
     (tmp_path / backbone.name).mkdir()
     assert compare_base_model(str(tmp_path / backbone.name), backbone) is None
     (tmp_path / "bart").mkdir()
