@@ -20,10 +20,11 @@ from torch import Tensor
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter
+from jumplora_server.engine.memory import lean_memory
 from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
-from jumplora_server.engine.weights import read_config, read_weights
+from jumplora_server.engine.weights import T5Config, read_config, read_weights
 
 Kernels = Literal["auto", "native", "torch"]
 
@@ -93,20 +94,22 @@ class Engine:
             eos_token_id=config.eos_token_id,
         )
         self.kernels = _choose_kernels(kernels, dtype, device)
+        with lean_memory():
+            self._runner = self._load(folder, config, kernels)
+        self._bank: Bank[Any] = Bank()
+
+    def _load(self, folder: Path, config: T5Config, wanted: Kernels) -> Runner:
         weights = read_weights(folder, config)
         if self.kernels == "native":
-            self._runner: Runner = NativeRunner(config, weights, dtype=dtype, limits=self.limits)
-        else:
-            runner = TorchRunner
-            if torch.device(device).type == "cuda" and kernels == "auto":
-                # Imported here: it needs Triton, which only torch for CUDA brings.
-                from jumplora_server.engine.cuda.runner import CudaRunner
+            return NativeRunner(config, weights, dtype=self.dtype, limits=self.limits)
+        device = torch.device(self.device)
+        runner = TorchRunner
+        if device.type == "cuda" and wanted == "auto":
+            # Imported here: it needs Triton, which only torch for CUDA brings.
+            from jumplora_server.engine.cuda.runner import CudaRunner
 
-                runner = CudaRunner
-            self._runner = runner(
-                config, weights, dtype=dtype, device=torch.device(device), limits=self.limits
-            )
-        self._bank: Bank[Any] = Bank()
+            runner = CudaRunner
+        return runner(config, weights, dtype=self.dtype, device=device, limits=self.limits)
 
     @property
     def weight_bytes(self) -> int:

@@ -5,6 +5,7 @@ Turns sequences into the tensors that `T5` wants, and owns the caches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 
 import torch
@@ -28,7 +29,7 @@ class TorchRunner:
     def __init__(
         self,
         config: T5Config,
-        weights: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
         *,
         dtype: str,
         device: torch.device,
