@@ -234,7 +234,9 @@ def _ask(started: tuple[BenchServer, float], kind: Asked, requests: int) -> Foun
 
 
 def _weights(server: BenchServer) -> int:
-    found = re.search(r"^jumplora_model_bytes(?:\{.*\})? (\S+)$", server.scrape(), re.MULTILINE)
+    found = re.search(
+        r"^jumplora_model_memory_bytes(?:\{.*\})? (\S+)$", server.scrape(), re.MULTILINE
+    )
     return int(float(found.group(1))) if found else 0
 
 

@@ -24,6 +24,7 @@ from jumplora_server.engine.memory import lean_memory
 from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
+from jumplora_server.engine.warm_up import warm_up
 from jumplora_server.engine.weights import T5Config, read_config, read_weights
 
 Kernels = Literal["auto", "native", "torch"]
@@ -120,6 +121,14 @@ class Engine:
     def runner(self) -> Runner:
         """What computes, to measure it."""
         return self._runner
+
+    def warm_up(self, most_seconds: float) -> int:
+        """Compute what no one asked for, so that the first request costs what the next ones cost.
+
+        Before any sequence is served: it uses their rows. Returns how many drills there was time
+        for.
+        """
+        return warm_up(self.step, self.limits, self._clock, most_seconds=most_seconds)
 
     # -- any thread
 
