@@ -140,6 +140,7 @@ def main() -> None:
         f"Footprint of a fresh server: T5-{options.shape} shape, {ROWS} rows",
         "python -m benchmarks.footprint"
         f" --shape {options.shape} --dtypes {' '.join(options.dtypes)}"
+        f" --kernels {' '.join(options.kernels)} --kinds {' '.join(map(repr, options.kinds))}"
         f" --threads {options.threads} --requests {options.requests}",
     )
     with tempfile.TemporaryDirectory(prefix="jumplora-footprint-") as name:
