@@ -16,6 +16,7 @@ from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
+from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.sampling import Chooser, to_device
 from jumplora_server.engine.t5 import T5, min_rows
 from jumplora_server.engine.weights import T5Config
@@ -62,7 +63,10 @@ class TorchRunner:
 
     def pack(self, adapter: Adapter) -> PackedAdapter[DeltaForm]:
         """Bring an adapter into the forms this runner applies; any thread."""
-        return packed(adapter, lambda delta: make_form(delta, self._device))
+        forms = packed(adapter, lambda delta: make_form(delta, self._device))
+        if self._device.type == "cpu":
+            trim_memory()  # holes between the forms, which the next pack would not use
+        return forms
 
     def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
         """Encode each sequence's prompt into its row's cross-attention cache."""
