@@ -36,6 +36,7 @@ from jumplora_server.delivery import Delivery
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
 from jumplora_server.engine.tokenizer import Tokenizer
+from jumplora_server.engine.warm_up import DRILLS
 from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.http.connections import Traffic
 from jumplora_server.loop import EngineLoop, StepEngine
@@ -53,6 +54,7 @@ from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
 # engine thread, which takes the lock dozens of times in a step, is slowed down many times.
 SWITCH_SECONDS = 0.0002
 SWEEP_SECONDS = 1.0  # what interrupted changes left does no harm, so a start waits no longer
+WARM_UP_SECONDS = 10.0  # at most, and a step more; later kinds of batches are then left out
 RESIDENCY_STOP_SECONDS = 10.0  # a load that is under way may end; a store that hangs does not
 WARM_UP_TEXT = "Task Instruction: warm up\nText: The first run is slow.\nAnswer:"
 DESCRIPTION = (
@@ -106,6 +108,7 @@ def assemble(settings: Settings) -> Parts:
         )
     except (ValueError, NativeUnavailable) as error:  # what was asked for does not go together
         raise StartupError(str(error)) from error
+    _warm_up(engine)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.highest_id >= engine.vocab_size:
         raise StartupError(
@@ -115,6 +118,13 @@ def assemble(settings: Settings) -> Parts:
     parts = connect(settings, backbone, engine, tokenizer)
     parts.services.metrics.model_bytes(engine.weight_bytes)
     return parts
+
+
+def _warm_up(engine: Engine) -> None:
+    began = time.monotonic()
+    done = engine.warm_up(WARM_UP_SECONDS)
+    seconds = time.monotonic() - began
+    _log.info("warmed up in %.1f s: %d of %d kinds of batches", seconds, done, len(DRILLS))
 
 
 def connect(

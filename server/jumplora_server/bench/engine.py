@@ -19,11 +19,11 @@ from jumplora_server.bench.cases.hub_split import HubCase
 from jumplora_server.bench.cases.torch_peers import peft_mixed, transformers_bare
 from jumplora_server.bench.engine_report import Measured, Sanity, report_of
 from jumplora_server.bench.fleet import Fleet, label_of
-from jumplora_server.bench.memory import trim_memory
 from jumplora_server.bench.prompts import random_prompts
 from jumplora_server.bench.report import Report
 from jumplora_server.bench.rounds import Laps, run_rounds, same_share
 from jumplora_server.bench.shapes import ShapeName, config_of
+from jumplora_server.engine.memory import trim_memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.store import Store
 from jumplora_server.bench.cases.case import Work
 from jumplora_server.bench.cases.ours import OursCase, make_engine
-from jumplora_server.bench.memory import trim_memory
 from jumplora_server.bench.traffic import Question
+from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.residency.reader import StoreReader
 

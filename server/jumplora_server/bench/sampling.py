@@ -15,13 +15,13 @@ from jumplora_server.bench.bars import Bar, compare, verdict
 from jumplora_server.bench.cases.case import Lap, Work
 from jumplora_server.bench.cases.ours import OursCase, make_engine
 from jumplora_server.bench.fleet import label_of
-from jumplora_server.bench.memory import trim_memory
 from jumplora_server.bench.prompts import random_prompts
 from jumplora_server.bench.report import Grid, Report
 from jumplora_server.bench.rounds import Laps, run_rounds, spread
 from jumplora_server.bench.shapes import VOCABULARY, ShapeName
 from jumplora_server.core import Sampling
 from jumplora_server.engine.engine import Kernels
+from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.sampling_reference import choose_reference
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.weights import T5Config
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
@@ -22,7 +23,7 @@ class RowCache:
     """Keys and values of every decoder layer for `rows` sequences.
 
     Self-attention: [layers, rows, heads, target, d_kv]; cross-attention: [layers, rows, heads,
-    source, d_kv]. Zeroed lazily by the allocator: pages cost memory once a row has used them.
+    source, d_kv]. On a CPU pages cost memory once a row has used them.
     """
 
     def __init__(
@@ -41,10 +42,14 @@ class RowCache:
         self.target = round_up(max_target)
         own = (layers, rows, heads, self.target, width)
         cross = (layers, rows, heads, self.source, width)
-        self.self_k = torch.zeros(own, dtype=dtype, device=device)
-        self.self_v = torch.zeros(own, dtype=dtype, device=device)
-        self.cross_k = torch.zeros(cross, dtype=dtype, device=device)
-        self.cross_v = torch.zeros(cross, dtype=dtype, device=device)
+
+        def zeros(shape: tuple[int, ...]) -> Tensor:
+            if device.type == "cpu":
+                return lazy_zeros(shape, dtype)
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.self_k, self.self_v = zeros(own), zeros(own)
+        self.cross_k, self.cross_v = zeros(cross), zeros(cross)
         # Additive mask of the source: 0 inside a row's prompt, the dtype's lowest number outside
         # it (not -inf: a free row that is computed along must not make NaN).
         self.lowest = torch.finfo(dtype).min

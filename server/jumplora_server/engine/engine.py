@@ -21,10 +21,12 @@ from jumplora_adapters.format import Adapter
 from jumplora_adapters.generation import read_generation
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter
+from jumplora_server.engine.memory import lean_memory
 from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
-from jumplora_server.engine.weights import read_config, read_weights
+from jumplora_server.engine.warm_up import warm_up
+from jumplora_server.engine.weights import T5Config, read_config, read_weights
 
 Kernels = Literal["auto", "native", "torch"]
 
@@ -95,28 +97,31 @@ class Engine:
             end_token_ids=generation.end_token_ids,
         )
         self.kernels = _choose_kernels(kernels, dtype, device)
-        weights = read_weights(folder, config)
-        start = generation.start_token_id
-        if self.kernels == "native":
-            self._runner: Runner = NativeRunner(
-                config, weights, start_token_id=start, dtype=dtype, limits=self.limits
-            )
-        else:
-            runner = TorchRunner
-            if torch.device(device).type == "cuda" and kernels == "auto":
-                # Imported here: it needs Triton, which only torch for CUDA brings.
-                from jumplora_server.engine.cuda.runner import CudaRunner
-
-                runner = CudaRunner
-            self._runner = runner(
-                config,
-                weights,
-                start_token_id=start,
-                dtype=dtype,
-                device=torch.device(device),
-                limits=self.limits,
-            )
+        with lean_memory():
+            self._runner = self._load(folder, config, generation.start_token_id, kernels)
         self._bank: Bank[Any] = Bank()
+
+    def _load(self, folder: Path, config: T5Config, start: int, wanted: Kernels) -> Runner:
+        weights = read_weights(folder, config)
+        if self.kernels == "native":
+            return NativeRunner(
+                config, weights, start_token_id=start, dtype=self.dtype, limits=self.limits
+            )
+        device = torch.device(self.device)
+        runner = TorchRunner
+        if device.type == "cuda" and wanted == "auto":
+            # Imported here: it needs Triton, which only torch for CUDA brings.
+            from jumplora_server.engine.cuda.runner import CudaRunner
+
+            runner = CudaRunner
+        return runner(
+            config,
+            weights,
+            start_token_id=start,
+            dtype=self.dtype,
+            device=device,
+            limits=self.limits,
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -127,6 +132,14 @@ class Engine:
     def runner(self) -> Runner:
         """What computes, to measure it."""
         return self._runner
+
+    def warm_up(self, most_seconds: float) -> int:
+        """Compute what no one asked for, so that the first request costs what the next ones cost.
+
+        Before any sequence is served: it uses their rows. Returns how many drills there was time
+        for.
+        """
+        return warm_up(self.step, self.limits, self._clock, most_seconds=most_seconds)
 
     # -- any thread
 

@@ -8,7 +8,7 @@ attention pads, within groups of like length.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.linear import MIN_ROWS, Linear, make_linear
-from jumplora_server.engine.weights import T5Config, to_dtype
+from jumplora_server.engine.weights import T5Config, stacked, to_dtype
 
 Direction = Literal["both", "past"]
 UNCUT_ELEMENTS = 16384  # largest elementwise operation that torch leaves to one thread
@@ -54,7 +54,7 @@ class T5:
     """The backbone's forward pass over packed prompts and over one token of many rows."""
 
     def __init__(
-        self, config: T5Config, weights: dict[str, Tensor], *, dtype: str, device: torch.device
+        self, config: T5Config, weights: Mapping[str, Tensor], *, dtype: str, device: torch.device
     ) -> None:
         self.config = config
         self.device = device
@@ -62,7 +62,9 @@ class T5:
         self._form = dtype
         self._weights = weights
         self.weight_bytes = 0
+        # The largest ones first, while there is room for the copies on their way.
         self.embedding = self._tensor("shared.weight")  # [vocab, d_model]
+        self.head = self._linear("lm_head.weight")
         self.encoder = [self._layer("encoder", i) for i in range(config.num_layers)]
         self.decoder = [self._layer("decoder", i) for i in range(config.num_decoder_layers)]
         self.encoder_norm = self._tensor("encoder.final_layer_norm.weight")
@@ -70,7 +72,6 @@ class T5:
         bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         self.encoder_bias = self._tensor(f"encoder.{bias}")  # [buckets, heads]
         self.decoder_bias = self._tensor(f"decoder.{bias}")
-        self.head = self._linear("lm_head.weight")
         del self._weights
 
     # -- parameters
@@ -82,8 +83,7 @@ class T5:
 
     def _linear(self, *names: str) -> Linear:
         """One linear of several weights stacked by output, so that one product serves them all."""
-        weight = torch.cat([self._weights[name] for name in names])
-        linear = make_linear(weight, self._form, self.device)
+        linear = make_linear(stacked(self._weights, names), self._form, self.device)
         self.weight_bytes += linear.nbytes
         return linear
 

@@ -5,6 +5,7 @@ Turns sequences into the tensors that `T5` wants, and owns the caches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 
 import torch
@@ -15,6 +16,7 @@ from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
+from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.sampling import Chooser, to_device
 from jumplora_server.engine.t5 import T5, min_rows
 from jumplora_server.engine.weights import T5Config
@@ -28,7 +30,7 @@ class TorchRunner:
     def __init__(
         self,
         config: T5Config,
-        weights: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
         *,
         start_token_id: int,
         dtype: str,
@@ -62,7 +64,10 @@ class TorchRunner:
 
     def pack(self, adapter: Adapter) -> PackedAdapter[DeltaForm]:
         """Bring an adapter into the forms this runner applies; any thread."""
-        return packed(adapter, lambda delta: make_form(delta, self._device))
+        forms = packed(adapter, lambda delta: make_form(delta, self._device))
+        if self._device.type == "cpu":
+            trim_memory()  # holes between the forms, which the next pack would not use
+        return forms
 
     def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
         """Encode each sequence's prompt into its row's cross-attention cache."""

@@ -6,13 +6,13 @@ Knows the checkpoint's layout; knows nothing of batches, caches or adapters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 MAX_D_MODEL = 65_535  # a column of a delta is 2 bytes
@@ -166,34 +166,70 @@ def expected_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_weights(folder: Path, config: T5Config) -> dict[str, Tensor]:
-    """Read every parameter in its stored dtype; `lm_head.weight` falls back to the shared one.
+class StoredTensors(Mapping[str, Tensor]):
+    """A checkpoint's tensors in their stored dtypes, each read whenever it is asked for.
+
+    What is read is a copy and nothing is mapped, so a tensor that is kept keeps nothing but itself,
+    and a load needs room for one tensor beside what it makes of them.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[Any, str]] = {}  # a safe_open, which has no types
+
+    def put(self, name: str, file: Any, stored: str) -> None:
+        """`name` is what `file` calls `stored`; the file must be read by pread, not mapped."""
+        self._places[name] = file, stored
+
+    def share(self, name: str, other: str) -> None:
+        """`name` is the same tensor as `other`."""
+        self._places[name] = self._places[other]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read it. Raises CheckpointError where the file cannot be read any more."""
+        file, stored = self._places[name]
+        try:
+            tensor: Tensor = file.get_tensor(stored)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{stored} cannot be read: {error}") from error
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # Mapping's own would read it
+
+
+def read_weights(folder: Path, config: T5Config) -> StoredTensors:
+    """Check every parameter's name and shape; `lm_head.weight` falls back to the shared one.
 
     Raises:
         CheckpointError: no safetensors, missing, unexpected or misshapen parameters.
     """
     expected = expected_shapes(config)
     expected["lm_head.weight"] = (config.vocab_size, config.d_model)
-    weights: dict[str, Tensor] = {}
-    for name, tensor in _stored(folder):
+    weights = StoredTensors()
+    for name, file in _stored(folder):
         if name in IGNORED:
             continue
         if name not in expected:
             raise CheckpointError(f"{folder} holds {name}, which is no part of this architecture")
-        if tuple(tensor.shape) != expected[name]:
-            raise CheckpointError(
-                f"{name} has shape {tuple(tensor.shape)}; the config says {expected[name]}"
-            )
-        weights[name] = tensor
-    if "shared.weight" in weights:
-        weights.setdefault("lm_head.weight", weights["shared.weight"])
+        shape = tuple(file.get_slice(name).get_shape())
+        if shape != expected[name]:
+            raise CheckpointError(f"{name} has shape {shape}; the config says {expected[name]}")
+        weights.put(name, file, name)
+    if "shared.weight" in weights and "lm_head.weight" not in weights:
+        weights.share("lm_head.weight", "shared.weight")
     missing = sorted(expected.keys() - weights.keys())
     if missing:
         raise CheckpointError(f"{folder} lacks {len(missing)} parameters, first {missing[0]}")
     return weights
 
 
-def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -206,9 +242,17 @@ def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 f"{path} does not exist; only safetensors are read "
                 "(`jumplora import-backbone` makes them from .bin files)"
             )
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                yield key, file.get_tensor(key)
+        # Not mapped: a tensor of a mapped file is a view that keeps all of the file in memory.
+        file: Any = safe_open(path, framework="pt", backend="pread")
+        for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            yield key, file
+
+
+def stacked(weights: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """Weights [d_out, d_in] one below another, so that one product serves them all."""
+    if len(names) == 1:
+        return weights[names[0]]
+    return torch.cat([weights[name] for name in names])
 
 
 def to_dtype(name: str) -> torch.dtype:

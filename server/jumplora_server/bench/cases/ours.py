@@ -11,27 +11,9 @@ import torch
 from jumplora_server.bench.cases.case import Lap, Work
 from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.warm_up import NoText
 
 Slots = tuple[int, ...]
-
-
-class NoText:
-    """Stands where a detokenizer is wanted by who looks at token ids or times only."""
-
-    def push(self, token_id: int) -> str:
-        """No text."""
-        return ""
-
-    def hold(self, token_id: int) -> None:
-        """No text."""
-
-    def flush(self) -> str:
-        """No text."""
-        return ""
-
-    def is_special(self, token_id: int) -> bool:
-        """Nothing is special."""
-        return False
 
 
 def make_engine(work: Work, dtype: str, kernels: Kernels = "auto") -> Engine:

@@ -6,6 +6,7 @@ Tested through Triton's interpreter on a CPU, where it gives `TorchRunner`'s tok
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 
 import torch
@@ -40,7 +41,7 @@ class CudaRunner(TorchRunner):
     def __init__(
         self,
         config: T5Config,
-        weights: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
         *,
         start_token_id: int,
         dtype: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class NativeRunner:
     def __init__(
         self,
         config: T5Config,
-        weights: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
         *,
         start_token_id: int,
         dtype: str,

@@ -7,14 +7,17 @@ is nothing to pad and nothing to round up.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.native.layout import LANES, Kind, Step
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
 from jumplora_server.engine.t5 import Direction, position_buckets
-from jumplora_server.engine.weights import T5Config
+from jumplora_server.engine.weights import T5Config, stacked
 
 
 class NativeT5:
@@ -23,7 +26,7 @@ class NativeT5:
     def __init__(
         self,
         config: T5Config,
-        weights: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
         *,
         end_token_ids: tuple[int, ...],
         dtype: str,
@@ -60,10 +63,10 @@ class NativeT5:
         self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
         cross = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._source)
         own = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._target)
-        # Not zeroed: a page costs memory once a row has used it, and what is stale in a row's last
-        # 16 keys is masked away.
-        self._cross_k, self._cross_v = (roomy(cross, torch.float32) for _ in range(2))
-        self._self_k, self._self_v = (roomy(own, torch.float32) for _ in range(2))
+        # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
+        # 512 keys, and a short prompt writes a little of every head's part.
+        self._cross_k, self._cross_v = (lazy_zeros(cross, torch.float32) for _ in range(2))
+        self._self_k, self._self_v = (lazy_zeros(own, torch.float32) for _ in range(2))
         self._embedding = self._tensor("shared.weight")
         self._head = self._pack("lm_head.weight")
         self.encoding, self.decoding = Tape(), Tape()
@@ -214,7 +217,7 @@ class NativeT5:
         return tensor
 
     def _pack(self, *names: str) -> PackedWeight:
-        packed = pack_weight(torch.cat([self._weights[name] for name in names]), self._dtype)
+        packed = pack_weight(stacked(self._weights, names), self._dtype)
         self.weight_bytes += packed.nbytes
         return packed
 
