@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jumplora_adapters.backbone import read_architecture, read_backbone
-from jumplora_adapters.checkpoint import read_json_object
+from jumplora_adapters.architecture import read_architecture
+from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.checkpoint import OBSOLETE, SHARED, TIED, parameter_name
 from jumplora_adapters.convert.pickled import load_pickled
 from jumplora_adapters.errors import ConvertError
 
@@ -36,11 +37,6 @@ COPIED_FILES = (
     "README.md",
     "LICENSE",
 )
-SHARED = "shared.weight"
-EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-HEAD = "lm_head.weight"
-# Left over in the published T5 files; no T5 implementation has a layer for it.
-OBSOLETE = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 MAX_SHARD_BYTES = 5 * 1000**3
 
 TokenizerOrigin = Literal["copied", "made", "missing"]
@@ -65,12 +61,11 @@ def import_backbone(
     `folder` must not exist or be empty; it appears complete or not at all. Raises ConvertError,
     or BackboneError where the result would not be a usable backbone.
     """
-    config = read_json_object(source / "config.json")
-    read_architecture(config)  # refuses other families and folders that bring code
+    read_architecture(source)  # refuses other families and folders that bring code
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConvertError(f"{folder} exists and is not an empty folder: choose a new one")
     tensors = _load_state(source)
-    dropped = _drop_repeats(tensors, tied=config.get("tie_word_embeddings") is not False)
+    dropped = _drop_repeats(tensors)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -80,7 +75,7 @@ def import_backbone(
             if (source / name).is_file():
                 shutil.copyfile(source / name, work / name)
         tokenizer = _complete_tokenizer(work)
-        read_backbone(work)  # raises unless every target is there in its shape
+        read_backbone(work)  # raises unless every tensor is there in its shape, and no other
         if folder.exists():
             folder.rmdir()
         work.rename(folder)
@@ -101,9 +96,10 @@ def _load_state(source: Path) -> dict[str, Tensor]:
         for name, tensor in state.items():
             if not isinstance(name, str) or not isinstance(tensor, Tensor):
                 raise ConvertError(f"{path} holds {name!r}, which is not a named tensor")
-            if name in tensors:
-                raise ConvertError(f"{path} repeats the tensor {name!r} of an earlier shard")
-            tensors[name] = tensor.detach()
+            parameter = parameter_name(name)
+            if parameter in tensors:
+                raise ConvertError(f"{path} repeats the tensor {parameter!r}")
+            tensors[parameter] = tensor.detach()
     return dict(sorted(tensors.items()))
 
 
@@ -126,30 +122,25 @@ def _weight_files(source: Path) -> tuple[Path, ...]:
     return tuple(source / name for name in names)
 
 
-def _drop_repeats(tensors: dict[str, Tensor], *, tied: bool) -> tuple[str, ...]:
-    """Remove what repeats the shared embedding, in place; the removed names.
+def _drop_repeats(tensors: dict[str, Tensor]) -> tuple[str, ...]:
+    """Remove what only repeats the embedding, in place; the removed names.
 
-    The two embed_tokens are the shared embedding in every T5. A head that differs stays: that is
-    how transformers 5 tells an untied one, whatever `tie_word_embeddings` says.
+    What differs from it stays: transformers 5 does not tie it, whatever `tie_word_embeddings` says.
     """
-    if SHARED not in tensors:
-        alias = next((name for name in EMBEDDING_ALIASES if name in tensors), None)
-        if alias is None:
-            raise ConvertError(f"the checkpoint has no {SHARED!r}: not a T5 model")
-        tensors[SHARED] = tensors[alias]
-    dropped = [name for name in OBSOLETE if tensors.pop(name, None) is not None]
-    for name in EMBEDDING_ALIASES:
-        if name in tensors and not torch.equal(tensors[name], tensors[SHARED]):
-            raise ConvertError(
-                f"{name!r} differs from {SHARED!r}, which T5 models share: what a library makes of"
-                " such a file is anybody's guess, so it is refused"
-            )
-        if tensors.pop(name, None) is not None:
+    dropped = [OBSOLETE] if tensors.pop(OBSOLETE, None) is not None else []
+    first = next((name for name in TIED if name in tensors), None)
+    if first is None:
+        raise ConvertError(f"the checkpoint has no {SHARED!r}: not a T5 model")
+    embedding = tensors[SHARED] = tensors[first]
+    for name in TIED[1:]:
+        if name in tensors and _are_equal(tensors[name], embedding):
+            del tensors[name]
             dropped.append(name)
-    if tied and HEAD in tensors and torch.equal(tensors[HEAD], tensors[SHARED]):
-        del tensors[HEAD]
-        dropped.append(HEAD)
     return tuple(sorted(dropped))
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.float(), other.float())
 
 
 def _write_shards(folder: Path, tensors: Mapping[str, Tensor], max_bytes: int) -> None:

@@ -7,14 +7,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import (
+    GenerationConfig,
+    MT5ForConditionalGeneration,
+    T5ForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
 
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.errors import DataError, FormatError, GateCollapsed
 from jumplora_adapters.format import Adapter
@@ -23,6 +29,7 @@ from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
 from jumplora_adapters.training.threshold import threshold_for
 
+_MODELS = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
 _BLOCK = re.compile(r"^(.*\bblock\.\d+)\.")
 
 
@@ -179,19 +186,32 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
     # On a CPU the fused attention's backward pass is slower in bfloat16 than the plain one.
     attention = "sdpa" if config.precision == "float32" else "eager"
     transformers_logging.disable_progress_bar()
-    model = AutoModelForSeq2SeqLM.from_pretrained(
-        backbone.path,
+    # The network and the weights that a server computes with, not what the library would find in
+    # the folder.
+    network = backbone.architecture
+    model_class = _MODELS[network.model_type]
+    fields = network.as_json()
+    scales = fields.pop("scales_decoder_outputs")
+    model = model_class.from_pretrained(
+        None,
+        config=model_class.config_class(
+            **fields,
+            scale_decoder_outputs=scales,
+            dropout_rate=config.optimisation.dropout,
+            decoder_start_token_id=_start_token(backbone.path),
+        ),
+        state_dict=dict(backbone.checkpoint.tensors()),
         dtype=torch.float32,
         attn_implementation=attention,
-        dropout_rate=config.optimisation.dropout,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
     )
     # generate() fills whatever a call leaves open from here, and this may be from a file of the
     # backbone's folder (penalties, forced tokens), which a server does not read.
     model.generation_config = GenerationConfig()
     return model
+
+
+def _start_token(folder: Path) -> Any:
+    return read_json_object(folder / "config.json").get("decoder_start_token_id") or 0
 
 
 def _gate(config: TrainConfig, device: torch.device) -> Gate:

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from jumplora_adapters.backbone import target_shapes
+from jumplora_adapters.architecture import target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence
@@ -72,16 +72,7 @@ class CudaRunner(TorchRunner):
         self._uploader = Uploader(device)
         self._steps = DecodeSteps(self._compute, device)
         self._limits = DecodeShape(self._cache.rows, self._cache.source, self._cache.target, 0)
-        targets = target_shapes(
-            {
-                "num_heads": config.num_heads,
-                "d_kv": config.d_kv,
-                "d_model": config.d_model,
-                "num_layers": config.num_layers,
-                "num_decoder_layers": config.num_decoder_layers,
-            }
-        )
-        self._modules = {module: number for number, module in enumerate(targets)}
+        self._modules = {module: number for number, module in enumerate(target_shapes(config))}
 
     def pack(self, adapter: Adapter) -> DeviceAdapter:
         """Put an adapter's deltas into a slot of device memory; any thread, beside the engine's.
