@@ -22,6 +22,7 @@ from jumplora_adapters.architecture import (
 from jumplora_adapters.checkpoint import Checkpoint, open_checkpoint
 from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.fingerprint import fingerprint, tokenizer_digest, weight_digests
+from jumplora_adapters.generation import Generation, read_generation
 from jumplora_adapters.manifest import BackboneRef
 
 HUB_FILES = (
@@ -52,6 +53,7 @@ class Backbone:
     architecture: Architecture
     targets: Mapping[str, tuple[int, int]]
     checkpoint: Checkpoint
+    generation: Generation
 
     def ref(self) -> BackboneRef:
         """How a manifest names this backbone."""
@@ -115,6 +117,7 @@ def read_backbone(path: Path) -> Backbone:
 def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Backbone:
     del state  # only the cache's key: another size or time of a file is another backbone
     architecture = read_architecture(folder)
+    generation = read_generation(folder, architecture.vocab_size)
     checkpoint = open_checkpoint(folder, parameter_shapes(architecture))
     targets = target_shapes(architecture)
     weights = weight_digests(checkpoint, [f"{name}.weight" for name in targets])
@@ -125,6 +128,7 @@ def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Backbone:
         architecture=architecture,
         targets=MappingProxyType(targets),
         checkpoint=checkpoint,
+        generation=generation,
     )
 
 

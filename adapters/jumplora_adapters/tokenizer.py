@@ -5,13 +5,15 @@ The server has a tokenizer of its own, which also turns tokens back into text.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.errors import DataError
+
+_USUAL_END = "</s>"
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -28,12 +30,30 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def end_token(folder: Path) -> int:
-    """The id of the end token by config.json, by default T5's. Raises DataError."""
-    end = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id", 1)
-    if not isinstance(end, int):
-        raise DataError(f"{folder}/config.json: eos_token_id must be one number, not {end!r}")
-    return end
+def end_token(folder: Path, tokenizer: Tokenizer) -> int:
+    """The id of the token that ends a text: a prompt, and an answer that is learned from.
+
+    It is the tokenizer's own, as in transformers. Which tokens end an answer that is generated is
+    another matter (generation.py): there may be several. Raises DataError where there is none.
+    """
+    for piece in _named_ends(folder):
+        token: int | None = tokenizer.token_to_id(piece)
+        if token is not None:
+            return token
+    raise DataError(
+        f"tokenizer.json of {folder} has no end token: name one of its tokens as eos_token in "
+        "tokenizer_config.json"
+    )
+
+
+def _named_ends(folder: Path) -> Iterator[str]:
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / file).is_file():
+            named = read_json_object(folder / file).get("eos_token")
+            piece = named.get("content") if isinstance(named, dict) else named
+            if isinstance(piece, str):
+                yield piece
+    yield _USUAL_END
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> list[tuple[int, ...]]:

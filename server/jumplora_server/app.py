@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import AdapterError, StoreError
+from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.api import adapters, errors, generate, health
@@ -92,6 +93,7 @@ def assemble(settings: Settings) -> Parts:
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
     folder = resolve_backbone(settings.backbone)
     backbone = read_backbone(folder)
+    _log_generation(backbone.generation)
     try:
         engine = Engine(
             folder,
@@ -104,7 +106,7 @@ def assemble(settings: Settings) -> Parts:
         )
     except (ValueError, NativeUnavailable) as error:  # what was asked for does not go together
         raise StartupError(str(error)) from error
-    tokenizer = Tokenizer.load(folder, eos_token_id=engine.limits.eos_token_id)
+    tokenizer = Tokenizer.load(folder)
     if tokenizer.highest_id >= engine.vocab_size:
         raise StartupError(
             f"tokenizer.json of {folder} has token {tokenizer.highest_id}, but the backbone has "
@@ -195,6 +197,19 @@ def connect(
         lifecycle=lifecycle,
     )
     return Parts(services, delivery)
+
+
+def _log_generation(generation: Generation) -> None:
+    if generation.left_to_requests:
+        _log.info(
+            "the backbone's folder sets %s: here each request says that, or its adapter's manifest",
+            ", ".join(generation.left_to_requests),
+        )
+    if not generation.end_token_ids:
+        _log.warning(
+            "the backbone's folder has no eos_token_id where transformers looks for it "
+            "(generation_config.json, if there is one): every answer has max_new_tokens tokens"
+        )
 
 
 def _open_store(settings: Settings) -> Store:

@@ -177,9 +177,9 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """The fixed sizes an engine was built with."""
+    """The fixed sizes an engine was built with, and where its backbone ends an answer."""
 
     max_rows: int
     max_source_tokens: int
     max_target_tokens: int
-    eos_token_id: int
+    end_token_ids: tuple[int, ...]  # each ends an answer; empty where only the length does

@@ -236,14 +236,14 @@ def _drop(name: str) -> Callable[[Path], object]:
         pytest.param(_config(num_heads=-4), "num_heads is -4", id="negative size"),
         pytest.param(_config(num_layers=257), "1 to 256", id="too many layers"),
         pytest.param(_config(num_layers=True), "num_layers is True", id="size true"),
-        pytest.param(_config(num_layers=3), "lacks 2 tensors", id="layers missing"),
-        pytest.param(_config(d_kv=7), r"float32 \[24, 32\].*\[28, 32\]", id="other shape"),
+        pytest.param(_config(num_layers=3), "lacks 9 tensors", id="layers missing"),
+        pytest.param(_config(d_kv=7), r"F32 \[24, 32\].*\[28, 32\]", id="other shape"),
         pytest.param(_config(layer_norm_epsilon="x"), "layer_norm_epsilon", id="epsilon a text"),
         pytest.param(_drop(f"{Q}.weight"), f"first {Q}.weight", id="tensor missing"),
         pytest.param(
             lambda folder: change_weights(
                 folder, lambda weights: weights.update({f"{Q}.weight": torch.ones(24, 32).int()})),
-            "int32", id="whole numbers"),
+            "I32", id="whole numbers"),
         pytest.param(
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             "jumplora import-backbone", id="only .bin"),

@@ -118,7 +118,7 @@ def prepare(config: ContinualConfig) -> Prepared:
             raise DataError(f"task {name} has the name of a merged or joint model: rename it")
     _check_canaries(config, order)
     tokenizer = load_tokenizer(backbone.path)
-    end = end_token(backbone.path)
+    end = end_token(backbone.path, tokenizer)
     tasks = tuple(
         read_task(
             config.data,

@@ -23,6 +23,7 @@ from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.checkpoint import OBSOLETE, SHARED, TIED, parameter_name
 from jumplora_adapters.convert.pickled import load_pickled
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.generation import read_generation
 
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"
@@ -61,7 +62,8 @@ def import_backbone(
     `folder` must not exist or be empty; it appears complete or not at all. Raises ConvertError,
     or BackboneError where the result would not be a usable backbone.
     """
-    read_architecture(source)  # refuses other families and folders that bring code
+    # Both refuse what could not be served: other families, code, penalties and the like.
+    read_generation(source, read_architecture(source).vocab_size)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConvertError(f"{folder} exists and is not an empty folder: choose a new one")
     tensors = _load_state(source)

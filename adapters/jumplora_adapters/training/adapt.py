@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.errors import DataError, FormatError, GateCollapsed
 from jumplora_adapters.format import Adapter
@@ -38,7 +36,8 @@ class AdaptedBackbone:
     """A transformers model whose targets are AdaptedLinear; everything else is frozen.
 
     `gates` maps a group ("global", or a block's name) to its threshold; empty for plain LoRA.
-    `model` is typed Any: transformers' own annotations do not describe its forward. `exact` holds
+    `model` is typed Any: transformers' own annotations do not describe its forward. Its
+    `generation_config` says where decoding starts and ends, and what pads. `exact` holds
     the float32 values of frozen parameters that are trained over in a narrower type.
     """
 
@@ -198,20 +197,19 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
             **fields,
             scale_decoder_outputs=scales,
             dropout_rate=config.optimisation.dropout,
-            decoder_start_token_id=_start_token(backbone.path),
         ),
         state_dict=dict(backbone.checkpoint.tensors()),
         dtype=torch.float32,
         attn_implementation=attention,
     )
-    # generate() fills whatever a call leaves open from here, and this may be from a file of the
-    # backbone's folder (penalties, forced tokens), which a server does not read.
-    model.generation_config = GenerationConfig()
+    # Of the folder's own settings, those that a server obeys, and nothing else: generate() fills
+    # whatever a call leaves open from here.
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=backbone.generation.start_token_id,
+        eos_token_id=[*backbone.generation.end_token_ids] or None,
+        pad_token_id=0,  # whatever it is, it is masked
+    )
     return model
-
-
-def _start_token(folder: Path) -> Any:
-    return read_json_object(folder / "config.json").get("decoder_start_token_id") or 0
 
 
 def _gate(config: TrainConfig, device: torch.device) -> Gate:

@@ -106,7 +106,7 @@ def prepare(config: TrainConfig) -> Prepared:
     backbone = read_backbone(resolve_backbone(config.backbone))
     ancestors = read_ancestors(config.ancestors, config.store, backbone)
     tokenizer = load_tokenizer(backbone.path)
-    end = end_token(backbone.path)
+    end = end_token(backbone.path, tokenizer)
 
     def split(path: Path) -> Split:
         return read_split(path, config.prompt, tokenizer, end, config.lengths)

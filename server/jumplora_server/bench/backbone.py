@@ -29,7 +29,8 @@ def write_backbone(folder: Path, shape: ShapeName, *, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(shape)
     _write_json(folder / "config.json", config)
-    generation = {key: config[f"{key}"] for key in ("decoder_start_token_id", "pad_token_id")}
+    tokens = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    generation = {key: config[f"{key}"] for key in tokens}
     _write_json(folder / "generation_config.json", generation)
     rng = np.random.default_rng(seed)
     known = read_architecture(folder)

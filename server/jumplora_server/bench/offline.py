@@ -37,8 +37,7 @@ class OfflineEngine:
             packed = self._engine.pack(reader.adapter(reader.desired(task).version))
             self._slots[task] = self._engine.install(packed)
             trim_memory()
-        end = self._engine.limits.eos_token_id
-        self._tokenizer = Tokenizer.load(backbone.path, eos_token_id=end)
+        self._tokenizer = Tokenizer.load(backbone.path)
 
     def seconds(self, questions: Sequence[Question]) -> float:
         """Time of one batch of these questions, at most the engine's rows."""

@@ -175,7 +175,7 @@ def _reference_seconds(plan: SamplingPlan) -> Mapping[str, float]:
         for _ in range(plan.rounds):
             began = time.perf_counter()
             for row, sampling in zip(logits, samplings, strict=True):
-                choose_reference(row, sampling, [0, 5, 7], eos=1)
+                choose_reference(row, sampling, [0, 5, 7], ends=[1])
             seconds.append(time.perf_counter() - began)
         found[mix] = spread(seconds).median
     return found

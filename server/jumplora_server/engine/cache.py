@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jumplora_server.engine.weights import T5Config
+from jumplora_adapters.architecture import Architecture
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
 # have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py): MKL
@@ -27,7 +27,7 @@ class RowCache:
 
     def __init__(
         self,
-        config: T5Config,
+        config: Architecture,
         *,
         rows: int,
         max_source: int,

@@ -17,13 +17,15 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.generation import read_generation
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
-from jumplora_server.engine.weights import read_config, read_weights
+from jumplora_server.engine.weights import read_weights
 
 Kernels = Literal["auto", "native", "torch"]
 
@@ -73,7 +75,7 @@ class Engine:
                 native where they run.
 
         Raises:
-            CheckpointError: the folder is not servable.
+            BackboneError: the folder is not servable.
             NativeUnavailable: kernels are native and do not run here.
             ValueError: dtype, device and kernels do not go together.
         """
@@ -81,7 +83,8 @@ class Engine:
             raise ValueError(f"dtype {dtype!r} is unknown; allowed are float32, bfloat16, int8")
         if dtype == "int8" and device != "cpu":
             raise ValueError(f"dtype int8 runs on the CPU only, device is {device!r}")
-        config = read_config(folder)
+        config = read_architecture(folder)
+        generation = read_generation(folder, config.vocab_size)
         self._clock = clock
         self.device = device
         self.dtype = dtype
@@ -90,12 +93,15 @@ class Engine:
             max_rows=max_rows,
             max_source_tokens=max_source_tokens,
             max_target_tokens=max_target_tokens,
-            eos_token_id=config.eos_token_id,
+            end_token_ids=generation.end_token_ids,
         )
         self.kernels = _choose_kernels(kernels, dtype, device)
         weights = read_weights(folder, config)
+        start = generation.start_token_id
         if self.kernels == "native":
-            self._runner: Runner = NativeRunner(config, weights, dtype=dtype, limits=self.limits)
+            self._runner: Runner = NativeRunner(
+                config, weights, start_token_id=start, dtype=dtype, limits=self.limits
+            )
         else:
             runner = TorchRunner
             if torch.device(device).type == "cuda" and kernels == "auto":
@@ -104,7 +110,12 @@ class Engine:
 
                 runner = CudaRunner
             self._runner = runner(
-                config, weights, dtype=dtype, device=torch.device(device), limits=self.limits
+                config,
+                weights,
+                start_token_id=start,
+                dtype=dtype,
+                device=torch.device(device),
+                limits=self.limits,
             )
         self._bank: Bank[Any] = Bank()
 

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.checkpoint import DECODER_EMBEDDING, ENCODER_EMBEDDING, HEAD
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.linear import MIN_ROWS, Linear, make_linear
-from jumplora_server.engine.weights import T5Config, to_dtype
+from jumplora_server.engine.weights import to_dtype
 
 Direction = Literal["both", "past"]
 UNCUT_ELEMENTS = 16384  # largest elementwise operation that torch leaves to one thread
@@ -55,7 +56,7 @@ class T5:
     """The backbone's forward pass over packed prompts and over one token of many rows."""
 
     def __init__(
-        self, config: T5Config, weights: dict[str, Tensor], *, dtype: str, device: torch.device
+        self, config: Architecture, weights: dict[str, Tensor], *, dtype: str, device: torch.device
     ) -> None:
         self.config = config
         self.device = device

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tokenizers import Tokenizer as RawTokenizer
 
+from jumplora_adapters.tokenizer import end_token
 from jumplora_server.engine.first_words import first_words, read_by_word
 from jumplora_server.engine.weights import CheckpointError
 
@@ -34,11 +35,12 @@ class Tokenizer:
         )
 
     @classmethod
-    def load(cls, folder: Path, *, eos_token_id: int) -> Tokenizer:
-        """Read `tokenizer.json`.
+    def load(cls, folder: Path, *, eos_token_id: int | None = None) -> Tokenizer:
+        """Read `tokenizer.json`; prompts end with the folder's own end token, or with the given.
 
         Raises:
             CheckpointError: the folder has none.
+            DataError: nothing says which token ends a text.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -46,7 +48,9 @@ class Tokenizer:
                 f"no tokenizer.json in {folder}; `jumplora import-backbone` makes one from a "
                 "SentencePiece model"
             )
-        return cls(RawTokenizer.from_file(str(path)), eos_token_id=eos_token_id)
+        raw = RawTokenizer.from_file(str(path))
+        end = end_token(folder, raw) if eos_token_id is None else eos_token_id
+        return cls(raw, eos_token_id=end)
 
     def encode(self, text: str, *, truncate_to: int | None = None) -> tuple[int, ...]:
         """Token ids with eos last; `truncate_to` keeps the first ids and the eos.

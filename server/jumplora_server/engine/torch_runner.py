@@ -10,6 +10,7 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import PackedAdapter, packed
@@ -17,7 +18,6 @@ from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
 from jumplora_server.engine.sampling import Chooser, to_device
 from jumplora_server.engine.t5 import T5, min_rows
-from jumplora_server.engine.weights import T5Config
 
 Lineage = tuple[PackedAdapter[DeltaForm], ...]
 
@@ -27,15 +27,16 @@ class TorchRunner:
 
     def __init__(
         self,
-        config: T5Config,
+        config: Architecture,
         weights: dict[str, Tensor],
         *,
+        start_token_id: int,
         dtype: str,
         device: torch.device,
         limits: EngineLimits,
     ) -> None:
         self._device = device
-        self._start = config.decoder_start_token_id
+        self._start = start_token_id
         self._min_rows = min_rows(dtype)
         self._model = T5(config, weights, dtype=dtype, device=device)
         self._cache = RowCache(
@@ -47,8 +48,8 @@ class TorchRunner:
             device=device,
         )
         self._chooser = Chooser(
-            eos_token_id=config.eos_token_id,
-            start_token_id=config.decoder_start_token_id,
+            end_token_ids=limits.end_token_ids,
+            start_token_id=start_token_id,
             rows=limits.max_rows,
             positions=limits.max_target_tokens,
             device=device,

@@ -21,7 +21,7 @@ from jumplora_server.core import (
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.scheduler import Scheduler
 
-LIMITS = EngineLimits(max_rows=3, max_source_tokens=64, max_target_tokens=32, eos_token_id=EOS)
+LIMITS = EngineLimits(max_rows=3, max_source_tokens=64, max_target_tokens=32, end_token_ids=(EOS,))
 
 
 class Shelves:
@@ -149,7 +149,7 @@ def test_a_long_prompt_is_not_overtaken_for_ever() -> None:
 
 
 def test_a_quarter_of_the_budget_where_rows_of_several_tasks_wait_for_the_step() -> None:
-    bench = Bench(EngineLimits(8, 64, 32, EOS), max_encode_tokens=16)
+    bench = Bench(EngineLimits(8, 64, 32, (EOS,)), max_encode_tokens=16)
     for _ in range(3):
         bench.add("a", prompt=4)
     assert ids(bench.step().encode) == [0, 1, 2], "alone, a has all of it"
@@ -290,7 +290,7 @@ def test_low_priority_takes_all_rows_that_nobody_wants() -> None:
 
 
 def test_low_priority_takes_one_of_the_rows_that_are_kept_back_at_most() -> None:
-    bench = Bench(EngineLimits(4, 64, 32, EOS), spare_rows=2)
+    bench = Bench(EngineLimits(4, 64, 32, (EOS,)), spare_rows=2)
     for _ in range(4):
         bench.add("a")
     low = [bench.add("low", priority="low") for _ in range(2)]
@@ -356,7 +356,7 @@ def test_the_backbone_needs_no_slots() -> None:
 
 def test_one_flooding_task_does_not_delay_another() -> None:
     """A task that floods at ten times the rate: the other one is served as if it had its share."""
-    bench = Bench(EngineLimits(2, 64, 32, EOS))
+    bench = Bench(EngineLimits(2, 64, 32, (EOS,)))
     for _ in range(40):
         bench.add("flood", max_new_tokens=4)
     victims = [bench.add("victim", max_new_tokens=4) for _ in range(4)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from jumplora_adapters.architecture import target_shapes
+from jumplora_adapters.architecture import Architecture, target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence
@@ -31,7 +31,6 @@ from jumplora_server.engine.cuda.upload import Uploader
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.sampling import to_device
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
-from jumplora_server.engine.weights import T5Config
 
 
 class CudaRunner(TorchRunner):
@@ -39,9 +38,10 @@ class CudaRunner(TorchRunner):
 
     def __init__(
         self,
-        config: T5Config,
+        config: Architecture,
         weights: dict[str, Tensor],
         *,
+        start_token_id: int,
         dtype: str,
         device: torch.device,
         limits: EngineLimits,
@@ -61,7 +61,14 @@ class CudaRunner(TorchRunner):
         """
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {dtype!r} given; a GPU runs float32 or bfloat16")
-        super().__init__(config, weights, dtype=dtype, device=device, limits=limits)
+        super().__init__(
+            config,
+            weights,
+            start_token_id=start_token_id,
+            dtype=dtype,
+            device=device,
+            limits=limits,
+        )
         if kernels is None:
             # Imported here: the references do without Triton.
             from jumplora_server.engine.cuda.launch import TRITON

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.checkpoint import DECODER_EMBEDDING, ENCODER_EMBEDDING, HEAD
 from jumplora_server.engine.native.layout import LANES, Kind, Step
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
 from jumplora_server.engine.t5 import Direction, position_buckets
-from jumplora_server.engine.weights import T5Config
 
 
 class NativeT5:
@@ -23,9 +23,10 @@ class NativeT5:
 
     def __init__(
         self,
-        config: T5Config,
+        config: Architecture,
         weights: dict[str, Tensor],
         *,
+        end_token_ids: tuple[int, ...],
         dtype: str,
         tokens: int,
         rows: int,
@@ -57,6 +58,7 @@ class NativeT5:
         self.logprobs = torch.zeros(rows, dtype=torch.float64)
         # The tokens that each cache row was fed: repetition counts the start token, too.
         self._fed = torch.zeros(rows, max_target, dtype=torch.int32)
+        self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
         cross = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._source)
         own = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._target)
         # Not zeroed: a page costs memory once a row has used it, and what is stale in a row's last
@@ -146,8 +148,8 @@ class NativeT5:
         size = self.config.vocab_size
         tape.add(Kind.BEST, self.logits, self.highest, self.best, n=(size,))
         tape.add(
-            Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self._fed,
-            n=(size, self.config.eos_token_id, self._fed.shape[1]),
+            Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self._fed, self._ends,
+            n=(size, self._fed.shape[1], len(self._ends)),
         )  # fmt: skip
 
     def _norm(self, tape: Tape, name: str, *, factor: float = 1.0) -> None:

@@ -23,12 +23,12 @@ from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
 from jumplora_server.engine.cuda.runner import CudaRunner
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
-from jumplora_server.engine.weights import read_config, read_weights
+from jumplora_server.engine.weights import read_weights
 
 STEPS = 2
 TAU, RANK, ALPHA = 0.9, 4, 2.0
 LINEAGES: tuple[tuple[str, ...], ...] = ((), ("a",), ("gated",), ("lora",), ("a", "gated", "full"))
-LIMITS = EngineLimits(max_rows=8, max_source_tokens=128, max_target_tokens=16, eos_token_id=1)
+LIMITS = EngineLimits(max_rows=8, max_source_tokens=128, max_target_tokens=16, end_token_ids=(1,))
 LENGTHS = (3, 17, 9, 6, 70)
 # The references read the host's memory: on a GPU the kernels take their place.
 HOST_KERNELS = REFERENCE if DEVICE.type == "cpu" else None
@@ -46,17 +46,18 @@ def cuda_runner(
     resident: Resident = "factored",
     kernels: Kernels | None = None,
 ) -> CudaRunner:
-    config = read_config(backbone.path)
+    config = backbone.architecture
     return CudaRunner(
-        config, read_weights(backbone.path, config), dtype=dtype, device=DEVICE, limits=LIMITS,
-        resident=resident, kernels=kernels,
+        config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=DEVICE,
+        limits=LIMITS, resident=resident, kernels=kernels,
     )  # fmt: skip
 
 
 def torch_runner(backbone: Backbone, dtype: str = "float32") -> TorchRunner:
-    config = read_config(backbone.path)
+    config = backbone.architecture
     return TorchRunner(
-        config, read_weights(backbone.path, config), dtype=dtype, device=CPU, limits=LIMITS
+        config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=CPU,
+        limits=LIMITS,
     )  # fmt: skip
 
 
