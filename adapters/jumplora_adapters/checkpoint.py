@@ -114,12 +114,17 @@ def parameter_name(name: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
+def has_safetensors(folder: Path) -> bool:
+    """Whether weights are read from safetensors, so that .bin files beside do not count."""
+    return (folder / SINGLE_FILE).is_file() or (folder / INDEX_FILE).is_file()
+
+
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files that are read, sorted: model.safetensors, else those of the index.
 
     A tensor that two files hold is the last one's. Raises BackboneError.
     """
-    _refuse_other_weights(folder)
+    refuse_other_weights(folder)
     if (folder / SINGLE_FILE).is_file():
         return (folder / SINGLE_FILE,)
     if (folder / INDEX_FILE).is_file():
@@ -130,6 +135,21 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             "with `jumplora import-backbone`"
         )
     raise BackboneError(f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}")
+
+
+def refuse_other_weights(folder: Path) -> None:
+    """Raise BackboneError for weights that transformers would take first, or add."""
+    for path in sorted(folder.iterdir()):
+        if _DISTRIBUTED.match(path.name):
+            raise BackboneError(
+                f"{path} is of a distributed checkpoint, which transformers reads before "
+                f"{SINGLE_FILE}: save the model whole, or move the file away"
+            )
+        if path.name == "adapter_config.json":
+            raise BackboneError(
+                f"{path} is of a LoRA, which transformers adds to the weights of its folder: move "
+                "it to a folder of its own, and convert it with `jumplora convert peft`"
+            )
 
 
 def read_json_object(path: Path) -> dict[str, object]:
@@ -143,21 +163,6 @@ def read_json_object(path: Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise BackboneError(f"{path} holds no JSON object")
     return value
-
-
-def _refuse_other_weights(folder: Path) -> None:
-    """Weights that transformers would take first, or add."""
-    for path in sorted(folder.iterdir()):
-        if _DISTRIBUTED.match(path.name):
-            raise BackboneError(
-                f"{path} is of a distributed checkpoint, which transformers reads before "
-                f"{SINGLE_FILE}: save the model whole, or move the file away"
-            )
-        if path.name == "adapter_config.json":
-            raise BackboneError(
-                f"{path} is of a LoRA, which transformers adds to the weights of its folder: move "
-                "it to a folder of its own, and convert it with `jumplora convert peft`"
-            )
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:

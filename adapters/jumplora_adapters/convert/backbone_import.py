@@ -18,9 +18,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jumplora_adapters.architecture import read_architecture
+from jumplora_adapters.architecture import Architecture, parameter_shapes, read_architecture
 from jumplora_adapters.backbone import read_backbone
-from jumplora_adapters.checkpoint import OBSOLETE, SHARED, TIED, parameter_name
+from jumplora_adapters.checkpoint import (
+    OBSOLETE,
+    SHARED,
+    TIED,
+    has_safetensors,
+    open_checkpoint,
+    parameter_name,
+    refuse_other_weights,
+)
 from jumplora_adapters.convert.pickled import load_pickled
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.generation import read_generation
@@ -59,14 +67,19 @@ def import_backbone(
 ) -> ImportedBackbone:
     """Read `source` (config.json and pytorch_model.bin, maybe sharded), write `folder`.
 
+    Where `source` has safetensors, too, those are read, as everywhere else.
     `folder` must not exist or be empty; it appears complete or not at all. Raises ConvertError,
     or BackboneError where the result would not be a usable backbone.
     """
     # Both refuse what could not be served: other families, code, penalties and the like.
-    read_generation(source, read_architecture(source).vocab_size)
+    architecture = read_architecture(source)
+    read_generation(source, architecture.vocab_size)
+    refuse_other_weights(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConvertError(f"{folder} exists and is not an empty folder: choose a new one")
-    tensors = _load_state(source)
+    tensors = (
+        _load_safetensors(source, architecture) if has_safetensors(source) else _load_state(source)
+    )
     dropped = _drop_repeats(tensors)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -86,6 +99,14 @@ def import_backbone(
         raise
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     return ImportedBackbone(folder, len(tensors), nbytes, dropped, tokenizer)
+
+
+def _load_safetensors(source: Path, architecture: Architecture) -> dict[str, Tensor]:
+    """All tensors by name, sorted, each once; views of the files."""
+    checkpoint = open_checkpoint(source, parameter_shapes(architecture))
+    # Of tied parameters, the name that comes last is kept: SHARED where the file has it.
+    names = {place: name for name, place in sorted(checkpoint.places.items())}
+    return dict(sorted(checkpoint.tensors(names.values())))
 
 
 def _load_state(source: Path) -> dict[str, Tensor]:
@@ -111,8 +132,7 @@ def _weight_files(source: Path) -> tuple[Path, ...]:
         return (source / SINGLE_FILE,)
     index = source / INDEX_FILE
     if not index.is_file():
-        found = " (it has safetensors already)" if any(source.glob("*.safetensors")) else ""
-        raise ConvertError(f"{source} has neither {SINGLE_FILE} nor {INDEX_FILE}{found}")
+        raise ConvertError(f"{source} has neither {SINGLE_FILE} nor {INDEX_FILE}")
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         names = sorted({str(name) for name in weight_map.values()})

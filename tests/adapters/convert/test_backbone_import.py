@@ -104,6 +104,18 @@ def test_stacks_with_embeddings_of_their_own_keep_them(tmp_path: Path) -> None:
     assert torch.equal(_logits(imported.folder), _logits(source))
 
 
+def test_safetensors_beside_are_what_is_read(tmp_path: Path) -> None:
+    source = _pickled(tmp_path / "bin", "v1.0")
+    other = tiny_t5(tmp_path / "other", style="v1.0", seed=9)
+    shutil.copy(other / "model.safetensors", source)
+    imported = import_backbone(source, tmp_path / "safe")
+    state = load_file(imported.folder / "model.safetensors")
+    theirs = load_file(other / "model.safetensors")
+    assert state.keys() == theirs.keys()
+    assert all(torch.equal(state[name], theirs[name]) for name in theirs)
+    assert torch.equal(_logits(imported.folder), _logits(source))
+
+
 def test_a_head_that_equals_the_embedding_is_not_kept_twice(tmp_path: Path) -> None:
     source = _pickled(tmp_path / "bin", "v1.1")
     state = torch.load(source / "pytorch_model.bin", weights_only=True)
