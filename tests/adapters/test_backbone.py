@@ -230,6 +230,8 @@ def _drop(name: str) -> Callable[[Path], object]:
         pytest.param(lambda folder: (folder / "config.json").write_text("[]"), "no JSON object",
                      id="config a list"),
         pytest.param(_config(auto_map={"AutoModel": "code.py"}), "auto_map", id="own code"),
+        pytest.param(_config(feed_forward_proj="gated-silu"), "gated-silu", id="not served"),
+        pytest.param(_config(dense_act_fn="relu"), "dense_act_fn is 'relu'", id="contradiction"),
         pytest.param(_config(model_type="umt5"), "'umt5'.*t5, mt5", id="umt5"),
         pytest.param(_config(model_type="bert"), "'bert'", id="bert"),
         pytest.param(_config(d_model=None), "d_model is None", id="no size"),
