@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from decoding import make_sequence, run
+from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.checkpoint import TIED
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.training.adapt import load_adapted
 from jumplora_adapters.training.config import TrainConfig
@@ -19,7 +23,7 @@ from jumplora_server.core import Sampling
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.weights import read_weights
-from odd_checkpoints import CASES
+from odd_checkpoints import CASES, SHARED, SINGLE, V10, OddCheckpoint
 
 PROMPTS = ((40, 17, 120, 260, 1), (9, 1))
 LENGTH = 8
@@ -48,6 +52,25 @@ def test_every_parameter_has_the_same_values(loaded: Loaded) -> None:
     theirs = loaded.theirs.state_dict()
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name].float(), theirs[name])] == []
+
+
+def test_the_embedding_under_any_of_its_names(tmp_path: Path) -> None:
+    """Each of the four names is absent, or has one of two values."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    folder = OddCheckpoint(plain=V10).write(tmp_path)
+    architecture = read_architecture(folder)
+    weights = load_file(folder / SINGLE)
+    one = weights.pop(SHARED)
+    other = one + 1
+    for values in itertools.product((None, one, other), repeat=4):
+        named = {name: v for name, v in zip(TIED, values, strict=True) if v is not None}
+        if next(iter(named.values()), other) is other:
+            continue  # nothing there, or a file like another one with its values swapped
+        save_file({**weights, **{name: v.clone() for name, v in named.items()}}, folder / SINGLE)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+        ours, theirs = read_weights(folder, architecture), model.state_dict()
+        assert [name for name in TIED if not torch.equal(ours[name], theirs[name])] == [], named
 
 
 @pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
