@@ -140,7 +140,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def refuse_other_weights(folder: Path) -> None:
     """Raise BackboneError for weights that transformers would take first, or add."""
     for path in sorted(folder.iterdir()):
-        if _DISTRIBUTED.match(path.name):
+        if _DISTRIBUTED.fullmatch(path.name):
             raise BackboneError(
                 f"{path} is of a distributed checkpoint, which transformers reads before "
                 f"{SINGLE_FILE}: save the model whole, or move the file away"
