@@ -49,7 +49,7 @@ READ: dict[str, Case] = {
     "config.json's penalty is not read": (TOKENS, {"repetition_penalty": 5.0, "num_beams": 4}),
     "of tasks": (TOKENS, {"task_specific_params": {"summarization": {"num_beams": 4}}}),
     "of tasks, alone": (None, {"task_specific_params": {"summarization": {"min_length": 30}}}),
-    "forced by a name that counts elsewhere": (
+    "what transformers does nothing with": (
         {**TOKENS, "bos_token_id": 7, "_from_model_config": False, "forced_decoder_ids": [[1, 5]]},
         {},
     ),

@@ -225,6 +225,14 @@ def _index(weight_map: Any) -> Callable[[Path], None]:
             "neither pytorch_model.bin nor",
             id="no weights",
         ),
+        pytest.param(
+            lambda source: (source / "generation_config.json").write_text(
+                '{"decoder_start_token_id": 0, "eos_token_id": 1, "no_repeat_ngram_size": 3}'
+            ),
+            BackboneError,
+            "bin/generation_config.json: no_repeat_ngram_size is 3",
+            id="bans",
+        ),
         pytest.param(_resave(list), ConvertError, "holds a list", id="no dict"),
         pytest.param(
             _resave(lambda state: {**state, "x": 3}),

@@ -17,6 +17,7 @@ from jumplora_server.core import (
     Sampling,
     Sequence,
     StepOutput,
+    Wanted,
 )
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.scheduler import Scheduler
@@ -69,6 +70,7 @@ class Bench:
         deadline: float | None = None,
         max_new_tokens: int = 5,
         stop: tuple[str, ...] = (),
+        wants: Wanted = "tokens",
     ) -> Sequence:
         sequence = Sequence(
             id=len(self.sequences),
@@ -79,6 +81,7 @@ class Bench:
             arrived=self.now,
             deadline=deadline,
             priority=priority,
+            wants=wants,
         )
         self.sequences.append(sequence)
         self.scheduler.add(sequence)
@@ -185,6 +188,29 @@ def test_finish_reasons(
     assert bench.shown[sequence.id] == text, "what was streamed is the text"
     assert finish.generated_tokens == len(sequence.output)
     assert bench.shelves.claims == []
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason", "text"),
+    [
+        ((EOS,), FinishReason.LENGTH, "abcde"),
+        ((EOS, ord("d"), ord("c")), FinishReason.EOS_TOKEN, "ab"),
+        ((ord("e"),), FinishReason.EOS_TOKEN, "abcd"),
+        ((), FinishReason.LENGTH, "abcde"),
+    ],
+    ids=["another", "several", "as the last token", "none"],
+)
+def test_any_end_token_ends_an_answer_and_has_no_text(
+    ends: tuple[int, ...], reason: FinishReason, text: str
+) -> None:
+    bench = Bench(EngineLimits(3, 64, 32, ends))
+    whole, silent = bench.add(), bench.add(wants="end")
+    while len(bench.finished) < 2:
+        bench.step(lambda s: ord("abcde"[len(s.output)]))
+    for sequence in (whole, silent):
+        finish = bench.finished[sequence.id]
+        assert (finish.reason, finish.text) == (reason, text)
+    assert bench.shown[whole.id] == text
 
 
 def test_timing_is_measured_from_arrival() -> None:
