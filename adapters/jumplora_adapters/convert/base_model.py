@@ -10,11 +10,8 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
 from jumplora_adapters.backbone import Backbone, read_backbone
-from jumplora_adapters.checkpoint import weight_files
 from jumplora_adapters.convert.peft_fields import said
 from jumplora_adapters.errors import BackboneError, ConvertError
 
@@ -63,19 +60,12 @@ def _backbone_at(named: str) -> Backbone | None:
 
 
 def _same_weights(theirs: Backbone, ours: Backbone) -> bool:
-    files, own_files = weight_files(theirs.path), weight_files(ours.path)
-    for target in ours.targets:
-        name = f"{target}.weight"
-        left, right = _tensor(files[name], name), _tensor(own_files[name], name)
-        if not torch.allclose(left, right, rtol=ROUNDING, atol=SMALLEST):
-            return False
-    return True
-
-
-def _tensor(file: Path, name: str) -> Tensor:
-    with safe_open(file, framework="pt") as opened:
-        tensor: Tensor = opened.get_tensor(name)
-    return tensor.float()
+    names = [f"{target}.weight" for target in ours.targets]
+    pairs = zip(theirs.checkpoint.tensors(names), ours.checkpoint.tensors(names), strict=True)
+    return all(
+        torch.allclose(left.float(), right.float(), rtol=ROUNDING, atol=SMALLEST)
+        for (_, left), (_, right) in pairs
+    )
 
 
 def _same_name(named: str, name: str) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.checkpoint import weight_files
 from jumplora_adapters.convert.expressions import Expression, match_all
 
 ALL_LINEAR = "all-linear"
@@ -67,7 +66,7 @@ class Targeting:
 def modules_of(backbone: Backbone) -> tuple[str, ...]:
     """The modules that PEFT can give factors to: those with a weight, but for the norms."""
     suffix = ".weight"
-    modules = (name.removesuffix(suffix) for name in weight_files(backbone.path))
+    modules = (name.removesuffix(suffix) for name in backbone.checkpoint.places)
     return tuple(sorted({*backbone.targets, *_without_norms(modules), "lm_head"}))
 
 

@@ -7,7 +7,7 @@ from itertools import takewhile
 
 import torch
 from tokenizers import Tokenizer
-from transformers import GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.training.adapt import AdaptedBackbone
@@ -59,6 +59,8 @@ def greedy_texts(
             input_ids=source.to(adapted.device),
             attention_mask=is_source.to(adapted.device),
             generation_config=greedy,
+            # generate's own has as many layers as the encoder.
+            past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         )
         answers = [_answer(ids, ends) for ids in output.tolist()]
         decoded = tokenizer.decode_batch(answers, skip_special_tokens=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
 from jumplora_server.engine.memory import lazy_zeros
-from jumplora_server.engine.weights import T5Config
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
 # have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py): MKL
@@ -28,7 +28,7 @@ class RowCache:
 
     def __init__(
         self,
-        config: T5Config,
+        config: Architecture,
         *,
         rows: int,
         max_source: int,

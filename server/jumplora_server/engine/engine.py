@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture, read_architecture
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.generation import read_generation
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
@@ -26,7 +27,7 @@ from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.warm_up import warm_up
-from jumplora_server.engine.weights import T5Config, read_config, read_weights
+from jumplora_server.engine.weights import read_weights
 
 Kernels = Literal["auto", "native", "torch"]
 
@@ -76,7 +77,7 @@ class Engine:
                 native where they run.
 
         Raises:
-            CheckpointError, BackboneError: the folder is not servable.
+            BackboneError: the folder is not servable.
             NativeUnavailable: kernels are native and do not run here.
             ValueError: dtype, device and kernels do not go together.
         """
@@ -84,7 +85,7 @@ class Engine:
             raise ValueError(f"dtype {dtype!r} is unknown; allowed are float32, bfloat16, int8")
         if dtype == "int8" and device != "cpu":
             raise ValueError(f"dtype int8 runs on the CPU only, device is {device!r}")
-        config = read_config(folder)
+        config = read_architecture(folder)
         generation = read_generation(folder, config.vocab_size)
         self._clock = clock
         self.device = device
@@ -101,7 +102,7 @@ class Engine:
             self._runner = self._load(folder, config, generation.start_token_id, kernels)
         self._bank: Bank[Any] = Bank()
 
-    def _load(self, folder: Path, config: T5Config, start: int, wanted: Kernels) -> Runner:
+    def _load(self, folder: Path, config: Architecture, start: int, wanted: Kernels) -> Runner:
         weights = read_weights(folder, config)
         if self.kernels == "native":
             return NativeRunner(

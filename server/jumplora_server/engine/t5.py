@@ -8,7 +8,7 @@ attention pads, within groups of like length.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
+from jumplora_adapters.checkpoint import DECODER_EMBEDDING, ENCODER_EMBEDDING, HEAD
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.linear import MIN_ROWS, Linear, make_linear
-from jumplora_server.engine.weights import T5Config, stacked, to_dtype
+from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
 
 Direction = Literal["both", "past"]
 UNCUT_ELEMENTS = 16384  # largest elementwise operation that torch leaves to one thread
@@ -54,7 +56,7 @@ class T5:
     """The backbone's forward pass over packed prompts and over one token of many rows."""
 
     def __init__(
-        self, config: T5Config, weights: Mapping[str, Tensor], *, dtype: str, device: torch.device
+        self, config: Architecture, weights: StoredTensors, *, dtype: str, device: torch.device
     ) -> None:
         self.config = config
         self.device = device
@@ -63,8 +65,11 @@ class T5:
         self._weights = weights
         self.weight_bytes = 0
         # The largest ones first, while there is room for the copies on their way.
-        self.embedding = self._tensor("shared.weight")  # [vocab, d_model]
-        self.head = self._linear("lm_head.weight")
+        self.embedding = self._tensor(ENCODER_EMBEDDING)  # [vocab, d_model]
+        self.decoder_embedding = self.embedding
+        if not weights.are_tied(DECODER_EMBEDDING, ENCODER_EMBEDDING):
+            self.decoder_embedding = self._tensor(DECODER_EMBEDDING)
+        self.head = self._linear(HEAD)
         self.encoder = [self._layer("encoder", i) for i in range(config.num_layers)]
         self.decoder = [self._layer("decoder", i) for i in range(config.num_decoder_layers)]
         self.encoder_norm = self._tensor("encoder.final_layer_norm.weight")
@@ -93,7 +98,7 @@ class T5:
         is_decoder = stack == "decoder"
         last = 2 if is_decoder else 1
         dense = f"{base}.{last}.DenseReluDense"
-        wide = ("wi",) if self.config.feed_forward == "relu" else ("wi_0", "wi_1")
+        wide = ("wi",) if self.config.feed_forward_proj == "relu" else ("wi_0", "wi_1")
         return Layer(
             prefix=base,
             norms=tuple(self._tensor(f"{base}.{i}.layer_norm.weight") for i in range(last + 1)),
@@ -155,7 +160,7 @@ class T5:
         self_bias = self._causal_bias(positions, target)  # [R, heads, target]
         source_mask = cache.source_mask[:rows, None, :source]  # [R, 1, source]
         live_positions = positions[live]
-        x = self.embedding[tokens]  # [R, d_model]
+        x = self.decoder_embedding[tokens]  # [R, d_model]
         for index, layer in enumerate(self.decoder):
             assert layer.cross_q is not None
             assert layer.cross_out is not None
@@ -178,7 +183,7 @@ class T5:
     # -- pieces
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (self.config.d_model,), weight, self.config.epsilon)
+        return F.rms_norm(x, (self.config.d_model,), weight, self.config.layer_norm_epsilon)
 
     def _qkv(self, layer: Layer, h: Tensor, plan: Plan) -> Tensor:
         qkv = layer.qkv(h)  # [n, 3 * inner]
@@ -191,7 +196,7 @@ class T5:
 
     def _feed_forward(self, layer: Layer, h: Tensor) -> Tensor:
         wide = layer.wide(h)
-        if self.config.feed_forward == "relu":
+        if self.config.feed_forward_proj == "relu":
             return layer.narrow(F.relu_(wide))
         gate, value = wide.chunk(2, dim=-1)
         return layer.narrow(_gelu(gate) * value)
@@ -236,7 +241,10 @@ class T5:
         """
         distance = torch.arange(length, device=self.device) - positions[:, None]  # key minus query
         buckets = position_buckets(
-            distance, self.config.num_buckets, self.config.max_distance, sees="past"
+            distance,
+            self.config.relative_attention_num_buckets,
+            self.config.relative_attention_max_distance,
+            sees="past",
         )
         bias = self.decoder_bias[buckets].permute(0, 2, 1)  # [R, heads, length]
         return bias.masked_fill((distance > 0)[:, None, :], torch.finfo(self.dtype).min)
@@ -277,7 +285,10 @@ class T5:
         steps = torch.arange(length, device=self.device)
         distance = steps[None, :] - steps[:, None]  # key minus query
         buckets = position_buckets(
-            distance, self.config.num_buckets, self.config.max_distance, sees="both"
+            distance,
+            self.config.relative_attention_num_buckets,
+            self.config.relative_attention_max_distance,
+            sees="both",
         )
         return self.encoder_bias[buckets].permute(2, 0, 1).contiguous()
 

@@ -5,12 +5,12 @@ Turns sequences into the tensors that `T5` wants, and owns the caches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import PackedAdapter, packed
@@ -19,7 +19,7 @@ from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
 from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.sampling import Chooser, to_device
 from jumplora_server.engine.t5 import T5, min_rows
-from jumplora_server.engine.weights import T5Config
+from jumplora_server.engine.weights import StoredTensors
 
 Lineage = tuple[PackedAdapter[DeltaForm], ...]
 
@@ -29,8 +29,8 @@ class TorchRunner:
 
     def __init__(
         self,
-        config: T5Config,
-        weights: Mapping[str, Tensor],
+        config: Architecture,
+        weights: StoredTensors,
         *,
         start_token_id: int,
         dtype: str,

@@ -92,13 +92,38 @@ def test_shards_are_read_and_written(tmp_path: Path) -> None:
     assert torch.equal(_logits(parts.folder), _logits(whole.folder))
 
 
-def test_an_untied_head_stays_even_if_it_equals_the_embedding(tmp_path: Path) -> None:
+def test_stacks_with_embeddings_of_their_own_keep_them(tmp_path: Path) -> None:
+    source = _pickled(tmp_path / "bin", "v1.1")
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    state[DECODER_ALIAS] = state[SHARED] + 1
+    torch.save(state, source / "pytorch_model.bin")
+    imported = import_backbone(source, tmp_path / "safe")
+    kept = load_file(imported.folder / "model.safetensors")
+    assert torch.equal(kept[DECODER_ALIAS], state[DECODER_ALIAS])
+    assert imported.dropped == (ENCODER_ALIAS,)
+    assert torch.equal(_logits(imported.folder), _logits(source))
+
+
+def test_safetensors_beside_are_what_is_read(tmp_path: Path) -> None:
+    source = _pickled(tmp_path / "bin", "v1.0")
+    other = tiny_t5(tmp_path / "other", style="v1.0", seed=9)
+    shutil.copy(other / "model.safetensors", source)
+    imported = import_backbone(source, tmp_path / "safe")
+    state = load_file(imported.folder / "model.safetensors")
+    theirs = load_file(other / "model.safetensors")
+    assert state.keys() == theirs.keys()
+    assert all(torch.equal(state[name], theirs[name]) for name in theirs)
+    assert torch.equal(_logits(imported.folder), _logits(source))
+
+
+def test_a_head_that_equals_the_embedding_is_not_kept_twice(tmp_path: Path) -> None:
     source = _pickled(tmp_path / "bin", "v1.1")
     state = torch.load(source / "pytorch_model.bin", weights_only=True)
     state[HEAD] = state[SHARED]
     torch.save(state, source / "pytorch_model.bin")
     imported = import_backbone(source, tmp_path / "safe")
-    assert HEAD in load_file(imported.folder / "model.safetensors")
+    assert HEAD in imported.dropped
+    assert torch.equal(_logits(imported.folder), _logits(source))
 
 
 def test_a_lone_alias_becomes_the_shared_embedding(tmp_path: Path) -> None:
@@ -219,10 +244,19 @@ def _index(weight_map: Any) -> Callable[[Path], None]:
             _resave(lambda state: {**state, "x": RunsCode()}), ConvertError, "run code", id="code"
         ),
         pytest.param(
-            _resave(lambda state: {**state, ENCODER_ALIAS: state[SHARED] + 1}),
+            _resave(lambda state: {**state, "transformer.shared.weight": state[SHARED]}),
             ConvertError,
-            "differs from 'shared.weight'",
-            id="two embeddings",
+            "repeats the tensor 'shared.weight'",
+            id="two names",
+        ),
+        pytest.param(
+            _resave(lambda state: {**state, "classifier.weight": state[SHARED]}),
+            BackboneError,
+            "classifier.weight, which is no part",
+            id="foreign tensor",
+        ),
+        pytest.param(
+            _config(feed_forward_proj="gated-silu"), BackboneError, "gated-silu", id="not served"
         ),
         pytest.param(
             _resave(lambda state: {"x": state[HEAD]}), ConvertError, "not a T5 model", id="no T5"

@@ -6,13 +6,12 @@ Tested through Triton's interpreter on a CPU, where it gives `TorchRunner`'s tok
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 
 import torch
 from torch import Tensor
 
-from jumplora_adapters.backbone import target_shapes
+from jumplora_adapters.architecture import Architecture, target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence
@@ -32,7 +31,7 @@ from jumplora_server.engine.cuda.upload import Uploader
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.sampling import to_device
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
-from jumplora_server.engine.weights import T5Config
+from jumplora_server.engine.weights import StoredTensors
 
 
 class CudaRunner(TorchRunner):
@@ -40,8 +39,8 @@ class CudaRunner(TorchRunner):
 
     def __init__(
         self,
-        config: T5Config,
-        weights: Mapping[str, Tensor],
+        config: Architecture,
+        weights: StoredTensors,
         *,
         start_token_id: int,
         dtype: str,
@@ -81,16 +80,7 @@ class CudaRunner(TorchRunner):
         self._uploader = Uploader(device)
         self._steps = DecodeSteps(self._compute, device)
         self._limits = DecodeShape(self._cache.rows, self._cache.source, self._cache.target, 0)
-        targets = target_shapes(
-            {
-                "num_heads": config.num_heads,
-                "d_kv": config.d_kv,
-                "d_model": config.d_model,
-                "num_layers": config.num_layers,
-                "num_decoder_layers": config.num_decoder_layers,
-            }
-        )
-        self._modules = {module: number for number, module in enumerate(targets)}
+        self._modules = {module: number for number, module in enumerate(target_shapes(config))}
 
     def pack(self, adapter: Adapter) -> DeviceAdapter:
         """Put an adapter's deltas into a slot of device memory; any thread, beside the engine's.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.native.forms import NativeAdapter, pack_native
@@ -19,7 +20,7 @@ from jumplora_server.engine.native.sampling import Samplings
 from jumplora_server.engine.native.t5 import NativeT5
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.sampling import step_output
-from jumplora_server.engine.weights import T5Config
+from jumplora_server.engine.weights import StoredTensors
 
 Lineage = tuple[NativeAdapter, ...]
 Pair = tuple[Sequence, Lineage]
@@ -34,8 +35,8 @@ class NativeRunner:
 
     def __init__(
         self,
-        config: T5Config,
-        weights: Mapping[str, Tensor],
+        config: Architecture,
+        weights: StoredTensors,
         *,
         start_token_id: int,
         dtype: str,

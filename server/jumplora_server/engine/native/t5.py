@@ -7,17 +7,17 @@ is nothing to pad and nothing to round up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
+from jumplora_adapters.checkpoint import DECODER_EMBEDDING, ENCODER_EMBEDDING, HEAD
 from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.native.layout import LANES, Kind, Step
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
 from jumplora_server.engine.t5 import Direction, position_buckets
-from jumplora_server.engine.weights import T5Config, stacked
+from jumplora_server.engine.weights import StoredTensors, stacked
 
 
 class NativeT5:
@@ -25,8 +25,8 @@ class NativeT5:
 
     def __init__(
         self,
-        config: T5Config,
-        weights: Mapping[str, Tensor],
+        config: Architecture,
+        weights: StoredTensors,
         *,
         end_token_ids: tuple[int, ...],
         dtype: str,
@@ -44,7 +44,7 @@ class NativeT5:
         self._source = _whole(max_source)
         self._target = _whole(max_target)
         self._longest = max_source
-        inner, wide = config.inner, config.d_ff * (1 if config.feed_forward == "relu" else 2)
+        inner, wide = config.inner, config.d_ff * (1 if config.feed_forward_proj == "relu" else 2)
         capacity = max(tokens, rows)
         self._x = _buffer(capacity, config.d_model)
         self._h = _buffer(capacity, config.d_model)
@@ -67,8 +67,11 @@ class NativeT5:
         # 512 keys, and a short prompt writes a little of every head's part.
         self._cross_k, self._cross_v = (lazy_zeros(cross, torch.float32) for _ in range(2))
         self._self_k, self._self_v = (lazy_zeros(own, torch.float32) for _ in range(2))
-        self._embedding = self._tensor("shared.weight")
-        self._head = self._pack("lm_head.weight")
+        self._embedding = self._tensor(ENCODER_EMBEDDING)
+        self._decoder_embedding = self._embedding
+        if not weights.are_tied(DECODER_EMBEDDING, ENCODER_EMBEDDING):
+            self._decoder_embedding = self._tensor(DECODER_EMBEDDING)
+        self._head = self._pack(HEAD)
         self.encoding, self.decoding = Tape(), Tape()
         self._number_modules()
         self._record_encode(self.encoding)
@@ -116,7 +119,7 @@ class NativeT5:
         config = self.config
         sizes = (config.num_heads, config.d_kv)
         bias = self._decoder_bias()
-        tape.add(Kind.EMBED, self._embedding, self._x, n=(config.d_model,))
+        tape.add(Kind.EMBED, self._decoder_embedding, self._x, n=(config.d_model,))
         for i in range(config.num_decoder_layers):
             layer = f"decoder.block.{i}.layer"
             own, cross = f"{layer}.0.SelfAttention", f"{layer}.1.EncDecAttention"
@@ -155,7 +158,7 @@ class NativeT5:
         weight = self._tensor(f"{name}.weight")
         tape.add(
             Kind.NORM, self._x, weight, self._h,
-            n=(self.config.d_model,), f=(self.config.epsilon, factor),
+            n=(self.config.d_model,), f=(self.config.layer_norm_epsilon, factor),
         )  # fmt: skip
 
     def _linear(
@@ -169,7 +172,7 @@ class NativeT5:
         dense, d_ff = f"{layer}.DenseReluDense", self.config.d_ff
         self._norm(tape, f"{layer}.layer_norm")
         narrow = self._pack(f"{dense}.wo.weight")
-        if self.config.feed_forward == "relu":
+        if self.config.feed_forward_proj == "relu":
             self._product(tape, self._h, self._pack(f"{dense}.wi.weight"), self._mid)
             tape.add(Kind.RELU, self._mid, n=(d_ff,))
         else:
@@ -235,7 +238,12 @@ class NativeT5:
 
     def _buckets(self, distance: Tensor, sees: Direction) -> Tensor:
         config = self.config
-        return position_buckets(distance, config.num_buckets, config.max_distance, sees=sees)
+        return position_buckets(
+            distance,
+            config.relative_attention_num_buckets,
+            config.relative_attention_max_distance,
+            sees=sees,
+        )
 
 
 def _whole(length: int) -> int:

@@ -23,7 +23,7 @@ from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
 from jumplora_server.engine.cuda.runner import CudaRunner
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
-from jumplora_server.engine.weights import read_config, read_weights
+from jumplora_server.engine.weights import read_weights
 
 STEPS = 2
 TAU, RANK, ALPHA = 0.9, 4, 2.0
@@ -46,7 +46,7 @@ def cuda_runner(
     resident: Resident = "factored",
     kernels: Kernels | None = None,
 ) -> CudaRunner:
-    config = read_config(backbone.path)
+    config = backbone.architecture
     return CudaRunner(
         config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=DEVICE,
         limits=LIMITS, resident=resident, kernels=kernels,
@@ -54,7 +54,7 @@ def cuda_runner(
 
 
 def torch_runner(backbone: Backbone, dtype: str = "float32") -> TorchRunner:
-    config = read_config(backbone.path)
+    config = backbone.architecture
     return TorchRunner(
         config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=CPU,
         limits=LIMITS,
