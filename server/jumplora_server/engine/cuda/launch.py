@@ -12,7 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from jumplora_server.engine.cuda import kernels
+from jumplora_server.engine.cuda import expansion, kernels
+from jumplora_server.engine.cuda.expanded import COLUMNS, EXPANDED_TOKENS, LINES, Chunk, Scratch
 from jumplora_server.engine.cuda.plan import TOKENS, Kernels
 
 OUT: Final = 16  # output rows a program of an encode
@@ -24,6 +25,14 @@ IN: Final = 32  # columns of a tile of a matrix
 # explicitly.
 OPTIONS: Final = {"num_warps": 4, "enable_fp_fusion": False}
 DECODE_OPTIONS: Final = {**OPTIONS, "num_warps": 1}
+
+EXPAND: Final = {"OUT": 16, "NNZ": 64, "IN": 64}
+MULTIPLY: Final = {"TOKENS": EXPANDED_TOKENS, "OUT": LINES, "IN": COLUMNS}
+
+
+def multiply_options(is_bf16: bool) -> dict[str, object]:
+    """float32 tiles are twice as wide: a third stage of them would not fit shared memory."""
+    return {**OPTIONS, "num_warps": 8, "num_stages": 3 if is_bf16 else 2}
 
 
 def add_decode(lineages: Tensor, module: int, x: Tensor, y: Tensor) -> None:
@@ -62,6 +71,28 @@ def add_encode(tiles: Tensor, module: int, x: Tensor, y: Tensor) -> None:
     )  # fmt: skip
 
 
+def add_expanded(chunk: Chunk, module: int, x: Tensor, y: Tensor, scratch: Scratch) -> None:
+    """y[tokens] += x[tokens] D^T for the tiles of a chunk; packed forms only.
+
+    Args:
+        x: [n, d_in], float32 or bfloat16, columns side by side.
+        y: [n, d_out], a column slice of something wider or not.
+        scratch: its content is lost.
+    """
+    d_out, d_in = y.shape[1], x.shape[1]
+    is_bf16 = x.dtype == torch.bfloat16
+    matrices = scratch.matrices(chunk, (d_out, d_in), x.device)
+    rows, width = matrices.shape[2:]
+    expansion.expand_kernel[(rows // EXPAND["OUT"], chunk.slots.shape[0])](
+        chunk.slots, module, matrices, d_out, rows, width, PLANES=chunk.planes, **EXPAND, **OPTIONS
+    )
+    expansion.multiply_kernel[(rows // LINES, chunk.tiles.shape[0])](
+        chunk.tiles, matrices, _bits(x), _bits(y), x.stride(0), y.stride(0), d_out, d_in, rows,
+        width, IS_BF16=is_bf16, DOT_BF16=x.is_cuda, PLANES=chunk.planes, **MULTIPLY,
+        **multiply_options(is_bf16),
+    )  # fmt: skip
+
+
 def kept(table: Tensor, module: int, shape: tuple[int, int]) -> Tensor:
     """Which entries a factored module keeps, by the arithmetic of serving: bool [d_out, d_in].
 
@@ -81,4 +112,6 @@ def _bits(x: Tensor) -> Tensor:
     return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
 
 
-TRITON: Final = Kernels(add_decode=add_decode, add_encode=add_encode, kept=kept)
+TRITON: Final = Kernels(
+    add_decode=add_decode, add_encode=add_encode, add_expanded=add_expanded, kept=kept
+)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jumplora_server.engine.cuda import record
+from jumplora_server.engine.cuda.expanded import Chunk, Scratch
 from jumplora_server.engine.cuda.factored import GatedFactors, kept_entries, product_in_order
 from jumplora_server.engine.cuda.plan import Kernels
 
@@ -38,6 +39,13 @@ def add_encode(tiles: Tensor, module: int, x: Tensor, y: Tensor) -> None:
         matrix = delta_at(address, module, (y.shape[1], x.shape[0]))
         total = y[start:stop].float() + x[:, start:stop].float().t() @ matrix.t()
         y[start:stop] = total.to(y.dtype)
+
+
+def add_expanded(chunk: Chunk, module: int, x: Tensor, y: Tensor, scratch: Scratch) -> None:
+    """y[tokens] += x[tokens] D^T for the tiles of a chunk; see `launch.add_expanded`."""
+    slots = chunk.slots.tolist()
+    tiles = [(slots[place], start, stop) for place, start, stop in chunk.tiles.tolist()]
+    add_encode(torch.tensor(tiles), module, x.t(), y)
 
 
 def kept(table: Tensor, module: int, shape: tuple[int, int]) -> Tensor:
@@ -99,4 +107,6 @@ def _array(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(content, dtype=dtype).view(shape)
 
 
-REFERENCE: Final = Kernels(add_decode=add_decode, add_encode=add_encode, kept=kept)
+REFERENCE: Final = Kernels(
+    add_decode=add_decode, add_encode=add_encode, add_expanded=add_expanded, kept=kept
+)

@@ -15,6 +15,7 @@ from jumplora_adapters.backbone import target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence
+from jumplora_server.engine.cuda.expanded import Scratch
 from jumplora_server.engine.cuda.factored import GatedFactors, has_mask
 from jumplora_server.engine.cuda.forms import Resident, factor_all
 from jumplora_server.engine.cuda.graphs import (
@@ -70,6 +71,7 @@ class CudaRunner(TorchRunner):
         self._kernels = kernels
         self._resident = resident
         self._uploader = Uploader(device)
+        self._scratch = Scratch()
         self._steps = DecodeSteps(self._compute, device)
         self._limits = DecodeShape(self._cache.rows, self._cache.source, self._cache.target, 0)
         targets = target_shapes(
@@ -121,7 +123,8 @@ class CudaRunner(TorchRunner):
         slots = [on_device(lineage) for lineage in lineages]
         for adapter in {id(a): a for lineage in slots for a in lineage}.values():
             self._uploader.keep_for(adapter.pool)
-        return EncodePlan(make_levels(slots, spans, self._device), self._modules, self._kernels)
+        levels = make_levels(slots, spans, self._scratch, self._device)
+        return EncodePlan(levels, self._modules, self._kernels, self._scratch)
 
     def _compute(self, shape: DecodeShape, buffers: StepBuffers) -> Tensor:
         return self._model.decode(

@@ -228,7 +228,7 @@ def test_a_device_that_recomputes_another_mask_gets_packed_modules(backbone: Bac
 
     if HOST_KERNELS is None:
         pytest.skip("the references read the host's memory")
-    host = Kernels(REFERENCE.add_decode, REFERENCE.add_encode, kept)
+    host = replace(REFERENCE, kept=kept)
     forms = cuda_runner(backbone, kernels=host).pack(gated(backbone)).forms
     assert {module for module, form in forms.items() if form.record.form == "packed"} == {liar}
 
