@@ -14,16 +14,12 @@ import torch
 from torch import Tensor
 from torch.cuda import _POOL_HANDLE
 
-from jumplora_server.engine.cache import LENGTH_STEP
-
 
 @dataclass(frozen=True, slots=True)
 class DecodeShape:
     """The sizes that one graph is for; every one is padded, so that there are few."""
 
     rows: int  # cache rows that are computed, live or not
-    source: int  # cross-attention keys
-    target: int  # self-attention keys
     depth: int  # slots a lineage; 0 is the bare backbone, which launches no delta kernel
 
 
@@ -51,17 +47,10 @@ Compute = Callable[[DecodeShape, StepBuffers], Tensor]
 """Logits [rows, vocab] of a step; must neither synchronise nor depend on the buffers' content."""
 
 
-def shape_of(inputs: StepInputs, *, source: int, limits: DecodeShape) -> DecodeShape:
-    """The padded shape for a step.
-
-    Args:
-        source: the longest live prompt, in tokens.
-        limits: what the caches hold; its depth is not looked at.
-    """
+def shape_of(inputs: StepInputs, *, max_rows: int) -> DecodeShape:
+    """The padded shape for a step; the caches hold `max_rows` rows."""
     return DecodeShape(
-        rows=_padded(max(inputs.rows) + 1, 4, limits.rows),
-        source=_padded(source, LENGTH_STEP, limits.source),
-        target=_padded(max(inputs.positions) + 1, LENGTH_STEP, limits.target),
+        rows=_padded(max(inputs.rows) + 1, 4, max_rows),
         depth=_padded(max(map(len, inputs.lineages)), 0, None),
     )
 

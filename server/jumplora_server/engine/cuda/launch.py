@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 import torch
+import triton
 from torch import Tensor
 
-from jumplora_server.engine.cuda import expansion, kernels
+from jumplora_server.engine.cuda import attention, expansion, kernels
 from jumplora_server.engine.cuda.expanded import COLUMNS, EXPANDED_TOKENS, LINES, Chunk, Scratch
-from jumplora_server.engine.cuda.plan import TOKENS, Kernels
+from jumplora_server.engine.cuda.plan import TOKENS, Kernels, OwnStep
 
 OUT: Final = 16  # output rows a program of an encode
 DECODE_OUT: Final = 8  # output rows a program of a decode step
@@ -25,6 +26,11 @@ IN: Final = 32  # columns of a tile of a matrix
 # explicitly.
 OPTIONS: Final = {"num_warps": 4, "enable_fp_fusion": False}
 DECODE_OPTIONS: Final = {**OPTIONS, "num_warps": 1}
+
+OWN_KEYS: Final = 32  # keys of a block: answers are short
+OWN_OPTIONS: Final = {"num_warps": 2}
+SOURCE_KEYS: Final = 64
+SOURCE_OPTIONS: Final = {"num_warps": 4}
 
 EXPAND: Final = {"OUT": 16, "NNZ": 64, "IN": 64}
 MULTIPLY: Final = {"TOKENS": EXPANDED_TOKENS, "OUT": LINES, "IN": COLUMNS}
@@ -93,6 +99,43 @@ def add_expanded(chunk: Chunk, module: int, x: Tensor, y: Tensor, scratch: Scrat
     )  # fmt: skip
 
 
+def attend_own(qkv: Tensor, keys: Tensor, values: Tensor, step: OwnStep, bias: Tensor) -> Tensor:
+    """Store each live row's new key and value, and attend to its keys so far: [rows, inner].
+
+    Args:
+        qkv: [rows, 3 * inner], q, k and v side by side.
+        keys, values: one layer's cache, [.., heads, target, d_kv].
+        bias: float32 [heads, target], by how many steps a key is before the query.
+    """
+    _, heads, target, width = keys.shape
+    rows = qkv.shape[0]
+    out = torch.empty(rows, heads * width, dtype=qkv.dtype, device=qkv.device)
+    attention.attend_own_kernel[(rows, heads)](
+        _bits(qkv), _bits(keys), _bits(values), step.positions, step.is_live, bias, _bits(out),
+        target, width, HEADS=heads, IS_BF16=qkv.dtype == torch.bfloat16,
+        WIDTH=triton.next_power_of_2(width), KEYS=OWN_KEYS, **OWN_OPTIONS,
+    )  # fmt: skip
+    return out
+
+
+def attend_source(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+    """Attend to each row's prompt: [rows, inner].
+
+    Args:
+        q: [rows, inner].
+        keys, values: one layer's cache, [.., heads, source, d_kv].
+        lengths: int64 [rows], tokens of the prompts.
+    """
+    _, heads, source, width = keys.shape
+    out = torch.empty_like(q)
+    attention.attend_source_kernel[(q.shape[0], heads)](
+        _bits(q), _bits(keys), _bits(values), lengths, _bits(out), source, width, HEADS=heads,
+        IS_BF16=q.dtype == torch.bfloat16, WIDTH=triton.next_power_of_2(width),
+        KEYS=SOURCE_KEYS, **SOURCE_OPTIONS,
+    )  # fmt: skip
+    return out
+
+
 def kept(table: Tensor, module: int, shape: tuple[int, int]) -> Tensor:
     """Which entries a factored module keeps, by the arithmetic of serving: bool [d_out, d_in].
 
@@ -113,5 +156,10 @@ def _bits(x: Tensor) -> Tensor:
 
 
 TRITON: Final = Kernels(
-    add_decode=add_decode, add_encode=add_encode, add_expanded=add_expanded, kept=kept
+    add_decode=add_decode,
+    add_encode=add_encode,
+    add_expanded=add_expanded,
+    kept=kept,
+    attend_own=attend_own,
+    attend_source=attend_source,
 )

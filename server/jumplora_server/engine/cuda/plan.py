@@ -49,6 +49,30 @@ class AddExpanded(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class OwnStep:
+    """Where the rows of a decode step stand."""
+
+    positions: Tensor  # int64 [rows], of each row's new token
+    is_live: Tensor  # int32 [rows], 0 for rows whose caches must not change
+
+
+class AttendOwn(Protocol):
+    """`launch.attend_own`, or its reference."""
+
+    def __call__(
+        self, qkv: Tensor, keys: Tensor, values: Tensor, step: OwnStep, bias: Tensor, /
+    ) -> Tensor:
+        """Append to the caches of live rows and attend to them: [rows, inner]."""
+
+
+class AttendSource(Protocol):
+    """`launch.attend_source`, or its reference."""
+
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, /) -> Tensor:
+        """Attend to each row's prompt: [rows, inner]."""
+
+
+@dataclass(frozen=True, slots=True)
 class Kernels:
     """What a runner asks of its kernels: Triton's, or the slow references."""
 
@@ -56,6 +80,8 @@ class Kernels:
     add_encode: AddDeltas
     add_expanded: AddExpanded
     kept: KeptEntries
+    attend_own: AttendOwn
+    attend_source: AttendSource
 
 
 class DecodePlan:

@@ -15,7 +15,7 @@ from torch import Tensor
 from jumplora_server.engine.cuda import record
 from jumplora_server.engine.cuda.expanded import Chunk, Scratch
 from jumplora_server.engine.cuda.factored import GatedFactors, kept_entries, product_in_order
-from jumplora_server.engine.cuda.plan import Kernels
+from jumplora_server.engine.cuda.plan import Kernels, OwnStep
 
 _DTYPES: Final = {code: dtype for dtype, code in record.VALUE_CODES.items()}
 
@@ -46,6 +46,43 @@ def add_expanded(chunk: Chunk, module: int, x: Tensor, y: Tensor, scratch: Scrat
     slots = chunk.slots.tolist()
     tiles = [(slots[place], start, stop) for place, start, stop in chunk.tiles.tolist()]
     add_encode(torch.tensor(tiles), module, x.t(), y)
+
+
+def attend_own(qkv: Tensor, keys: Tensor, values: Tensor, step: OwnStep, bias: Tensor) -> Tensor:
+    """Append to the caches of live rows and attend to them; see `launch.attend_own`."""
+    heads, width = keys.shape[1], keys.shape[3]
+    out = torch.empty_like(qkv[:, : heads * width])
+    for row, position in enumerate(step.positions.tolist()):
+        q, k, v = qkv[row].view(3, heads, 1, width)
+        if step.is_live[row]:
+            keys[row, :, position], values[row, :, position] = k[:, 0], v[:, 0]
+        distances = torch.arange(position, -1, -1)
+        read = _attend(
+            q,
+            torch.cat([keys[row, :, :position], k], dim=1),
+            torch.cat([values[row, :, :position], v], dim=1),
+            bias[:, None, distances],
+        )
+        out[row] = read.flatten()
+    return out
+
+
+def attend_source(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+    """Attend to each row's prompt; see `launch.attend_source`."""
+    heads, width = keys.shape[1], keys.shape[3]
+    out = torch.zeros_like(q)
+    for row, length in enumerate(lengths[: len(q)].tolist()):
+        if length:
+            query = q[row].view(heads, 1, width)
+            read = _attend(query, keys[row, :, :length], values[row, :, :length], torch.zeros(1))
+            out[row] = read.flatten()
+    return out
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """q [heads, 1, width], keys and values [heads, n, width] -> [heads, 1, width], in float64."""
+    scores = q.double() @ keys.double().transpose(1, 2) + bias
+    return (scores.softmax(dim=-1) @ values.double()).to(q.dtype)
 
 
 def kept(table: Tensor, module: int, shape: tuple[int, int]) -> Tensor:
@@ -108,5 +145,10 @@ def _array(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 REFERENCE: Final = Kernels(
-    add_decode=add_decode, add_encode=add_encode, add_expanded=add_expanded, kept=kept
+    add_decode=add_decode,
+    add_encode=add_encode,
+    add_expanded=add_expanded,
+    kept=kept,
+    attend_own=attend_own,
+    attend_source=attend_source,
 )

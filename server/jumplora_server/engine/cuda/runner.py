@@ -15,6 +15,7 @@ from jumplora_adapters.backbone import target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence
+from jumplora_server.engine.cache import round_up
 from jumplora_server.engine.cuda.expanded import Scratch
 from jumplora_server.engine.cuda.factored import GatedFactors, has_mask
 from jumplora_server.engine.cuda.forms import Resident, factor_all
@@ -28,9 +29,11 @@ from jumplora_server.engine.cuda.graphs import (
 )
 from jumplora_server.engine.cuda.plan import DecodePlan, EncodePlan, Kernels, make_levels
 from jumplora_server.engine.cuda.slot import DeviceAdapter, load, on_device
+from jumplora_server.engine.cuda.t5 import CudaT5
 from jumplora_server.engine.cuda.upload import Uploader
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.sampling import to_device
+from jumplora_server.engine.t5 import T5
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import T5Config
 
@@ -62,18 +65,17 @@ class CudaRunner(TorchRunner):
         """
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {dtype!r} given; a GPU runs float32 or bfloat16")
-        super().__init__(config, weights, dtype=dtype, device=device, limits=limits)
         if kernels is None:
             # Imported here: the references do without Triton.
             from jumplora_server.engine.cuda.launch import TRITON
 
             kernels = TRITON
         self._kernels = kernels
+        super().__init__(config, weights, dtype=dtype, device=device, limits=limits)
         self._resident = resident
         self._uploader = Uploader(device)
         self._scratch = Scratch()
         self._steps = DecodeSteps(self._compute, device)
-        self._limits = DecodeShape(self._cache.rows, self._cache.source, self._cache.target, 0)
         targets = target_shapes(
             {
                 "num_heads": config.num_heads,
@@ -84,6 +86,18 @@ class CudaRunner(TorchRunner):
             }
         )
         self._modules = {module: number for number, module in enumerate(targets)}
+
+    def _make_model(
+        self, config: T5Config, weights: dict[str, Tensor], dtype: str, limits: EngineLimits
+    ) -> T5:
+        return CudaT5(
+            config,
+            weights,
+            dtype=dtype,
+            device=self._device,
+            kernels=self._kernels,
+            target=round_up(limits.max_target_tokens),
+        )
 
     def pack(self, adapter: Adapter) -> DeviceAdapter:
         """Put an adapter's deltas into a slot of device memory; any thread, beside the engine's.
@@ -114,8 +128,7 @@ class CudaRunner(TorchRunner):
             positions=[len(sequence.output) for sequence in sequences],
             lineages=[[a.address for a in on_device(lineage)] for lineage in lineages],
         )
-        longest = max(len(sequence.prompt) for sequence in sequences)
-        shape = shape_of(inputs, source=longest, limits=self._limits)
+        shape = shape_of(inputs, max_rows=self._cache.rows)
         logits = self._steps.run(shape, fill(shape, inputs, self._start))
         return logits[to_device(torch.tensor(rows), self._device)]
 
@@ -131,7 +144,7 @@ class CudaRunner(TorchRunner):
             buffers.tokens,
             buffers.positions,
             buffers.live,
-            lengths=(shape.source, shape.target),
+            lengths=(self._cache.source, self._cache.target),
             plan=DecodePlan(buffers.lineages, self._modules, self._kernels),
             cache=self._cache,
         )

@@ -14,12 +14,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from jumplora_server.engine.cuda import expansion, kernels, launch
+from jumplora_server.engine.cuda import attention, expansion, kernels, launch
 from jumplora_server.engine.cuda.expanded import PLANES
 from jumplora_server.engine.cuda.plan import TOKENS
 
 HOPPER = GPUTarget("cuda", 90, 32)
-INTS = ("module", "rows", "depth", "n", "x_stride", "y_stride", "d_out", "d_in", "width")
+INTS = ("module", "rows", "depth", "n", "x_stride", "y_stride", "d_out", "d_in", "width", "target",
+        "source")  # fmt: skip
 
 
 def compiled(
@@ -104,6 +105,21 @@ def variants() -> dict[str, dict[str, Any]]:
                 launch.multiply_options(is_bf16),
                 is_aligned=True,
             )
+        found[f"attend own {name}"] = compiled(
+            attention.attend_own_kernel,
+            {
+                **dict.fromkeys(("qkv", "keys", "values", "out"), kind),
+                "positions": "*i64", "is_live": "*i32", "bias": "*fp32",
+            },
+            {"HEADS": 16, "IS_BF16": is_bf16, "WIDTH": 64, "KEYS": launch.OWN_KEYS},
+            launch.OWN_OPTIONS,
+        )  # fmt: skip
+        found[f"attend source {name}"] = compiled(
+            attention.attend_source_kernel,
+            {**dict.fromkeys(("q", "keys", "values", "out"), kind), "lengths": "*i64"},
+            {"HEADS": 16, "IS_BF16": is_bf16, "WIDTH": 64, "KEYS": launch.SOURCE_KEYS},
+            launch.SOURCE_OPTIONS,
+        )
     for values, planes in PLANES.items():
         found[f"expand {str(values)[6:]}"] = compiled(
             expansion.expand_kernel,

@@ -34,6 +34,7 @@ def test_all_variants_become_machine_code(compiled: dict[str, dict[str, Any]]) -
     types = ("float32", "float16", "bfloat16")
     assert set(compiled) == {
         "decode float32", "decode bfloat16", "encode float32", "encode bfloat16", "mask",
+        *(f"attend {what} {x}" for what in ("own", "source") for x in ("float32", "bfloat16")),
         *(f"expand {values}" for values in types),
         *(f"multiply {x} by {values}" for x in ("float32", "bfloat16") for values in types),
     }  # fmt: skip
