@@ -185,12 +185,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="+", default=[], help="kernels to measure; else all")
+    parser.add_argument("--densities", nargs="+", type=float, default=DENSITIES)
+    parser.add_argument("--variants", type=int, help="the first so many of each kernel; else all")
     arguments = parser.parse_args()
     device = torch.device("cuda")
     rate = copy_rate(device)
     print(f"{torch.cuda.get_device_name(device)}, copy {rate / 1e12:.2f} TB/s")
     rows: list[dict[str, object]] = []
-    for density in DENSITIES:
+    for density in arguments.densities:
         pools = slots_of(density, device)
         floor = ROWS * (4 * density * SIZE * SIZE + 4 * (SIZE + 1)) / rate * 1e6
         for name, measure, variants in (
@@ -199,7 +201,7 @@ def main() -> None:
         ):  # fmt: skip
             if arguments.only and name not in arguments.only:
                 continue
-            for variant in variants:
+            for variant in variants[: arguments.variants]:
                 found = measure(pools, device, *variant)
                 row = {"kernel": name, "density": density, "variant": variant}
                 rows.append({**row, "us": round(found, 1), "bytes_floor_us": round(floor, 1)})

@@ -57,10 +57,10 @@ class RowCache:
     def open_rows(self, rows: Sequence[int], source_lengths: Sequence[int]) -> None:
         """Make rows ready for prompts of that many tokens."""
         device = self.source_mask.device
-        lengths = torch.tensor(source_lengths)
+        lengths = torch.tensor(source_lengths, dtype=torch.int64)
         outside = torch.arange(self.source) >= lengths[:, None]
         mask = torch.zeros(outside.shape, dtype=self.source_mask.dtype)
-        index = to_device(torch.tensor(rows), device)
+        index = to_device(torch.tensor(rows, dtype=torch.int64), device)
         self.source_mask[index] = to_device(mask.masked_fill_(outside, self.lowest), device)
         self.source_lengths[index] = to_device(lengths, device)
 
