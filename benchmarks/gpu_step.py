@@ -154,7 +154,7 @@ def phases(
     ]
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[0], help="0: the bare backbone")
     parser.add_argument("--listed", type=int, default=14, help="kernels that are printed")
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
+    asked = parser.parse_args(given)
     device = torch.device(asked.device)
     found: dict[int, list[Phase]] = {}
     with tempfile.TemporaryDirectory(prefix="jumplora-step-") as scratch:
