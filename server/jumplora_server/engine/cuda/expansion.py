@@ -114,14 +114,17 @@ def multiply_kernel(
                 sums = tl.dot(xs, matrix_tile(matrices + p * plane + start, True), sums)
         else:
             xs = activation(inputs + start, inside, IS_BF16)
+            # Tensor cores cut off what they add up, so only this block's sum is left to them.
+            part = tl.full([TOKENS, OUT], 0.0, tl.float32)
             for p in tl.static_range(PLANES):
                 delta = matrix_tile(matrices + p * plane + start, DOT_BF16)
                 rest = xs
                 # Products of two late pieces are below a float32's rounding.
                 for _ in tl.static_range(1 if IS_BF16 else PIECES - p):
                     piece = widened(bf16_bits(rest))
-                    sums = tl.dot(operand(piece, DOT_BF16), delta, sums, input_precision="ieee")
+                    part = tl.dot(operand(piece, DOT_BF16), delta, part, input_precision="ieee")
                     rest -= piece
+            sums += part
     pointers = y + tokens[:, None] * y_stride + outs[None, :]
     inside = live[:, None] & (outs < d_out)[None, :]
     total = activation(pointers, inside, IS_BF16) + sums

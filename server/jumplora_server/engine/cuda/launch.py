@@ -33,7 +33,11 @@ SOURCE_KEYS: Final = 64
 SOURCE_OPTIONS: Final = {"num_warps": 4}
 
 EXPAND: Final = {"OUT": 16, "NNZ": 64, "IN": 64}
-MULTIPLY: Final = {"TOKENS": EXPANDED_TOKENS, "OUT": LINES, "IN": COLUMNS}
+
+
+def multiply_blocks(is_bf16: bool) -> dict[str, int]:
+    """Tokens, output rows and columns of a product; float32 keeps two sums of an output."""
+    return {"TOKENS": EXPANDED_TOKENS, "OUT": LINES if is_bf16 else LINES // 2, "IN": COLUMNS}
 
 
 def multiply_options(is_bf16: bool) -> dict[str, object]:
@@ -89,12 +93,13 @@ def add_expanded(chunk: Chunk, module: int, x: Tensor, y: Tensor, scratch: Scrat
     is_bf16 = x.dtype == torch.bfloat16
     matrices = scratch.matrices(chunk, (d_out, d_in), x.device)
     rows, width = matrices.shape[2:]
+    blocks = multiply_blocks(is_bf16)
     expansion.expand_kernel[(rows // EXPAND["OUT"], chunk.slots.shape[0])](
         chunk.slots, module, matrices, d_out, rows, width, PLANES=chunk.planes, **EXPAND, **OPTIONS
     )
-    expansion.multiply_kernel[(rows // LINES, chunk.tiles.shape[0])](
+    expansion.multiply_kernel[(rows // blocks["OUT"], chunk.tiles.shape[0])](
         chunk.tiles, matrices, _bits(x), _bits(y), x.stride(0), y.stride(0), d_out, d_in, rows,
-        width, IS_BF16=is_bf16, DOT_BF16=x.is_cuda, PLANES=chunk.planes, **MULTIPLY,
+        width, IS_BF16=is_bf16, DOT_BF16=x.is_cuda, PLANES=chunk.planes, **blocks,
         **multiply_options(is_bf16),
     )  # fmt: skip
 

@@ -101,7 +101,12 @@ def variants() -> dict[str, dict[str, Any]]:
             found[f"multiply {name} by {str(values)[6:]}"] = compiled(
                 expansion.multiply_kernel,
                 {"tiles": "*i64", "scratch": "*i16", "x": kind, "y": kind},
-                {"IS_BF16": is_bf16, "DOT_BF16": True, "PLANES": planes, **launch.MULTIPLY},
+                {
+                    "IS_BF16": is_bf16,
+                    "DOT_BF16": True,
+                    "PLANES": planes,
+                    **launch.multiply_blocks(is_bf16),
+                },
                 launch.multiply_options(is_bf16),
                 is_aligned=True,
             )
