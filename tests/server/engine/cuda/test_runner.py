@@ -267,4 +267,4 @@ def test_a_relu_backbone_has_the_torch_runners_logits(tmp_path: Path, dtype: str
                 sequence.output.extend([7, 9, 11])  # their keys are the empty cache's
             results.append(runner.logits(sequences, [()] * 5).cpu())
     wide = float(results[1].std())
-    torch.testing.assert_close(*results, atol=wide * (1e-4 if dtype == "float32" else 0.05), rtol=0)
+    torch.testing.assert_close(*results, atol=wide * (1e-4 if dtype == "float32" else 0.1), rtol=0)
