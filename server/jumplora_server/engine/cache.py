@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture
 from jumplora_server.engine.memory import lazy_zeros
+from jumplora_server.engine.sampling import to_device
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
 # have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py): MKL
@@ -54,11 +57,17 @@ class RowCache:
         # it (not -inf: a free row that is computed along must not make NaN).
         self.lowest = torch.finfo(dtype).min
         self.source_mask = torch.full((rows, self.source), self.lowest, dtype=dtype, device=device)
+        self.source_lengths = torch.zeros(rows, dtype=torch.int64, device=device)
 
-    def open_row(self, row: int, source_length: int) -> None:
-        """Make a row ready for a prompt of that many tokens."""
-        self.source_mask[row, :source_length] = 0
-        self.source_mask[row, source_length:] = self.lowest
+    def open_rows(self, rows: Sequence[int], source_lengths: Sequence[int]) -> None:
+        """Make rows ready for prompts of that many tokens."""
+        device = self.source_mask.device
+        lengths = torch.tensor(source_lengths, dtype=torch.int64)
+        outside = torch.arange(self.source) >= lengths[:, None]
+        mask = torch.zeros(outside.shape, dtype=self.source_mask.dtype)
+        index = to_device(torch.tensor(rows, dtype=torch.int64), device)
+        self.source_mask[index] = to_device(mask.masked_fill_(outside, self.lowest), device)
+        self.source_lengths[index] = to_device(lengths, device)
 
     def clear_row(self, row: int) -> None:
         """Forget a row's numbers, after it failed.

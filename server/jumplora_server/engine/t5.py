@@ -21,6 +21,7 @@ from jumplora_adapters.checkpoint import DECODER_EMBEDDING, ENCODER_EMBEDDING, H
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.linear import MIN_ROWS, Linear, make_linear
+from jumplora_server.engine.sampling import to_device
 from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
 
 Direction = Literal["both", "past"]
@@ -33,7 +34,8 @@ class LengthGroup:
 
     rows: Tensor  # [b] cache rows
     index: Tensor  # [b, L] positions in the packed tokens; padding repeats a prompt's first token
-    valid: Tensor  # [b * L] bool: no padding
+    packed: Tensor  # [m] positions in the packed tokens of what is no padding
+    padded: Tensor  # [m] the same in [b * L]
     bias: Tensor  # [b or 1, heads, L, L] position bias plus the mask of padding
 
 
@@ -125,8 +127,8 @@ class T5:
         for layer in self.encoder:
             h = self._norm(x, layer.norms[0])
             qkv = self._qkv(layer, h, plan)
-            x = x + layer.out(self._attend_groups(qkv, groups))
-            x = x + self._feed_forward(layer, self._norm(x, layer.norms[1]))
+            x = self._plus(x, layer.out, self._attend_groups(qkv, groups))
+            x = self._feed_forward(layer, x, self._norm(x, layer.norms[1]))
         x = self._norm(x, self.encoder_norm)
         for index, layer in enumerate(self.decoder):
             assert layer.cross_kv is not None
@@ -169,14 +171,14 @@ class T5:
             q, k, v = qkv.view(rows, 3, self.config.num_heads, self.config.d_kv).unbind(1)
             cache.append(index, live, live_positions, k[live], v[live])
             own = self._attend_rows(q, cache.self_k[index], cache.self_v[index], self_bias)
-            x = x + layer.out(own)
+            x = self._plus(x, layer.out, own)
             h = self._norm(x, layer.norms[1])
             q = layer.cross_q(h)
             plan.add(f"{layer.prefix}.1.EncDecAttention.q", h, q)
             q = q.view(rows, self.config.num_heads, self.config.d_kv)
             read = self._attend_rows(q, cache.cross_k[index], cache.cross_v[index], source_mask)
-            x = x + layer.cross_out(read)
-            x = x + self._feed_forward(layer, self._norm(x, layer.norms[2]))
+            x = self._plus(x, layer.cross_out, read)
+            x = self._feed_forward(layer, x, self._norm(x, layer.norms[2]))
         x = self._norm(x, self.decoder_norm) * self.config.logit_scale
         return self.head(x).float()
 
@@ -194,12 +196,17 @@ class T5:
             )
         return qkv
 
-    def _feed_forward(self, layer: Layer, h: Tensor) -> Tensor:
+    def _plus(self, x: Tensor, linear: Linear, y: Tensor) -> Tensor:
+        """x + linear(y), which may be x itself."""
+        return x + linear(y)
+
+    def _feed_forward(self, layer: Layer, x: Tensor, h: Tensor) -> Tensor:
+        """x + the feed-forward of h."""
         wide = layer.wide(h)
         if self.config.feed_forward_proj == "relu":
-            return layer.narrow(F.relu_(wide))
+            return self._plus(x, layer.narrow, F.relu_(wide))
         gate, value = wide.chunk(2, dim=-1)
-        return layer.narrow(_gelu(gate) * value)
+        return self._plus(x, layer.narrow, _gelu(gate) * value)
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[b, L, parts * inner] -> parts tensors [b, heads, L, d_kv]."""
@@ -214,7 +221,7 @@ class T5:
             q, k, v = self._heads(qkv[group.index], 3)
             read = _attend_prompts(q, k, v, group.bias)
             flat = read.transpose(1, 2).reshape(-1, self.config.inner)  # [b * L, inner]
-            out[group.index.view(-1)[group.valid]] = flat[group.valid]
+            out[group.packed] = flat[group.padded]
         return out
 
     def _attend_rows(self, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
@@ -265,18 +272,22 @@ class T5:
         ]
 
     def _group(self, length: int, spans: list[tuple[int, int]], rows: list[int]) -> LengthGroup:
-        starts = torch.tensor([span[0] for span in spans], device=self.device)
-        sizes = torch.tensor([span[1] - span[0] for span in spans], device=self.device)
-        steps = torch.arange(length, device=self.device)
+        # Built on the host: asking the device which tokens are valid would wait for it.
+        starts = torch.tensor([span[0] for span in spans])
+        sizes = torch.tensor([span[1] - span[0] for span in spans])
+        steps = torch.arange(length)
         valid = steps < sizes[:, None]  # [b, L]
+        index = starts[:, None] + steps * valid
         bias = self._encoder_position_bias(length)[None]
         if not bool(valid.all()):
             lowest = torch.finfo(self.dtype).min
-            bias = bias.masked_fill(~valid[:, None, None, :], lowest)
+            outside = to_device(~valid, self.device)
+            bias = bias.masked_fill(outside[:, None, None, :], lowest)
         return LengthGroup(
-            rows=torch.tensor(rows, device=self.device),
-            index=starts[:, None] + steps * valid,
-            valid=valid.view(-1),
+            rows=to_device(torch.tensor(rows), self.device),
+            index=to_device(index, self.device),
+            packed=to_device(index[valid], self.device),
+            padded=to_device(valid.view(-1).nonzero()[:, 0], self.device),
             bias=bias,
         )
 
@@ -315,9 +326,11 @@ def _attend_prompts(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 def _gelu(x: Tensor) -> Tensor:
     """The tanh form of GELU, x [n, d_ff], with the same bits for a row in any batch.
 
-    torch cuts a large elementwise operation into one piece a thread, and the tail of each piece
-    goes through another tanh; blocks under that size are never cut.
+    On a CPU torch cuts a large elementwise operation into one piece a thread, and the tail of each
+    piece goes through another tanh; blocks under that size are never cut.
     """
+    if x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
     rows = max(1, UNCUT_ELEMENTS // x.shape[1])
     starts = range(0, x.shape[0], rows)
     return torch.cat([F.gelu(x[i : i + rows], approximate="tanh") for i in starts])

@@ -40,7 +40,7 @@ class TorchRunner:
         self._device = device
         self._start = start_token_id
         self._min_rows = min_rows(dtype)
-        self._model = T5(config, weights, dtype=dtype, device=device)
+        self._model = self._make_model(config, weights, dtype, limits)
         self._cache = RowCache(
             config,
             rows=max(limits.max_rows, self._min_rows),
@@ -56,6 +56,11 @@ class TorchRunner:
             positions=limits.max_target_tokens,
             device=device,
         )
+
+    def _make_model(
+        self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
+    ) -> T5:
+        return T5(config, weights, dtype=dtype, device=self._device)
 
     @property
     def weight_bytes(self) -> int:
@@ -80,11 +85,13 @@ class TorchRunner:
         for sequence, _ in pairs:
             spans.append((len(tokens), len(tokens) + len(sequence.prompt)))
             tokens.extend(sequence.prompt)
-            self._cache.open_row(sequence.row, len(sequence.prompt))
+        rows = [sequence.row for sequence, _ in pairs]
+        self._cache.open_rows(rows, [stop - start for start, stop in spans])
         plan = self._encode_plan([lineage for _, lineage in pairs], spans)
-        groups = self._model.groups(spans, [sequence.row for sequence, _ in pairs])
+        groups = self._model.groups(spans, rows)
         tokens.extend([self._start] * (self._min_rows - len(tokens)))
-        self._model.encode(torch.tensor(tokens, device=self._device), groups, plan, self._cache)
+        given = to_device(torch.tensor(tokens), self._device)
+        self._model.encode(given, groups, plan, self._cache)
 
     def _encode_plan(self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]]) -> Plan:
         forms = [tuple(member.forms for member in lineage) for lineage in lineages]
