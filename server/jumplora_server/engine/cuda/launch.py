@@ -32,7 +32,7 @@ OWN_OPTIONS: Final = {"num_warps": 2}
 SOURCE_KEYS: Final = 64
 SOURCE_OPTIONS: Final = {"num_warps": 4}
 
-EXPAND: Final = {"OUT": 16, "NNZ": 64, "IN": 64}
+EXPAND: Final = {"OUT": 8, "NNZ": 64, "IN": 256}
 
 
 def multiply_blocks(is_bf16: bool) -> dict[str, int]:
