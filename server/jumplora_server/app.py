@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -30,7 +31,7 @@ from jumplora_server.api import adapters, errors, generate, health
 from jumplora_server.api.access import AccessLog, BodyCheck, is_upload
 from jumplora_server.api.auth import KeyCheck
 from jumplora_server.api.methods import Methods
-from jumplora_server.core import Detokenizer
+from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
 from jumplora_server.delivery import Delivery
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
@@ -61,6 +62,11 @@ DESCRIPTION = (
 
 
 _log = logging.getLogger(__name__)
+
+
+# Added tokens come by ones and tens, T5's extra ids by a hundred; the tokenizer of another backbone
+# has thousands more, and every prompt would be read wrongly.
+MAX_EXTRA_TOKENS = 256
 
 
 class StartupError(Exception):
@@ -104,12 +110,10 @@ def assemble(settings: Settings) -> Parts:
         )
     except (ValueError, NativeUnavailable) as error:  # what was asked for does not go together
         raise StartupError(str(error)) from error
-    tokenizer = Tokenizer.load(folder, eos_token_id=engine.limits.eos_token_id)
-    if tokenizer.highest_id >= engine.vocab_size:
-        raise StartupError(
-            f"tokenizer.json of {folder} has token {tokenizer.highest_id}, but the backbone has "
-            f"embeddings of tokens 0 to {engine.vocab_size - 1} only"
-        )
+    tokenizer = Tokenizer.load(
+        folder, eos_token_id=engine.limits.eos_token_id, rows=engine.vocab_size
+    )
+    _compare(folder, tokenizer.highest_id + 1, engine.vocab_size)
     parts = connect(settings, backbone, engine, tokenizer)
     parts.services.metrics.model_bytes(engine.weight_bytes)
     return parts
@@ -134,7 +138,7 @@ def connect(
     metrics.build_info(VERSION, torch.__version__)
     store = _open_store(settings)
     delivery = Delivery()
-    prompt = tokenizer.encode(WARM_UP_TEXT, truncate_to=engine.limits.max_source_tokens)
+    prompt = _warm_up_prompt(tokenizer, engine.limits)
     loop: EngineLoop
 
     # Residency runs its trials through the loop, the loop claims slots from residency.
@@ -184,6 +188,7 @@ def connect(
         settings=settings,
         backbone=backbone,
         tokenizer=tokenizer,
+        templates=tokenizer.templates(plain=settings.control_tokens_in_text == "plain"),
         store=store,
         metrics=metrics,
         residency=residency,
@@ -195,6 +200,30 @@ def connect(
         lifecycle=lifecycle,
     )
     return Parts(services, delivery)
+
+
+def _compare(folder: Path, tokens: int, rows: int) -> None:
+    """Warn of a tokenizer that is a little larger than the embedding. Raises StartupError."""
+    extra = tokens - rows
+    if extra > MAX_EXTRA_TOKENS:
+        raise StartupError(
+            f"tokenizer.json of {folder} has {tokens} tokens, but the backbone's embedding has "
+            f"{rows} rows; at most {MAX_EXTRA_TOKENS} more tokens than rows are allowed: is it the "
+            "tokenizer of another backbone?"
+        )
+    if extra > 0:
+        _log.warning(
+            "tokenizer.json of %s has %d tokens more than the backbone's embedding has rows (%d):"
+            " prompts that need one of them are refused",
+            folder, extra, rows,
+        )  # fmt: skip
+
+
+def _warm_up_prompt(tokenizer: Tokenizer, limits: EngineLimits) -> tuple[int, ...]:
+    try:
+        return tokenizer.encode(WARM_UP_TEXT, truncate_to=limits.max_source_tokens)
+    except NoEmbedding:  # any tokens do that the backbone has
+        return (tokenizer.eos_token_id,)
 
 
 def _open_store(settings: Settings) -> Store:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from tokenizers import Tokenizer
 from transformers import GenerationConfig
 
+from jumplora_adapters.decoding import TextDecoder
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.training.adapt import AdaptedBackbone
 from jumplora_adapters.training.batches import by_length, padded
@@ -21,12 +21,12 @@ def evaluate(
     adapted: AdaptedBackbone,
     deltas: Mapping[str, Delta],
     examples: Sequence[Example],
-    tokenizer: Tokenizer,
+    decoder: TextDecoder,
     max_new_tokens: int,
 ) -> dict[str, float]:
     """Means of exact match, F1 and ROUGE-L over `examples`, each between 0 and 1."""
     with adapted.serving(deltas):
-        predicted = greedy_texts(adapted, examples, tokenizer, max_new_tokens)
+        predicted = greedy_texts(adapted, examples, decoder, max_new_tokens)
     return all_scores(predicted, [example.answer for example in examples])
 
 
@@ -34,7 +34,7 @@ def evaluate(
 def greedy_texts(
     adapted: AdaptedBackbone,
     examples: Sequence[Example],
-    tokenizer: Tokenizer,
+    decoder: TextDecoder,
     max_new_tokens: int,
 ) -> list[str]:
     """One decoded text an example, in their order, special tokens left out."""
@@ -58,7 +58,7 @@ def greedy_texts(
             attention_mask=is_source.to(adapted.device),
             generation_config=greedy,
         )
-        decoded = tokenizer.decode_batch(output.tolist(), skip_special_tokens=True)
+        decoded = decoder.decode_all(output.tolist())
         for index, text in zip(indices, decoded, strict=True):
             texts[index] = text
     return texts

@@ -22,8 +22,10 @@ def test_padding_and_order_do_not_change_an_answer(config: TrainConfig) -> None:
     adapted.model.eval()
     examples = prepared.train.examples
     assert len({len(example.source) for example in examples}) > 1
-    together = greedy_texts(adapted, examples, prepared.tokenizer, 6)
-    alone = [greedy_texts(adapted, [example], prepared.tokenizer, 6)[0] for example in examples]
+    together = greedy_texts(adapted, examples, prepared.tokenizer.decoder, 6)
+    alone = [
+        greedy_texts(adapted, [example], prepared.tokenizer.decoder, 6)[0] for example in examples
+    ]
     assert together == alone
     assert len(set(together)) > 1
 
@@ -34,7 +36,7 @@ def test_scores_are_of_the_deltas_given_and_training_goes_on(config: TrainConfig
     adapted = load_adapted(prepared.backbone, (), config, torch.device("cpu"))
     adapted.model.train()
     deltas = adapted.deltas(torch.float32)
-    scores = evaluate(adapted, deltas, prepared.dev.examples, prepared.tokenizer, 2)
+    scores = evaluate(adapted, deltas, prepared.dev.examples, prepared.tokenizer.decoder, 2)
     assert set(scores) == {"exact_match", "f1", "rouge_l"}
     assert adapted.model.training
     assert all(layer.served is None for layer in adapted.layers.values())
@@ -49,7 +51,7 @@ def test_the_backbones_own_generation_settings_play_no_part(
         assert prepared.dev is not None
         adapted = load_adapted(prepared.backbone, (), changed, torch.device("cpu"))
         adapted.model.eval()
-        return greedy_texts(adapted, prepared.dev.examples, prepared.tokenizer, 6)
+        return greedy_texts(adapted, prepared.dev.examples, prepared.tokenizer.decoder, 6)
 
     plain = Path(config.backbone)
     copy = shutil.copytree(plain, tmp_path / "copy")

@@ -81,7 +81,7 @@ def test_scores_are_those_of_the_file_merged_into_transformers(config: TrainConf
         output = model.generate(
             input_ids=torch.tensor([example.source]), max_new_tokens=2, do_sample=False
         )
-        hits += prepared.tokenizer.decode(output[0].tolist()).strip() == example.answer
+        hits += prepared.tokenizer.decoder.decode(output[0].tolist()).strip() == example.answer
     assert trained.scores["test_exact_match"] == hits / len(prepared.test.examples)
     assert trained.scores["dev_exact_match"] > 0  # otherwise the comparison shows nothing
 
