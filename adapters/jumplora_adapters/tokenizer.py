@@ -47,10 +47,21 @@ class BackboneTokenizer:
 
 
 def load_tokenizer(folder: Path) -> BackboneTokenizer:
-    """The backbone's tokenizer.json, cutting and padding nothing on its own.
+    """The backbone's tokenizer.json and what goes with it.
 
     Raises DataError, and BackboneError for config.json or tokenizer_config.json.
     """
+    raw = read_tokenizer(folder)
+    rows = read_json_object(folder / "config.json").get("vocab_size")
+    return BackboneTokenizer.of(
+        raw,
+        rows if isinstance(rows, int) else raw.get_vocab_size(),
+        cleans_spaces=cleans_spaces(folder, raw),
+    )
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The backbone's tokenizer.json, cutting and padding nothing on its own. Raises DataError."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise DataError(f"{folder} has no tokenizer.json, which prompts are counted with")
@@ -60,12 +71,7 @@ def load_tokenizer(folder: Path) -> BackboneTokenizer:
         raise DataError(f"{path} is no tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    rows = read_json_object(folder / "config.json").get("vocab_size")
-    return BackboneTokenizer.of(
-        tokenizer,
-        rows if isinstance(rows, int) else tokenizer.get_vocab_size(),
-        cleans_spaces=cleans_spaces(folder, tokenizer),
-    )
+    return tokenizer
 
 
 def end_token(folder: Path) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from factories import tiny_tokenizer
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.tokenizer import end_token, load_tokenizer, token_ids
+from jumplora_adapters.tokenizer import end_token, load_tokenizer, read_tokenizer, token_ids
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_the_end_token_comes_once(tmp_path: Path) -> None:
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text("{}")
-    tokenizer, end = load_tokenizer(tmp_path).raw, end_token(tmp_path)
+    tokenizer, end = read_tokenizer(tmp_path), end_token(tmp_path)
     assert token_ids(tokenizer, ["good"], end) == [tuple(tokenizer.encode("good").ids)]
     assert token_ids(tokenizer, ["good"], 7)[0][-2:] == (end, 7)
 

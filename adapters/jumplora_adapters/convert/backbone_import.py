@@ -21,6 +21,8 @@ from torch import Tensor
 from jumplora_adapters.backbone import read_architecture, read_backbone
 from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.convert.pickled import load_pickled
+from jumplora_adapters.convert.spiece import make_tokenizer
+from jumplora_adapters.convert.spiece_battery import check_equal
 from jumplora_adapters.errors import ConvertError
 
 SINGLE_FILE = "pytorch_model.bin"
@@ -66,7 +68,9 @@ def import_backbone(
     or BackboneError where the result would not be a usable backbone.
     """
     config = read_json_object(source / "config.json")
-    read_architecture(config)  # refuses other families and folders that bring code
+    rows = read_architecture(config)[
+        "vocab_size"
+    ]  # refuses other families and folders that bring code
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConvertError(f"{folder} exists and is not an empty folder: choose a new one")
     tensors = _load_state(source)
@@ -79,7 +83,7 @@ def import_backbone(
         for name in COPIED_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, work / name)
-        tokenizer = _complete_tokenizer(work)
+        tokenizer = _complete_tokenizer(work, int(str(rows)))
         read_backbone(work)  # raises unless every target is there in its shape
         if folder.exists():
             folder.rmdir()
@@ -187,20 +191,25 @@ def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> Iterator[list[str]
         yield names
 
 
-def _complete_tokenizer(folder: Path) -> TokenizerOrigin:
-    """Write tokenizer.json from spiece.model where it is missing and transformers can."""
+def _complete_tokenizer(folder: Path, rows: int) -> TokenizerOrigin:
+    """Write tokenizer.json from spiece.model where it is missing and SentencePiece is installed.
+
+    Raises ConvertError where it would not read and write as SentencePiece does.
+    """
     if (folder / "tokenizer.json").is_file():
         return "copied"
     if not (folder / "spiece.model").is_file():
         return "missing"
     try:
-        from transformers import AutoTokenizer  # an extra; seconds to import, and rarely needed
-
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-        backend = tokenizer.backend_tokenizer
-    except (ImportError, OSError, ValueError, AttributeError):
+        from sentencepiece import sentencepiece_model_pb2  # an extra
+    except ImportError:
         return "missing"
-    backend.save(str(folder / "tokenizer.json"))
+    content = (folder / "spiece.model").read_bytes()
+    try:
+        model = sentencepiece_model_pb2.ModelProto.FromString(content)
+    except Exception as error:  # protobuf has several, by implementation
+        raise ConvertError(f"spiece.model is not a SentencePiece model: {error}") from error
+    tokenizer = make_tokenizer(model, folder, rows)
+    check_equal(tokenizer, model)
+    tokenizer.save(str(folder / "tokenizer.json"))
     return "made"

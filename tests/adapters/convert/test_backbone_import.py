@@ -139,14 +139,14 @@ def test_tokenizer_json_is_made_of_spiece_model(tmp_path: Path) -> None:
     assert made.token_to_id("<extra_id_0>") == 219
 
 
-def test_without_transformers_the_tokenizer_is_reported_missing(
+def test_without_sentencepiece_the_tokenizer_is_reported_missing(
     pickled_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "bin"
     shutil.copytree(pickled_t5, source)
     (source / "tokenizer.json").unlink()
     (source / "spiece.model").write_bytes(b"not looked at")
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
     imported = import_backbone(source, tmp_path / "safe")
     assert imported.tokenizer == "missing"
     assert (imported.folder / "spiece.model").read_bytes() == b"not looked at"
