@@ -24,6 +24,7 @@ _MARKS = (
 )
 BEFORE_MARKS = f"(?=[{_MARKS}])"
 _BYTES = np.arange(1, 256)
+_NODES = 4096  # looked at together
 _MARK = re.compile(
     "[\u0300-\u036f\u0591-\u05c7\u0610-\u1cff\u1dc0-\u1dff\u20d0-\u20ff\u3099\u309a\uff9e\uff9f"
     "\U00010000-\U0001ffff]"
@@ -51,12 +52,13 @@ def entries(charsmap: bytes) -> list[str]:
     found = []
     waiting = [(_offset(int(units[0])), b"")]
     while waiting:
-        place, prefix = waiting.pop()
-        at = place ^ _BYTES
-        at = at[at < len(units)]
-        at = at[units[at] & 0x800000FF == at ^ place]
-        for child, unit in zip(at.tolist(), units[at].tolist(), strict=True):
-            key = prefix + bytes([child ^ place])
+        nodes, waiting = waiting[-_NODES:], waiting[:-_NODES]
+        places = np.array([place for place, _ in nodes])
+        at = places[:, None] ^ _BYTES
+        labels = np.where(at < len(units), units[np.minimum(at, len(units) - 1)] & 0x800000FF, 0)
+        for node, column in zip(*map(np.ndarray.tolist, np.nonzero(labels == _BYTES)), strict=True):
+            child = int(at[node, column])
+            unit, key = int(units[child]), nodes[node][1] + bytes([column + 1])
             if unit >> 8 & 1:
                 found.append(key.decode())
             waiting.append((child ^ _offset(unit), key))

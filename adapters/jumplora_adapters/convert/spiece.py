@@ -28,7 +28,7 @@ T5_EXTRA_IDS = 100
 
 ENDS = rf"\A +|[ {SPACE}]+\z"
 RUNS = " {2,}"
-LEADING = rf"\A(?={SPACE})"
+LEADING = rf"\A(?=[ {SPACE}])"  # a first space is put before these too
 # A byte's name is no token where a text has it: SentencePiece finds none there.
 BYTE_NAME = r"<(?=0x[0-9A-F]{2}>)"
 _EXTRA_ID = re.compile(rf"{SPACE}?<extra_id_\d+>")
