@@ -271,11 +271,22 @@ def test_what_is_served_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert f"task logged: version {version[:12]} is loaded" in caplog.text
 
 
-def test_a_tokenizer_with_more_tokens_than_the_backbone_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [1, app.MAX_EXTRA_TOKENS, app.MAX_EXTRA_TOKENS + 1])
+def test_a_tokenizer_may_be_a_little_larger_than_the_backbone(
+    extra: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tiny_t5(tmp_path / "backbone")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_tokens(["<new>"])
+    tokenizer.add_tokens([f"<new {n}>" for n in range(extra)])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = load_settings(backbone=str(folder), store=str(tmp_path / "store"))
-    with pytest.raises(app.StartupError, match=r"token 512, but .* tokens 0 to 511"):
-        app.assemble(settings)
+    if extra > app.MAX_EXTRA_TOKENS:
+        with pytest.raises(
+            app.StartupError, match=rf"has {512 + extra} tokens, .* at most 256 more"
+        ):
+            app.assemble(settings)
+        return
+    app.assemble(settings)
+    warnings = [line for line in caplog.messages if "tokens more than" in line]
+    assert len(warnings) == 1
+    assert f"has {extra} tokens more than the backbone's embedding has rows (512)" in warnings[0]
