@@ -17,6 +17,7 @@ from foreign_checkpoints import WAS_RUN, RunsCode
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.convert.backbone_import import import_backbone
 from jumplora_adapters.errors import AdapterError, BackboneError, ConvertError
+from spiece_models import spiece_model
 
 HEAD = "lm_head.weight"
 SHARED = "shared.weight"
@@ -251,3 +252,18 @@ def test_a_folder_in_use_is_refused(pickled_t5: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pickled_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _pickled(tmp_path_factory.mktemp("pickled") / "bin", "v1.1")
+
+
+def test_a_tokenizer_that_would_read_otherwise_refuses_the_import(
+    pickled_t5: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "bin"
+    shutil.copytree(pickled_t5, source)
+    (source / "tokenizer.json").unlink()
+    spiece_model(source, normalization_rule_name="identity", treat_whitespace_as_suffix=True)
+    with pytest.raises(ConvertError, match=r"reads .* as the tokens .*, SentencePiece as"):
+        import_backbone(source, tmp_path / "safe")
+    assert not (tmp_path / "safe").exists()
+    (source / "spiece.model").write_bytes(b"no model")
+    with pytest.raises(ConvertError, match=r"spiece\.model is not a SentencePiece model"):
+        import_backbone(source, tmp_path / "safe")
