@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -26,9 +26,13 @@ class PlainText:
     control tokens has the same ids in both.
     """
 
-    def __init__(self, raw: Tokenizer) -> None:
-        """Raises DataError where the tokenizer does not work without its control tokens' names."""
-        names = _control_tokens(raw)
+    def __init__(self, raw: Tokenizer, ends: Iterable[int] = ()) -> None:
+        """`ends` are control tokens too, if the tokenizer does not know it.
+
+        Raises DataError where the tokenizer does not work without its control tokens' names.
+        """
+        known = map(raw.id_to_token, ends)
+        names = _control_tokens(raw) | {name for name in known if name is not None}
         secret = secrets.token_hex(16)
         self._marks = {name: f"\ue000{secret}.{n}\ue000" for n, name in enumerate(sorted(names))}
         # All added tokens, since the longest one is read; only control tokens are replaced.

@@ -6,7 +6,7 @@ The server has a tokenizer of its own, which reads and writes the same in pieces
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +32,11 @@ class BackboneTokenizer:
     rows: int
 
     @classmethod
-    def of(cls, raw: Tokenizer, rows: int, *, cleans_spaces: bool = False) -> BackboneTokenizer:
-        """Both readings of `raw`."""
-        return cls(raw, PlainText(raw), TextDecoder(raw, cleans_spaces=cleans_spaces), rows)
+    def of(
+        cls, raw: Tokenizer, rows: int, *, ends: Iterable[int] = (), cleans_spaces: bool = False
+    ) -> BackboneTokenizer:
+        """Both readings of `raw`; `ends` are control tokens in any case."""
+        return cls(raw, PlainText(raw, ends), TextDecoder(raw, cleans_spaces=cleans_spaces), rows)
 
     def check(self, ids: Sequence[int], what: str) -> None:
         """Raise DataError where `what` has a token that the embedding has no row for."""
@@ -52,10 +54,12 @@ def load_tokenizer(folder: Path) -> BackboneTokenizer:
     Raises DataError, and BackboneError for config.json or tokenizer_config.json.
     """
     raw = read_tokenizer(folder)
-    rows = read_json_object(folder / "config.json").get("vocab_size")
+    config = read_json_object(folder / "config.json")
+    rows, ends = config.get("vocab_size"), config.get("eos_token_id", 1)
     return BackboneTokenizer.of(
         raw,
         rows if isinstance(rows, int) else raw.get_vocab_size(),
+        ends=[end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)],
         cleans_spaces=cleans_spaces(folder, raw),
     )
 

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
-from jumplora_adapters.errors import AdapterError, StoreError
+from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.api import adapters, errors, generate, health
@@ -35,7 +34,7 @@ from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
 from jumplora_server.delivery import Delivery
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
-from jumplora_server.engine.tokenizer import Tokenizer
+from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
 from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.http.connections import Traffic
 from jumplora_server.loop import EngineLoop, StepEngine
@@ -62,11 +61,6 @@ DESCRIPTION = (
 
 
 _log = logging.getLogger(__name__)
-
-
-# Added tokens come by ones and tens, T5's extra ids by a hundred; the tokenizer of another backbone
-# has thousands more, and every prompt would be read wrongly.
-MAX_EXTRA_TOKENS = 256
 
 
 class StartupError(Exception):
@@ -113,7 +107,6 @@ def assemble(settings: Settings) -> Parts:
     tokenizer = Tokenizer.load(
         folder, eos_token_id=engine.limits.eos_token_id, rows=engine.vocab_size
     )
-    _compare(folder, tokenizer.highest_id + 1, engine.vocab_size)
     parts = connect(settings, backbone, engine, tokenizer)
     parts.services.metrics.model_bytes(engine.weight_bytes)
     return parts
@@ -188,7 +181,7 @@ def connect(
         settings=settings,
         backbone=backbone,
         tokenizer=tokenizer,
-        templates=tokenizer.templates(plain=settings.control_tokens_in_text == "plain"),
+        templates=_templates(settings, tokenizer),
         store=store,
         metrics=metrics,
         residency=residency,
@@ -202,21 +195,13 @@ def connect(
     return Parts(services, delivery)
 
 
-def _compare(folder: Path, tokens: int, rows: int) -> None:
-    """Warn of a tokenizer that is a little larger than the embedding. Raises StartupError."""
-    extra = tokens - rows
-    if extra > MAX_EXTRA_TOKENS:
+def _templates(settings: Settings, tokenizer: Tokenizer) -> TemplateReader:
+    try:
+        return tokenizer.templates(plain=settings.control_tokens_in_text == "plain")
+    except DataError as error:
         raise StartupError(
-            f"tokenizer.json of {folder} has {tokens} tokens, but the backbone's embedding has "
-            f"{rows} rows; at most {MAX_EXTRA_TOKENS} more tokens than rows are allowed: is it the "
-            "tokenizer of another backbone?"
-        )
-    if extra > 0:
-        _log.warning(
-            "tokenizer.json of %s has %d tokens more than the backbone's embedding has rows (%d):"
-            " prompts that need one of them are refused",
-            folder, extra, rows,
-        )  # fmt: skip
+            f"{error}; JUMPLORA_CONTROL_TOKENS_IN_TEXT=read lets control tokens in texts be read"
+        ) from error
 
 
 def _warm_up_prompt(tokenizer: Tokenizer, limits: EngineLimits) -> tuple[int, ...]:

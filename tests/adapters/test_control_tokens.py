@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, normalizers
-from tokenizers.models import BPE
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
 
 from factories import tiny_tokenizer
 from jumplora_adapters.control_tokens import PlainText
@@ -97,6 +97,15 @@ def test_a_text_cannot_complete_a_control_token_of_the_template() -> None:
     plain = PLAIN["sentinels"]
     frame = Frame.of(PromptSpec(template="<extra_id_{text}>")).marked(plain.mark)
     assert SENTINEL not in plain.tokenizer.encode(frame.around("0")).ids
+
+
+def test_an_end_token_that_the_tokenizer_does_not_know_as_one_is_no_text() -> None:
+    raw = Tokenizer(WordLevel({"good": 0, "END": 1, "?": 2}, unk_token="?"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    plain = PlainText(raw, [1]).tokenizer
+    assert raw.encode("good END").ids == [0, 1]
+    assert plain.encode("good END").ids == [0, 2]
+    assert plain.encode("good x").ids == raw.encode("good x").ids
 
 
 def test_a_tokenizer_that_merges_its_control_token_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,11 @@ from jumplora_server.core import NoEmbedding
 from jumplora_server.engine.first_words import first_words, read_by_word
 from jumplora_server.engine.weights import CheckpointError
 
+# Added tokens come by ones and tens, T5's extra ids by a hundred; the tokenizer of another backbone
+# has thousands more, and every prompt would be read wrongly.
+MAX_EXTRA_TOKENS = 256
 LONG_TOKEN = 4  # characters: most tokens of a text are shorter
+_log = logging.getLogger(__name__)
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -53,7 +58,7 @@ class Tokenizer:
         """Read `tokenizer.json`, and of tokenizer_config.json whether spaces are cleaned up.
 
         Raises:
-            CheckpointError: the folder has no tokenizer.json.
+            CheckpointError: there is no tokenizer.json, or it is far larger than `rows`.
             BackboneError: tokenizer_config.json cannot be read.
         """
         path = folder / "tokenizer.json"
@@ -63,9 +68,12 @@ class Tokenizer:
                 "SentencePiece model"
             )
         raw = RawTokenizer.from_file(str(path))
-        return cls(
+        tokenizer = cls(
             raw, eos_token_id=eos_token_id, rows=rows, cleans_spaces=cleans_spaces(folder, raw)
         )
+        if rows is not None and tokenizer.highest_id >= rows:
+            _warn_of_extra(path, tokenizer.highest_id + 1, rows)
+        return tokenizer
 
     def templates(self, *, plain: bool) -> TemplateReader:
         """How prompts are read that a template makes of a client's text.
@@ -75,7 +83,7 @@ class Tokenizer:
         """
         if not plain:
             return TemplateReader(self, str)
-        reading = PlainText(self.raw)
+        reading = PlainText(self.raw, self._special)
         if reading.tokenizer is self.raw:
             return TemplateReader(self, str)
         texts = Tokenizer(reading.tokenizer, eos_token_id=self.eos_token_id, rows=self._rows)
@@ -160,6 +168,21 @@ class Tokenizer:
     def is_byte(self, token_id: int) -> bool:
         """Whether a token stands for one byte (SentencePiece's byte fallback)."""
         return token_id in self._bytes
+
+
+def _warn_of_extra(path: Path, tokens: int, rows: int) -> None:
+    """Raises CheckpointError where there are too many for a warning."""
+    if tokens - rows > MAX_EXTRA_TOKENS:
+        raise CheckpointError(
+            f"{path} has {tokens} tokens, but the backbone's embedding has {rows} rows; at most "
+            f"{MAX_EXTRA_TOKENS} more tokens than rows are allowed: is it the tokenizer of another "
+            "backbone?"
+        )
+    _log.warning(
+        "%s has %d tokens more than the backbone's embedding has rows (%d): prompts that need one"
+        " of them are refused",
+        path, tokens - rows, rows,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
