@@ -201,14 +201,15 @@ def _complete_tokenizer(folder: Path, rows: int) -> TokenizerOrigin:
     if not (folder / "spiece.model").is_file():
         return "missing"
     try:
-        from sentencepiece import sentencepiece_model_pb2  # an extra
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # an extra
     except ImportError:
         return "missing"
     content = (folder / "spiece.model").read_bytes()
     try:
-        model = sentencepiece_model_pb2.ModelProto.FromString(content)
-    except Exception as error:  # protobuf has several, by implementation
+        SentencePieceProcessor(model_proto=content)  # looks at all of it
+    except RuntimeError as error:
         raise ConvertError(f"spiece.model is not a SentencePiece model: {error}") from error
+    model = sentencepiece_model_pb2.ModelProto.FromString(content)
     tokenizer = make_tokenizer(model, folder, rows)
     check_equal(tokenizer, model)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -52,13 +52,16 @@ def make_tokenizer(model: Any, folder: Path, rows: int) -> Tokenizer:
     trained = model.trainer_spec
     if trained.model_type != UNIGRAM:
         raise ConvertError(f"{folder / 'spiece.model'} is not a Unigram model, which T5 has")
+    unknown = next((n for n, piece in enumerate(model.pieces) if piece.type == UNKNOWN), None)
+    if unknown is None:
+        raise ConvertError(f"{folder / 'spiece.model'} has no token for unknown characters")
     tokens = _pieces(model)
     tokens += _extra_ids(folder, tokens, rows)
     tokens += _added(folder, tokens)
     tokenizer = Tokenizer(
         Unigram(
             [(token.piece, token.score) for token in tokens],
-            unk_id=trained.unk_id,
+            unk_id=unknown,
             byte_fallback=trained.byte_fallback,
         )
     )

@@ -264,6 +264,12 @@ def test_a_tokenizer_that_would_read_otherwise_refuses_the_import(
     with pytest.raises(ConvertError, match=r"reads .* as the tokens .*, SentencePiece as"):
         import_backbone(source, tmp_path / "safe")
     assert not (tmp_path / "safe").exists()
-    (source / "spiece.model").write_bytes(b"no model")
-    with pytest.raises(ConvertError, match=r"spiece\.model is not a SentencePiece model"):
-        import_backbone(source, tmp_path / "safe")
+    whole = (source / "spiece.model").read_bytes()
+    for content, message in (
+        (b"no model", "is not a SentencePiece model"),
+        (whole[:1000], "is not a SentencePiece model"),
+        (b"", "no token for unknown"),
+    ):
+        (source / "spiece.model").write_bytes(content)
+        with pytest.raises(ConvertError, match=rf"spiece\.model .*{message}"):
+            import_backbone(source, tmp_path / "safe")
