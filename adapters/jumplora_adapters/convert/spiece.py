@@ -126,24 +126,33 @@ def _stated_extra_ids(folder: Path) -> int | None:
     if isinstance(count, int):
         return count
     listed = config.get("additional_special_tokens") or config.get("extra_special_tokens")
-    if isinstance(listed, list):
-        names = [t.get("content") if isinstance(t, dict) else t for t in listed]
-        return sum(isinstance(name, str) and bool(_EXTRA_ID.fullmatch(name)) for name in names)
-    return None
+    names = [t.get("content") if isinstance(t, dict) else t for t in listed or ()]
+    names += [token.piece for token in _stated_tokens(folder).values()]
+    found = {name for name in names if isinstance(name, str) and _EXTRA_ID.fullmatch(name)}
+    return len(found) or None  # as transformers: others alone do not mean none
+
+
+def _stated_tokens(folder: Path) -> dict[int, _Token]:
+    """Added tokens by id; those of the model itself may be among them."""
+    found: dict[int, _Token] = {}
+    for name, number in _json(folder / "added_tokens.json").items():
+        if isinstance(number, int):
+            found[number] = _Token(name, 0.0, is_special=False, is_added=True)
+    decoder = _json(folder / "tokenizer_config.json").get("added_tokens_decoder")
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        special = bool(token.get("special"))
+        found[int(number)] = _Token(str(token["content"]), 0.0, special, is_added=True)
+    return found
 
 
 def _added(folder: Path, tokens: Sequence[_Token]) -> list[_Token]:
     """Tokens that were added to the model's own. Raises ConvertError where they leave a gap."""
-    found: dict[int, _Token] = {}
-    for name, number in _json(folder / "added_tokens.json").items():
-        if isinstance(number, int):
-            found[number] = _Token(name, 0.0, bool(_EXTRA_ID.fullmatch(name)), is_added=True)
-    decoder = _json(folder / "tokenizer_config.json").get("added_tokens_decoder")
-    for number, token in decoder.items() if isinstance(decoder, dict) else ():
-        content = str(token["content"])
-        found[int(number)] = _Token(content, 0.0, bool(token.get("special")), is_added=True)
     known = {token.piece for token in tokens}
-    new = {n: token for n, token in sorted(found.items()) if token.piece not in known}
+    new = {
+        number: token
+        for number, token in sorted(_stated_tokens(folder).items())
+        if token.piece not in known and not _EXTRA_ID.fullmatch(token.piece)
+    }
     if list(new) != list(range(len(tokens), len(tokens) + len(new))):
         raise ConvertError(
             f"{folder}: added tokens have the ids {', '.join(map(str, new))}; those after the "

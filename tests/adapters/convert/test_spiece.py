@@ -105,6 +105,18 @@ def test_extra_ids_are_as_many_as_stated_and_fit(
         assert tokenizer.encode(f"<extra_id_{highest}>").ids == [known, 1]
 
 
+def test_extra_ids_that_do_not_fit_are_not_added_as_others(tmp_path: Path) -> None:
+    model = _message(spiece_model(tmp_path, **PLAIN))
+    known = len(model.pieces)
+    added = {str(known + 9 - n): {"content": f"<extra_id_{n}>", "special": True} for n in range(10)}
+    added |= {"0": {"content": "<pad>", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    whole = make_tokenizer(model, tmp_path, known + 16)
+    assert whole.get_vocab_size() == known + 10
+    assert [whole.token_to_id(f"<extra_id_{n}>") for n in (9, 0)] == [known, known + 9]
+    assert make_tokenizer(model, tmp_path, known + 4).get_vocab_size() == known + 4
+
+
 def test_added_tokens_keep_their_ids_or_are_refused(tmp_path: Path) -> None:
     model = _message(spiece_model(tmp_path, **PLAIN))
     known = len(model.pieces)
