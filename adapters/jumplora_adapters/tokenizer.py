@@ -1,22 +1,70 @@
 """A backbone folder's tokenizer and its end token, as training, canaries and measuring use them.
 
-The server has a tokenizer of its own, which also turns tokens back into text.
+The server has a tokenizer of its own, which reads and writes the same in pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.checkpoint import read_json_object
+from jumplora_adapters.control_tokens import PlainText
+from jumplora_adapters.decoding import TextDecoder, cleans_spaces
 from jumplora_adapters.errors import DataError
 
 _USUAL_END = "</s>"
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+@dataclass(frozen=True, slots=True)
+class BackboneTokenizer:
+    """A tokenizer.json and its two readings, with what is made of ids.
+
+    `raw` reads whole prompts, control tokens and all, `plain` texts inside templates; `rows` are
+    those of the backbone's embedding.
+    """
+
+    raw: Tokenizer
+    plain: PlainText
+    decoder: TextDecoder
+    rows: int
+
+    @classmethod
+    def of(
+        cls, raw: Tokenizer, rows: int, *, ends: Iterable[int] = (), cleans_spaces: bool = False
+    ) -> BackboneTokenizer:
+        """Both readings of `raw`; `ends` are control tokens in any case."""
+        return cls(raw, PlainText(raw, ends), TextDecoder(raw, cleans_spaces=cleans_spaces), rows)
+
+    def check(self, ids: Sequence[int], what: str) -> None:
+        """Raise DataError where `what` has a token that the embedding has no row for."""
+        for token in ids:
+            if token >= self.rows:
+                raise DataError(
+                    f"{what} needs the token {self.raw.id_to_token(token)!r} (id {token}), but the "
+                    f"backbone's embedding has {self.rows} rows: leave it out"
+                )
+
+
+def load_tokenizer(folder: Path) -> BackboneTokenizer:
+    """The backbone's tokenizer.json and what goes with it.
+
+    Raises DataError, and BackboneError for config.json or tokenizer_config.json.
+    """
+    raw = read_tokenizer(folder)
+    return BackboneTokenizer.of(
+        raw,
+        read_architecture(folder).vocab_size,
+        ends=[end_token(folder, raw)],
+        cleans_spaces=cleans_spaces(folder, raw),
+    )
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
     """The backbone's tokenizer.json, cutting and padding nothing on its own. Raises DataError."""
     path = folder / "tokenizer.json"
     if not path.is_file():

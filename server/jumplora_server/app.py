@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
-from jumplora_adapters.errors import AdapterError, StoreError
+from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
@@ -31,11 +31,11 @@ from jumplora_server.api import adapters, errors, generate, health
 from jumplora_server.api.access import AccessLog, BodyCheck, is_upload
 from jumplora_server.api.auth import KeyCheck
 from jumplora_server.api.methods import Methods
-from jumplora_server.core import Detokenizer
+from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
 from jumplora_server.delivery import Delivery
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
-from jumplora_server.engine.tokenizer import Tokenizer
+from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
 from jumplora_server.engine.warm_up import DRILLS
 from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.http.connections import Traffic
@@ -109,12 +109,7 @@ def assemble(settings: Settings) -> Parts:
     except (ValueError, NativeUnavailable) as error:  # what was asked for does not go together
         raise StartupError(str(error)) from error
     _warm_up(engine)
-    tokenizer = Tokenizer.load(folder)
-    if tokenizer.highest_id >= engine.vocab_size:
-        raise StartupError(
-            f"tokenizer.json of {folder} has token {tokenizer.highest_id}, but the backbone has "
-            f"embeddings of tokens 0 to {engine.vocab_size - 1} only"
-        )
+    tokenizer = Tokenizer.load(folder, rows=engine.vocab_size)
     parts = connect(settings, backbone, engine, tokenizer)
     parts.services.metrics.model_bytes(engine.weight_bytes)
     return parts
@@ -146,7 +141,7 @@ def connect(
     metrics.build_info(VERSION, torch.__version__)
     store = _open_store(settings)
     delivery = Delivery()
-    prompt = tokenizer.encode(WARM_UP_TEXT, truncate_to=engine.limits.max_source_tokens)
+    prompt = _warm_up_prompt(tokenizer, engine.limits)
     loop: EngineLoop
 
     # Residency runs its trials through the loop, the loop claims slots from residency.
@@ -196,6 +191,7 @@ def connect(
         settings=settings,
         backbone=backbone,
         tokenizer=tokenizer,
+        templates=_templates(settings, tokenizer),
         store=store,
         metrics=metrics,
         residency=residency,
@@ -220,6 +216,22 @@ def _log_generation(generation: Generation) -> None:
             "the backbone's folder has no eos_token_id where transformers looks for it "
             "(generation_config.json, if there is one): every answer has max_new_tokens tokens"
         )
+
+
+def _templates(settings: Settings, tokenizer: Tokenizer) -> TemplateReader:
+    try:
+        return tokenizer.templates(plain=settings.control_tokens_in_text == "plain")
+    except DataError as error:
+        raise StartupError(
+            f"{error}; JUMPLORA_CONTROL_TOKENS_IN_TEXT=read lets control tokens in texts be read"
+        ) from error
+
+
+def _warm_up_prompt(tokenizer: Tokenizer, limits: EngineLimits) -> tuple[int, ...]:
+    try:
+        return tokenizer.encode(WARM_UP_TEXT, truncate_to=limits.max_source_tokens)
+    except NoEmbedding:  # any tokens do that the backbone has
+        return (tokenizer.eos_token_id,)
 
 
 def _open_store(settings: Settings) -> Store:

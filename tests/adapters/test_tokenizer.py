@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 
 from factories import tiny_tokenizer
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.tokenizer import end_token, load_tokenizer, token_ids
+from jumplora_adapters.tokenizer import end_token, load_tokenizer, read_tokenizer, token_ids
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_the_end_token_comes_once(tmp_path: Path) -> None:
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    tokenizer = load_tokenizer(tmp_path)
+    tokenizer = read_tokenizer(tmp_path)
     end = end_token(tmp_path, tokenizer)
     assert token_ids(tokenizer, ["good"], end) == [tuple(tokenizer.encode("good").ids)]
     assert token_ids(tokenizer, ["good"], 7)[0][-2:] == (end, 7)
@@ -54,7 +54,7 @@ def test_a_text_ends_with_the_tokenizers_own_end_token(
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
-    tokenizer = load_tokenizer(tmp_path)
+    tokenizer = read_tokenizer(tmp_path)
     assert end_token(tmp_path, tokenizer) == tokenizer.token_to_id(piece)
 
 

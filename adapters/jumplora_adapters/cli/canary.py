@@ -55,7 +55,7 @@ def canary(
             )
         canaries = read_canaries(rows, manifest.prompt)
         tokenizer = load_tokenizer(network.path)
-        check_lengths(canaries, tokenizer, end_token(network.path, tokenizer), source_length)
+        check_lengths(canaries, tokenizer, end_token(network.path, tokenizer.raw), source_length)
         out.parent.mkdir(parents=True, exist_ok=True)
         digest = write_adapter(
             out,

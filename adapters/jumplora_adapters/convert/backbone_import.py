@@ -30,6 +30,8 @@ from jumplora_adapters.checkpoint import (
     refuse_other_weights,
 )
 from jumplora_adapters.convert.pickled import load_pickled
+from jumplora_adapters.convert.spiece import make_tokenizer
+from jumplora_adapters.convert.spiece_battery import check_equal
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.generation import read_generation
 
@@ -89,7 +91,7 @@ def import_backbone(
         for name in COPIED_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, work / name)
-        tokenizer = _complete_tokenizer(work)
+        tokenizer = _complete_tokenizer(work, architecture.vocab_size)
         read_backbone(work)  # raises unless every tensor is there in its shape, and no other
         if folder.exists():
             folder.rmdir()
@@ -200,20 +202,26 @@ def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> Iterator[list[str]
         yield names
 
 
-def _complete_tokenizer(folder: Path) -> TokenizerOrigin:
-    """Write tokenizer.json from spiece.model where it is missing and transformers can."""
+def _complete_tokenizer(folder: Path, rows: int) -> TokenizerOrigin:
+    """Write tokenizer.json from spiece.model where it is missing and SentencePiece is installed.
+
+    Raises ConvertError where it would not read and write as SentencePiece does.
+    """
     if (folder / "tokenizer.json").is_file():
         return "copied"
     if not (folder / "spiece.model").is_file():
         return "missing"
     try:
-        from transformers import AutoTokenizer  # an extra; seconds to import, and rarely needed
-
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-        backend = tokenizer.backend_tokenizer
-    except (ImportError, OSError, ValueError, AttributeError):
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # an extra
+    except ImportError:
         return "missing"
-    backend.save(str(folder / "tokenizer.json"))
+    content = (folder / "spiece.model").read_bytes()
+    try:
+        SentencePieceProcessor(model_proto=content)  # looks at all of it
+    except RuntimeError as error:
+        raise ConvertError(f"spiece.model is not a SentencePiece model: {error}") from error
+    model = sentencepiece_model_pb2.ModelProto.FromString(content)
+    tokenizer = make_tokenizer(model, folder, rows)
+    check_equal(tokenizer, model)
+    tokenizer.save(str(folder / "tokenizer.json"))
     return "made"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence, Set
 from itertools import takewhile
 
 import torch
-from tokenizers import Tokenizer
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
+from jumplora_adapters.decoding import TextDecoder
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.training.adapt import AdaptedBackbone
 from jumplora_adapters.training.batches import by_length, padded
@@ -22,12 +22,12 @@ def evaluate(
     adapted: AdaptedBackbone,
     deltas: Mapping[str, Delta],
     examples: Sequence[Example],
-    tokenizer: Tokenizer,
+    decoder: TextDecoder,
     max_new_tokens: int,
 ) -> dict[str, float]:
     """Means of exact match, F1 and ROUGE-L over `examples`, each between 0 and 1."""
     with adapted.serving(deltas):
-        predicted = greedy_texts(adapted, examples, tokenizer, max_new_tokens)
+        predicted = greedy_texts(adapted, examples, decoder, max_new_tokens)
     return all_scores(predicted, [example.answer for example in examples])
 
 
@@ -35,7 +35,7 @@ def evaluate(
 def greedy_texts(
     adapted: AdaptedBackbone,
     examples: Sequence[Example],
-    tokenizer: Tokenizer,
+    decoder: TextDecoder,
     max_new_tokens: int,
 ) -> list[str]:
     """One decoded text an example, in their order, special tokens and the end token left out."""
@@ -62,8 +62,7 @@ def greedy_texts(
             # generate's own has as many layers as the encoder.
             past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         )
-        answers = [_answer(ids, ends) for ids in output.tolist()]
-        decoded = tokenizer.decode_batch(answers, skip_special_tokens=True)
+        decoded = decoder.decode_all([_answer(ids, ends) for ids in output.tolist()])
         for index, text in zip(indices, decoded, strict=True):
             texts[index] = text
     return texts

@@ -85,6 +85,7 @@ async def admit(
             encoded = await encode(
                 services.lanes,
                 services.tokenizer,
+                services.templates,
                 record.task,
                 Prompts(
                     given=body.prompts,

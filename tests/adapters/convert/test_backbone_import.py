@@ -17,6 +17,7 @@ from foreign_checkpoints import WAS_RUN, RunsCode
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.convert.backbone_import import import_backbone
 from jumplora_adapters.errors import AdapterError, BackboneError, ConvertError
+from spiece_models import spiece_model
 
 HEAD = "lm_head.weight"
 SHARED = "shared.weight"
@@ -164,14 +165,14 @@ def test_tokenizer_json_is_made_of_spiece_model(tmp_path: Path) -> None:
     assert made.token_to_id("<extra_id_0>") == 219
 
 
-def test_without_transformers_the_tokenizer_is_reported_missing(
+def test_without_sentencepiece_the_tokenizer_is_reported_missing(
     pickled_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "bin"
     shutil.copytree(pickled_t5, source)
     (source / "tokenizer.json").unlink()
     (source / "spiece.model").write_bytes(b"not looked at")
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
     imported = import_backbone(source, tmp_path / "safe")
     assert imported.tokenizer == "missing"
     assert (imported.folder / "spiece.model").read_bytes() == b"not looked at"
@@ -293,3 +294,24 @@ def test_a_folder_in_use_is_refused(pickled_t5: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pickled_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _pickled(tmp_path_factory.mktemp("pickled") / "bin", "v1.1")
+
+
+def test_a_tokenizer_that_would_read_otherwise_refuses_the_import(
+    pickled_t5: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "bin"
+    shutil.copytree(pickled_t5, source)
+    (source / "tokenizer.json").unlink()
+    spiece_model(source, normalization_rule_name="identity", treat_whitespace_as_suffix=True)
+    with pytest.raises(ConvertError, match=r"reads .* as the tokens .*, SentencePiece as"):
+        import_backbone(source, tmp_path / "safe")
+    assert not (tmp_path / "safe").exists()
+    whole = (source / "spiece.model").read_bytes()
+    for content, message in (
+        (b"no model", "is not a SentencePiece model"),
+        (whole[:1000], "is not a SentencePiece model"),
+        (b"", "no token for unknown"),
+    ):
+        (source / "spiece.model").write_bytes(content)
+        with pytest.raises(ConvertError, match=rf"spiece\.model .*{message}"):
+            import_backbone(source, tmp_path / "safe")

@@ -29,8 +29,10 @@ def test_padding_and_order_do_not_change_an_answer(config: TrainConfig) -> None:
     adapted.model.eval()
     examples = prepared.train.examples
     assert len({len(example.source) for example in examples}) > 1
-    together = greedy_texts(adapted, examples, prepared.tokenizer, 6)
-    alone = [greedy_texts(adapted, [example], prepared.tokenizer, 6)[0] for example in examples]
+    together = greedy_texts(adapted, examples, prepared.tokenizer.decoder, 6)
+    alone = [
+        greedy_texts(adapted, [example], prepared.tokenizer.decoder, 6)[0] for example in examples
+    ]
     assert together == alone
     assert len(set(together)) > 1
 
@@ -41,7 +43,7 @@ def test_scores_are_of_the_deltas_given_and_training_goes_on(config: TrainConfig
     adapted = load_adapted(prepared.backbone, (), config, torch.device("cpu"))
     adapted.model.train()
     deltas = adapted.deltas(torch.float32)
-    scores = evaluate(adapted, deltas, prepared.dev.examples, prepared.tokenizer, 2)
+    scores = evaluate(adapted, deltas, prepared.dev.examples, prepared.tokenizer.decoder, 2)
     assert set(scores) == {"exact_match", "f1", "rouge_l"}
     assert adapted.model.training
     assert all(layer.served is None for layer in adapted.layers.values())
@@ -62,7 +64,7 @@ def test_answers_start_and_end_where_the_folder_says(config: TrainConfig, tmp_pa
     examples = prepared.train.examples
     adapted = load_adapted(prepared.backbone, (), changed, torch.device("cpu"))
     adapted.model.eval()
-    got = greedy_texts(adapted, examples, prepared.tokenizer, 6)
+    got = greedy_texts(adapted, examples, prepared.tokenizer.decoder, 6)
     whole = AutoModelForSeq2SeqLM.from_pretrained(changed.backbone).eval()
     lengths = set()
     for text, example in zip(got, examples, strict=True):
@@ -77,7 +79,7 @@ def test_answers_start_and_end_where_the_folder_says(config: TrainConfig, tmp_pa
         assert ids[0] == 77
         answer = ids[1:-1] if ids[-1] in ends else ids[1:]
         lengths.add(len(answer))
-        assert text == prepared.tokenizer.decode(answer, skip_special_tokens=True)
+        assert text == prepared.tokenizer.decoder.decode(answer)
     assert len(lengths) > 1
 
 

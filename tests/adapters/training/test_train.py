@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_file_merged_into_transformers(
             do_sample=False,
             use_cache=False,  # with a deeper decoder, transformers' cache has too few layers
         )
-        hits += prepared.tokenizer.decode(output[0].tolist()).strip() == example.answer
+        hits += prepared.tokenizer.decoder.decode(output[0].tolist()).strip() == example.answer
     assert trained.scores["test_exact_match"] == hits / len(prepared.test.examples)
     assert trained.scores["dev_exact_match"] > 0  # otherwise the comparison shows nothing
 
