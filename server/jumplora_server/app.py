@@ -37,7 +37,6 @@ from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
 from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
 from jumplora_server.engine.warm_up import DRILLS
-from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.http.connections import Traffic
 from jumplora_server.loop import EngineLoop, StepEngine
 from jumplora_server.metrics import Metrics
@@ -70,7 +69,7 @@ class StartupError(Exception):
     """This machine cannot run what the settings ask for."""
 
 
-STARTUP_ERRORS = (StartupError, AdapterError, CheckpointError, OSError)
+STARTUP_ERRORS = (StartupError, AdapterError, OSError)
 
 
 class AnyEngine(StepEngine, AdapterEngine[Any], Protocol):

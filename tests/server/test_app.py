@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from factories import tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import read_backbone
-from jumplora_adapters.errors import StoreError
+from jumplora_adapters.errors import BackboneError, StoreError
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.store import Store
 from jumplora_server import app, logs
@@ -31,7 +31,6 @@ from jumplora_server.app import SWITCH_SECONDS
 from jumplora_server.cli.main import command_line
 from jumplora_server.client import Client
 from jumplora_server.engine.tokenizer import MAX_EXTRA_TOKENS
-from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.settings import load_settings
 from serving import connected, make_site, wait_for
 
@@ -283,7 +282,7 @@ def test_a_tokenizer_may_be_a_little_larger_than_the_backbone(
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = load_settings(backbone=str(folder), store=str(tmp_path / "store"))
     if extra > MAX_EXTRA_TOKENS:
-        with pytest.raises(CheckpointError, match=r"has 769 tokens, .* at most 256 more"):
+        with pytest.raises(BackboneError, match=r"has 769 tokens, .* at most 256 more"):
             app.assemble(settings)
         return
     app.assemble(settings)

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer as RawTokenizer
 
 from jumplora_adapters.control_tokens import PlainText
 from jumplora_adapters.decoding import SpaceCleaner, TextDecoder, cleans_spaces
+from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.tokenizer import end_token
 from jumplora_server.core import NoEmbedding
 from jumplora_server.engine.first_words import first_words, read_by_word
-from jumplora_server.engine.weights import CheckpointError
 
 # Added tokens come by ones and tens, T5's extra ids by a hundred; the tokenizer of another backbone
 # has thousands more, and every prompt would be read wrongly.
@@ -63,13 +63,13 @@ class Tokenizer:
         Prompts end with the folder's own end token, or with the given one.
 
         Raises:
-            CheckpointError: there is no tokenizer.json, or it is far larger than `rows`.
+            BackboneError: there is no tokenizer.json, or it is far larger than `rows`.
             DataError: nothing says which token ends a text.
             BackboneError: tokenizer_config.json cannot be read.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise CheckpointError(
+            raise BackboneError(
                 f"no tokenizer.json in {folder}; `jumplora import-backbone` makes one from a "
                 "SentencePiece model"
             )
@@ -176,9 +176,9 @@ class Tokenizer:
 
 
 def _warn_of_extra(path: Path, tokens: int, rows: int) -> None:
-    """Raises CheckpointError where there are too many for a warning."""
+    """Raises BackboneError where there are too many for a warning."""
     if tokens - rows > MAX_EXTRA_TOKENS:
-        raise CheckpointError(
+        raise BackboneError(
             f"{path} has {tokens} tokens, but the backbone's embedding has {rows} rows; at most "
             f"{MAX_EXTRA_TOKENS} more tokens than rows are allowed: is it the tokenizer of another "
             "backbone?"

@@ -15,10 +15,6 @@ from jumplora_adapters.checkpoint import Place, open_checkpoint
 from jumplora_adapters.errors import BackboneError
 
 
-class CheckpointError(Exception):
-    """The folder is not a T5 checkpoint that this engine can serve."""
-
-
 class StoredTensors(Mapping[str, Tensor]):
     """A checkpoint's tensors in their stored dtypes, each read whenever it is asked for.
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories import tiny_tokenizer
+from jumplora_adapters.errors import BackboneError
 from jumplora_server.core import NoEmbedding
 from jumplora_server.engine.tokenizer import Tokenizer
-from jumplora_server.engine.weights import CheckpointError
 from jumplora_server.scheduler.text import OutputText
 
 BYTES = Tokenizer(tiny_tokenizer(512, style="mt5"), eos_token_id=1)
@@ -117,5 +117,5 @@ def test_control_tokens_have_no_text() -> None:
 
 
 def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="import-backbone"):
+    with pytest.raises(BackboneError, match="import-backbone"):
         Tokenizer.load(tmp_path, eos_token_id=1)
