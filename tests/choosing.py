@@ -36,26 +36,28 @@ class Chooses(Protocol):
     def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput: ...
 
 
-def make_chooser(way: Way, vocabulary: int) -> Chooses:
+def make_chooser(way: Way, vocabulary: int, ends: Rows[int] = (EOS,)) -> Chooses:
     """One that has seen nothing yet."""
     if way == "native":
-        return _Native(vocabulary)
+        return _Native(vocabulary, ends)
     if way == "reference":
-        return _Reference()
-    return _Torch(torch.device("cuda" if way == "cuda" else "cpu"))
+        return _Reference(ends)
+    return _Torch(torch.device("cuda" if way == "cuda" else "cpu"), ends)
 
 
-def is_the_references(token: int, logits: Tensor, sequence: Sequence) -> bool:
+def is_the_references(
+    token: int, logits: Tensor, sequence: Sequence, ends: Rows[int] = (EOS,)
+) -> bool:
     """Whether the reference says so, or would a hair's breadth beside the draw or the share."""
     given, fed = sequence.sampling, [START, *sequence.output]
-    expected, _ = choose_reference(logits, given, fed, EOS)
+    expected, _ = choose_reference(logits, given, fed, ends)
     if token == expected or -1 in (token, expected) or given.mode == "greedy":
         return token == expected
     if given.repetition_penalty != 1.0:
         seen = torch.tensor([*set(fed)])
         logits = logits.index_copy(0, seen, penalised(logits[seen], given.repetition_penalty))
     if len(sequence.output) < given.min_new_tokens:
-        logits = logits.index_fill(0, torch.tensor([EOS]), -torch.inf)
+        logits = logits.index_fill(0, torch.tensor(list(ends), dtype=torch.int64), -torch.inf)
     draw = uniform(given.seed, len(sequence.output))
     for hair in (-1e-12, 1e-12):
         near = given if given.top_p is None else replace(given, top_p=given.top_p * (1 + hair))
@@ -66,10 +68,10 @@ def is_the_references(token: int, logits: Tensor, sequence: Sequence) -> bool:
 
 
 class _Torch:
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ends: Rows[int]) -> None:
         self._device = device
         self._chooser = Chooser(
-            eos_token_id=EOS,
+            end_token_ids=tuple(ends),
             start_token_id=START,
             rows=MAX_ROWS,
             positions=POSITIONS,
@@ -82,10 +84,13 @@ class _Torch:
 
 
 class _Reference:
+    def __init__(self, ends: Rows[int]) -> None:
+        self._ends = ends
+
     def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
         """Row by row."""
         found = [
-            choose_reference(row, sequence.sampling, [START, *sequence.output], EOS)
+            choose_reference(row, sequence.sampling, [START, *sequence.output], self._ends)
             for row, sequence in zip(logits, sequences, strict=True)
         ]
         return StepOutput(
@@ -98,7 +103,7 @@ class _Reference:
 class _Native:
     """The last two operations of a decode's tape, on logits that are given."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, ends: Rows[int]) -> None:
         self._logits = torch.empty(MAX_ROWS, vocabulary)
         self._highest = torch.empty(MAX_ROWS)
         self._tokens = torch.empty(MAX_ROWS, dtype=torch.int64)
@@ -108,7 +113,10 @@ class _Native:
         self._tape = Tape()
         found = (self._logits, self._highest, self._tokens)
         self._tape.add(Kind.BEST, *found, n=(vocabulary,))
-        self._tape.add(Kind.CHOOSE, *found, self._logprobs, fed, n=(vocabulary, EOS, POSITIONS))
+        self._tape.add(
+            Kind.CHOOSE, *found, self._logprobs, fed,
+            torch.tensor(list(ends), dtype=torch.int64), n=(vocabulary, POSITIONS, len(ends)),
+        )  # fmt: skip
 
     def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
         """One replay."""

@@ -14,11 +14,9 @@ import torch
 from tokenizers import Tokenizer
 
 from jumplora_adapters.delta import Delta
-from jumplora_bench.cases.ours import NoText
 from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine
-
-EOS = 1
+from jumplora_server.engine.warm_up import NoText
 
 
 @contextmanager
@@ -66,10 +64,10 @@ def make_sequence(
     )
 
 
-def is_over(sequence: Sequence) -> bool:
-    """Whether a sequence has its eos or all its tokens."""
-    output = sequence.output
-    return bool(output) and (output[-1] == EOS or len(output) == sequence.sampling.max_new_tokens)
+def is_over(engine: Engine, sequence: Sequence) -> bool:
+    """Whether a sequence has an end token or all its tokens."""
+    output, ends = sequence.output, engine.limits.end_token_ids
+    return bool(output) and (output[-1] in ends or len(output) == sequence.sampling.max_new_tokens)
 
 
 def advance(engine: Engine, encode: Rows[Sequence], decode: Rows[Sequence]) -> list[Sequence]:
@@ -78,7 +76,7 @@ def advance(engine: Engine, encode: Rows[Sequence], decode: Rows[Sequence]) -> l
     assert output.failed == ()
     for sequence, token in zip(decode, output.token_ids, strict=True):
         sequence.output.append(token)
-    return [sequence for sequence in decode if not is_over(sequence)]
+    return [sequence for sequence in decode if not is_over(engine, sequence)]
 
 
 def run(engine: Engine, sequences: Rows[Sequence]) -> list[list[int]]:

@@ -16,9 +16,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
+from jumplora_adapters.architecture import architecture_of
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.checkpoint import Checkpoint
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Factors, describe, write_adapter
+from jumplora_adapters.generation import Generation
 from jumplora_adapters.manifest import Manifest, PromptSpec
 
 Style = Literal["v1.0", "v1.1", "mt5"]
@@ -165,8 +168,10 @@ def toy_backbone(
         path=Path("toy"),
         name="toy",
         fingerprint=fingerprint,
-        architecture={"model_type": "t5", "d_model": 5},
+        architecture=architecture_of({"model_type": "t5", "d_model": 5}),
         targets=MappingProxyType(targets),
+        checkpoint=Checkpoint(MappingProxyType({})),
+        generation=Generation(start_token_id=0, end_token_ids=(1,)),
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jumplora_adapters.format import Adapter
 
 EOS = 1
-LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=256, eos_token_id=EOS)
+LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=256, end_token_ids=(EOS,))
 
 
 def encode(text: str) -> tuple[int, ...]:

@@ -33,15 +33,22 @@ PROMPT = PromptSpec(template="{instruction}|{text}>", instruction="do {text}")
 BACKBONE = toy_backbone()
 
 
-def character_tokenizer() -> engine_tokenizer.Tokenizer:
-    """One token a character, its code point as id, as the fake engine reads prompts."""
+def character_tokenizer(
+    *, special: Sequence[str] = (), added: Sequence[str] = (), rows: int | None = None
+) -> engine_tokenizer.Tokenizer:
+    """One token a character, its code point as id, as the fake engine reads prompts.
+
+    `special` and other `added` tokens have the ids from 0x250 on.
+    """
     vocab = {chr(code): code for code in range(2, 0x250)} | {"<pad>": 0, "</s>": EOS}
     raw = Tokenizer(WordLevel(vocab, unk_token="?"))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     raw.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", EOS)]
     )
-    return engine_tokenizer.Tokenizer(raw, eos_token_id=EOS)
+    raw.add_special_tokens(list(special))
+    raw.add_tokens(list(added))
+    return engine_tokenizer.Tokenizer(raw, eos_token_id=EOS, rows=rows)
 
 
 @dataclass
@@ -95,7 +102,12 @@ class Site:
 
 
 def make_site(
-    folder: Path, *, limits: EngineLimits = LIMITS, bytes_as_text: bool = False, **settings: Any
+    folder: Path,
+    *,
+    limits: EngineLimits = LIMITS,
+    bytes_as_text: bool = False,
+    tokenizer: engine_tokenizer.Tokenizer | None = None,
+    **settings: Any,
 ) -> Site:
     """A server that is not started. `settings` override the defaults of tests."""
     chosen = Settings(
@@ -114,7 +126,9 @@ def make_site(
     )
     engine = FakeEngine(limits)
     detokenizer = ByteDetokenizer if bytes_as_text else FakeDetokenizer
-    parts = connect(chosen, BACKBONE, engine, character_tokenizer(), detokenizer=detokenizer)
+    parts = connect(
+        chosen, BACKBONE, engine, tokenizer or character_tokenizer(), detokenizer=detokenizer
+    )
     return Site(build(chosen, parts), parts, engine, folder)
 
 

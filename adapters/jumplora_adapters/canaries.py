@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
-from tokenizers import Tokenizer
 
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import MAX_CANARIES, Canary, PromptSpec, first_faults
 from jumplora_adapters.prompt import render
 from jumplora_adapters.rows import Row, read_rows
-from jumplora_adapters.tokenizer import token_ids
+from jumplora_adapters.tokenizer import BackboneTokenizer, token_ids
 
 
 def read_canaries(path: Path, prompt: PromptSpec | None) -> tuple[Canary, ...]:
@@ -34,17 +33,21 @@ def read_canaries(path: Path, prompt: PromptSpec | None) -> tuple[Canary, ...]:
     return tuple(_canary(path, row, prompt) for row in file.rows)
 
 
-def check_lengths(canaries: Sequence[Canary], tokenizer: Tokenizer, end: int, limit: int) -> None:
-    """Raise DataError naming the first canary whose prompt, end token included, is over `limit`.
+def check_lengths(
+    canaries: Sequence[Canary], tokenizer: BackboneTokenizer, end: int, limit: int
+) -> None:
+    """Raise DataError naming the first canary whose prompt, end token included, is over `limit`,
+    or needs a token that the backbone does not know.
 
     A canary is never cut: it is kept as the whole prompt that is asked.
     """
-    sizes = map(len, token_ids(tokenizer, [canary.prompt for canary in canaries], end))
-    for number, size in enumerate(sizes, start=1):
-        if size > limit:
+    prompts = token_ids(tokenizer.raw, [canary.prompt for canary in canaries], end)
+    for number, ids in enumerate(prompts, start=1):
+        if len(ids) > limit:
             raise DataError(
-                f"canary {number}: its prompt has {size} tokens; at most {limit} are allowed"
+                f"canary {number}: its prompt has {len(ids)} tokens; at most {limit} are allowed"
             )
+        tokenizer.check(ids, f"canary {number}: its prompt")
 
 
 def _canary(path: Path, row: Row, prompt: PromptSpec | None) -> Canary:

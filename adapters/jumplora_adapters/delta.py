@@ -80,6 +80,11 @@ class SparseDelta:
         return self.values.numel()
 
     @property
+    def changes_anything(self) -> bool:
+        """Whether any entry is not zero."""
+        return self.nnz > 0
+
+    @property
     def density(self) -> float:
         """Share of the matrix that is stored, 0 to 1."""
         return self.nnz / (self.shape[0] * self.shape[1])
@@ -166,6 +171,11 @@ class LowRankDelta:
     def nnz(self) -> int:
         """Number of factor elements, the numbers a product has to touch."""
         return self.A.numel() + self.B.numel()
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether a column of B and its row of A both have a number that is not zero."""
+        return bool(((self.A != 0).any(1) & (self.B != 0).any(0)).any())
 
     @property
     def density(self) -> float:

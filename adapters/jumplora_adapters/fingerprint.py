@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-
-from jumplora_adapters.checkpoint import read_json_object
+from jumplora_adapters.checkpoint import Checkpoint, read_json_object
 from jumplora_adapters.errors import BackboneError
 
 FINGERPRINT_VERSION = 1
@@ -51,38 +47,12 @@ def tokenizer_digest(folder: Path) -> str:
     raise BackboneError(f"{folder} has no tokenizer: one of {', '.join(TOKENIZER_FILES)} is needed")
 
 
-def weight_digests(
-    files: Mapping[str, Path], shapes: Mapping[str, tuple[int, int]]
-) -> dict[str, str]:
-    """SHA-256 (hex) of each tensor as little-endian float32, one tensor in memory at a time.
-
-    `shapes` gives the expected shape per tensor name. Raises BackboneError when a tensor is
-    missing, of another shape, or not floating point.
-    """
-    missing = [name for name in shapes if name not in files]
-    if missing:
-        raise BackboneError(f"the checkpoint lacks {len(missing)} tensors, first {missing[0]}")
-    digests: dict[str, str] = {}
-    try:
-        with ExitStack() as stack:
-            opened = {
-                path: stack.enter_context(safe_open(path, framework="pt"))
-                for path in sorted({files[name] for name in shapes})
-            }
-            for name, shape in shapes.items():
-                digests[name] = _digest(name, opened[files[name]].get_tensor(name), shape)
-    except (OSError, SafetensorError) as error:
-        raise BackboneError(f"the checkpoint's weights cannot be read: {error}") from error
-    return digests
-
-
-def _digest(name: str, tensor: torch.Tensor, shape: Sequence[int]) -> str:
-    if tuple(tensor.shape) != tuple(shape) or not tensor.is_floating_point():
-        raise BackboneError(
-            f"{name} is {tensor.dtype} {list(tensor.shape)}; the configuration asks for floating "
-            f"point {list(shape)}"
-        )
-    return hashlib.sha256(tensor.float().contiguous().numpy().data).hexdigest()
+def weight_digests(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 (hex) of each tensor as little-endian float32, one tensor in memory at a time."""
+    return {
+        name: hashlib.sha256(tensor.float().contiguous().numpy().data).hexdigest()
+        for name, tensor in checkpoint.tensors(names)
+    }
 
 
 def _canonical(value: object) -> bytes:

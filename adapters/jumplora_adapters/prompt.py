@@ -6,7 +6,8 @@ No template language: braces in an instruction, an option or a text are only cha
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tokenizers import Encoding, Tokenizer
 
@@ -30,20 +31,45 @@ def rendered_bytes(spec: PromptSpec, text: str) -> int:
     return measure(spec).with_text(text)
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A template with its instruction and options: what stands before, between and behind texts."""
+
+    parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, spec: PromptSpec) -> Frame:
+        """Options are joined by " | "."""
+        fields = {"instruction": spec.instruction, "options": OPTIONS_BETWEEN.join(spec.options)}
+        parts = [""]
+        # Literal text and the name of a field by turns.
+        for place, piece in enumerate(_FIELD.split(spec.template)):
+            if place % 2 == 0:
+                parts[-1] += piece
+            elif piece == "text":
+                parts.append("")
+            else:
+                parts[-1] += fields[piece]
+        return cls(tuple(parts))
+
+    def marked(self, mark: Callable[[str], str]) -> Frame:
+        """The frame whose control tokens a PlainText's tokenizer reads; `mark` is that one's."""
+        return Frame(tuple(map(mark, self.parts)))
+
+    def around(self, text: str) -> str:
+        """The prompt for `text`."""
+        return text.join(self.parts)
+
+
 def render(spec: PromptSpec, text: str) -> str:
-    """The prompt for `text`; options are joined by " | ".
+    """The prompt for `text`.
 
     It may be far larger than `text`: measure it first where the text is not your own.
     """
-    fields = {
-        "instruction": spec.instruction,
-        "options": OPTIONS_BETWEEN.join(spec.options),
-        "text": text,
-    }
-    return _FIELD.sub(lambda match: fields[match[1]], spec.template)
+    return Frame.of(spec).around(text)
 
 
-def render_truncated(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
+def render_truncated(frame: Frame, text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
     """The prompt for as much of the beginning of `text` as fits `max_tokens`, eos included.
 
     Only the text is cut, and only between its own tokens, so that what follows it in the template
@@ -52,33 +78,32 @@ def render_truncated(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_toke
     """
     if tokenizer.truncation is not None:
         raise ValueError("the tokenizer truncates by itself: call no_truncation() first")
-    prompt = render(spec, text)
+    prompt = frame.around(text)
     encoding = _encode(tokenizer, prompt)
     if len(encoding.ids) <= max_tokens:
         return prompt
-    cuts = _cuts(spec, text, encoding)
+    cuts = _cuts(frame, text, encoding)
     kept = len(cuts) - (len(encoding.ids) - max_tokens)
     # Right nearly always; a joint may cost or save a token, so it is counted.
     if 0 < kept < len(cuts):
-        guess = render(spec, text[: cuts[kept - 1]])
+        guess = frame.around(text[: cuts[kept - 1]])
         if _count(tokenizer, guess) == max_tokens:
-            return _extended(guess, spec, text, tokenizer, max_tokens, cuts[kept:])
-    return _searched(spec, text, tokenizer, max_tokens)
+            return _extended(guess, frame, text, tokenizer, max_tokens, cuts[kept:])
+    return _searched(frame, text, tokenizer, max_tokens)
 
 
-def _cuts(spec: PromptSpec, text: str, encoding: Encoding) -> list[int]:
+def _cuts(frame: Frame, text: str, encoding: Encoding) -> list[int]:
     """Where the text's tokens end in it, of its prompt's encoding; none if that is unclear."""
-    before, separator, after = spec.template.partition("{text}")
-    if not separator or "{text}" in after:
+    if len(frame.parts) != 2:
         return []
-    start = len(render(spec.model_copy(update={"template": before}), ""))
+    start = len(frame.parts[0])
     limit = start + len(text)
     return [end - start for begin, end in encoding.offsets if start <= begin < end <= limit]
 
 
 def _extended(
     prompt: str,
-    spec: PromptSpec,
+    frame: Frame,
     text: str,
     tokenizer: Tokenizer,
     max_tokens: int,
@@ -87,16 +112,16 @@ def _extended(
     """The prompt with as many more of the text's tokens as fit all the same: one that the template
     joins may cost nothing. Nearly always none does, so `prompt` stays."""
     for cut in cuts[:MAX_JOINED]:
-        longer = render(spec, text[:cut])
+        longer = frame.around(text[:cut])
         if _count(tokenizer, longer) > max_tokens:
             break
         prompt = longer
     return prompt
 
 
-def _searched(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
+def _searched(frame: Frame, text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
     """What render_truncated promises, by trying; some ten times as slow."""
-    fixed = _count(tokenizer, render(spec, ""))
+    fixed = _count(tokenizer, frame.around(""))
     if fixed > max_tokens:
         raise PromptTooLong(
             f"the template takes {fixed} tokens without any text; at most {max_tokens} are allowed"
@@ -107,12 +132,12 @@ def _searched(spec: PromptSpec, text: str, tokenizer: Tokenizer, max_tokens: int
     least, most = 0, min(len(ends), max_tokens)
     while least < most:
         kept = (least + most + 1) // 2
-        if _count(tokenizer, render(spec, text[: ends[kept - 1]])) <= max_tokens:
+        if _count(tokenizer, frame.around(text[: ends[kept - 1]])) <= max_tokens:
             least = kept
         else:
             most = kept - 1
-    prompt = render(spec, text[: ends[least - 1]] if least else "")
-    return _extended(prompt, spec, text, tokenizer, max_tokens, ends[least:])
+    prompt = frame.around(text[: ends[least - 1]] if least else "")
+    return _extended(prompt, frame, text, tokenizer, max_tokens, ends[least:])
 
 
 def _count(tokenizer: Tokenizer, prompt: str) -> int:

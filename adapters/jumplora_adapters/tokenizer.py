@@ -1,20 +1,70 @@
 """A backbone folder's tokenizer and its end token, as training, canaries and measuring use them.
 
-The server has a tokenizer of its own, which also turns tokens back into text.
+The server has a tokenizer of its own, which reads and writes the same in pieces.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from jumplora_adapters.architecture import read_architecture
+from jumplora_adapters.checkpoint import read_json_object
+from jumplora_adapters.control_tokens import PlainText
+from jumplora_adapters.decoding import TextDecoder, cleans_spaces
 from jumplora_adapters.errors import DataError
 
+_USUAL_END = "</s>"
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+
+@dataclass(frozen=True, slots=True)
+class BackboneTokenizer:
+    """A tokenizer.json and its two readings, with what is made of ids.
+
+    `raw` reads whole prompts, control tokens and all, `plain` texts inside templates; `rows` are
+    those of the backbone's embedding.
+    """
+
+    raw: Tokenizer
+    plain: PlainText
+    decoder: TextDecoder
+    rows: int
+
+    @classmethod
+    def of(
+        cls, raw: Tokenizer, rows: int, *, ends: Iterable[int] = (), cleans_spaces: bool = False
+    ) -> BackboneTokenizer:
+        """Both readings of `raw`; `ends` are control tokens in any case."""
+        return cls(raw, PlainText(raw, ends), TextDecoder(raw, cleans_spaces=cleans_spaces), rows)
+
+    def check(self, ids: Sequence[int], what: str) -> None:
+        """Raise DataError where `what` has a token that the embedding has no row for."""
+        for token in ids:
+            if token >= self.rows:
+                raise DataError(
+                    f"{what} needs the token {self.raw.id_to_token(token)!r} (id {token}), but the "
+                    f"backbone's embedding has {self.rows} rows: leave it out"
+                )
+
+
+def load_tokenizer(folder: Path) -> BackboneTokenizer:
+    """The backbone's tokenizer.json and what goes with it.
+
+    Raises DataError, and BackboneError for config.json or tokenizer_config.json.
+    """
+    raw = read_tokenizer(folder)
+    return BackboneTokenizer.of(
+        raw,
+        read_architecture(folder).vocab_size,
+        ends=[end_token(folder, raw)],
+        cleans_spaces=cleans_spaces(folder, raw),
+    )
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
     """The backbone's tokenizer.json, cutting and padding nothing on its own. Raises DataError."""
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -28,12 +78,30 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def end_token(folder: Path) -> int:
-    """The id of the end token by config.json, by default T5's. Raises DataError."""
-    end = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("eos_token_id", 1)
-    if not isinstance(end, int):
-        raise DataError(f"{folder}/config.json: eos_token_id must be one number, not {end!r}")
-    return end
+def end_token(folder: Path, tokenizer: Tokenizer) -> int:
+    """The id of the token that ends a text: a prompt, and an answer that is learned from.
+
+    It is the tokenizer's own, as in transformers. Which tokens end an answer that is generated is
+    another matter (generation.py): there may be several. Raises DataError where there is none.
+    """
+    for piece in _named_ends(folder):
+        token: int | None = tokenizer.token_to_id(piece)
+        if token is not None:
+            return token
+    raise DataError(
+        f"tokenizer.json of {folder} has no end token: name one of its tokens as eos_token in "
+        "tokenizer_config.json"
+    )
+
+
+def _named_ends(folder: Path) -> Iterator[str]:
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / file).is_file():
+            named = read_json_object(folder / file).get("eos_token")
+            piece = named.get("content") if isinstance(named, dict) else named
+            if isinstance(piece, str):
+                yield piece
+    yield _USUAL_END
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> list[tuple[int, ...]]:

@@ -22,7 +22,6 @@ from jumplora_bench.cases.torch_peers import RANK
 from jumplora_bench.fleet import DENSITIES
 from jumplora_bench.loading import UPLOADED, Loading, interfere, measure_parts, put
 from jumplora_bench.masked import draw
-from jumplora_bench.memory import trim_memory
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.published import publish_tasks, task_names, write_random
 from jumplora_bench.registered import RegisteredPlan, RegisteredRun, measure_registered
@@ -31,6 +30,7 @@ from jumplora_bench.server_process import served
 from jumplora_bench.shapes import VOCABULARY, ShapeName
 from jumplora_bench.traffic import Mix
 from jumplora_server.engine.engine import Engine
+from jumplora_server.engine.memory import trim_memory
 
 Part = Literal["load", "bytes", "registered"]
 PARTS: tuple[Part, ...] = get_args(Part)

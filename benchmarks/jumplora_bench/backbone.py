@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from jumplora_adapters.architecture import parameter_shapes, read_architecture
+from jumplora_adapters.checkpoint import SHARED, TIED
 from jumplora_bench.shapes import ShapeName, config_of
 from jumplora_bench.tokenizer import make_tokenizer
-from jumplora_server.engine.weights import expected_shapes, read_config
 
 # A tied head over embeddings of standard deviation 1 only ever repeats the token before, and equal
 # tokens of two programs would show nothing. The first norm takes the factor out again.
@@ -28,16 +29,19 @@ def write_backbone(folder: Path, shape: ShapeName, *, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(shape)
     _write_json(folder / "config.json", config)
-    generation = {key: config[f"{key}"] for key in ("decoder_start_token_id", "pad_token_id")}
+    tokens = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    generation = {key: config[f"{key}"] for key in tokens}
     _write_json(folder / "generation_config.json", generation)
     rng = np.random.default_rng(seed)
-    known = read_config(folder)
+    known = read_architecture(folder)
     weights: dict[str, Tensor] = {}
-    for name, size in expected_shapes(known).items():
+    for name, size in parameter_shapes(known).items():
+        if name in TIED and name != SHARED:
+            continue
         if name.endswith("norm.weight"):
             weights[name] = torch.ones(size)
             continue
-        std = _EMBEDDING_STD if name == "shared.weight" else size[-1] ** -0.5
+        std = _EMBEDDING_STD if name == SHARED else size[-1] ** -0.5
         if name.endswith(".q.weight"):
             std *= known.d_kv**-0.5
         values = rng.standard_normal(size, dtype=np.float32)

@@ -19,11 +19,11 @@ from jumplora_bench.cases.hub_split import HubCase
 from jumplora_bench.cases.torch_peers import peft_mixed, transformers_bare
 from jumplora_bench.engine_report import Measured, Sanity, report_of
 from jumplora_bench.fleet import Fleet, label_of
-from jumplora_bench.memory import trim_memory
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
 from jumplora_bench.rounds import Laps, run_rounds, same_share
 from jumplora_bench.shapes import ShapeName, config_of
+from jumplora_server.engine.memory import trim_memory
 
 
 @dataclass(frozen=True, slots=True)

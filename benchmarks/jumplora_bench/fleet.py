@@ -13,8 +13,8 @@ from jumplora_adapters.format import Adapter
 from jumplora_bench.cases.case import Tokens, Work
 from jumplora_bench.cases.ours import OursCase, Slots, make_engine
 from jumplora_bench.masked import Family, draw, draw_family, union_density
-from jumplora_bench.memory import trim_memory
 from jumplora_server.engine.engine import Engine
+from jumplora_server.engine.memory import trim_memory
 
 # T5-large's published sparsities, 94.9 and 87.6 % (arXiv 2604.16171), and what lineages of four
 # and of fifteen such deltas keep together.

@@ -10,8 +10,8 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.store import Store
 from jumplora_bench.cases.case import Work
 from jumplora_bench.cases.ours import OursCase, make_engine
-from jumplora_bench.memory import trim_memory
 from jumplora_bench.traffic import Question
+from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.residency.reader import StoreReader
 
@@ -37,8 +37,7 @@ class OfflineEngine:
             packed = self._engine.pack(reader.adapter(reader.desired(task).version))
             self._slots[task] = self._engine.install(packed)
             trim_memory()
-        end = self._engine.limits.eos_token_id
-        self._tokenizer = Tokenizer.load(backbone.path, eos_token_id=end)
+        self._tokenizer = Tokenizer.load(backbone.path)
 
     def seconds(self, questions: Sequence[Question]) -> float:
         """Time of one batch of these questions, at most the engine's rows."""

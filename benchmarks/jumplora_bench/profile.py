@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.format import Adapter
 from jumplora_bench.backbone import write_backbone
@@ -25,7 +26,6 @@ from jumplora_server.engine.engine import Kernels
 from jumplora_server.engine.native.layout import Kind
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.native.tape import Timing
-from jumplora_server.engine.weights import read_config
 
 _LINEAR = (Kind.LINEAR_F32, Kind.LINEAR_I8)
 _DELTA = (Kind.DELTA_MANY, Kind.DELTA_FEW)
@@ -102,8 +102,8 @@ def _native(
         tape.start_timing()
     for _ in range(plan.rounds):
         case.run()
-    config = read_config(work.backbone)
-    nonzeros = plan.density * config.d_model * config.inner  # of a module of one task
+    network = read_architecture(work.backbone)
+    nonzeros = plan.density * network.d_model * network.inner  # of a module of one task
     for phase, tape in runner.tapes.items():
         is_decode = phase == "decode"
         replays = plan.rounds * (plan.new if is_decode else 1)

@@ -15,13 +15,13 @@ from jumplora_bench.bars import Bar, compare, verdict
 from jumplora_bench.cases.case import Lap, Work
 from jumplora_bench.cases.ours import OursCase, make_engine
 from jumplora_bench.fleet import label_of
-from jumplora_bench.memory import trim_memory
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Grid, Report
 from jumplora_bench.rounds import Laps, run_rounds, spread
 from jumplora_bench.shapes import VOCABULARY, ShapeName
 from jumplora_server.core import Sampling
 from jumplora_server.engine.engine import Kernels
+from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.sampling_reference import choose_reference
 
@@ -175,7 +175,7 @@ def _reference_seconds(plan: SamplingPlan) -> Mapping[str, float]:
         for _ in range(plan.rounds):
             began = time.perf_counter()
             for row, sampling in zip(logits, samplings, strict=True):
-                choose_reference(row, sampling, [0, 5, 7], eos=1)
+                choose_reference(row, sampling, [0, 5, 7], ends=[1])
             seconds.append(time.perf_counter() - began)
         found[mix] = spread(seconds).median
     return found

@@ -23,7 +23,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
-from jumplora_adapters.errors import AdapterError, StoreError
+from jumplora_adapters.errors import AdapterError, DataError, StoreError
+from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.api import adapters, errors, health, tgi
@@ -31,11 +32,11 @@ from jumplora_server.api.access import AccessLog, BodyCheck, is_upload
 from jumplora_server.api.auth import KeyCheck
 from jumplora_server.api.methods import Methods
 from jumplora_server.api.route import add_dialect
-from jumplora_server.core import Detokenizer
+from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
-from jumplora_server.engine.tokenizer import Tokenizer
-from jumplora_server.engine.weights import CheckpointError
+from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
+from jumplora_server.engine.warm_up import DRILLS
 from jumplora_server.http.connections import Traffic
 from jumplora_server.loop.loop import EngineLoop, StepEngine
 from jumplora_server.loop.outbox import Delivery
@@ -53,6 +54,7 @@ from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
 # engine thread, which takes the lock dozens of times in a step, is slowed down many times.
 SWITCH_SECONDS = 0.0002
 SWEEP_SECONDS = 1.0  # what interrupted changes left does no harm, so a start waits no longer
+WARM_UP_SECONDS = 10.0  # at most, and a step more; later kinds of batches are then left out
 RESIDENCY_STOP_SECONDS = 10.0  # a load that is under way may end; a store that hangs does not
 WARM_UP_TEXT = "Task Instruction: warm up\nText: The first run is slow.\nAnswer:"
 DESCRIPTION = (
@@ -68,7 +70,7 @@ class StartupError(Exception):
     """This machine cannot run what the settings ask for."""
 
 
-STARTUP_ERRORS = (StartupError, AdapterError, CheckpointError, OSError)
+STARTUP_ERRORS = (StartupError, AdapterError, OSError)
 
 
 class AnyEngine(StepEngine, AdapterEngine[Any], Protocol):
@@ -93,6 +95,7 @@ def assemble(settings: Settings) -> Parts:
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
     folder = resolve_backbone(settings.backbone)
     backbone = read_backbone(folder)
+    _log_generation(backbone.generation)
     try:
         engine = Engine(
             folder,
@@ -105,15 +108,18 @@ def assemble(settings: Settings) -> Parts:
         )
     except (ValueError, NativeUnavailable) as error:  # what was asked for does not go together
         raise StartupError(str(error)) from error
-    tokenizer = Tokenizer.load(folder, eos_token_id=engine.limits.eos_token_id)
-    if tokenizer.highest_id >= engine.vocab_size:
-        raise StartupError(
-            f"tokenizer.json of {folder} has token {tokenizer.highest_id}, but the backbone has "
-            f"embeddings of tokens 0 to {engine.vocab_size - 1} only"
-        )
+    _warm_up(engine)
+    tokenizer = Tokenizer.load(folder, rows=engine.vocab_size)
     parts = connect(settings, backbone, engine, tokenizer)
     parts.services.metrics.model_bytes(engine.weight_bytes)
     return parts
+
+
+def _warm_up(engine: Engine) -> None:
+    began = time.monotonic()
+    done = engine.warm_up(WARM_UP_SECONDS)
+    seconds = time.monotonic() - began
+    _log.info("warmed up in %.1f s: %d of %d kinds of batches", seconds, done, len(DRILLS))
 
 
 def connect(
@@ -135,7 +141,7 @@ def connect(
     metrics.build_info(VERSION, torch.__version__)
     store = _open_store(settings)
     delivery = Delivery()
-    prompt = tokenizer.encode(WARM_UP_TEXT, truncate_to=engine.limits.max_source_tokens)
+    prompt = _warm_up_prompt(tokenizer, engine.limits)
     loop: EngineLoop
 
     # Residency runs its trials through the loop, the loop claims slots from residency.
@@ -185,6 +191,7 @@ def connect(
         settings=settings,
         backbone=backbone,
         tokenizer=tokenizer,
+        templates=_templates(settings, tokenizer),
         store=store,
         metrics=metrics,
         residency=residency,
@@ -196,6 +203,35 @@ def connect(
         lifecycle=lifecycle,
     )
     return Parts(services, delivery)
+
+
+def _log_generation(generation: Generation) -> None:
+    if generation.left_to_requests:
+        _log.info(
+            "the backbone's folder sets %s: here each request says that, or its adapter's manifest",
+            ", ".join(generation.left_to_requests),
+        )
+    if not generation.end_token_ids:
+        _log.warning(
+            "the backbone's folder has no eos_token_id where transformers looks for it "
+            "(generation_config.json, if there is one): every answer has max_new_tokens tokens"
+        )
+
+
+def _templates(settings: Settings, tokenizer: Tokenizer) -> TemplateReader:
+    try:
+        return tokenizer.templates(plain=settings.control_tokens_in_text == "plain")
+    except DataError as error:
+        raise StartupError(
+            f"{error}; JUMPLORA_CONTROL_TOKENS_IN_TEXT=read lets control tokens in texts be read"
+        ) from error
+
+
+def _warm_up_prompt(tokenizer: Tokenizer, limits: EngineLimits) -> tuple[int, ...]:
+    try:
+        return tokenizer.encode(WARM_UP_TEXT, truncate_to=limits.max_source_tokens)
+    except NoEmbedding:  # any tokens do that the backbone has
+        return (tokenizer.eos_token_id,)
 
 
 def _open_store(settings: Settings) -> Store:

@@ -11,6 +11,16 @@ from enum import StrEnum
 from typing import Literal, Protocol
 
 
+class NoEmbedding(ValueError):
+    """A prompt needs a token that the backbone's embedding has no row for."""
+
+    def __init__(self, token_id: int, token: str | None, rows: int) -> None:
+        super().__init__(f"token {token_id} has no row in the embedding, which has {rows}")
+        self.token_id = token_id
+        self.token = token
+        self.rows = rows
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterRef:
     """One immutable version of one task's adapter.
@@ -177,12 +187,12 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """The fixed sizes an engine was built with."""
+    """The fixed sizes an engine was built with, and where its backbone ends an answer."""
 
     max_rows: int
     max_source_tokens: int
     max_target_tokens: int
-    eos_token_id: int
+    end_token_ids: tuple[int, ...]  # each ends an answer; empty where only the length does
 
 
 @dataclass(frozen=True, slots=True)

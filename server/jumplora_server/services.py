@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
     from jumplora_adapters.store import Store
     from jumplora_server.core import EngineLimits
-    from jumplora_server.engine.tokenizer import Tokenizer
+    from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
     from jumplora_server.loop.loop import EngineLoop
     from jumplora_server.metrics.metrics import Metrics
     from jumplora_server.publishing import Publishing
@@ -47,6 +47,7 @@ class Services:
     settings: Settings
     backbone: Backbone
     tokenizer: Tokenizer
+    templates: TemplateReader
     store: Store
     metrics: Metrics
     residency: Residency

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         description="share that one task may hold of what the others leave free in the queue; "
         "half of the rest to 1 is kept back for tasks that have nothing waiting",
     )
+    control_tokens_in_text: Literal["plain", "read"] = Field(
+        default="plain",
+        description="what </s>, <extra_id_0> and other control tokens in a request's text are: "
+        "plain characters, or control tokens as in inputs",
+    )
     max_inputs: int = _size(64, "prompts in one request's list", 1, 4096)
     max_text_bytes: Bytes = _size(64 * KIB, "UTF-8 bytes of one prompt", 16, 16 * MIB)
     max_body_bytes: Bytes = _size(MIB, "bytes of a request body (uploads apart)", KIB, 64 * MIB)

@@ -12,6 +12,7 @@ from jumplora_adapters.canaries import check_lengths, read_canaries
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import Canary, PromptSpec
 from jumplora_adapters.rows import read_rows
+from jumplora_adapters.tokenizer import BackboneTokenizer
 from jumplora_adapters.training.task_file import prompt_of
 
 PROMPT = PromptSpec(template="{options}: {text}?", options=("good", "bad"))
@@ -55,9 +56,10 @@ def test_a_prompt_over_the_limit_is_refused() -> None:
     canaries = [Canary(prompt=text, expected="a") for text in ("good film", "good good film")]
     tokenizer = tiny_tokenizer()
     size = len(tokenizer.encode("good good film").ids)
-    check_lengths(canaries, tokenizer, 1, size)
+    both = BackboneTokenizer.of(tokenizer, 512)
+    check_lengths(canaries, both, 1, size)
     with pytest.raises(DataError, match=f"canary 2: its prompt has {size} tokens; at most"):
-        check_lengths(canaries, tokenizer, 1, size - 1)
+        check_lengths(canaries, both, 1, size - 1)
 
 
 def test_the_examples_canaries_are_nowhere_in_its_data() -> None:

@@ -244,3 +244,24 @@ def test_low_rank_is_its_product(seed: int, dtype: torch.dtype) -> None:
 def test_bits_are_counted(content: bytes) -> None:
     mask = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     assert count_bits(mask) == int.from_bytes(content, "little").bit_count()
+
+
+@pytest.mark.parametrize(
+    ("delta", "changes"),
+    [
+        pytest.param(LowRankDelta(torch.ones(2, 3), torch.ones(3, 2)), True, id="factors"),
+        pytest.param(LowRankDelta(torch.ones(2, 3), torch.zeros(3, 2)), False, id="B is zero"),
+        pytest.param(LowRankDelta(torch.zeros(2, 3), torch.ones(3, 2)), False, id="A is zero"),
+        pytest.param(
+            LowRankDelta(torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0, 1.0]])),
+            False,
+            id="zeros meet",
+        ),
+        pytest.param(SparseDelta.from_dense(torch.eye(3)), True, id="sparse"),
+        pytest.param(SparseDelta.from_dense(torch.zeros(3, 3)), False, id="empty"),
+    ],
+)
+def test_a_delta_changes_nothing_where_its_matrix_is_zero(
+    delta: LowRankDelta | SparseDelta, changes: bool
+) -> None:
+    assert delta.changes_anything == changes == bool(delta.to_dense().any())

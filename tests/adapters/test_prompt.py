@@ -10,9 +10,10 @@ from tokenizers import Encoding, Tokenizer
 from factories import tiny_tokenizer
 from jumplora_adapters.errors import PromptTooLong
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import DEFAULT_TEMPLATE, _searched, render, render_truncated
+from jumplora_adapters.prompt import DEFAULT_TEMPLATE, Frame, _searched, render, render_truncated
 
 SPEC = PromptSpec(template=DEFAULT_TEMPLATE, instruction="good or bad?", options=("good", "bad"))
+FRAME = Frame.of(SPEC)
 ASCII = tiny_tokenizer()
 BYTES = tiny_tokenizer(style="mt5")
 
@@ -42,7 +43,7 @@ def test_substitution_is_literal(template: str, text: str, expected: str) -> Non
 @pytest.mark.parametrize("tokenizer", [ASCII, BYTES], ids=["ascii", "bytes"])
 def test_only_the_end_of_the_text_is_cut(tokenizer: object, text: str, max_tokens: int) -> None:
     assert isinstance(tokenizer, type(ASCII))
-    prompt = render_truncated(SPEC, text, tokenizer, max_tokens)
+    prompt = render_truncated(FRAME, text, tokenizer, max_tokens)
     before, after = DEFAULT_TEMPLATE.split("{text}")
     before = render(
         PromptSpec(template=before, instruction="good or bad?", options=SPEC.options), ""
@@ -57,13 +58,13 @@ def test_only_the_end_of_the_text_is_cut(tokenizer: object, text: str, max_token
 
 def test_as_much_of_the_text_is_kept_as_fits() -> None:
     text = "the river is good " * 200
-    prompt = render_truncated(SPEC, text, ASCII, 128)
+    prompt = render_truncated(FRAME, text, ASCII, 128)
     assert len(ASCII.encode(prompt).ids) == 128
 
 
 def test_a_text_that_comes_twice_is_cut_twice() -> None:
     spec = PromptSpec(template="{text} or {text}")
-    prompt = render_truncated(spec, "good bad " * 50, ASCII, 21)
+    prompt = render_truncated(Frame.of(spec), "good bad " * 50, ASCII, 21)
     first, second = prompt.split(" or ")
     assert first == second
     assert "good bad good" in first
@@ -72,16 +73,16 @@ def test_a_text_that_comes_twice_is_cut_twice() -> None:
 
 def test_a_template_that_does_not_fit_is_an_error_with_both_numbers() -> None:
     fixed = len(ASCII.encode(render(SPEC, "")).ids)
-    assert render_truncated(SPEC, "x" * 100, ASCII, fixed) == render(SPEC, "")
+    assert render_truncated(FRAME, "x" * 100, ASCII, fixed) == render(SPEC, "")
     with pytest.raises(PromptTooLong, match=rf"{fixed} tokens.*{fixed - 1}"):
-        render_truncated(SPEC, "x" * 100, ASCII, fixed - 1)
+        render_truncated(FRAME, "x" * 100, ASCII, fixed - 1)
 
 
 def test_a_tokenizer_that_truncates_is_refused() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.enable_truncation(16)
     with pytest.raises(ValueError, match="no_truncation"):
-        render_truncated(SPEC, "text", tokenizer, 64)
+        render_truncated(FRAME, "text", tokenizer, 64)
 
 
 class _Counting:
@@ -100,10 +101,10 @@ class _Counting:
 @pytest.mark.parametrize("tokenizer", [ASCII, BYTES], ids=["ascii", "bytes"])
 def test_a_long_text_is_tokenized_once_and_what_is_left_of_it_twice(tokenizer: Tokenizer) -> None:
     counting = _Counting(tokenizer)
-    prompt = render_truncated(SPEC, "the river is good " * 200, counting, 128)  # type: ignore[arg-type]
+    prompt = render_truncated(FRAME, "the river is good " * 200, counting, 128)  # type: ignore[arg-type]
     assert len(tokenizer.encode(prompt).ids) == 128
     assert counting.calls == 3
-    render_truncated(SPEC, "short", counting, 128)  # type: ignore[arg-type]
+    render_truncated(FRAME, "short", counting, 128)  # type: ignore[arg-type]
     assert counting.calls == 4
 
 
@@ -112,6 +113,6 @@ def test_a_long_text_is_tokenized_once_and_what_is_left_of_it_twice(tokenizer: T
 def test_the_quick_cut_keeps_as_much_as_the_search(
     tokenizer: Tokenizer, text: str, max_tokens: int
 ) -> None:
-    quick = render_truncated(SPEC, text, tokenizer, max_tokens)
+    quick = render_truncated(FRAME, text, tokenizer, max_tokens)
     if quick != render(SPEC, text):
-        assert len(quick) >= len(_searched(SPEC, text, tokenizer, max_tokens))
+        assert len(quick) >= len(_searched(FRAME, text, tokenizer, max_tokens))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from factories import tiny_tokenizer
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.tokenizer import end_token, load_tokenizer, token_ids
+from jumplora_adapters.tokenizer import end_token, load_tokenizer, read_tokenizer, token_ids
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -18,13 +22,42 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_the_end_token_comes_once(tmp_path: Path) -> None:
     tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "config.json").write_text("{}")
-    tokenizer, end = load_tokenizer(tmp_path), end_token(tmp_path)
+    tokenizer = read_tokenizer(tmp_path)
+    end = end_token(tmp_path, tokenizer)
     assert token_ids(tokenizer, ["good"], end) == [tuple(tokenizer.encode("good").ids)]
     assert token_ids(tokenizer, ["good"], 7)[0][-2:] == (end, 7)
 
 
-def test_several_end_tokens_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"eos_token_id": [1, 2]}')
-    with pytest.raises(DataError, match="must be one number"):
-        end_token(tmp_path)
+@pytest.mark.parametrize(
+    ("files", "piece"),
+    [
+        ({}, "</s>"),
+        ({"tokenizer_config.json": {"eos_token": "▁the"}}, "▁the"),
+        ({"tokenizer_config.json": {"eos_token": {"content": "▁the", "special": True}}}, "▁the"),
+        ({"tokenizer_config.json": {"eos_token": None}}, "</s>"),
+        ({"special_tokens_map.json": {"eos_token": "▁a"}}, "▁a"),
+        (
+            {
+                "tokenizer_config.json": {"eos_token": "▁the"},
+                "special_tokens_map.json": {"eos_token": "▁a"},
+            },
+            "▁the",
+        ),
+        # Which tokens end an answer that is generated says nothing of the end of a text.
+        ({"config.json": {"eos_token_id": [7, 9]}, "generation_config.json": {}}, "</s>"),
+    ],
+    ids=["T5's", "named", "as an object", "null", "in the old file", "in both", "of answers"],
+)
+def test_a_text_ends_with_the_tokenizers_own_end_token(
+    tmp_path: Path, files: dict[str, Any], piece: str
+) -> None:
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    tokenizer = read_tokenizer(tmp_path)
+    assert end_token(tmp_path, tokenizer) == tokenizer.token_to_id(piece)
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"name one .* as eos_token in tokenizer_config\.json"):
+        end_token(tmp_path, Tokenizer(WordLevel({"a": 0}, unk_token="a")))

@@ -23,13 +23,14 @@ from typer.testing import CliRunner
 
 from factories import tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import read_backbone
-from jumplora_adapters.errors import StoreError
+from jumplora_adapters.errors import BackboneError, StoreError
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.store import Store
 from jumplora_server import app, logs
 from jumplora_server.app import SWITCH_SECONDS
 from jumplora_server.cli.main import command_line
 from jumplora_server.client import Client
+from jumplora_server.engine.tokenizer import MAX_EXTRA_TOKENS
 from jumplora_server.settings import load_settings
 from serving import connected, make_site, wait_for
 
@@ -271,11 +272,20 @@ def test_what_is_served_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert f"task logged: version {version[:12]} is loaded" in caplog.text
 
 
-def test_a_tokenizer_with_more_tokens_than_the_backbone_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extra", [1, MAX_EXTRA_TOKENS, MAX_EXTRA_TOKENS + 1])
+def test_a_tokenizer_may_be_a_little_larger_than_the_backbone(
+    extra: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tiny_t5(tmp_path / "backbone")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_tokens(["<new>"])
+    tokenizer.add_tokens([f"<new {n}>" for n in range(extra)])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = load_settings(backbone=str(folder), store=str(tmp_path / "store"))
-    with pytest.raises(app.StartupError, match=r"token 512, but .* tokens 0 to 511"):
-        app.assemble(settings)
+    if extra > MAX_EXTRA_TOKENS:
+        with pytest.raises(BackboneError, match=r"has 769 tokens, .* at most 256 more"):
+            app.assemble(settings)
+        return
+    app.assemble(settings)
+    warnings = [line for line in caplog.messages if "tokens more than" in line]
+    assert len(warnings) == 1
+    assert f"has {extra} tokens more than the backbone's embedding has rows (512)" in warnings[0]

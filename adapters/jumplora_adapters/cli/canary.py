@@ -54,9 +54,8 @@ def canary(
                 " --replace puts these in their place"
             )
         canaries = read_canaries(rows, manifest.prompt)
-        check_lengths(
-            canaries, load_tokenizer(network.path), end_token(network.path), source_length
-        )
+        tokenizer = load_tokenizer(network.path)
+        check_lengths(canaries, tokenizer, end_token(network.path, tokenizer.raw), source_length)
         out.parent.mkdir(parents=True, exist_ok=True)
         digest = write_adapter(
             out,

@@ -212,10 +212,10 @@ def dense(
 
 
 def report(written: Sequence[Converted], *, as_json: bool) -> None:
-    """Print what was written; an adapter that changes nothing gets a warning."""
+    """Print what was written, and the warnings of each adapter on stderr."""
     for adapter in written:
-        if adapter.nonzeros == 0:
-            warn(f"{adapter.manifest.task} keeps no entry: it is the bare backbone")
+        for text in adapter.warnings:
+            warn(f"{adapter.manifest.task}: {text}")
     if as_json:
         print_json({"adapters": [_entry(adapter) for adapter in written]})
         return
@@ -259,6 +259,7 @@ def _entry(adapter: Converted) -> dict[str, object]:
         "nonzeros": adapter.nonzeros,
         "density": adapter.density,
         "file_bytes": adapter.path.stat().st_size,
+        "warnings": list(adapter.warnings),
     }
 
 

@@ -25,7 +25,7 @@ def import_backbone(
         fingerprint = read_backbone(imported.folder).fingerprint
     if imported.tokenizer == "missing":
         warn(
-            "there is no tokenizer.json and transformers could not make one of spiece.model:"
+            "there is no tokenizer.json, and none was made of a spiece.model:"
             f" {options.INSTALL_TRAIN}, and run this again, or put one there"
         )
     facts: dict[str, object] = {

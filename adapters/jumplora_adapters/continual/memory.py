@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from pydantic import JsonValue
-from safetensors import safe_open
 
-from jumplora_adapters.checkpoint import weight_files
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.continual.prepare import Prepared, Stage
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.errors import DataError
@@ -34,7 +31,7 @@ gradient, what is multiplied, masks."""
 class TrainingSizes:
     """What the memory of one training step depends on. `weights` counts the backbone's numbers."""
 
-    architecture: Mapping[str, JsonValue]
+    architecture: Architecture
     targets: tuple[tuple[int, int], ...]
     weights: int
     rank: int
@@ -99,7 +96,7 @@ def estimate_of(sizes: TrainingSizes) -> MemoryEstimate:
     """The peak of a training of these sizes, and of scoring it, on one device."""
     is_dense = sizes.is_gated or sizes.past_entries > 0
     largest = max(d_out * d_in for d_out, d_in in sizes.targets)
-    logits = 3 * _FLOAT * sizes.rows * sizes.target * _int(sizes, "vocab_size")
+    logits = 3 * _FLOAT * sizes.rows * sizes.target * sizes.architecture.vocab_size
     return MemoryEstimate(
         program=sizes.program,
         backbone=sizes.weights * (_FLOAT + 2 * sizes.narrow_copies),
@@ -171,16 +168,15 @@ def _activations(sizes: TrainingSizes) -> int:
     A layer keeps the inputs and outputs of its norms, projections and products; the frozen ones
     keep them too, since a gradient passes through to the layers below.
     """
-    d_model, d_ff = _int(sizes, "d_model"), _int(sizes, "d_ff")
-    heads = _int(sizes, "num_heads")
-    inner = heads * _int(sizes, "d_kv")
+    network = sizes.architecture
+    heads, inner = network.num_heads, network.inner
     rows, source, target = sizes.rows, sizes.source, sizes.target
-    wide = 8 * d_model + 4 * inner + 6 * d_ff
+    wide = 8 * network.d_model + 4 * inner + 6 * network.d_ff
     encoder = source * wide + 2 * heads * source * source
     decoder = (
         target * (wide + 4 * inner) + 2 * source * inner + 2 * heads * target * (source + target)
     )
-    layers = _int(sizes, "num_layers") * encoder + _int(sizes, "num_decoder_layers") * decoder
+    layers = network.num_layers * encoder + network.num_decoder_layers * decoder
     return (2 if sizes.narrow_copies else _FLOAT) * rows * layers
 
 
@@ -189,28 +185,17 @@ def _scoring(sizes: TrainingSizes) -> int:
     maps of one encoder layer, logits over the vocabulary; weights and activations are float32.
     """
     tokens = max(SOURCE_TOKENS_A_BATCH, sizes.source)
-    heads = _int(sizes, "num_heads")
-    inner = heads * _int(sizes, "d_kv")
-    caches = 2 * 2 * _int(sizes, "num_decoder_layers") * tokens * inner
-    maps = 2 * heads * tokens * sizes.source
-    logits = 2 * POSITIONS_A_BATCH * _int(sizes, "vocab_size")
+    network = sizes.architecture
+    caches = 2 * 2 * network.num_decoder_layers * tokens * network.inner
+    maps = 2 * network.num_heads * tokens * sizes.source
+    logits = 2 * POSITIONS_A_BATCH * network.vocab_size
     return _FLOAT * (caches + maps + logits)
 
 
-def _int(sizes: TrainingSizes, name: str) -> int:
-    value = sizes.architecture[name]
-    assert isinstance(value, int)
-    return value
-
-
 def _count_weights(prepared: Prepared) -> int:
-    """Numbers in all weight files."""
-    count = 0
-    for path in set(weight_files(prepared.backbone.path).values()):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                count += math.prod(file.get_slice(name).get_shape())
-    return count
+    """Numbers in all tensors that are kept; tied parameters are one."""
+    places = prepared.backbone.checkpoint.places.values()
+    return sum(math.prod(place.shape) for place in set(places))
 
 
 def _free_bytes() -> int:

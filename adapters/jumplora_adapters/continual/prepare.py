@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from tokenizers import Tokenizer
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.canaries import check_lengths, read_canaries
@@ -16,7 +15,7 @@ from jumplora_adapters.continual.config import JOINT_TASK, ContinualConfig
 from jumplora_adapters.continual.tasks import Order, Task, mixed, read_order, read_task
 from jumplora_adapters.errors import DataError, TaskTooSmall
 from jumplora_adapters.manifest import Canary, PromptSpec
-from jumplora_adapters.tokenizer import end_token, load_tokenizer
+from jumplora_adapters.tokenizer import BackboneTokenizer, end_token, load_tokenizer
 from jumplora_adapters.training.adapt import targets_of
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.data import Example
@@ -50,7 +49,7 @@ class Prepared:
 
     config: ContinualConfig
     backbone: Backbone
-    tokenizer: Tokenizer
+    tokenizer: BackboneTokenizer
     end: int  # the end token's id
     order: Order
     tasks: tuple[Task, ...]
@@ -118,7 +117,7 @@ def prepare(config: ContinualConfig) -> Prepared:
             raise DataError(f"task {name} has the name of a merged or joint model: rename it")
     _check_canaries(config, order)
     tokenizer = load_tokenizer(backbone.path)
-    end = end_token(backbone.path)
+    end = end_token(backbone.path, tokenizer.raw)
     tasks = tuple(
         read_task(
             config.data,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tokenizers import Tokenizer
-
 from jumplora_adapters.continual.prepare import Prepared
 from jumplora_adapters.continual.scorebook import CellScores, ScoreBook
 from jumplora_adapters.continual.tasks import Task
@@ -13,7 +11,7 @@ from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.folding import folded
 from jumplora_adapters.manifest import Canary
-from jumplora_adapters.tokenizer import token_ids
+from jumplora_adapters.tokenizer import BackboneTokenizer, token_ids
 from jumplora_adapters.training.adapt import AdaptedBackbone
 from jumplora_adapters.training.data import Example
 from jumplora_adapters.training.evaluate import greedy_texts
@@ -50,14 +48,14 @@ def score(
     adapted: AdaptedBackbone,
     deltas: Mapping[str, Delta],
     task: Task,
-    tokenizer: Tokenizer,
+    tokenizer: BackboneTokenizer,
     max_new_tokens: int,
     processes: Processes,
 ) -> CellScores:
     """The backbone in place plus `deltas`, in float32, on all of the task's scored rows."""
     mine = processes.share(task.scored.examples)
     with adapted.serving(deltas):
-        texts = greedy_texts(adapted, mine, tokenizer, max_new_tokens) if mine else []
+        texts = greedy_texts(adapted, mine, tokenizer.decoder, max_new_tokens) if mine else []
         choices = best_options(adapted, mine, task.options) if mine and task.options else []
     free = [exact_match(text, row.answer) for text, row in zip(texts, mine, strict=True)]
     chosen = [
@@ -73,17 +71,17 @@ def canary_score(
     adapted: AdaptedBackbone,
     deltas: Mapping[str, Delta],
     canaries: Sequence[Canary],
-    tokenizer: Tokenizer,
+    tokenizer: BackboneTokenizer,
     end: int,
     max_new_tokens: int,
 ) -> float:
     """Share of the canaries that are answered as expected."""
-    prompts = token_ids(tokenizer, [canary.prompt for canary in canaries], end)
+    prompts = token_ids(tokenizer.raw, [canary.prompt for canary in canaries], end)
     examples = [
         Example(ids, (), canary.expected) for ids, canary in zip(prompts, canaries, strict=True)
     ]
     with adapted.serving(deltas):
-        texts = greedy_texts(adapted, examples, tokenizer, max_new_tokens)
+        texts = greedy_texts(adapted, examples, tokenizer.decoder, max_new_tokens)
     return _mean([exact_match(text, row.answer) for text, row in zip(texts, examples, strict=True)])
 
 

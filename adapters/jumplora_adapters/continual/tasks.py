@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import MAX_LINEAGE, PromptSpec, check_task_id
-from jumplora_adapters.tokenizer import token_ids
+from jumplora_adapters.tokenizer import BackboneTokenizer, token_ids
 from jumplora_adapters.training.config import Lengths
 from jumplora_adapters.training.data import Example, Split, read_split
 from jumplora_adapters.training.task_file import prompt_of
@@ -82,7 +80,7 @@ def read_task(
     data: Path,
     name: str,
     split: str,
-    tokenizer: Tokenizer,
+    tokenizer: BackboneTokenizer,
     end: int,
     lengths: Lengths,
     *,
@@ -97,7 +95,7 @@ def read_task(
         read_split(_file(data / name, kind), prompt, tokenizer, end, lengths, drawn=rows)
         for kind, rows in (("train", train_rows), (split, score_rows))
     )
-    options = tuple(token_ids(tokenizer, prompt.options, end))
+    options = tuple(token_ids(tokenizer.raw, prompt.options, end))
     return Task(name, prompt, train, scored, options)
 
 

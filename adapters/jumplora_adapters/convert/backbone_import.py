@@ -18,10 +18,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jumplora_adapters.backbone import read_architecture, read_backbone
-from jumplora_adapters.checkpoint import read_json_object
+from jumplora_adapters.architecture import Architecture, parameter_shapes, read_architecture
+from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.checkpoint import (
+    OBSOLETE,
+    SHARED,
+    TIED,
+    has_safetensors,
+    open_checkpoint,
+    parameter_name,
+    refuse_other_weights,
+)
 from jumplora_adapters.convert.pickled import load_pickled
+from jumplora_adapters.convert.spiece import make_tokenizer
+from jumplora_adapters.convert.spiece_battery import check_equal
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.generation import read_generation
 
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"
@@ -36,11 +48,6 @@ COPIED_FILES = (
     "README.md",
     "LICENSE",
 )
-SHARED = "shared.weight"
-EMBEDDING_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-HEAD = "lm_head.weight"
-# Left over in the published T5 files; no T5 implementation has a layer for it.
-OBSOLETE = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 MAX_SHARD_BYTES = 5 * 1000**3
 
 TokenizerOrigin = Literal["copied", "made", "missing"]
@@ -62,15 +69,20 @@ def import_backbone(
 ) -> ImportedBackbone:
     """Read `source` (config.json and pytorch_model.bin, maybe sharded), write `folder`.
 
+    Where `source` has safetensors, too, those are read, as everywhere else.
     `folder` must not exist or be empty; it appears complete or not at all. Raises ConvertError,
     or BackboneError where the result would not be a usable backbone.
     """
-    config = read_json_object(source / "config.json")
-    read_architecture(config)  # refuses other families and folders that bring code
+    # Both refuse what could not be served: other families, code, penalties and the like.
+    architecture = read_architecture(source)
+    read_generation(source, architecture.vocab_size)
+    refuse_other_weights(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConvertError(f"{folder} exists and is not an empty folder: choose a new one")
-    tensors = _load_state(source)
-    dropped = _drop_repeats(tensors, tied=config.get("tie_word_embeddings") is not False)
+    tensors = (
+        _load_safetensors(source, architecture) if has_safetensors(source) else _load_state(source)
+    )
+    dropped = _drop_repeats(tensors)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -79,8 +91,8 @@ def import_backbone(
         for name in COPIED_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, work / name)
-        tokenizer = _complete_tokenizer(work)
-        read_backbone(work)  # raises unless every target is there in its shape
+        tokenizer = _complete_tokenizer(work, architecture.vocab_size)
+        read_backbone(work)  # raises unless every tensor is there in its shape, and no other
         if folder.exists():
             folder.rmdir()
         work.rename(folder)
@@ -89,6 +101,14 @@ def import_backbone(
         raise
     nbytes = sum(tensor.nbytes for tensor in tensors.values())
     return ImportedBackbone(folder, len(tensors), nbytes, dropped, tokenizer)
+
+
+def _load_safetensors(source: Path, architecture: Architecture) -> dict[str, Tensor]:
+    """All tensors by name, sorted, each once; views of the files."""
+    checkpoint = open_checkpoint(source, parameter_shapes(architecture))
+    # Of tied parameters, the name that comes last is kept: SHARED where the file has it.
+    names = {place: name for name, place in sorted(checkpoint.places.items())}
+    return dict(sorted(checkpoint.tensors(names.values())))
 
 
 def _load_state(source: Path) -> dict[str, Tensor]:
@@ -101,9 +121,10 @@ def _load_state(source: Path) -> dict[str, Tensor]:
         for name, tensor in state.items():
             if not isinstance(name, str) or not isinstance(tensor, Tensor):
                 raise ConvertError(f"{path} holds {name!r}, which is not a named tensor")
-            if name in tensors:
-                raise ConvertError(f"{path} repeats the tensor {name!r} of an earlier shard")
-            tensors[name] = tensor.detach()
+            parameter = parameter_name(name)
+            if parameter in tensors:
+                raise ConvertError(f"{path} repeats the tensor {parameter!r}")
+            tensors[parameter] = tensor.detach()
     return dict(sorted(tensors.items()))
 
 
@@ -113,8 +134,7 @@ def _weight_files(source: Path) -> tuple[Path, ...]:
         return (source / SINGLE_FILE,)
     index = source / INDEX_FILE
     if not index.is_file():
-        found = " (it has safetensors already)" if any(source.glob("*.safetensors")) else ""
-        raise ConvertError(f"{source} has neither {SINGLE_FILE} nor {INDEX_FILE}{found}")
+        raise ConvertError(f"{source} has neither {SINGLE_FILE} nor {INDEX_FILE}")
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         names = sorted({str(name) for name in weight_map.values()})
@@ -126,30 +146,25 @@ def _weight_files(source: Path) -> tuple[Path, ...]:
     return tuple(source / name for name in names)
 
 
-def _drop_repeats(tensors: dict[str, Tensor], *, tied: bool) -> tuple[str, ...]:
-    """Remove what repeats the shared embedding, in place; the removed names.
+def _drop_repeats(tensors: dict[str, Tensor]) -> tuple[str, ...]:
+    """Remove what only repeats the embedding, in place; the removed names.
 
-    The two embed_tokens are the shared embedding in every T5. A head that differs stays: that is
-    how transformers 5 tells an untied one, whatever `tie_word_embeddings` says.
+    What differs from it stays: transformers 5 does not tie it, whatever `tie_word_embeddings` says.
     """
-    if SHARED not in tensors:
-        alias = next((name for name in EMBEDDING_ALIASES if name in tensors), None)
-        if alias is None:
-            raise ConvertError(f"the checkpoint has no {SHARED!r}: not a T5 model")
-        tensors[SHARED] = tensors[alias]
-    dropped = [name for name in OBSOLETE if tensors.pop(name, None) is not None]
-    for name in EMBEDDING_ALIASES:
-        if name in tensors and not torch.equal(tensors[name], tensors[SHARED]):
-            raise ConvertError(
-                f"{name!r} differs from {SHARED!r}, which T5 models share: what a library makes of"
-                " such a file is anybody's guess, so it is refused"
-            )
-        if tensors.pop(name, None) is not None:
+    dropped = [OBSOLETE] if tensors.pop(OBSOLETE, None) is not None else []
+    first = next((name for name in TIED if name in tensors), None)
+    if first is None:
+        raise ConvertError(f"the checkpoint has no {SHARED!r}: not a T5 model")
+    embedding = tensors[SHARED] = tensors[first]
+    for name in TIED[1:]:
+        if name in tensors and _are_equal(tensors[name], embedding):
+            del tensors[name]
             dropped.append(name)
-    if tied and HEAD in tensors and torch.equal(tensors[HEAD], tensors[SHARED]):
-        del tensors[HEAD]
-        dropped.append(HEAD)
     return tuple(sorted(dropped))
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.float(), other.float())
 
 
 def _write_shards(folder: Path, tensors: Mapping[str, Tensor], max_bytes: int) -> None:
@@ -187,20 +202,26 @@ def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> Iterator[list[str]
         yield names
 
 
-def _complete_tokenizer(folder: Path) -> TokenizerOrigin:
-    """Write tokenizer.json from spiece.model where it is missing and transformers can."""
+def _complete_tokenizer(folder: Path, rows: int) -> TokenizerOrigin:
+    """Write tokenizer.json from spiece.model where it is missing and SentencePiece is installed.
+
+    Raises ConvertError where it would not read and write as SentencePiece does.
+    """
     if (folder / "tokenizer.json").is_file():
         return "copied"
     if not (folder / "spiece.model").is_file():
         return "missing"
     try:
-        from transformers import AutoTokenizer  # an extra; seconds to import, and rarely needed
-
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-        backend = tokenizer.backend_tokenizer
-    except (ImportError, OSError, ValueError, AttributeError):
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # an extra
+    except ImportError:
         return "missing"
-    backend.save(str(folder / "tokenizer.json"))
+    content = (folder / "spiece.model").read_bytes()
+    try:
+        SentencePieceProcessor(model_proto=content)  # looks at all of it
+    except RuntimeError as error:
+        raise ConvertError(f"spiece.model is not a SentencePiece model: {error}") from error
+    model = sentencepiece_model_pb2.ModelProto.FromString(content)
+    tokenizer = make_tokenizer(model, folder, rows)
+    check_equal(tokenizer, model)
+    tokenizer.save(str(folder / "tokenizer.json"))
     return "made"

@@ -14,6 +14,7 @@ from jumplora_adapters.convert.draft import (
     file_digest,
     write_converted,
 )
+from jumplora_adapters.convert.factors import check_readable
 from jumplora_adapters.convert.names import match_module
 from jumplora_adapters.convert.prune import prune
 from jumplora_adapters.convert.tensor_file import tensors_in
@@ -39,10 +40,10 @@ def convert_dense(
         target = match_module(name, backbone.targets)
         if target in deltas:
             raise ConvertError(f"{file}: two tensors mean {target!r}, the second is {name!r}")
-        if tuple(dense.shape) != backbone.targets[target] or not dense.is_floating_point():
+        check_readable(name, dense)
+        if tuple(dense.shape) != backbone.targets[target]:
             raise ConvertError(
-                f"{name} is {dense.dtype} {tuple(dense.shape)}, expected floating point"
-                f" {backbone.targets[target]}"
+                f"{name} is {tuple(dense.shape)}, expected {backbone.targets[target]}"
             )
         kept = dense.float()
         if not bool(torch.isfinite(kept).all()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class Converted:
     manifest: Manifest
     nonzeros: int
     nbytes: int  # of the deltas, in memory
+    warnings: tuple[str, ...] = ()  # what its maker should look at; each a text of one line
 
     @property
     def density(self) -> float:
@@ -66,6 +67,7 @@ class Origin:
     thresholds: Mapping[str, float] | None = None
     notes: Mapping[str, JsonValue] = field(default_factory=dict)  # for the manifest's `training`
     factors: Factors | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def write_converted(
@@ -101,10 +103,13 @@ def write_converted(
     except ValidationError as error:
         raise ConvertError(f"the adapter is not valid: {first_faults(error)}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    return read_back(path, write_adapter(path, manifest, ordered, origin.factors), backbone)
+    digest = write_adapter(path, manifest, ordered, origin.factors)
+    return read_back(path, digest, backbone, origin.warnings)
 
 
-def read_back(path: Path, digest: str, backbone: Backbone) -> Converted:
+def read_back(
+    path: Path, digest: str, backbone: Backbone, warnings: Sequence[str] = ()
+) -> Converted:
     """What lies at `path`, after every check that a server would make."""
     adapter: Adapter = read_adapter(path, backbone, expect_digest=digest)
     return Converted(
@@ -113,7 +118,17 @@ def read_back(path: Path, digest: str, backbone: Backbone) -> Converted:
         manifest=adapter.manifest,
         nonzeros=sum(delta.nnz for delta in adapter.deltas.values()),
         nbytes=sum(delta.nbytes for delta in adapter.deltas.values()),
+        warnings=(*warnings, *_idle(adapter.deltas)),
     )
+
+
+def _idle(deltas: Mapping[str, Delta]) -> Iterator[str]:
+    """A warning where modules change nothing."""
+    idle = [name for name, delta in deltas.items() if not delta.changes_anything]
+    if len(idle) == len(deltas):
+        yield "it changes nothing: it is the bare backbone"
+    elif idle:
+        yield f"{len(idle)} of its {len(deltas)} modules change nothing, such as {idle[0]}"
 
 
 def file_digest(path: Path) -> str:

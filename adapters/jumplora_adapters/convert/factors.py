@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jumplora_adapters.bounds import FREE_RANK
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import ConvertError
+
+READ_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +43,8 @@ def check_factors(
         raise ConvertError(
             f"{module}: A and B must be tensors, got {type(A).__name__}, {type(B).__name__}"
         )
-    if not A.is_floating_point() or not B.is_floating_point():
-        raise ConvertError(f"{module}: A and B must be floating point, got {A.dtype}, {B.dtype}")
+    check_readable(f"{module}: A", A)
+    check_readable(f"{module}: B", B)
     d_out, d_in = shape
     if A.dim() != 2 or B.dim() != 2 or A.shape[0] != B.shape[1] or A.shape[0] == 0:
         raise ConvertError(
@@ -53,7 +56,20 @@ def check_factors(
             f"{module}: B A is {(B.shape[0], A.shape[1])}, the backbone's weight is {shape}: the"
             " checkpoint belongs to another backbone"
         )
+    if A.shape[0] > (highest := max(FREE_RANK, d_out, d_in)):
+        raise ConvertError(f"{module}: the rank is {A.shape[0]}, at most {highest} is allowed")
     left, right = A.detach().float().contiguous(), B.detach().float().contiguous()
     if not bool(torch.isfinite(left).all() and torch.isfinite(right).all()):
         raise ConvertError(f"{module}: a factor holds NaN or infinity: the training diverged")
     return Factors(left, right, tau)
+
+
+def check_readable(what: str, tensor: Tensor) -> None:
+    """Raise ConvertError unless `tensor` is dense, on the CPU and of a common floating type."""
+    if tensor.dtype not in READ_DTYPES:
+        raise ConvertError(
+            f"{what} is of {tensor.dtype}; floating point is expected: float32, float16, bfloat16"
+            " or float64"
+        )
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ConvertError(f"{what} is {tensor.layout} on {tensor.device}, expected a dense tensor")

@@ -7,11 +7,30 @@ components in front (`base_model.model.`, `module.`) and some leave one behind (
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.printable import shown
 
 # What wrappers append to the name of the linear layer they replaced.
 WRAPPER_SUFFIXES = ("base_layer", "base", "linear", "default", "weight")
+MAX_NAME_CHARS = 1000
+MAX_SHOWN = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a foreign model's name of a module has that the backbone's has not, and vice versa."""
+
+    front: str  # "t5." where the backbone was an attribute of another module
+    back: str  # ".linear" where the layer was wrapped
+    cut: str  # "decoder." where only that part of the backbone was trained
+
+    def around(self, module: str) -> str | None:
+        """The foreign model's name of a module of the backbone; None if it had no such module."""
+        if not module.startswith(self.cut):
+            return None
+        return f"{self.front}{module.removeprefix(self.cut)}{self.back}"
 
 
 def match_module(name: str, targets: Iterable[str]) -> str:
@@ -21,9 +40,9 @@ def match_module(name: str, targets: Iterable[str]) -> str:
     common end wins; a tie is refused, for instance `SelfAttention.q`, which every block has.
     Raises ConvertError if none or several fit.
     """
-    components = name.split(".")
-    while len(components) > 1 and components[-1] in WRAPPER_SUFFIXES:
-        components.pop()
+    if len(name) > MAX_NAME_CHARS:
+        raise ConvertError(f"module {_shown(name)}: a name has at most {MAX_NAME_CHARS} characters")
+    components = _inner(name)
     best: list[str] = []
     longest = 0
     for target in targets:
@@ -34,12 +53,12 @@ def match_module(name: str, targets: Iterable[str]) -> str:
             best.append(target)
     if not best:
         raise ConvertError(
-            f"module {name!r} is none of the backbone's targets: only q and v projections of"
+            f"module {_shown(name)} is none of the backbone's targets: only q and v projections of"
             " its attention layers can carry a delta"
         )
     if len(best) > 1:
         raise ConvertError(
-            f"module {name!r} is ambiguous: {len(best)} targets end with it, such as"
+            f"module {_shown(name)} is ambiguous: {len(best)} targets end with it, such as"
             f" {best[0]!r} and {best[1]!r}"
         )
     return best[0]
@@ -53,13 +72,36 @@ def match_modules(names: Iterable[str], targets: Iterable[str]) -> dict[str, str
     for name in names:
         target = match_module(name, known)
         if target in owner:
-            raise ConvertError(f"modules {owner[target]!r} and {name!r} both mean {target!r}")
+            raise ConvertError(
+                f"modules {_shown(owner[target])} and {_shown(name)} both mean {target!r}"
+            )
         owner[target] = name
         matched[name] = target
     return matched
+
+
+def surroundings(name: str, target: str) -> Surroundings:
+    """How `name`, which means `target`, differs from it."""
+    inner = ".".join(_inner(name))
+    back = name.removeprefix(inner)
+    if inner.endswith(target):
+        return Surroundings(front=inner.removesuffix(target), back=back, cut="")
+    return Surroundings(front="", back=back, cut=target.removesuffix(inner))
+
+
+def _inner(name: str) -> list[str]:
+    """The components of a name without what wrappers appended."""
+    components = name.split(".")
+    while len(components) > 1 and components[-1] in WRAPPER_SUFFIXES:
+        components.pop()
+    return components
 
 
 def _common_end(left: list[str], right: list[str]) -> int:
     """Length of the shorter list if the longer one ends with it, else 0."""
     common = min(len(left), len(right))
     return common if left[-common:] == right[-common:] else 0
+
+
+def _shown(name: str) -> str:
+    return shown(repr(name), MAX_SHOWN)

@@ -8,7 +8,7 @@ the update is always the hard-gated one that the code merges after training.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +23,19 @@ from jumplora_adapters.convert.draft import (
     file_digest,
     write_converted,
 )
-from jumplora_adapters.convert.factors import Factors, check_factors
+from jumplora_adapters.convert.factors import Factors, check_factors, check_readable
 from jumplora_adapters.convert.form import Form, delta_of, kept_factors
 from jumplora_adapters.convert.names import match_modules
 from jumplora_adapters.convert.pickled import load_pickled
 from jumplora_adapters.convert.scaling import Scaling
+from jumplora_adapters.delta import Delta
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.printable import shown
 
 FACTOR_KEYS = frozenset({"A", "B"})
 GATED_KEYS = FACTOR_KEYS | {"log_threshold"}
 MAX_MODULES = 4096
+MAX_SHOWN = 120
 
 
 def read_official(path: Path, backbone: Backbone) -> dict[str, Factors]:
@@ -51,8 +54,8 @@ def read_official(path: Path, backbone: Backbone) -> dict[str, Factors]:
         keys = frozenset(entry) if isinstance(entry, Mapping) else frozenset()
         if not isinstance(name, str) or keys not in (FACTOR_KEYS, GATED_KEYS):
             raise ConvertError(
-                f"{path}: {name!r} holds {_described(entry)}, expected A, B and log_threshold"
-                " (or A and B of a plain LoRA)"
+                f"{path}: {shown(repr(name), MAX_SHOWN)} holds {_described(entry)},"
+                " expected A, B and log_threshold (or A and B of a plain LoRA)"
             )
     targets = match_modules(state, backbone.targets)
     factors = {
@@ -93,6 +96,7 @@ def convert_official(
             "scale": scaling.at(rank),
         },
         factors=kept_factors(factors, deltas, form),
+        warnings=tuple(_warnings(factors, deltas, backbone)),
     )
     return write_converted(out, draft, backbone, deltas, origin)
 
@@ -143,15 +147,42 @@ def group_thresholds(taus: Mapping[str, float]) -> dict[str, float]:
     return blocks
 
 
+def _warnings(
+    factors: Mapping[str, Factors], deltas: Mapping[str, Delta], backbone: Backbone
+) -> Iterator[str]:
+    """What can be seen of the checkpoint alone, since it has no configuration."""
+    missing = [target for target in backbone.targets if target not in factors]
+    if missing:
+        yield (
+            f"the checkpoint lacks {len(missing)} of the {len(backbone.targets)} q and v modules,"
+            f" such as {missing[0]}: they keep the backbone's weights"
+        )
+    ranks = sorted({pair.rank for pair in factors.values()})
+    if len(ranks) > 1:
+        yield f"the ranks go from {ranks[0]} to {ranks[-1]}: alpha is divided by each module's own"
+    # A product of zero keeps nothing at any threshold, so whole means that the gate let all pass.
+    whole = [
+        name
+        for name, pair in factors.items()
+        if pair.tau is not None and deltas[name].density == 1.0
+    ]
+    if whole:
+        yield (
+            f"the threshold keeps every entry of {len(whole)} of the {len(factors)} modules, such"
+            f" as {whole[0]} ({factors[whole[0]].tau:.3g}): the gate closes nothing there"
+        )
+
+
 def _tau(name: str, state: Mapping[str, Mapping[str, object]]) -> float | None:
     """exp of the module's log-threshold, in float32 as the gate compares it."""
     if "log_threshold" not in state[name]:
         return None
     log_threshold = state[name]["log_threshold"]
-    if isinstance(log_threshold, int | float):
-        log_threshold = torch.tensor(float(log_threshold))
+    if isinstance(log_threshold, int | float) and not isinstance(log_threshold, bool):
+        log_threshold = _number(name, log_threshold)
     if not isinstance(log_threshold, Tensor) or log_threshold.numel() != 1:
         raise ConvertError(f"{name}: log_threshold is {_described(log_threshold)}, not a scalar")
+    check_readable(f"{name}: log_threshold", log_threshold)
     tau = float(torch.exp(log_threshold.detach().float().reshape(())))
     if not math.isfinite(tau):
         raise ConvertError(
@@ -160,9 +191,16 @@ def _tau(name: str, state: Mapping[str, Mapping[str, object]]) -> float | None:
     return tau
 
 
+def _number(name: str, value: float) -> Tensor:
+    try:
+        return torch.tensor(float(value))
+    except OverflowError as error:
+        raise ConvertError(f"{name}: log_threshold gives no finite threshold") from error
+
+
 def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(sorted(map(str, value))[:6]) + "}"
+        return shown("{" + ", ".join(sorted(map(str, value))[:6]) + "}", MAX_SHOWN)
     return f"a {type(value).__name__}"

@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import (
+    GenerationConfig,
+    MT5ForConditionalGeneration,
+    T5ForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
 
 from jumplora_adapters.backbone import Backbone
@@ -23,6 +27,7 @@ from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
 from jumplora_adapters.training.threshold import threshold_for
 
+_MODELS = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
 _BLOCK = re.compile(r"^(.*\bblock\.\d+)\.")
 
 
@@ -31,7 +36,8 @@ class AdaptedBackbone:
     """A transformers model whose targets are AdaptedLinear; everything else is frozen.
 
     `gates` maps a group ("global", or a block's name) to its threshold; empty for plain LoRA.
-    `model` is typed Any: transformers' own annotations do not describe its forward. `exact` holds
+    `model` is typed Any: transformers' own annotations do not describe its forward. Its
+    `generation_config` says where decoding starts and ends, and what pads. `exact` holds
     the float32 values of frozen parameters that are trained over in a narrower type.
     """
 
@@ -179,18 +185,30 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
     # On a CPU the fused attention's backward pass is slower in bfloat16 than the plain one.
     attention = "sdpa" if config.precision == "float32" else "eager"
     transformers_logging.disable_progress_bar()
-    model = AutoModelForSeq2SeqLM.from_pretrained(
-        backbone.path,
+    # The network and the weights that a server computes with, not what the library would find in
+    # the folder.
+    network = backbone.architecture
+    model_class = _MODELS[network.model_type]
+    fields = network.as_json()
+    scales = fields.pop("scales_decoder_outputs")
+    model = model_class.from_pretrained(
+        None,
+        config=model_class.config_class(
+            **fields,
+            scale_decoder_outputs=scales,
+            dropout_rate=config.optimisation.dropout,
+        ),
+        state_dict=dict(backbone.checkpoint.tensors()),
         dtype=torch.float32,
         attn_implementation=attention,
-        dropout_rate=config.optimisation.dropout,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
     )
-    # generate() fills whatever a call leaves open from here, and this may be from a file of the
-    # backbone's folder (penalties, forced tokens), which a server does not read.
-    model.generation_config = GenerationConfig()
+    # Of the folder's own settings, those that a server obeys, and nothing else: generate() fills
+    # whatever a call leaves open from here.
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=backbone.generation.start_token_id,
+        eos_token_id=[*backbone.generation.end_token_ids] or None,
+        pad_token_id=0,  # whatever it is, it is masked
+    )
     return model
 
 

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import render, render_truncated
+from jumplora_adapters.prompt import Frame, render_truncated
 from jumplora_adapters.rows import read_rows
-from jumplora_adapters.tokenizer import token_ids
+from jumplora_adapters.tokenizer import BackboneTokenizer, token_ids
 from jumplora_adapters.training.config import Lengths
 
 
@@ -47,7 +47,7 @@ class Split:
 def read_split(
     path: Path,
     prompt: PromptSpec | None,
-    tokenizer: Tokenizer,
+    tokenizer: BackboneTokenizer,
     end: int,
     lengths: Lengths,
     *,
@@ -66,10 +66,17 @@ def read_split(
         rows = tuple(rows[n] for n in sorted(chosen))
     texts = [row.source for row in rows]
     if prompt is not None and file.is_labelled:
-        texts = _rendered(texts, prompt, tokenizer, lengths.source)
-    sources = token_ids(tokenizer, texts, end)
-    targets = token_ids(tokenizer, [row.target for row in rows], end)
-    for row, target in zip(rows, targets, strict=True):
+        # As the server reads them: control tokens in a text are plain characters.
+        plain = tokenizer.plain
+        frame = Frame.of(prompt).marked(plain.mark)
+        texts = _rendered(texts, frame, plain.tokenizer, lengths.source)
+        sources = token_ids(plain.tokenizer, texts, end)
+    else:
+        sources = token_ids(tokenizer.raw, texts, end)
+    targets = token_ids(tokenizer.raw, [row.target for row in rows], end)
+    for row, source, target in zip(rows, sources, targets, strict=True):
+        tokenizer.check(_cut(source, lengths.source), f"{path}: line {row.line}: the prompt")
+        tokenizer.check(target, f"{path}: line {row.line}: the target")
         if len(target) > lengths.target:
             raise DataError(
                 f"{path}: line {row.line}: the target has {len(target)} tokens with the end "
@@ -83,14 +90,12 @@ def read_split(
     return Split(path, file.sha256, examples, file.is_labelled, cut)
 
 
-def _rendered(
-    texts: Sequence[str], prompt: PromptSpec, tokenizer: Tokenizer, limit: int
-) -> list[str]:
+def _rendered(texts: Sequence[str], frame: Frame, tokenizer: Tokenizer, limit: int) -> list[str]:
     """The prompts, the texts of those that are too long cut so that they take `limit` tokens."""
-    prompts = [render(prompt, text) for text in texts]
+    prompts = [frame.around(text) for text in texts]
     sizes = map(len, tokenizer.encode_batch(prompts))  # in parallel, which one by one is not
     return [
-        whole if size <= limit else render_truncated(prompt, text, tokenizer, limit)
+        whole if size <= limit else render_truncated(frame, text, tokenizer, limit)
         for text, whole, size in zip(texts, prompts, sizes, strict=True)
     ]
 

@@ -196,13 +196,13 @@ class Fit:
 
     def _backward(self, rows: Sequence[Example], tokens: int) -> float:
         """Gradients of the summed loss over `rows` divided by `tokens`, batch by batch."""
-        optimisation, model_config = self.config.optimisation, self.adapted.model.config
+        optimisation, tokens_of = self.config.optimisation, self.adapted.model.generation_config
         total = 0.0
         for start in range(0, len(rows), optimisation.batch_size):
             batch = collate(
                 rows[start : start + optimisation.batch_size],
-                pad=model_config.pad_token_id,
-                start=model_config.decoder_start_token_id,
+                pad=tokens_of.pad_token_id,
+                start=tokens_of.decoder_start_token_id,
                 device=self.adapted.device,
             )
             logits = self.adapted.model(

@@ -15,7 +15,7 @@ def backbone_digest(folder: Path) -> str:
     gradients and dev scores depend on all weights. Raises BackboneError, OSError.
     """
     hasher = hashlib.sha256()
-    for path in sorted({folder / "config.json", *weight_files(folder).values()}):
+    for path in sorted({folder / "config.json", *weight_files(folder)}):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         hasher.update(f"{path.name} {content}\n".encode())

@@ -49,7 +49,7 @@ def option_scores(
     `answers` are ids int64 [options, tokens], padded with IGNORED. The first token of all answers
     comes of one step a source, whose cached keys and values serve the rest.
     """
-    model, config = adapted.model, adapted.model.config
+    model, config = adapted.model, adapted.model.generation_config
     count = len(answers)
     source = padded(sources, config.pad_token_id).to(adapted.device)
     is_source = padded([(1,) * len(ids) for ids in sources], 0).to(adapted.device)

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.format import Adapter, write_adapter
 from jumplora_adapters.threshold_move import ThresholdMove, threshold_moves
-from jumplora_adapters.tokenizer import end_token, load_tokenizer
+from jumplora_adapters.tokenizer import BackboneTokenizer, end_token, load_tokenizer
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.batches import steps_of
 from jumplora_adapters.training.checkpoint import Progress
@@ -40,7 +39,7 @@ class Prepared:
     config: TrainConfig
     backbone: Backbone
     ancestors: tuple[Adapter, ...]
-    tokenizer: Tokenizer
+    tokenizer: BackboneTokenizer
     train: Split
     dev: Split | None
     test: Split | None
@@ -106,7 +105,7 @@ def prepare(config: TrainConfig) -> Prepared:
     backbone = read_backbone(resolve_backbone(config.backbone))
     ancestors = read_ancestors(config.ancestors, config.store, backbone)
     tokenizer = load_tokenizer(backbone.path)
-    end = end_token(backbone.path)
+    end = end_token(backbone.path, tokenizer.raw)
 
     def split(path: Path) -> Split:
         return read_split(path, config.prompt, tokenizer, end, config.lengths)
@@ -155,7 +154,7 @@ def _score(
     prepared: Prepared, adapted: AdaptedBackbone, examples: Sequence[Example]
 ) -> dict[str, float]:
     deltas = adapted.deltas(getattr(torch, prepared.config.value_type))
-    return evaluate(adapted, deltas, examples, prepared.tokenizer, prepared.max_new_tokens)
+    return evaluate(adapted, deltas, examples, prepared.tokenizer.decoder, prepared.max_new_tokens)
 
 
 def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fit: Fit) -> Trained:

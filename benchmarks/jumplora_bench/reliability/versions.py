@@ -51,8 +51,7 @@ class Oracle:
         self._backbone = backbone
         probe = Work(backbone.path, (tuple(range(64)),) * len(PROMPTS), NEW_TOKENS, 0, "cpu")
         self._engine = make_engine(probe, "float32")
-        end = self._engine.limits.eos_token_id
-        self._tokenizer = Tokenizer.load(backbone.path, eos_token_id=end)
+        self._tokenizer = Tokenizer.load(backbone.path)
         self._ids = count()
 
     def texts(self, path: Path) -> tuple[str | None, ...]:

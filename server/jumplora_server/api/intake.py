@@ -73,6 +73,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             encoded = await encode(
                 services.lanes,
                 services.tokenizer,
+                services.templates,
                 record.task,
                 Prompts(
                     given=ask.prompts,

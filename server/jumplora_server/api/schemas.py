@@ -125,7 +125,9 @@ class GenerateRequest(Received):
     model: str | None = Field(default=None, description="alias of task_id")
     inputs: Prompts | None = Field(default=None, description="raw prompt, or a list of them")
     text: Prompts | None = Field(
-        default=None, description="text for the adapter's prompt template, or a list of them"
+        default=None,
+        description="text for the adapter's prompt template, or a list of them; control tokens in "
+        "it, as </s>, are plain characters unless the server is set to read them",
     )
     parameters: Parameters = Parameters()
 

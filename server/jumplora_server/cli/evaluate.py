@@ -112,11 +112,11 @@ def evaluate(
 
 def _fit(backbone: str, limit: int) -> Fit:
     from jumplora_adapters.backbone import resolve_backbone
-    from jumplora_adapters.prompt import render_truncated
-    from jumplora_adapters.tokenizer import load_tokenizer
+    from jumplora_adapters.prompt import Frame, render_truncated
+    from jumplora_adapters.tokenizer import read_tokenizer
 
-    tokenizer = load_tokenizer(resolve_backbone(backbone))
-    return lambda spec, text: render_truncated(spec, text, tokenizer, limit)
+    tokenizer = read_tokenizer(resolve_backbone(backbone))  # the prompts are sent whole
+    return lambda spec, text: render_truncated(Frame.of(spec), text, tokenizer, limit)
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from jumplora_server.engine.weights import T5Config
+from jumplora_adapters.architecture import Architecture
+from jumplora_server.engine.memory import lazy_zeros
+from jumplora_server.engine.sampling import to_device
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
 # have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py): MKL
@@ -22,12 +26,12 @@ class RowCache:
     """Keys and values of every decoder layer for `rows` sequences.
 
     Self-attention: [layers, rows, heads, target, d_kv]; cross-attention: [layers, rows, heads,
-    source, d_kv]. Zeroed lazily by the allocator: pages cost memory once a row has used them.
+    source, d_kv]. On a CPU pages cost memory once a row has used them.
     """
 
     def __init__(
         self,
-        config: T5Config,
+        config: Architecture,
         *,
         rows: int,
         max_source: int,
@@ -41,19 +45,29 @@ class RowCache:
         self.target = round_up(max_target)
         own = (layers, rows, heads, self.target, width)
         cross = (layers, rows, heads, self.source, width)
-        self.self_k = torch.zeros(own, dtype=dtype, device=device)
-        self.self_v = torch.zeros(own, dtype=dtype, device=device)
-        self.cross_k = torch.zeros(cross, dtype=dtype, device=device)
-        self.cross_v = torch.zeros(cross, dtype=dtype, device=device)
+
+        def zeros(shape: tuple[int, ...]) -> Tensor:
+            if device.type == "cpu":
+                return lazy_zeros(shape, dtype)
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.self_k, self.self_v = zeros(own), zeros(own)
+        self.cross_k, self.cross_v = zeros(cross), zeros(cross)
         # Additive mask of the source: 0 inside a row's prompt, the dtype's lowest number outside
         # it (not -inf: a free row that is computed along must not make NaN).
         self.lowest = torch.finfo(dtype).min
         self.source_mask = torch.full((rows, self.source), self.lowest, dtype=dtype, device=device)
+        self.source_lengths = torch.zeros(rows, dtype=torch.int64, device=device)
 
-    def open_row(self, row: int, source_length: int) -> None:
-        """Make a row ready for a prompt of that many tokens."""
-        self.source_mask[row, :source_length] = 0
-        self.source_mask[row, source_length:] = self.lowest
+    def open_rows(self, rows: Sequence[int], source_lengths: Sequence[int]) -> None:
+        """Make rows ready for prompts of that many tokens."""
+        device = self.source_mask.device
+        lengths = torch.tensor(source_lengths, dtype=torch.int64)
+        outside = torch.arange(self.source) >= lengths[:, None]
+        mask = torch.zeros(outside.shape, dtype=self.source_mask.dtype)
+        index = to_device(torch.tensor(rows, dtype=torch.int64), device)
+        self.source_mask[index] = to_device(mask.masked_fill_(outside, self.lowest), device)
+        self.source_lengths[index] = to_device(lengths, device)
 
     def clear_row(self, row: int) -> None:
         """Forget a row's numbers, after it failed.

@@ -17,13 +17,17 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture, read_architecture
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.generation import read_generation
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter
+from jumplora_server.engine.memory import lean_memory
 from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
-from jumplora_server.engine.weights import read_config, read_weights
+from jumplora_server.engine.warm_up import warm_up
+from jumplora_server.engine.weights import read_weights
 
 Kernels = Literal["auto", "native", "torch"]
 
@@ -73,7 +77,7 @@ class Engine:
                 native where they run.
 
         Raises:
-            CheckpointError: the folder is not servable.
+            BackboneError: the folder is not servable.
             NativeUnavailable: kernels are native and do not run here.
             ValueError: dtype, device and kernels do not go together.
         """
@@ -81,7 +85,8 @@ class Engine:
             raise ValueError(f"dtype {dtype!r} is unknown; allowed are float32, bfloat16, int8")
         if dtype == "int8" and device != "cpu":
             raise ValueError(f"dtype int8 runs on the CPU only, device is {device!r}")
-        config = read_config(folder)
+        config = read_architecture(folder)
+        generation = read_generation(folder, config.vocab_size)
         self._clock = clock
         self.device = device
         self.dtype = dtype
@@ -90,23 +95,34 @@ class Engine:
             max_rows=max_rows,
             max_source_tokens=max_source_tokens,
             max_target_tokens=max_target_tokens,
-            eos_token_id=config.eos_token_id,
+            end_token_ids=generation.end_token_ids,
         )
         self.kernels = _choose_kernels(kernels, dtype, device)
+        with lean_memory():
+            self._runner = self._load(folder, config, generation.start_token_id, kernels)
+        self._bank: Bank[Any] = Bank()
+
+    def _load(self, folder: Path, config: Architecture, start: int, wanted: Kernels) -> Runner:
         weights = read_weights(folder, config)
         if self.kernels == "native":
-            self._runner: Runner = NativeRunner(config, weights, dtype=dtype, limits=self.limits)
-        else:
-            runner = TorchRunner
-            if torch.device(device).type == "cuda" and kernels == "auto":
-                # Imported here: it needs Triton, which only torch for CUDA brings.
-                from jumplora_server.engine.cuda.runner import CudaRunner
-
-                runner = CudaRunner
-            self._runner = runner(
-                config, weights, dtype=dtype, device=torch.device(device), limits=self.limits
+            return NativeRunner(
+                config, weights, start_token_id=start, dtype=self.dtype, limits=self.limits
             )
-        self._bank: Bank[Any] = Bank()
+        device = torch.device(self.device)
+        runner = TorchRunner
+        if device.type == "cuda" and wanted == "auto":
+            # Imported here: it needs Triton, which only torch for CUDA brings.
+            from jumplora_server.engine.cuda.runner import CudaRunner
+
+            runner = CudaRunner
+        return runner(
+            config,
+            weights,
+            start_token_id=start,
+            dtype=self.dtype,
+            device=device,
+            limits=self.limits,
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -117,6 +133,14 @@ class Engine:
     def runner(self) -> Runner:
         """What computes, to measure it."""
         return self._runner
+
+    def warm_up(self, most_seconds: float) -> int:
+        """Compute what no one asked for, so that the first request costs what the next ones cost.
+
+        Before any sequence is served: it uses their rows. Returns how many drills there was time
+        for.
+        """
+        return warm_up(self.step, self.limits, self._clock, most_seconds=most_seconds)
 
     # -- any thread
 

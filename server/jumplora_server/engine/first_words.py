@@ -12,6 +12,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from jumplora_adapters.convert import charsmap, spiece
+
 # A single space between two printable ASCII characters: no combining mark, no joiner and no run of
 # spaces is there, so that neither normalisation nor splitting looks across it.
 _CUT = re.compile(r"[!-~](?= [!-~])")
@@ -50,9 +52,20 @@ def _keeps_words(normalizer: dict[str, Any]) -> bool:
         case "Sequence":
             return all(map(_keeps_words, normalizer["normalizers"]))
         case "Replace":
-            return bool(normalizer["pattern"] == {"Regex": " {2,}"})
+            return _is_local(normalizer["pattern"])
         case kind:
             return kind in ("Precompiled", "Strip") or kind in _UNICODE_FORMS
+
+
+def _is_local(pattern: dict[str, str]) -> bool:
+    """Whether a replacement looks at runs of spaces, both ends or marks only, as those do that
+    `jumplora import-backbone` writes."""
+    regex, string = pattern.get("Regex", ""), pattern.get("String")
+    return (
+        regex in (spiece.RUNS, spiece.ENDS, spiece.LEADING)
+        or regex.startswith(charsmap.BEFORE_MARKS)
+        or string in (charsmap.JOINED, charsmap.APART)
+    )
 
 
 def _splits_words(pre_tokenizer: dict[str, Any]) -> bool:
@@ -62,6 +75,8 @@ def _splits_words(pre_tokenizer: dict[str, Any]) -> bool:
             return bool(parts) and all(map(_splits_words, parts))
         case "Metaspace":
             return pre_tokenizer.get("split", True) is True
+        case "Split":
+            return bool(pre_tokenizer["pattern"] == {"Regex": spiece.BYTE_NAME})
         case kind:
             return bool(kind == "WhitespaceSplit")
 

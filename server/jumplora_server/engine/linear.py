@@ -14,6 +14,7 @@ from torch import Tensor
 
 # BLAS takes another path, with another summation order, below 4 rows; the caller pads to this.
 MIN_ROWS = 4
+QUANTISED_ELEMENTS = 1 << 22  # of a weight, at a time
 
 
 class Linear(Protocol):
@@ -81,8 +82,16 @@ class Int8Linear:
 
 def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric int8 of each output: (scale [d_out] float32, values [d_out, d_in] int8)."""
-    scale = weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
-    return scale, (weight.float() / scale[:, None]).round_().to(torch.int8)
+    scale = torch.empty(weight.shape[0])
+    values = torch.empty(weight.shape, dtype=torch.int8)
+    # In parts, for a whole embedding's temporary tensors would take four times its bytes.
+    rows = max(1, QUANTISED_ELEMENTS // weight.shape[1])
+    for first in range(0, weight.shape[0], rows):
+        part = weight[first : first + rows].float()
+        own = scale[first : first + rows]
+        own.copy_(part.abs().amax(dim=1).clamp_min(1e-12) / 127)
+        values[first : first + rows] = (part / own[:, None]).round_()
+    return scale, values
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class Asked:
 
     table: Tensor  # [columns, n] float64, on the device
     fed: Tensor  # [n, width] the start token and the tokens chosen so far; the first fills it up
-    eos: int
+    ends: tuple[int, ...]
 
     def __getitem__(self, name: str) -> Tensor:
         """A column [n, 1]; infinite where a row does not set the parameter."""
@@ -48,7 +48,7 @@ class Asked:
 
     def of(self, index: Tensor) -> Asked:
         """Some of the rows."""
-        return Asked(self.table[:, index], self.fed[index], self.eos)
+        return Asked(self.table[:, index], self.fed[index], self.ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ def _penalise_repetition(x: Tensor, asked: Asked) -> None:
 
 def _forbid_an_early_end(x: Tensor, asked: Asked) -> None:
     is_early = asked["position"] < asked["min_new_tokens"]
-    x[:, asked.eos].masked_fill_(is_early[:, 0], -torch.inf)
+    for end in asked.ends:
+        x[:, end].masked_fill_(is_early[:, 0], -torch.inf)
 
 
 def _keep_top_k(ranked: Ranked, asked: Asked) -> None:
@@ -106,13 +107,13 @@ class Chooser:
     def __init__(
         self,
         *,
-        eos_token_id: int,
+        end_token_ids: tuple[int, ...],
         start_token_id: int,
         rows: int,
         positions: int,
         device: torch.device,
     ) -> None:
-        self._eos = eos_token_id
+        self._ends = end_token_ids
         self._start = start_token_id
         self._fed = torch.full((rows, positions), start_token_id, device=device)
 
@@ -153,7 +154,7 @@ class Chooser:
         fed = self._fed[rows, :width]
         steps = torch.arange(width, device=fed.device)
         # What another sequence left behind in the row is past this one's position.
-        return Asked(table, torch.where(steps > positions[:, None], fed[:, :1], fed), self._eos)
+        return Asked(table, torch.where(steps > positions[:, None], fed[:, :1], fed), self._ends)
 
     def _numbers(self, place: int, sequence: Sequence) -> tuple[float, ...]:
         sampling, position = sequence.sampling, len(sequence.output)

@@ -16,20 +16,21 @@ from jumplora_server.engine.sampling import uniform
 
 
 def choose_reference(
-    logits: Tensor, sampling: Sampling, fed: Rows[int], eos: int
+    logits: Tensor, sampling: Sampling, fed: Rows[int], ends: Rows[int]
 ) -> tuple[int, float | None]:
     """The token, -1 where there can be none, and the model's own log-probability of it.
 
     Args:
         logits: [vocabulary] float32.
         fed: the start token and the tokens chosen so far.
+        ends: the tokens that end an answer.
     """
     x, position = logits.clone(), len(fed) - 1
     if sampling.repetition_penalty != 1.0:
         seen = torch.tensor([*set(fed)])
         x[seen] = penalised(x[seen], sampling.repetition_penalty)
     if position < sampling.min_new_tokens:
-        x[eos] = -torch.inf
+        x[list(ends)] = -torch.inf
     if not (logits.max().isfinite() and x.max().isfinite()):
         return -1, None
     token = int(x.argmax())

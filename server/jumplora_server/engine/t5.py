@@ -16,10 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
+from jumplora_adapters.checkpoint import DECODER_EMBEDDING, ENCODER_EMBEDDING, HEAD
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.linear import MIN_ROWS, Linear, make_linear
-from jumplora_server.engine.weights import T5Config, to_dtype
+from jumplora_server.engine.sampling import to_device
+from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
 
 Direction = Literal["both", "past"]
 UNCUT_ELEMENTS = 16384  # largest elementwise operation that torch leaves to one thread
@@ -31,7 +34,8 @@ class LengthGroup:
 
     rows: Tensor  # [b] cache rows
     index: Tensor  # [b, L] positions in the packed tokens; padding repeats a prompt's first token
-    valid: Tensor  # [b * L] bool: no padding
+    packed: Tensor  # [m] positions in the packed tokens of what is no padding
+    padded: Tensor  # [m] the same in [b * L]
     bias: Tensor  # [b or 1, heads, L, L] position bias plus the mask of padding
 
 
@@ -54,7 +58,7 @@ class T5:
     """The backbone's forward pass over packed prompts and over one token of many rows."""
 
     def __init__(
-        self, config: T5Config, weights: dict[str, Tensor], *, dtype: str, device: torch.device
+        self, config: Architecture, weights: StoredTensors, *, dtype: str, device: torch.device
     ) -> None:
         self.config = config
         self.device = device
@@ -62,7 +66,12 @@ class T5:
         self._form = dtype
         self._weights = weights
         self.weight_bytes = 0
-        self.embedding = self._tensor("shared.weight")  # [vocab, d_model]
+        # The largest ones first, while there is room for the copies on their way.
+        self.embedding = self._tensor(ENCODER_EMBEDDING)  # [vocab, d_model]
+        self.decoder_embedding = self.embedding
+        if not weights.are_tied(DECODER_EMBEDDING, ENCODER_EMBEDDING):
+            self.decoder_embedding = self._tensor(DECODER_EMBEDDING)
+        self.head = self._linear(HEAD)
         self.encoder = [self._layer("encoder", i) for i in range(config.num_layers)]
         self.decoder = [self._layer("decoder", i) for i in range(config.num_decoder_layers)]
         self.encoder_norm = self._tensor("encoder.final_layer_norm.weight")
@@ -70,7 +79,6 @@ class T5:
         bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         self.encoder_bias = self._tensor(f"encoder.{bias}")  # [buckets, heads]
         self.decoder_bias = self._tensor(f"decoder.{bias}")
-        self.head = self._linear("lm_head.weight")
         del self._weights
 
     # -- parameters
@@ -82,8 +90,7 @@ class T5:
 
     def _linear(self, *names: str) -> Linear:
         """One linear of several weights stacked by output, so that one product serves them all."""
-        weight = torch.cat([self._weights[name] for name in names])
-        linear = make_linear(weight, self._form, self.device)
+        linear = make_linear(stacked(self._weights, names), self._form, self.device)
         self.weight_bytes += linear.nbytes
         return linear
 
@@ -93,7 +100,7 @@ class T5:
         is_decoder = stack == "decoder"
         last = 2 if is_decoder else 1
         dense = f"{base}.{last}.DenseReluDense"
-        wide = ("wi",) if self.config.feed_forward == "relu" else ("wi_0", "wi_1")
+        wide = ("wi",) if self.config.feed_forward_proj == "relu" else ("wi_0", "wi_1")
         return Layer(
             prefix=base,
             norms=tuple(self._tensor(f"{base}.{i}.layer_norm.weight") for i in range(last + 1)),
@@ -120,8 +127,8 @@ class T5:
         for layer in self.encoder:
             h = self._norm(x, layer.norms[0])
             qkv = self._qkv(layer, h, plan)
-            x = x + layer.out(self._attend_groups(qkv, groups))
-            x = x + self._feed_forward(layer, self._norm(x, layer.norms[1]))
+            x = self._plus(x, layer.out, self._attend_groups(qkv, groups))
+            x = self._feed_forward(layer, x, self._norm(x, layer.norms[1]))
         x = self._norm(x, self.encoder_norm)
         for index, layer in enumerate(self.decoder):
             assert layer.cross_kv is not None
@@ -155,7 +162,7 @@ class T5:
         self_bias = self._causal_bias(positions, target)  # [R, heads, target]
         source_mask = cache.source_mask[:rows, None, :source]  # [R, 1, source]
         live_positions = positions[live]
-        x = self.embedding[tokens]  # [R, d_model]
+        x = self.decoder_embedding[tokens]  # [R, d_model]
         for index, layer in enumerate(self.decoder):
             assert layer.cross_q is not None
             assert layer.cross_out is not None
@@ -164,21 +171,21 @@ class T5:
             q, k, v = qkv.view(rows, 3, self.config.num_heads, self.config.d_kv).unbind(1)
             cache.append(index, live, live_positions, k[live], v[live])
             own = self._attend_rows(q, cache.self_k[index], cache.self_v[index], self_bias)
-            x = x + layer.out(own)
+            x = self._plus(x, layer.out, own)
             h = self._norm(x, layer.norms[1])
             q = layer.cross_q(h)
             plan.add(f"{layer.prefix}.1.EncDecAttention.q", h, q)
             q = q.view(rows, self.config.num_heads, self.config.d_kv)
             read = self._attend_rows(q, cache.cross_k[index], cache.cross_v[index], source_mask)
-            x = x + layer.cross_out(read)
-            x = x + self._feed_forward(layer, self._norm(x, layer.norms[2]))
+            x = self._plus(x, layer.cross_out, read)
+            x = self._feed_forward(layer, x, self._norm(x, layer.norms[2]))
         x = self._norm(x, self.decoder_norm) * self.config.logit_scale
         return self.head(x).float()
 
     # -- pieces
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (self.config.d_model,), weight, self.config.epsilon)
+        return F.rms_norm(x, (self.config.d_model,), weight, self.config.layer_norm_epsilon)
 
     def _qkv(self, layer: Layer, h: Tensor, plan: Plan) -> Tensor:
         qkv = layer.qkv(h)  # [n, 3 * inner]
@@ -189,12 +196,17 @@ class T5:
             )
         return qkv
 
-    def _feed_forward(self, layer: Layer, h: Tensor) -> Tensor:
+    def _plus(self, x: Tensor, linear: Linear, y: Tensor) -> Tensor:
+        """x + linear(y), which may be x itself."""
+        return x + linear(y)
+
+    def _feed_forward(self, layer: Layer, x: Tensor, h: Tensor) -> Tensor:
+        """x + the feed-forward of h."""
         wide = layer.wide(h)
-        if self.config.feed_forward == "relu":
-            return layer.narrow(F.relu_(wide))
+        if self.config.feed_forward_proj == "relu":
+            return self._plus(x, layer.narrow, F.relu_(wide))
         gate, value = wide.chunk(2, dim=-1)
-        return layer.narrow(_gelu(gate) * value)
+        return self._plus(x, layer.narrow, _gelu(gate) * value)
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[b, L, parts * inner] -> parts tensors [b, heads, L, d_kv]."""
@@ -209,7 +221,7 @@ class T5:
             q, k, v = self._heads(qkv[group.index], 3)
             read = _attend_prompts(q, k, v, group.bias)
             flat = read.transpose(1, 2).reshape(-1, self.config.inner)  # [b * L, inner]
-            out[group.index.view(-1)[group.valid]] = flat[group.valid]
+            out[group.packed] = flat[group.padded]
         return out
 
     def _attend_rows(self, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
@@ -236,7 +248,10 @@ class T5:
         """
         distance = torch.arange(length, device=self.device) - positions[:, None]  # key minus query
         buckets = position_buckets(
-            distance, self.config.num_buckets, self.config.max_distance, sees="past"
+            distance,
+            self.config.relative_attention_num_buckets,
+            self.config.relative_attention_max_distance,
+            sees="past",
         )
         bias = self.decoder_bias[buckets].permute(0, 2, 1)  # [R, heads, length]
         return bias.masked_fill((distance > 0)[:, None, :], torch.finfo(self.dtype).min)
@@ -257,18 +272,22 @@ class T5:
         ]
 
     def _group(self, length: int, spans: list[tuple[int, int]], rows: list[int]) -> LengthGroup:
-        starts = torch.tensor([span[0] for span in spans], device=self.device)
-        sizes = torch.tensor([span[1] - span[0] for span in spans], device=self.device)
-        steps = torch.arange(length, device=self.device)
+        # Built on the host: asking the device which tokens are valid would wait for it.
+        starts = torch.tensor([span[0] for span in spans])
+        sizes = torch.tensor([span[1] - span[0] for span in spans])
+        steps = torch.arange(length)
         valid = steps < sizes[:, None]  # [b, L]
+        index = starts[:, None] + steps * valid
         bias = self._encoder_position_bias(length)[None]
         if not bool(valid.all()):
             lowest = torch.finfo(self.dtype).min
-            bias = bias.masked_fill(~valid[:, None, None, :], lowest)
+            outside = to_device(~valid, self.device)
+            bias = bias.masked_fill(outside[:, None, None, :], lowest)
         return LengthGroup(
-            rows=torch.tensor(rows, device=self.device),
-            index=starts[:, None] + steps * valid,
-            valid=valid.view(-1),
+            rows=to_device(torch.tensor(rows), self.device),
+            index=to_device(index, self.device),
+            packed=to_device(index[valid], self.device),
+            padded=to_device(valid.view(-1).nonzero()[:, 0], self.device),
             bias=bias,
         )
 
@@ -277,7 +296,10 @@ class T5:
         steps = torch.arange(length, device=self.device)
         distance = steps[None, :] - steps[:, None]  # key minus query
         buckets = position_buckets(
-            distance, self.config.num_buckets, self.config.max_distance, sees="both"
+            distance,
+            self.config.relative_attention_num_buckets,
+            self.config.relative_attention_max_distance,
+            sees="both",
         )
         return self.encoder_bias[buckets].permute(2, 0, 1).contiguous()
 
@@ -304,9 +326,11 @@ def _attend_prompts(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 def _gelu(x: Tensor) -> Tensor:
     """The tanh form of GELU, x [n, d_ff], with the same bits for a row in any batch.
 
-    torch cuts a large elementwise operation into one piece a thread, and the tail of each piece
-    goes through another tanh; blocks under that size are never cut.
+    On a CPU torch cuts a large elementwise operation into one piece a thread, and the tail of each
+    piece goes through another tanh; blocks under that size are never cut.
     """
+    if x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
     rows = max(1, UNCUT_ELEMENTS // x.shape[1])
     starts = range(0, x.shape[0], rows)
     return torch.cat([F.gelu(x[i : i + rows], approximate="tanh") for i in starts])

@@ -10,14 +10,16 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import RowCache, round_up
 from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
+from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.sampling import Chooser, to_device
 from jumplora_server.engine.t5 import T5, min_rows
-from jumplora_server.engine.weights import T5Config
+from jumplora_server.engine.weights import StoredTensors
 
 Lineage = tuple[PackedAdapter[DeltaForm], ...]
 
@@ -27,17 +29,18 @@ class TorchRunner:
 
     def __init__(
         self,
-        config: T5Config,
-        weights: dict[str, Tensor],
+        config: Architecture,
+        weights: StoredTensors,
         *,
+        start_token_id: int,
         dtype: str,
         device: torch.device,
         limits: EngineLimits,
     ) -> None:
         self._device = device
-        self._start = config.decoder_start_token_id
+        self._start = start_token_id
         self._min_rows = min_rows(dtype)
-        self._model = T5(config, weights, dtype=dtype, device=device)
+        self._model = self._make_model(config, weights, dtype, limits)
         self._cache = RowCache(
             config,
             rows=max(limits.max_rows, self._min_rows),
@@ -47,12 +50,17 @@ class TorchRunner:
             device=device,
         )
         self._chooser = Chooser(
-            eos_token_id=config.eos_token_id,
-            start_token_id=config.decoder_start_token_id,
+            end_token_ids=limits.end_token_ids,
+            start_token_id=start_token_id,
             rows=limits.max_rows,
             positions=limits.max_target_tokens,
             device=device,
         )
+
+    def _make_model(
+        self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
+    ) -> T5:
+        return T5(config, weights, dtype=dtype, device=self._device)
 
     @property
     def weight_bytes(self) -> int:
@@ -61,7 +69,10 @@ class TorchRunner:
 
     def pack(self, adapter: Adapter) -> PackedAdapter[DeltaForm]:
         """Bring an adapter into the forms this runner applies; any thread."""
-        return packed(adapter, lambda delta: make_form(delta, self._device))
+        forms = packed(adapter, lambda delta: make_form(delta, self._device))
+        if self._device.type == "cpu":
+            trim_memory()  # holes between the forms, which the next pack would not use
+        return forms
 
     def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
         """Encode each sequence's prompt into its row's cross-attention cache."""
@@ -74,11 +85,13 @@ class TorchRunner:
         for sequence, _ in pairs:
             spans.append((len(tokens), len(tokens) + len(sequence.prompt)))
             tokens.extend(sequence.prompt)
-            self._cache.open_row(sequence.row, len(sequence.prompt))
+        rows = [sequence.row for sequence, _ in pairs]
+        self._cache.open_rows(rows, [stop - start for start, stop in spans])
         plan = self._encode_plan([lineage for _, lineage in pairs], spans)
-        groups = self._model.groups(spans, [sequence.row for sequence, _ in pairs])
+        groups = self._model.groups(spans, rows)
         tokens.extend([self._start] * (self._min_rows - len(tokens)))
-        self._model.encode(torch.tensor(tokens, device=self._device), groups, plan, self._cache)
+        given = to_device(torch.tensor(tokens), self._device)
+        self._model.encode(given, groups, plan, self._cache)
 
     def _encode_plan(self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]]) -> Plan:
         forms = [tuple(member.forms for member in lineage) for lineage in lineages]

@@ -19,6 +19,7 @@ from jumplora_server.core import (
     EngineLimits,
     Finish,
     FinishReason,
+    NoEmbedding,
     Sampling,
     TokenEvent,
     Wanted,
@@ -180,8 +181,12 @@ class CanaryRun:
         self, lease: Lease, canary: Canary, sampling: Sampling, deadline: float
     ) -> Future[Reply]:
         done: Future[Reply] = Future()
-        prompt = self._encode(canary.prompt)
         allowed = self._limits.max_source_tokens
+        try:
+            prompt = self._encode(canary.prompt)
+        except NoEmbedding as error:
+            done.set_result(Reply(canary, None, f"not asked: {error}"))
+            return done
         if len(prompt) > allowed:
             fault = f"not asked: it has {len(prompt)} tokens, at most {allowed} are allowed"
             done.set_result(Reply(canary, None, fault))

@@ -240,7 +240,8 @@ class Scheduler:
         limit = min(sequence.sampling.max_new_tokens, self._limits.max_target_tokens)
         reason: FinishReason | None = None
         text = ""
-        if token_id == self._limits.eos_token_id:
+        is_end = token_id in self._limits.end_token_ids
+        if is_end:  # it has no text, also where it is no control token
             reason = FinishReason.EOS_TOKEN
         else:
             text = output.push(token_id)
@@ -253,7 +254,8 @@ class Scheduler:
         sequence.text += text
         token = None
         if sequence.wants == "tokens":
-            token = Token(token_id, text, logprob, sequence.detokenizer.is_special(token_id))
+            is_special = is_end or sequence.detokenizer.is_special(token_id)
+            token = Token(token_id, text, logprob, is_special)
         if reason is not None:
             self._end(sequence, reason, now, token=token)
         elif token is not None:

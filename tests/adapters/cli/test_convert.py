@@ -52,6 +52,7 @@ def test_official(run_json: RunJson, backbone: Backbone, tmp_path: Path) -> None
         "nonzeros": sum(delta.nnz for delta in adapter.deltas.values()),
         "density": pytest.approx(0.1, abs=0.05),
         "file_bytes": out.stat().st_size,
+        "warnings": [],
     }
 
 
@@ -110,7 +111,28 @@ def test_an_adapter_that_changes_nothing_gets_a_warning(
     save_file({Q: torch.zeros(backbone.targets[Q])}, tmp_path / "d.safetensors")
     to = ("--backbone", backbone.path, "--task", "t", "--out", tmp_path / "a.safetensors")
     result = run("convert", "dense", tmp_path / "d.safetensors", *to)
-    assert result.stderr == "warning: t keeps no entry: it is the bare backbone\n"
+    assert result.stderr == "warning: t: it changes nothing: it is the bare backbone\n"
+
+
+def test_warnings_are_lines_on_stderr_and_a_list_in_json(
+    run: Run, run_json: RunJson, backbone: Backbone, tmp_path: Path
+) -> None:
+    save_peft(
+        tmp_path / "peft",
+        backbone,
+        target_modules=["q", "v", "wo"],
+        alpha_pattern={"k": 4, "\x1b2J": 1},
+        base_model_name_or_path="google/t5-xxl",
+    )
+    to = ("--backbone", backbone.path, "--task", "t", "--out", tmp_path / "a.safetensors")
+    lines = run("convert", "peft", tmp_path / "peft", *to).stderr.splitlines()
+    assert all(line.startswith("warning: t: ") and "\x1b" not in line for line in lines)
+    (written,) = run_json("convert", "peft", tmp_path / "peft", *to)["adapters"]
+    assert [f"warning: t: {warning}" for warning in written["warnings"]] == lines
+    starts = ("base_model_name_or_path", "adapter_config.json chooses", "alpha_pattern: 2 of")
+    assert len(lines) == 3
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(f"warning: t: {start}")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from jumplora_adapters.architecture import architecture_of
 from jumplora_adapters.continual.memory import (
     MemoryEstimate,
     TrainingSizes,
@@ -17,10 +18,9 @@ from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.errors import DataError
 
 T5_LARGE = TrainingSizes(
-    architecture={
-        "d_model": 1024, "d_ff": 4096, "d_kv": 64, "num_heads": 16, "num_layers": 24,
-        "num_decoder_layers": 24, "vocab_size": 32128,
-    },
+    architecture=architecture_of(
+        {"model_type": "t5", "d_model": 1024, "d_ff": 4096, "num_heads": 16, "num_layers": 24}
+    ),
     targets=((1024, 1024),) * 144,
     weights=737_668_096,
     rank=8,

@@ -83,7 +83,7 @@ class Oracle:
         output = self.model.generate(
             input_ids=torch.tensor([source]), max_new_tokens=4, do_sample=False
         )
-        return str(self._prepared.tokenizer.decode(output[0].tolist()))
+        return str(self._prepared.tokenizer.decoder.decode(output[0].tolist()))
 
     def scores(self, name: str) -> dict[str, float]:
         (task,) = (task for task in self._prepared.tasks if task.name == name)
@@ -307,7 +307,7 @@ def test_canaries_go_into_the_manifest_and_are_scored(
     assert first.manifest.canaries[0].prompt.endswith("Text: this was good\nAnswer:")
     oracle = Oracle(config)
     oracle.merge(first)
-    tokenizer = prepare(config).tokenizer
+    tokenizer = prepare(config).tokenizer.raw
     hits = [
         exact_match(oracle.text(tuple(tokenizer.encode(canary.prompt).ids)), canary.expected)
         for canary in first.manifest.canaries

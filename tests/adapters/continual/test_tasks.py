@@ -102,7 +102,7 @@ def test_a_long_text_is_cut_and_the_prompts_end_survives(data: Path, backbone_fo
         train_rows=None, score_rows=None,
     )  # fmt: skip
     source = task.train.examples[0].source
-    text = load_tokenizer(backbone_folder).decode(list(source))
+    text = load_tokenizer(backbone_folder).decoder.decode(list(source))
     assert len(source) <= 64
     assert text.startswith("Task Instruction: Is it good?")
     assert text.endswith("Answer:")

@@ -17,6 +17,7 @@ from foreign_checkpoints import WAS_RUN, RunsCode
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.convert.backbone_import import import_backbone
 from jumplora_adapters.errors import AdapterError, BackboneError, ConvertError
+from spiece_models import spiece_model
 
 HEAD = "lm_head.weight"
 SHARED = "shared.weight"
@@ -92,13 +93,38 @@ def test_shards_are_read_and_written(tmp_path: Path) -> None:
     assert torch.equal(_logits(parts.folder), _logits(whole.folder))
 
 
-def test_an_untied_head_stays_even_if_it_equals_the_embedding(tmp_path: Path) -> None:
+def test_stacks_with_embeddings_of_their_own_keep_them(tmp_path: Path) -> None:
+    source = _pickled(tmp_path / "bin", "v1.1")
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    state[DECODER_ALIAS] = state[SHARED] + 1
+    torch.save(state, source / "pytorch_model.bin")
+    imported = import_backbone(source, tmp_path / "safe")
+    kept = load_file(imported.folder / "model.safetensors")
+    assert torch.equal(kept[DECODER_ALIAS], state[DECODER_ALIAS])
+    assert imported.dropped == (ENCODER_ALIAS,)
+    assert torch.equal(_logits(imported.folder), _logits(source))
+
+
+def test_safetensors_beside_are_what_is_read(tmp_path: Path) -> None:
+    source = _pickled(tmp_path / "bin", "v1.0")
+    other = tiny_t5(tmp_path / "other", style="v1.0", seed=9)
+    shutil.copy(other / "model.safetensors", source)
+    imported = import_backbone(source, tmp_path / "safe")
+    state = load_file(imported.folder / "model.safetensors")
+    theirs = load_file(other / "model.safetensors")
+    assert state.keys() == theirs.keys()
+    assert all(torch.equal(state[name], theirs[name]) for name in theirs)
+    assert torch.equal(_logits(imported.folder), _logits(source))
+
+
+def test_a_head_that_equals_the_embedding_is_not_kept_twice(tmp_path: Path) -> None:
     source = _pickled(tmp_path / "bin", "v1.1")
     state = torch.load(source / "pytorch_model.bin", weights_only=True)
     state[HEAD] = state[SHARED]
     torch.save(state, source / "pytorch_model.bin")
     imported = import_backbone(source, tmp_path / "safe")
-    assert HEAD in load_file(imported.folder / "model.safetensors")
+    assert HEAD in imported.dropped
+    assert torch.equal(_logits(imported.folder), _logits(source))
 
 
 def test_a_lone_alias_becomes_the_shared_embedding(tmp_path: Path) -> None:
@@ -139,14 +165,14 @@ def test_tokenizer_json_is_made_of_spiece_model(tmp_path: Path) -> None:
     assert made.token_to_id("<extra_id_0>") == 219
 
 
-def test_without_transformers_the_tokenizer_is_reported_missing(
+def test_without_sentencepiece_the_tokenizer_is_reported_missing(
     pickled_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "bin"
     shutil.copytree(pickled_t5, source)
     (source / "tokenizer.json").unlink()
     (source / "spiece.model").write_bytes(b"not looked at")
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
     imported = import_backbone(source, tmp_path / "safe")
     assert imported.tokenizer == "missing"
     assert (imported.folder / "spiece.model").read_bytes() == b"not looked at"
@@ -200,6 +226,14 @@ def _index(weight_map: Any) -> Callable[[Path], None]:
             "neither pytorch_model.bin nor",
             id="no weights",
         ),
+        pytest.param(
+            lambda source: (source / "generation_config.json").write_text(
+                '{"decoder_start_token_id": 0, "eos_token_id": 1, "no_repeat_ngram_size": 3}'
+            ),
+            BackboneError,
+            "bin/generation_config.json: no_repeat_ngram_size is 3",
+            id="bans",
+        ),
         pytest.param(_resave(list), ConvertError, "holds a list", id="no dict"),
         pytest.param(
             _resave(lambda state: {**state, "x": 3}),
@@ -211,10 +245,19 @@ def _index(weight_map: Any) -> Callable[[Path], None]:
             _resave(lambda state: {**state, "x": RunsCode()}), ConvertError, "run code", id="code"
         ),
         pytest.param(
-            _resave(lambda state: {**state, ENCODER_ALIAS: state[SHARED] + 1}),
+            _resave(lambda state: {**state, "transformer.shared.weight": state[SHARED]}),
             ConvertError,
-            "differs from 'shared.weight'",
-            id="two embeddings",
+            "repeats the tensor 'shared.weight'",
+            id="two names",
+        ),
+        pytest.param(
+            _resave(lambda state: {**state, "classifier.weight": state[SHARED]}),
+            BackboneError,
+            "classifier.weight, which is no part",
+            id="foreign tensor",
+        ),
+        pytest.param(
+            _config(feed_forward_proj="gated-silu"), BackboneError, "gated-silu", id="not served"
         ),
         pytest.param(
             _resave(lambda state: {"x": state[HEAD]}), ConvertError, "not a T5 model", id="no T5"
@@ -251,3 +294,24 @@ def test_a_folder_in_use_is_refused(pickled_t5: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pickled_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _pickled(tmp_path_factory.mktemp("pickled") / "bin", "v1.1")
+
+
+def test_a_tokenizer_that_would_read_otherwise_refuses_the_import(
+    pickled_t5: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "bin"
+    shutil.copytree(pickled_t5, source)
+    (source / "tokenizer.json").unlink()
+    spiece_model(source, normalization_rule_name="identity", treat_whitespace_as_suffix=True)
+    with pytest.raises(ConvertError, match=r"reads .* as the tokens .*, SentencePiece as"):
+        import_backbone(source, tmp_path / "safe")
+    assert not (tmp_path / "safe").exists()
+    whole = (source / "spiece.model").read_bytes()
+    for content, message in (
+        (b"no model", "is not a SentencePiece model"),
+        (whole[:1000], "is not a SentencePiece model"),
+        (b"", "no token for unknown"),
+    ):
+        (source / "spiece.model").write_bytes(content)
+        with pytest.raises(ConvertError, match=rf"spiece\.model .*{message}"):
+            import_backbone(source, tmp_path / "safe")

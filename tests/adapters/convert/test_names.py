@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumplora_adapters.convert.names import WRAPPER_SUFFIXES, match_module, match_modules
+from jumplora_adapters.convert.names import (
+    WRAPPER_SUFFIXES,
+    match_module,
+    match_modules,
+    surroundings,
+)
 from jumplora_adapters.errors import ConvertError
 
 ENCODER_Q = "encoder.block.0.layer.0.SelfAttention.q"
@@ -29,6 +34,7 @@ TARGETS = (ENCODER_Q, ENCODER_V, DECODER_Q, CROSS_V)
         pytest.param("encoder.block.9.layer.0.SelfAttention.q", None, id="no such block"),
         pytest.param("", None, id="empty"),
         pytest.param("weight", None, id="only a suffix"),
+        pytest.param("x." * 500 + ENCODER_Q, None, id="a thousand characters"),
     ],
 )
 def test_match_module(name: str, target: str | None) -> None:
@@ -59,4 +65,14 @@ def test_two_names_for_one_target_are_refused() -> None:
 def test_wrapping_a_name_does_not_change_its_target(
     prefix: list[str], target: str, suffix: list[str]
 ) -> None:
-    assert match_module(".".join([*prefix, target, *suffix]), TARGETS) == target
+    name = ".".join([*prefix, target, *suffix])
+    assert match_module(name, TARGETS) == target
+    assert surroundings(name, target).around(target) == name
+
+
+def test_names_of_other_modules_have_the_same_surroundings() -> None:
+    around = surroundings(f"t5.{ENCODER_Q}.linear", ENCODER_Q)
+    assert around.around(CROSS_V) == f"t5.{CROSS_V}.linear"
+    of_decoder = surroundings(CROSS_V.removeprefix("decoder."), CROSS_V)
+    assert of_decoder.around(DECODER_Q) == DECODER_Q.removeprefix("decoder.")
+    assert of_decoder.around(ENCODER_Q) is None

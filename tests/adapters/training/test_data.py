@@ -12,6 +12,7 @@ from factories import tiny_tokenizer
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import DEFAULT_TEMPLATE, render
+from jumplora_adapters.tokenizer import BackboneTokenizer
 from jumplora_adapters.training.config import Lengths
 from jumplora_adapters.training.data import Split, read_split
 
@@ -27,7 +28,7 @@ def _write(path: Path, *lines: str) -> Path:
 
 
 def _read(path: Path, prompt: PromptSpec | None = PROMPT, lengths: Lengths = LENGTHS) -> Split:
-    return read_split(path, prompt, TOKENIZER, END, lengths)
+    return read_split(path, prompt, BackboneTokenizer.of(TOKENIZER, 512), END, lengths)
 
 
 def test_labelled_rows_go_through_the_template(tmp_path: Path) -> None:

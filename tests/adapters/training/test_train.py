@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
+from factories import tiny_t5
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.delta import LowRankDelta, SparseDelta
 from jumplora_adapters.errors import AdapterError, DataError, GateCollapsed, TaskTooSmall
@@ -65,9 +66,13 @@ def test_lora_writes_its_factors_and_learns(config: TrainConfig) -> None:
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
-def test_scores_are_those_of_the_file_merged_into_transformers(config: TrainConfig) -> None:
+@pytest.mark.parametrize("decoder_layers", [1, 3])
+def test_scores_are_those_of_the_file_merged_into_transformers(
+    config: TrainConfig, tmp_path: Path, decoder_layers: int
+) -> None:
     """The oracle shares no layer and no decoding loop with training, only the tokens."""
-    config = _optimised(config, epochs=12)
+    folder = tiny_t5(tmp_path / "backbone", layers=1, decoder_layers=decoder_layers, seed=3)
+    config = _optimised(replace(config, backbone=str(folder)), epochs=12)
     trained = train(config)
     prepared = prepare(config)
     adapter = read_adapter(config.out, prepared.backbone)
@@ -79,9 +84,12 @@ def test_scores_are_those_of_the_file_merged_into_transformers(config: TrainConf
     assert prepared.test is not None
     for example in prepared.test.examples:
         output = model.generate(
-            input_ids=torch.tensor([example.source]), max_new_tokens=2, do_sample=False
+            input_ids=torch.tensor([example.source]),
+            max_new_tokens=2,
+            do_sample=False,
+            use_cache=False,  # with a deeper decoder, transformers' cache has too few layers
         )
-        hits += prepared.tokenizer.decode(output[0].tolist()).strip() == example.answer
+        hits += prepared.tokenizer.decoder.decode(output[0].tolist()).strip() == example.answer
     assert trained.scores["test_exact_match"] == hits / len(prepared.test.examples)
     assert trained.scores["dev_exact_match"] > 0  # otherwise the comparison shows nothing
 

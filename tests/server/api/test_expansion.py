@@ -16,8 +16,7 @@ import pytest
 from adapter_requests import ADMIN, Started, put
 from crafted import Parts
 from jumplora_adapters.bounds import MAX_FRAME_BYTES
-from jumplora_adapters.manifest import PromptSpec
-from jumplora_server.api import encoding
+from jumplora_adapters.prompt import Frame
 from serving import Site, connected, make_site
 
 MAX_TEXT_BYTES = 4096
@@ -81,12 +80,12 @@ def test_a_prompt_is_counted_before_it_is_made(
     drop(site, "dropped", BOMBS["text"])
     made = 0
 
-    def counting(spec: PromptSpec, text: str) -> str:
+    def counting(frame: Frame, text: str) -> str:
         nonlocal made
         made += 1
-        return spec.template.replace("{text}", text)
+        return text.join(frame.parts)
 
-    monkeypatch.setattr(encoding, "render", counting)
+    monkeypatch.setattr(Frame, "around", counting)
     for body in ({}, {"parameters": {"truncate": 16}}):
         response = ask(http, "dropped", text="word " * 100, **body)
         assert response.status_code == 413
@@ -96,6 +95,7 @@ def test_a_prompt_is_counted_before_it_is_made(
         assert str(MAX_TEXT_BYTES + MAX_FRAME_BYTES) in response.json()["error"]
     assert made == 0
     assert ask(http, "sound", text="a").status_code == 200
+    assert made == 1
 
 
 def test_one_prompt_of_a_list_is_named(started: Started) -> None:

@@ -19,7 +19,7 @@ from jumplora_server.api.tgi import to_ask
 from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
 from jumplora_server.errors import InvalidInput
 
-LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=48, eos_token_id=1)
+LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=48, end_token_ids=(1,))
 PLAIN, _ = random_adapter(toy_backbone())
 
 

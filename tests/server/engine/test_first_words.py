@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as RawTokenizer
 
 from factories import tiny_tokenizer
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import render, render_truncated
+from jumplora_adapters.prompt import Frame, render, render_truncated
 from jumplora_server.engine.first_words import first_words, read_by_word
 from jumplora_server.engine.tokenizer import Tokenizer
 from serving import character_tokenizer
@@ -114,8 +114,8 @@ def test_a_prompt_is_cut_as_if_all_of_its_text_were_read(
         return
     beginning = READERS[name].beginning(text, 2 * most)
     assert text.startswith(beginning)
-    whole = render_truncated(spec, text, RAW[name], most)
-    assert render_truncated(spec, beginning, RAW[name], most) == whole
+    whole = render_truncated(Frame.of(spec), text, RAW[name], most)
+    assert render_truncated(Frame.of(spec), beginning, RAW[name], most) == whole
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -136,9 +136,15 @@ def test_penalty_pushes_both_signs_down() -> None:
 # -- the fast ways against it
 
 
-def check(way: Way, logits: Tensor, samplings: list[Sampling], steps: int = 3) -> None:
+def check(
+    way: Way,
+    logits: Tensor,
+    samplings: list[Sampling],
+    steps: int = 3,
+    ends: tuple[int, ...] = (EOS,),
+) -> None:
     """Choose for a few steps, each row by its sampling; tokens and log-probabilities are right."""
-    chooser = make_chooser(way, logits.shape[-1])
+    chooser = make_chooser(way, logits.shape[-1], ends)
     rows = [make_sequence([1], row=i, sampling=each) for i, each in enumerate(samplings)]
     for step in range(steps):
         now = logits.roll(step * 3, -1)
@@ -147,7 +153,7 @@ def check(way: Way, logits: Tensor, samplings: list[Sampling], steps: int = 3) -
         assert torch.equal(now, before), "the caller's logits were changed"
         for i, row in enumerate(rows):
             token, logprob = output.token_ids[i], output.logprobs[i]
-            assert is_the_references(token, now[i], row), (row.sampling, row.output)
+            assert is_the_references(token, now[i], row, ends), (row.sampling, row.output)
             assert (i in output.failed) == (token == -1)
             assert (logprob is not None) == (row.sampling.logprobs == "chosen" and token >= 0)
             if logprob is not None:
@@ -225,17 +231,19 @@ requests = st.builds(
     scale=st.sampled_from([0.0, 0.01, 1.0, 5.0, 100.0]),
     grid=st.sampled_from([0.0, 0.25, 1.0]),
     forbidden=st.sampled_from([0.0, 0.3, 0.99]),
+    ends=st.sets(st.integers(0, 2099) | st.integers(0, 9), max_size=5),
 )
 @pytest.mark.parametrize("way", WAYS)
 def test_any_batch_chooses_as_the_reference(
     way: Way, samplings: list[Sampling], vocabulary: int, seed: int, scale: float, grid: float,
-    forbidden: float,
+    forbidden: float, ends: set[int],
 ) -> None:  # fmt: skip
     logits = scale * numbers(len(samplings), vocabulary, seed=seed)
     if grid:
         logits = (logits / grid).round() * grid
     chance = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed))
-    check(way, logits.masked_fill(chance < forbidden, -torch.inf), samplings)
+    logits = logits.masked_fill(chance < forbidden, -torch.inf)
+    check(way, logits, samplings, ends=tuple({end % vocabulary for end in ends}))
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.6}], ids=str)
@@ -321,6 +329,23 @@ def test_min_new_tokens_forbids_the_end_token_until_then(way: Way) -> None:
     for _ in range(3):
         sequence.output += chooser.choose(torch.tensor([[0.0, 9.0, 1.0]]), [sequence]).token_ids
     assert sequence.output == [2, 2, 1]
+
+
+@pytest.mark.parametrize("ends", [(1, 2, 4), (4,), ()], ids=str)
+def test_min_new_tokens_forbids_the_end_tokens_of_transformers(
+    way: Way, ends: tuple[int, ...]
+) -> None:
+    from transformers.generation.logits_process import MinNewTokensLengthLogitsProcessor
+
+    logits = torch.tensor([[0.0, 9.0, 8.0, 1.0, 7.0, 6.0]])
+    forbid = MinNewTokensLengthLogitsProcessor(1, 2, torch.tensor(ends, dtype=torch.int64))
+    chooser = make_chooser(way, 6, ends)
+    sequence = make_sequence([1], row=0, sampling=Sampling(max_new_tokens=4, min_new_tokens=2))
+    for _ in range(3):
+        fed = torch.tensor([[0, *sequence.output]])
+        expected = int(forbid(fed, logits.clone()).argmax())
+        sequence.output += chooser.choose(logits, [sequence]).token_ids
+        assert sequence.output[-1] == expected
 
 
 def test_a_penalty_counts_the_start_token_and_each_token_once(way: Way) -> None:

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories import tiny_tokenizer
+from jumplora_adapters.errors import BackboneError
+from jumplora_server.core import NoEmbedding
 from jumplora_server.engine.tokenizer import Tokenizer
-from jumplora_server.engine.weights import CheckpointError
+from jumplora_server.scheduler.text import OutputText
 
 BYTES = Tokenizer(tiny_tokenizer(512, style="mt5"), eos_token_id=1)
 
@@ -62,6 +64,51 @@ def test_held_tokens_come_with_a_later_piece(ids: list[tuple[int, bool]]) -> Non
     assert streamed + detokenizer.flush() == BYTES.decode([token for token, _ in ids])
 
 
+def _metaspace(cleans: bool) -> Tokenizer:
+    return Tokenizer(tiny_tokenizer(512), eos_token_id=1, cleans_spaces=cleans)
+
+
+# Words, lone spaces, punctuation, control tokens, and ids without a token.
+SPECIAL_TEXT = ("▁good", "▁film", "▁", "▁", ".", "'", "t", "n", "s", "<unk>", "</s>")
+ODD_IDS = [*map(tiny_tokenizer(512).get_vocab().__getitem__, SPECIAL_TEXT), 512, 513]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(ODD_IDS), max_size=12), st.booleans(), st.sampled_from([1, 3]))
+def test_ids_without_text_leave_pieces_and_stop_strings_as_the_whole(
+    ids: list[int], cleans: bool, stop_size: int
+) -> None:
+    tokenizer = _metaspace(cleans)
+    whole = tokenizer.decode(ids)
+    detokenizer = tokenizer.detokenizer()
+    assert "".join(map(detokenizer.push, ids)) + detokenizer.flush() == whole
+    # A stop string is found in the streamed text where it is in the whole one.
+    stop = whole[len(whole) // 2 :][:stop_size]
+    if stop:
+        output = OutputText(tokenizer.detokenizer(), (stop,))
+        shown = ""
+        for token in ids:
+            shown += output.push(token)
+            if output.is_stopped:
+                break
+        else:
+            shown += output.flush()
+        assert shown == whole[: whole.index(stop)]
+
+
+def test_a_prompt_that_needs_a_token_without_a_row_is_refused() -> None:
+    raw = tiny_tokenizer(512)
+    raw.add_tokens(["newtok"])
+    tokenizer = Tokenizer(raw, eos_token_id=1, rows=512)
+    assert tokenizer.encode("good film") == tuple(raw.encode("good film").ids)
+    with pytest.raises(NoEmbedding, match="token 512 has no row in the embedding, which has 512"):
+        tokenizer.encode("good newtok film")
+    with pytest.raises(NoEmbedding):
+        tokenizer.try_encode("newtok", 64)
+    # What is cut off is not needed.
+    assert tokenizer.encode("good film newtok", truncate_to=3)[-1] == 1
+
+
 def test_control_tokens_have_no_text() -> None:
     detokenizer = BYTES.detokenizer()
     assert [detokenizer.push(token) for token in (0, 1)] == ["", ""]
@@ -70,5 +117,5 @@ def test_control_tokens_have_no_text() -> None:
 
 
 def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="import-backbone"):
+    with pytest.raises(BackboneError, match="import-backbone"):
         Tokenizer.load(tmp_path, eos_token_id=1)

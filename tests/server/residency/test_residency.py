@@ -230,8 +230,8 @@ def test_the_start_loads_what_fits(tmp_path: Path) -> None:
         for task in "abc":
             writer.publish(task)
     engine = FakeEngine()
-    engine.nbytes = lambda adapter: 900
-    with SmallServer(tmp_path, engine=engine, budget_bytes=2000) as server:
+    engine.nbytes = lambda adapter: 1900
+    with SmallServer(tmp_path, engine=engine, budget_bytes=4000) as server:
         wait_until(lambda: server.residency.settled)
         states = sorted(status.state for status in server.residency.statuses())
         assert states == ["COLD", "READY", "READY"]

@@ -77,7 +77,7 @@ def simulate(
     """Four quiet requests a second beside the loads and `steady` clients that ask again at once."""
     now = 0.0
     admission = Admission(QueueLimits(), lambda: now, lambda reason: None, random.Random(0))
-    limits = EngineLimits(ROWS + spare, 512, 128, EOS)
+    limits = EngineLimits(ROWS + spare, 512, 128, (EOS,))
     scheduler = Scheduler(limits, Ready(), max_encode_tokens=2048, spare_rows=spare)
     outcome = Outcome([], 0)
     ids = itertools.count()

@@ -17,11 +17,12 @@ from jumplora_server.core import (
     Sampling,
     Sequence,
     StepOutput,
+    Wanted,
 )
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.scheduler import Scheduler
 
-LIMITS = EngineLimits(max_rows=3, max_source_tokens=64, max_target_tokens=32, eos_token_id=EOS)
+LIMITS = EngineLimits(max_rows=3, max_source_tokens=64, max_target_tokens=32, end_token_ids=(EOS,))
 
 
 class Shelves:
@@ -69,6 +70,7 @@ class Bench:
         deadline: float | None = None,
         max_new_tokens: int = 5,
         stop: tuple[str, ...] = (),
+        wants: Wanted = "tokens",
     ) -> Sequence:
         sequence = Sequence(
             id=len(self.sequences),
@@ -79,6 +81,7 @@ class Bench:
             arrived=self.now,
             deadline=deadline,
             priority=priority,
+            wants=wants,
         )
         self.sequences.append(sequence)
         self.scheduler.add(sequence)
@@ -149,7 +152,7 @@ def test_a_long_prompt_is_not_overtaken_for_ever() -> None:
 
 
 def test_a_quarter_of_the_budget_where_rows_of_several_tasks_wait_for_the_step() -> None:
-    bench = Bench(EngineLimits(8, 64, 32, EOS), max_encode_tokens=16)
+    bench = Bench(EngineLimits(8, 64, 32, (EOS,)), max_encode_tokens=16)
     for _ in range(3):
         bench.add("a", prompt=4)
     assert ids(bench.step().encode) == [0, 1, 2], "alone, a has all of it"
@@ -185,6 +188,29 @@ def test_finish_reasons(
     assert bench.shown[sequence.id] == text, "what was streamed is the text"
     assert finish.generated_tokens == len(sequence.output)
     assert bench.shelves.claims == []
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason", "text"),
+    [
+        ((EOS,), FinishReason.LENGTH, "abcde"),
+        ((EOS, ord("d"), ord("c")), FinishReason.EOS_TOKEN, "ab"),
+        ((ord("e"),), FinishReason.EOS_TOKEN, "abcd"),
+        ((), FinishReason.LENGTH, "abcde"),
+    ],
+    ids=["another", "several", "as the last token", "none"],
+)
+def test_any_end_token_ends_an_answer_and_has_no_text(
+    ends: tuple[int, ...], reason: FinishReason, text: str
+) -> None:
+    bench = Bench(EngineLimits(3, 64, 32, ends))
+    whole, silent = bench.add(), bench.add(wants="end")
+    while len(bench.finished) < 2:
+        bench.step(lambda s: ord("abcde"[len(s.output)]))
+    for sequence in (whole, silent):
+        finish = bench.finished[sequence.id]
+        assert (finish.reason, finish.text) == (reason, text)
+    assert bench.shown[whole.id] == text
 
 
 def test_timing_is_measured_from_arrival() -> None:
@@ -290,7 +316,7 @@ def test_low_priority_takes_all_rows_that_nobody_wants() -> None:
 
 
 def test_low_priority_takes_one_of_the_rows_that_are_kept_back_at_most() -> None:
-    bench = Bench(EngineLimits(4, 64, 32, EOS), spare_rows=2)
+    bench = Bench(EngineLimits(4, 64, 32, (EOS,)), spare_rows=2)
     for _ in range(4):
         bench.add("a")
     low = [bench.add("low", priority="low") for _ in range(2)]
@@ -356,7 +382,7 @@ def test_the_backbone_needs_no_slots() -> None:
 
 def test_one_flooding_task_does_not_delay_another() -> None:
     """A task that floods at ten times the rate: the other one is served as if it had its share."""
-    bench = Bench(EngineLimits(2, 64, 32, EOS))
+    bench = Bench(EngineLimits(2, 64, 32, (EOS,)))
     for _ in range(40):
         bench.add("flood", max_new_tokens=4)
     victims = [bench.add("victim", max_new_tokens=4) for _ in range(4)]

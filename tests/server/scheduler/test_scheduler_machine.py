@@ -33,7 +33,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.state = dict.fromkeys("abc", "ready")
         self.claims: list[AdapterRef] = []
-        self.scheduler = Scheduler(EngineLimits(ROWS, 64, 6, EOS), self, max_encode_tokens=BUDGET)
+        limits = EngineLimits(ROWS, 64, 6, (EOS,))
+        self.scheduler = Scheduler(limits, self, max_encode_tokens=BUDGET)
         self.added: dict[int, Sequence] = {}
         self.ended: set[int] = set()
         self.admitted: dict[int, tuple[int, tuple[int, ...]]] = {}

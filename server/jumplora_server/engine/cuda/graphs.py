@@ -7,6 +7,8 @@ On a CPU the same function runs on the same buffers, which is how padding and de
 
 from __future__ import annotations
 
+import itertools
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,16 +16,12 @@ import torch
 from torch import Tensor
 from torch.cuda import _POOL_HANDLE
 
-from jumplora_server.engine.cache import LENGTH_STEP
-
 
 @dataclass(frozen=True, slots=True)
 class DecodeShape:
     """The sizes that one graph is for; every one is padded, so that there are few."""
 
     rows: int  # cache rows that are computed, live or not
-    source: int  # cross-attention keys
-    target: int  # self-attention keys
     depth: int  # slots a lineage; 0 is the bare backbone, which launches no delta kernel
 
 
@@ -51,17 +49,10 @@ Compute = Callable[[DecodeShape, StepBuffers], Tensor]
 """Logits [rows, vocab] of a step; must neither synchronise nor depend on the buffers' content."""
 
 
-def shape_of(inputs: StepInputs, *, source: int, limits: DecodeShape) -> DecodeShape:
-    """The padded shape for a step.
-
-    Args:
-        source: the longest live prompt, in tokens.
-        limits: what the caches hold; its depth is not looked at.
-    """
+def shape_of(inputs: StepInputs, *, max_rows: int) -> DecodeShape:
+    """The padded shape for a step; the caches hold `max_rows` rows."""
     return DecodeShape(
-        rows=_padded(max(inputs.rows) + 1, 4, limits.rows),
-        source=_padded(source, LENGTH_STEP, limits.source),
-        target=_padded(max(inputs.positions) + 1, LENGTH_STEP, limits.target),
+        rows=_padded(max(inputs.rows) + 1, 4, max_rows),
         depth=_padded(max(map(len, inputs.lineages)), 0, None),
     )
 
@@ -81,7 +72,9 @@ def fill(shape: DecodeShape, inputs: StepInputs, start_token: int) -> Tensor:
         for place, address in enumerate(lineage):
             lineages[place][row] = address
     live = [*inputs.rows, *[inputs.rows[0]] * (shape.rows - len(inputs.rows))]
-    return torch.tensor([tokens, positions, live, *lineages])
+    # torch.tensor would look at each number's type: four times as long, while the device waits.
+    numbers = array("q", itertools.chain(tokens, positions, live, *lineages))
+    return torch.frombuffer(numbers, dtype=torch.int64).view(3 + shape.depth, shape.rows)
 
 
 class DecodeStep:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from jumplora_server.engine.cuda import record
+from jumplora_server.engine.cuda.expanded import Chunk, Scratch
 from jumplora_server.engine.cuda.factored import GatedFactors, kept_entries, product_in_order
-from jumplora_server.engine.cuda.plan import Kernels
+from jumplora_server.engine.cuda.plan import Kernels, OwnStep
 
 _DTYPES: Final = {code: dtype for dtype, code in record.VALUE_CODES.items()}
 
@@ -38,6 +39,50 @@ def add_encode(tiles: Tensor, module: int, x: Tensor, y: Tensor) -> None:
         matrix = delta_at(address, module, (y.shape[1], x.shape[0]))
         total = y[start:stop].float() + x[:, start:stop].float().t() @ matrix.t()
         y[start:stop] = total.to(y.dtype)
+
+
+def add_expanded(chunk: Chunk, module: int, x: Tensor, y: Tensor, scratch: Scratch) -> None:
+    """y[tokens] += x[tokens] D^T for the tiles of a chunk; see `launch.add_expanded`."""
+    slots = chunk.slots.tolist()
+    tiles = [(slots[place], start, stop) for place, start, stop in chunk.tiles.tolist()]
+    add_encode(torch.tensor(tiles), module, x.t(), y)
+
+
+def attend_own(qkv: Tensor, keys: Tensor, values: Tensor, step: OwnStep, bias: Tensor) -> Tensor:
+    """Append to the caches of live rows and attend to them; see `launch.attend_own`."""
+    heads, width = keys.shape[1], keys.shape[3]
+    out = torch.empty_like(qkv[:, : heads * width])
+    for row, position in enumerate(step.positions.tolist()):
+        q, k, v = qkv[row].view(3, heads, 1, width)
+        if step.is_live[row]:
+            keys[row, :, position], values[row, :, position] = k[:, 0], v[:, 0]
+        distances = torch.arange(position, -1, -1)
+        read = _attend(
+            q,
+            torch.cat([keys[row, :, :position], k], dim=1),
+            torch.cat([values[row, :, :position], v], dim=1),
+            bias[:, None, distances],
+        )
+        out[row] = read.flatten()
+    return out
+
+
+def attend_source(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+    """Attend to each row's prompt; see `launch.attend_source`."""
+    heads, width = keys.shape[1], keys.shape[3]
+    out = torch.zeros_like(q)
+    for row, length in enumerate(lengths[: len(q)].tolist()):
+        if length:
+            query = q[row].view(heads, 1, width)
+            read = _attend(query, keys[row, :, :length], values[row, :, :length], torch.zeros(1))
+            out[row] = read.flatten()
+    return out
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """q [heads, 1, width], keys and values [heads, n, width] -> [heads, 1, width], in float64."""
+    scores = q.double() @ keys.double().transpose(1, 2) + bias
+    return (scores.softmax(dim=-1) @ values.double()).to(q.dtype)
 
 
 def kept(table: Tensor, module: int, shape: tuple[int, int]) -> Tensor:
@@ -99,4 +144,11 @@ def _array(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(content, dtype=dtype).view(shape)
 
 
-REFERENCE: Final = Kernels(add_decode=add_decode, add_encode=add_encode, kept=kept)
+REFERENCE: Final = Kernels(
+    add_decode=add_decode,
+    add_encode=add_encode,
+    add_expanded=add_expanded,
+    kept=kept,
+    attend_own=attend_own,
+    attend_source=attend_source,
+)

@@ -11,10 +11,12 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from jumplora_adapters.backbone import target_shapes
+from jumplora_adapters.architecture import Architecture, target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence
+from jumplora_server.engine.cache import round_up
+from jumplora_server.engine.cuda.expanded import Scratch
 from jumplora_server.engine.cuda.factored import GatedFactors, has_mask
 from jumplora_server.engine.cuda.forms import Resident, factor_all
 from jumplora_server.engine.cuda.graphs import (
@@ -27,11 +29,13 @@ from jumplora_server.engine.cuda.graphs import (
 )
 from jumplora_server.engine.cuda.plan import DecodePlan, EncodePlan, Kernels, make_levels
 from jumplora_server.engine.cuda.slot import DeviceAdapter, load, on_device
+from jumplora_server.engine.cuda.t5 import CudaT5
 from jumplora_server.engine.cuda.upload import Uploader
 from jumplora_server.engine.delta import Plan
 from jumplora_server.engine.sampling import to_device
+from jumplora_server.engine.t5 import T5
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
-from jumplora_server.engine.weights import T5Config
+from jumplora_server.engine.weights import StoredTensors
 
 
 class CudaRunner(TorchRunner):
@@ -39,9 +43,10 @@ class CudaRunner(TorchRunner):
 
     def __init__(
         self,
-        config: T5Config,
-        weights: dict[str, Tensor],
+        config: Architecture,
+        weights: StoredTensors,
         *,
+        start_token_id: int,
         dtype: str,
         device: torch.device,
         limits: EngineLimits,
@@ -61,27 +66,38 @@ class CudaRunner(TorchRunner):
         """
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {dtype!r} given; a GPU runs float32 or bfloat16")
-        super().__init__(config, weights, dtype=dtype, device=device, limits=limits)
         if kernels is None:
             # Imported here: the references do without Triton.
             from jumplora_server.engine.cuda.launch import TRITON
 
             kernels = TRITON
         self._kernels = kernels
+        super().__init__(
+            config,
+            weights,
+            start_token_id=start_token_id,
+            dtype=dtype,
+            device=device,
+            limits=limits,
+        )
         self._resident = resident
         self._uploader = Uploader(device)
+        self._scratch = Scratch()
         self._steps = DecodeSteps(self._compute, device)
-        self._limits = DecodeShape(self._cache.rows, self._cache.source, self._cache.target, 0)
-        targets = target_shapes(
-            {
-                "num_heads": config.num_heads,
-                "d_kv": config.d_kv,
-                "d_model": config.d_model,
-                "num_layers": config.num_layers,
-                "num_decoder_layers": config.num_decoder_layers,
-            }
-        )
+        targets = target_shapes(config)
         self._modules = {module: number for number, module in enumerate(targets)}
+
+    def _make_model(
+        self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
+    ) -> T5:
+        return CudaT5(
+            config,
+            weights,
+            dtype=dtype,
+            device=self._device,
+            kernels=self._kernels,
+            target=round_up(limits.max_target_tokens),
+        )
 
     def pack(self, adapter: Adapter) -> DeviceAdapter:
         """Put an adapter's deltas into a slot of device memory; any thread, beside the engine's.
@@ -112,8 +128,7 @@ class CudaRunner(TorchRunner):
             positions=[len(sequence.output) for sequence in sequences],
             lineages=[[a.address for a in on_device(lineage)] for lineage in lineages],
         )
-        longest = max(len(sequence.prompt) for sequence in sequences)
-        shape = shape_of(inputs, source=longest, limits=self._limits)
+        shape = shape_of(inputs, max_rows=self._cache.rows)
         logits = self._steps.run(shape, fill(shape, inputs, self._start))
         return logits[to_device(torch.tensor(rows), self._device)]
 
@@ -121,14 +136,15 @@ class CudaRunner(TorchRunner):
         slots = [on_device(lineage) for lineage in lineages]
         for adapter in {id(a): a for lineage in slots for a in lineage}.values():
             self._uploader.keep_for(adapter.pool)
-        return EncodePlan(make_levels(slots, spans, self._device), self._modules, self._kernels)
+        levels = make_levels(slots, spans, self._scratch, self._device)
+        return EncodePlan(levels, self._modules, self._kernels, self._scratch)
 
     def _compute(self, shape: DecodeShape, buffers: StepBuffers) -> Tensor:
         return self._model.decode(
             buffers.tokens,
             buffers.positions,
             buffers.live,
-            lengths=(shape.source, shape.target),
+            lengths=(self._cache.source, self._cache.target),
             plan=DecodePlan(buffers.lineages, self._modules, self._kernels),
             cache=self._cache,
         )

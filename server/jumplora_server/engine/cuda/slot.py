@@ -21,11 +21,7 @@ class DeviceAdapter(PackedAdapter[DeviceForm]):
     """A resident version, whose arrays and records are all in one pool."""
 
     pool: Tensor  # uint8 [nbytes]
-
-    @property
-    def address(self) -> int:
-        """Where the slot's table lies, as batches name it."""
-        return self.pool.data_ptr()
+    address: int  # where the slot's table lies, as batches name it
 
 
 def load(
@@ -60,6 +56,7 @@ def load(
             for module, record in records.items()
         },
         pool=buffer,
+        address=buffer.data_ptr(),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.native.forms import NativeAdapter, pack_native
@@ -19,7 +20,7 @@ from jumplora_server.engine.native.sampling import Samplings
 from jumplora_server.engine.native.t5 import NativeT5
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.sampling import step_output
-from jumplora_server.engine.weights import T5Config
+from jumplora_server.engine.weights import StoredTensors
 
 Lineage = tuple[NativeAdapter, ...]
 Pair = tuple[Sequence, Lineage]
@@ -34,18 +35,20 @@ class NativeRunner:
 
     def __init__(
         self,
-        config: T5Config,
-        weights: dict[str, Tensor],
+        config: Architecture,
+        weights: StoredTensors,
         *,
+        start_token_id: int,
         dtype: str,
         limits: EngineLimits,
     ) -> None:
         """Raises NativeUnavailable where the kernels do not run."""
-        self._start = config.decoder_start_token_id
+        self._start = start_token_id
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
         self._model = NativeT5(
             config,
             weights,
+            end_token_ids=limits.end_token_ids,
             dtype=dtype,
             tokens=self._tokens,
             rows=limits.max_rows,

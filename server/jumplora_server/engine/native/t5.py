@@ -10,11 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import Architecture
+from jumplora_adapters.checkpoint import DECODER_EMBEDDING, ENCODER_EMBEDDING, HEAD
+from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.native.layout import LANES, Kind, Step
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
 from jumplora_server.engine.t5 import Direction, position_buckets
-from jumplora_server.engine.weights import T5Config
+from jumplora_server.engine.weights import StoredTensors, stacked
 
 
 class NativeT5:
@@ -22,9 +25,10 @@ class NativeT5:
 
     def __init__(
         self,
-        config: T5Config,
-        weights: dict[str, Tensor],
+        config: Architecture,
+        weights: StoredTensors,
         *,
+        end_token_ids: tuple[int, ...],
         dtype: str,
         tokens: int,
         rows: int,
@@ -40,7 +44,7 @@ class NativeT5:
         self._source = _whole(max_source)
         self._target = _whole(max_target)
         self._longest = max_source
-        inner, wide = config.inner, config.d_ff * (1 if config.feed_forward == "relu" else 2)
+        inner, wide = config.inner, config.d_ff * (1 if config.feed_forward_proj == "relu" else 2)
         capacity = max(tokens, rows)
         self._x = _buffer(capacity, config.d_model)
         self._h = _buffer(capacity, config.d_model)
@@ -56,14 +60,18 @@ class NativeT5:
         self.logprobs = torch.zeros(rows, dtype=torch.float64)
         # The tokens that each cache row was fed: repetition counts the start token, too.
         self._fed = torch.zeros(rows, max_target, dtype=torch.int32)
+        self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
         cross = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._source)
         own = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._target)
-        # Not zeroed: a page costs memory once a row has used it, and what is stale in a row's last
-        # 16 keys is masked away.
-        self._cross_k, self._cross_v = (roomy(cross, torch.float32) for _ in range(2))
-        self._self_k, self._self_v = (roomy(own, torch.float32) for _ in range(2))
-        self._embedding = self._tensor("shared.weight")
-        self._head = self._pack("lm_head.weight")
+        # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
+        # 512 keys, and a short prompt writes a little of every head's part.
+        self._cross_k, self._cross_v = (lazy_zeros(cross, torch.float32) for _ in range(2))
+        self._self_k, self._self_v = (lazy_zeros(own, torch.float32) for _ in range(2))
+        self._embedding = self._tensor(ENCODER_EMBEDDING)
+        self._decoder_embedding = self._embedding
+        if not weights.are_tied(DECODER_EMBEDDING, ENCODER_EMBEDDING):
+            self._decoder_embedding = self._tensor(DECODER_EMBEDDING)
+        self._head = self._pack(HEAD)
         self.encoding, self.decoding = Tape(), Tape()
         self._number_modules()
         self._record_encode(self.encoding)
@@ -111,7 +119,7 @@ class NativeT5:
         config = self.config
         sizes = (config.num_heads, config.d_kv)
         bias = self._decoder_bias()
-        tape.add(Kind.EMBED, self._embedding, self._x, n=(config.d_model,))
+        tape.add(Kind.EMBED, self._decoder_embedding, self._x, n=(config.d_model,))
         for i in range(config.num_decoder_layers):
             layer = f"decoder.block.{i}.layer"
             own, cross = f"{layer}.0.SelfAttention", f"{layer}.1.EncDecAttention"
@@ -142,15 +150,15 @@ class NativeT5:
         size = self.config.vocab_size
         tape.add(Kind.BEST, self.logits, self.highest, self.best, n=(size,))
         tape.add(
-            Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self._fed,
-            n=(size, self.config.eos_token_id, self._fed.shape[1]),
+            Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self._fed, self._ends,
+            n=(size, self._fed.shape[1], len(self._ends)),
         )  # fmt: skip
 
     def _norm(self, tape: Tape, name: str, *, factor: float = 1.0) -> None:
         weight = self._tensor(f"{name}.weight")
         tape.add(
             Kind.NORM, self._x, weight, self._h,
-            n=(self.config.d_model,), f=(self.config.epsilon, factor),
+            n=(self.config.d_model,), f=(self.config.layer_norm_epsilon, factor),
         )  # fmt: skip
 
     def _linear(
@@ -164,7 +172,7 @@ class NativeT5:
         dense, d_ff = f"{layer}.DenseReluDense", self.config.d_ff
         self._norm(tape, f"{layer}.layer_norm")
         narrow = self._pack(f"{dense}.wo.weight")
-        if self.config.feed_forward == "relu":
+        if self.config.feed_forward_proj == "relu":
             self._product(tape, self._h, self._pack(f"{dense}.wi.weight"), self._mid)
             tape.add(Kind.RELU, self._mid, n=(d_ff,))
         else:
@@ -212,7 +220,7 @@ class NativeT5:
         return tensor
 
     def _pack(self, *names: str) -> PackedWeight:
-        packed = pack_weight(torch.cat([self._weights[name] for name in names]), self._dtype)
+        packed = pack_weight(stacked(self._weights, names), self._dtype)
         self.weight_bytes += packed.nbytes
         return packed
 
@@ -230,7 +238,12 @@ class NativeT5:
 
     def _buckets(self, distance: Tensor, sees: Direction) -> Tensor:
         config = self.config
-        return position_buckets(distance, config.num_buckets, config.max_distance, sees=sees)
+        return position_buckets(
+            distance,
+            config.relative_attention_num_buckets,
+            config.relative_attention_max_distance,
+            sees=sees,
+        )
 
 
 def _whole(length: int) -> int:

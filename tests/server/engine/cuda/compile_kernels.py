@@ -14,11 +14,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from jumplora_server.engine.cuda import kernels, launch
+from jumplora_server.engine.cuda import attention, expansion, kernels, launch
+from jumplora_server.engine.cuda.expanded import PLANES
 from jumplora_server.engine.cuda.plan import TOKENS
 
 HOPPER = GPUTarget("cuda", 90, 32)
-INTS = ("module", "rows", "depth", "n", "x_stride", "y_stride", "d_out", "d_in")
+INTS = ("module", "rows", "depth", "n", "x_stride", "y_stride", "d_out", "d_in", "width", "target",
+        "source")  # fmt: skip
 
 
 def compiled(
@@ -26,8 +28,13 @@ def compiled(
     pointers: dict[str, str],
     constants: dict[str, Any],
     options: dict[str, Any] = launch.OPTIONS,
+    *,
+    is_aligned: bool = False,
 ) -> dict[str, Any]:
-    """Counts of instructions and bytes of one variant."""
+    """Counts of instructions and bytes of one variant.
+
+    `is_aligned`: as a launch specialises it where addresses, sizes and strides divide by 16.
+    """
     signature = {
         name: "constexpr" if name in constants else pointers.get(name, "i32")
         for name in kernel.arg_names
@@ -37,6 +44,11 @@ def compiled(
         fn=kernel,
         signature=signature,
         constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
+        attrs={
+            (place,): [["tt.divisibility", 16]]
+            for place, name in enumerate(kernel.arg_names)
+            if is_aligned and name not in constants and name != "module"
+        },
     )
     made = triton.compile(source, target=HOPPER, options=options)
     ptx: str = made.asm["ptx"]
@@ -45,6 +57,7 @@ def compiled(
         "fma": len(re.findall(r"\bfma\.rn\.f32", ptx)),
         "multiplications": len(re.findall(r"\bmul(\.rn)?\.f32", ptx)),
         "flushed_denormals": ptx.count(".ftz"),
+        "wide_copies": len(re.findall(r"cp\.async\.cg", ptx)),
         "tensor_core": len(re.findall(r"\b(wgmma|mma)\.", ptx)),
         "tf32": ptx.count("tf32"),
         "spilled_bytes": spilled(made.asm["cubin"]),
@@ -84,6 +97,40 @@ def variants() -> dict[str, dict[str, Any]]:
                 "IN": launch.IN,
             },
         )  # fmt: skip
+        for values, planes in PLANES.items():
+            found[f"multiply {name} by {str(values)[6:]}"] = compiled(
+                expansion.multiply_kernel,
+                {"tiles": "*i64", "scratch": "*i16", "x": kind, "y": kind},
+                {
+                    "IS_BF16": is_bf16,
+                    "DOT_BF16": True,
+                    "PLANES": planes,
+                    **launch.multiply_blocks(is_bf16),
+                },
+                launch.multiply_options(is_bf16),
+                is_aligned=True,
+            )
+        found[f"attend own {name}"] = compiled(
+            attention.attend_own_kernel,
+            {
+                **dict.fromkeys(("qkv", "keys", "values", "out"), kind),
+                "positions": "*i64", "is_live": "*i32", "bias": "*fp32",
+            },
+            {"HEADS": 16, "IS_BF16": is_bf16, "WIDTH": 64, "KEYS": launch.OWN_KEYS},
+            launch.OWN_OPTIONS,
+        )  # fmt: skip
+        found[f"attend source {name}"] = compiled(
+            attention.attend_source_kernel,
+            {**dict.fromkeys(("q", "keys", "values", "out"), kind), "lengths": "*i64"},
+            {"HEADS": 16, "IS_BF16": is_bf16, "WIDTH": 64, "KEYS": launch.SOURCE_KEYS},
+            launch.SOURCE_OPTIONS,
+        )
+    for values, planes in PLANES.items():
+        found[f"expand {str(values)[6:]}"] = compiled(
+            expansion.expand_kernel,
+            {"slots": "*i64", "scratch": "*i16"},
+            {"PLANES": planes, **launch.EXPAND},
+        )
     found["mask"] = compiled(
         kernels.mask_kernel, {"table": "*i64", "mask": "*i8"}, {"OUT": launch.OUT, "IN": launch.IN}
     )

@@ -31,8 +31,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 
 
 def test_all_variants_become_machine_code(compiled: dict[str, dict[str, Any]]) -> None:
+    types = ("float32", "float16", "bfloat16")
     assert set(compiled) == {
         "decode float32", "decode bfloat16", "encode float32", "encode bfloat16", "mask",
+        *(f"attend {what} {x}" for what in ("own", "source") for x in ("float32", "bfloat16")),
+        *(f"expand {values}" for values in types),
+        *(f"multiply {x} by {values}" for x in ("float32", "bfloat16") for values in types),
     }  # fmt: skip
     assert all(variant["machine_code_bytes"] > 0 for variant in compiled.values())
 
@@ -45,10 +49,15 @@ def test_the_mask_is_computed_without_fma_and_with_denormals(
     assert all(variant["flushed_denormals"] == 0 for variant in compiled.values())
 
 
-def test_only_a_bfloat16_encode_uses_tensor_cores(compiled: dict[str, dict[str, Any]]) -> None:
+def test_bfloat16_encodes_and_expanded_products_use_tensor_cores(
+    compiled: dict[str, dict[str, Any]],
+) -> None:
     used = {name for name, variant in compiled.items() if variant["tensor_core"]}
-    assert used == {"encode bfloat16"}
+    products = {name for name in compiled if name.startswith("multiply")}
+    assert used == {"encode bfloat16"} | products
     assert not any(variant["tf32"] for variant in compiled.values())
+    # Tiles are fetched ahead, 16 bytes a thread.
+    assert all(compiled[name]["wide_copies"] for name in products)
 
 
 def test_no_kernel_spills_registers(compiled: dict[str, dict[str, Any]]) -> None:

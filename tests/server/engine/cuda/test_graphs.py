@@ -16,39 +16,35 @@ from jumplora_server.engine.cuda.graphs import (
     shape_of,
 )
 
-LIMITS = DecodeShape(rows=24, source=512, target=192, depth=0)
 
-
-def inputs(rows: list[int], depth: int = 1, position: int = 0) -> StepInputs:
+def inputs(rows: list[int], depth: int = 1) -> StepInputs:
     return StepInputs(
         rows=rows,
         tokens=[100 + row for row in rows],
-        positions=[position] * len(rows),
+        positions=[row + 3 for row in rows],
         lineages=[[1000 * row + place for place in range(depth)] for row in rows],
     )
 
 
 @pytest.mark.parametrize(
-    ("given", "source", "expected"),
+    ("given", "expected"),
     [
-        (inputs([0]), 5, DecodeShape(4, 64, 64, 1)),
-        (inputs([3]), 64, DecodeShape(4, 64, 64, 1)),
-        (inputs([4], depth=2), 65, DecodeShape(8, 128, 64, 2)),
-        (inputs([1, 8], depth=3), 129, DecodeShape(16, 256, 64, 4)),
-        (inputs([16], depth=15), 257, DecodeShape(24, 512, 64, 16)),
-        (inputs([2], depth=0, position=64), 512, DecodeShape(4, 512, 128, 0)),
-        (inputs([2], position=128), 1, DecodeShape(4, 64, 192, 1)),
+        (inputs([0]), DecodeShape(4, 1)),
+        (inputs([3], depth=0), DecodeShape(4, 0)),
+        (inputs([4], depth=2), DecodeShape(8, 2)),
+        (inputs([1, 8], depth=3), DecodeShape(16, 4)),
+        (inputs([16], depth=15), DecodeShape(24, 16)),
     ],
 )
 def test_shapes_are_padded_to_powers_of_two_up_to_the_caches(
-    given: StepInputs, source: int, expected: DecodeShape
+    given: StepInputs, expected: DecodeShape
 ) -> None:
-    assert shape_of(given, source=source, limits=LIMITS) == expected
+    assert shape_of(given, max_rows=24) == expected
 
 
 def test_dead_rows_have_no_slots_and_name_a_live_row() -> None:
     step = StepInputs(rows=[3, 1], tokens=[7, 8], positions=[2, 5], lineages=[[11, 12], [13]])
-    content = fill(DecodeShape(4, 64, 64, 2), step, start_token=9)
+    content = fill(DecodeShape(4, 2), step, start_token=9)
     assert content.tolist() == [
         [9, 8, 9, 7],  # tokens
         [0, 5, 0, 2],  # positions
@@ -68,7 +64,7 @@ def test_steps_of_a_shape_share_buffers_that_never_move() -> None:
         return torch.stack((buffers.tokens, buffers.positions, buffers.lineages.sum(0)), dim=1)
 
     steps = DecodeSteps(compute, DEVICE)
-    small, large = DecodeShape(4, 64, 64, 1), DecodeShape(8, 64, 64, 2)
+    small, large = DecodeShape(4, 1), DecodeShape(8, 2)
     for shape, rows in ((small, [0, 2]), (large, [1, 7]), (small, [3]), (small, [1, 0])):
         content = fill(shape, inputs(rows, depth=shape.depth), 0)
         logits = steps.run(shape, content)

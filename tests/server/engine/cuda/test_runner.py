@@ -23,12 +23,12 @@ from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
 from jumplora_server.engine.cuda.runner import CudaRunner
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
-from jumplora_server.engine.weights import read_config, read_weights
+from jumplora_server.engine.weights import read_weights
 
 STEPS = 2
 TAU, RANK, ALPHA = 0.9, 4, 2.0
 LINEAGES: tuple[tuple[str, ...], ...] = ((), ("a",), ("gated",), ("lora",), ("a", "gated", "full"))
-LIMITS = EngineLimits(max_rows=8, max_source_tokens=128, max_target_tokens=16, eos_token_id=1)
+LIMITS = EngineLimits(max_rows=8, max_source_tokens=128, max_target_tokens=16, end_token_ids=(1,))
 LENGTHS = (3, 17, 9, 6, 70)
 # The references read the host's memory: on a GPU the kernels take their place.
 HOST_KERNELS = REFERENCE if DEVICE.type == "cpu" else None
@@ -46,17 +46,18 @@ def cuda_runner(
     resident: Resident = "factored",
     kernels: Kernels | None = None,
 ) -> CudaRunner:
-    config = read_config(backbone.path)
+    config = backbone.architecture
     return CudaRunner(
-        config, read_weights(backbone.path, config), dtype=dtype, device=DEVICE, limits=LIMITS,
-        resident=resident, kernels=kernels,
+        config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=DEVICE,
+        limits=LIMITS, resident=resident, kernels=kernels,
     )  # fmt: skip
 
 
 def torch_runner(backbone: Backbone, dtype: str = "float32") -> TorchRunner:
-    config = read_config(backbone.path)
+    config = backbone.architecture
     return TorchRunner(
-        config, read_weights(backbone.path, config), dtype=dtype, device=CPU, limits=LIMITS
+        config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=CPU,
+        limits=LIMITS,
     )  # fmt: skip
 
 
@@ -228,7 +229,7 @@ def test_a_device_that_recomputes_another_mask_gets_packed_modules(backbone: Bac
 
     if HOST_KERNELS is None:
         pytest.skip("the references read the host's memory")
-    host = Kernels(REFERENCE.add_decode, REFERENCE.add_encode, kept)
+    host = replace(REFERENCE, kept=kept)
     forms = cuda_runner(backbone, kernels=host).pack(gated(backbone)).forms
     assert {module for module, form in forms.items() if form.record.form == "packed"} == {liar}
 
@@ -250,3 +251,21 @@ def test_replayed_graphs_give_the_eager_steps_logits(backbone: Backbone, tmp_pat
     for one, two, three in zip(first, again, moved, strict=True):
         assert torch.equal(one, two)
         torch.testing.assert_close(one, three, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_relu_backbone_has_the_torch_runners_logits(tmp_path: Path, dtype: str) -> None:
+    backbone = read_backbone(tiny_t5(tmp_path, style="v1.0", layers=1, vocab=300, seed=4))
+    results = []
+    for runner in (
+        cuda_runner(backbone, dtype, kernels=HOST_KERNELS),
+        torch_runner(backbone, dtype),
+    ):
+        sequences = batch([0, 1, 2, 3, 4])
+        with torch.inference_mode():
+            runner.encode(sequences, [()] * 5)
+            for sequence in sequences:
+                sequence.output.extend([7, 9, 11])  # their keys are the empty cache's
+            results.append(runner.logits(sequences, [()] * 5).cpu())
+    wide = float(results[1].std())
+    torch.testing.assert_close(*results, atol=wide * (1e-4 if dtype == "float32" else 0.1), rtol=0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from device_slots import CPU, adapter_of, low_rank, sparse
-from jumplora_adapters.backbone import target_shapes
+from jumplora_adapters.architecture import architecture_of, target_shapes
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_server.engine.bank import packed
 from jumplora_server.engine.cuda.factored import GatedFactors
@@ -18,7 +18,7 @@ from jumplora_server.engine.cuda.upload import Uploader
 from jumplora_server.engine.delta import make_form
 
 T5_LARGE = target_shapes(
-    {"num_heads": 16, "d_kv": 64, "d_model": 1024, "num_layers": 24, "num_decoder_layers": 24}
+    architecture_of({"model_type": "t5", "d_model": 1024, "num_heads": 16, "num_layers": 24})
 )
 MODULES = {module: number for number, module in enumerate(T5_LARGE)}
 

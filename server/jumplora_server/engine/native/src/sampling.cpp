@@ -20,7 +20,8 @@ struct Row {
     const float* logits;  // [vocabulary] as the model has them
     const int32_t* fed;   // [position + 1] the start token, and the tokens chosen so far
     int64_t position;
-    int64_t eos;
+    const int64_t* ends;  // [ends_count] the tokens that end an answer
+    int64_t ends_count;
 };
 
 // -- the parameters, in the order in which they count
@@ -37,7 +38,8 @@ void penalise_repetition(const Row& row, float* x) {
 }
 
 void forbid_an_early_end(const Row& row, float* x) {
-    if (row.position < row.sampling.min_new_tokens) x[row.eos] = -INFINITY;
+    if (row.position >= row.sampling.min_new_tokens) return;
+    for (int64_t i = 0; i < row.ends_count; ++i) x[row.ends[i]] = -INFINITY;
 }
 
 void keep_top_k(const Row& row, Candidates& candidates) {
@@ -115,13 +117,14 @@ void best(const Op& op, const Team& team) {
 }
 
 // p: logits [rows, d], highest [rows], token [rows] int64, log-probability [rows] double, fed tokens
-// [cache rows, width] int32.  n: d, eos, width.
+// [cache rows, width] int32, end tokens [count] int64.  n: d, width, count.
 // After `best`, whose findings it replaces for the rows that have a Sampling. A row that can choose
 // nothing gets a highest logit that is not finite. What a row was fed is written down as it comes.
 void choose(const Op& op, const Team& team) {
     const Step& step = team.step;
     if (step.samplings == nullptr) return;
-    const int64_t d = op.n[0], width = op.n[2];
+    const int64_t d = op.n[0], width = op.n[1];
+    const auto ends = static_cast<const int64_t*>(op.p[5]);
     team.share(0, step.rows, [&](int64_t i) {
         const Sampling* const sampling = step.samplings[i];
         if (sampling == nullptr) return;
@@ -133,7 +136,8 @@ void choose(const Op& op, const Team& team) {
         float* const scratch = team.scratch(Candidates::room(d));
         if (scratch == nullptr) return;
         const float top = highest;
-        const Highest chosen = choose_one({*sampling, logits, fed, step.positions[i], op.n[1]}, d, scratch);
+        const Row row{*sampling, logits, fed, step.positions[i], ends, op.n[2]};
+        const Highest chosen = choose_one(row, d, scratch);
         highest = chosen.logit;
         static_cast<int64_t*>(op.p[2])[i] = chosen.token;
         if (sampling->wants_logprob != 0 && std::isfinite(chosen.logit))

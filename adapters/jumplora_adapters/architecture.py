@@ -1,0 +1,260 @@
+"""What a backbone's network is: the one reader of config.json, and the names of its modules.
+
+Fields and defaults are those of transformers' T5Config and MT5Config. A field that would change
+what the network computes, and that is not obeyed here, is refused by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from jumplora_adapters.checkpoint import (
+    DECODER_EMBEDDING,
+    ENCODER_EMBEDDING,
+    HEAD,
+    SHARED,
+    read_json_object,
+)
+from jumplora_adapters.errors import BackboneError
+
+MAX_LAYERS = 256
+MAX_D_MODEL = 65_535  # a column of a delta is 2 bytes
+# Of attention and feed-forward: sums of so many 8-bit products fit 32 bits, with room to spare.
+MAX_WIDTH = 65_536
+MAX_SIZE = 1 << 24  # of the rest
+
+ModelType = Literal["t5", "mt5"]
+FeedForward = Literal["relu", "gated-gelu"]
+
+_DEFAULTS: Mapping[ModelType, Mapping[str, int | str]] = {
+    "t5": {
+        "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8, "num_layers": 6,
+        "vocab_size": 32_128, "feed_forward_proj": "relu",
+    },
+    "mt5": {
+        "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 8,
+        "vocab_size": 250_112, "feed_forward_proj": "gated-gelu",
+    },
+}  # fmt: skip
+_ACTIVATIONS: Mapping[FeedForward, str] = {"relu": "relu", "gated-gelu": "gelu_new"}
+# Other names of the same sizes; transformers lets them win over the name itself.
+_SYNONYMS = {
+    "hidden_size": "d_model",
+    "head_dim": "d_kv",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+}
+_REFUSED = {
+    "auto_map": "code that comes with a model is never run",
+    "configuration_files": "another file's configuration is not read",
+    "per_layer_config": "layers of different kinds are not computed",
+    "quantization_config": "quantized weights are not read; save the model in float32 or bfloat16",
+    "transformers_weights": "weights are read from model.safetensors or its index; rename the file",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """All of config.json that decides what the network computes."""
+
+    model_type: ModelType
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_heads: int
+    num_layers: int  # of the encoder
+    vocab_size: int
+    num_decoder_layers: int
+    relative_attention_num_buckets: int
+    relative_attention_max_distance: int
+    layer_norm_epsilon: float
+    feed_forward_proj: FeedForward
+    scales_decoder_outputs: bool
+
+    @property
+    def inner(self) -> int:
+        """Width of the attention projections."""
+        return self.num_heads * self.d_kv
+
+    @property
+    def logit_scale(self) -> float:
+        """What the decoder's output is multiplied by before the head."""
+        return self.d_model**-0.5 if self.scales_decoder_outputs else 1.0
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The fields by name, as manifests and fingerprints hold them."""
+        return {field.name: getattr(self, field.name) for field in fields(Architecture)}
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """Of a checkpoint folder's config.json. Raises BackboneError."""
+    if not (folder / "config.json").is_file():
+        raise BackboneError(f"{folder} is no checkpoint folder: it has no config.json")
+    return architecture_of(read_json_object(folder / "config.json"))
+
+
+def architecture_of(config: Mapping[str, object]) -> Architecture:
+    """Of the content of a config.json, with defaults filled in.
+
+    Raises BackboneError for another family than T5, and for values that cannot be computed with.
+    """
+    for field, reason in _REFUSED.items():
+        if config.get(field) is not None:
+            raise BackboneError(f"config.json has {field}: {reason}")
+    model_type = config.get("model_type")
+    if model_type not in ("t5", "mt5"):
+        raise BackboneError(f"model_type {model_type!r} given; allowed are t5, mt5")
+    if config.get("is_encoder_decoder", True) is not True:
+        raise BackboneError(
+            f"config.json: is_encoder_decoder is {config['is_encoder_decoder']!r}; a T5 with both "
+            "stacks is needed, so true is allowed"
+        )
+    layers = _size(config, model_type, "num_layers", MAX_LAYERS)
+    architecture = Architecture(
+        model_type=model_type,
+        d_model=_size(config, model_type, "d_model", MAX_D_MODEL),
+        d_kv=_size(config, model_type, "d_kv", MAX_WIDTH),
+        d_ff=_size(config, model_type, "d_ff", MAX_WIDTH),
+        num_heads=_size(config, model_type, "num_heads", MAX_WIDTH),
+        num_layers=layers,
+        vocab_size=_size(config, model_type, "vocab_size", MAX_SIZE),
+        num_decoder_layers=_whole(
+            "num_decoder_layers",
+            layers if (given := config.get("num_decoder_layers")) is None else given,
+            MAX_LAYERS,
+        ),
+        relative_attention_num_buckets=_whole(
+            "relative_attention_num_buckets",
+            config.get("relative_attention_num_buckets", 32),
+            MAX_SIZE,
+        ),
+        relative_attention_max_distance=_whole(
+            "relative_attention_max_distance",
+            config.get("relative_attention_max_distance", 128),
+            MAX_SIZE,
+        ),
+        layer_norm_epsilon=_epsilon(config),
+        feed_forward_proj=_feed_forward(config, model_type),
+        scales_decoder_outputs=_scales_decoder_outputs(config, model_type),
+    )
+    _check_together(architecture)
+    return architecture
+
+
+def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter by its name, as transformers names them.
+
+    The embedding has three names and the head one, whether or not they are tied.
+    """
+    d, inner, ff = architecture.d_model, architecture.inner, architecture.d_ff
+    shapes: dict[str, tuple[int, ...]] = {SHARED: (architecture.vocab_size, d)}
+    wide = ("wi",) if architecture.feed_forward_proj == "relu" else ("wi_0", "wi_1")
+    for stack, layers in (
+        ("encoder", architecture.num_layers),
+        ("decoder", architecture.num_decoder_layers),
+    ):
+        attentions = (
+            ("SelfAttention",) if stack == "encoder" else ("SelfAttention", "EncDecAttention")
+        )
+        for block in range(layers):
+            base = f"{stack}.block.{block}.layer"
+            for position, attention in enumerate(attentions):
+                for name in ("q", "k", "v"):
+                    shapes[f"{base}.{position}.{attention}.{name}.weight"] = (inner, d)
+                shapes[f"{base}.{position}.{attention}.o.weight"] = (d, inner)
+                shapes[f"{base}.{position}.layer_norm.weight"] = (d,)
+            last = len(attentions)
+            for name in wide:
+                shapes[f"{base}.{last}.DenseReluDense.{name}.weight"] = (ff, d)
+            shapes[f"{base}.{last}.DenseReluDense.wo.weight"] = (d, ff)
+            shapes[f"{base}.{last}.layer_norm.weight"] = (d,)
+        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        shapes[bias] = (architecture.relative_attention_num_buckets, architecture.num_heads)
+        shapes[f"{stack}.final_layer_norm.weight"] = (d,)
+    return shapes | dict.fromkeys((ENCODER_EMBEDDING, DECODER_EMBEDDING, HEAD), shapes[SHARED])
+
+
+def target_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
+    """(d_out, d_in) of every q and v projection, in the order of the network."""
+    sites = [f"encoder.block.{i}.layer.0.SelfAttention" for i in range(architecture.num_layers)]
+    for i in range(architecture.num_decoder_layers):
+        sites.append(f"decoder.block.{i}.layer.0.SelfAttention")
+        sites.append(f"decoder.block.{i}.layer.1.EncDecAttention")
+    shape = (architecture.inner, architecture.d_model)
+    return {f"{site}.{projection}": shape for site in sites for projection in ("q", "v")}
+
+
+def _size(config: Mapping[str, object], model_type: ModelType, name: str, most: int) -> int:
+    size = _whole(name, config.get(name, _DEFAULTS[model_type][name]), most)
+    for synonym, meant in _SYNONYMS.items():
+        if meant == name and config.get(synonym, size) != size:
+            raise BackboneError(
+                f"config.json: {synonym} is {config[synonym]!r}, but {name} is {size}; both name "
+                f"one size: remove {synonym}"
+            )
+    return size
+
+
+def _whole(name: str, value: object, most: int) -> int:
+    # type(): JSON's true is an int to Python
+    if type(value) is not int or not 0 < value <= most:
+        raise BackboneError(f"config.json: {name} is {value!r}; 1 to {most} is allowed")
+    return value
+
+
+def _epsilon(config: Mapping[str, object]) -> float:
+    epsilon = config.get("layer_norm_epsilon", 1e-6)
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise BackboneError(
+            f"config.json: layer_norm_epsilon is {epsilon!r}; a number between 0 and 1 is allowed"
+        )
+    return epsilon
+
+
+def _feed_forward(config: Mapping[str, object], model_type: ModelType) -> FeedForward:
+    given = config.get("feed_forward_proj", _DEFAULTS[model_type]["feed_forward_proj"])
+    if given not in ("relu", "gated-gelu"):
+        raise BackboneError(
+            f"config.json: feed_forward_proj is {given!r}; allowed are {', '.join(_ACTIVATIONS)}"
+        )
+    # transformers derives both from feed_forward_proj, and then lets the fields win.
+    for name, value in (("dense_act_fn", _ACTIVATIONS[given]), ("is_gated_act", given != "relu")):
+        if (said := config.get(name, value)) != value:
+            raise BackboneError(
+                f"config.json: {name} is {said!r}, which contradicts feed_forward_proj {given!r}; "
+                f"with that, {name} is {value!r} or not given"
+            )
+    return given
+
+
+def _scales_decoder_outputs(config: Mapping[str, object], model_type: ModelType) -> bool:
+    # T5 v1.0 multiplies the decoder's output by d_model ** -0.5 before its tied head. Old files say
+    # so by tie_word_embeddings; transformers 5 always writes that as true and adds its own field.
+    if model_type == "mt5":
+        return False
+    explicit = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    if not isinstance(explicit, bool):
+        raise BackboneError(
+            f"config.json: scale_decoder_outputs is {explicit!r}; true or false is allowed"
+        )
+    return explicit
+
+
+def _check_together(architecture: Architecture) -> None:
+    if architecture.inner > MAX_WIDTH:
+        raise BackboneError(
+            f"config.json: num_heads * d_kv is {architecture.inner}; at most {MAX_WIDTH} is allowed"
+        )
+    buckets = architecture.relative_attention_num_buckets
+    distance = architecture.relative_attention_max_distance
+    if buckets < 4 or distance <= buckets // 2:
+        raise BackboneError(
+            f"config.json: relative_attention_num_buckets is {buckets} and "
+            f"relative_attention_max_distance {distance}; allowed are at least 4 buckets and a "
+            "distance of more than half of them, for else no logarithm has a value"
+        )

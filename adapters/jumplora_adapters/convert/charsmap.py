@@ -1,0 +1,105 @@
+"""SentencePiece's normalisation, for a library that has it letter by letter only.
+
+SentencePiece replaces the longest entry of its table (`precompiled_charsmap`) at each place. The
+library takes a letter with its marks as one, looks for the shortest entry and loses the rest. So
+all marks are set apart here, and those that the table joins are joined again afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from tokenizers import Regex, normalizers
+
+JOINED, APART = "\ufff0", "\ufff1"  # no characters; each ends a grapheme
+# What may belong to the grapheme of a character before it.
+_MARKS = (
+    r"\p{M}\n"
+    + "\u200c\u200d\u0e33\u0eb3\uff9e\uff9f\u1160-\u11ff\ud7b0-\ud7fb\U0001f3fb-\U0001f3ff"
+)
+BEFORE_MARKS = f"(?=[{_MARKS}])"
+_BYTES = np.arange(1, 256)
+_NODES = 4096  # looked at together
+_MARK = re.compile(
+    "[\u0300-\u036f\u0591-\u05c7\u0610-\u1cff\u1dc0-\u1dff\u20d0-\u20ff\u3099\u309a\uff9e\uff9f"
+    "\U00010000-\U0001ffff]"
+)
+
+
+def steps(charsmap: bytes) -> list[Any]:
+    """Normalizers that do what the table does."""
+    joined = _joints(entries(charsmap))
+    parts: list[Any] = [normalizers.Replace(Regex(joined), JOINED)] if joined else []
+    return [
+        *parts,
+        normalizers.Replace(Regex(rf"{BEFORE_MARKS}(?<![{JOINED}])(?<=.)"), APART),
+        normalizers.Precompiled(charsmap),
+        normalizers.Replace(JOINED, ""),
+        normalizers.NFC(),
+        normalizers.Replace(APART, ""),
+    ]
+
+
+def entries(charsmap: bytes) -> list[str]:
+    """All that the table replaces: a double array of bytes (Darts), behind its size."""
+    (size,) = struct.unpack_from("<I", charsmap)
+    units = np.frombuffer(charsmap, np.uint32, size // 4, 4).astype(np.int64)
+    found = []
+    waiting = [(_offset(int(units[0])), b"")]
+    while waiting:
+        nodes, waiting = waiting[-_NODES:], waiting[:-_NODES]
+        places = np.array([place for place, _ in nodes])
+        at = places[:, None] ^ _BYTES
+        labels = np.where(at < len(units), units[np.minimum(at, len(units) - 1)] & 0x800000FF, 0)
+        for node, column in zip(*map(np.ndarray.tolist, np.nonzero(labels == _BYTES)), strict=True):
+            child = int(at[node, column])
+            unit, key = int(units[child]), nodes[node][1] + bytes([column + 1])
+            if unit >> 8 & 1:
+                found.append(key.decode())
+            waiting.append((child ^ _offset(unit), key))
+    return found
+
+
+def _offset(unit: int) -> int:
+    return unit >> 10 << ((unit & 1 << 9) >> 6)
+
+
+def _joints(keys: Iterable[str]) -> str:
+    """A pattern of the places in a text before marks that the table joins to what is before."""
+    firsts: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for key in keys:
+        if len(key) > 1 and _MARK.match(key[-1]):
+            firsts[key[1:-1], key[-1]].add(key[0])
+    # Fewer alternatives: marks after the same letters together, then what is between likewise.
+    marks: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for (between, mark), letters in firsts.items():
+        marks[_class(letters), between].add(mark)
+    betweens: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    for (letters_class, between), found in marks.items():
+        betweens[letters_class, _class(found), len(between)].add(between)
+    alternatives = []
+    for (letters_class, marks_class, length), between_set in sorted(betweens.items()):
+        middle = ""
+        if length == 1:
+            middle = _class(between_set)
+        elif length:
+            middle = f"(?:{'|'.join(sorted(between_set))})"
+        alternatives.append(f"(?<={letters_class}{middle})(?={marks_class})")
+    # Marks are looked for first, since most places have none.
+    return f"{BEFORE_MARKS}(?:{'|'.join(alternatives)})" if alternatives else ""
+
+
+def _class(characters: Iterable[str]) -> str:
+    codes = sorted(map(ord, characters))
+    ranges: list[list[int]] = []
+    for code in codes:
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "[" + "".join(rf"\x{{{a:x}}}-\x{{{b:x}}}" for a, b in ranges) + "]"

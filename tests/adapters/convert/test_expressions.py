@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jumplora_adapters.convert.expressions import Expression, match_all
+from jumplora_adapters.errors import ConvertError
+
+NAMES = ["encoder.block.0.q", "encoder.block.10.q", "q", "", "Q\n", "décodeur.q"]
+
+
+def _expression(regex: str, *, whole: bool = False) -> Expression:
+    return Expression("target_modules", regex, regex, whole)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [".*q", "q$", r"(.*\.)?(q)$", r".*?\.(?P<idx>\d+)\.", "(?i)Q", "[a-z]+", ""]
+            ),
+            st.booleans(),
+        ),
+        max_size=5,
+    )
+)
+def test_the_answers_are_those_of_re(asked: list[tuple[str, bool]]) -> None:
+    answers = match_all([_expression(regex, whole=whole) for regex, whole in asked], NAMES)
+    for (regex, whole), answer in zip(asked, answers, strict=True):
+        match = re.fullmatch if whole else re.match
+        expected = {name: found for name in NAMES if (found := match(regex, name))}
+        assert set(answer) == set(expected)
+        if "idx" in regex:
+            assert answer == {name: found["idx"] for name, found in expected.items()}
+
+
+@pytest.mark.parametrize("regex", ["(", "*", "a{99999999999999}", "(?P<a>x)(?P<a>y)", "(" * 5000])
+def test_what_is_not_an_expression_is_refused(regex: str) -> None:
+    with pytest.raises(ConvertError, match=r"^target_modules .* is not a regular expression"):
+        match_all([_expression(regex)], ["q"])
+
+
+def test_an_expression_that_does_not_end_is_ended() -> None:
+    began = time.monotonic()
+    with pytest.raises(ConvertError, match=r"target_modules: .* within 1 s"):
+        match_all([_expression("(a+)+$")], ["a" * 60 + "b"], seconds=1.0)
+    assert time.monotonic() - began < 8
+
+
+def test_an_expression_that_eats_memory_is_ended() -> None:
+    groups = "".join(f"(?P<g{n}>.*)" for n in range(90))
+    with pytest.raises(ConvertError, match=r"target_modules: .* (memory|within)"):
+        match_all([_expression(groups)] * 2000, ["a" * 1000] * 2000, seconds=2.0)
+
+
+def test_warnings_of_the_compiler_are_not_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    assert match_all([_expression("[[a]q")], ["q", "aq"]) == ({"aq": None},)
+
+
+def test_nothing_to_match_starts_no_process() -> None:
+    assert match_all([], NAMES) == ()
+    assert match_all([_expression("(")], []) == ({},)

@@ -1,0 +1,150 @@
+"""config.json is read as transformers reads it, or refused by the name of the field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jumplora_adapters.architecture import (
+    Architecture,
+    architecture_of,
+    parameter_shapes,
+    read_architecture,
+    target_shapes,
+)
+from jumplora_adapters.errors import BackboneError
+
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "d_model": st.integers(1, 40),
+    "d_kv": st.integers(1, 8),
+    "d_ff": st.integers(1, 40),
+    "num_heads": st.integers(1, 4),
+    "num_layers": st.integers(1, 3),
+    "num_decoder_layers": st.none() | st.integers(1, 3),
+    "vocab_size": st.integers(2, 50),
+    "relative_attention_num_buckets": st.integers(4, 40),
+    "relative_attention_max_distance": st.integers(21, 200),
+    "layer_norm_epsilon": st.sampled_from([1e-6, 1e-5]),
+    "feed_forward_proj": st.sampled_from(["relu", "gated-gelu"]),
+    "tie_word_embeddings": st.booleans(),
+    "scale_decoder_outputs": st.booleans(),
+}
+
+
+def _transformers_reads(config: dict[str, Any]) -> Any:
+    from transformers import MT5Config, T5Config
+
+    fields = {name: value for name, value in config.items() if name != "model_type"}
+    return (MT5Config if config["model_type"] == "mt5" else T5Config)(**fields)
+
+
+@given(
+    model_type=st.sampled_from(["t5", "mt5"]),
+    fields=st.fixed_dictionaries({}, optional=FIELDS),
+)
+def test_fields_and_defaults_are_those_of_transformers(
+    model_type: str, fields: dict[str, Any]
+) -> None:
+    config = {"model_type": model_type, **fields}
+    read, theirs = architecture_of(config).as_json(), _transformers_reads(config)
+    scales = read.pop("scales_decoder_outputs")
+    assert read == {name: getattr(theirs, name) for name in read}
+    # mT5's forward never looks at the field.
+    assert scales == (model_type == "t5" and theirs.scale_decoder_outputs)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "t5", "num_layers": 1},
+        {"model_type": "t5", "num_layers": 1, "num_decoder_layers": 3},
+        {"model_type": "mt5", "num_layers": 3, "num_decoder_layers": 1},
+        {"model_type": "mt5", "num_layers": 2, "feed_forward_proj": "relu"},
+    ],
+)
+def test_parameters_are_those_of_transformers(fields: dict[str, Any]) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    sizes = {"d_model": 12, "d_kv": 5, "d_ff": 7, "num_heads": 3, "vocab_size": 20}
+    config = {**fields, **sizes, "relative_attention_num_buckets": 9}
+    model = AutoModelForSeq2SeqLM.from_config(_transformers_reads(config))
+    shapes = parameter_shapes(architecture_of(config))
+    assert shapes == {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in target_shapes(architecture_of(config)).items():
+        assert shapes[f"{name}.weight"] == shape
+
+
+def test_what_follows_of_the_fields() -> None:
+    plain = architecture_of({"model_type": "t5", "d_model": 64, "num_heads": 3, "d_kv": 5})
+    assert (plain.inner, plain.logit_scale) == (15, 1 / 8)
+    assert architecture_of({"model_type": "mt5"}).logit_scale == 1
+
+
+def test_a_folder_is_read_by_its_config(tmp_path: Path) -> None:
+    content = {"model_type": "mt5", "dropout_rate": 0.3, "transformers_weights": None}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_architecture(tmp_path) == architecture_of({"model_type": "mt5"})
+    assert isinstance(read_architecture(tmp_path), Architecture)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(BackboneError, match=r"no config\.json"):
+        read_architecture(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "llama"}, "'llama' given; allowed are t5, mt5"),
+        ({"model_type": None}, "None given; allowed are t5, mt5"),
+        ({"auto_map": {"AutoModel": "evil.py"}}, "auto_map: code"),
+        ({"quantization_config": {"load_in_8bit": True}}, "quantization_config: quantized"),
+        ({"per_layer_config": {"0": {"d_ff": 8}}}, "per_layer_config: layers"),
+        ({"transformers_weights": "other.safetensors"}, r"transformers_weights: .*rename the file"),
+        ({"configuration_files": ["config.5.json"]}, "configuration_files: another"),
+        ({"is_encoder_decoder": False}, "is_encoder_decoder is False"),
+        ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj is 'gated-silu'; .*gated-gelu"),
+        ({"feed_forward_proj": "gelu"}, "feed_forward_proj is 'gelu'"),
+        ({"feed_forward_proj": None}, "feed_forward_proj is None"),
+        ({"dense_act_fn": "gelu_new"}, "dense_act_fn is 'gelu_new', .*'relu' or not given"),
+        ({"dense_act_fn": None}, "dense_act_fn is None"),
+        ({"is_gated_act": True}, "is_gated_act is True, .*'relu'"),
+        (
+            {"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"},
+            "dense_act_fn is 'gelu', .*'gated-gelu'; .*'gelu_new' or not given",
+        ),
+        ({"feed_forward_proj": "gated-gelu", "is_gated_act": False}, "is_gated_act is False"),
+        ({"scale_decoder_outputs": None}, "scale_decoder_outputs is None; true or false"),
+        ({"d_model": None}, "d_model is None; 1 to 65535"),
+        ({"d_model": 65_536}, "d_model is 65536; 1 to 65535"),
+        ({"d_model": 32.0}, r"d_model is 32\.0"),
+        ({"d_ff": 65_537}, "d_ff is 65537; 1 to 65536"),
+        ({"d_ff": "48"}, "d_ff is '48'"),
+        ({"d_kv": 0}, "d_kv is 0"),
+        ({"num_heads": 1024, "d_kv": 128}, r"num_heads \* d_kv is 131072; at most 65536"),
+        ({"num_heads": -4}, "num_heads is -4"),
+        ({"num_layers": True}, "num_layers is True"),
+        ({"num_layers": 257}, "num_layers is 257; 1 to 256"),
+        ({"num_decoder_layers": 0}, "num_decoder_layers is 0"),
+        ({"layer_norm_epsilon": None}, "layer_norm_epsilon is None"),
+        ({"layer_norm_epsilon": 1}, "layer_norm_epsilon is 1"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
+        ({"relative_attention_num_buckets": None}, "relative_attention_num_buckets is None"),
+        ({"relative_attention_num_buckets": 3}, "num_buckets is 3 .*at least 4"),
+        ({"relative_attention_max_distance": 16}, "max_distance 16; .*more than half"),
+        ({"d_model": 32, "hidden_size": 64}, "hidden_size is 64, but d_model is 32"),
+        ({"hidden_size": 64}, "hidden_size is 64, but d_model is 512"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, but num_layers is 6"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        architecture_of({"model_type": "t5", **fields})
+
+
+def test_other_names_of_a_size_may_agree() -> None:
+    same = architecture_of({"model_type": "t5", "d_model": 64, "hidden_size": 64, "head_dim": 64})
+    assert same == architecture_of({"model_type": "t5", "d_model": 64})
