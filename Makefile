@@ -40,12 +40,12 @@ bench: $(VENV)/.dev
 	$(BIN)/jumplora bench engine
 
 bench-training: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m jumplora_bench.training
 
 # A running server and its faults; an hour and a half.
 PARTS ?= uploads entries chaos tasks fuzz connections costly
 bench-reliability: $(VENV)/.dev
-	for part in $(PARTS); do $(BIN)/python -m benchmarks.reliability $$part || exit 1; done
+	for part in $(PARTS); do $(BIN)/python -m jumplora_bench.reliability $$part || exit 1; done
 
 # Makes the demo again (BENCHMARK_DATA, DEMO_TEXT, DEMO_TOKENIZER: see recipe/run.sh). Its parts were
 # run one by one with the same settings, never as a whole: two hours on 2 cores.

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.reliability.parts import Parts, empty_tensors, frame, with_tensors
 from factories import write_random_adapter
 from jumplora_adapters.backbone import Backbone
+from jumplora_bench.reliability.parts import Parts, empty_tensors, frame, with_tensors
 
 __all__ = ["Parts", "empty_tensors", "frame", "set_value", "sound_adapter", "with_tensors"]
 

@@ -16,11 +16,11 @@ from fakes import LIMITS, FakeDetokenizer, FakeEngine, encode
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.store import Store
-from jumplora_server.admission import QueueLimits, Reservation
-from jumplora_server.core import EngineLimits, Finish, Sampling, TokenEvent, Wanted
-from jumplora_server.loop import EngineLoop
-from jumplora_server.metrics import Metrics
-from jumplora_server.outbox import Deliver
+from jumplora_server.core import EngineLimits, Finish, QueueLimits, Sampling, TokenEvent, Wanted
+from jumplora_server.loop.admission import Reservation
+from jumplora_server.loop.loop import EngineLoop
+from jumplora_server.loop.outbox import Deliver
+from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.trials import CanaryRun, TrialRun

@@ -20,8 +20,8 @@ from deploy.grafana.rows_quality import QUALITY
 from deploy.grafana.rows_requests import LATENCY, NOW, TRAFFIC
 from prometheus_client import CollectorRegistry
 
-from jumplora_server.metrics import Metrics
-from jumplora_server.metrics_table import TABLE
+from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.metrics.table import TABLE
 
 ROWS = (NOW, LATENCY, TRAFFIC, MEMORY, ADAPTERS, QUALITY, ENGINE)
 PATH = Path(__file__).parent / "dashboards" / "jumplora.json"

@@ -27,19 +27,20 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import adapters, errors, generate, health
+from jumplora_server.api import adapters, errors, health, tgi
 from jumplora_server.api.access import AccessLog, BodyCheck, is_upload
 from jumplora_server.api.auth import KeyCheck
 from jumplora_server.api.methods import Methods
+from jumplora_server.api.route import add_dialect
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
-from jumplora_server.delivery import Delivery
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
 from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
 from jumplora_server.engine.warm_up import DRILLS
 from jumplora_server.http.connections import Traffic
-from jumplora_server.loop import EngineLoop, StepEngine
-from jumplora_server.metrics import Metrics
+from jumplora_server.loop.loop import EngineLoop, StepEngine
+from jumplora_server.loop.outbox import Delivery
+from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.publishing import Publishing
 from jumplora_server.residency.engine import AdapterEngine
 from jumplora_server.residency.residency import Residency
@@ -276,7 +277,7 @@ def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
     )
     if has_docs:
         app.router.routes.insert(0, _document_route(app))
-    app.include_router(generate.router)
+    add_dialect(app, tgi.router)
     app.include_router(adapters.router)
     app.include_router(health.router)
     errors.install(app)

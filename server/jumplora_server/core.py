@@ -193,3 +193,27 @@ class EngineLimits:
     max_source_tokens: int
     max_target_tokens: int
     end_token_ids: tuple[int, ...]  # each ends an answer; empty where only the length does
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """Caps on what waits for a row; running sequences do not count.
+
+    `task_share`, in (0, 1], is how much one task may hold of what the others leave free, once the
+    part is taken off that is kept back; 1 keeps nothing back.
+    """
+
+    max_requests: int = 256
+    max_tokens: int = 65_536
+    task_share: float = 0.5
+
+    def requests_of_a_task(self, others: int = 0) -> int:
+        """How many places a task may hold while `others` are taken by other tasks; at least one."""
+        return max(1, int(self.task_share * (self._shared(self.max_requests) - others)))
+
+    def tokens_of_a_task(self, others: int = 0) -> int:
+        """How many tokens more than one prompt may come to, while others hold `others`."""
+        return max(0, int(self.task_share * (self._shared(self.max_tokens) - others)))
+
+    def _shared(self, most: int) -> int:
+        return most - int(most * (1 - self.task_share) / 2)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
-from jumplora_server.api.lanes import Lanes
+from jumplora_server.lanes import Lanes
 from jumplora_server.store_threads import StoreThreads
 
 if TYPE_CHECKING:
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from jumplora_adapters.store import Store
     from jumplora_server.core import EngineLimits
     from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
-    from jumplora_server.loop import EngineLoop
-    from jumplora_server.metrics import Metrics
+    from jumplora_server.loop.loop import EngineLoop
+    from jumplora_server.metrics.metrics import Metrics
     from jumplora_server.publishing import Publishing
     from jumplora_server.residency.residency import Residency
     from jumplora_server.settings import Settings
-    from jumplora_server.watchdog import Watchdog
+    from jumplora_server.watchdog import Phase, Watchdog
 
-Phase = Literal["starting", "serving", "draining"]
 SCRAPES = 2  # at a time; more wait, for they share one page
 
 

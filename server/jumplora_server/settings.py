@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from jumplora_server.admission import QueueLimits
+from jumplora_server.core import QueueLimits
 
 PREFIX = "JUMPLORA_"
 # Read by the command line's client commands, not by the server; a shell may well hold both.

@@ -15,11 +15,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
-from jumplora_server.loop import Progress
+from jumplora_server.loop.loop import Progress
 from jumplora_server.pulse import Glance, Pulse
-from jumplora_server.services import Phase
+
+Phase = Literal["starting", "serving", "draining"]
 
 # Meant by nothing else: sysexits.h ends at 78, shells take 126 and above, Python 1, 2 and 120.
 EXIT_FAULT: Final = 79

@@ -20,11 +20,11 @@ from integration.prometheus_process import (
     program,
     prometheus,
 )
-from jumplora_server import metrics_table
 from jumplora_server.core import Timing
-from jumplora_server.metrics import Metrics
-from jumplora_server.metrics_overlap import OverlapSnapshot
-from jumplora_server.metrics_state import AdapterQuality
+from jumplora_server.metrics import table as metrics_table
+from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.metrics.overlap import OverlapSnapshot
+from jumplora_server.metrics.state import AdapterQuality
 
 RULES = (SHIPPED / "jumplora.rules.yml").read_text(encoding="utf-8")
 ALERTS = re.findall(r"- alert: (\w+)", RULES)

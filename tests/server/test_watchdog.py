@@ -19,14 +19,14 @@ from typer.testing import CliRunner
 from jumplora_server import logs, watchdog
 from jumplora_server.cli.main import command_line
 from jumplora_server.cli.serve import EXIT_SETTINGS, EXIT_STARTUP
-from jumplora_server.loop import Progress
+from jumplora_server.loop.loop import Progress
 from jumplora_server.pulse import Glance, State
-from jumplora_server.services import Phase
 from jumplora_server.watchdog import (
     EXIT_FAULT,
     FIRST_STEP_FACTOR,
     Limits,
     Look,
+    Phase,
     Seen,
     Verdict,
     Watchdog,

@@ -15,11 +15,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jumplora_server.api.dialect import dialect_of
 from jumplora_server.api.record import SCOPE_KEY, RequestRecord, new_record
 from jumplora_server.services import Services
 
-GENERATION_PATHS = frozenset({"/generate", "/generate_stream"})
-TASKS_PATH = "/v1/tasks/"
 ACCESS_LOG = "jumplora.access"
 _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^"';\s]*)""", re.ASCII | re.IGNORECASE)
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -69,11 +68,11 @@ class AccessLog:
 
 def _count(scope: Scope, record: RequestRecord) -> None:
     # Only what never became a sequence: those count themselves when they end.
-    path, outcome = scope["path"], record.outcome
-    is_generation = path in GENERATION_PATHS or path.startswith(TASKS_PATH)
-    if is_generation and outcome is not None and record.counted_by == "middleware":
-        services: Services = scope["app"].state.services
-        services.metrics.request_finished(record.task, outcome, None)
+    outcome = record.outcome
+    if outcome is None or record.counted_by != "middleware" or dialect_of(scope) is None:
+        return
+    services: Services = scope["app"].state.services
+    services.metrics.request_finished(record.task, outcome, None)
 
 
 class BodyCheck:

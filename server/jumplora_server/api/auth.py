@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
+from jumplora_server.api.ask import ANYBODY, Caller, Scope
 from jumplora_server.api.errors import server_error_response
 from jumplora_server.api.record import record_of
 from jumplora_server.errors import Forbidden, ServerError, Unauthorized
@@ -17,6 +19,7 @@ from jumplora_server.errors import Forbidden, ServerError, Unauthorized
 Access = Literal["public", "api", "admin"]
 PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/health"})
 ADAPTERS_PATH = "/v1/adapters"
+KEY_ID_DIGITS = 12  # of a key's SHA-256: names it in logs, and does not give it away
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -39,38 +42,41 @@ class KeyCheck:
         self._admin = tuple(admin_hashes)
         self._api = tuple(api_hashes)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             header = Headers(scope=scope).get("authorization")
-            refusal = self.refusal(needed_access(scope["method"], scope["path"]), header)
-            if refusal is not None:
-                record_of(scope).failed(refusal)
-                await server_error_response(refusal)(scope, receive, send)
+            record = record_of(scope)
+            try:
+                record.caller = self.admit(needed_access(scope["method"], scope["path"]), header)
+            except ServerError as refusal:
+                record.failed(refusal)
+                await server_error_response(scope, refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def refusal(self, needed: Access, header: str | None) -> ServerError | None:
-        """Why a request with that Authorization header may not go on; None when it may."""
+    def admit(self, needed: Access, header: str | None) -> Caller:
+        """Who asks, by the Authorization header. Raises Unauthorized, Forbidden."""
         if needed == "public" or (needed == "api" and not self._api):
-            return None
+            return ANYBODY
         if needed == "admin" and not self._admin:
-            return Forbidden(
+            raise Forbidden(
                 "changing adapters over HTTP is switched off: start the server with "
                 "JUMPLORA_ADMIN_KEYS, or publish into its store folder"
             )
         if header is None:
-            return Unauthorized("a key is required: Authorization: Bearer <key>")
+            raise Unauthorized("a key is required: Authorization: Bearer <key>")
         scheme, _, key = header.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
-            return Unauthorized("the header must read Authorization: Bearer <key>")
+            raise Unauthorized("the header must read Authorization: Bearer <key>")
         given = hashlib.sha256(key.strip().encode("utf-8", errors="replace")).hexdigest()
         is_admin = _matches(given, self._admin)
         is_api = _matches(given, self._api)
-        if is_admin or (is_api and needed == "api"):
-            return None
-        if is_api:
-            return Forbidden("this key may generate and read; changing adapters takes an admin key")
-        return Unauthorized("the key is not known")
+        if not is_admin and not is_api:
+            raise Unauthorized("the key is not known")
+        if needed == "admin" and not is_admin:
+            raise Forbidden("this key may generate and read; changing adapters takes an admin key")
+        scopes: frozenset[Scope] = frozenset({"api", "admin"} if is_admin else {"api"})
+        return Caller(given[:KEY_ID_DIGITS], scopes)
 
 
 def _matches(given: str, hashes: Sequence[str]) -> bool:

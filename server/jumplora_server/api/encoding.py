@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import Frame, render_truncated
-from jumplora_server.api.lanes import Lanes
+from jumplora_server.lanes import Lanes
 from jumplora_server.core import NoEmbedding
 from jumplora_server.errors import DeadlineExceeded, InputTooLong, InvalidInput
 

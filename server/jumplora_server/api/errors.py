@@ -1,4 +1,4 @@
-"""Every error as TGI's `{"error", "error_type"}` with a stable code."""
+"""Every error as TGI's `{"error", "error_type"}` with a stable code, or in its dialect's form."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.printable import shown
 from jumplora_server import errors
+from jumplora_server.api.dialect import dialect_of
 from jumplora_server.api.methods import allowed_methods
 from jumplora_server.api.record import record_of
 from jumplora_server.errors import ServerError
@@ -102,6 +104,7 @@ def as_server_error(error: AdapterError) -> ServerError:
 
 
 def error_response(
+    scope: Scope,
     status: int,
     code: str,
     message: str,
@@ -109,11 +112,16 @@ def error_response(
     reason: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """The one form of an error."""
-    body = {"error": shown_message(message), "error_type": code}
-    if reason is not None:
-        body["reason"] = reason
+    """An error in the form of the route that the request is for."""
+    dialect = dialect_of(scope)
+    body = (error_body if dialect is None else dialect.error)(code, message, reason)
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+def error_body(code: str, message: str, reason: str | None) -> dict[str, object]:
+    """The form of an error wherever no dialect has another."""
+    body: dict[str, object] = {"error": shown_message(message), "error_type": code}
+    return body if reason is None else body | {"reason": reason}
 
 
 def shown_message(message: str) -> str:
@@ -121,7 +129,7 @@ def shown_message(message: str) -> str:
     return shown(message, _MAX_MESSAGE_CHARS)
 
 
-def server_error_response(error: ServerError) -> Response:
+def server_error_response(scope: Scope, error: ServerError) -> Response:
     """An error of the server's tree; 429 and 503 say when to come back."""
     headers: dict[str, str] = {}
     if error.status in (429, 503):
@@ -131,7 +139,7 @@ def server_error_response(error: ServerError) -> Response:
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return error_response(
-        error.status, error.code, error.message, reason=error.reason, headers=headers
+        scope, error.status, error.code, error.message, reason=error.reason, headers=headers
     )
 
 
@@ -168,7 +176,7 @@ def _shown(value: object) -> str:
 async def _on_server_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServerError)
     record_of(request.scope).failed(error)
-    return server_error_response(error)
+    return server_error_response(request.scope, error)
 
 
 async def _on_adapter_error(request: Request, error: Exception) -> Response:
@@ -190,7 +198,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, Refused):
         record_of(request.scope).refused(error.status_code)
-        return error_response(error.status_code, error.code, error.detail, headers=error.headers)
+        return error_response(
+            request.scope, error.status_code, error.code, error.detail, headers=error.headers
+        )
     if error.status_code == 400:  # what the framework raises for a body that it cannot read
         return await _on_server_error(
             request, errors.InvalidInput("the body could not be read as JSON")
@@ -204,7 +214,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not allowed here; allowed: {allowed}"
         headers = {"allow": allowed}
     record_of(request.scope).refused(error.status_code)
-    return error_response(error.status_code, code, message, headers=headers)
+    return error_response(request.scope, error.status_code, code, message, headers=headers)
 
 
 async def _on_hang_up(request: Request, error: Exception) -> Response:
@@ -219,6 +229,7 @@ async def _on_anything(request: Request, error: Exception) -> Response:
     record = record_of(request.scope)
     record.failed(ServerError(type(error).__name__))
     return error_response(
+        request.scope,
         500,
         "internal",
         f"an error of the server's own; its log has more under request id {record.request_id}",

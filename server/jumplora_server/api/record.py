@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from jumplora_server import errors
+from jumplora_server.api.ask import ANYBODY, Caller
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
-    from jumplora_server.metrics_tasks import Outcome
+    from jumplora_server.metrics.tasks import Outcome
 
 SCOPE_KEY = "jumplora.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
@@ -32,6 +33,7 @@ class RequestRecord:
     """
 
     request_id: str
+    caller: Caller = ANYBODY
     task: str | None = ""
     version: str | None = None
     prompt_tokens: int = 0

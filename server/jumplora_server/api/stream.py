@@ -14,9 +14,9 @@ from jumplora_server.core import Finish, FinishReason, Sampling, Token, TokenEve
 from jumplora_server.errors import DeadlineExceeded, Draining, GenerationFailed, ServerError
 
 if TYPE_CHECKING:
-    from jumplora_server.loop import EngineLoop
-    from jumplora_server.metrics import Metrics
-    from jumplora_server.metrics_tasks import Outcome
+    from jumplora_server.loop.loop import EngineLoop
+    from jumplora_server.metrics.metrics import Metrics
+    from jumplora_server.metrics.tasks import Outcome
 
 Collected = tuple[list[Token], Finish]
 CancelCause = Literal["client_disconnect", "error", "timeout", "shed"]

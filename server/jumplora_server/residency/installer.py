@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jumplora_adapters.errors import StoreError
-from jumplora_server.metrics_state import Stage
+from jumplora_server.metrics.state import Stage
 from jumplora_server.residency.engine import AdapterEngine
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from jumplora_adapters.errors import AdapterError, NoPointer
 from jumplora_adapters.errors import UnknownTask as NotInStore
 from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, UnknownTask
-from jumplora_server.metrics_state import Stage
+from jumplora_server.metrics.state import Stage
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import ReplayCanaries, WarmUp
 from jumplora_server.residency.installer import Installer

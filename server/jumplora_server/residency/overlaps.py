@@ -14,7 +14,7 @@ from itertools import combinations
 
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.overlap import overlap_pair
-from jumplora_server.metrics_overlap import OverlapSnapshot
+from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.status import TaskStatus
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from jumplora_adapters.continual_record import continual_record
-from jumplora_server.metrics_state import AdapterQuality, ScoreName
+from jumplora_server.metrics.state import AdapterQuality, ScoreName
 from jumplora_server.residency.status import TaskStatus
 
 # The better evidence first: a dev set may have chosen the version.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 from jumplora_server.errors import UnknownTask
-from jumplora_server.metrics import Metrics
-from jumplora_server.metrics_overlap import OverlapSnapshot
-from jumplora_server.metrics_state import Stage
+from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.metrics.overlap import OverlapSnapshot
+from jumplora_server.metrics.state import Stage
 from jumplora_server.residency.quality import quality_of
 from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import TaskStatus, Tier

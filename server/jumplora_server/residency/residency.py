@@ -15,7 +15,7 @@ from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.store import Store
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
-from jumplora_server.metrics import Metrics
+from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
 from jumplora_server.residency.installer import Installer

@@ -9,8 +9,9 @@ from typing import get_args
 import httpx
 import pytest
 
+from jumplora_server.api.ask import Caller
 from jumplora_server.api.auth import Access, KeyCheck, needed_access
-from jumplora_server.errors import Forbidden, ServerError, Unauthorized
+from jumplora_server.errors import Forbidden, Unauthorized
 from serving import ADMIN_KEY, Site, connected, make_site, wait_for
 
 
@@ -22,8 +23,11 @@ def check(needed: Access, header: str | None, *, admin: str = "", api: str = "")
         return [hashlib.sha256(key.encode()).hexdigest() for key in keys.split()]
 
     gate = KeyCheck(nothing, admin_hashes=hashes(admin), api_hashes=hashes(api))
-    refusal: ServerError | None = gate.refusal(needed, header)
-    return {Unauthorized: "401", Forbidden: "403", type(None): "ok"}[type(refusal)]
+    try:
+        gate.admit(needed, header)
+    except (Unauthorized, Forbidden) as refusal:
+        return str(refusal.status)
+    return "ok"
 
 
 @pytest.mark.parametrize(
@@ -141,3 +145,12 @@ def routes(site: Site) -> dict[str, list[str]]:
         "/docs": ["GET"],
         "/nothing/here": ["GET", "POST"],
     }
+
+
+def test_a_caller_is_the_beginning_of_its_key() -> None:
+    digests = {key: hashlib.sha256(key.encode()).hexdigest() for key in ("root-key", "one")}
+    gate = KeyCheck(nothing, admin_hashes=[digests["root-key"]], api_hashes=[digests["one"]])
+    assert gate.admit("api", "Bearer one") == Caller(digests["one"][:12], frozenset({"api"}))
+    admin = gate.admit("admin", "Bearer root-key")
+    assert admin == Caller(digests["root-key"][:12], frozenset({"api", "admin"}))
+    assert gate.admit("public", "Bearer wrong") == Caller()

@@ -13,7 +13,9 @@ from jumplora_server import errors
 from jumplora_server.api.errors import as_server_error, server_error_response
 from jumplora_server.api.record import outcome_of
 from jumplora_server.errors import ServerError
-from jumplora_server.metrics_tasks import Outcome
+from jumplora_server.metrics.tasks import Outcome
+
+NOWHERE = {"route": None}  # the scope of a request for a route of no dialect
 
 
 def every_server_error() -> list[type[ServerError]]:
@@ -22,7 +24,9 @@ def every_server_error() -> list[type[ServerError]]:
 
 @pytest.mark.parametrize("kind", every_server_error(), ids=lambda kind: kind.__name__)
 def test_every_error_has_a_status_a_code_and_an_outcome(kind: type[ServerError]) -> None:
-    response = server_error_response(kind("what and why", reason="popcount", retry_after=2.2))
+    response = server_error_response(
+        NOWHERE, kind("what and why", reason="popcount", retry_after=2.2)
+    )
     body = json.loads(bytes(response.body))
     assert body == {"error": "what and why", "error_type": kind.code, "reason": "popcount"}
     assert response.status_code == kind.status
@@ -39,16 +43,19 @@ def test_codes_are_unique() -> None:
 
 
 def test_no_reason_no_field() -> None:
-    assert b"reason" not in server_error_response(errors.QueueFull("full")).body
+    assert b"reason" not in server_error_response(NOWHERE, errors.QueueFull("full")).body
 
 
 def test_retry_after_is_at_least_a_second() -> None:
-    assert server_error_response(errors.QueueFull("full")).headers["retry-after"] == "1"
+    assert server_error_response(NOWHERE, errors.QueueFull("full")).headers["retry-after"] == "1"
 
 
 def test_shed_answers_are_marked_for_proxies() -> None:
-    assert server_error_response(errors.QueueFull("")).headers["x-jumplora-shed"] == "1"
-    assert "x-jumplora-shed" not in server_error_response(errors.AdapterUnavailable("")).headers
+    assert server_error_response(NOWHERE, errors.QueueFull("")).headers["x-jumplora-shed"] == "1"
+    assert (
+        "x-jumplora-shed"
+        not in server_error_response(NOWHERE, errors.AdapterUnavailable("")).headers
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.sampling_bounds import RANGES, find_out_of_bounds
+from jumplora_server.api.ask import ANYBODY
 from jumplora_server.api.sampling import make_sampling
-from jumplora_server.api.schemas import Parameters
+from jumplora_server.api.schemas import GenerateRequest, Parameters
+from jumplora_server.api.tgi import to_ask
 from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
 from jumplora_server.errors import InvalidInput
 
@@ -26,7 +28,8 @@ def manifest(**generation: Any) -> Manifest:
 
 
 def make(asked: dict[str, Any] | None = None, **generation: Any) -> Sampling:
-    return make_sampling(Parameters(**(asked or {})), manifest(**generation), LIMITS)
+    body = GenerateRequest(inputs="x", parameters=Parameters(**(asked or {})))
+    return make_sampling(to_ask(ANYBODY, body, "task"), manifest(**generation), LIMITS)
 
 
 def test_nothing_asked_is_greedy() -> None:

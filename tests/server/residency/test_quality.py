@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from factories import random_adapter
-from jumplora_server.metrics_state import AdapterQuality
+from jumplora_server.metrics.state import AdapterQuality
 from jumplora_server.residency.quality import quality_of
 from jumplora_server.residency.status import State, TaskStatus
 from small_server import BACKBONE

@@ -15,9 +15,16 @@ from dataclasses import dataclass
 import pytest
 
 from fakes import EOS, FakeDetokenizer
-from jumplora_server.admission import Admission, QueueLimits, Reservation
-from jumplora_server.core import AdapterRef, EngineLimits, Sampling, Sequence, StepOutput
+from jumplora_server.core import (
+    AdapterRef,
+    EngineLimits,
+    QueueLimits,
+    Sampling,
+    Sequence,
+    StepOutput,
+)
 from jumplora_server.errors import QueueFull, TaskQuotaExceeded
+from jumplora_server.loop.admission import Admission, Reservation
 from jumplora_server.scheduler.claims import Priority
 from jumplora_server.scheduler.scheduler import Scheduler
 

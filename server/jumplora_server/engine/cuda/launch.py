@@ -1,7 +1,7 @@
 """Launches the kernels: block sizes, strides and types, and nothing else.
 
 Block sizes are fixed, never tuned at run time: another size is another order of summation. They
-are the fastest of those that benchmarks/gpu_kernels.py tries on an H100. `reference.py` has the
+are the fastest of those that the benchmark `gpu_kernels` tries on an H100. `reference.py` has the
 same functions.
 """
 

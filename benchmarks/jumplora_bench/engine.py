@@ -1,0 +1,136 @@
+"""`jumplora bench engine`: the engine offline, beside those it is compared with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+
+from jumplora_adapters.backbone import read_backbone
+from jumplora_bench.backbone import write_backbone
+from jumplora_bench.cases.case import Case, Tokens, Work
+from jumplora_bench.cases.ct2_merged import MergedCase, convert_merged
+from jumplora_bench.cases.hub_split import HubCase
+from jumplora_bench.cases.torch_peers import peft_mixed, transformers_bare
+from jumplora_bench.engine_report import Measured, Sanity, report_of
+from jumplora_bench.fleet import Fleet, label_of
+from jumplora_bench.prompts import random_prompts
+from jumplora_bench.report import Report
+from jumplora_bench.rounds import Laps, run_rounds, same_share
+from jumplora_bench.shapes import ShapeName, config_of
+from jumplora_server.engine.memory import trim_memory
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """What to run. `cases` are shell patterns of case names, any of which takes a case in."""
+
+    shape: ShapeName = "base"
+    rows: int = 8
+    source: int = 128
+    new: int = 16
+    rounds: int = 7
+    dtypes: Sequence[str] = ("float32", "int8")
+    device: str = "cpu"
+    threads: int = 0
+    cases: Sequence[str] = ("*",)
+    hub_python: Path | None = None
+
+    def wants(self, name: str) -> bool:
+        """Whether the case is to run."""
+        return any(fnmatch(name, pattern) for pattern in self.cases)
+
+
+def measure_engine(
+    plan: EnginePlan,
+    command: str,
+    *,
+    on_start: Callable[[int], None],
+    on_lap: Callable[[str], None],
+) -> Report:
+    """Build everything, run the rounds, compare tokens. Raises PeerMissing.
+
+    `on_start` gets the number of laps once all is built, `on_lap` the case before each.
+    """
+    torch.set_num_threads(plan.threads or torch.get_num_threads())
+    report = Report("engine", _title(plan), command, plan.device)
+    with ExitStack() as held:
+        scratch = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="jumplora-bench-")))
+        work = Work(
+            backbone=write_backbone(scratch / "backbone", plan.shape),
+            prompts=random_prompts(plan.rows, plan.source, config_of(plan.shape)["vocab_size"]),
+            new=plan.new,
+            threads=torch.get_num_threads(),
+            device=plan.device,
+        )
+        fleet = Fleet(work, read_backbone(work.backbone), plan.dtypes, plan.wants)
+        cases: list[Case] = [*_peers(plan, work, fleet, scratch, held), *fleet.cases()]
+        on_start(len(cases) * (plan.rounds + 1))
+        laps = run_rounds(cases, plan.rounds, on_lap)
+        sanity = list(_sanity(_last_tokens(laps), fleet))
+        hub = next((case for case in cases if isinstance(case, HubCase)), None)
+        report_of(
+            report,
+            Measured(
+                title=_title(plan),
+                shape=plan.shape,
+                device=plan.device,
+                threads=work.threads,
+                laps=laps,
+                families=fleet.families,
+                backbone_bytes=fleet.backbone_bytes,
+                sanity=sanity,
+                hub_versions=None if hub is None else hub.versions,
+                new=plan.new,
+            ),
+        )
+    return report
+
+
+def _last_tokens(laps: Laps) -> dict[str, Tokens]:
+    """What every case generated in its last round."""
+    return {name: done[-1].tokens for name, done in laps.items()}
+
+
+def _title(plan: EnginePlan) -> str:
+    return (
+        f"Engine, offline: T5-{plan.shape} shape, {plan.rows} rows, {plan.source} tokens in, "
+        f"{plan.new} out, {plan.device}"
+    )
+
+
+def _peers(
+    plan: EnginePlan, work: Work, fleet: Fleet, scratch: Path, held: ExitStack
+) -> Iterator[Case]:
+    dtype = torch.float32 if "float32" in plan.dtypes else torch.bfloat16
+    if plan.wants("transformers bare"):
+        yield transformers_bare(work, dtype)
+    if plan.wants("PEFT mixed"):
+        yield peft_mixed(work, dtype)
+    if plan.hub_python is not None and plan.wants(HubCase.name):
+        yield held.enter_context(HubCase(plan.hub_python, work, scratch / "hub.log"))
+    wanted = {dtype: f"CTranslate2 merged {label_of(dtype)}" for dtype in plan.dtypes}
+    wanted = {dtype: name for dtype, name in wanted.items() if plan.wants(name)}
+    if wanted:
+        model = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
+        trim_memory()
+        for dtype_name, name in wanted.items():
+            yield MergedCase(name, model, work, dtype_name)
+
+
+def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet) -> Iterator[Sanity]:
+    """Programs with the same weights, and how many of their tokens agree."""
+    for dtype in fleet.dtypes:
+        label = label_of(dtype)
+        pairs = [(f"ours bare {label}", "transformers bare", tokens.get(f"ours bare {label}"))]
+        merged = f"CTranslate2 merged {label}"
+        if merged in tokens:
+            pairs.append((f"ours, that one task {label}", merged, fleet.one_task_tokens(dtype)))
+        for ours, theirs, generated in pairs:
+            if generated is not None and theirs in tokens:
+                yield Sanity(ours, theirs, *same_share(generated, tokens[theirs]))

@@ -1,0 +1,213 @@
+"""Training step benchmark: the gated layer and ELLA's term against PEFT's LoRA, in turn.
+
+Model: T5-base shape, random weights, r = 8 on every q and v, float32. A step is forward, backward
+and AdamW over the same rows. Seconds are of one process, every case once a round; peak memory is
+of a process for each case, since a process never gives its peak back. The reckoned memory is what
+`jumplora continual run` tells before it starts.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.nn import functional
+
+from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.continual.memory import TrainingSizes, estimate_of
+from jumplora_adapters.continual.penalty import EllaPenalty
+from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
+from jumplora_adapters.training.config import TrainConfig
+from jumplora_bench.backbone import write_backbone
+from jumplora_bench.machine import commit, machine
+from jumplora_bench.shapes import ShapeName
+
+Case = Literal["peft", "lora", "gate half", "gate", "ella", "gate + ella"]
+
+LABELS: dict[Case, str] = {
+    "peft": "PEFT LoRA",
+    "lora": "ours, LoRA",
+    "gate half": "ours, gate half closed (f = 0.5)",
+    "gate": "ours, gate closed (f = 1)",
+    "ella": "ours, LoRA + ELLA",
+    "gate + ella": "ours, gate closed + ELLA",
+}
+TARGET = 4
+RANK = 8
+
+
+def build(case: Case, folder: Path, rows: int, source: int) -> Callable[[], None]:
+    """One optimizer step of the case as a function of no arguments."""
+    if case == "peft":
+        return _peft(folder, rows, source)
+    config = TrainConfig(
+        backbone=str(folder), task="bench", train=folder, out=folder, rank=RANK,
+        method="jumplora" if case.startswith("gate") else "lora",
+    )  # fmt: skip
+    adapted = load_adapted(read_backbone(folder), (), config, torch.device("cpu"))
+    with torch.no_grad():
+        for layer in adapted.layers.values():
+            layer.B.normal_(std=0.01)
+    adapted.set_thresholds()
+    adapted.set_fraction({"gate half": 0.5, "gate": 1.0, "gate + ella": 1.0}.get(case, 0.0))
+    parameters = [parameter for _, parameter in adapted.named_parameters()]
+    penalty = _ella(adapted) if case.endswith("ella") else None
+    return _step(adapted.model, parameters, penalty, rows, source)
+
+
+def _peft(folder: Path, rows: int, source: int) -> Callable[[], None]:
+    from peft import LoraConfig, get_peft_model
+    from transformers import T5ForConditionalGeneration
+
+    config = LoraConfig(r=RANK, lora_alpha=32, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
+    # Without dropout, as ours by default: both compute the same.
+    base = T5ForConditionalGeneration.from_pretrained(folder, dropout_rate=0.0)
+    model: Any = get_peft_model(base, config)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return _step(model, parameters, None, rows, source)
+
+
+def _ella(adapted: AdaptedBackbone) -> EllaPenalty:
+    past = {name: torch.randn(layer.weight.shape) for name, layer in adapted.layers.items()}
+    return EllaPenalty(adapted.layers, past, 3e4)
+
+
+def _step(
+    model: Any, parameters: list[Any], penalty: EllaPenalty | None, rows: int, source: int
+) -> Callable[[], None]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 32000, (rows, source), generator=generator)
+    target = torch.randint(3, 32000, (rows, TARGET), generator=generator)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+    model.train()
+
+    def step() -> None:
+        logits = model(input_ids=ids, decoder_input_ids=target, use_cache=False).logits
+        functional.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()  # type: ignore[no-untyped-call]
+        if penalty is not None:
+            penalty.add()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def measure(cases: dict[Case, Callable[[], None]], rounds: int) -> dict[Case, list[float]]:
+    """Seconds of every case in every round; one warm-up round first."""
+    times: dict[Case, list[float]] = {case: [] for case in cases}
+    for turn in track(range(rounds + 1), description="rounds"):
+        for case, run in cases.items():
+            gc.collect()
+            start = time.perf_counter()
+            run()
+            if turn:
+                times[case].append(time.perf_counter() - start)
+    return times
+
+
+def peak_bytes(case: Case, folder: Path, rows: int, source: int) -> int:
+    """Peak resident memory of a new process that makes three steps."""
+    code = (
+        "import sys; from pathlib import Path; from jumplora_bench.training import three_steps; "
+        "three_steps(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
+    )
+    arguments = [case, str(folder), str(rows), str(source)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def three_steps(case: Case, folder: Path, rows: int, source: int) -> None:
+    """Print the process's peak after three steps of `case`."""
+    step = build(case, folder, rows, source)
+    for _ in range(3):
+        step()
+    typer.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def reckoned_bytes(case: Case, folder: Path, rows: int, source: int) -> int | None:
+    """What a run reckons with for such a step, scoring apart; None for PEFT's."""
+    if case == "peft":
+        return None
+    sizes = TrainingSizes(
+        architecture=read_backbone(folder).architecture,
+        targets=tuple(read_backbone(folder).targets.values()),
+        weights=sum(p.numel() for p in _parameters(folder)),
+        rank=RANK,
+        rows=rows,
+        source=source,
+        target=TARGET,
+    )
+    sizes = replace(
+        sizes,
+        is_gated=case.startswith("gate"),
+        past_entries=sizes.entries if case.endswith("ella") else 0,
+    )
+    return estimate_of(sizes).step
+
+
+def _parameters(folder: Path) -> list[Any]:
+    from transformers import T5ForConditionalGeneration
+
+    return list(T5ForConditionalGeneration.from_pretrained(folder).parameters())
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Measured rounds after the warm-up.")] = 7,
+    shape: Annotated[ShapeName, typer.Option(help="tiny to try the program itself.")] = "base",
+    rows: int = 8,
+    source: int = 128,
+    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
+) -> None:
+    """Measure, print one table."""
+    with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as name:
+        folder = Path(name)
+        write_backbone(folder, shape)
+        peaks = {case: peak_bytes(case, folder, rows, source) for case in LABELS}
+        reckoned = {case: reckoned_bytes(case, folder, rows, source) for case in LABELS}
+        times = measure({case: build(case, folder, rows, source) for case in LABELS}, rounds)
+    median = {case: statistics.median(values) for case, values in times.items()}
+    console = Console(width=110)
+    console.print(f"{machine()}; commit {commit()}")
+    table = Table(
+        title=f"one step, T5-{shape} shape, {rows} rows, {source} in, {TARGET} out, r {RANK}"
+    )
+    for column in ("case", "median s", "min", "max", "x PEFT", "peak GB", "x PEFT", "reckoned GB"):
+        table.add_column(column)
+    for case, label in LABELS.items():
+        guess = reckoned[case]
+        table.add_row(
+            label,
+            *(f"{v:.3f}" for v in (median[case], min(times[case]), max(times[case]))),
+            f"{median[case] / median['peft']:.2f}",
+            f"{peaks[case] / 1e9:.2f}",
+            f"{peaks[case] / peaks['peft']:.2f}",
+            "" if guess is None else f"{guess / 1e9:.2f}",
+        )
+    console.print(table)
+    if out is not None:
+        record = {"machine": machine(), "commit": commit(), "rounds": rounds, "seconds": times,
+                  "peak_bytes": peaks, "reckoned_bytes": reckoned}  # fmt: skip
+        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

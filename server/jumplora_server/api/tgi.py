@@ -1,0 +1,207 @@
+"""TGI's dialect: what `/generate` and `/generate_stream` take, and what they answer.
+
+The first dialect, and the one to copy: schemas (here those of `schemas`), `to_ask`, how answers and
+errors are written, the routes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Request
+from starlette.responses import Response
+
+from jumplora_server.api.answering import EventStream, answer, stream
+from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result
+from jumplora_server.api.dialect import Dialect
+from jumplora_server.api.errors import error_body, shown_message
+from jumplora_server.api.health import WithServices
+from jumplora_server.api.record import record_of
+from jumplora_server.api.route import DialectRoute
+from jumplora_server.api.schemas import (
+    Details,
+    ErrorBody,
+    GenerateRequest,
+    GenerateResponse,
+    StreamEvent,
+    TokenInfo,
+)
+from jumplora_server.api.stream import shown_seed
+from jumplora_server.api.task_spec import TASK_HEADER, named_task
+from jumplora_server.core import Finish, Sampling, Token, TokenEvent, Wanted
+from jumplora_server.errors import InvalidInput, ServerError
+
+# Of `parameters`, those that choose tokens; the others are fields of an Ask.
+_OTHERS = frozenset({"truncate", "details", "timeout_ms", "adapter_id"})
+
+
+def to_ask(
+    caller: Caller, body: GenerateRequest, task: str | None, *, is_streamed: bool = False
+) -> Ask:
+    """What a request wants. Raises InvalidInput for a stream of several prompts."""
+    if is_streamed and body.shape == "list":
+        raise InvalidInput("a stream answers one prompt; give a string, or use /generate")
+    parameters = body.parameters
+    # Tokens are shown with the details only; without, the engine thread has less to tell.
+    wants: Wanted = "tokens" if is_streamed or parameters.details else "end"
+    timeout = parameters.timeout_ms
+    return Ask(
+        caller=caller,
+        task=task,
+        prompts=body.prompts,
+        form="prompts" if body.text is None else "texts",
+        shape=body.shape,
+        wants=wants,
+        names=FieldNames("inputs" if body.text is None else "text", prefix="parameters."),
+        parameters=parameters.model_dump(exclude_none=True, exclude=set(_OTHERS)),
+        logprobs="chosen" if parameters.details else "none",
+        truncate=parameters.truncate,
+        timeout_seconds=None if timeout is None else timeout / 1000,
+    )
+
+
+def _piece(origin: Origin, result: Result) -> str:
+    wanted = result.tokens if result.sampling.logprobs == "chosen" else ()
+    return GenerateResponse(
+        generated_text=result.finish.text,
+        details=_details(origin, result.sampling, result.finish, wanted),
+    ).model_dump_json()
+
+
+def _whole(ask: Ask, pieces: Sequence[str]) -> str:
+    return f"[{','.join(pieces)}]" if ask.shape == "list" else pieces[0]
+
+
+def _event(origin: Origin, sampling: Sampling, index: int, event: TokenEvent) -> bytes:
+    """The last one has the whole text and the details."""
+    finish = event.finish
+    told = StreamEvent(
+        index=index,
+        token=None if event.token is None else _token(event.token),
+        generated_text=None if finish is None else finish.text,
+        details=None if finish is None else _details(origin, sampling, finish, ()),
+    )
+    return b"data:" + told.model_dump_json().encode() + b"\n\n"
+
+
+def _broken_off(error: ServerError) -> bytes:
+    body = {"error": shown_message(error.message), "error_type": error.code}
+    return b"data:" + json.dumps(body).encode() + b"\n\n"
+
+
+def _details(
+    origin: Origin, sampling: Sampling, finish: Finish, tokens: Sequence[Token]
+) -> Details:
+    return Details.model_validate(
+        {
+            "finish_reason": finish.reason.value,
+            "prompt_tokens": finish.prompt_tokens,
+            "generated_tokens": finish.generated_tokens,
+            "seed": shown_seed(sampling),
+            "task_id": None if origin.ref is None else origin.ref.task,
+            "adapter_version": None if origin.ref is None else origin.ref.version,
+            "tokens": [_token(token) for token in tokens],
+        }
+    )
+
+
+def _token(token: Token) -> TokenInfo:
+    return TokenInfo(id=token.id, text=token.text, logprob=token.logprob, special=token.special)
+
+
+TGI = Dialect(_piece, _whole, _event, _broken_off, error_body)
+
+
+class TgiRoute(DialectRoute):
+    """What a TGI client calls."""
+
+    dialect = TGI
+    body = GenerateRequest
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (401, 403, 404, 413, 422, 429, 500, 503, 504)
+}
+_STREAM_ERRORS: dict[int | str, dict[str, Any]] = {
+    # By reference: these are JSON although what the route promises is a stream of events.
+    status: {
+        "description": "refused before the first token",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}},
+    }
+    for status in _ERRORS
+}
+_ANSWER = GenerateResponse | list[GenerateResponse]
+
+TaskHeader = Annotated[
+    str | None, Header(alias=TASK_HEADER, description="may carry the task id; must agree")
+]
+TaskPath = Annotated[str, Path(description='"task" or "task@version"')]
+
+router = APIRouter(tags=["generate"], route_class=TgiRoute)
+
+
+@router.post("/generate", response_model=_ANSWER, responses=_ERRORS)
+async def generate(
+    request: Request, services: WithServices, body: GenerateRequest, x_task_id: TaskHeader = None
+) -> Response:
+    """Answer one prompt with an object, a list of prompts with a list.
+
+    Repeating a request is safe: generation changes nothing.
+    """
+    task = named_task(body, header=x_task_id)
+    return await answer(request, services, to_ask(_caller(request), body, task), TGI)
+
+
+@router.post("/v1/tasks/{task_id:path}/generate", response_model=_ANSWER, responses=_ERRORS)
+async def generate_for_task(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    body: GenerateRequest,
+    x_task_id: TaskHeader = None,
+) -> Response:
+    """The same with the task in the path, where proxies can hash on it."""
+    task = named_task(body, path=task_id, header=x_task_id)
+    return await answer(request, services, to_ask(_caller(request), body, task), TGI)
+
+
+@router.post(
+    "/generate_stream",
+    response_model=StreamEvent,
+    response_class=EventStream,
+    status_code=200,
+    responses=_STREAM_ERRORS,
+)
+async def generate_stream(
+    request: Request, services: WithServices, body: GenerateRequest, x_task_id: TaskHeader = None
+) -> Response:
+    """Answer one prompt token by token. Errors before the first token have their status."""
+    task = named_task(body, header=x_task_id)
+    ask = to_ask(_caller(request), body, task, is_streamed=True)
+    return await stream(request, services, ask, TGI)
+
+
+@router.post(
+    "/v1/tasks/{task_id:path}/generate_stream",
+    response_model=StreamEvent,
+    response_class=EventStream,
+    status_code=200,
+    responses=_STREAM_ERRORS,
+)
+async def generate_stream_for_task(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    body: GenerateRequest,
+    x_task_id: TaskHeader = None,
+) -> Response:
+    """The same with the task in the path."""
+    task = named_task(body, path=task_id, header=x_task_id)
+    ask = to_ask(_caller(request), body, task, is_streamed=True)
+    return await stream(request, services, ask, TGI)
+
+
+def _caller(request: Request) -> Caller:
+    return record_of(request.scope).caller

@@ -1,0 +1,195 @@
+"""How many requests and tokens may wait: counted before the text is tokenized, released once.
+
+A part of everything, a quarter at a share of a half, is kept back for tasks that have nothing
+waiting. Of the rest, a task may hold a share of what the others leave free, so its limit sinks as
+others come: with a share of a half, one flooding task fills half of it, two a third each, n of them
+1/(n + 1) each. (Dynamic thresholds, Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
+1998.) The part is kept back because limits sink faster than queues.
+
+Holds a lock of its own and nothing else; the scheduler decides what runs.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from jumplora_server.core import EngineLimits, QueueLimits, Sampling
+from jumplora_server.errors import (
+    Draining,
+    InputTooLong,
+    InvalidInput,
+    QueueFull,
+    ServerError,
+    TaskQuotaExceeded,
+)
+
+RejectReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
+
+
+class Reservation:
+    """One counted place in the queue. Released when its sequence leaves the queue, or by hand."""
+
+    __slots__ = ("_admission", "_held", "arrived", "task", "tokens")
+
+    def __init__(self, admission: Admission, task: str | None, tokens: int, arrived: float) -> None:
+        self._admission = admission
+        self._held = [True]
+        self.task = task
+        self.tokens = tokens
+        self.arrived = arrived
+
+    def release(self) -> None:
+        """Give the place back. Any thread, any number of times."""
+        try:
+            self._held.pop()  # atomic: only one of several callers succeeds
+        except IndexError:
+            return
+        self._admission.give_back(self)
+
+
+class Admission:
+    """The queue's places. Thread-safe."""
+
+    def __init__(
+        self,
+        limits: QueueLimits,
+        clock: Callable[[], float],
+        rejected: Callable[[RejectReason], None],
+        rng: random.Random,
+    ) -> None:
+        """`rejected` hears the reason of each refusal; `rng` spreads Retry-After."""
+        self._limits = limits
+        self._clock = clock
+        self._rejected = rejected
+        self._rng = rng
+        self._lock = threading.Lock()
+        self._closed = False
+        self._requests = 0
+        self._tokens = 0
+        self._requests_of: Counter[str | None] = Counter()
+        self._tokens_of: Counter[str | None] = Counter()
+        self._seconds_per_request = 0.1  # moving average between departures while others wait
+        self._last_departure: float | None = None
+
+    @property
+    def requests(self) -> int:
+        """Places taken."""
+        return self._requests
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens (or their upper bounds) of the places taken."""
+        return self._tokens
+
+    def reserve(self, task: str | None, tokens_upper: int = 0) -> Reservation:
+        """Take a place for `task` with at most `tokens_upper` prompt tokens; see `reserve_all`."""
+        (reservation,) = self.reserve_all(task, [tokens_upper])
+        return reservation
+
+    def reserve_all(self, task: str | None, tokens_upper: Sequence[int]) -> list[Reservation]:
+        """Take a place for each prompt of one request, or none.
+
+        Raises Draining, QueueFull or TaskQuotaExceeded, each with `retry_after` in seconds. A task
+        that has nothing waiting gets in while there is room, whatever its share, and a prompt
+        larger than the whole token cap when nothing waits at all.
+        """
+        with self._lock:
+            refusal = self._refusal(task, len(tokens_upper), sum(tokens_upper))
+            if refusal is None:
+                self._count(task, len(tokens_upper), sum(tokens_upper))
+                now = self._clock()
+                return [Reservation(self, task, tokens, now) for tokens in tokens_upper]
+            error = self._explained(refusal, task)
+        self._rejected(refusal)
+        raise error
+
+    def resize(self, reservation: Reservation, tokens: int) -> None:
+        """Replace the upper bound by the counted prompt tokens. Never refuses."""
+        with self._lock:
+            self._count(reservation.task, 0, tokens - reservation.tokens)
+            reservation.tokens = tokens
+
+    def give_back(self, reservation: Reservation) -> None:
+        """Called once by each reservation."""
+        with self._lock:
+            now = self._clock()
+            if self._last_departure is not None and self._requests > 1:
+                gap = min(now - self._last_departure, 60.0)
+                self._seconds_per_request += 0.1 * (gap - self._seconds_per_request)
+            self._count(reservation.task, -1, -reservation.tokens)
+            # Idle time says nothing about the pace: an emptied queue starts anew.
+            self._last_departure = now if self._requests else None
+
+    def close(self) -> None:
+        """Refuse everything from now on with Draining."""
+        with self._lock:
+            self._closed = True
+
+    def _count(self, task: str | None, requests: int, tokens: int) -> None:
+        self._requests += requests
+        self._tokens += tokens
+        self._requests_of[task] += requests
+        self._tokens_of[task] += tokens
+        if not self._requests_of[task]:
+            del self._requests_of[task], self._tokens_of[task]
+
+    def _refusal(self, task: str | None, requests: int, tokens: int) -> RejectReason | None:
+        limits = self._limits
+        if self._closed:
+            return "draining"
+        if limits.task_share < 1 and self._is_over_share(task, requests, tokens):
+            return "task_quota"
+        if self._requests + requests > limits.max_requests:
+            return "queue_requests"
+        if self._requests and self._tokens + tokens > limits.max_tokens:
+            return "queue_tokens"
+        return None
+
+    def _is_over_share(self, task: str | None, requests: int, tokens: int) -> bool:
+        held, held_tokens = self._requests_of[task], self._tokens_of[task]
+        if not held:
+            return False
+        most = self._limits.requests_of_a_task(self._requests - held)
+        most_tokens = self._limits.tokens_of_a_task(self._tokens - held_tokens)
+        return held + requests > most or held_tokens + tokens > most_tokens
+
+    def _explained(self, refusal: RejectReason, task: str | None) -> ServerError:
+        limits = self._limits
+        if refusal == "draining":
+            return Draining("the server is shutting down", retry_after=1.0)
+        wait = self._retry_after()
+        if refusal != "task_quota":
+            return QueueFull(
+                f"{self._requests} requests with {self._tokens} tokens wait; allowed are"
+                f" {limits.max_requests} and {limits.max_tokens}",
+                retry_after=wait,
+            )
+        name = "the bare backbone" if task is None else f"task {task!r}"
+        requests, tokens = self._requests_of[task], self._tokens_of[task]
+        return TaskQuotaExceeded(
+            f"{name} has {requests} requests with {tokens} tokens waiting; its share beside the"
+            f" other tasks is {limits.requests_of_a_task(self._requests - requests)} and"
+            f" {limits.tokens_of_a_task(self._tokens - tokens)}",
+            retry_after=wait,
+        )
+
+    def _retry_after(self) -> float:
+        wait = self._requests * self._seconds_per_request * self._rng.uniform(0.8, 1.2)
+        return float(max(1, math.ceil(wait)))
+
+
+def check_limits(limits: EngineLimits, prompt: tuple[int, ...], sampling: Sampling) -> None:
+    """Refuse what the engine cannot hold. Raises InputTooLong, InvalidInput (max_new_tokens)."""
+    allowed = limits.max_source_tokens
+    if not 1 <= len(prompt) <= allowed:
+        raise InputTooLong(f"the prompt has {len(prompt)} tokens; 1 to {allowed} are allowed")
+    allowed = limits.max_target_tokens
+    if not 1 <= sampling.max_new_tokens <= allowed:
+        raise InvalidInput(
+            f"max_new_tokens is {sampling.max_new_tokens}; 1 to {allowed} are allowed"
+        )

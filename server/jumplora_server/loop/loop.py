@@ -1,0 +1,271 @@
+"""The one engine thread, and the only file that knows both the scheduler and the engine.
+
+Other threads hand sequences over and get their events through `deliver`. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Protocol
+
+from jumplora_server.core import (
+    Batch,
+    Detokenizer,
+    EngineLimits,
+    QueueLimits,
+    Sampling,
+    Sequence,
+    StepOutput,
+    Wanted,
+)
+from jumplora_server.errors import (
+    Draining,
+    GenerationFailed,
+)
+from jumplora_server.loop.admission import Admission, Reservation, check_limits
+from jumplora_server.loop.inbox import Inbox
+from jumplora_server.loop.outbox import Deliver, OnEvent, Outbox
+from jumplora_server.loop.step_report import StepReport
+from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.pulse import Pulse
+from jumplora_server.routing import Lease
+from jumplora_server.scheduler.claims import Priority, SlotClaims
+from jumplora_server.scheduler.scheduler import Scheduler
+
+_log = logging.getLogger(__name__)
+
+
+class StepEngine(Protocol):
+    """What the loop needs of the engine."""
+
+    @property
+    def limits(self) -> EngineLimits: ...
+
+    def step(self, batch: Batch) -> StepOutput: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What readiness and the watchdog look at.
+
+    `last` is the monotonic time at which the engine thread last finished a step or woke up, and
+    `turns` how often it did: when that stays the same while `busy` (it does not wait for work), it
+    hangs. `steps` counts those that ended, `failed_steps` failures in a row.
+    """
+
+    alive: bool
+    busy: bool
+    last: float
+    turns: int
+    steps: int
+    failed_steps: int
+
+
+class EngineLoop:
+    """Submit and cancel from any thread; every submitted sequence gets one terminal event."""
+
+    def __init__(
+        self,
+        engine: StepEngine,
+        claims: SlotClaims,
+        detokenizer: Callable[[], Detokenizer],
+        *,
+        metrics: Metrics,
+        queue_limits: QueueLimits,
+        max_encode_tokens: int,
+        spare_rows: int = 0,
+        low_patience_seconds: float = 0.1,
+        deliver: Deliver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`deliver` gets all events of a step in one call on the engine thread and must not raise;
+        without it they are handed to their `on_event` right there."""
+        self.limits = engine.limits
+        self.admission = Admission(queue_limits, clock, metrics.rejected, rng or random.Random())
+        self._engine = engine
+        self._detokenizer = detokenizer
+        self._scheduler = Scheduler(
+            engine.limits,
+            claims,
+            max_encode_tokens=max_encode_tokens,
+            spare_rows=spare_rows,
+            low_patience_seconds=low_patience_seconds,
+        )
+        self._report = StepReport(metrics, engine.limits.max_rows)
+        self._outbox = Outbox(deliver)
+        self._clock = clock
+        self._ids = itertools.count(1)
+        self._inbox = Inbox()
+        # Written by the engine thread, read by anybody:
+        self._last_progress = clock()
+        self._turns = 0
+        self._steps = 0
+        self._failed_steps = 0
+        self.pulse = Pulse("engine", clock)
+        self._thread = threading.Thread(
+            target=self.pulse.run, args=(self._run,), name="engine", daemon=True
+        )
+
+    # Any thread
+
+    def reserve(self, task: str | None, tokens_upper: int = 0) -> Reservation:
+        """Count a place in the queue before tokenizing.
+
+        Raises QueueFull, TaskQuotaExceeded, Draining (each with `retry_after`).
+        """
+        return self.admission.reserve(task, tokens_upper)
+
+    def reserve_all(self, task: str | None, tokens_upper: Rows[int]) -> list[Reservation]:
+        """The same for all prompts of a request, or for none."""
+        return self.admission.reserve_all(task, tokens_upper)
+
+    def submit(
+        self,
+        *,
+        lease: Lease,
+        prompt: tuple[int, ...],
+        sampling: Sampling,
+        on_event: OnEvent,
+        deadline: float | None = None,
+        priority: Priority = "normal",
+        wants: Wanted = "tokens",
+        reservation: Reservation | None = None,
+    ) -> int:
+        """Queue one prompt; return its sequence id. Exactly one event of it has `finish`, and it
+        is the only one where `wants` is "end".
+
+        The loop takes a share of `lease` until that event; the caller still releases its own, at
+        any time after this returned. The reservation is the loop's once this returned, the
+        caller's if this raised; without one (only warm-ups should) none is counted. `deadline` is
+        monotonic, in seconds. Raises InputTooLong, InvalidInput (max_new_tokens), Draining.
+        """
+        check_limits(self.limits, prompt, sampling)
+        sequence = Sequence(
+            id=next(self._ids),
+            ref=lease.ref,
+            prompt=prompt,
+            sampling=sampling,
+            detokenizer=self._detokenizer(),
+            arrived=self._clock() if reservation is None else reservation.arrived,
+            deadline=deadline,
+            priority=priority,
+            wants=wants,
+        )
+        if reservation is not None:
+            self.admission.resize(reservation, len(prompt))
+        self._outbox.open(sequence, lease.share(), reservation, on_event)
+        if not self._inbox.put(sequence) and self._outbox.withdraw(sequence):
+            raise _stopped()
+        return sequence.id
+
+    def cancel(self, sequence_id: int) -> None:
+        """End a sequence at the next step (CANCELLED). Unknown and ended ids are ignored."""
+        if sequence_id in self._outbox:
+            self._inbox.cancel(sequence_id)
+
+    def wake(self) -> None:
+        """Look again at what waits: an adapter was loaded, or failed to."""
+        self._inbox.wake()
+
+    def start(self) -> None:
+        """Start the engine thread."""
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Refuse new reservations with Draining; what is reserved, waits or runs goes on."""
+        self.admission.close()
+
+    def stop(self, drain_seconds: float = 0.0, *, hang_seconds: float = 5.0) -> None:
+        """Drain for at most `drain_seconds`, end what is left with Draining, join the thread.
+
+        A step that hangs is waited for `hang_seconds` more; its sequences end all the same.
+        """
+        self.drain()
+        self._outbox.wait_empty(drain_seconds)
+        self._inbox.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout=hang_seconds)
+        self._outbox.abandon(_stopped(), self._clock())
+
+    @property
+    def progress(self) -> Progress:
+        """A glance that takes no lock."""
+        return Progress(
+            alive=self._thread.is_alive(),
+            busy=not self._inbox.is_awaited,
+            last=self._last_progress,
+            turns=self._turns,
+            steps=self._steps,
+            failed_steps=self._failed_steps,
+        )
+
+    # The engine thread
+
+    def _run(self) -> None:
+        try:
+            is_idle = False
+            while self._take_news(is_idle):
+                is_idle = self._turn()
+                self._report.turn(self._scheduler)
+            self._scheduler.abort(_stopped(), self._clock())
+            self._settle()
+        finally:  # after a bug of ours too: nobody waits for ever
+            self._inbox.close()
+            self._outbox.abandon(GenerationFailed("the engine thread ended"), self._clock())
+
+    def _take_news(self, is_idle: bool) -> bool:
+        """Hand over what came in, waiting for it when idle. False when the thread is to end."""
+        if is_idle:
+            due = self._scheduler.next_wake()
+            news = self._inbox.wait(None if due is None else max(0.0, due - self._clock()))
+        else:
+            news = self._inbox.take()
+        self._last_progress = self._clock()
+        self._turns += 1
+        for sequence in news.arrived:
+            self._scheduler.add(sequence)
+        for sequence_id in news.cancelled:
+            self._scheduler.cancel(sequence_id)
+        return not news.is_last
+
+    def _turn(self) -> bool:
+        """Choose, compute, account, deliver. True when there was nothing to compute."""
+        batch = self._scheduler.next_batch(self._clock())
+        self._settle()  # before the step: rows of ended sequences may be in use again
+        if batch.is_empty():
+            self._scheduler.check_idle()
+            return True
+        self._outbox.leave_queue(batch.encode)
+        began = self._clock()
+        try:
+            with self.pulse.doing("computing a step"):
+                output = self._engine.step(batch)
+            ended = self._clock()
+            self._scheduler.apply(batch, output, ended)
+            self._report.step(batch, ended - began, output.encode_seconds)
+            self._failed_steps = 0
+        except Exception as error:
+            _log.exception("a step of %d rows failed", len(batch.decode))
+            failure = GenerationFailed("the engine failed on the batch of this request")
+            failure.__cause__ = error
+            self._scheduler.fail(batch, failure, self._clock())
+            self._failed_steps += 1
+        self._steps += 1
+        self._settle()
+        return False
+
+    def _settle(self) -> None:
+        """Deliver the scheduler's events."""
+        self._outbox.post(self._scheduler.take_events())
+
+
+def _stopped() -> Draining:
+    return Draining("the server was stopped before this was finished", retry_after=1.0)

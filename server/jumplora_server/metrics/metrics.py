@@ -1,0 +1,319 @@
+"""What the rest of the server says happened, as verbs; nobody else names an instrument.
+
+Owns the mapping from verbs to the instruments of `metrics_table`. Must not know HTTP, queues or
+tensors. Every verb may be called from any thread; none waits for anything but a counter's own
+lock, except those that are rare (registration, removal, a failed load).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from jumplora_server.core import Timing
+from jumplora_server.http.refusal import Reason
+from jumplora_server.metrics import table
+from jumplora_server.metrics.device import DeviceMemoryCollector
+from jumplora_server.metrics.overlap import OverlapCollector, OverlapSnapshot
+from jumplora_server.metrics.state import (
+    AdapterQuality,
+    AdapterSnapshot,
+    AdapterState,
+    LoraRequests,
+    Stage,
+    StateCollector,
+    Tier,
+)
+from jumplora_server.metrics.tasks import EvictionReason, Outcome, TaskTable
+from jumplora_server.metrics.trouble import TroubleCollector
+
+RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
+Phase = Literal["encode", "decode"]
+
+# A client that hung up or erred says nothing about how long answers take.
+_TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
+
+
+# The part of the time that pages may take to make, however often they are asked for.
+MOST_OF_THE_TIME = 0.1
+
+
+class Metrics:
+    """All instruments of one server, on one registry.
+
+    `task` is a task id, None for the bare backbone. Ids that are not registered count as
+    `_unknown`; registered ones beyond `max_task_labels` share `_other`. `clock` is monotonic,
+    `wall_clock` gives Unix seconds (only the inference gateway's gauge needs it). A scrape may get
+    a page that is `page_seconds` old, or older where making one takes long.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        max_task_labels: int = 200,
+        page_seconds: float = 0.0,
+    ) -> None:
+        self.registry = registry
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._tasks = TaskTable(registry, max_task_labels)
+        self._state = StateCollector(self._tasks, clock)
+        registry.register(self._state)
+        self._overlaps = OverlapCollector(self._tasks.label_of, self._state.version_of)
+        registry.register(self._overlaps)
+        registry.register(DeviceMemoryCollector())
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        rejections = table.ADMISSION_REJECTIONS.counter(registry)
+        self._rejections = {r: rejections.labels(r) for r in get_args(RejectionReason)}
+        load = table.ADAPTER_LOAD.histogram(registry)
+        self._load = {stage: load.labels(stage) for stage in get_args(Stage)}
+        step = table.STEP.histogram(registry)
+        self._step = {phase: step.labels(phase) for phase in get_args(Phase)}
+        self._waiting = table.WAITING.gauge(registry)
+        self._running = table.RUNNING.gauge(registry)
+        self._vllm_waiting = table.VLLM_WAITING.gauge(registry)
+        self._vllm_running = table.VLLM_RUNNING.gauge(registry)
+        self._batch_rows = table.BATCH_ROWS.histogram(registry)
+        self._batch_tasks = table.BATCH_TASKS.histogram(registry)
+        self._encoded_tokens = table.ENCODED_TOKENS.counter(registry)
+        self._rows_in_use = table.ROWS_IN_USE.gauge(registry)
+        self._rows_total = table.ROWS_TOTAL.gauge(registry)
+        self._budget_used = table.BUDGET_USED.gauge(registry)
+        self._budget_limit = table.BUDGET_LIMIT.gauge(registry)
+        self._model_bytes = table.MODEL_BYTES.gauge(registry)
+        refused = table.HTTP_REFUSED.counter(registry)
+        self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
+        self._http_connections = table.HTTP_CONNECTIONS.gauge(registry)
+        self._build_info = table.BUILD_INFO.gauge(registry)
+        self._page_lock = threading.Lock()
+        self._page_seconds = page_seconds
+        self._page_ends = -math.inf  # when it is too old
+        self._page = b""
+
+    # Requests
+
+    def request_finished(
+        self,
+        task: str | None,
+        outcome: Outcome,
+        timing: Timing | None,
+        prompt_tokens: int = 0,
+        generated_tokens: int = 0,
+    ) -> None:
+        """Count one request that ended, and its times if the server is to answer for them."""
+        series = self._tasks.of(task)
+        series.requests[outcome].inc()
+        if prompt_tokens:
+            series.prompt_tokens.inc(prompt_tokens)
+        if generated_tokens:
+            series.generation_tokens.inc(generated_tokens)
+        if timing is None or outcome not in _TIMED_OUTCOMES:
+            return
+        series.duration.observe(timing.total)
+        series.queue.observe(timing.queue)
+        if timing.first_token is None:  # it never got into a batch
+            return
+        series.encode.observe(timing.encode)
+        series.decode.observe(timing.decode)
+        series.first_token.observe(timing.first_token)
+        if generated_tokens > 1:
+            after_first = max(0.0, timing.total - timing.first_token)
+            series.per_token.observe(after_first / (generated_tokens - 1))
+
+    def in_flight(self, task: str | None, delta: int) -> None:
+        """Add `delta` (1 at acceptance, -1 at the answer) to the task's requests in flight."""
+        self._state.add_in_flight(task, delta)
+
+    def queue(self, waiting: int, running: int) -> None:
+        """Set how many sequences wait for a row and how many hold one."""
+        self._waiting.set(waiting)
+        self._vllm_waiting.set(waiting)
+        self._running.set(running)
+        self._vllm_running.set(running)
+
+    def rejected(self, reason: RejectionReason) -> None:
+        """Count a request that was refused before it was queued."""
+        self._rejections[reason].inc()
+
+    def http_refused(self, reason: Reason) -> None:
+        """Count a request or a connection that the HTTP server refused or gave up."""
+        self._http_refused[reason].inc()
+
+    def http_connections(self, count: int) -> None:
+        """Set how many connections are open."""
+        self._http_connections.set(count)
+
+    # The engine
+
+    def batch(self, rows: int, distinct_tasks: int, encoded_tokens: int) -> None:
+        """Record what one step was made of."""
+        self._batch_rows.observe(rows)
+        self._batch_tasks.observe(distinct_tasks)
+        if encoded_tokens:
+            self._encoded_tokens.inc(encoded_tokens)
+
+    def step_seconds(self, phase: Phase, seconds: float) -> None:
+        """Record the time one phase of a step took."""
+        self._step[phase].observe(seconds)
+
+    def rows_in_use(self, n: int, total: int) -> None:
+        """Set how many of the cache rows are held."""
+        self._rows_in_use.set(n)
+        self._rows_total.set(total)
+
+    def heartbeat(self) -> None:
+        """Note that the engine thread made progress."""
+        self._state.beat()
+
+    def trouble(
+        self, stuck_seconds: Callable[[], Mapping[str, float]], store_fault: Callable[[], bool]
+    ) -> None:
+        """Show what both say at a scrape: seconds that each thread stands still (0: it moves), and
+        whether the store cannot be read. To be called once."""
+        self.registry.register(TroubleCollector(stuck_seconds, store_fault))
+
+    def model_bytes(self, n: int) -> None:
+        """Set the bytes of the backbone's weights."""
+        self._model_bytes.set(n)
+
+    def build_info(self, version: str, torch_version: str) -> None:
+        """Name the build."""
+        self._build_info.labels(version, torch_version).set(1)
+
+    # Adapters
+
+    def register(self, task: str) -> None:
+        """Make `task` a label value, with all its series at zero."""
+        self._tasks.register(task)
+
+    def adapter_state(
+        self,
+        task: str,
+        version: str | None,
+        state: AdapterState,
+        *,
+        bytes_by_tier: Mapping[Tier, int],
+        nonzeros: int,
+        density: float,
+        degraded: bool,
+        quality: AdapterQuality = AdapterQuality(),
+    ) -> None:
+        """Replace what is known of the task's adapter; registers the task.
+
+        `version` is the digest that is served, None where none is.
+        """
+        self._tasks.register(task)
+        snapshot = AdapterSnapshot(
+            version, state, dict(bytes_by_tier), nonzeros, density, degraded, quality
+        )
+        self._state.set_adapter(task, snapshot)
+
+    def adapter_overlaps(self, overlaps: Iterable[OverlapSnapshot]) -> None:
+        """Replace what is known of how adapters overlap."""
+        self._overlaps.set(overlaps)
+
+    def adapter_loaded(self, task: str, seconds_by_stage: Mapping[Stage, float]) -> None:
+        """Count a version that became resident and how long each stage of it took."""
+        for stage, seconds in seconds_by_stage.items():
+            self._load[stage].observe(seconds)
+        series = self._tasks.adapter_of(task)
+        if series is not None:
+            series.loads.inc()
+            self._state.set_load(task, seconds_by_stage)
+
+    def adapter_load_failed(self, task: str, code: str) -> None:
+        """Count a version that was refused or could not be loaded; `code` is the error's code."""
+        self._tasks.load_failed(task, code)
+
+    def swapped(self, task: str) -> None:
+        """Count a version that took the place of another."""
+        series = self._tasks.adapter_of(task)
+        if series is not None:
+            series.swaps.inc()
+
+    def rolled_back(self, task: str) -> None:
+        """Count a return to an earlier version."""
+        series = self._tasks.adapter_of(task)
+        if series is not None:
+            series.rollbacks.inc()
+
+    def evicted(self, task: str, reason: EvictionReason) -> None:
+        """Count an adapter that left memory."""
+        series = self._tasks.adapter_of(task)
+        if series is not None:
+            series.evictions[reason].inc()
+
+    def task_removed(self, task: str) -> None:
+        """Drop all series of a task. What still ends of it counts as `_unknown`."""
+        self._tasks.remove(task)
+        self._state.forget(task)
+
+    def budget(self, used: int, limit: int) -> None:
+        """Set the bytes of all resident adapters and their limit."""
+        self._budget_used.set(used)
+        self._budget_limit.set(limit)
+
+    def lora_requests(self, running: Iterable[str], waiting: Iterable[str], max_slots: int) -> None:
+        """Set the task ids the inference gateway routes by."""
+        lora = LoraRequests(
+            tuple(sorted(running)), tuple(sorted(waiting)), max_slots, self._wall_clock()
+        )
+        self._state.set_lora(lora)
+
+    # Reading
+
+    def render(self) -> tuple[bytes, str]:
+        """Return the page for a scrape in Prometheus' text format, and its content type.
+
+        A page takes a quarter of a millisecond of Python a task, or more, so scrapers share pages.
+        One is kept for `page_seconds`, and longer where it took long to make: at most a tenth of
+        the time is spent on pages. All that wait for the next one get the same. With 0
+        `page_seconds` each scrape makes a page of its own, whatever it takes.
+        """
+        asked = self._clock()
+        with self._page_lock:
+            if self._page_ends <= asked:
+                began = self._clock()
+                self._page = generate_latest(_WithoutCreated(self.registry))
+                took = self._clock() - began
+                self._page_ends = began + self._page_seconds
+                if self._page_seconds:  # 0 asks for a page of its own each time
+                    self._page_ends = max(self._page_ends, began + took / MOST_OF_THE_TIME)
+            return self._page, CONTENT_TYPE_PLAIN_0_0_4
+
+
+class _WithoutCreated(Collector):
+    """A registry's families without the client's `_created` samples.
+
+    The client can only switch these off for the whole process, which would change the pages of
+    other registries in it; and they would be a sixth of ours.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            if family.type in ("counter", "histogram"):
+                created = family.name + "_created"
+                family.samples = [s for s in family.samples if s.name != created]
+            yield family
