@@ -63,9 +63,9 @@ class Tokenizer:
         Prompts end with the folder's own end token, or with the given one.
 
         Raises:
-            BackboneError: there is no tokenizer.json, or it is far larger than `rows`.
+            BackboneError: there is no tokenizer.json, it is far larger than `rows`, or
+                tokenizer_config.json cannot be read.
             DataError: nothing says which token ends a text.
-            BackboneError: tokenizer_config.json cannot be read.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
