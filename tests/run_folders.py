@@ -83,6 +83,7 @@ def write_run(
                 "targets": ["q", "v"],
                 **(gate_settings if gated else {}),
                 **({"ella_lambda": 30000.0} if method == "ella" else {}),
+                **({"ella_reaches": "factors"} if method == "ella" and gated else {}),
                 **(hyper_parameters or {}),
             },
         },

@@ -256,5 +256,5 @@ def _check_together(architecture: Architecture) -> None:
         raise BackboneError(
             f"config.json: relative_attention_num_buckets is {buckets} and "
             f"relative_attention_max_distance {distance}; allowed are at least 4 buckets and a "
-            "distance of more than half of them, for else no logarithm has a value"
+            "distance of more than half of them: otherwise a logarithm is undefined"
         )

@@ -68,11 +68,14 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """The backbone's tokenizer.json, cutting and padding nothing on its own. Raises DataError."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise DataError(f"{folder} has no tokenizer.json, which prompts are counted with")
+        raise DataError(
+            f"{folder} has no tokenizer.json; `jumplora import-backbone` makes one from a "
+            "SentencePiece model"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path} is no tokenizer: {error}") from error
+        raise DataError(f"{path} is not a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

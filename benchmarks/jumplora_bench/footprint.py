@@ -21,11 +21,11 @@ from pathlib import Path
 
 import httpx
 
-from jumplora_bench.reliability.site import commit_of
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.cli.progress import progress_bar
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.published import publish_tasks, task_names
+from jumplora_bench.reliability.site import commit_of
 from jumplora_bench.report import Grid, Report, console
 from jumplora_bench.server_process import BenchServer, end, start, wait_ready
 from jumplora_bench.shapes import SHAPE_NAMES
@@ -244,7 +244,7 @@ def _weights(server: BenchServer) -> int:
 def _memory(found: dict[tuple[str, str, str], Found], shape: str) -> Grid:
     columns = [
         "dtype, kernels", "ready in, s", "peak until then", "resident then", "anonymous", "files",
-        "of them the checkpoint", "weights as told", "after the requests", "limit",
+        "of them the checkpoint", "weights, as reported", "after the requests", "limit",
     ]  # fmt: skip
     rows = []
     for (dtype, kernels, _), one in _firsts(found).items():

@@ -63,7 +63,7 @@ def check_metrics(rows: Iterable[Row], defined: set[str]) -> None:
                 if unknown:
                     raise UnknownMetric(
                         f"panel {panel.title!r} of row {row.title!r} reads {', '.join(unknown)}: "
-                        "allowed are the names in jumplora_server/metrics_table.py, process_*, "
+                        "allowed are the names in jumplora_server/metrics/table.py, process_*, "
                         "python_* and up"
                     )
 

@@ -108,8 +108,8 @@ def assemble(settings: Settings) -> Parts:
         )
     except (ValueError, NativeUnavailable) as error:  # what was asked for does not go together
         raise StartupError(str(error)) from error
-    _warm_up(engine)
     tokenizer = Tokenizer.load(folder, rows=engine.vocab_size)
+    _warm_up(engine)
     parts = connect(settings, backbone, engine, tokenizer)
     parts.services.metrics.model_bytes(engine.weight_bytes)
     return parts

@@ -88,8 +88,8 @@ def run(
 ) -> None:
     """Train a sequence of tasks and score every state. Killed, the same command continues.
 
-    The defaults are the published protocol without its dropout. Several GPUs: start it with
-    `accelerate launch -m jumplora_server continual run ...`.
+    The defaults are the published protocol but for four things, which adapters/README.md lists.
+    Several GPUs: start it with `accelerate launch -m jumplora_server continual run ...`.
     """
     del config_file  # its values have come as those of the other options
     try:

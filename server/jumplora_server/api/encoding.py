@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import Frame, render_truncated
-from jumplora_server.lanes import Lanes
 from jumplora_server.core import NoEmbedding
 from jumplora_server.errors import DeadlineExceeded, InputTooLong, InvalidInput
+from jumplora_server.lanes import Lanes
 
 if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
 
 SMALL_BYTES = 4096  # of all prompts of a request: some milliseconds
+
+Read = Callable[[str], tuple[int, ...] | None]
+"""Token ids of what a client gave; None where they are too many and may not be cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,41 +54,36 @@ async def encode(
     made at a time: all of a request's together may be many times the request. Those of large
     requests take turns.
     """
+    read = _reader(tokenizer, templates, prompts)
     if sum(prompts.sizes) <= SMALL_BYTES:
-        work = partial(_encode_all, tokenizer, templates, prompts)
-        return await lanes.small.run(task, work)
+        return await lanes.small.run(task, partial(_encode_all, read, prompts))
     encoded = []
     for index in range(len(prompts.given)):
-        encoded.append(
-            await lanes.large.run(task, partial(_encode_one, tokenizer, templates, prompts, index))
-        )
+        encoded.append(await lanes.large.run(task, partial(_encode_one, read, prompts, index)))
     return encoded
 
 
-def _encode_all(
-    tokenizer: Tokenizer, templates: TemplateReader, prompts: Prompts
-) -> list[tuple[int, ...]]:
-    return [
-        _encode_one(tokenizer, templates, prompts, index) for index in range(len(prompts.given))
-    ]
+def _reader(tokenizer: Tokenizer, templates: TemplateReader, prompts: Prompts) -> Read:
+    if prompts.spec is None:
+        return partial(_read, tokenizer, prompts)
+    frame = Frame.of(prompts.spec).marked(templates.mark)
+    return partial(_read_text, templates.tokenizer, frame, prompts)
 
 
-def _encode_one(
-    tokenizer: Tokenizer, templates: TemplateReader, prompts: Prompts, index: int
-) -> tuple[int, ...]:
+def _encode_all(read: Read, prompts: Prompts) -> list[tuple[int, ...]]:
+    return [_encode_one(read, prompts, index) for index in range(len(prompts.given))]
+
+
+def _encode_one(read: Read, prompts: Prompts, index: int) -> tuple[int, ...]:
     name = prompts.name(index)
     if prompts.is_late():  # large ones may have waited long for their turn
         raise DeadlineExceeded(
             f"the deadline passed before {name} was tokenized; give "
             "parameters.timeout_ms or shorter prompts"
         )
-    given, allowed = prompts.given[index], prompts.allowed
+    allowed = prompts.allowed
     try:
-        if prompts.spec is None:
-            ids = _read(tokenizer, given, prompts)
-        else:
-            frame = Frame.of(prompts.spec).marked(templates.mark)
-            ids = _read_text(templates.tokenizer, frame, given, prompts)
+        ids = read(prompts.given[index])
     except NoEmbedding as error:
         raise InvalidInput(
             f"{name}: the prompt needs the token {error.token!r} (id {error.token_id}), which the "
@@ -99,7 +97,7 @@ def _encode_one(
     return ids
 
 
-def _read(tokenizer: Tokenizer, prompt: str, prompts: Prompts) -> tuple[int, ...] | None:
+def _read(tokenizer: Tokenizer, prompts: Prompts, prompt: str) -> tuple[int, ...] | None:
     """None where the prompt is too long and may not be cut."""
     if prompts.truncate is None:
         return tokenizer.try_encode(prompt, prompts.allowed)
@@ -107,7 +105,7 @@ def _read(tokenizer: Tokenizer, prompt: str, prompts: Prompts) -> tuple[int, ...
 
 
 def _read_text(
-    tokenizer: Tokenizer, frame: Frame, given: str, prompts: Prompts
+    tokenizer: Tokenizer, frame: Frame, prompts: Prompts, given: str
 ) -> tuple[int, ...] | None:
     truncate = prompts.truncate
     if truncate is None:

@@ -135,7 +135,7 @@ class Engine:
         return self._runner
 
     def warm_up(self, most_seconds: float) -> int:
-        """Compute what no one asked for, so that the first request costs what the next ones cost.
+        """Compute small batches before the first request, so that it costs what the next ones do.
 
         Before any sequence is served: it uses their rows. Returns how many drills there was time
         for.

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from jumplora_adapters.control_tokens import PlainText
 from jumplora_adapters.decoding import SpaceCleaner, TextDecoder, cleans_spaces
 from jumplora_adapters.errors import BackboneError
-from jumplora_adapters.tokenizer import end_token
+from jumplora_adapters.tokenizer import end_token, read_tokenizer
 from jumplora_server.core import NoEmbedding
 from jumplora_server.engine.first_words import first_words, read_by_word
 
@@ -63,21 +63,16 @@ class Tokenizer:
         Prompts end with the folder's own end token, or with the given one.
 
         Raises:
-            BackboneError: there is no tokenizer.json, it is far larger than `rows`, or
-                tokenizer_config.json cannot be read.
-            DataError: nothing says which token ends a text.
+            BackboneError: tokenizer.json is far larger than `rows`, or tokenizer_config.json
+                cannot be read.
+            DataError: there is no tokenizer.json, it is not one, or nothing says which token ends
+                a text.
         """
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise BackboneError(
-                f"no tokenizer.json in {folder}; `jumplora import-backbone` makes one from a "
-                "SentencePiece model"
-            )
-        raw = RawTokenizer.from_file(str(path))
+        raw = read_tokenizer(folder)
         end = end_token(folder, raw) if eos_token_id is None else eos_token_id
         tokenizer = cls(raw, eos_token_id=end, rows=rows, cleans_spaces=cleans_spaces(folder, raw))
         if rows is not None and tokenizer.highest_id >= rows:
-            _warn_of_extra(path, tokenizer.highest_id + 1, rows)
+            _warn_of_extra(folder / "tokenizer.json", tokenizer.highest_id + 1, rows)
         return tokenizer
 
     def templates(self, *, plain: bool) -> TemplateReader:
@@ -150,10 +145,6 @@ class Tokenizer:
         (encoding,) = self.raw.encode_batch_fast([text], add_special_tokens=special)
         return encoding.ids
 
-    def count(self, text: str) -> int:
-        """Number of tokens of a prompt, eos included."""
-        return len(self.encode(text))
-
     def detokenizer(self) -> IncrementalDetokenizer:
         """A fresh detokenizer for one sequence."""
         return IncrementalDetokenizer(self)
@@ -163,7 +154,7 @@ class Tokenizer:
         return self.decoder.decode(ids)
 
     def has_text(self, token_id: int) -> bool:
-        """Whether there is such a token, and it is no control token."""
+        """Whether there is such a token, and it is not a control token."""
         return token_id not in self._special and self.raw.id_to_token(token_id) is not None
 
     def is_special(self, token_id: int) -> bool:
@@ -208,11 +199,11 @@ class IncrementalDetokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        # Ids since the last token whose text is out. The first `_told` of them are out already:
+        # Ids since the last token whose text is out. The first `_sent` of them are out already:
         # they stay as left context, because a decoder drops the space in front of a first word.
         # Such a context has more than spaces, or it is all of the sequence so far.
         self._window: list[int] = []
-        self._told = 0
+        self._sent = 0
         self._context = ""  # the text of those
         self._cleaner = SpaceCleaner() if tokenizer.decoder.cleans_spaces else None
 
@@ -247,11 +238,11 @@ class IncrementalDetokenizer:
         if hold == "unfinished" and after.endswith("\ufffd"):
             return ""
         piece = after[len(self._context) :]
-        fresh = self._window[self._told :]
+        fresh = self._window[self._sent :]
         text = self._tokenizer.decoder.raw_decode(fresh)
         if text.strip():
             self._window, self._context = fresh, text
         else:
             self._context = after
-        self._told = len(self._window)
+        self._sent = len(self._window)
         return piece

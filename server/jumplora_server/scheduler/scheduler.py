@@ -241,7 +241,7 @@ class Scheduler:
         reason: FinishReason | None = None
         text = ""
         is_end = token_id in self._limits.end_token_ids
-        if is_end:  # it has no text, also where it is no control token
+        if is_end:  # it has no text, also where it is not a control token
             reason = FinishReason.EOS_TOKEN
         else:
             text = output.push(token_id)

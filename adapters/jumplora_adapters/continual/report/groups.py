@@ -61,6 +61,8 @@ def are_comparable(first: Run, second: Run) -> bool:
     They agree in every hyper-parameter that both have: a dense run has none of the gate's, a gated
     one no dropout of a plain LoRA, and ELLA's strength is ELLA's alone.
     """
+    if _is_of_the_old_rule(first) != _is_of_the_old_rule(second):
+        return False
     ours, theirs = first.config.hyper_parameters, second.config.hyper_parameters
     if first.config.gate == second.config.gate and ours.get("lora_dropout") != theirs.get(
         "lora_dropout"
@@ -72,6 +74,13 @@ def are_comparable(first: Run, second: Run) -> bool:
         and _rest(first) == _rest(second)
         and all(ours[key] == theirs[key] for key in ours if key in theirs)
     )
+
+
+def _is_of_the_old_rule(run: Run) -> bool:
+    """Whether ELLA's term gave the threshold a gradient: until 2026-11-27, and not as published."""
+    config = run.config
+    is_gated_ella = config.method == "ella" and config.gate != "none"
+    return is_gated_ella and "ella_reaches" not in config.hyper_parameters
 
 
 def _rest(run: Run) -> dict[str, JsonValue]:

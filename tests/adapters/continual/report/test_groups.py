@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,21 @@ def test_settings_of_a_gate_or_a_method_count_where_they_are_used(make: Make) ->
         "ELLA, ella lambda 30000",
         "ELLA, ella lambda 300",
     ]
+
+
+def test_a_gated_run_of_ella_by_the_old_rule_is_compared_with_no_other(
+    make: Make, tmp_path: Path
+) -> None:
+    """Its term gave the threshold a gradient until 2026-11-27; such runs do not say `factors`."""
+    folder = write_run(tmp_path / "old", method="ella")
+    config = json.loads((folder / "config.json").read_text())
+    del config["hyper_parameters"]["ella_reaches"]
+    (folder / "config.json").write_text(json.dumps(config))
+    ((old,), _) = read_runs([folder])
+    dense = make(method="ella", gate="none")
+    assert are_comparable(make(method="ella"), dense)
+    assert not are_comparable(old, dense)
+    assert len(group_runs([old, make(method="ella", seed=1)])) == 2
 
 
 def test_a_plain_loras_dropout_is_of_no_gated_run(make: Make) -> None:
