@@ -6,9 +6,12 @@ complete yet are cleaned by `SpaceCleaner`, and add up to the whole.
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -35,6 +38,11 @@ _REPLACED = (
 _BETWEEN = re.compile(r"(?<! )(?<! n)(?<! ') ")
 # A last word that keeps its space, or surely loses it.
 _DECIDED = re.compile(r"[^ ]| (?:[^ n']|n[^ '])")
+_BAD_BYTE = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of one
+# Steps of a decoder that change a token by itself, or the beginning of the text.
+_LOCAL = frozenset(
+    {"ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
+)
 
 
 def clean_up_spaces(text: str) -> str:
@@ -66,12 +74,29 @@ class SpaceCleaner:
         return clean_up_spaces(rest)
 
 
+class Undecodable(ValueError):
+    """The tokenizer's library failed on these ids."""
+
+
 class TextDecoder:
-    """The text of whole ids, as transformers' `decode` with `skip_special_tokens`."""
+    """The text of whole ids, as transformers' `decode` with `skip_special_tokens`.
+
+    Byte tokens are decoded as SentencePiece does: whole characters among them are kept, and each
+    other byte is U+FFFD. `is_local` says whether what later tokens add never changes the text
+    before them, so that a text may be shown in pieces.
+    """
 
     def __init__(self, raw: Tokenizer, *, cleans_spaces: bool = False) -> None:
         self._raw = raw
         self.cleans_spaces = cleans_spaces
+        steps = _decoder_steps(raw)
+        self.is_local = _is_local(steps)
+        self._special = frozenset(
+            token for token, added in raw.get_added_tokens_decoder().items() if added.special
+        )
+        has_bytes = any(step["type"] == "ByteFallback" for step in steps)
+        found = ((raw.token_to_id(f"<0x{byte:02X}>"), byte) for byte in range(256 * has_bytes))
+        self._bytes = {token: byte for token, byte in found if token is not None}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids without a token have no text."""
@@ -83,8 +108,54 @@ class TextDecoder:
         return [self.decode(ids) for ids in rows]
 
     def raw_decode(self, ids: Sequence[int]) -> str:
-        """The text before spaces are cleaned up."""
-        return str(self._raw.decode(ids, skip_special_tokens=True))
+        """The text before spaces are cleaned up. Raises Undecodable."""
+        try:
+            if self._bytes and not self._bytes.keys().isdisjoint(ids):
+                return str(self._raw.decoder.decode(self._pieces(ids)))
+            return str(self._raw.decode(ids, skip_special_tokens=True))
+        except BaseException as error:
+            # A panic of the library is no Exception, and would end the thread that it happens in.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise Undecodable(
+                f"the tokenizer's decoder failed on {len(ids)} ids: {error}"
+            ) from None
+
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
+        """The tokens without special ones, each run of byte tokens as one piece of its text."""
+        pieces: list[str] = []
+        for is_byte, run in itertools.groupby(ids, self._bytes.__contains__):
+            if is_byte:
+                raw = bytes(self._bytes[token] for token in run)
+                pieces.append(_BAD_BYTE.sub("\ufffd", raw.decode(errors="surrogateescape")))
+            else:
+                found = (
+                    self._raw.id_to_token(token) for token in run if token not in self._special
+                )
+                pieces += [piece for piece in found if piece is not None]
+        return pieces
+
+
+def _decoder_steps(raw: Tokenizer) -> list[dict[str, Any]]:
+    """The parts of the tokenizer's decoder in their order, as tokenizer.json has them."""
+    if raw.decoder is None:
+        return []
+    decoder: dict[str, Any] = json.loads(raw.decoder.__getstate__())
+    steps: list[dict[str, Any]] = decoder.get("decoders", [decoder])
+    return steps
+
+
+def _is_local(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no step looks at what follows a token."""
+    is_fused = False
+    for step in steps:
+        kind = step["type"]
+        if kind not in _LOCAL or (kind == "Strip" and step["stop"]):
+            return False
+        if kind == "Replace" and is_fused:
+            return False
+        is_fused = is_fused or kind == "Fuse"
+    return True
 
 
 def cleans_spaces(folder: Path, raw: Tokenizer) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.checkpoint import read_json_object
@@ -18,6 +18,11 @@ from jumplora_adapters.decoding import TextDecoder, cleans_spaces
 from jumplora_adapters.errors import DataError
 
 _USUAL_END = "</s>"
+# Fields whose tokens transformers makes special when it loads a tokenizer.
+_CONTROL_TOKENS = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "additional_special_tokens", "extra_special_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,23 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise DataError(f"{path} is not a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    _make_special(tokenizer, _named(folder, _CONTROL_TOKENS))
     return tokenizer
+
+
+def _make_special(tokenizer: Tokenizer, pieces: Iterable[str]) -> None:
+    """Tokens that the checkpoint names as control tokens are special, as transformers has them.
+
+    One that the vocabulary lacks is none: the backbone has no embedding for it.
+    """
+    special = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special}
+    tokenizer.add_special_tokens(
+        [
+            AddedToken(piece, special=True, normalized=False)
+            for piece in dict.fromkeys(pieces)
+            if piece not in special and tokenizer.token_to_id(piece) is not None
+        ]
+    )
 
 
 def end_token(folder: Path, tokenizer: Tokenizer) -> int:
@@ -87,7 +108,7 @@ def end_token(folder: Path, tokenizer: Tokenizer) -> int:
     It is the tokenizer's own, as in transformers. Which tokens end an answer that is generated is
     another matter (generation.py): there may be several. Raises DataError where there is none.
     """
-    for piece in _named_ends(folder):
+    for piece in (*_named(folder, ["eos_token"]), _USUAL_END):
         token: int | None = tokenizer.token_to_id(piece)
         if token is not None:
             return token
@@ -97,14 +118,18 @@ def end_token(folder: Path, tokenizer: Tokenizer) -> int:
     )
 
 
-def _named_ends(folder: Path) -> Iterator[str]:
+def _named(folder: Path, fields: Sequence[str]) -> Iterator[str]:
+    """The tokens that tokenizer_config.json, then special_tokens_map.json name in those fields."""
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (folder / file).is_file():
-            named = read_json_object(folder / file).get("eos_token")
-            piece = named.get("content") if isinstance(named, dict) else named
-            if isinstance(piece, str):
-                yield piece
-    yield _USUAL_END
+        if not (folder / file).is_file():
+            continue
+        content = read_json_object(folder / file)
+        for field in fields:
+            named = content.get(field)
+            for token in named if isinstance(named, list) else [named]:
+                piece = token.get("content") if isinstance(token, dict) else token
+                if isinstance(piece, str):
+                    yield piece
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> list[tuple[int, ...]]:

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 
-from factories import tiny_tokenizer
-from jumplora_adapters.decoding import SpaceCleaner, TextDecoder, clean_up_spaces, cleans_spaces
+from factories import tiny_t5, tiny_tokenizer
+from jumplora_adapters.decoding import (
+    SpaceCleaner,
+    TextDecoder,
+    Undecodable,
+    clean_up_spaces,
+    cleans_spaces,
+)
 from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.tokenizer import load_tokenizer
 
@@ -54,9 +60,9 @@ def test_ordinary_words_are_not_held_back() -> None:
 def test_tokenizer_config_decides(
     config: dict[str, object] | None, expected: bool, tmp_path: Path
 ) -> None:
+    tiny_t5(tmp_path)
     raw = tiny_tokenizer()
     raw.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 512}))
     if config is not None:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert cleans_spaces(tmp_path, raw) is expected
@@ -86,3 +92,38 @@ def test_ids_without_a_token_have_no_text() -> None:
     vocabulary = raw.get_vocab()
     ids = [vocabulary["▁good"], 512, 1, vocabulary["▁film"], 9999]
     assert TextDecoder(raw).decode(ids) == "good film"
+
+
+def with_decoder(*steps: decoders.Decoder) -> Tokenizer:
+    raw = tiny_tokenizer()
+    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), *steps])
+    return raw
+
+
+SPACE_FIRST = decoders.Strip(" ", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "is_local"),
+    [
+        pytest.param(tiny_tokenizer(), True, id="T5's"),
+        pytest.param(with_decoder(decoders.Fuse(), SPACE_FIRST), True, id="SentencePiece's"),
+        pytest.param(with_decoder(decoders.Fuse(), decoders.Replace(" .", ".")), False,
+                     id="that cleans up"),
+        pytest.param(with_decoder(decoders.Fuse(), decoders.Strip(" ", 1, 1)), False,
+                     id="that strips the end"),
+        pytest.param(with_decoder(decoders.CTC()), False, id="that drops repeats"),
+    ],
+)  # fmt: skip
+def test_a_decoder_is_local_where_later_tokens_change_nothing(
+    raw: Tokenizer, is_local: bool
+) -> None:
+    assert TextDecoder(raw).is_local is is_local
+
+
+def test_a_panic_of_the_library_is_an_ordinary_error() -> None:
+    raw = with_decoder(decoders.Fuse(), decoders.Strip(" ", 1, 1))
+    decoder, vocabulary = TextDecoder(raw), raw.get_vocab()
+    assert decoder.decode([vocabulary["▁good"]]) == "good"
+    with pytest.raises(Undecodable, match="failed on 1 ids"):
+        decoder.decode([vocabulary["▁"]])

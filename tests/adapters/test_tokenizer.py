@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from transformers import AutoTokenizer
 
 from factories import tiny_tokenizer
 from jumplora_adapters.errors import DataError
@@ -61,3 +62,27 @@ def test_a_text_ends_with_the_tokenizers_own_end_token(
 def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"name one .* as eos_token in tokenizer_config\.json"):
         end_token(tmp_path, Tokenizer(WordLevel({"a": 0}, unk_token="a")))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pad_token": "▁film"},
+        {"additional_special_tokens": ["▁film"]},
+        {"extra_special_tokens": ["▁film"]},
+        {"sep_token": {"__type": "AddedToken", "content": "▁film"}},
+    ],
+    ids=str,
+)
+def test_what_the_folder_names_as_control_tokens_is_special(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ours = read_tokenizer(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    vocabulary = ours.get_vocab()
+    ids = [vocabulary[piece] for piece in ("▁good", "▁film", "</s>")]
+    assert ours.decode(ids) == "good" == theirs.decode(ids, skip_special_tokens=True)
+    assert ours.get_vocab_size() == tiny_tokenizer().get_vocab_size()
+    assert ours.encode("good film").ids == theirs("good film").input_ids

@@ -212,6 +212,8 @@ class IncrementalDetokenizer:
         if not self._tokenizer.has_text(token_id):
             return ""
         self._window.append(token_id)
+        if not self._tokenizer.decoder.is_local:  # later tokens change the text: all at the end
+            return ""
         # A run of byte tokens is decoded as a whole, so its text is open until the run ends.
         if self._tokenizer.is_byte(token_id):
             return ""

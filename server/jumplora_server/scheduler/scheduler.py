@@ -7,6 +7,7 @@ tensors, threads or clients; times come in as `now`, monotonic seconds.
 from __future__ import annotations
 
 import heapq
+import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from jumplora_server.scheduler.finish import finish_of
 from jumplora_server.scheduler.queue import FairQueue, Verdict, task_of
 from jumplora_server.scheduler.shares import RowShares
 from jumplora_server.scheduler.text import OutputText
+
+_log = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -241,14 +244,19 @@ class Scheduler:
         reason: FinishReason | None = None
         text = ""
         is_end = token_id in self._limits.end_token_ids
-        if is_end:  # it has no text, also where it is not a control token
-            reason = FinishReason.EOS_TOKEN
-        else:
-            text = output.push(token_id)
-            if len(sequence.output) >= limit:
-                reason = FinishReason.LENGTH
-        if reason is not None and not output.is_stopped:
-            text += output.flush()
+        try:
+            if is_end:  # it has no text, also where it is not a control token
+                reason = FinishReason.EOS_TOKEN
+            else:
+                text = output.push(token_id)
+                if len(sequence.output) >= limit:
+                    reason = FinishReason.LENGTH
+            if reason is not None and not output.is_stopped:
+                text += output.flush()
+        except Exception as error:  # ids that the tokenizer cannot decode are this sequence's fault
+            _log.exception("the tokens of a sequence could not be made a text")
+            self._end(sequence, FinishReason.ERROR, now, error=error)
+            return
         if output.is_stopped:
             reason = FinishReason.STOP_SEQUENCE
         sequence.text += text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,28 @@ def test_equals_sentencepiece_in_and_out_whole_and_streamed(kind: str, tmp_path:
         pieces = [detokenizer.push(token) for token in ids]
         assert "".join(pieces) + detokenizer.flush() == whole, ascii(text)
     assert equals <= 3
+
+
+def test_answers_cut_inside_a_character_are_read_as_sentencepiece_does(tmp_path: Path) -> None:
+    """So are byte tokens that form no character: any ids may be drawn."""
+    model = _message(spiece_model(tmp_path, byte_fallback=True, **PLAIN))
+    served = Served(make_tokenizer(model, tmp_path, len(model.pieces)), eos_token_id=1)
+    reference = _reference(model)
+    draw = random.Random(0)
+    rows = [
+        reference.encode(text)[:cut] for text in ("good 日本語", "a 🦙 b") for cut in range(1, 14)
+    ]
+    # A space that comes as a byte at the very beginning is kept by SentencePiece (adapters/README).
+    drawn = [n for n, p in enumerate(model.pieces) if n > 2 and p.piece != "<0x20>"]
+    in_bytes = [n for n in drawn if model.pieces[n].piece.startswith("<0x")]
+    rows += [[draw.choice(drawn) for _ in range(8)] for _ in range(400)]
+    rows += [[draw.choice(in_bytes) for _ in range(6)] + rows[5][:2] for _ in range(100)]
+    for ids in rows:
+        whole = reference.decode(ids)
+        assert served.decode(ids) == whole, ids
+        detokenizer = served.detokenizer()
+        pieces = [detokenizer.push(token) for token in ids]
+        assert "".join(pieces) + detokenizer.flush() == whole, ids
 
 
 def test_long_texts_are_not_read_to_their_end(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from fakes import EOS, FakeDetokenizer
 from jumplora_server.core import (
     AdapterRef,
     Batch,
+    Detokenizer,
     EngineLimits,
     Finish,
     FinishReason,
@@ -71,13 +72,14 @@ class Bench:
         max_new_tokens: int = 5,
         stop: tuple[str, ...] = (),
         wants: Wanted = "tokens",
+        detokenizer: Detokenizer | None = None,
     ) -> Sequence:
         sequence = Sequence(
             id=len(self.sequences),
             ref=None if task is None else AdapterRef(task, task, (task,)),
             prompt=(5,) * prompt,
             sampling=Sampling(max_new_tokens=max_new_tokens, stop=stop),
-            detokenizer=FakeDetokenizer(),
+            detokenizer=detokenizer or FakeDetokenizer(),
             arrived=self.now,
             deadline=deadline,
             priority=priority,
@@ -392,3 +394,21 @@ def test_one_flooding_task_does_not_delay_another() -> None:
         turns += 1
     # Alone, 4 sequences of 4 tokens on 2 rows take 8 steps; with half of the rows 16.
     assert turns <= 20
+
+
+class Broken(FakeDetokenizer):
+    def push(self, token_id: int) -> str:
+        raise ValueError("no text for it")
+
+
+def test_tokens_without_a_text_end_their_sequence_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench()
+    broken = bench.add(detokenizer=Broken())
+    sound = bench.add()
+    bench.step()
+    assert bench.reason(broken) is FinishReason.ERROR
+    assert "could not be made a text" in caplog.text
+    bench.step(lambda s: EOS)
+    assert (bench.reason(sound), bench.finished[sound.id].text) == (FinishReason.EOS_TOKEN, "x")
