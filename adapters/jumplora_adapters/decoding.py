@@ -122,12 +122,13 @@ class TextDecoder:
             ) from None
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
-        """The tokens without special ones, each run of byte tokens as one piece of its text."""
+        """The tokens without special ones, runs of byte tokens as their characters."""
         pieces: list[str] = []
         for is_byte, run in itertools.groupby(ids, self._bytes.__contains__):
             if is_byte:
                 raw = bytes(self._bytes[token] for token in run)
-                pieces.append(_BAD_BYTE.sub("\ufffd", raw.decode(errors="surrogateescape")))
+                # A character each: "<0x41>" as one piece would be taken for a byte token.
+                pieces += _BAD_BYTE.sub("\ufffd", raw.decode(errors="surrogateescape"))
             else:
                 found = (
                     self._raw.id_to_token(token) for token in run if token not in self._special
