@@ -21,11 +21,11 @@ from pathlib import Path
 
 import httpx
 
-from jumplora_bench.reliability.site import commit_of
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.cli.progress import progress_bar
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.published import publish_tasks, task_names
+from jumplora_bench.reliability.site import commit_of
 from jumplora_bench.report import Grid, Report, console
 from jumplora_bench.server_process import BenchServer, end, start, wait_ready
 from jumplora_bench.shapes import SHAPE_NAMES

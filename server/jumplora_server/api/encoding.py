@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import Frame, render_truncated
-from jumplora_server.lanes import Lanes
 from jumplora_server.core import NoEmbedding
 from jumplora_server.errors import DeadlineExceeded, InputTooLong, InvalidInput
+from jumplora_server.lanes import Lanes
 
 if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
