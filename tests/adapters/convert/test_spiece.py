@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def _reference(model: Any) -> Any:
     return sentencepiece.SentencePieceProcessor(model_proto=silent.SerializeToString())
 
 
+CONFIG = "tokenizer_config.json"
 PLAIN = {"normalization_rule_name": "identity"}  # without the table, which takes seconds to read
 
 
@@ -87,6 +89,8 @@ def test_long_texts_are_not_read_to_their_end(tmp_path: Path) -> None:
         pytest.param({"extra_ids": 100}, 28, 28, id="more than fit"),
         pytest.param({"additional_special_tokens": ["<extra_id_0>", "<extra_id_1>", "<x>"]}, 128,
                      2, id="listed"),
+        pytest.param({"extra_special_tokens": {"first": "<extra_id_0>", "other": "<x>"}}, 128,
+                     1, id="named"),
     ],
 )  # fmt: skip
 def test_extra_ids_are_as_many_as_stated_and_fit(
@@ -128,6 +132,58 @@ def test_added_tokens_keep_their_ids_or_are_refused(tmp_path: Path) -> None:
     (tmp_path / "added_tokens.json").write_text(json.dumps({"[Y]": known + 7}))
     with pytest.raises(ConvertError, match=rf"{known + 7}.*after the model's own {known} tokens"):
         make_tokenizer(model, tmp_path, known)
+
+
+def test_no_more_extra_ids_are_made_than_fit(tmp_path: Path) -> None:
+    model = _message(spiece_model(tmp_path, **PLAIN))
+    known = len(model.pieces)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 10**9 - 1}))
+    tracemalloc.start()
+    try:
+        tokenizer = make_tokenizer(model, tmp_path, known + 2)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 64 << 20
+    assert tokenizer.get_vocab_size() == known + 2
+    assert tokenizer.token_to_id("<extra_id_999999998>") == known
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "key"),
+    [
+        pytest.param(CONFIG, {"extra_ids": True}, "extra_ids", id="true as a number"),
+        pytest.param(CONFIG, {"extra_ids": -1}, "extra_ids", id="negative"),
+        pytest.param(CONFIG, {"extra_ids": "9"}, "extra_ids", id="a number as text"),
+        pytest.param(CONFIG, {"extra_ids": 10**4000}, "extra_ids", id="4,000 digits"),
+        pytest.param(CONFIG, {"added_tokens_decoder": ["[X]"]}, "added_tokens_decoder",
+                     id="a list"),
+        pytest.param(CONFIG, {"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder",
+                     id="no id"),
+        pytest.param(CONFIG, {"added_tokens_decoder": {"9" * 5000: {}}}, "added_tokens_decoder",
+                     id="5,000 digits as an id"),
+        pytest.param(CONFIG, {"added_tokens_decoder": {"7": "[X]"}}, r"added_tokens_decoder\.7",
+                     id="no object"),
+        pytest.param(CONFIG, {"added_tokens_decoder": {"7": {}}}, r"added_tokens_decoder\.7",
+                     id="no content"),
+        pytest.param(CONFIG, {"additional_special_tokens": "<extra_id_0>"},
+                     "additional_special_tokens", id="a text for a list"),
+        pytest.param(CONFIG, {"additional_special_tokens": 7}, "additional_special_tokens",
+                     id="a number for a list"),
+        pytest.param(CONFIG, {"extra_special_tokens": [7]}, "extra_special_tokens",
+                     id="a number in a list"),
+        pytest.param("added_tokens.json", {"[X]": "7"}, r"\[X\]", id="an id as text"),
+        pytest.param("added_tokens.json", {"[X]": True}, r"\[X\]", id="true as an id"),
+    ],
+)  # fmt: skip
+def test_what_is_stated_with_another_type_is_refused_by_file_and_key(
+    file: str, content: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    model = _message(spiece_model(tmp_path, **PLAIN))
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ConvertError, match=rf"{file}: {key} has .* expected") as caught:
+        make_tokenizer(model, tmp_path, len(model.pieces))
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(
