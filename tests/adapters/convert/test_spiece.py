@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, normalizers
 
 from jumplora_adapters.control_tokens import PlainText
 from jumplora_adapters.convert.spiece import make_tokenizer
-from jumplora_adapters.convert.spiece_battery import TEXTS, check_equal
+from jumplora_adapters.convert.spiece_battery import TEXTS, check_equal, silent_reference
 from jumplora_adapters.errors import ConvertError
 from jumplora_server.engine.first_words import read_by_word
 from jumplora_server.engine.tokenizer import Tokenizer as Served
@@ -23,15 +23,6 @@ def _message(path: Path) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
     return sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
-
-
-def _reference(model: Any) -> Any:
-    """SentencePiece with no text for unknown tokens, as special tokens have none here."""
-    import sentencepiece
-
-    silent = type(model).FromString(model.SerializeToString())
-    silent.trainer_spec.unk_surface = ""
-    return sentencepiece.SentencePieceProcessor(model_proto=silent.SerializeToString())
 
 
 CONFIG = "tokenizer_config.json"
@@ -49,7 +40,7 @@ def test_equals_sentencepiece_in_and_out_whole_and_streamed(kind: str, tmp_path:
     model = _message(spiece_model(tmp_path, **KINDS[kind]))
     tokenizer = make_tokenizer(model, tmp_path, len(model.pieces))
     check_equal(tokenizer, model)
-    reference, plain = _reference(model), PlainText(tokenizer).tokenizer
+    reference, plain = silent_reference(model), PlainText(tokenizer).tokenizer
     served = Served(tokenizer, eos_token_id=1)
     scores, equals = [piece.score for piece in model.pieces], 0
     for text in hard_texts(1000):
