@@ -19,7 +19,7 @@ from typing import IO
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.printable import shown
 
-MAX_SECONDS = 10.0  # of each call; a conversion makes four at most
+MAX_SECONDS = 10.0  # of each call; a conversion makes several
 MAX_BYTES = 1 << 30
 MAX_SHOWN = 80
 _MAX_WRITTEN = 64 << 20  # of the answers, and of what is said about an error
