@@ -18,11 +18,13 @@ from tokenizers.models import Unigram
 from jumplora_adapters.convert import charsmap
 from jumplora_adapters.convert.added_tokens import (
     EXTRA_ID,
+    MAX_SHOWN,
     Token,
     stated_extra_ids,
     stated_tokens,
 )
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.printable import shown
 
 SPACE = "▁"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
@@ -124,8 +126,9 @@ def _added(folder: Path, tokens: Sequence[Token]) -> list[Token]:
         if token.piece not in known and not EXTRA_ID.fullmatch(token.piece)
     }
     if list(new) != list(range(len(tokens), len(tokens) + len(new))):
+        ids = shown(", ".join(map(str, new)), MAX_SHOWN)
         raise ConvertError(
-            f"{folder}: added tokens have the ids {', '.join(map(str, new))}; those after the "
+            f"{folder}: added tokens have the ids {ids}; those after the "
             f"model's own {len(tokens)} tokens are expected"
         )
     return list(new.values())
