@@ -93,9 +93,15 @@ class Architecture:
 
 def read_architecture(folder: Path) -> Architecture:
     """Of a checkpoint folder's config.json. Raises BackboneError."""
-    if not (folder / "config.json").is_file():
+    return architecture_of(read_json_object(config_file(folder)))
+
+
+def config_file(folder: Path) -> Path:
+    """The config.json of a checkpoint folder. Raises BackboneError for a folder without one."""
+    path = folder / "config.json"
+    if not path.is_file():
         raise BackboneError(f"{folder} is no checkpoint folder: it has no config.json")
-    return architecture_of(read_json_object(folder / "config.json"))
+    return path
 
 
 def architecture_of(config: Mapping[str, object]) -> Architecture:

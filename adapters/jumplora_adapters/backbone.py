@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from jumplora_adapters.architecture import (
     Architecture,
+    config_file,
     parameter_shapes,
     read_architecture,
     target_shapes,
@@ -102,9 +103,7 @@ def read_backbone(path: Path) -> Backbone:
     Hashing the target weights takes about a second per gigabyte, so the answer is kept as long as
     no file of the folder changes.
     """
-    folder = path.resolve()
-    if not (folder / "config.json").is_file():
-        raise BackboneError(f"{path} is no checkpoint folder: it has no config.json")
+    folder = config_file(path).parent.resolve()
     state = tuple(
         (entry.name, stat.st_size, stat.st_mtime_ns)
         for entry in sorted(folder.iterdir())

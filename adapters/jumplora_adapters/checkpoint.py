@@ -202,18 +202,26 @@ def _found(files: Iterable[Path]) -> dict[str, Place]:
     return found
 
 
+def have_equal_rows(one: Any, other: Any, rows: int) -> bool:
+    """Whether two tensors of one shape, or slices of files, are equal as float32.
+
+    transformers compares them so. A few rows at a time, since a copy of each could be gigabytes.
+    """
+    return all(
+        torch.equal(
+            one[start : start + _ROWS_AT_ONCE].float(),
+            other[start : start + _ROWS_AT_ONCE].float(),
+        )
+        for start in range(0, rows, _ROWS_AT_ONCE)
+    )
+
+
 def _are_equal(one: Place, other: Place) -> bool:
-    """Whether two matrices of one shape have equal values as float32, as transformers compares."""
+    """Whether two matrices of one shape have equal values."""
     try:
         with _open(one.file) as first, _open(other.file) as second:
             ours, theirs = first.get_slice(one.name), second.get_slice(other.name)
-            return all(
-                torch.equal(
-                    ours[start : start + _ROWS_AT_ONCE].float(),
-                    theirs[start : start + _ROWS_AT_ONCE].float(),
-                )
-                for start in range(0, one.shape[0], _ROWS_AT_ONCE)
-            )
+            return have_equal_rows(ours, theirs, one.shape[0])
     except (OSError, SafetensorError) as error:
         raise BackboneError(f"{one.file} cannot be read: {error}") from error
 

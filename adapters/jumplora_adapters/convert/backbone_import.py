@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from jumplora_adapters.checkpoint import (
     SHARED,
     TIED,
     has_safetensors,
+    have_equal_rows,
     open_checkpoint,
     parameter_name,
     refuse_other_weights,
@@ -156,15 +156,16 @@ def _drop_repeats(tensors: dict[str, Tensor]) -> tuple[str, ...]:
     if first is None:
         raise ConvertError(f"the checkpoint has no {SHARED!r}: not a T5 model")
     embedding = tensors[SHARED] = tensors[first]
+    if embedding.ndim != 2:
+        raise ConvertError(f"{first} has the shape {list(embedding.shape)}, expected a matrix")
     for name in TIED[1:]:
-        if name in tensors and _are_equal(tensors[name], embedding):
+        other = tensors.get(name)
+        if other is None or other.shape != embedding.shape:
+            continue
+        if have_equal_rows(other, embedding, len(embedding)):
             del tensors[name]
             dropped.append(name)
     return tuple(sorted(dropped))
-
-
-def _are_equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one.float(), other.float())
 
 
 def _write_shards(folder: Path, tensors: Mapping[str, Tensor], max_bytes: int) -> None:

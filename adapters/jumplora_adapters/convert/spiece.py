@@ -7,9 +7,7 @@ with SentencePiece (`spiece_battery`) before it is written.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +15,35 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers import processors as post
 from tokenizers.models import Unigram
 
-from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.convert import charsmap
+from jumplora_adapters.convert.added_tokens import (
+    EXTRA_ID,
+    MAX_SHOWN,
+    Token,
+    stated_extra_ids,
+    stated_tokens,
+)
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.printable import shown
 
 SPACE = "▁"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 UNIGRAM = 1
-T5_EXTRA_IDS = 100
+T5EXTRA_IDS = 100
 
 ENDS = rf"\A +|[ {SPACE}]+\z"
 RUNS = " {2,}"
 LEADING = rf"\A(?=[ {SPACE}])"  # a first space is put before these too
 # A byte's name is no token where a text has it: SentencePiece finds none there.
 BYTE_NAME = r"<(?=0x[0-9A-F]{2}>)"
-_EXTRA_ID = re.compile(rf"{SPACE}?<extra_id_\d+>")
 _ALL = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    piece: str
-    score: float
-    is_special: bool
-    is_added: bool = False
 
 
 def make_tokenizer(model: Any, folder: Path, rows: int) -> Tokenizer:
     """The tokenizer of a SentencePiece model (its protobuf message), for an embedding of `rows`.
 
     tokenizer_config.json and added_tokens.json of `folder` are obeyed, where they are. Raises
-    ConvertError for a kind of model that is not T5's.
+    ConvertError for a kind of model that is not T5's, and for files that are broken.
     """
     trained = model.trainer_spec
     if trained.model_type != UNIGRAM:
@@ -95,7 +91,7 @@ def make_tokenizer(model: Any, folder: Path, rows: int) -> Tokenizer:
     return tokenizer
 
 
-def _pieces(model: Any) -> list[_Token]:
+def _pieces(model: Any) -> list[Token]:
     best = max((p.score for p in model.pieces if p.type == NORMAL), default=0.0)
     tokens = []
     for piece in model.pieces:
@@ -103,66 +99,39 @@ def _pieces(model: Any) -> list[_Token]:
         score = (
             len(piece.piece.encode()) * best - 0.1 if piece.type == USER_DEFINED else piece.score
         )
-        special = piece.type in (UNKNOWN, CONTROL) or bool(_EXTRA_ID.fullmatch(piece.piece))
-        tokens.append(_Token(piece.piece, score, special))
+        special = piece.type in (UNKNOWN, CONTROL) or bool(EXTRA_ID.fullmatch(piece.piece))
+        tokens.append(Token(piece.piece, score, special))
     return tokens
 
 
-def _extra_ids(folder: Path, pieces: Sequence[_Token], rows: int) -> list[_Token]:
+def _extra_ids(folder: Path, pieces: Sequence[Token], rows: int) -> list[Token]:
     """T5's sentinels, behind the pieces, the last one first; only those the embedding knows."""
-    if any(_EXTRA_ID.fullmatch(token.piece) for token in pieces):
+    if any(EXTRA_ID.fullmatch(token.piece) for token in pieces):
         return []
-    count = _stated_extra_ids(folder)
+    count = stated_extra_ids(folder)
     if count is None:
         # Fewer would be other ids than T5 was trained with.
-        count = T5_EXTRA_IDS if len(pieces) + T5_EXTRA_IDS <= rows else 0
-    names = [f"<extra_id_{n}>" for n in range(count - 1, -1, -1)]
-    return [_Token(name, 0.0, True) for name in names[: max(0, rows - len(pieces))]]
+        count = T5EXTRA_IDS if len(pieces) + T5EXTRA_IDS <= rows else 0
+    # No more than fit are made: the number is a stranger's.
+    fit = min(count, max(0, rows - len(pieces)))
+    return [Token(f"<extra_id_{n}>", 0.0, True) for n in range(count - 1, count - 1 - fit, -1)]
 
 
-def _stated_extra_ids(folder: Path) -> int | None:
-    config = _json(folder / "tokenizer_config.json")
-    count = config.get("extra_ids")
-    if isinstance(count, int):
-        return count
-    listed = config.get("additional_special_tokens") or config.get("extra_special_tokens")
-    names = [t.get("content") if isinstance(t, dict) else t for t in listed or ()]
-    names += [token.piece for token in _stated_tokens(folder).values()]
-    found = {name for name in names if isinstance(name, str) and _EXTRA_ID.fullmatch(name)}
-    return len(found) or None  # as transformers: others alone do not mean none
-
-
-def _stated_tokens(folder: Path) -> dict[int, _Token]:
-    """Added tokens by id; those of the model itself may be among them."""
-    found: dict[int, _Token] = {}
-    for name, number in _json(folder / "added_tokens.json").items():
-        if isinstance(number, int):
-            found[number] = _Token(name, 0.0, is_special=False, is_added=True)
-    decoder = _json(folder / "tokenizer_config.json").get("added_tokens_decoder")
-    for number, token in decoder.items() if isinstance(decoder, dict) else ():
-        special = bool(token.get("special"))
-        found[int(number)] = _Token(str(token["content"]), 0.0, special, is_added=True)
-    return found
-
-
-def _added(folder: Path, tokens: Sequence[_Token]) -> list[_Token]:
+def _added(folder: Path, tokens: Sequence[Token]) -> list[Token]:
     """Tokens that were added to the model's own. Raises ConvertError where they leave a gap."""
     known = {token.piece for token in tokens}
     new = {
         number: token
-        for number, token in sorted(_stated_tokens(folder).items())
-        if token.piece not in known and not _EXTRA_ID.fullmatch(token.piece)
+        for number, token in sorted(stated_tokens(folder).items())
+        if token.piece not in known and not EXTRA_ID.fullmatch(token.piece)
     }
     if list(new) != list(range(len(tokens), len(tokens) + len(new))):
+        ids = shown(", ".join(map(str, new)), MAX_SHOWN)
         raise ConvertError(
-            f"{folder}: added tokens have the ids {', '.join(map(str, new))}; those after the "
+            f"{folder}: added tokens have the ids {ids}; those after the "
             f"model's own {len(tokens)} tokens are expected"
         )
     return list(new.values())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return read_json_object(path) if path.is_file() else {}
 
 
 def _normalizers(spec: Any) -> list[Any]:

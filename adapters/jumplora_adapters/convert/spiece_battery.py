@@ -46,14 +46,21 @@ TEXTS = (
 _ODD_PIECES = 256
 
 
-def check_equal(tokenizer: Tokenizer, model: Any) -> None:
-    """Raise ConvertError naming the first text that the two read or write differently."""
+def silent_reference(model: Any) -> Any:
+    """SentencePiece for a model (its protobuf message), with no text for unknown tokens.
+
+    It writes them as " ⁇ "; in a tokenizer.json they are special tokens, which leave no text.
+    """
     import sentencepiece
 
-    # SentencePiece writes unknown tokens as " ⁇ "; here special tokens leave no text.
     silent = type(model).FromString(model.SerializeToString())
     silent.trainer_spec.unk_surface = ""
-    reference = sentencepiece.SentencePieceProcessor(model_proto=silent.SerializeToString())
+    return sentencepiece.SentencePieceProcessor(model_proto=silent.SerializeToString())
+
+
+def check_equal(tokenizer: Tokenizer, model: Any) -> None:
+    """Raise ConvertError naming the first text that the two read or write differently."""
+    reference = silent_reference(model)
     plain = PlainText(tokenizer).tokenizer
     decoder = TextDecoder(tokenizer)
     special = {n for n, t in tokenizer.get_added_tokens_decoder().items() if t.special}

@@ -13,8 +13,8 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert.expressions import Expression, match_all
 
 ALL_LINEAR = "all-linear"
-# The first number below a module of any name.
-_FIRST_LAYER = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
+# The first number below a module of any name; int() refuses thousands of digits.
+_FIRST_LAYER = re.compile(r".*?\.[^.]*\.(?P<idx>\d{1,9})\.")
 _NORM = "layer_norm"
 _NOT_LINEAR = frozenset({"shared", "embed_tokens", "relative_attention_bias", "lm_head"})
 
@@ -52,7 +52,7 @@ class Targeting:
             found = {name: _FIRST_LAYER.match(name) for name in names}
             return {name: int(match["idx"]) for name, match in found.items() if match}
         expressions = [
-            Expression("layers_pattern", pattern, rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.")
+            Expression("layers_pattern", pattern, rf"(?:^|.*?\.){pattern}\.(?P<idx>\d{{1,9}})\.")
             for pattern in self.layers_patterns
         ]
         layers: dict[str, int] = {}

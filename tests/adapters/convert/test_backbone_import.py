@@ -262,6 +262,12 @@ def _index(weight_map: Any) -> Callable[[Path], None]:
         pytest.param(
             _resave(lambda state: {"x": state[HEAD]}), ConvertError, "not a T5 model", id="no T5"
         ),
+        pytest.param(
+            _resave(lambda state: {SHARED: torch.tensor(1.0), HEAD: torch.tensor(1.0)}),
+            ConvertError,
+            r"shared\.weight has the shape \[\], expected a matrix",
+            id="an embedding without rows",
+        ),
         pytest.param(_index({"x": "../x.bin"}), ConvertError, "own folder", id="path in index"),
         pytest.param(_index({"x": "x.bin"}), ConvertError, "no checkpoint file", id="lost shard"),
         pytest.param(_index([1]), ConvertError, "weight_map", id="index of another kind"),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -46,16 +45,21 @@ def test_what_is_not_an_expression_is_refused(regex: str) -> None:
 
 
 def test_an_expression_that_does_not_end_is_ended() -> None:
-    began = time.monotonic()
     with pytest.raises(ConvertError, match=r"target_modules: .* within 1 s"):
         match_all([_expression("(a+)+$")], ["a" * 60 + "b"], seconds=1.0)
-    assert time.monotonic() - began < 8
 
 
-def test_an_expression_that_eats_memory_is_ended() -> None:
-    groups = "".join(f"(?P<g{n}>.*)" for n in range(90))
-    with pytest.raises(ConvertError, match=r"target_modules: .* (memory|within)"):
-        match_all([_expression(groups)] * 2000, ["a" * 1000] * 2000, seconds=2.0)
+def test_an_expression_that_takes_memory_is_ended() -> None:
+    large = "|".join(f"a{n}.*b" for n in range(60_000))
+    with pytest.raises(ConvertError, match=r"target_modules: .* more than 96 MiB of memory"):
+        match_all([_expression(large)], ["q"], seconds=60.0, most_bytes=96 << 20)
+
+
+def test_answers_that_are_too_large_are_another_error_than_memory() -> None:
+    name = "q" * (1 << 20)
+    with pytest.raises(ConvertError, match=r"could not be matched \(.*too large.*\)") as caught:
+        match_all([_expression("(?P<idx>.*)")] * 70, [name], seconds=60.0)
+    assert len(str(caught.value)) < 300
 
 
 def test_warnings_of_the_compiler_are_not_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, normalizers
 
 from jumplora_adapters.control_tokens import PlainText
 from jumplora_adapters.convert.spiece import make_tokenizer
-from jumplora_adapters.convert.spiece_battery import TEXTS, check_equal
+from jumplora_adapters.convert.spiece_battery import TEXTS, check_equal, silent_reference
 from jumplora_adapters.errors import ConvertError
 from jumplora_server.engine.first_words import read_by_word
 from jumplora_server.engine.tokenizer import Tokenizer as Served
@@ -25,15 +26,7 @@ def _message(path: Path) -> Any:
     return sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
 
 
-def _reference(model: Any) -> Any:
-    """SentencePiece with no text for unknown tokens, as special tokens have none here."""
-    import sentencepiece
-
-    silent = type(model).FromString(model.SerializeToString())
-    silent.trainer_spec.unk_surface = ""
-    return sentencepiece.SentencePieceProcessor(model_proto=silent.SerializeToString())
-
-
+CONFIG = "tokenizer_config.json"
 PLAIN = {"normalization_rule_name": "identity"}  # without the table, which takes seconds to read
 
 
@@ -48,7 +41,7 @@ def test_equals_sentencepiece_in_and_out_whole_and_streamed(kind: str, tmp_path:
     model = _message(spiece_model(tmp_path, **KINDS[kind]))
     tokenizer = make_tokenizer(model, tmp_path, len(model.pieces))
     check_equal(tokenizer, model)
-    reference, plain = _reference(model), PlainText(tokenizer).tokenizer
+    reference, plain = silentsilent_reference(model), PlainText(tokenizer).tokenizer
     served = Served(tokenizer, eos_token_id=1)
     scores, equals = [piece.score for piece in model.pieces], 0
     for text in hard_texts(1000):
@@ -72,7 +65,7 @@ def test_answers_cut_inside_a_character_are_read_as_sentencepiece_does(tmp_path:
     """So are byte tokens that form no character: any ids may be drawn."""
     model = _message(spiece_model(tmp_path, byte_fallback=True, **PLAIN))
     served = Served(make_tokenizer(model, tmp_path, len(model.pieces)), eos_token_id=1)
-    reference = _reference(model)
+    reference = silent_reference(model)
     draw = random.Random(0)
     rows = [
         reference.encode(text)[:cut] for text in ("good 日本語", "a 🦙 b") for cut in range(1, 14)
@@ -110,6 +103,8 @@ def test_long_texts_are_not_read_to_their_end(tmp_path: Path) -> None:
         pytest.param({"extra_ids": 100}, 28, 28, id="more than fit"),
         pytest.param({"additional_special_tokens": ["<extra_id_0>", "<extra_id_1>", "<x>"]}, 128,
                      2, id="listed"),
+        pytest.param({"extra_special_tokens": {"first": "<extra_id_0>", "other": "<x>"}}, 128,
+                     1, id="named"),
     ],
 )  # fmt: skip
 def test_extra_ids_are_as_many_as_stated_and_fit(
@@ -151,6 +146,58 @@ def test_added_tokens_keep_their_ids_or_are_refused(tmp_path: Path) -> None:
     (tmp_path / "added_tokens.json").write_text(json.dumps({"[Y]": known + 7}))
     with pytest.raises(ConvertError, match=rf"{known + 7}.*after the model's own {known} tokens"):
         make_tokenizer(model, tmp_path, known)
+
+
+def test_no_more_extra_ids_are_made_than_fit(tmp_path: Path) -> None:
+    model = _message(spiece_model(tmp_path, **PLAIN))
+    known = len(model.pieces)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 10**9 - 1}))
+    tracemalloc.start()
+    try:
+        tokenizer = make_tokenizer(model, tmp_path, known + 2)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 64 << 20
+    assert tokenizer.get_vocab_size() == known + 2
+    assert tokenizer.token_to_id("<extra_id_999999998>") == known
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "key"),
+    [
+        pytest.param(CONFIG, {"extra_ids": True}, "extra_ids", id="true as a number"),
+        pytest.param(CONFIG, {"extra_ids": -1}, "extra_ids", id="negative"),
+        pytest.param(CONFIG, {"extra_ids": "9"}, "extra_ids", id="a number as text"),
+        pytest.param(CONFIG, {"extra_ids": 10**4000}, "extra_ids", id="4,000 digits"),
+        pytest.param(CONFIG, {"added_tokens_decoder": ["[X]"]}, "added_tokens_decoder",
+                     id="a list"),
+        pytest.param(CONFIG, {"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder",
+                     id="no id"),
+        pytest.param(CONFIG, {"added_tokens_decoder": {"9" * 5000: {}}}, "added_tokens_decoder",
+                     id="5,000 digits as an id"),
+        pytest.param(CONFIG, {"added_tokens_decoder": {"7": "[X]"}}, r"added_tokens_decoder\.7",
+                     id="no object"),
+        pytest.param(CONFIG, {"added_tokens_decoder": {"7": {}}}, r"added_tokens_decoder\.7",
+                     id="no content"),
+        pytest.param(CONFIG, {"additional_special_tokens": "<extra_id_0>"},
+                     "additional_special_tokens", id="a text for a list"),
+        pytest.param(CONFIG, {"additional_special_tokens": 7}, "additional_special_tokens",
+                     id="a number for a list"),
+        pytest.param(CONFIG, {"extra_special_tokens": [7]}, "extra_special_tokens",
+                     id="a number in a list"),
+        pytest.param("added_tokens.json", {"[X]": "7"}, r"\[X\]", id="an id as text"),
+        pytest.param("added_tokens.json", {"[X]": True}, r"\[X\]", id="true as an id"),
+    ],
+)  # fmt: skip
+def test_what_is_stated_with_another_type_is_refused_by_file_and_key(
+    file: str, content: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    model = _message(spiece_model(tmp_path, **PLAIN))
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ConvertError, match=rf"{file}: {key} has .* expected") as caught:
+        make_tokenizer(model, tmp_path, len(model.pieces))
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize(

@@ -124,3 +124,10 @@ def test_modules_of_a_checkpoint_are_those_that_can_be_targets(backbone: Backbon
     assert "encoder.block.0.layer.0.SelfAttention.k" in modules
     assert "lm_head" in modules
     assert not [name for name in modules if "norm" in name]
+
+
+@pytest.mark.parametrize("patterns", [(), ("block",)], ids=["any list", "a list's name"])
+def test_a_number_of_thousands_of_digits_is_no_layer(patterns: tuple[str, ...]) -> None:
+    names = [f"encoder.block.{'1' * 5000}.q", "encoder.block.1.q"]
+    promised = Targeting(("q",), layers=frozenset({1}), layers_patterns=patterns).promised(names)
+    assert promised == {"encoder.block.1.q"}
