@@ -17,9 +17,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from jumplora_adapters.architecture import Architecture, read_architecture
+from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
-from jumplora_adapters.generation import read_generation
 from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.memory import lean_memory
@@ -27,7 +26,7 @@ from jumplora_server.engine.native.library import load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.warm_up import warm_up
-from jumplora_server.engine.weights import read_weights
+from jumplora_server.engine.weights import StoredTensors
 
 Kernels = Literal["auto", "native", "torch"]
 
@@ -85,8 +84,9 @@ class Engine:
             raise ValueError(f"dtype {dtype!r} is unknown; allowed are float32, bfloat16, int8")
         if dtype == "int8" and device != "cpu":
             raise ValueError(f"dtype int8 runs on the CPU only, device is {device!r}")
-        config = read_architecture(folder)
-        generation = read_generation(folder, config.vocab_size)
+        # Kept since it was read for its fingerprint, so all of a server is of one reading.
+        backbone = read_backbone(folder)
+        config = backbone.architecture
         self._clock = clock
         self.device = device
         self.dtype = dtype
@@ -95,15 +95,16 @@ class Engine:
             max_rows=max_rows,
             max_source_tokens=max_source_tokens,
             max_target_tokens=max_target_tokens,
-            end_token_ids=generation.end_token_ids,
+            end_token_ids=backbone.generation.end_token_ids,
         )
         self.kernels = _choose_kernels(kernels, dtype, device)
         with lean_memory():
-            self._runner = self._load(folder, config, generation.start_token_id, kernels)
+            self._runner = self._load(backbone, kernels)
         self._bank: Bank[Any] = Bank()
 
-    def _load(self, folder: Path, config: Architecture, start: int, wanted: Kernels) -> Runner:
-        weights = read_weights(folder, config)
+    def _load(self, backbone: Backbone, wanted: Kernels) -> Runner:
+        config, start = backbone.architecture, backbone.generation.start_token_id
+        weights = StoredTensors(backbone.checkpoint)
         if self.kernels == "native":
             return NativeRunner(
                 config, weights, start_token_id=start, dtype=self.dtype, limits=self.limits

@@ -10,8 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jumplora_adapters.architecture import Architecture, parameter_shapes
-from jumplora_adapters.checkpoint import Place, open_checkpoint
+from jumplora_adapters.checkpoint import Checkpoint
 from jumplora_adapters.errors import BackboneError
 
 
@@ -22,9 +21,9 @@ class StoredTensors(Mapping[str, Tensor]):
     and a load needs room for one tensor beside what it makes of them.
     """
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
-        """Open every file. Raises BackboneError."""
-        self._places = places
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """Open every file; nothing is read yet. Raises BackboneError."""
+        self._places = places = checkpoint.places
         self._files: dict[Path, Any] = {}  # of safe_open, which has no types
         for path in sorted({place.file for place in places.values()}):
             try:
@@ -53,11 +52,6 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._places  # Mapping's own would read it
-
-
-def read_weights(folder: Path, architecture: Architecture) -> StoredTensors:
-    """Every parameter, found and checked; none is read yet. Raises BackboneError."""
-    return StoredTensors(open_checkpoint(folder, parameter_shapes(architecture)).places)
 
 
 def stacked(weights: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:

@@ -41,7 +41,7 @@ def test_equals_sentencepiece_in_and_out_whole_and_streamed(kind: str, tmp_path:
     model = _message(spiece_model(tmp_path, **KINDS[kind]))
     tokenizer = make_tokenizer(model, tmp_path, len(model.pieces))
     check_equal(tokenizer, model)
-    reference, plain = silentsilent_reference(model), PlainText(tokenizer).tokenizer
+    reference, plain = silent_reference(model), PlainText(tokenizer).tokenizer
     served = Served(tokenizer, eos_token_id=1)
     scores, equals = [piece.score for piece in model.pieces], 0
     for text in hard_texts(1000):

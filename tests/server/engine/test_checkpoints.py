@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from decoding import make_sequence, run
-from jumplora_adapters.architecture import read_architecture
+from jumplora_adapters.architecture import parameter_shapes, read_architecture
 from jumplora_adapters.backbone import Backbone, read_backbone
-from jumplora_adapters.checkpoint import TIED
+from jumplora_adapters.checkpoint import TIED, open_checkpoint
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.training.adapt import load_adapted
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_server.core import Sampling
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable
-from jumplora_server.engine.weights import read_weights
+from jumplora_server.engine.weights import StoredTensors
 from odd_checkpoints import CASES, SHARED, SINGLE, V10, OddCheckpoint
 
 PROMPTS = ((40, 17, 120, 260, 1), (9, 1))
@@ -48,7 +48,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_every_parameter_has_the_same_values(loaded: Loaded) -> None:
-    ours = read_weights(loaded.backbone.path, loaded.backbone.architecture)
+    ours = StoredTensors(loaded.backbone.checkpoint)
     theirs = loaded.theirs.state_dict()
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name].float(), theirs[name])] == []
@@ -59,7 +59,7 @@ def test_the_embedding_under_any_of_its_names(tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM
 
     folder = OddCheckpoint(plain=V10).write(tmp_path)
-    architecture = read_architecture(folder)
+    shapes = parameter_shapes(read_architecture(folder))
     weights = load_file(folder / SINGLE)
     one = weights.pop(SHARED)
     other = one + 1
@@ -69,7 +69,7 @@ def test_the_embedding_under_any_of_its_names(tmp_path: Path) -> None:
             continue  # nothing there, or a file like another one with its values swapped
         save_file({**weights, **{name: v.clone() for name, v in named.items()}}, folder / SINGLE)
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-        ours, theirs = read_weights(folder, architecture), model.state_dict()
+        ours, theirs = StoredTensors(open_checkpoint(folder, shapes)), model.state_dict()
         assert [name for name in TIED if not torch.equal(ours[name], theirs[name])] == [], named
 
 

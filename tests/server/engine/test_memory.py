@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from decoding import make_sequence, oracle, run
 from factories import tiny_t5
-from jumplora_adapters.architecture import read_architecture
+from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.errors import BackboneError
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.linear import quantise_weight
 from jumplora_server.engine.native.library import why_unavailable
-from jumplora_server.engine.weights import read_weights
+from jumplora_server.engine.weights import StoredTensors
 
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 PATHS = [
@@ -66,7 +66,7 @@ def test_a_loaded_engine_has_let_go_of_the_file(
 def test_tensors_are_copies_in_their_stored_dtype(tmp_path: Path) -> None:
     folder = tiny_t5(tmp_path, style="v1.0", dtype=torch.bfloat16)
     file = (folder / "model.safetensors").resolve()
-    weights = read_weights(folder, read_architecture(folder))
+    weights = StoredTensors(read_backbone(folder).checkpoint)
     whole = load_file(file)
     shared = weights["shared.weight"]
     assert shared.dtype == torch.bfloat16
@@ -79,7 +79,7 @@ def test_tensors_are_copies_in_their_stored_dtype(tmp_path: Path) -> None:
 
 def test_a_file_that_is_cut_while_it_is_read_is_a_backbone_error(tmp_path: Path) -> None:
     folder = tiny_t5(tmp_path)
-    weights = read_weights(folder, read_architecture(folder))
+    weights = StoredTensors(read_backbone(folder).checkpoint)
     os.truncate(folder / "model.safetensors", 4096)
     with pytest.raises(BackboneError, match=r"shared\.weight of .* cannot be read"):
         weights["shared.weight"]

@@ -23,7 +23,7 @@ from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
 from jumplora_server.engine.cuda.runner import CudaRunner
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
-from jumplora_server.engine.weights import read_weights
+from jumplora_server.engine.weights import StoredTensors
 
 STEPS = 2
 TAU, RANK, ALPHA = 0.9, 4, 2.0
@@ -48,7 +48,7 @@ def cuda_runner(
 ) -> CudaRunner:
     config = backbone.architecture
     return CudaRunner(
-        config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=DEVICE,
+        config, StoredTensors(backbone.checkpoint), start_token_id=0, dtype=dtype, device=DEVICE,
         limits=LIMITS, resident=resident, kernels=kernels,
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ def cuda_runner(
 def torch_runner(backbone: Backbone, dtype: str = "float32") -> TorchRunner:
     config = backbone.architecture
     return TorchRunner(
-        config, read_weights(backbone.path, config), start_token_id=0, dtype=dtype, device=CPU,
+        config, StoredTensors(backbone.checkpoint), start_token_id=0, dtype=dtype, device=CPU,
         limits=LIMITS,
     )  # fmt: skip
 
