@@ -32,7 +32,7 @@ OWN_OPTIONS: Final = {"num_warps": 2}
 SOURCE_KEYS: Final = 64
 SOURCE_OPTIONS: Final = {"num_warps": 4}
 
-EXPAND: Final = {"OUT": 8, "NNZ": 64, "IN": 256}
+EXPAND: Final = {"OUT": 8, "NNZ": 64, "IN": COLUMNS}  # a matrix is a multiple of both
 
 
 def multiply_blocks(is_bf16: bool) -> dict[str, int]:
