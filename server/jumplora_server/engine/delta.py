@@ -50,7 +50,7 @@ class CsrForm:
     output's non-zeros one after another, in one thread. It computes blocks of `SPARSE_BLOCK` rows,
     padded with zeros, so every call has one shape and each of its columns is a lane of a full
     vector. MKL's sparse product is up to twice as fast, but its order depends on the number of
-    rows, in another way on each processor. Times: server/README.md, decision of 2026-11-27.
+    rows, in another way on each processor. Times: server/DECISIONS.md, 2026-11-27.
     """
 
     def __init__(self, delta: SparseDelta, device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """What a task is charged for its work, in units of one encoded prompt token.
 
-Rounded from measurements of T5-base on a CPU (server/README.md, decisions of 2026-11-27); what
+Rounded from measurements of T5-base on a CPU (server/DECISIONS.md, 2026-11-27); what
 counts is that no kind of work is much cheaper for its task than for the server.
 """
 
