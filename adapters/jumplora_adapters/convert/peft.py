@@ -89,7 +89,11 @@ def convert_peft(
     """Write the adapter of a PEFT folder to the file `out`. Raises ConvertError."""
     config = read_peft_config(folder / CONFIG_FILE)
     modules = read_peft_modules(folder, backbone)
-    warnings = [*_model_warnings(config, backbone), *_check_targets(config, modules, backbone)]
+    warnings = [
+        *_model_warnings(config, backbone),
+        *_name_warnings(modules),
+        *_check_targets(config, modules, backbone),
+    ]
     scaling_of, unused = scalings(config, {m.name: m.factors.rank for m in modules.values()})
     if unused and not all(module.named_by_peft for module in modules.values()):
         raise ConvertError(
@@ -124,6 +128,15 @@ def _model_warnings(config: PeftConfig, backbone: Backbone) -> Iterable[str]:
         yield (
             f"task_type is {said(config.task_type)}: the LoRA was trained for another head than the"
             " one that generates text"
+        )
+
+
+def _name_warnings(modules: Mapping[str, PeftModule]) -> Iterable[str]:
+    foreign = [module.name for module in modules.values() if not module.named_by_peft]
+    if foreign:
+        yield (
+            f"{len(foreign)} names in {WEIGHTS_FILE}, such as {said(foreign[0])}, do not begin with"
+            f" one {PEFT_FRONT}: PEFT itself would leave their modules as they are"
         )
 
 
@@ -180,7 +193,8 @@ def _own_name(module: str) -> tuple[str, bool]:
     while front := next((f for f in WRAPPER_FRONTS if name.startswith(f)), None):
         name = name.removeprefix(front)
     if name.startswith(PEFT_FRONT):
-        return name.removeprefix(PEFT_FRONT), True
+        own = name.removeprefix(PEFT_FRONT)
+        return own, not own.startswith(PEFT_FRONT)
     return module, False
 
 

@@ -155,3 +155,19 @@ def test_what_would_have_other_numbers_is_refused(
     set_fields(folder, **config)
     with pytest.raises(ConvertError, match=message):
         convert(backbone, folder, draft)
+
+
+@pytest.mark.parametrize(
+    "front", ["", "model.", "base_model.model.base_model.model."], ids=["none", "another", "two"]
+)
+def test_names_that_peft_would_not_load_are_told(
+    front: str, backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
+    folder = tmp_path / "peft"
+    save_trained(backbone, folder, in_t5, r=4, target_modules=["q", "v"])
+    change_tensors(
+        folder, lambda state: {n.replace("base_model.model.", front): t for n, t in state.items()}
+    )
+    (warning,) = convert(backbone, folder, draft).warnings
+    assert "12 names in adapter_model.safetensors" in warning
+    assert "PEFT itself would leave their modules as they are" in warning
