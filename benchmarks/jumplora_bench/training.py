@@ -130,7 +130,7 @@ def peak_bytes(case: Case, folder: Path, rows: int, source: int) -> int:
     arguments = [case, str(folder), str(rows), str(source)]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     return int(done.stdout.strip().splitlines()[-1])
 

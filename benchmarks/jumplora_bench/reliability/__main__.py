@@ -21,7 +21,7 @@ from jumplora_bench.reliability.tasks import TasksPlan, measure_tasks
 from jumplora_bench.reliability.uploads import UploadsPlan, measure_uploads
 from jumplora_bench.report import Report, console
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 _Option = typer.Option
 Backbone = Annotated[Path, _Option(help="A T5 folder.")]
 Python = Annotated[

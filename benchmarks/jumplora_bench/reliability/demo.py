@@ -13,7 +13,7 @@ from jumplora_bench.reliability.findings import Findings
 from jumplora_bench.reliability.siege.quiet import RATE, Calm, QuietTask
 from jumplora_bench.reliability.site import Site, wait_until
 
-DEMO = Path(__file__).parents[2] / "adapters/demo"
+DEMO = Path(__file__).parents[3] / "adapters/demo"
 LOADED_SECONDS = 120.0
 QUIET_NOTE = (
     f"the quiet task sends {RATE:.0f} requests a second, each timed from when it was due; "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).parents[3]
+BENCHMARKS = Path(__file__).parents[3]
 _NICENESS = 10  # clients of another machine would not take the server's cores
 
 
@@ -37,7 +37,7 @@ class Sender:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
         )
         self._reader.start()
         return self
