@@ -18,6 +18,12 @@ from tokenizers import Tokenizer
 from jumplora_adapters.errors import DataError
 
 
+def special_tokens(raw: Tokenizer) -> dict[int, str]:
+    """The added tokens that the tokenizer flags as special, by id: decoding leaves them out."""
+    added = raw.get_added_tokens_decoder()
+    return {token: known.content for token, known in added.items() if known.special}
+
+
 class PlainText:
     """A second reading of a tokenizer: `tokenizer` knows control tokens by marks alone.
 
@@ -50,8 +56,7 @@ class PlainText:
 
 def _control_tokens(raw: Tokenizer) -> set[str]:
     """Special tokens, and what the tokenizer appends on its own: the end token."""
-    special = {t.content for t in raw.get_added_tokens_decoder().values() if t.special}
-    return special | set(raw.encode("").tokens)
+    return {*special_tokens(raw).values(), *raw.encode("").tokens}
 
 
 def _renamed(raw: Tokenizer, marks: Mapping[str, str]) -> Tokenizer:

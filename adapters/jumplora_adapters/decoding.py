@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from jumplora_adapters.checkpoint import read_json_object
+from jumplora_adapters.control_tokens import special_tokens
 from jumplora_adapters.errors import BackboneError
 
 _FOR_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
@@ -91,9 +92,7 @@ class TextDecoder:
         self.cleans_spaces = cleans_spaces
         steps = _decoder_steps(raw)
         self.is_local = _is_local(steps)
-        self._special = frozenset(
-            token for token, added in raw.get_added_tokens_decoder().items() if added.special
-        )
+        self._special = special_tokens(raw).keys()
         has_bytes = any(step["type"] == "ByteFallback" for step in steps)
         found = ((raw.token_to_id(f"<0x{byte:02X}>"), byte) for byte in range(256 * has_bytes))
         self._bytes = {token: byte for token, byte in found if token is not None}

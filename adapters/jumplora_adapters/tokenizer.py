@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.checkpoint import read_json_object
-from jumplora_adapters.control_tokens import PlainText
+from jumplora_adapters.control_tokens import PlainText, special_tokens
 from jumplora_adapters.decoding import TextDecoder, cleans_spaces
 from jumplora_adapters.errors import DataError
 
@@ -92,7 +92,7 @@ def _make_special(tokenizer: Tokenizer, pieces: Iterable[str]) -> None:
 
     One that the vocabulary lacks is none: the backbone has no embedding for it.
     """
-    special = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special}
+    special = set(special_tokens(tokenizer).values())
     tokenizer.add_special_tokens(
         [
             AddedToken(piece, special=True, normalized=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from jumplora_adapters.control_tokens import PlainText
+from jumplora_adapters.control_tokens import PlainText, special_tokens
 from jumplora_adapters.convert.spiece import CONTROL, USER_DEFINED
 from jumplora_adapters.decoding import TextDecoder
 from jumplora_adapters.errors import ConvertError
@@ -63,7 +63,7 @@ def check_equal(tokenizer: Tokenizer, model: Any) -> None:
     reference = silent_reference(model)
     plain = PlainText(tokenizer).tokenizer
     decoder = TextDecoder(tokenizer)
-    special = {n for n, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+    special = special_tokens(tokenizer).keys()
     for text in (*TEXTS, *_of_odd_pieces(model)):
         ids = plain.encode(text, add_special_tokens=False).ids
         expected = reference.encode(text)

@@ -96,11 +96,3 @@ class Result:
     tokens: Sequence[Token]
     finish: Finish
     sampling: Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The results in the order of the prompts."""
-
-    origin: Origin
-    results: Sequence[Result]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tokenizers import Tokenizer as RawTokenizer
 
-from jumplora_adapters.control_tokens import PlainText
+from jumplora_adapters.control_tokens import PlainText, special_tokens
 from jumplora_adapters.decoding import SpaceCleaner, TextDecoder, cleans_spaces
 from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.tokenizer import end_token, read_tokenizer
@@ -44,9 +44,7 @@ class Tokenizer:
         self.eos_token_id = eos_token_id
         self.decoder = TextDecoder(raw, cleans_spaces=cleans_spaces)
         self._reads_by_word = read_by_word(raw)
-        self._special = frozenset(
-            token for token, added in raw.get_added_tokens_decoder().items() if added.special
-        ) | {eos_token_id}
+        self._special = frozenset(special_tokens(raw)) | {eos_token_id}
         vocabulary = raw.get_vocab()  # added tokens included
         self.highest_id = max(vocabulary.values())
         self._rows = self.highest_id + 1 if rows is None else rows
