@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from jumplora_server.http.bodies import Pace
 from jumplora_server.http.exchange import App, Exchange, scope_of
 from jumplora_server.http.head import Head, take_head
-from jumplora_server.http.limits import FREE_BODY_BYTES, LINGER_SECONDS, Pace
+from jumplora_server.http.limits import FREE_BODY_BYTES, LINGER_SECONDS
 from jumplora_server.http.refusal import Refused
 
 if TYPE_CHECKING:

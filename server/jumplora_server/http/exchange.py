@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from jumplora_server.http.framing import ChunkedBody, SizedBody
+from jumplora_server.http.bodies import ChunkedBody, Pace, SizedBody
 from jumplora_server.http.head import Head
-from jumplora_server.http.limits import FREE_BODY_BYTES, Pace
+from jumplora_server.http.limits import FREE_BODY_BYTES
 from jumplora_server.http.refusal import Refused, error_body
 
 Message = MutableMapping[str, Any]
@@ -97,7 +97,7 @@ class Exchange:
         return self._failure is not None
 
     def body_came(self, data: bytes) -> None:
-        """Take a piece of the body, perhaps the last one: see `framing`."""
+        """Take a piece of the body, perhaps the last one: see `bodies`."""
         self._waits_for_continue = False  # it sends without
         self.received += len(data)
         if not self.is_answered and not self.has_failed:

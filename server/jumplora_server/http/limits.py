@@ -1,7 +1,9 @@
-"""How long and how much the HTTP server waits for a client, and the pace a transfer has to keep."""
+"""How long and how much the HTTP server waits for a client, and how many connections it takes."""
 
 from __future__ import annotations
 
+import logging
+import resource
 from dataclasses import dataclass
 
 MAX_HEAD_BYTES = 16 * 1024
@@ -10,6 +12,8 @@ MAX_FIELDS = 100
 FREE_BODY_BYTES = 16 * 1024  # a body up to this size is always taken
 LINGER_SECONDS = 5.0  # what a client still sends after its last answer is read and dropped
 SPARE_CONNECTIONS = 64  # above the cap, for probes
+RESERVED_FILES = 256  # for the store, the libraries and what is being accepted
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +34,29 @@ class HttpLimits:
         return min(1.0, max(0.01, shortest / 10))
 
 
-class Pace:
-    """Whether bytes come, or go, fast enough: `rate` on average, never `patience` seconds idle.
+def raise_limit() -> int:
+    """Raise the soft limit of open files to the hard one, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            _log.warning("the limit of open files stays at %d: %s", soft, error)
+            return soft
+    return hard
 
-    Each byte moves the deadline by its share of a second, and never further than `patience` from
-    now, so that a fast start buys no long rest.
-    """
 
-    __slots__ = ("_deadline", "_patience", "_rate")
-
-    def __init__(self, patience: float, rate: float, now: float) -> None:
-        self._patience = patience
-        self._rate = rate
-        self._deadline = now + patience
-
-    def moved(self, count: int, now: float) -> None:
-        """Note that `count` bytes were transferred."""
-        self._deadline = min(now + self._patience, self._deadline + count / self._rate)
-
-    def restart(self, now: float) -> None:
-        """Forget the past, after a time in which it was not the client that was waited for."""
-        self._deadline = now + self._patience
-
-    def is_late(self, now: float) -> bool:
-        """Whether the transfer is to be given up."""
-        return now >= self._deadline
+def allowed_connections(wanted: int, open_files: int) -> int:
+    """`wanted`, or as many connections as that many open files leave room for."""
+    if open_files < 0:  # unlimited
+        return wanted
+    allowed = max(16, open_files - RESERVED_FILES)
+    if allowed < wanted:
+        _log.warning(
+            "%d connections at most instead of %d: only %d files may be open; raise the hard limit "
+            "(ulimit -Hn, LimitNOFILE=) or lower JUMPLORA_MAX_CONNECTIONS",
+            allowed,
+            wanted,
+            open_files,
+        )
+    return min(wanted, allowed)

@@ -21,9 +21,8 @@ from uvicorn.config import STARTUP_FAILURE
 
 from jumplora_server.http.connection import Connection
 from jumplora_server.http.connections import Connections, Traffic
-from jumplora_server.http.descriptors import allowed_connections, raise_limit
 from jumplora_server.http.exchange import App
-from jumplora_server.http.limits import HttpLimits
+from jumplora_server.http.limits import HttpLimits, allowed_connections, raise_limit
 from jumplora_server.http.refusal import Refused
 from jumplora_server.settings import Settings
 

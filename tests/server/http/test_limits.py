@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumplora_server.http.bodies import YIELD_SECONDS, Bodies
-from jumplora_server.http.descriptors import allowed_connections
-from jumplora_server.http.limits import FREE_BODY_BYTES, Pace
+from jumplora_server.http.bodies import YIELD_SECONDS, Bodies, Pace
+from jumplora_server.http.limits import FREE_BODY_BYTES, allowed_connections
 from jumplora_server.http.refusal import Refused
 
 PATIENCE, RATE = 10.0, 100.0
@@ -151,7 +150,7 @@ def test_the_limit_of_open_files_is_raised() -> None:
     code = (
         "import resource as r; _, hard = r.getrlimit(r.RLIMIT_NOFILE)\n"
         "r.setrlimit(r.RLIMIT_NOFILE, (64, hard))\n"
-        "from jumplora_server.http.descriptors import raise_limit\n"
+        "from jumplora_server.http.limits import raise_limit\n"
         "assert raise_limit() == r.getrlimit(r.RLIMIT_NOFILE)[0] == hard"
     )
     environment = {"PYTHONPATH": ":".join(sys.path)}

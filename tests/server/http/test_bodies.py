@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumplora_server.http.framing import FREE_FRAMING_BYTES, ChunkedBody, SizedBody
+from jumplora_server.http.bodies import FREE_FRAMING_BYTES, ChunkedBody, SizedBody
 from jumplora_server.http.refusal import Refused
 
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
