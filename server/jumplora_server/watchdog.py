@@ -109,8 +109,9 @@ def judge(seen: Seen, look: Look, limits: Limits) -> tuple[Seen, Verdict]:
 
 
 def is_stuck(glance: Glance, stall_seconds: float) -> bool:
-    """Whether a thread that works on files stands still. The engine is judged by its turns."""
-    return glance.name != "engine" and glance.seconds > stall_seconds
+    """Whether a thread that works on files stands still. The engine, which says nothing of what it
+    does, is judged by its turns."""
+    return glance.seconds > stall_seconds
 
 
 def _end_of(glance: Glance, phase: Phase) -> str | None:

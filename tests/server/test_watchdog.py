@@ -139,7 +139,7 @@ def test_nothing_is_ended_while_draining_or_when_that_is_off() -> None:
 
 def test_threads_that_stand_still_with_files_are_reported_alone() -> None:
     glances = (
-        Glance("engine", "running", "computing a step", 100.0),
+        Glance("engine", "running", None, 0.0),
         Glance("loader", "running", "reading a", 100.0),
         Glance("watcher", "running", "comparing", 7.9),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -12,15 +13,19 @@ from starlette.types import Receive, Scope, Send
 from jumplora_server.api.ask import Ask, Origin, Result
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
-from jumplora_server.api.hang_up import HungUp, unless_hung_up
 from jumplora_server.api.intake import Admitted, take_in
 from jumplora_server.api.record import RequestRecord, record_of
-from jumplora_server.api.stream import CancelCause, failure_of
 from jumplora_server.core import Finish, TokenEvent
 from jumplora_server.errors import DeadlineExceeded
+from jumplora_server.loop.outbox import CancelCause, failure_of, look_at
 from jumplora_server.services import Services
 
 _LAST_RESORT_SECONDS = 2.0
+T = TypeVar("T")
+
+
+class HungUp(Exception):
+    """The client closed the connection before the answer."""
 
 
 async def answer(request: Request, services: Services, ask: Ask, dialect: Dialect) -> Response:
@@ -128,6 +133,35 @@ async def _lines(
             yield dialect.broken_off(failure)
             return
         yield dialect.event(origin, sampling, index, event)
+
+
+async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -> T:
+    """The result of `work`. The request's body must have been read.
+
+    Raises HungUp, and DeadlineExceeded after `seconds`: a last resort, for the engine ends
+    sequences at their deadline itself unless a step hangs. `work` is cancelled then.
+    """
+    working = asyncio.ensure_future(work)
+    listening = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait(
+            {working, listening}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if working.done():
+            return working.result()
+        if listening.done():
+            raise HungUp
+        raise DeadlineExceeded(f"no answer within {seconds:.1f} s")
+    finally:
+        # How cancelled work ends is of no interest, and asyncio logs what is never looked at.
+        working.add_done_callback(look_at)
+        working.cancel()
+        listening.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _patience(services: Services, admitted: Admitted) -> float:

@@ -16,7 +16,6 @@ from jumplora_server.api.ask import Ask, Caller, Origin
 from jumplora_server.api.encoding import Prompts, encode
 from jumplora_server.api.record import RequestRecord
 from jumplora_server.api.sampling import make_sampling
-from jumplora_server.api.stream import CancelCause, Stream
 from jumplora_server.core import Sampling
 from jumplora_server.errors import (
     BaseNotAllowed,
@@ -26,6 +25,7 @@ from jumplora_server.errors import (
     ServerError,
     UnknownTask,
 )
+from jumplora_server.loop.outbox import CancelCause, Stream
 from jumplora_server.routing import Lease
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
@@ -67,7 +67,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
         limit = ask.truncate or services.limits.max_source_tokens
         # A token takes at least a byte, and longer prompts are cut or refused.
         upper = [min(limit, size + 1) for size in sizes]
-        reservations = services.loop.reserve_all(record.task, upper)
+        reservations = services.loop.admission.reserve(record.task, upper)
         submitted = 0
         try:
             encoded = await encode(
@@ -87,7 +87,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             )
             streams = []
             for ids, sampling, reservation in zip(encoded, samplings, reservations, strict=True):
-                stream = Stream(services.loop, services.metrics, record.task)
+                stream = Stream(services.loop.cancel, services.metrics, record.task)
                 streams.append(stream)
                 stream.opened(
                     services.loop.submit(

@@ -28,7 +28,6 @@ from jumplora_server.api.schemas import (
     StreamEvent,
     TokenInfo,
 )
-from jumplora_server.api.stream import shown_seed
 from jumplora_server.api.task_spec import TASK_HEADER, named_task
 from jumplora_server.core import Finish, Sampling, Token, TokenEvent, Wanted
 from jumplora_server.errors import InvalidInput, ServerError
@@ -99,7 +98,7 @@ def _details(
             "finish_reason": finish.reason.value,
             "prompt_tokens": finish.prompt_tokens,
             "generated_tokens": finish.generated_tokens,
-            "seed": shown_seed(sampling),
+            "seed": sampling.seed if sampling.mode == "sample" else None,
             "task_id": None if origin.ref is None else origin.ref.task,
             "adapter_version": None if origin.ref is None else origin.ref.version,
             "tokens": [_token(token) for token in tokens],

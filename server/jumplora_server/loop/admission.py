@@ -1,4 +1,6 @@
-"""How many requests and tokens may wait: counted before the text is tokenized, released once.
+"""What comes in: how many requests and tokens may wait, and what the engine thread has to hear.
+
+Places are counted before the text is tokenized, and released once.
 
 A part of everything, a quarter at a share of a half, is kept back for tasks that have nothing
 waiting. Of the rest, a task may hold a share of what the others leave free, so its limit sinks as
@@ -6,7 +8,7 @@ others come: with a share of a half, one flooding task fills half of it, two a t
 1/(n + 1) each. (Dynamic thresholds, Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2),
 1998.) The part is kept back because limits sink faster than queues.
 
-Holds a lock of its own and nothing else; the scheduler decides what runs.
+The scheduler decides what runs.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import math
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 from typing import Literal
 
-from jumplora_server.core import EngineLimits, QueueLimits, Sampling
+from jumplora_server.core import EngineLimits, QueueLimits, Sampling, Sequence
 from jumplora_server.errors import (
     Draining,
     InputTooLong,
@@ -86,12 +90,7 @@ class Admission:
         """Prompt tokens (or their upper bounds) of the places taken."""
         return self._tokens
 
-    def reserve(self, task: str | None, tokens_upper: int = 0) -> Reservation:
-        """Take a place for `task` with at most `tokens_upper` prompt tokens; see `reserve_all`."""
-        (reservation,) = self.reserve_all(task, [tokens_upper])
-        return reservation
-
-    def reserve_all(self, task: str | None, tokens_upper: Sequence[int]) -> list[Reservation]:
+    def reserve(self, task: str | None, tokens_upper: Rows[int]) -> list[Reservation]:
         """Take a place for each prompt of one request, or none.
 
         Raises Draining, QueueFull or TaskQuotaExceeded, each with `retry_after` in seconds. A task
@@ -193,3 +192,79 @@ def check_limits(limits: EngineLimits, prompt: tuple[int, ...], sampling: Sampli
         raise InvalidInput(
             f"max_new_tokens is {sampling.max_new_tokens}; 1 to {allowed} are allowed"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What came in since the last time, in order of arrival. `is_last`: the inbox was closed."""
+
+    arrived: tuple[Sequence, ...]
+    cancelled: tuple[int, ...]
+    is_last: bool
+
+
+class Inbox:
+    """Other threads write new sequences, cancellations, "look again" and "end"; the engine thread
+    reads, and waits here when idle. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._arrived: list[Sequence] = []
+        self._cancelled: list[int] = []
+        self._is_woken = False
+        self._is_closed = False
+        self._is_awaited = False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the reader waits for news."""
+        return self._is_awaited
+
+    def put(self, sequence: Sequence) -> bool:
+        """Hand a sequence over; False once closed."""
+        with self._changed:
+            if not self._is_closed:
+                self._arrived.append(sequence)
+                self._changed.notify()
+            return not self._is_closed
+
+    def cancel(self, sequence_id: int) -> None:
+        """Ask for the end of a sequence that was put before."""
+        with self._changed:
+            self._cancelled.append(sequence_id)
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """End a wait though nothing came in."""
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify()
+
+    def close(self) -> None:
+        """The last news: nothing is put any more."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    def take(self) -> News:
+        """What came in, possibly nothing. Does not wait."""
+        with self._changed:
+            return self._take()
+
+    def wait(self, timeout: float | None) -> News:
+        """Wait for news, or for `timeout` seconds (None: as long as it takes)."""
+        with self._changed:
+            self._is_awaited = True
+            self._changed.wait_for(self._has_news, timeout)
+            self._is_awaited = False
+            return self._take()
+
+    def _has_news(self) -> bool:
+        return bool(self._arrived or self._cancelled or self._is_woken or self._is_closed)
+
+    def _take(self) -> News:
+        news = News(tuple(self._arrived), tuple(self._cancelled), self._is_closed)
+        self._arrived.clear()
+        self._cancelled.clear()
+        self._is_woken = False
+        return news

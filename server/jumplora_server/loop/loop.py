@@ -11,7 +11,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,14 +28,13 @@ from jumplora_server.errors import (
     Draining,
     GenerationFailed,
 )
-from jumplora_server.loop.admission import Admission, Reservation, check_limits
-from jumplora_server.loop.inbox import Inbox
+from jumplora_server.loop.admission import Admission, Inbox, Reservation, check_limits
 from jumplora_server.loop.outbox import Deliver, OnEvent, Outbox
-from jumplora_server.loop.step_report import StepReport
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.pulse import Pulse
 from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority, SlotClaims
+from jumplora_server.scheduler.queue import task_of
 from jumplora_server.scheduler.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
@@ -115,17 +113,6 @@ class EngineLoop:
         )
 
     # Any thread
-
-    def reserve(self, task: str | None, tokens_upper: int = 0) -> Reservation:
-        """Count a place in the queue before tokenizing.
-
-        Raises QueueFull, TaskQuotaExceeded, Draining (each with `retry_after`).
-        """
-        return self.admission.reserve(task, tokens_upper)
-
-    def reserve_all(self, task: str | None, tokens_upper: Rows[int]) -> list[Reservation]:
-        """The same for all prompts of a request, or for none."""
-        return self.admission.reserve_all(task, tokens_upper)
 
     def submit(
         self,
@@ -246,8 +233,7 @@ class EngineLoop:
         self._outbox.leave_queue(batch.encode)
         began = self._clock()
         try:
-            with self.pulse.doing("computing a step"):
-                output = self._engine.step(batch)
+            output = self._engine.step(batch)
             ended = self._clock()
             self._scheduler.apply(batch, output, ended)
             self._report.step(batch, ended - began, output.encode_seconds)
@@ -265,6 +251,41 @@ class EngineLoop:
     def _settle(self) -> None:
         """Deliver the scheduler's events."""
         self._outbox.post(self._scheduler.take_events())
+
+
+class StepReport:
+    """Turns steps into verbs. Warm-ups hold rows but are no traffic of their task."""
+
+    def __init__(self, metrics: Metrics, max_rows: int) -> None:
+        self._metrics = metrics
+        self._max_rows = max_rows
+        self._told: tuple[int, int, frozenset[str], frozenset[str]] | None = None
+
+    def step(self, batch: Batch, seconds: float, encode_seconds: float) -> None:
+        """After a step that took `seconds`, of which `encode_seconds` in the encoder."""
+        tasks = {task_of(s) for s in batch.decode if s.priority == "normal"}
+        encoded = sum(len(s.prompt) for s in batch.encode)
+        self._metrics.batch(len(batch.decode), len(tasks), encoded)
+        if batch.encode:
+            self._metrics.step_seconds("encode", encode_seconds)
+        self._metrics.step_seconds("decode", max(0.0, seconds - encode_seconds))
+
+    def turn(self, scheduler: Scheduler) -> None:
+        """After every turn of the loop, also one without a step."""
+        self._metrics.heartbeat()
+        told = (
+            scheduler.waiting,
+            scheduler.running,
+            scheduler.running_tasks(),
+            scheduler.waiting_tasks(),
+        )
+        if told == self._told:  # as after most steps: nobody came, nobody left
+            return
+        self._told = told
+        waiting, running, running_tasks, waiting_tasks = told
+        self._metrics.queue(waiting, running)
+        self._metrics.rows_in_use(running, self._max_rows)
+        self._metrics.lora_requests(running_tasks, waiting_tasks, self._max_rows)
 
 
 def _stopped() -> Draining:

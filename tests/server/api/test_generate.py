@@ -259,10 +259,11 @@ def test_a_queue_that_is_full_and_a_task_over_its_share(
             running = [pool.submit(fill, "alpha")]
             gate.wait_for_someone()
             # One row is computed and stays so; what comes now waits.
-            reserve = site.parts.services.loop.reserve
-            places = [reserve("alpha"), reserve("alpha")]
+            reserve = site.parts.services.loop.admission.reserve
+            places = reserve("alpha", [0, 0])
             over_share = fill("alpha")
-            places += [reserve("gamma"), reserve("delta"), reserve("epsilon")]
+            for other in ("gamma", "delta", "epsilon"):
+                places += reserve(other, [0])
             full = fill("beta")
             pair = http.post("/generate", json={"task_id": "alpha", "inputs": ["x", "y"]})
             for place in places:
@@ -283,7 +284,7 @@ def test_a_list_is_admitted_whole_or_not_at_all(tmp_path_factory: pytest.TempPat
     with connected(site) as http:
         site.publish("alpha")
         admission = site.parts.services.loop.admission
-        place = admission.reserve("alpha")
+        (place,) = admission.reserve("alpha", [0])
         answer = http.post("/generate", json={"task_id": "alpha", "inputs": ["x"] * 4})
         assert answer.status_code == 503
         assert admission.requests == 1

@@ -23,21 +23,25 @@ class Door:
         self.rejected: list[RejectReason] = []
         self.admission = Admission(limits, lambda: self.now, self.rejected.append, random.Random(0))
 
+    def reserve(self, task: str | None, tokens: int) -> Reservation:
+        (place,) = self.admission.reserve(task, [tokens])
+        return place
+
     def try_reserve(self, task: str | None, tokens: int) -> Reservation | type[ServerError]:
         try:
-            return self.admission.reserve(task, tokens)
+            return self.reserve(task, tokens)
         except ServerError as error:
             return type(error)
 
 
 def test_the_reason_is_the_first_cap_that_is_hit() -> None:
     door = Door(QueueLimits(max_requests=6, max_tokens=40, task_share=0.5))
-    door.admission.reserve("a", 4)
-    door.admission.reserve("a", 4)
+    door.reserve("a", 4)
+    door.reserve("a", 4)
     assert door.try_reserve("a", 1) is TaskQuotaExceeded
     assert door.try_reserve("b", 33) is QueueFull
     for task in "bcde":
-        door.admission.reserve(task, 0)
+        door.reserve(task, 0)
     assert door.try_reserve("f", 0) is QueueFull
     door.admission.close()
     assert door.try_reserve("f", 0) is Draining
@@ -58,7 +62,7 @@ def test_flooding_tasks_get_even_shares_and_leave_places(
             if isinstance(got := door.try_reserve(task, 1), Reservation):
                 held.append(got)
         held.pop(rng.randrange(len(held))).release()
-        door.admission.reserve("quiet", 1).release()
+        door.reserve("quiet", 1).release()
     counts = Counter(reservation.task for reservation in held)
     assert len(counts) >= floods - 1, "one may have just lost its only place"
     assert least <= min(counts.values()) <= max(counts.values()) <= most
@@ -69,11 +73,11 @@ def test_the_prompts_of_a_request_get_places_together_or_none() -> None:
     for task in [f"flood{i}" for i in range(8)] * 64:
         door.try_reserve(task, 1)
     before = door.admission.requests
-    assert len(door.admission.reserve_all("quiet", [1] * 64)) == 64, "it had nothing waiting"
+    assert len(door.admission.reserve("quiet", [1] * 64)) == 64, "it had nothing waiting"
     with pytest.raises(TaskQuotaExceeded):
-        door.admission.reserve_all("quiet", [1])
+        door.admission.reserve("quiet", [1])
     with pytest.raises(QueueFull):
-        door.admission.reserve_all("other", [1] * (256 - before))
+        door.admission.reserve("other", [1] * (256 - before))
     assert door.admission.requests == before + 64
 
 
@@ -89,7 +93,7 @@ def test_tokens_are_shared_like_places() -> None:
 
 def test_a_prompt_over_its_share_gets_in_when_its_task_has_nothing_waiting() -> None:
     door = Door(QueueLimits(max_requests=10, max_tokens=10, task_share=0.5))
-    alone = door.admission.reserve("a", 50)
+    alone = door.reserve("a", 50)
     assert door.try_reserve("b", 1) is QueueFull
     alone.release()
     assert isinstance(door.try_reserve("b", 2), Reservation)
@@ -100,13 +104,13 @@ def test_retry_after_follows_the_pace_of_the_queue() -> None:
     door = Door(QueueLimits(max_requests=50, max_tokens=1000, task_share=1.0))
     waits = []
     for pace in (0.01, 2.0):
-        held = [door.admission.reserve("a", 1) for _ in range(50)]
+        held = [door.reserve("a", 1) for _ in range(50)]
         for reservation in held[:40]:
             door.now += pace
             reservation.release()
-        held = held[40:] + [door.admission.reserve("a", 1) for _ in range(40)]
+        held = held[40:] + [door.reserve("a", 1) for _ in range(40)]
         with pytest.raises(QueueFull) as caught:
-            door.admission.reserve("a", 1)
+            door.reserve("a", 1)
         waits.append(caught.value.retry_after or 0.0)
         for reservation in held:
             reservation.release()
@@ -117,12 +121,12 @@ def test_retry_after_follows_the_pace_of_the_queue() -> None:
 def test_idle_time_does_not_count_as_waiting() -> None:
     door = Door(QueueLimits(max_requests=50, max_tokens=1000, task_share=1.0))
     for _ in range(3):
-        held = [door.admission.reserve("a", 1) for _ in range(50)]
+        held = [door.reserve("a", 1) for _ in range(50)]
         door.now += 0.1
         held.pop().release()
-        held.append(door.admission.reserve("a", 1))
+        held.append(door.reserve("a", 1))
         with pytest.raises(QueueFull) as caught:
-            door.admission.reserve("a", 1)
+            door.reserve("a", 1)
         assert (caught.value.retry_after or 0.0) < 10
         for reservation in held:
             door.now += 0.1
@@ -132,7 +136,7 @@ def test_idle_time_does_not_count_as_waiting() -> None:
 
 def test_resizing_counts_what_was_tokenized() -> None:
     door = Door(QueueLimits(max_tokens=10, task_share=1.0))
-    reservation = door.admission.reserve(None, 8)
+    reservation = door.reserve(None, 8)
     door.admission.resize(reservation, 3)
     assert door.admission.tokens == 3
     reservation.release()

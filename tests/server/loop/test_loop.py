@@ -132,16 +132,16 @@ def test_deadline_of_a_sequence_that_never_gets_a_row(server: SmallServer) -> No
 
 
 def test_caps_on_requests_tokens_and_tasks(server: SmallServer) -> None:
-    reserve = server.loop.reserve
-    held = [reserve("a", 5), reserve("a", 5), reserve("a", 5)]
+    reserve = server.loop.admission.reserve
+    held = reserve("a", [5, 5, 5])
     with pytest.raises(TaskQuotaExceeded, match="task 'a' has 3 requests with 15 tokens") as quota:
-        reserve("a", 1)
+        reserve("a", [1])
     assert "its share beside the other tasks is 3 and 15" in str(quota.value)
     with pytest.raises(QueueFull, match="15 tokens wait; allowed are 4 and 24") as tokens:
-        reserve("b", 10)
-    held.append(reserve(None, 5))
+        reserve("b", [10])
+    held += reserve(None, [5])
     with pytest.raises(QueueFull) as full:
-        reserve("b")
+        reserve("b", [0])
     for caught in (quota, tokens, full):
         assert caught.value.retry_after is not None
         assert caught.value.retry_after >= 1
@@ -155,14 +155,14 @@ def test_caps_on_requests_tokens_and_tasks(server: SmallServer) -> None:
 
 
 def test_a_prompt_over_the_token_cap_gets_in_alone(server: SmallServer) -> None:
-    server.loop.reserve("a", 100).release()
+    server.loop.admission.reserve("a", [100])[0].release()
 
 
 def test_places_are_given_back_when_a_row_is_got(server: SmallServer) -> None:
     with server.engine.steps_held() as gate:
         answers = []
         for index in range(3):
-            reservation = server.loop.reserve("a", 8)
+            (reservation,) = server.loop.admission.reserve("a", [8])
             answers.append(server.submit(None, "ab", reservation=reservation)[1])
             if index == 1:
                 gate.wait_for_someone()
@@ -190,13 +190,13 @@ def test_refuses_what_the_engine_cannot_hold(server: SmallServer) -> None:
 
 
 def test_draining_refuses_new_and_finishes_old(server: SmallServer) -> None:
-    reserved = server.loop.reserve(None, 3)
+    (reserved,) = server.loop.admission.reserve(None, [3])
     with server.engine.steps_held() as gate:
         running = server.submit(None, "ab")[1]
         gate.wait_for_someone()
         server.loop.drain()
         with pytest.raises(Draining):
-            server.loop.reserve(None, 1)
+            server.loop.admission.reserve(None, [1])
         late = server.submit(None, "cd", reservation=reserved)[1]
     server.stop()
     assert [running.finish().text, late.finish().text] == ["base:ab", "base:cd"]

@@ -89,7 +89,7 @@ def simulate(
         while due and due[0][0] <= now:
             arrived, task, prompt, new = due.pop(0)
             try:
-                place = admission.reserve(task, prompt)
+                (place,) = admission.reserve(task, [prompt])
             except (QueueFull, TaskQuotaExceeded):
                 outcome.refused += task == "quiet"
                 continue

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from jumplora_server.api.hang_up import HungUp, unless_hung_up
+from jumplora_server.api.answering import HungUp, unless_hung_up
 
 
 def test_work_that_fails_after_the_hang_up_is_no_error_in_the_log() -> None:
