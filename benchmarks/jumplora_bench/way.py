@@ -33,7 +33,7 @@ from jumplora_adapters.backbone import read_backbone
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.published import publish_tasks
 from jumplora_server import app, logs
-from jumplora_server.api.access import ACCESS_LOG
+from jumplora_server.api.middleware import ACCESS_LOG
 from jumplora_server.http.server import bound_socket, http_server
 from jumplora_server.settings import Settings
 

@@ -28,9 +28,7 @@ from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.api import adapters, errors, health, tgi
-from jumplora_server.api.access import AccessLog, BodyCheck, is_upload
-from jumplora_server.api.auth import KeyCheck
-from jumplora_server.api.methods import Methods
+from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
 from jumplora_server.api.route import add_dialect
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
 from jumplora_server.engine.engine import Engine

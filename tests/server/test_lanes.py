@@ -105,7 +105,7 @@ def test_prompts_of_large_requests_take_turns(
         return encode(text, most)
 
     monkeypatch.setattr(site.parts.services.tokenizer, "try_encode", noted)
-    monkeypatch.setattr("jumplora_server.api.encoding.SMALL_BYTES", 100)
+    monkeypatch.setattr("jumplora_server.api.prompts.SMALL_BYTES", 100)
     with ThreadPoolExecutor(2) as clients:
         answers = [clients.submit(ask, client, texts[name]) for name in "ab"]
         wait_for(lambda: site.parts.services.lanes.large.jobs == 2)

@@ -10,11 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from jumplora_server.api.ask import Ask, Origin, Result
+from jumplora_server.api.ask import Ask, Origin, RequestRecord, Result, record_of
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.intake import Admitted, take_in
-from jumplora_server.api.record import RequestRecord, record_of
 from jumplora_server.core import Finish, TokenEvent
 from jumplora_server.errors import DeadlineExceeded
 from jumplora_server.loop.outbox import CancelCause, failure_of, look_at

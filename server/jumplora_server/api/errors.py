@@ -10,18 +10,19 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.printable import shown
 from jumplora_server import errors
+from jumplora_server.api.ask import record_of
 from jumplora_server.api.dialect import dialect_of
-from jumplora_server.api.methods import allowed_methods
-from jumplora_server.api.record import record_of
 from jumplora_server.errors import ServerError
 from jumplora_server.http.refusal import Refused
 
@@ -31,6 +32,7 @@ NO_OBJECT = "the body must be a JSON object, sent with content-type: application
 _MAX_SHOWN = 60
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_CHARS = 4096
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _HTTP_CODES = {
     404: "not_found",
     405: "method_not_allowed",
@@ -141,6 +143,24 @@ def server_error_response(scope: Scope, error: ServerError) -> Response:
     return error_response(
         scope, error.status, error.code, error.message, reason=error.reason, headers=headers
     )
+
+
+def allowed_methods(scope: Scope) -> list[str]:
+    """What may be asked of the path, OPTIONS apart; nothing where no route has it."""
+    app: Starlette = scope["app"]
+    any_path = scope["path"] == "*"
+    found = [
+        method
+        for method in METHODS
+        if any_path
+        or any(
+            route.matches({**scope, "method": method})[0] is Match.FULL
+            for route in app.router.routes
+        )
+    ]
+    if "GET" in found:
+        found.insert(1, "HEAD")
+    return found
 
 
 def validation_message(faults: Sequence[Mapping[str, Any]]) -> str:

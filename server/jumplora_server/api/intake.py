@@ -7,20 +7,19 @@ tokenize, then submit.
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from jumplora_adapters.bounds import MAX_FRAME_BYTES
-from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import measure
-from jumplora_server.api.ask import Ask, Caller, Origin
-from jumplora_server.api.encoding import Prompts, encode
-from jumplora_server.api.record import RequestRecord
-from jumplora_server.api.sampling import make_sampling
-from jumplora_server.core import Sampling
+from jumplora_adapters.manifest import Manifest
+from jumplora_adapters.sampling_bounds import find_out_of_bounds
+from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, RequestRecord
+from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
+from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
 from jumplora_server.errors import (
     BaseNotAllowed,
     Draining,
-    InputTooLong,
     InvalidInput,
     ServerError,
     UnknownTask,
@@ -30,6 +29,9 @@ from jumplora_server.routing import Lease
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 
+_SAMPLERS = ("temperature", "top_k", "top_p")
+# JavaScript and other JSON readers keep integers up to 2**53 exactly.
+_RANDOM_SEEDS = 2**53
 FIRST_LOAD_SECONDS = 5.0  # how long a request waits for a task that was published just before it
 
 
@@ -58,12 +60,12 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
     task = None if ask.task == services.settings.base_name else ask.task
     record.task = None if task is None else task.partition("@")[0]
     deadline = arrived + _timeout(services, ask)
-    _check_sizes(services, ask)
+    check_sizes(services, ask)
     with await _lease(services, ask.caller, task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
         samplings = tuple(make_sampling(ask, lease.manifest, services.limits) for _ in ask.prompts)
-        spec = _prompt_spec(ask, lease) if ask.form == "texts" else None
-        sizes = _prompt_sizes(services, ask, spec)
+        spec = prompt_spec(ask, lease) if ask.form == "texts" else None
+        sizes = prompt_sizes(services, ask, spec)
         limit = ask.truncate or services.limits.max_source_tokens
         # A token takes at least a byte, and longer prompts are cut or refused.
         upper = [min(limit, size + 1) for size in sizes]
@@ -161,50 +163,6 @@ async def _appeared(services: Services, task: str) -> bool:
     return True
 
 
-def _check_sizes(services: Services, ask: Ask) -> None:
-    allowed, count = services.settings.prompts_per_request, len(ask.prompts)
-    if count > allowed:
-        raise InvalidInput(
-            f"{ask.names.prompts}: {count} prompts given; at most {allowed} are allowed"
-        )
-    allowed = services.settings.max_text_bytes
-    for index, prompt in enumerate(ask.prompts):
-        size = len(prompt.encode())
-        if size > allowed:
-            raise InputTooLong(
-                f"{ask.name(index)}: {size} bytes given; at most {allowed} are allowed"
-            )
-
-
-def _prompt_spec(ask: Ask, lease: Lease) -> PromptSpec:
-    if lease.manifest is None or lease.manifest.prompt is None:
-        whose = "the bare backbone" if lease.ref is None else f"the adapter of {lease.ref.task!r}"
-        raise InvalidInput(
-            f"{ask.names.prompts}: {whose} has no prompt template; give the whole prompt as inputs"
-        )
-    return lease.manifest.prompt
-
-
-def _prompt_sizes(services: Services, ask: Ask, spec: PromptSpec | None) -> list[int]:
-    """UTF-8 bytes of every prompt; an adapter's template may make much of a short text.
-
-    Raises InputTooLong before any of them is made. A template that has {text} once is never over.
-    """
-    if spec is None:
-        return [len(prompt.encode()) for prompt in ask.prompts]
-    measured = measure(spec)
-    sizes = [measured.with_text(text) for text in ask.prompts]
-    allowed = services.settings.max_text_bytes + max(MAX_FRAME_BYTES, measured.frame_bytes)
-    for index, size in enumerate(sizes):
-        if size > allowed:
-            raise InputTooLong(
-                f"{ask.name(index)}: the adapter's template, which has {{text}} "
-                f"{measured.texts} times, makes a prompt of {size} bytes of it; at most {allowed} "
-                "are allowed: give a shorter text"
-            )
-    return sizes
-
-
 def _timeout(services: Services, ask: Ask) -> float:
     longest, asked = services.settings.request_timeout, ask.timeout_seconds
     if asked is None:
@@ -215,3 +173,80 @@ def _timeout(services: Services, ask: Ask) -> float:
             f"waits, {longest * 1000:.0f}"
         )
     return asked
+
+
+def make_sampling(ask: Ask, manifest: Manifest | None, limits: EngineLimits) -> Sampling:
+    """Merge what was asked with the defaults; a random seed is chosen where none was given.
+
+    Raises InvalidInput for contradictions, for more tokens than the server generates, and for a
+    default that would count and that no request may ask for. A manifest's max_new_tokens over the
+    server's limit means the limit: no request asked for it.
+    """
+    _check_asked(ask, limits)
+    defaults: Mapping[str, Any] = {} if manifest is None else manifest.generation
+    asked = ask.parameters
+    merged = {**defaults, **asked}
+    samples = asked.get("do_sample", any(name in merged for name in _SAMPLERS))
+    _check_defaults(
+        ask.names,
+        {
+            name: value
+            for name, value in defaults.items()
+            if name not in asked and (samples or name not in _SAMPLERS)
+        },
+    )
+    max_new_tokens = min(merged.get("max_new_tokens", DEFAULT_NEW_TOKENS), limits.max_target_tokens)
+    min_new_tokens = merged.get("min_new_tokens", 0)
+    if "min_new_tokens" not in asked:
+        min_new_tokens = min(min_new_tokens, max_new_tokens)
+    if min_new_tokens > max_new_tokens:
+        raise InvalidInput(
+            f"{ask.names.parameter('min_new_tokens')}: {min_new_tokens} is more than "
+            f"{ask.names.plain('max_new_tokens')}, {max_new_tokens}"
+        )
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        mode="sample" if samples else "greedy",
+        temperature=merged.get("temperature", 1.0) if samples else 1.0,
+        top_k=merged.get("top_k") if samples else None,
+        top_p=merged.get("top_p") if samples else None,
+        repetition_penalty=merged.get("repetition_penalty", 1.0),
+        seed=_seed(asked) if samples else 0,
+        stop=tuple(merged.get("stop", ())),
+        logprobs=ask.logprobs,
+    )
+
+
+def _check_defaults(names: FieldNames, counting: Mapping[str, Any]) -> None:
+    for fault in find_out_of_bounds(counting):
+        name = names.parameter(fault.name)
+        raise InvalidInput(
+            f"{name}: the adapter's own default is not allowed ({fault.given} given; "
+            f"{fault.allowed} allowed); set {name} in the request"
+        )
+
+
+def _check_asked(ask: Ask, limits: EngineLimits) -> None:
+    names, asked = ask.names, ask.parameters
+    if (tokens := asked.get("max_new_tokens", 0)) > limits.max_target_tokens:
+        raise InvalidInput(
+            f"{names.parameter('max_new_tokens')}: {tokens} is more than this server generates, "
+            f"{limits.max_target_tokens}"
+        )
+    if ask.truncate is not None and ask.truncate > limits.max_source_tokens:
+        raise InvalidInput(
+            f"{names.parameter('truncate')}: {ask.truncate} is more than this server reads, "
+            f"{limits.max_source_tokens}"
+        )
+    if asked.get("do_sample") is False:
+        for name in (*_SAMPLERS, "seed"):
+            if name in asked:
+                raise InvalidInput(
+                    f"{names.parameter(name)}: has no effect when "
+                    f"{names.plain('do_sample')} is false"
+                )
+
+
+def _seed(asked: Mapping[str, Any]) -> int:
+    return int(asked["seed"]) if "seed" in asked else secrets.randbelow(_RANDOM_SEEDS)

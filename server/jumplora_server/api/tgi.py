@@ -7,19 +7,18 @@ errors are written, the routes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
 from jumplora_server.api.answering import EventStream, answer, stream
-from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result
+from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, check_spec, record_of
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.errors import error_body, shown_message
 from jumplora_server.api.health import WithServices
-from jumplora_server.api.record import record_of
-from jumplora_server.api.route import DialectRoute
+from jumplora_server.api.route import TASK_HEADER, DialectRoute
 from jumplora_server.api.schemas import (
     Details,
     ErrorBody,
@@ -28,7 +27,6 @@ from jumplora_server.api.schemas import (
     StreamEvent,
     TokenInfo,
 )
-from jumplora_server.api.task_spec import TASK_HEADER, named_task
 from jumplora_server.core import Finish, Sampling, Token, TokenEvent, Wanted
 from jumplora_server.errors import InvalidInput, ServerError
 
@@ -111,6 +109,46 @@ def _token(token: Token) -> TokenInfo:
 
 
 TGI = Dialect(_piece, _whole, _event, _broken_off, error_body)
+
+
+def named_task(
+    body: GenerateRequest, *, path: str | None = None, header: str | None = None
+) -> str | None:
+    """The task spec of a request; None where a null was given everywhere (the bare backbone).
+
+    Raises InvalidInput when no place names a task or two places disagree.
+    """
+    given: dict[str, str | None] = {}
+    if path is not None:
+        given["the path"] = path
+    if header is not None:
+        given[f"the header {TASK_HEADER}"] = header
+    for name in ("task_id", "adapter_id", "model"):
+        if name in body.model_fields_set:
+            given[name] = getattr(body, name)
+    if "adapter_id" in body.parameters.model_fields_set:
+        given["parameters.adapter_id"] = body.parameters.adapter_id
+    if not given:
+        raise InvalidInput(
+            'task_id: is missing; name a task, as in {"task_id": "agnews", ...}, '
+            f"or send the header {TASK_HEADER}"
+        )
+    _check_agreement(given)
+    spec = next(iter(given.values()))
+    return spec if spec is None else check_spec(spec)
+
+
+def _check_agreement(given: Mapping[str, str | None]) -> None:
+    (first_name, first), *others = given.items()
+    for name, value in others:
+        if value != first:
+            raise InvalidInput(
+                f"{first_name} and {name} disagree: {_shown(first)} and {_shown(value)}"
+            )
+
+
+def _shown(value: str | None) -> str:
+    return "null" if value is None else ascii(value[:100])
 
 
 class TgiRoute(DialectRoute):

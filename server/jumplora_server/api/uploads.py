@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.incoming import Incoming
-from jumplora_server.api.access import check_type
+from jumplora_server.api.middleware import check_type
 from jumplora_server.errors import AdapterTooLarge, InvalidInput
 from jumplora_server.publishing import Publishing
 

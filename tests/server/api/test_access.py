@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from jumplora_server.api.access import ACCESS_LOG
+from jumplora_server.api.middleware import ACCESS_LOG
 from raw_http import RawClient
 from serving import ADMIN_KEY, Site, connected, make_site, wait_for
 

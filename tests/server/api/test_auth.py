@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from jumplora_server.api.ask import Caller
-from jumplora_server.api.auth import Access, KeyCheck, needed_access
+from jumplora_server.api.middleware import Access, KeyCheck, needed_access
 from jumplora_server.errors import Forbidden, Unauthorized
 from serving import ADMIN_KEY, Site, connected, make_site, wait_for
 

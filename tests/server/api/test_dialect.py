@@ -12,14 +12,13 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from jumplora_server.api.answering import answer, stream
-from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result
+from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, record_of
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.health import WithServices
-from jumplora_server.api.record import record_of
 from jumplora_server.api.route import DialectRoute, add_dialect
 from jumplora_server.core import Sampling, TokenEvent
 from jumplora_server.errors import ServerError
-from serving import Site, connected, make_site
+from serving import Site, connected, make_site, wait_for
 
 
 class Question(BaseModel):
@@ -130,7 +129,8 @@ def test_what_is_refused_before_its_route_is_too(http: httpx.Client, site: Site)
     before = site.outcomes("_unknown").get("client_auth", 0)
     refused = http.post("/toy", json={}, headers={"authorization": "Bearer no"})
     assert (refused.status_code, refused.json()["wrong"]) == (401, "unauthorized")
-    assert site.outcomes("_unknown").get("client_auth", 0) == before + 1
+    # It is counted once the answer is out.
+    wait_for(lambda: site.outcomes("_unknown").get("client_auth", 0) == before + 1)
 
 
 def test_a_caller_finds_only_its_own_tasks(http: httpx.Client, site: Site) -> None:

@@ -10,8 +10,8 @@ import pytest
 from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
 from jumplora_server import errors
+from jumplora_server.api.ask import outcome_of
 from jumplora_server.api.errors import as_server_error, server_error_response
-from jumplora_server.api.record import outcome_of
 from jumplora_server.errors import ServerError
 from jumplora_server.metrics.tasks import Outcome
 

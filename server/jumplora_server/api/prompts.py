@@ -1,4 +1,7 @@
-"""Prompts to token ids, in the lane of small requests or in that of large ones."""
+"""A request's prompts: how large they may be, and their token ids.
+
+Ids are made in the lane of small requests or in that of large ones.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from jumplora_adapters.bounds import MAX_FRAME_BYTES
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import Frame, render_truncated
+from jumplora_adapters.prompt import Frame, measure, render_truncated
+from jumplora_server.api.ask import Ask
 from jumplora_server.core import NoEmbedding
 from jumplora_server.errors import DeadlineExceeded, InputTooLong, InvalidInput
 from jumplora_server.lanes import Lanes
+from jumplora_server.routing import Lease
+from jumplora_server.services import Services
 
 if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
@@ -38,6 +45,50 @@ class Prompts:
     allowed: int
     name: Callable[[int], str]
     is_late: Callable[[], bool]
+
+
+def check_sizes(services: Services, ask: Ask) -> None:
+    allowed, count = services.settings.prompts_per_request, len(ask.prompts)
+    if count > allowed:
+        raise InvalidInput(
+            f"{ask.names.prompts}: {count} prompts given; at most {allowed} are allowed"
+        )
+    allowed = services.settings.max_text_bytes
+    for index, prompt in enumerate(ask.prompts):
+        size = len(prompt.encode())
+        if size > allowed:
+            raise InputTooLong(
+                f"{ask.name(index)}: {size} bytes given; at most {allowed} are allowed"
+            )
+
+
+def prompt_spec(ask: Ask, lease: Lease) -> PromptSpec:
+    if lease.manifest is None or lease.manifest.prompt is None:
+        whose = "the bare backbone" if lease.ref is None else f"the adapter of {lease.ref.task!r}"
+        raise InvalidInput(
+            f"{ask.names.prompts}: {whose} has no prompt template; give the whole prompt as inputs"
+        )
+    return lease.manifest.prompt
+
+
+def prompt_sizes(services: Services, ask: Ask, spec: PromptSpec | None) -> list[int]:
+    """UTF-8 bytes of every prompt; an adapter's template may make much of a short text.
+
+    Raises InputTooLong before any of them is made. A template that has {text} once is never over.
+    """
+    if spec is None:
+        return [len(prompt.encode()) for prompt in ask.prompts]
+    measured = measure(spec)
+    sizes = [measured.with_text(text) for text in ask.prompts]
+    allowed = services.settings.max_text_bytes + max(MAX_FRAME_BYTES, measured.frame_bytes)
+    for index, size in enumerate(sizes):
+        if size > allowed:
+            raise InputTooLong(
+                f"{ask.name(index)}: the adapter's template, which has {{text}} "
+                f"{measured.texts} times, makes a prompt of {size} bytes of it; at most {allowed} "
+                "are allowed: give a shorter text"
+            )
+    return sizes
 
 
 async def encode(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumplora_server.api.json_body import MAX_MARKS, parse_body
+from jumplora_server.api.route import MAX_MARKS, parse_body
 from serving import ADMIN_KEY, connected, make_site
 
 MIB = 1 << 20

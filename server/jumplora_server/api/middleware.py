@@ -1,0 +1,256 @@
+"""The layers of ours around every request, from the outermost: its id and log line, its key, its
+method, and what its body may be.
+
+Plain ASGI: the framework's BaseHTTPMiddleware hides disconnects from the routes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from jumplora_server.api.ask import (
+    ANYBODY,
+    SCOPE_KEY,
+    Caller,
+    RequestRecord,
+    Scope,
+    new_record,
+    record_of,
+)
+from jumplora_server.api.dialect import dialect_of
+from jumplora_server.api.errors import allowed_methods, server_error_response
+from jumplora_server.errors import Forbidden, ServerError, Unauthorized
+from jumplora_server.services import Services
+
+ACCESS_LOG = "jumplora.access"
+Access = Literal["public", "api", "admin"]
+PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/health"})
+ADAPTERS_PATH = "/v1/adapters"
+KEY_ID_DIGITS = 12  # of a key's SHA-256: names it in logs, and does not give it away
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^"';\s]*)""", re.ASCII | re.IGNORECASE)
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+_log = logging.getLogger(ACCESS_LOG)
+
+
+class AccessLog:
+    """Gives each request an id, returns it as `x-request-id`, and logs one line at the end."""
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = scope[SCOPE_KEY] = new_record(Headers(scope=scope).get("x-request-id"))
+        status = 0
+        began = self._clock()
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = record.request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tell)
+        finally:
+            _count(scope, record)
+            route = scope.get("route")
+            fields = {
+                "request_id": record.request_id,
+                "method": scope["method"],
+                "route": getattr(route, "path", "-"),  # never the raw path: it may hold anything
+                "task": record.task or "-",
+                "version": (record.version or "-")[:12],
+                "status": status,
+                "ms": round((self._clock() - began) * 1000, 1),
+                "prompt_tokens": record.prompt_tokens,
+                "generated_tokens": record.generated_tokens,
+            }
+            _log.info("request", extra={"fields": fields})
+
+
+def _count(scope: AsgiScope, record: RequestRecord) -> None:
+    # Only what never became a sequence: those count themselves when they end.
+    outcome = record.outcome
+    if outcome is None or record.counted_by != "middleware" or dialect_of(scope) is None:
+        return
+    services: Services = scope["app"].state.services
+    services.metrics.request_finished(record.task, outcome, None)
+
+
+def needed_access(method: str, path: str) -> Access:
+    """What a request needs. Changing adapters needs an admin key, all else at least an api key."""
+    if path in PUBLIC_PATHS:
+        return "public"
+    if method not in _READING and (path == ADAPTERS_PATH or path.startswith(ADAPTERS_PATH + "/")):
+        return "admin"
+    return "api"
+
+
+class KeyCheck:
+    """Checks `Authorization: Bearer <key>`. Keys are compared as SHA-256, in constant time."""
+
+    def __init__(
+        self, app: ASGIApp, *, admin_hashes: Sequence[str], api_hashes: Sequence[str]
+    ) -> None:
+        self._app = app
+        self._admin = tuple(admin_hashes)
+        self._api = tuple(api_hashes)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            header = Headers(scope=scope).get("authorization")
+            record = record_of(scope)
+            try:
+                record.caller = self.admit(needed_access(scope["method"], scope["path"]), header)
+            except ServerError as refusal:
+                record.failed(refusal)
+                await server_error_response(scope, refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def admit(self, needed: Access, header: str | None) -> Caller:
+        """Who asks, by the Authorization header. Raises Unauthorized, Forbidden."""
+        if needed == "public" or (needed == "api" and not self._api):
+            return ANYBODY
+        if needed == "admin" and not self._admin:
+            raise Forbidden(
+                "changing adapters over HTTP is switched off: start the server with "
+                "JUMPLORA_ADMIN_KEYS, or publish into its store folder"
+            )
+        if header is None:
+            raise Unauthorized("a key is required: Authorization: Bearer <key>")
+        scheme, _, key = header.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthorized("the header must read Authorization: Bearer <key>")
+        given = hashlib.sha256(key.strip().encode("utf-8", errors="replace")).hexdigest()
+        is_admin = _matches(given, self._admin)
+        is_api = _matches(given, self._api)
+        if not is_admin and not is_api:
+            raise Unauthorized("the key is not known")
+        if needed == "admin" and not is_admin:
+            raise Forbidden("this key may generate and read; changing adapters takes an admin key")
+        scopes: frozenset[Scope] = frozenset({"api", "admin"} if is_admin else {"api"})
+        return Caller(given[:KEY_ID_DIGITS], scopes)
+
+
+def _matches(given: str, hashes: Sequence[str]) -> bool:
+    # All are compared, so that time does not tell which one nearly matched.
+    return sum(hmac.compare_digest(given, known) for known in hashes) > 0
+
+
+class Methods:
+    """Answers HEAD with the status and the fields that GET would have, and OPTIONS with `allow`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        method = scope["method"] if scope["type"] == "http" else ""
+        if method == "OPTIONS":
+            allowed = allowed_methods(scope)
+            if allowed:
+                answer = Response(
+                    status_code=204, headers={"allow": ", ".join([*allowed, "OPTIONS"])}
+                )
+                await answer(scope, receive, send)
+                return
+        if method != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        scope["method"] = "GET"
+        try:
+            await self._app(scope, receive, without_body)
+        finally:
+            scope["method"] = "HEAD"  # for the access log
+
+
+class BodyCheck:
+    """Refuses, where a route reads it, a body that is encoded or not in UTF-8 with 415, and one of
+    more than `max_bytes` with 413, uploads apart. All before it is read, where the head tells.
+
+    The framework's own limit answers in plain text, and outside of the handlers.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        limit = math.inf if is_upload(scope["method"], scope["path"]) else self._max_bytes
+        declared = headers.get("content-length", "0")
+        # The HTTP server refuses lengths that are not numbers.
+        expected = int(declared) if declared.isdecimal() else 0
+        received = 0
+        is_checked = False
+
+        async def limited() -> Message:
+            nonlocal received, is_checked
+            if not is_checked:
+                check_type(headers)
+                is_checked = True
+            if max(expected, received) > limit:
+                raise self._refusal(max(expected, received))
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > limit:
+                    raise self._refusal(received)
+            return message
+
+        await self._app(scope, limited, send)
+
+    def _refusal(self, size: int) -> HTTPException:
+        return HTTPException(
+            413, f"the body has {size} bytes or more; at most {self._max_bytes} are allowed"
+        )
+
+
+def is_upload(method: str, path: str) -> bool:
+    """Whether the route counts the bytes itself, against a limit of its own."""
+    return method == "PUT" and path.startswith("/v1/adapters/")
+
+
+def check_type(headers: Headers) -> None:
+    """Raise 415 where a body is encoded or not in UTF-8."""
+    codings = headers.getlist("content-encoding")
+    # An empty field names no coding.
+    if any(coding.strip().lower() not in ("", "identity") for coding in codings):
+        raise HTTPException(
+            415,
+            f"content-encoding {', '.join(codings)[:40]!r} is not allowed: send the body as it is",
+            headers={"accept-encoding": "identity"},
+        )
+    charset = _CHARSET.search(headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in _CHARSETS:
+        raise HTTPException(
+            415, f"the charset {charset[1][:40]!r} of content-type is not allowed: bodies are UTF-8"
+        )
