@@ -196,6 +196,7 @@ def connect(
         publishing=Publishing(store, backbone, residency, load_seconds=settings.load_timeout),
         loop=loop,
         limits=engine.limits,
+        prompts_per_request=settings.prompts_per_request,
         clock=clock,
         watchdog=Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds)),
         lifecycle=lifecycle,

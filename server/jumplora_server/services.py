@@ -54,6 +54,7 @@ class Services:
     publishing: Publishing
     loop: EngineLoop
     limits: EngineLimits
+    prompts_per_request: int
     clock: Callable[[], float]
     watchdog: Watchdog
     lifecycle: Lifecycle

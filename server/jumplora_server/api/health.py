@@ -146,7 +146,7 @@ async def info(services: WithServices) -> Any:
         backbone_fingerprint=services.backbone.fingerprint,
         max_input_tokens=limits.max_source_tokens,
         max_new_tokens=limits.max_target_tokens,
-        max_client_batch_size=settings.prompts_per_request,
+        max_client_batch_size=services.prompts_per_request,
         max_concurrent_requests=settings.max_queued_requests,
         max_batch_size=limits.max_rows,
         base=settings.base_name if settings.allow_base == "yes" else None,

@@ -48,7 +48,7 @@ class Prompts:
 
 
 def check_sizes(services: Services, ask: Ask) -> None:
-    allowed, count = services.settings.prompts_per_request, len(ask.prompts)
+    allowed, count = services.prompts_per_request, len(ask.prompts)
     if count > allowed:
         raise InvalidInput(
             f"{ask.names.prompts}: {count} prompts given; at most {allowed} are allowed"

@@ -141,7 +141,7 @@ class Metrics:
 
     def in_flight(self, task: str | None, delta: int) -> None:
         """Add `delta` (1 at acceptance, -1 at the answer) to the task's requests in flight."""
-        self._state.add_in_flight(task, delta)
+        self._tasks.add_in_flight(task, delta)
 
     def queue(self, waiting: int, running: int) -> None:
         """Set how many sequences wait for a row and how many hold one."""
@@ -182,7 +182,7 @@ class Metrics:
 
     def heartbeat(self) -> None:
         """Note that the engine thread made progress."""
-        self._state.beat()
+        self._state.last_beat = self._clock()
 
     def trouble(
         self, stuck_seconds: Callable[[], Mapping[str, float]], store_fault: Callable[[], bool]
@@ -274,10 +274,9 @@ class Metrics:
 
     def lora_requests(self, running: Iterable[str], waiting: Iterable[str], max_slots: int) -> None:
         """Set the task ids the inference gateway routes by."""
-        lora = LoraRequests(
+        self._state.lora = LoraRequests(
             tuple(sorted(running)), tuple(sorted(waiting)), max_slots, self._wall_clock()
         )
-        self._state.set_lora(lora)
 
     # Reading
 

@@ -7,7 +7,6 @@ lock) before it walks them.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -74,25 +73,10 @@ class StateCollector(Collector):
     def __init__(self, tasks: TaskTable, clock: Callable[[], float]) -> None:
         self._tasks = tasks
         self._clock = clock
-        self._lock = threading.Lock()
-        self._in_flight: dict[str | None, int] = {}  # by the task as given; no zeros
         self._adapters: dict[str, AdapterSnapshot] = {}
         self._loads: dict[str, Mapping[Stage, float]] = {}
-        self._last_beat: float | None = None
-        self._lora: LoraRequests | None = None
-
-    def add_in_flight(self, task: str | None, delta: int) -> None:
-        """Change the number in flight.
-
-        It is kept by the given name, so that the end of a request meets its beginning even when
-        the task was removed or published in between. The size is bounded by what is in flight.
-        """
-        with self._lock:
-            count = self._in_flight.get(task, 0) + delta
-            if count > 0:
-                self._in_flight[task] = count
-            else:
-                self._in_flight.pop(task, None)
+        self.last_beat: float | None = None  # when the engine made progress
+        self.lora: LoraRequests | None = None  # for the inference gateway
 
     def version_of(self, task: str) -> str | None:
         """The digest that the task serves, if any."""
@@ -106,14 +90,6 @@ class StateCollector(Collector):
     def set_load(self, task: str, seconds_by_stage: Mapping[Stage, float]) -> None:
         """Replace the stages of the task's newest load."""
         self._loads[task] = dict(seconds_by_stage)
-
-    def set_lora(self, lora: LoraRequests) -> None:
-        """Replace the lists for the inference gateway."""
-        self._lora = lora
-
-    def beat(self) -> None:
-        """Note that the engine made progress now."""
-        self._last_beat = self._clock()
 
     def forget(self, task: str) -> None:
         """Drop the task's adapter and load. Its requests in flight stay counted."""
@@ -179,10 +155,8 @@ class StateCollector(Collector):
         return family
 
     def _in_flight_family(self) -> GaugeMetricFamily:
-        with self._lock:
-            counts = self._in_flight.copy()
         sums = dict.fromkeys(map(self._tasks.label_of, self._tasks.registered()), 0)
-        for task, count in counts.items():
+        for task, count in self._tasks.in_flight.items():
             label = self._tasks.label_of(task)
             sums[label] = sums.get(label, 0) + count
         family = table.IN_FLIGHT.family()
@@ -192,13 +166,13 @@ class StateCollector(Collector):
 
     def _heartbeat_family(self) -> GaugeMetricFamily:
         family = table.HEARTBEAT.family()
-        if self._last_beat is not None:
-            family.add_metric((), max(0.0, self._clock() - self._last_beat))
+        if self.last_beat is not None:
+            family.add_metric((), max(0.0, self._clock() - self.last_beat))
         return family
 
     def _lora_family(self) -> GaugeMetricFamily:
         family = table.VLLM_LORA.family()
-        lora = self._lora
+        lora = self.lora
         if lora is not None:
             labels = (str(lora.max_slots), ",".join(lora.running), ",".join(lora.waiting))
             family.add_metric(labels, lora.changed)

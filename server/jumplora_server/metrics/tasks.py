@@ -62,7 +62,9 @@ class AdapterSeries:
 
 
 class TaskTable:
-    """Registered tasks and their series. `of` is safe and cheap from any thread."""
+    """Registered tasks, their series and their requests in flight. `of` is safe and cheap from any
+    thread.
+    """
 
     def __init__(self, registry: CollectorRegistry, max_labels: int) -> None:
         if max_labels < 1:
@@ -72,6 +74,8 @@ class TaskTable:
         self._series: dict[str, TaskSeries] = {}  # by task id, and by reserved label
         self._adapters: dict[str, AdapterSeries] = {}  # by task id, and OTHER
         self._own_labels: set[str] = set()
+        self._in_flight_lock = threading.Lock()  # its own: a registration takes a while
+        self._in_flight: dict[str | None, int] = {}  # by the task as given; no zeros
         self._requests = table.REQUESTS.counter(registry)
         self._duration = table.REQUEST_DURATION.histogram(registry)
         self._queue = table.REQUEST_QUEUE.histogram(registry)
@@ -127,6 +131,25 @@ class TaskTable:
         if found is not None:
             return found
         return self._reserved(BASE if task is None else UNKNOWN)
+
+    def add_in_flight(self, task: str | None, delta: int) -> None:
+        """Change the number in flight.
+
+        It is kept by the given name, so that the end of a request meets its beginning even when
+        the task was removed or published in between. The size is bounded by what is in flight.
+        """
+        with self._in_flight_lock:
+            count = self._in_flight.get(task, 0) + delta
+            if count > 0:
+                self._in_flight[task] = count
+            else:
+                self._in_flight.pop(task, None)
+
+    @property
+    def in_flight(self) -> dict[str | None, int]:
+        """How many requests are in flight, by the task as given."""
+        with self._in_flight_lock:
+            return self._in_flight.copy()
 
     def adapter_of(self, task: str) -> AdapterSeries | None:
         """Return the adapter counters of a registered task, else None."""
