@@ -101,7 +101,7 @@ class SmallServer:
         )
         self.loop = EngineLoop(
             self.engine,
-            self.residency,
+            self.residency.table,
             FakeDetokenizer,
             metrics=self.metrics,
             queue_limits=queue_limits or QueueLimits(),
@@ -137,6 +137,11 @@ class SmallServer:
         """Stop both, the loop first."""
         self.loop.stop(drain_seconds)
         self.residency.stop()
+
+    @property
+    def has_threads(self) -> bool:
+        """Whether loader and watcher run."""
+        return all(pulse.glance.state == "running" for pulse in self.residency.pulses)
 
     def publish(
         self,

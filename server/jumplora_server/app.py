@@ -163,7 +163,7 @@ def connect(
     )
     loop = EngineLoop(
         engine,
-        residency,
+        residency.table,
         detokenizer or tokenizer.detokenizer,
         metrics=metrics,
         queue_limits=settings.queue_limits,

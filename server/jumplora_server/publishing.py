@@ -28,7 +28,8 @@ from jumplora_server.errors import (
     ServerError,
     StoreBusy,
 )
-from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.residency.entries import State
+from jumplora_server.residency.status import TaskStatus
 from jumplora_server.store_threads import StoreThreads, returned
 
 # Changes wait for each other at the store's lock anyway; a few may validate files at that time.

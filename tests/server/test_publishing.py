@@ -27,8 +27,8 @@ from jumplora_adapters.store import Step, Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import AdapterRefused
 from jumplora_server.publishing import WRITES_AT_ONCE, Publishing
-from jumplora_server.residency.status import State, TaskStatus
-from jumplora_server.routing import LoadFailure
+from jumplora_server.residency.entries import LoadFailure, State
+from jumplora_server.residency.status import TaskStatus
 from odd_entries import ENTRIES
 from odd_entries import put as put_odd
 from serving import Site, connected, make_site, wait_for

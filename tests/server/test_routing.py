@@ -8,7 +8,8 @@ import pytest
 
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
-from jumplora_server.routing import Lease, LoadFailure, Route, RoutingTable
+from jumplora_server.residency.entries import LoadFailure, Route, RoutingTable
+from jumplora_server.routing import Lease
 
 V1, V2, V3 = "a1" * 32, "a1" * 4 + "b2" * 28, "c3" * 32
 SERVED = AdapterRef("agnews", V1, (V1,))

@@ -75,7 +75,7 @@ async def load(
 ) -> AdapterDetail:
     """Make the adapter resident now; a version that failed is tried again."""
     _note(request, check_task(task_id))
-    status = await services.publishing.settled(task_id, services.residency.load(task_id))
+    status = await services.publishing.settled(task_id, services.residency.sync(task_id))
     require_served(status, status.desired)
     return _told(status, response)
 

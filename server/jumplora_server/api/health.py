@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from jumplora_server.api.schemas import Info
-from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.residency.entries import State
+from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 

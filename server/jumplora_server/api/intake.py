@@ -23,6 +23,7 @@ from jumplora_server.errors import (
     InvalidInput,
     ServerError,
     UnknownTask,
+    UnknownVersion,
 )
 from jumplora_server.loop.outbox import CancelCause, Stream
 from jumplora_server.routing import Lease
@@ -136,9 +137,14 @@ async def _lease(services: Services, caller: Caller, task: str | None) -> Lease:
 
 
 async def _acquire(services: Services, task: str) -> Lease:
-    lease = services.residency.try_acquire(task)
-    if lease is not None:
-        return lease
+    try:
+        lease = services.residency.table.acquire(task)
+    except UnknownVersion:
+        if not services.residency.may_refresh:
+            raise
+    else:
+        if isinstance(lease, Lease):
+            return lease
     # The first use of a version reads the header of its file.
     return await services.reads.run(
         lambda: services.residency.acquire(task), returned(Lease.release)

@@ -9,10 +9,10 @@ from typing import Any
 from jumplora_adapters.errors import StoreError
 from jumplora_server.metrics.state import Stage
 from jumplora_server.residency.engine import AdapterEngine
+from jumplora_server.residency.entries import Freed
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
 from jumplora_server.residency.shared import Shared
-from jumplora_server.residency.version import Freed
 
 _log = logging.getLogger(__name__)
 

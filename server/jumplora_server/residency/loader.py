@@ -17,16 +17,15 @@ from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, Un
 from jumplora_server.metrics.state import Stage
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import ReplayCanaries, WarmUp
+from jumplora_server.residency.entries import LoadFailure, other_task
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Job, Jobs, Turn
-from jumplora_server.residency.known import other_task
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
 from jumplora_server.residency.setback import Setback, Stamps
 from jumplora_server.residency.shared import Shared, uncounted
 from jumplora_server.residency.versions import Room
-from jumplora_server.routing import LoadFailure
 
 _log = logging.getLogger(__name__)
 
@@ -79,11 +78,6 @@ class Loader:
         self._thread = threading.Thread(
             target=self.pulse.run, args=(self._run,), name="loader", daemon=True
         )
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
 
     def start(self) -> None:
         """Start the thread."""

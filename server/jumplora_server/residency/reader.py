@@ -14,9 +14,8 @@ from jumplora_adapters.manifest import check_task_id
 from jumplora_adapters.overlap import Support
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_files import read_pointer
-from jumplora_server.residency.known import Known
+from jumplora_server.residency.entries import Known, VersionFacts
 from jumplora_server.residency.setback import Stamps
-from jumplora_server.residency.version import VersionFacts
 
 _log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from jumplora_server.errors import UnknownTask
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.metrics.state import Stage
+from jumplora_server.residency.entries import Freed
 from jumplora_server.residency.quality import quality_of
 from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import TaskStatus, Tier
-from jumplora_server.residency.version import Freed
 
 AT_ONCE = 32  # a tenth of a millisecond
 _log = logging.getLogger(__name__)

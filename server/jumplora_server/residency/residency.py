@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.store import Store
-from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
+from jumplora_server.residency.entries import Known
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
-from jumplora_server.residency.known import Known, Leased
 from jumplora_server.residency.loader import Loader, failure_of
 from jumplora_server.residency.lookout import Lookout, Ration
 from jumplora_server.residency.overlaps import Overlaps
@@ -31,8 +29,7 @@ from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import PinState, TaskStatus, Tier
 from jumplora_server.residency.table import Table
 from jumplora_server.residency.watcher import Watcher
-from jumplora_server.routing import Lease, unknown_task
-from jumplora_server.scheduler.claims import Priority
+from jumplora_server.routing import Lease
 
 _log = logging.getLogger(__name__)
 
@@ -69,21 +66,20 @@ class Residency:
         """
         self._clock = clock
         self._jobs = Jobs(clock, patience_seconds)
-        table = Table(budget_bytes, waits or Waits())
-        self._names = table.names
-        self._shared = Shared(table, self._jobs)
+        # Requests ask it for leases, and the engine loop for slots.
+        self.table = Shared(Table(budget_bytes, waits or Waits()), self._jobs, clock)
         self._reader = StoreReader(store, backbone, reserved)
         tier: Tier = "host" if engine.device == "cpu" else "device"
-        self._report = Report(metrics, self._shared, tier, clock)
+        self._report = Report(metrics, self.table, tier, clock)
         self._listeners: list[Callable[[], None]] = []
         self._first_loads: list[Future[TaskStatus]] = []
         self._first_loads_end = 0.0
         self._loader = Loader(
-            Installer(engine, self._reader, self._shared, self._report, clock),
+            Installer(engine, self._reader, self.table, self._report, clock),
             self._reader,
             warm_up,
             replay_canaries,
-            shared=self._shared,
+            shared=self.table,
             jobs=self._jobs,
             report=self._report,
             overlaps=Overlaps(self._reader, max_overlap_tasks),
@@ -109,7 +105,7 @@ class Residency:
         engine loop should run.
         """
         for task, found in sorted(self._watcher.look().items()):
-            with self._shared as table:
+            with self.table as table:
                 if isinstance(found, str):
                     table.observe(task, found, (found,))
             first: Future[TaskStatus] = Future()
@@ -127,11 +123,6 @@ class Residency:
         began = time.monotonic()
         self._watcher.stop(timeout)
         self._loader.stop(max(0.0, timeout - (time.monotonic() - began)))
-
-    @property
-    def healthy(self) -> bool:
-        """Whether loader and watcher run."""
-        return self._loader.is_alive and self._watcher.is_alive
 
     @property
     def pulses(self) -> tuple[Pulse, ...]:
@@ -156,38 +147,29 @@ class Residency:
     # Requests
 
     def acquire(self, task_spec: str) -> Lease:
-        """Route "task" or "task@prefix" and count a lease on the version, in one atomic step.
+        """As `table.acquire`, with a look at the store where one is needed.
 
-        Raises the server's UnknownTask, UnknownVersion, AdapterUnavailable. A cold version gets a
-        lease at once; its sequences wait in the scheduler. Reads a file where `try_acquire` would
-        not do: not for the event loop.
+        Reads a file then: not for the event loop.
         """
         known: Known | None = None
         is_refreshed = False
         while True:
             try:
-                with self._naming_closest(task_spec), self._shared as table:
-                    found = table.acquire(task_spec, self._clock(), known)
+                found = self.table.acquire(task_spec, known)
             except UnknownVersion:
                 if is_refreshed or not self._refreshes.try_take():
                     raise
                 is_refreshed = True
                 self._refresh(task_spec.partition("@")[0])
                 continue
-            if isinstance(found, Leased):
-                return self._shared.lease(found)
+            if isinstance(found, Lease):
+                return found
             known = self._read(found)
 
-    def try_acquire(self, task_spec: str) -> Lease | None:
-        """As `acquire`, without a look at the store; None where one is needed."""
-        try:
-            with self._naming_closest(task_spec), self._shared as table:
-                found = table.acquire(task_spec, self._clock())
-        except UnknownVersion:
-            if not self._refreshes.is_left:
-                raise
-            return None
-        return self._shared.lease(found) if isinstance(found, Leased) else None
+    @property
+    def may_refresh(self) -> bool:
+        """Whether `acquire` would look into the store for a version that is not known."""
+        return self._refreshes.is_left
 
     def look_for(self, task: str) -> Future[TaskStatus] | None:
         """Look whether a task that `acquire` did not know is in the store: published just now.
@@ -201,16 +183,6 @@ class Residency:
         """Whether `look_for` would look now; does not look, and may be asked anywhere."""
         return self._lookout.may_look_for(task)
 
-    def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
-        """See SlotClaims.claim. The caller has a lease on `ref`."""
-        with self._shared as table:
-            return table.claim(ref.version, "hidden" if priority == "low" else "in_service")
-
-    def unclaim(self, ref: AdapterRef) -> None:
-        """See SlotClaims.unclaim."""
-        with self._shared as table:
-            table.unclaim(ref.version)
-
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback`, on the loader's thread, when `claim` may answer otherwise than before.
 
@@ -223,24 +195,21 @@ class Residency:
     @property
     def tasks(self) -> int:
         """How many are registered."""
-        with self._shared as table:
+        with self.table as table:
             return len(table.routing.routes)
 
     def each_status(self) -> Iterator[TaskStatus]:
         """All registered tasks, sorted by id, looked up as they are asked for."""
         return self._report.statuses()
 
-    def statuses(self) -> list[TaskStatus]:
-        """All registered tasks, sorted by id."""
-        return list(self._report.statuses())
-
     def status(self, task: str) -> TaskStatus:
         """Raises UnknownTask."""
-        with self._naming_closest(task):
+        with self.table.naming_closest(task):
             return self._report.status(task)
 
     def sync(self, task: str) -> Future[TaskStatus]:
-        """Apply the store's pointer of `task` now, trying again what failed before.
+        """Apply the store's pointer of `task` now, trying again what failed before and evicting
+        others where needed.
 
         Resolves when the task serves it, or when it was refused (`failure` says why). Calls that
         come during a load come to one more, of the newest pointer. The future's exceptions are
@@ -251,21 +220,17 @@ class Residency:
             done.set_exception(Draining("the server is shutting down"))
         return done
 
-    def load(self, task: str) -> Future[TaskStatus]:
-        """Make the task resident now, evicting others where needed; see `sync`."""
-        return self.sync(task)
-
     def pin(self, task: str, pinned: PinState) -> None:
         """Keep the task's served version from eviction (and load it), or no longer.
 
         Raises UnknownTask.
         """
-        with self._naming_closest(task), self._shared as table:
+        with self.table.naming_closest(task), self.table as table:
             table.pin(task, pinned)
 
     def forget(self, task: str) -> None:
         """After `store.remove`: no new leases; running sequences end, then all is freed."""
-        with self._shared as table:
+        with self.table as table:
             table.forget(task)
         # Puts it right if it was published again since.
         self._jobs.request("settle", task, urgency="soon")
@@ -276,21 +241,12 @@ class Residency:
 
     # Inside
 
-    @contextmanager
-    def _naming_closest(self, spec: str) -> Generator[None]:
-        """Put the closest names into UnknownTask, outside of the table's lock."""
-        try:
-            yield
-        except UnknownTask:
-            task = spec.partition("@")[0]
-            raise unknown_task(task, self._names.closest(task)) from None
-
     def _refresh(self, task: str) -> None:
         try:
             desired = self._reader.desired(task)
         except (AdapterError, OSError):
             return  # the answer stays what it was
-        with self._shared as table:
+        with self.table as table:
             table.observe(task, desired.version, desired.versions)
         self._jobs.request("settle", task, urgency="soon")
 
@@ -316,12 +272,12 @@ class Residency:
             raise AdapterUnavailable(failure.message, reason=failure.code) from error
 
     def _noticed(self) -> dict[str, str | None]:
-        with self._shared as table:
+        with self.table as table:
             return table.noticed()
 
     def _retry_repaired(self) -> None:
         """Try what did not load from files that are others by now."""
-        with self._shared as table:
+        with self.table as table:
             suspects = table.suspects()
         if not suspects:
             return

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from jumplora_server.residency.status import State
-from jumplora_server.residency.version import Version
+from jumplora_server.residency.entries import State, Version
 
 Versions = Mapping[str, Version]
 
@@ -31,11 +30,6 @@ def closure(versions: Versions, digests: Iterable[str]) -> tuple[str, ...]:
 def resident_bytes(versions: Versions, digests: Iterable[str] | None = None) -> int:
     """Bytes of the given versions (None: of all) that count against the budget."""
     return sum(versions[d].resident_bytes for d in (versions if digests is None else digests))
-
-
-def is_evictable(version: Version) -> bool:
-    """Whether no row computes with it and nobody holds a lease that it must wait for."""
-    return not version.rows and (not version.leases or version.is_yielding)
 
 
 def victims(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from jumplora_server.routing import LoadFailure, Route
+from jumplora_server.residency.entries import LoadFailure, Route
 
 POINTER = ""  # stands for a digest where the pointer itself is at fault
 

@@ -1,4 +1,5 @@
-"""The table under its lock, and what a change of it asks of the loader.
+"""The table under its lock: what requests and the engine loop ask of it, and what a change of it
+asks of the loader.
 
     with shared as table:
         table.release(digest)
@@ -10,20 +11,26 @@ raised.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 
+from jumplora_server.core import AdapterRef
+from jumplora_server.errors import UnknownTask
+from jumplora_server.residency.entries import Known, Leased, unknown_task
 from jumplora_server.residency.jobs import Jobs
-from jumplora_server.residency.known import Leased
 from jumplora_server.residency.table import Table
 from jumplora_server.routing import Lease
+from jumplora_server.scheduler.claims import Priority
 
 
 class Shared:
-    """One table for all threads."""
+    """One table for all threads; the scheduler's SlotClaims."""
 
-    def __init__(self, table: Table, jobs: Jobs) -> None:
+    def __init__(self, table: Table, jobs: Jobs, clock: Callable[[], float]) -> None:
         self._table = table
         self._jobs = jobs
+        self._clock = clock
         self._lock = threading.Lock()
 
     def __enter__(self) -> Table:
@@ -48,6 +55,36 @@ class Shared:
             self._jobs.poke()
         elif orders.is_room_made:
             self._jobs.room_made()
+
+    def acquire(self, task_spec: str, known: Known | None = None) -> Lease | str:
+        """Route "task" or "task@prefix" and count a lease on the version, in one atomic step.
+
+        A cold version gets a lease at once; its sequences wait in the scheduler. Returns a digest
+        instead where that version must be given as `known` first. Raises the server's UnknownTask,
+        UnknownVersion, AdapterUnavailable.
+        """
+        with self.naming_closest(task_spec), self as table:
+            found = table.acquire(task_spec, self._clock(), known)
+        return found if isinstance(found, str) else self.lease(found)
+
+    def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
+        """See SlotClaims.claim. The caller has a lease on `ref`."""
+        with self as table:
+            return table.claim(ref.version, "hidden" if priority == "low" else "in_service")
+
+    def unclaim(self, ref: AdapterRef) -> None:
+        """See SlotClaims.unclaim."""
+        with self as table:
+            table.unclaim(ref.version)
+
+    @contextmanager
+    def naming_closest(self, spec: str) -> Generator[None]:
+        """Put the closest names into UnknownTask, outside of the lock."""
+        try:
+            yield
+        except UnknownTask:
+            task = spec.partition("@")[0]
+            raise unknown_task(task, self._table.names.closest(task)) from None
 
     def lease(self, leased: Leased) -> Lease:
         """A lease that is counted already; its shares count themselves."""

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.routing import LoadFailure, Route
-
-if TYPE_CHECKING:
-    from jumplora_server.residency.version import Version
+from jumplora_server.residency.entries import LoadFailure, Route, State, Version
 
 Tier = Literal["host", "device"]  # where the engine keeps adapters
 PinState = Literal["pinned", "unpinned"]
-
-
-class State(StrEnum):
-    """Where a version is. Only LOADING, READY and DRAINING ones hold bytes."""
-
-    COLD = "COLD"
-    LOADING = "LOADING"
-    READY = "READY"
-    DRAINING = "DRAINING"
-    FAILED = "FAILED"
 
 
 @dataclass(frozen=True, slots=True)

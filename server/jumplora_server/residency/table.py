@@ -11,21 +11,24 @@ from dataclasses import replace
 
 from jumplora_adapters.manifest import Manifest
 from jumplora_server.core import AdapterRef
-from jumplora_server.residency import room
-from jumplora_server.residency.known import (
+from jumplora_server.residency.entries import (
+    Freed,
     Known,
     Leased,
+    LoadFailure,
     Orders,
+    Route,
+    RoutingTable,
+    State,
+    Version,
     check_task,
     other_task,
     unavailable,
 )
 from jumplora_server.residency.names import Names
 from jumplora_server.residency.setback import Setback, Setbacks, Stamps, Waits
-from jumplora_server.residency.status import PinState, State, TaskStatus, Tier, status_of
-from jumplora_server.residency.version import Freed, Version
+from jumplora_server.residency.status import PinState, TaskStatus, Tier, status_of
 from jumplora_server.residency.versions import Room, Use, Versions
-from jumplora_server.routing import LoadFailure, Route, RoutingTable
 
 MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
 
@@ -45,6 +48,7 @@ class Table:
         self._setbacks = Setbacks(waits)
         self._pointers: dict[str, str | None] = {}  # as they were read last
         self._leaving: set[str] = set()  # forgotten tasks of which something is in use
+        self._is_room_wanted = False  # a load found none since some was made last
         self._orders = Orders()
 
     def take_orders(self) -> Orders:
@@ -240,13 +244,16 @@ class Table:
         """See Versions.begin. `lineage` is `digest` and all that it stands on."""
         for known in lineage:
             self.know(known)
-        return self.versions.begin(digest, beside=self._beside(digest), room=room)
+        begun = self.versions.begin(digest, beside=self._beside(digest), room=room)
+        self._is_room_wanted |= begun is None
+        return begun
 
     def measure(self, digest: str, nbytes: int, loading: tuple[str, ...]) -> bool:
         """The bytes of a version became known; False when they do not fit now: all is undone."""
         fits = self.versions.measure(digest, nbytes, self._beside(loading[-1]))
         if not fits:
             self.versions.abort(loading)
+            self._is_room_wanted = True
         return fits
 
     def owes_canaries(self, digest: str) -> bool:
@@ -394,11 +401,12 @@ class Table:
 
     def _rested(self, digest: str) -> None:
         version = self.versions.known.get(digest)
-        if version is None or room.is_evictable(version):
+        if version is None or version.is_evictable:
             self._freed()
 
     def _freed(self) -> None:
-        self._orders.is_room_made = True
+        self._orders.is_room_made |= self._is_room_wanted
+        self._is_room_wanted = False
         self._orders.is_freed = self.versions.has_freed or bool(self._leaving)
 
     def _give_way(self) -> None:

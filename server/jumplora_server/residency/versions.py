@@ -13,9 +13,15 @@ from typing import Literal
 
 from jumplora_server.errors import OutOfMemoryBudget
 from jumplora_server.residency import room as making
-from jumplora_server.residency.status import PinState, State
-from jumplora_server.residency.version import Freed, Reason, Version, VersionFacts
-from jumplora_server.routing import LoadFailure
+from jumplora_server.residency.entries import (
+    Freed,
+    LoadFailure,
+    Reason,
+    State,
+    Version,
+    VersionFacts,
+)
+from jumplora_server.residency.status import PinState
 
 Room = Literal["free", "evict"]  # may others be evicted for it
 _MAX_MEASURED = 65_536
@@ -279,7 +285,7 @@ class Versions:
             return False
         self._check_possible(need, keep)
         chosen = making.victims(
-            self._versions, lacking, keep, making.is_evictable, lambda v: v.used
+            self._versions, lacking, keep, lambda v: v.is_evictable, lambda v: v.used
         )
         for version in chosen or ():
             self._leave(version, "lru")

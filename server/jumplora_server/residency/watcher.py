@@ -58,11 +58,6 @@ class Watcher:
         )
 
     @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    @property
     def fault(self) -> str | None:
         """Why the store could not be read when it was last compared."""
         return self._fault

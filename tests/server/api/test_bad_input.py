@@ -263,7 +263,7 @@ def test_an_error_of_our_own_tells_nothing_but_its_id(
     def broken(spec: str) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(site.parts.services.residency, "try_acquire", broken)
+    monkeypatch.setattr(site.parts.services.residency.table, "acquire", broken)
     answer = http.post("/generate", json=task(), headers={"x-request-id": "my-id"})
     assert (answer.status_code, answer.json()["error_type"]) == (500, "internal")
     assert "my-id" in answer.json()["error"]

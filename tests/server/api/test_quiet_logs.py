@@ -145,7 +145,7 @@ def test_failures_of_our_own(
             assert answer.status_code == 500
         assert put(http, "other", crafted(site, {"task": "other"})).status_code == 503
         with monkeypatch.context() as patch:
-            patch.setattr(site.parts.services.residency, "try_acquire", _not_a_manifest)
+            patch.setattr(site.parts.services.residency.table, "acquire", _not_a_manifest)
             answer = http.post("/generate", json={"task_id": "news", "inputs": SECRET})
             assert (answer.status_code, answer.json()["error_type"]) == (500, "internal")
     text = stream.getvalue()

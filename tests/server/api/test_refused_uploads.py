@@ -86,7 +86,7 @@ def test_a_refused_file_leaves_nothing_and_changes_nothing(
 ) -> None:
     site, http = started
     damage, reason = case
-    if "kept" not in {status.task_id for status in site.parts.services.residency.statuses()}:
+    if "kept" not in {status.task_id for status in site.parts.services.residency.each_status()}:
         site.publish("kept")
     before, serving = files(site), answer(http, "kept")
     response = put(http, "kept", damage(site.adapter("kept").read_bytes()))

@@ -27,7 +27,7 @@ from jumplora_server.errors import (
     GenerationFailed,
     ServerError,
 )
-from jumplora_server.residency.status import State
+from jumplora_server.residency.entries import State
 from jumplora_server.residency.trials import CanaryRun
 from jumplora_server.routing import Lease
 from small_server import BACKBONE, PATIENCE, SmallServer, wait_until

@@ -10,9 +10,10 @@ import pytest
 from fakes import FakeEngine
 from jumplora_server.core import Batch, FinishReason
 from jumplora_server.errors import AdapterUnavailable, ServerError, UnknownTask
+from jumplora_server.residency.entries import State
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.setback import Stamps, Waits
-from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.residency.status import TaskStatus
 from small_server import PATIENCE, SmallServer, wait_until
 
 
@@ -122,7 +123,7 @@ def test_loading_a_degraded_task_brings_back_what_it_served(tmp_path: Path) -> N
             server.publish(task)
             server.settle(task)
         assert server.residency.status("a").state is State.COLD
-        status = server.residency.load("a").result(PATIENCE)
+        status = server.residency.sync("a").result(PATIENCE)
         assert (status.version, status.state, status.degraded) == (good, State.READY, True)
 
 
@@ -136,7 +137,7 @@ def test_a_repaired_version_is_tried_again_on_demand(tmp_path: Path) -> None:
         server.settle("a")
         server.store.path_of(bad).write_bytes(content)
         assert server.generate("a") == f"{good[:8]}:hi", "not by itself"
-        status = server.residency.load("a").result(PATIENCE)
+        status = server.residency.sync("a").result(PATIENCE)
         assert (status.version, status.degraded) == (bad, False)
         assert server.generate("a") == f"{bad[:8]}:hi"
 
@@ -210,7 +211,7 @@ def test_a_resident_version_needs_no_file_to_go_on(tmp_path: Path) -> None:
         status = server.residency.sync("a").result(PATIENCE)
         assert (status.version, status.state, status.degraded) == (good, State.READY, True)
         assert server.generate("a") == f"{good[:8]}:hi"
-        assert server.residency.healthy
+        assert server.has_threads
         failures = "jumplora_adapter_load_failures_total"
         assert server.metric(failures, task_id="a", code="unknown_version") == 1, "one failed"
         newest = server.publish("a", seed=2)
@@ -235,7 +236,7 @@ def test_a_task_that_is_forgotten_while_it_is_settled(
         monkeypatch.setattr(StoreReader, "stamps", stamps_and_remove)
         with pytest.raises(UnknownTask):
             server.residency.sync("a").result(PATIENCE)
-        assert server.residency.healthy
+        assert server.has_threads
         digest = server.publish("a", seed=1)
         server.settle("a")
         assert server.generate("a") == f"{digest[:8]}:hi"
@@ -256,6 +257,6 @@ def test_the_loader_outlives_what_nobody_expected(
             server.residency.sync("a").result(PATIENCE)
         assert caught.value.reason == "internal"
         assert "Traceback" in caplog.text
-        assert server.residency.healthy
+        assert server.has_threads
         server.settle("a")
         assert server.generate("a") == f"{digest[:8]}:hi"

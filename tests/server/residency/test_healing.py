@@ -17,8 +17,9 @@ from fakes import FakeEngine
 from jumplora_adapters.errors import StoreError
 from jumplora_adapters.format import write_adapter
 from jumplora_server.errors import AdapterUnavailable, UnknownTask
+from jumplora_server.residency.entries import State
 from jumplora_server.residency.setback import Waits
-from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.residency.status import TaskStatus
 from jumplora_server.residency.table import MAX_FALLBACKS
 from small_server import BACKBONE, PATIENCE, SmallServer, wait_until
 
@@ -42,7 +43,7 @@ def served(server: SmallServer, task: str, digest: str) -> None:
     """Wait until a version answers and nothing is wrong."""
 
     def is_served() -> bool:
-        found = [s for s in server.residency.statuses() if s.task_id == task]
+        found = [s for s in server.residency.each_status() if s.task_id == task]
         return bool(found) and found[0].version == digest and found[0].failure is None
 
     server.residency.notify()
@@ -93,7 +94,7 @@ def test_a_version_whose_file_is_completed_is_served(
         path.write_bytes(whole)
         incomplete(path, how)
         point(server, "a", new)
-        wait_until(lambda: "a" in {s.task_id for s in server.residency.statuses()})
+        wait_until(lambda: "a" in {s.task_id for s in server.residency.each_status()})
         wait_until(lambda: server.residency.status("a").failure is not None)
         status = server.residency.status("a")
         assert (status.desired, status.version, status.degraded) == (new, old, True)
@@ -252,7 +253,7 @@ def test_a_folder_without_a_pointer_is_a_publish_under_way(tmp_path: Path) -> No
         with pytest.raises(UnknownTask):
             server.residency.status("a")
         point(server, "a", digest)
-        wait_until(lambda: "a" in {s.task_id for s in server.residency.statuses()})
+        wait_until(lambda: "a" in {s.task_id for s in server.residency.each_status()})
         served(server, "a", digest)
 
 
@@ -271,7 +272,7 @@ def test_a_store_that_is_emptied_is_a_fault_and_one_that_is_marked_a_wish(tmp_pa
         wait_until(lambda: server.residency.store_fault is None)
         assert server.generate("a") == f"{digest[:8]}:hi"
         shutil.rmtree(root / "a")
-        wait_until(lambda: not server.residency.statuses())
+        wait_until(lambda: not list(server.residency.each_status()))
         assert server.residency.store_fault is None
 
 
@@ -280,7 +281,7 @@ def test_a_copied_task_is_refused_and_harms_nothing(tmp_path: Path) -> None:
         first = server.publish("a")
         served(server, "a", first)
         shutil.copytree(folder_of(server, "a"), folder_of(server, "copy"))
-        wait_until(lambda: "copy" in {s.task_id for s in server.residency.statuses()})
+        wait_until(lambda: "copy" in {s.task_id for s in server.residency.each_status()})
         failing(server, "copy", "manifest")
         with pytest.raises(AdapterUnavailable, match="names task 'a', not 'copy'"):
             server.generate("copy")
@@ -290,7 +291,7 @@ def test_a_copied_task_is_refused_and_harms_nothing(tmp_path: Path) -> None:
         back = server.publish("a", seed=2)
         served(server, "a", back)
         shutil.rmtree(folder_of(server, "copy"))
-        wait_until(lambda: [s.task_id for s in server.residency.statuses()] == ["a"])
+        wait_until(lambda: [s.task_id for s in server.residency.each_status()] == ["a"])
         assert server.generate("a") == f"{back[:8]}:hi"
 
 
@@ -370,6 +371,8 @@ def test_what_is_wrong_beside_a_sound_pointer_is_tried_by_the_clock(
         server.residency.notify()
         wait_until(lambda: bool(tries))
         wait_until(lambda: code_of(server.residency.status("a")) == "store")
+        with pytest.raises(AdapterUnavailable):  # behind what the watcher asked for before that
+            server.residency.sync("a").result(PATIENCE)
         before = len(tries)
         pause = threading.Event()
         for _ in range(10):
@@ -377,7 +380,7 @@ def test_what_is_wrong_beside_a_sound_pointer_is_tried_by_the_clock(
             pause.wait(0.02)
         assert len(tries) == before
         monkeypatch.undo()
-        assert server.residency.load("a").result(PATIENCE).version == digest
+        assert server.residency.sync("a").result(PATIENCE).version == digest
 
 
 @pytest.mark.parametrize("ancestors", ["none", "one"])
@@ -409,7 +412,7 @@ def test_what_was_read_of_another_file_under_the_name_is_forgotten(
         served_chain = f"{first[:8]}+{right[:8]}:hi" if ancestors == "one" else f"{right[:8]}:hi"
         wait_until(lambda: server.residency.status("z").failure is None)
         assert server.generate("z") == served_chain
-        assert server.residency.healthy
+        assert server.has_threads
 
 
 def test_a_long_history_of_bad_versions_is_not_tried_to_its_end(

@@ -66,7 +66,7 @@ def test_publishing_into_the_store_alone_is_enough(tmp_path: Path) -> None:
     """Without waiting for each: swaps are coalesced, the last one wins, no request fails."""
     with SmallServer(tmp_path, watch_seconds=0.002, budget_bytes=400) as server:
         server.publish("a", seed=0)
-        wait_until(lambda: bool(server.residency.statuses()))
+        wait_until(lambda: bool(list(server.residency.each_status())))
         wait_until(lambda: server.residency.status("a").version is not None)
         is_over = threading.Event()
         failures: list[BaseException] = []

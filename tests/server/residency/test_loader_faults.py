@@ -100,7 +100,7 @@ def test_a_step_that_raises_ends_its_job_alone(
         if answer.reason is not FinishReason.ERROR:
             assert answer.text in (f"{parent[:8]}+{v[:8]}:hi" for v in (child, newer))
         assert server.generate("other") == f"{other[:8]}:hi"
-        assert server.residency.healthy
+        assert server.has_threads
         wait_until(lambda: server.residency.status("child").version == newer)
         wait_until(lambda: server.residency.status("child").failure is None)
         assert server.generate("child") == f"{parent[:8]}+{newer[:8]}:hi"

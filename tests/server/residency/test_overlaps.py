@@ -58,7 +58,9 @@ class Comparison:
     def pairs(self) -> set[tuple[str, str]]:
         """Compare everything there is to compare now."""
         found = None
-        while (more := self.overlaps.compare(self.server.residency.statuses())) is not None:
+        while (
+            more := self.overlaps.compare(list(self.server.residency.each_status()))
+        ) is not None:
             found = more
         assert found is not None, "nothing was to do"
         return {overlap.tasks for overlap in found}
@@ -68,7 +70,7 @@ class TestChoice:
     def test_each_pair_once(self, server: SmallServer) -> None:
         serve(server, "c", "a", "b")
         comparison = Comparison(server, 12)
-        one = comparison.overlaps.compare(server.residency.statuses())
+        one = comparison.overlaps.compare(list(server.residency.each_status()))
         assert one is not None
         assert [overlap.tasks for overlap in one] == [("a", "b")], "one a call"
         assert comparison.pairs() == {("a", "b"), ("a", "c"), ("b", "c")}
@@ -79,7 +81,7 @@ class TestChoice:
         first = {("x", "y"), ("x", "z"), ("y", "z")}
         assert comparison.pairs() == first
         serve(server, "a", "b")
-        assert comparison.overlaps.compare(server.residency.statuses()) is None
+        assert comparison.overlaps.compare(list(server.residency.each_status())) is None
         remove(server, "x")
         assert comparison.pairs() == {("a", "y"), ("a", "z"), ("y", "z")}
 
@@ -87,7 +89,7 @@ class TestChoice:
     def test_no_pairs(self, server: SmallServer, most: int) -> None:
         serve(server, "a", "b")
         overlaps = Comparison(server, most).overlaps
-        assert overlaps.compare(server.residency.statuses()) is None
+        assert overlaps.compare(list(server.residency.each_status())) is None
 
     def test_twelve_tasks_are_66_pairs(self, server: SmallServer) -> None:
         serve(server, *(f"t{index}" for index in range(14)))
@@ -109,7 +111,7 @@ class TestChoice:
         with SmallServer(tmp_path, budget_bytes=150) as server:
             wait_until(lambda: server.residency.settled)
             overlaps = Comparison(server, 12).overlaps
-            assert overlaps.compare(server.residency.statuses()) is None
+            assert overlaps.compare(list(server.residency.each_status())) is None
 
     def test_a_file_that_is_gone_costs_its_pairs_only(
         self, server: SmallServer, caplog: pytest.LogCaptureFixture
@@ -185,5 +187,5 @@ class TestLoader:
         monkeypatch.setattr(Overlaps, "compare", compare)
         serve(server, "a")
         wait_until(lambda: "could not be compared" in caplog.text)
-        assert server.residency.healthy
+        assert server.has_threads
         assert server.generate("a").endswith(":hi")

@@ -8,8 +8,9 @@ import pytest
 
 from factories import random_adapter
 from jumplora_server.metrics.state import AdapterQuality
+from jumplora_server.residency.entries import State
 from jumplora_server.residency.quality import quality_of
-from jumplora_server.residency.status import State, TaskStatus
+from jumplora_server.residency.status import TaskStatus
 from small_server import BACKBONE
 
 

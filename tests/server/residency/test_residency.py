@@ -18,7 +18,7 @@ from jumplora_server.errors import (
     UnknownTask,
     UnknownVersion,
 )
-from jumplora_server.residency.status import State
+from jumplora_server.residency.entries import State
 from small_server import PATIENCE, SmallServer, wait_until
 
 
@@ -57,10 +57,10 @@ def test_an_unknown_task_names_the_closest(server: SmallServer) -> None:
 def test_the_store_is_watched(tmp_path: Path) -> None:
     with SmallServer(tmp_path, watch_seconds=0.01) as server:
         digest = server.publish("agnews")
-        wait_until(lambda: bool(server.residency.statuses()))
+        wait_until(lambda: bool(list(server.residency.each_status())))
         wait_until(lambda: server.residency.status("agnews").version == digest)
         server.store.remove("agnews")
-        wait_until(lambda: not server.residency.statuses())
+        wait_until(lambda: not list(server.residency.each_status()))
         wait_until(lambda: not server.engine.slots)
 
 
@@ -233,10 +233,10 @@ def test_the_start_loads_what_fits(tmp_path: Path) -> None:
     engine.nbytes = lambda adapter: 1900
     with SmallServer(tmp_path, engine=engine, budget_bytes=4000) as server:
         wait_until(lambda: server.residency.settled)
-        states = sorted(status.state for status in server.residency.statuses())
+        states = sorted(status.state for status in server.residency.each_status())
         assert states == ["COLD", "READY", "READY"]
         assert len(engine.slots) == 2
-        assert server.residency.healthy
+        assert server.has_threads
         for task in "abc":
             assert server.generate(task).endswith(":hi"), "the cold one comes on demand"
 
@@ -302,7 +302,7 @@ def test_a_stopped_residency_answers_no_more(tmp_path: Path) -> None:
     with server:
         server.publish("a")
         server.settle("a")
-    assert not server.residency.healthy
+    assert not server.has_threads
     with pytest.raises(Draining):
         server.residency.sync("a").result(PATIENCE)
 

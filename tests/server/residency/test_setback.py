@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from jumplora_server.residency.entries import LoadFailure
 from jumplora_server.residency.setback import Setback, Waits, next_setback
-from jumplora_server.routing import LoadFailure
 
 FAILURE = LoadFailure("digest", "bit flipped")
 

@@ -19,12 +19,9 @@ from jumplora_server.errors import (
     UnknownTask,
     UnknownVersion,
 )
-from jumplora_server.residency.known import Known
+from jumplora_server.residency.entries import Known, LoadFailure, State, VersionFacts
 from jumplora_server.residency.setback import Waits
-from jumplora_server.residency.status import State
 from jumplora_server.residency.table import Table
-from jumplora_server.residency.version import VersionFacts
-from jumplora_server.routing import LoadFailure
 from small_server import BACKBONE
 
 BUDGET = 40

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from jumplora_server.errors import OutOfMemoryBudget
+from jumplora_server.residency.entries import Freed, LoadFailure, State, VersionFacts
 from jumplora_server.residency.room import closure
-from jumplora_server.residency.status import State
-from jumplora_server.residency.version import Freed, VersionFacts
 from jumplora_server.residency.versions import Room, Versions
-from jumplora_server.routing import LoadFailure
 
 FAILURE = LoadFailure("digest", "bit flipped")
 

@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from jumplora_server.errors import OutOfMemoryBudget
-from jumplora_server.residency.status import State
-from jumplora_server.residency.version import VersionFacts
+from jumplora_server.residency.entries import LoadFailure, State, VersionFacts
 from jumplora_server.residency.versions import Versions
-from jumplora_server.routing import LoadFailure
 
 BUDGET = 40
 # digest -> (ancestors, size); tasks are the letters, so a2 replaces a1.

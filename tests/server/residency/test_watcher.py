@@ -104,6 +104,6 @@ def test_compares_when(how: str) -> None:
     if how == "notified":
         watcher.notify()
     assert told.get(timeout=10) == "a"
-    assert watcher.is_alive
+    assert watcher.pulse.glance.state == "running"
     watcher.stop(10)
-    assert not watcher.is_alive
+    assert {watcher.pulse.glance.state} == {"ended"}

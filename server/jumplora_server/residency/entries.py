@@ -1,0 +1,239 @@
+"""What the residency table keeps and says, as values: the route of a task, a version of one.
+
+Nothing here knows threads, slots' contents or files; only the table changes what can be changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal
+
+from jumplora_adapters.manifest import Manifest
+from jumplora_server.core import AdapterRef
+from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
+
+Reason = Literal["lru", "replaced", "unload"]
+_PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """Why a version could not be loaded. `code` is stable (the failed check), `message` is text."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One registered task: the version it should serve and the one it does serve.
+
+    `versions` is the publishing history, oldest first. `failure` is that of `desired`, or of the
+    pointer, which then may never have been read (`desired` is None).
+    """
+
+    task: str
+    desired: str | None
+    versions: tuple[str, ...]
+    served: AdapterRef | None = None
+    manifest: Manifest | None = None  # of `served`
+    failure: LoadFailure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """All registered tasks."""
+
+    routes: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
+
+    def with_route(self, route: Route) -> RoutingTable:
+        """A copy in which `route` replaces the one of its task."""
+        return RoutingTable(MappingProxyType({**self.routes, route.task: route}))
+
+    def without(self, task: str) -> RoutingTable:
+        """A copy that does not know `task`."""
+        return RoutingTable(MappingProxyType({t: r for t, r in self.routes.items() if t != task}))
+
+    def route(self, task: str) -> Route:
+        """The route of `task`. Raises UnknownTask."""
+        if task in self.routes:
+            return self.routes[task]
+        raise unknown_task(task)
+
+    def version(self, spec: str) -> tuple[Route, str]:
+        """Resolve "task" or "task@prefix" (8 to 64 hex digits of a digest).
+
+        A task that serves nothing yet is resolved to its desired version. Raises UnknownTask,
+        UnknownVersion (none or several match), AdapterUnavailable (no version of it loads).
+        """
+        task, at, prefix = spec.partition("@")
+        route = self.route(task)
+        if not at:
+            if route.served is not None:
+                return route, route.served.version
+            if route.failure is not None or route.desired is None:
+                raise _unavailable(route)
+            return route, route.desired
+        if _PREFIX.fullmatch(prefix) is None:
+            raise UnknownVersion(
+                f"version {prefix!r} of task {task!r} is not 8 to 64 lower-case hex digits"
+            )
+        matches = [version for version in route.versions if version.startswith(prefix)]
+        if len(matches) != 1:
+            some, start = ("several versions", "start") if matches else ("no version", "starts")
+            raise UnknownVersion(
+                f"{some} of task {task!r} {start} with {prefix!r}; give more or"
+                " other digits, see GET /v1/adapters/{task_id}"
+            )
+        return route, matches[0]
+
+
+def unknown_task(task: str, closest: Sequence[str] = ()) -> UnknownTask:
+    """The error of a task that is not registered, with the names that are like it."""
+    hint = f"closest: {', '.join(closest)}" if closest else "see GET /v1/adapters"
+    return UnknownTask(f"no adapter is registered for task {task!r}; {hint}")
+
+
+def _unavailable(route: Route) -> AdapterUnavailable:
+    failure = route.failure or LoadFailure("loading", "its pointer is still being read")
+    return AdapterUnavailable(
+        f"no version of task {route.task!r} could be loaded: {failure.message}",
+        reason=failure.code,
+    )
+
+
+class State(StrEnum):
+    """Where a version is. Only LOADING, READY and DRAINING ones hold bytes."""
+
+    COLD = "COLD"
+    LOADING = "LOADING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    """What the store tells of a version: its direct ancestors, oldest first, and its file size."""
+
+    digest: str
+    task: str
+    ancestors: tuple[str, ...]
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """A slot that nothing uses any more, to be removed from the engine."""
+
+    slot: int
+    task: str
+    reason: Reason
+
+
+@dataclass(slots=True, eq=False)
+class Version:
+    """One version and who uses it. Only Versions changes it."""
+
+    facts: VersionFacts
+    nbytes: int  # in the engine; guessed by the file's size until it was packed once
+    size: Literal["guessed", "measured"] = "guessed"
+    state: State = State.COLD
+    slot: int = -1
+    leases: int = 0  # from routing to the last token
+    rows: int = 0  # cache rows that compute with it
+    holds: int = 0  # loading or resident descendants
+    serving: set[str] = field(default_factory=set)  # tasks whose routes name it
+    is_proven: bool = False  # it was READY before
+    is_yielding: bool = False  # no new rows: others wait for its room
+    retired: Reason = "replaced"  # why it drains
+    failure: LoadFailure | None = None  # FAILED only
+    used: int = 0  # tick of the last lease or row
+    since: int = 0  # tick at which it became READY
+    nonzeros: int = 0
+    density: float = 0.0
+    canary_accuracy: float | None = None  # of those it passed; None: none, or not replayed yet
+
+    @property
+    def digest(self) -> str:
+        """Its name."""
+        return self.facts.digest
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a task's route names it."""
+        return bool(self.serving)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether normal rows may use it."""
+        return self.state in (State.READY, State.DRAINING)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that count against the budget."""
+        return self.nbytes if self.is_resident or self.state is State.LOADING else 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody uses or needs it."""
+        return not (self.leases or self.rows or self.holds)
+
+    @property
+    def is_evictable(self) -> bool:
+        """Whether no row computes with it and nobody holds a lease that it must wait for."""
+        return not self.rows and (not self.leases or self.is_yielding)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A version as the store describes it."""
+
+    facts: VersionFacts
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What a lease is on."""
+
+    ref: AdapterRef
+    manifest: Manifest
+
+
+@dataclass(slots=True)
+class Orders:
+    """What the loader has to do for a change that was made."""
+
+    fetch: list[str] = field(default_factory=list)  # versions that are waited for
+    settle: list[str] = field(default_factory=list)  # tasks to try again now
+    is_freed: bool = False  # something is to be tidied away
+    is_room_made: bool = False  # loads that wait for room may be tried
+
+
+def other_task(facts: VersionFacts, task: str) -> LoadFailure:
+    """What is wrong with a version in the folder of a task that its manifest does not name."""
+    return LoadFailure(
+        "manifest",
+        f"the manifest of version {facts.digest[:12]} names task {facts.task!r}, not"
+        f" {task!r}: publish a file that was made for {task!r}",
+    )
+
+
+def check_task(facts: VersionFacts, task: str) -> None:
+    if facts.task != task:
+        raise unavailable(task, facts.digest, other_task(facts, task))
+
+
+def unavailable(
+    task: str, digest: str, failure: LoadFailure, retry_after: float | None = None
+) -> AdapterUnavailable:
+    return AdapterUnavailable(
+        f"version {digest[:12]} of task {task!r} could not be loaded: {failure.message}",
+        reason=failure.code,
+        retry_after=retry_after,
+    )
