@@ -16,7 +16,15 @@ from fakes import LIMITS, FakeDetokenizer, FakeEngine, encode
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.store import Store
-from jumplora_server.core import EngineLimits, Finish, QueueLimits, Sampling, TokenEvent, Wanted
+from jumplora_server.core import (
+    EngineLimits,
+    Finish,
+    Lease,
+    QueueLimits,
+    Sampling,
+    TokenEvent,
+    Wanted,
+)
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import EngineLoop
 from jumplora_server.loop.outbox import Deliver
@@ -24,7 +32,6 @@ from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.trials import CanaryRun, TrialRun
-from jumplora_server.routing import Lease
 
 BACKBONE = toy_backbone({"encoder.block.0.layer.0.SelfAttention.q": (2, 3)})
 PATIENCE = 20.0  # seconds a test waits for what must happen

@@ -6,9 +6,13 @@ the engine thread touches it after `loop.submit`. Nothing here knows HTTP, tenso
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import TracebackType
 from typing import Literal, Protocol
+
+from jumplora_adapters.manifest import Manifest
 
 
 class NoEmbedding(ValueError):
@@ -217,3 +221,66 @@ class QueueLimits:
 
     def _shared(self, most: int) -> int:
         return most - int(most * (1 - self.task_share) / 2)
+
+
+class Lease:
+    """The right to use one version, counted from routing to the last token.
+
+    Residency gives one to its caller, and `EngineLoop.submit` takes a share of its own for each
+    sequence; each releases its own. The version stays loadable until all are released.
+    """
+
+    __slots__ = ("_count", "_held", "_uncount", "manifest", "ref")
+
+    def __init__(
+        self,
+        ref: AdapterRef | None,
+        manifest: Manifest | None,
+        count: Callable[[], None],
+        uncount: Callable[[], None],
+    ) -> None:
+        """Take over one count that was already made; `count` makes another, `uncount` drops one."""
+        self.ref = ref
+        self.manifest = manifest
+        self._count = count
+        self._uncount = uncount
+        self._held = [ref]
+
+    @classmethod
+    def base(cls) -> Lease:
+        """A lease on the bare backbone, which is never unloaded."""
+        return cls(None, None, _nothing, _nothing)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether `release` was called."""
+        return not self._held
+
+    def share(self) -> Lease:
+        """Another lease on the same version, released on its own. This one must still be held."""
+        assert self._held, "a released lease cannot be shared"
+        self._count()
+        return Lease(self.ref, self.manifest, self._count, self._uncount)
+
+    def release(self) -> None:
+        """Give the count back. Any thread, any number of times."""
+        try:
+            self._held.pop()  # atomic: only one of several callers succeeds
+        except IndexError:
+            return
+        self._uncount()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _nothing() -> None:
+    return None

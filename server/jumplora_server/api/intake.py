@@ -16,7 +16,7 @@ from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.sampling_bounds import find_out_of_bounds
 from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, RequestRecord
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
-from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
+from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Lease, Sampling
 from jumplora_server.errors import (
     BaseNotAllowed,
     Draining,
@@ -26,7 +26,6 @@ from jumplora_server.errors import (
     UnknownVersion,
 )
 from jumplora_server.loop.outbox import CancelCause, Stream
-from jumplora_server.routing import Lease
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 

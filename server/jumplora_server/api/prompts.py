@@ -14,10 +14,9 @@ from jumplora_adapters.bounds import MAX_FRAME_BYTES
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import Frame, measure, render_truncated
 from jumplora_server.api.ask import Ask
-from jumplora_server.core import NoEmbedding
+from jumplora_server.core import Lease, NoEmbedding
 from jumplora_server.errors import DeadlineExceeded, InputTooLong, InvalidInput
 from jumplora_server.lanes import Lanes
-from jumplora_server.routing import Lease
 from jumplora_server.services import Services
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from jumplora_server.core import (
     Batch,
     Detokenizer,
     EngineLimits,
+    Lease,
     QueueLimits,
     Sampling,
     Sequence,
@@ -32,7 +33,6 @@ from jumplora_server.loop.admission import Admission, Inbox, Reservation, check_
 from jumplora_server.loop.outbox import Deliver, OnEvent, Outbox
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.pulse import Pulse
-from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority, SlotClaims
 from jumplora_server.scheduler.queue import task_of
 from jumplora_server.scheduler.scheduler import Scheduler

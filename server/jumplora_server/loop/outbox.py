@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from jumplora_server.core import Finish, FinishReason, Sequence, Token, TokenEvent
+from jumplora_server.core import Finish, FinishReason, Lease, Sequence, Token, TokenEvent
 from jumplora_server.errors import DeadlineExceeded, Draining, GenerationFailed, ServerError
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.tasks import Outcome
-from jumplora_server.routing import Lease
 from jumplora_server.scheduler.finish import finish_of
 
 OnEvent = Callable[[TokenEvent], None]

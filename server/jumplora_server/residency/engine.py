@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from jumplora_adapters.format import Adapter
-from jumplora_server.routing import Lease
+from jumplora_server.core import Lease
 
 WarmUp = Callable[[Lease], Future[None]]
 """Runs a version that is not in service yet; the future raises when that fails."""

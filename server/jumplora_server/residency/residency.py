@@ -12,6 +12,7 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.store import Store
+from jumplora_server.core import Lease
 from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.pulse import Pulse
@@ -29,7 +30,6 @@ from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import PinState, TaskStatus, Tier
 from jumplora_server.residency.table import Table
 from jumplora_server.residency.watcher import Watcher
-from jumplora_server.routing import Lease
 
 _log = logging.getLogger(__name__)
 

@@ -15,12 +15,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import TracebackType
 
-from jumplora_server.core import AdapterRef
+from jumplora_server.core import AdapterRef, Lease
 from jumplora_server.errors import UnknownTask
 from jumplora_server.residency.entries import Known, Leased, unknown_task
 from jumplora_server.residency.jobs import Jobs
 from jumplora_server.residency.table import Table
-from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority
 
 

@@ -19,13 +19,13 @@ from jumplora_server.core import (
     EngineLimits,
     Finish,
     FinishReason,
+    Lease,
     NoEmbedding,
     Sampling,
     TokenEvent,
     Wanted,
 )
 from jumplora_server.errors import AdapterRefused, GenerationFailed
-from jumplora_server.routing import Lease
 from jumplora_server.scheduler.claims import Priority
 
 

@@ -15,6 +15,7 @@ from jumplora_server.core import (
     Batch,
     EngineLimits,
     FinishReason,
+    Lease,
     QueueLimits,
     Sampling,
     TokenEvent,
@@ -28,7 +29,6 @@ from jumplora_server.errors import (
     TaskQuotaExceeded,
 )
 from jumplora_server.loop.outbox import OnEvent
-from jumplora_server.routing import Lease
 from small_server import Answer, SmallServer, wait_until
 
 TINY = EngineLimits(max_rows=2, max_source_tokens=8, max_target_tokens=64, end_token_ids=(1,))

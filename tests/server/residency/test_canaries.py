@@ -16,6 +16,7 @@ from jumplora_server.core import (
     Batch,
     Finish,
     FinishReason,
+    Lease,
     Sampling,
     Timing,
     TokenEvent,
@@ -29,7 +30,6 @@ from jumplora_server.errors import (
 )
 from jumplora_server.residency.entries import State
 from jumplora_server.residency.trials import CanaryRun
-from jumplora_server.routing import Lease
 from small_server import BACKBONE, PATIENCE, SmallServer, wait_until
 
 TIMING = Timing(queue=0.0, encode=0.0, decode=0.0, total=0.0, first_token=None)

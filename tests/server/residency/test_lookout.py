@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from jumplora_server.core import Lease
 from jumplora_server.errors import Draining, UnknownTask, UnknownVersion
 from jumplora_server.residency.lookout import Lookout, Ration
 from jumplora_server.residency.status import TaskStatus
-from jumplora_server.routing import Lease
 from small_server import PATIENCE, SmallServer, wait_until
 
 

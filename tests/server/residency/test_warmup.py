@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from jumplora_server.core import Finish, FinishReason, Timing, Token, TokenEvent
+from jumplora_server.core import Finish, FinishReason, Lease, Timing, Token, TokenEvent
 from jumplora_server.errors import GenerationFailed
 from jumplora_server.residency.trials import TrialRun
-from jumplora_server.routing import Lease
 
 TIMING = Timing(queue=0.0, encode=0.0, decode=0.0, total=0.0, first_token=None)
 
