@@ -13,7 +13,7 @@ from jumplora_server.errors import DeadlineExceeded, Draining, GenerationFailed,
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.tasks import Outcome
-from jumplora_server.scheduler.finish import finish_of
+from jumplora_server.scheduler.text import finish_of
 
 OnEvent = Callable[[TokenEvent], None]
 Events = list[tuple[OnEvent, TokenEvent]]

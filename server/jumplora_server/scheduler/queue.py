@@ -8,15 +8,67 @@ cannot be saved up.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Literal
 
 from jumplora_server.core import Sequence
-from jumplora_server.scheduler.shares import RowShares
 
 # take: remove and return it; drop: remove it, it is accounted for; pass: leave it and look on;
 # stop: leave it, nothing after it may go before it.
 Verdict = Literal["take", "drop", "pass", "stop"]
+
+# What a task is charged, in units of one encoded prompt token. Rounded from measurements of T5-base
+# on a CPU (server/DECISIONS.md, 2026-11-27). No kind of work may be much cheaper for its task than
+# for the server.
+OUTPUT_TOKEN = 3.0  # a row's part of a decode step, with short prompts
+KEY = 0.005  # each position that attention reads again for every output token
+ANCESTOR = 0.1  # share of the work that each version of a lineage adds
+
+
+class RowShares:
+    """The rows of normal sequences by task (None: the bare backbone). Pure counting, one thread.
+
+    The last `spare` rows are for tasks that hold none, so that a task that was quiet waits for no
+    other task's rows. Of the rest, a task holds its even share at most while another that is below
+    its own waits. A row that no task below its share wants goes to the one that is next.
+    """
+
+    def __init__(self, rows: int, spare: int) -> None:
+        """`spare` of the `rows` are kept back; at least one is not."""
+        assert 0 <= spare < rows, f"{spare} of {rows} rows cannot be kept back"
+        self._ordinary = rows - spare
+        self._held: Counter[str | None] = Counter()
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks hold rows."""
+        return len(self._held)
+
+    def take(self, task: str | None) -> None:
+        """A sequence of the task got a row."""
+        self._held[task] += 1
+
+    def give_back(self, task: str | None) -> None:
+        """A sequence of the task left its row."""
+        self._held[task] -= 1
+        if not self._held[task]:
+            del self._held[task]
+
+    def may_take(self, task: str | None, taken: int) -> bool:
+        """Whether the task may have one more row while `taken` are in use, by any priority."""
+        return self.has_ordinary(taken) or not self._held[task]
+
+    def has_ordinary(self, taken: int) -> bool:
+        """Whether a row is free that is not kept back."""
+        return taken < self._ordinary
+
+    def present(self, waiting: Set[str | None]) -> int:
+        """How many tasks hold rows or are among those that wait."""
+        return len(self._held.keys() | waiting)
+
+    def is_over(self, task: str | None, present: int) -> bool:
+        """Whether the task holds its even share among so many tasks, or more."""
+        return self._held[task] * present >= self._ordinary
 
 
 class FairQueue:
@@ -83,7 +135,7 @@ class FairQueue:
         return None
 
     def charge(self, task: str | None, cost: float) -> None:
-        """Add to what the task was served (scheduler/costs)."""
+        """Add to what the task was served (prompt_cost, token_cost)."""
         self._served[task] = self.served(task) + cost
 
     def leave(self, sequence: Sequence) -> None:
@@ -103,3 +155,18 @@ class FairQueue:
 def task_of(sequence: Sequence) -> str | None:
     """The task a sequence is charged to; None for the bare backbone."""
     return None if sequence.ref is None else sequence.ref.task
+
+
+def prompt_cost(sequence: Sequence) -> float:
+    """Of encoding its prompt."""
+    return len(sequence.prompt) * _lineage(sequence)
+
+
+def token_cost(sequence: Sequence) -> float:
+    """Of its next token."""
+    keys = len(sequence.prompt) + len(sequence.output)
+    return (OUTPUT_TOKEN + KEY * keys) * _lineage(sequence)
+
+
+def _lineage(sequence: Sequence) -> float:
+    return 1.0 + ANCESTOR * len(sequence.slots)

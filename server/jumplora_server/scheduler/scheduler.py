@@ -24,11 +24,15 @@ from jumplora_server.core import (
 )
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.claims import Priority, SlotClaims
-from jumplora_server.scheduler.costs import prompt_cost, token_cost
-from jumplora_server.scheduler.finish import finish_of
-from jumplora_server.scheduler.queue import FairQueue, Verdict, task_of
-from jumplora_server.scheduler.shares import RowShares
-from jumplora_server.scheduler.text import OutputText
+from jumplora_server.scheduler.queue import (
+    FairQueue,
+    RowShares,
+    Verdict,
+    prompt_cost,
+    task_of,
+    token_cost,
+)
+from jumplora_server.scheduler.text import OutputText, finish_of
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
-"""The text of one sequence on its way out: detokenized, and cut before the first stop string."""
+"""What a sequence says: its text, detokenized and cut before the first stop string, and its end."""
 
 from __future__ import annotations
 
-from jumplora_server.core import Detokenizer
+from jumplora_server.core import Detokenizer, Finish, FinishReason, Sequence, Timing
 
 
 class OutputText:
@@ -59,3 +59,26 @@ class OutputText:
         """Length of the longest end of the held text that a proper start of `stop` equals."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+
+
+def finish_of(
+    sequence: Sequence, reason: FinishReason, now: float, error: Exception | None = None
+) -> Finish:
+    """What to tell of `sequence`, which ends at `now`. Phases that it never reached take 0 s."""
+    started = now if sequence.started is None else sequence.started
+    encoded = now if sequence.encoded is None else sequence.encoded
+    first = sequence.first_token
+    return Finish(
+        reason=reason,
+        text=sequence.text,
+        prompt_tokens=len(sequence.prompt),
+        generated_tokens=len(sequence.output),
+        timing=Timing(
+            queue=started - sequence.arrived,
+            encode=encoded - started,
+            decode=now - encoded,
+            total=now - sequence.arrived,
+            first_token=None if first is None else first - sequence.arrived,
+        ),
+        error=error,
+    )

@@ -6,7 +6,7 @@ import pytest
 
 from fakes import FakeDetokenizer
 from jumplora_server.core import AdapterRef, Sampling, Sequence
-from jumplora_server.scheduler.costs import prompt_cost, token_cost
+from jumplora_server.scheduler.queue import prompt_cost, token_cost
 
 
 def running(prompt: int, output: int, lineage: int) -> Sequence:
