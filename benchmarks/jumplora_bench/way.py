@@ -1,6 +1,6 @@
 """Which files of the server one request runs through, from its first byte to the answer's last.
 
-    .venv/bin/python -m jumplora_bench.way --kernels native
+    .venv/bin/python -m jumplora_bench.way --kernels torch
 
 A file counts when one of its functions is called in that time, on any thread of a real server with
 a random backbone. Imports do not count, nor does a function that was called before and runs on.
@@ -39,7 +39,7 @@ from jumplora_server.settings import Settings
 
 TASK = "trec"
 MOST_SECONDS = 60.0  # any wait here
-Kernels = Literal["native", "torch"]
+Kernels = Literal["auto", "native", "torch"]
 _SERVER = Path(next(iter(jumplora_server.__path__)))
 _PREFIX = f"{_SERVER}{os.sep}"
 
@@ -179,7 +179,7 @@ def _table(route: str, files: Sequence[str]) -> Table:
 def main() -> None:
     """Ask, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kernels", default="native", choices=get_args(Kernels))
+    parser.add_argument("--kernels", default="auto", choices=get_args(Kernels))
     parser.add_argument("--json", action="store_true", help="print file names for a program")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jumplora-way-") as place:
