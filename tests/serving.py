@@ -135,7 +135,9 @@ def make_site(
 @contextmanager
 def listening(site: Site) -> Iterator[str]:
     """Serve over a real connection, in a thread; yields the address."""
-    with serving_app(site.app, site.parts.services.settings, traffic(site.app)) as server:
+    with serving_app(
+        site.app, site.parts.services.settings, traffic(site.parts.services)
+    ) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 

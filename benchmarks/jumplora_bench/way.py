@@ -34,7 +34,7 @@ from jumplora_bench.backbone import write_backbone
 from jumplora_bench.published import publish_tasks
 from jumplora_server import app, logs
 from jumplora_server.api.middleware import ACCESS_LOG
-from jumplora_server.http.server import bound_socket, http_server
+from jumplora_server.http.server import bound_socket
 from jumplora_server.settings import Settings
 
 TASK = "trec"
@@ -131,15 +131,7 @@ def _serving(settings: Settings) -> Iterator[str]:
     """The server that `jumplora serve` runs, in a thread; yields its address."""
     with bound_socket(settings.host, 0) as listener, open(os.devnull, "w", encoding="utf-8") as log:
         logs.configure("text", "info", log)
-        built = app.build(settings, app.assemble(settings))
-        server = http_server(
-            built,
-            settings,
-            app.traffic(built),
-            on_drain=lambda: app.begin_drain(built),
-            on_refuse=lambda: app.refuse_requests(built),
-            on_cut_off=lambda: app.end_requests(built),
-        )
+        server = app.server(settings, app.assemble(settings))
         thread = threading.Thread(target=server.run, args=([listener],), name="http")
         thread.start()
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 import time
@@ -11,16 +10,12 @@ import warnings
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import torch
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import AdapterError, DataError, StoreError
@@ -36,6 +31,7 @@ from jumplora_server.engine.native.library import NativeUnavailable
 from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
 from jumplora_server.engine.warm_up import DRILLS
 from jumplora_server.http.connections import Traffic
+from jumplora_server.http.server import HttpServer, http_server
 from jumplora_server.loop.loop import EngineLoop, StepEngine
 from jumplora_server.loop.outbox import Delivery
 from jumplora_server.metrics.metrics import Metrics
@@ -247,20 +243,18 @@ def _open_store(settings: Settings) -> Store:
     return store
 
 
-def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
-    """The app; its lifespan starts and stops `parts`, assembled then if none are given."""
+def build(settings: Settings, parts: Parts) -> FastAPI:
+    """The app; its lifespan starts and stops `parts`."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        running = await run_in_threadpool(assemble, settings) if parts is None else parts
-        app.state.services = running.services
         interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
-            await _start(running)
+            await _start(parts)
             yield
         finally:
-            await _stop(running)
+            await _stop(parts)
             sys.setswitchinterval(interval)
 
     has_docs = settings.docs == "on"
@@ -275,13 +269,12 @@ def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     if has_docs:
-        app.router.routes.insert(0, _document_route(app))
+        app.router.routes.insert(0, health.document_route(app))
     add_dialect(app, tgi.router)
     app.include_router(adapters.router)
     app.include_router(health.router)
     errors.install(app)
-    if parts is not None:
-        app.state.services = parts.services
+    app.state.services = parts.services
     # The last one added is the outermost.
     app.add_middleware(BodyCheck, max_bytes=settings.max_body_bytes)
     app.add_middleware(Methods)
@@ -294,46 +287,27 @@ def build(settings: Settings, parts: Parts | None = None) -> FastAPI:
     return app
 
 
-def traffic(app: FastAPI) -> Traffic:
+def server(settings: Settings, parts: Parts) -> HttpServer:
+    """The HTTP server of `parts`, joined to what its end asks of them."""
+    services = parts.services
+    return http_server(
+        build(settings, parts),
+        settings,
+        traffic(services),
+        on_drain=services.lifecycle.drain,
+        on_refuse=services.loop.drain,
+        on_cut_off=services.loop.stop,
+    )
+
+
+def traffic(services: Services) -> Traffic:
     """What the HTTP server has to know of the app."""
-    services: Services = app.state.services
     return Traffic(
         probes=health.PROBES,
         is_streamed=is_upload,
         on_refusal=services.metrics.http_refused,
         on_connections=services.metrics.http_connections,
     )
-
-
-def _document_route(app: FastAPI) -> Route:
-    """/openapi.json, made once: the framework writes it anew for each request, in a millisecond."""
-
-    @cache
-    def document() -> bytes:
-        return json.dumps(app.openapi()).encode()
-
-    async def endpoint(request: Request) -> Response:
-        return Response(document(), media_type="application/json")
-
-    return Route("/openapi.json", endpoint, include_in_schema=False)
-
-
-def begin_drain(app: FastAPI) -> None:
-    """Fail readiness; requests are still taken."""
-    services: Services = app.state.services
-    services.lifecycle.phase = "draining"
-
-
-def refuse_requests(app: FastAPI) -> None:
-    """Answer new requests with 503; what waits or runs goes on."""
-    services: Services = app.state.services
-    services.loop.drain()
-
-
-def end_requests(app: FastAPI) -> None:
-    """End what still waits or runs with 503. Waits for the step that is being computed."""
-    services: Services = app.state.services
-    services.loop.stop()
 
 
 async def _start(parts: Parts) -> None:
@@ -356,7 +330,7 @@ async def _start(parts: Parts) -> None:
 
 async def _stop(parts: Parts) -> None:
     services = parts.services
-    services.lifecycle.phase = "draining"
+    services.lifecycle.drain()
     # The HTTP server has let requests finish already: what still runs is cut off.
     await run_in_threadpool(services.loop.stop)
     patience = min(RESIDENCY_STOP_SECONDS, services.settings.shutdown_timeout)

@@ -31,9 +31,13 @@ SCRAPES = 2  # at a time; more wait, for they share one page
 
 @dataclass(slots=True)
 class Lifecycle:
-    """Whether new requests should be sent here; readiness tells it to the outside."""
+    """Whether new requests should be sent here; readiness says it."""
 
     phase: Phase = "starting"
+
+    def drain(self) -> None:
+        """Fail readiness; requests are still taken."""
+        self.phase = "draining"
 
 
 @dataclass(frozen=True, slots=True)

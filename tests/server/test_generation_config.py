@@ -59,14 +59,15 @@ def test_an_end_token_that_is_a_word_is_no_text(
     folder, expected = served
     caplog.set_level("INFO", logger="jumplora_server")
     settings = settings_of(folder, tmp_path)
-    app = build(settings, assemble(settings))
+    parts = assemble(settings)
+    app = build(settings, parts)
     assert "sets max_length 7, do_sample True: here each request says that" in caplog.text
     body: dict[str, Any] = {
         "task_id": "base",
         "inputs": PROMPT,
         "parameters": {"max_new_tokens": 12, "details": True},
     }
-    with serving_app(app, settings, traffic(app)) as listener:
+    with serving_app(app, settings, traffic(parts.services)) as listener:
         address = f"http://127.0.0.1:{listener.port}"
         answer = httpx.post(f"{address}/generate", json=body, timeout=20).json()
         with httpx.stream("POST", f"{address}/generate_stream", json=body, timeout=20) as stream:

@@ -1,13 +1,16 @@
-"""Is it alive, should it get traffic, what is it, how is it doing."""
+"""Is it alive, should it get traffic, what is it, how is it doing, how is it asked."""
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from jumplora_server.api.schemas import Info
 from jumplora_server.residency.entries import State
@@ -153,3 +156,16 @@ async def info(services: WithServices) -> Any:
         base=settings.base_name if settings.allow_base == "yes" else None,
         adapters=services.residency.tasks,
     )
+
+
+def document_route(app: FastAPI) -> Route:
+    """/openapi.json, made once: the framework writes it anew for each request, in a millisecond."""
+
+    @cache
+    def document() -> bytes:
+        return json.dumps(app.openapi()).encode()
+
+    async def endpoint(request: Request) -> Response:
+        return Response(document(), media_type="application/json")
+
+    return Route("/openapi.json", endpoint, include_in_schema=False)

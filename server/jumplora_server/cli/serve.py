@@ -55,7 +55,7 @@ def run(flags: dict[str, str]) -> None:
     ignore_signals()
     # Late: torch takes seconds, and a wrong setting should be told at once.
     from jumplora_server import app
-    from jumplora_server.http.server import bound_socket, http_server
+    from jumplora_server.http.server import bound_socket
 
     with ExitStack() as held:
         try:
@@ -64,15 +64,7 @@ def run(flags: dict[str, str]) -> None:
         except app.STARTUP_ERRORS as error:
             typer.secho(f"the server cannot start: {printable(str(error))}", fg="red", err=True)
             raise typer.Exit(EXIT_STARTUP) from None
-        built = app.build(settings, parts)
-        server = http_server(
-            built,
-            settings,
-            app.traffic(built),
-            on_drain=lambda: app.begin_drain(built),
-            on_refuse=lambda: app.refuse_requests(built),
-            on_cut_off=lambda: app.end_requests(built),
-        )
+        server = app.server(settings, parts)
         # What was built stays: no collection walks its 200,000 objects again, 0.1 s.
         gc.collect()
         gc.freeze()

@@ -16,7 +16,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import toy_backbone
-from jumplora_server.app import begin_drain, refuse_requests
 from jumplora_server.residency.residency import FIRST_LOADS_SECONDS, Residency
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
@@ -186,11 +185,11 @@ def test_draining_fails_readiness_and_takes_requests_until_refused(tmp_path: Pat
     body = {"task_id": "alpha", "inputs": "x"}
     with connected(site) as http:
         site.publish("alpha")
-        begin_drain(site.app)
+        site.parts.services.lifecycle.drain()
         assert http.get("/readyz").json()["checks"]["lifecycle"] == "draining"
         assert http.get("/livez").status_code == 200
         assert http.post("/generate", json=body).status_code == 200
-        refuse_requests(site.app)
+        site.parts.services.loop.drain()
         assert http.post("/generate", json=body).status_code == 503
 
 
