@@ -16,6 +16,8 @@ from jumplora_adapters.manifest import Manifest
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
 
+MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
+PinState = Literal["pinned", "unpinned"]
 Reason = Literal["lru", "replaced", "unload"]
 _PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 
@@ -42,6 +44,25 @@ class Route:
     served: AdapterRef | None = None
     manifest: Manifest | None = None  # of `served`
     failure: LoadFailure | None = None
+
+    def serves(self, digest: str) -> bool:
+        """Whether new requests are answered by that version."""
+        return self.served is not None and self.served.version == digest
+
+    def preferred(self, served: Version | None) -> tuple[str, ...]:
+        """The versions that the task should serve, best first; empty where it serves the best.
+
+        The desired one first. Behind it what served before, if that was ever loaded here; else the
+        history, newest first, as after a restart, and not all of a long one: each costs a load.
+        """
+        if self.desired is None or (
+            served is not None and served.digest == self.desired and served.is_resident
+        ):
+            return ()
+        if served is not None and served.is_proven:
+            return tuple(dict.fromkeys([self.desired, served.digest]))
+        newest = [digest for digest in self.versions[::-1] if digest != self.desired]
+        return (self.desired, *newest[:MAX_FALLBACKS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +161,7 @@ class Version:
     """One version and who uses it. Only Versions changes it."""
 
     facts: VersionFacts
+    manifest: Manifest
     nbytes: int  # in the engine; guessed by the file's size until it was packed once
     size: Literal["guessed", "measured"] = "guessed"
     state: State = State.COLD
@@ -162,6 +184,20 @@ class Version:
     def digest(self) -> str:
         """Its name."""
         return self.facts.digest
+
+    @property
+    def ref(self) -> AdapterRef:
+        """What rows compute with."""
+        return AdapterRef(self.facts.task, self.digest, (*self.facts.ancestors, self.digest))
+
+    @property
+    def owes_canaries(self) -> bool:
+        """Whether it has canaries that it did not pass here yet.
+
+        Once is enough while it is known: when it comes back after an eviction its bytes are the
+        same, and requests wait for it.
+        """
+        return bool(self.manifest.canaries) and self.canary_accuracy is None
 
     @property
     def is_served(self) -> bool:

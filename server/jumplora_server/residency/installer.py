@@ -68,7 +68,7 @@ class Installer:
     def tidy(self) -> None:
         """Take out of the engine what nothing uses any more."""
         with self._shared as table:
-            freed, removed = table.take_freed(), table.take_removed()
+            freed, removed = table.versions.take_freed(), table.take_removed()
         # Those of which the engine raised before are tried again, until it takes them.
         to_remove, self._unremoved = [*self._unremoved, *freed], []
         for each in to_remove:

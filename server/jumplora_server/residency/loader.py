@@ -360,16 +360,17 @@ class Loader:
             seconds["warmup"] = self._clock() - began
         began = self._clock()
         with self._shared as table:
-            if not table.owes_canaries(digest):
+            version = table.versions.known.get(digest)
+            if version is None or not version.owes_canaries:
                 return
-            leased, is_counted = table.leased(digest), table.versions.known[digest].is_resident
+            leased, is_counted = table.leased(digest), version.is_resident
             if is_counted:  # another's ancestor: its task may be forgotten while it is asked
-                table.count(digest)
+                table.versions.lease(digest)
         with self._shared.lease(leased) if is_counted else uncounted(leased) as lease:
             accuracy = self._replay_canaries(lease)
         if accuracy is not None:
             with self._shared as table:
-                table.passed(digest, accuracy)
+                table.versions.passed(digest, accuracy)
         seconds["canaries"] = self._clock() - began
 
 

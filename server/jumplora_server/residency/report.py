@@ -13,7 +13,7 @@ from jumplora_server.metrics.state import Stage
 from jumplora_server.residency.entries import Freed
 from jumplora_server.residency.quality import quality_of
 from jumplora_server.residency.shared import Shared
-from jumplora_server.residency.status import TaskStatus, Tier
+from jumplora_server.residency.status import TaskStatus, Tier, status_of
 
 AT_ONCE = 32  # a tenth of a millisecond
 _log = logging.getLogger(__name__)
@@ -38,13 +38,18 @@ class Report:
         tasks = sorted(routes)
         for start in range(0, len(tasks), AT_ONCE):
             with self._shared as table:
-                some = table.statuses(tasks[start : start + AT_ONCE], self._tier, self._clock())
+                now, registered = self._clock(), table.routing.routes
+                some = [
+                    status_of(table, task, self._tier, now)
+                    for task in tasks[start : start + AT_ONCE]
+                    if task in registered  # it may have been forgotten since
+                ]
             yield from some
 
     def status(self, task: str) -> TaskStatus:
         """Raises UnknownTask."""
         with self._shared as table:
-            return table.status(task, self._tier, self._clock())
+            return status_of(table, task, self._tier, self._clock())
 
     def state(self, task: str) -> None:
         """The task's state, memory and version as they are now."""

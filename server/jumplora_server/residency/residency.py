@@ -17,7 +17,7 @@ from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, Un
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
-from jumplora_server.residency.entries import Known
+from jumplora_server.residency.entries import Known, PinState
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
 from jumplora_server.residency.loader import Loader, failure_of
@@ -27,7 +27,7 @@ from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.shared import Shared
-from jumplora_server.residency.status import PinState, TaskStatus, Tier
+from jumplora_server.residency.status import TaskStatus, Tier
 from jumplora_server.residency.table import Table
 from jumplora_server.residency.watcher import Watcher
 

@@ -63,6 +63,11 @@ class Setbacks:
         """The last one, if it failed when it was tried last."""
         return self._found.get(task, {}).get(digest)
 
+    def is_due(self, task: str, digest: str, now: float) -> bool:
+        """Whether a version may be tried: it did not fail, or its time has come."""
+        setback = self.get(task, digest)
+        return setback is None or setback.retry_at <= now
+
     def of(self, route: Route) -> Setback | None:
         """Why a task does not serve what it should."""
         pointer = self.get(route.task)
@@ -93,6 +98,10 @@ class Setbacks:
     def forget(self, task: str) -> None:
         """All of a task."""
         self._found.pop(task, None)
+
+    def tasks_with(self, code: str) -> list[str]:
+        """The tasks of which something failed for that reason."""
+        return [task for task, _, setback in self.all() if setback.failure.code == code]
 
     def all(self) -> Iterator[tuple[str, str, Setback]]:
         """Task, digest or POINTER, and what is known."""

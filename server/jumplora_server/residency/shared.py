@@ -94,7 +94,7 @@ class Shared:
 
     def _count(self, digest: str) -> None:
         with self as table:
-            table.count(digest)
+            table.versions.lease(digest)
 
     def _release(self, digest: str) -> None:
         with self as table:

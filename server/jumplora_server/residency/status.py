@@ -1,16 +1,15 @@
-"""What the operator sees of a task: a value, made of its route and versions by a pure function."""
+"""What the operator sees of a task: a value, read from the table by a pure function."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.residency.entries import LoadFailure, Route, State, Version
+from jumplora_server.residency.entries import LoadFailure, State
+from jumplora_server.residency.table import Table
 
 Tier = Literal["host", "device"]  # where the engine keeps adapters
-PinState = Literal["pinned", "unpinned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +45,11 @@ class TaskStatus:
     history: tuple[str, ...]
 
 
-def status_of(
-    route: Route,
-    own: Sequence[Version],
-    served: Version | None,
-    *,
-    pinned: PinState,
-    tier: Tier,
-    retry_in: float | None,
-) -> TaskStatus:
-    """`own` are the task's known versions, `served` the one that its route names."""
+def status_of(table: Table, task: str, tier: Tier, now: float) -> TaskStatus:
+    """Raises UnknownTask."""
+    route, own = table.routing.route(task), table.versions.of_task(task)
+    served = None if route.served is None else table.versions.known.get(route.served.version)
+    setback = table.setbacks.of(route)
     resident = sum(version.resident_bytes for version in own)
     if served is not None:
         state = served.state
@@ -70,8 +64,8 @@ def status_of(
         state=state,
         degraded=route.failure is not None,
         failure=route.failure,
-        retry_in=retry_in,
-        pinned=pinned == "pinned",
+        retry_in=None if setback is None else max(0.0, setback.retry_at - now),
+        pinned=table.versions.is_pinned(task),
         in_flight=sum(version.leases for version in own),
         bytes_disk=0 if served is None else served.facts.disk_bytes,
         bytes_host=resident if tier == "host" else 0,

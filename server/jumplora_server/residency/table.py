@@ -9,28 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from jumplora_adapters.manifest import Manifest
-from jumplora_server.core import AdapterRef
 from jumplora_server.residency.entries import (
-    Freed,
     Known,
     Leased,
     LoadFailure,
     Orders,
+    PinState,
     Route,
     RoutingTable,
     State,
-    Version,
     check_task,
     other_task,
     unavailable,
 )
 from jumplora_server.residency.names import Names
 from jumplora_server.residency.setback import Setback, Setbacks, Stamps, Waits
-from jumplora_server.residency.status import PinState, TaskStatus, Tier, status_of
 from jumplora_server.residency.versions import Room, Use, Versions
-
-MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
 
 
 class Table:
@@ -44,8 +38,7 @@ class Table:
         self.routing = RoutingTable()
         self.names = Names()
         self.versions = Versions(budget_bytes)
-        self._manifests: dict[str, Manifest] = {}  # of the versions in `versions`
-        self._setbacks = Setbacks(waits)
+        self.setbacks = Setbacks(waits)
         self._pointers: dict[str, str | None] = {}  # as they were read last
         self._leaving: set[str] = set()  # forgotten tasks of which something is in use
         self._is_room_wanted = False  # a load found none since some was made last
@@ -67,13 +60,15 @@ class Table:
         route, digest = self.routing.version(spec)
         version = self.versions.known.get(digest)
         if version is None or not version.is_resident:
-            self._check_setback(route.task, digest, now)
+            setback = self.setbacks.get(route.task, digest)
+            if setback is not None and now < setback.retry_at:
+                raise unavailable(route.task, digest, setback.failure, setback.retry_at - now)
             self.versions.retry(digest)
         if digest not in self.versions.known:
             if known is None or known.facts.digest != digest:
                 return digest
             check_task(known.facts, route.task)
-            self.know(known)
+            self.versions.know(known)
         check_task(self.versions.known[digest].facts, route.task)
         if route.served is None and "@" not in spec:
             self._serve(route, digest)
@@ -84,11 +79,8 @@ class Table:
 
     def leased(self, digest: str) -> Leased:
         """What a lease on a known version is on; counts nothing."""
-        return Leased(self._ref(digest), self._manifests[digest])
-
-    def count(self, digest: str) -> None:
-        """One more lease on a version that is leased."""
-        self.versions.lease(digest)
+        version = self.versions.known[digest]
+        return Leased(version.ref, version.manifest)
 
     def release(self, digest: str) -> None:
         """One lease less."""
@@ -131,17 +123,16 @@ class Table:
     def observe(self, task: str, desired: str, versions: tuple[str, ...]) -> None:
         """What the store says of a task now; registers it if it is new."""
         route = self.routing.routes.get(task) or Route(task, desired, versions)
-        self._setbacks.clear(task)
+        self.setbacks.clear(task)
         self._pointers[task] = desired
         if route.desired != desired:
-            self._setbacks.clear(task, desired)  # a new wish is tried at once
+            self.setbacks.clear(task, desired)  # a new wish is tried at once
         self._route(replace(route, desired=desired, versions=versions))
         self._leaving.discard(task)
         for version in self.versions.of_task(task):
             if version.digest not in versions and not version.is_served:
                 self.versions.retire(version.digest, task, "unload")
-        self._setbacks.keep(task, (*versions, desired))
-        self._forget_manifests()
+        self.setbacks.keep(task, (*versions, desired))
         self._freed()
 
     def blame(
@@ -151,7 +142,7 @@ class Table:
 
         `pointer` is what the pointer holds, where it can be read and something else cannot.
         """
-        setback = self._setbacks.note(task, failure, now)
+        setback = self.setbacks.note(task, failure, now)
         self._pointers[task] = pointer
         self._route(self.routing.routes.get(task) or Route(task, None, ()))
         self._leaving.discard(task)
@@ -161,14 +152,9 @@ class Table:
         """Tasks whose desired version does not load, each with the files as they were then."""
         return [
             (task, setback.seen)
-            for task, digest, setback in self._setbacks.all()
+            for task, digest, setback in self.setbacks.all()
             if setback.seen and self.routing.routes[task].desired == digest
         ]
-
-    def know(self, known: Known) -> None:
-        """Enter a version that was read from the store."""
-        self.versions.know(known.facts)
-        self._manifests[known.facts.digest] = known.manifest
 
     def expect(self, task: str, known: Known) -> None:
         """Let a task that serves nothing that loads serve a version that is loaded on first use."""
@@ -177,7 +163,7 @@ class Table:
             return
         served = None if route.served is None else route.served.version
         if served is None or self.versions.state(served) is State.FAILED:
-            self.know(known)
+            self.versions.know(known)
             self._serve(route, known.facts.digest)
 
     def forget(self, task: str) -> None:
@@ -189,13 +175,12 @@ class Table:
         self.names.discard(task)
         self.versions.pin(task, "unpinned")
         self._leaving.add(task)
-        self._setbacks.forget(task)
+        self.setbacks.forget(task)
         self._pointers.pop(task, None)
         if route.served is not None:
             self.versions.retire(route.served.version, task, "unload")
         for version in self.versions.of_task(task):
-            if version.digest in self.versions.known:
-                self.versions.retire(version.digest, task, "unload")
+            self.versions.retire(version.digest, task, "unload")
         self._give_way()
 
     def clear(self) -> None:
@@ -203,8 +188,7 @@ class Table:
         for task in tuple(self.routing.routes):
             self.forget(task)
         for digest, version in tuple(self.versions.known.items()):
-            if digest in self.versions.known:
-                self.versions.retire(digest, version.facts.task, "unload")
+            self.versions.retire(digest, version.facts.task, "unload")
 
     # The loader
 
@@ -217,10 +201,10 @@ class Table:
         if route is None:  # forgotten since
             return ()
         served = None if route.served is None else self.versions.known[route.served.version]
-        if served is not None and self.owes_canaries(served.digest):
+        if served is not None and served.owes_canaries:
             served = None  # at most resident as an ancestor: not yet checked for its own task
-        order = preferred(route, served)
-        due = [digest for digest in order if retry or self._is_due(task, digest, now)]
+        order = route.preferred(served)
+        due = [digest for digest in order if retry or self.setbacks.is_due(task, digest, now)]
         for digest in due:
             self.versions.retry(digest)
         return tuple(due)
@@ -243,7 +227,7 @@ class Table:
     def begin(self, lineage: Iterable[Known], digest: str, room: Room) -> tuple[str, ...] | None:
         """See Versions.begin. `lineage` is `digest` and all that it stands on."""
         for known in lineage:
-            self.know(known)
+            self.versions.know(known)
         begun = self.versions.begin(digest, beside=self._beside(digest), room=room)
         self._is_room_wanted |= begun is None
         return begun
@@ -256,34 +240,18 @@ class Table:
             self._is_room_wanted = True
         return fits
 
-    def owes_canaries(self, digest: str) -> bool:
-        """Whether a version has canaries that it did not pass here yet.
-
-        Once is enough while it is known: when it comes back after an eviction its bytes are the
-        same, and requests wait for it.
-        """
-        version, manifest = self.versions.known.get(digest), self._manifests.get(digest)
-        if version is None or manifest is None or not manifest.canaries:
-            return False
-        return version.canary_accuracy is None
-
-    def passed(self, digest: str, canary_accuracy: float) -> None:
-        """See Versions.passed. One that was forgotten meanwhile is left out."""
-        if digest in self.versions.known:
-            self.versions.passed(digest, canary_accuracy)
-
     def commit(self, task: str, digest: str, loaded: tuple[str, ...]) -> None:
         """What was loaded may be used."""
         for each in loaded:
             self.versions.ready(each)
-        self._setbacks.clear(task, digest)
+        self.setbacks.clear(task, digest)
         route = self.routing.routes.get(task)
         if route is not None:
-            if _serves(route, digest):  # its header may have been another file's before
+            if route.serves(digest):  # its header may have been another file's before
                 leased = self.leased(digest)
                 route = replace(route, served=leased.ref, manifest=leased.manifest)
             self._route(route)
-        elif digest in self.versions.known:
+        else:
             self.versions.retire(digest, task, "unload")  # forgotten while it was loading
 
     def flip(self, task: str, digest: str) -> str | None:
@@ -314,15 +282,15 @@ class Table:
         One that is another task's is none of this task's doing, and stays as it is.
         """
         self.versions.abort(loading)
-        setback = self._setbacks.note(task, failure, now, digest, seen)
+        setback = self.setbacks.note(task, failure, now, digest, seen)
         route, version = self.routing.routes.get(task), self.versions.known.get(digest)
         if route is None:
-            self._setbacks.forget(task)
+            self.setbacks.forget(task)
         if version is not None and version.facts.task == task:
             self.versions.fail(digest, failure)
-            if route is not None and version.is_resident and _serves(route, digest):
+            if route is not None and version.is_resident and route.serves(digest):
                 route = replace(route, served=None, manifest=None)
-            if digest in self.versions.known and (route is None or version.is_resident):
+            if route is None or version.is_resident:
                 self.versions.retire(digest, task, "unload")
         if route is not None:
             self._route(route)
@@ -333,49 +301,17 @@ class Table:
         if digest in self.versions.known:
             self.versions.yield_for(digest, self._beside(digest))
 
-    def take_freed(self) -> list[Freed]:
-        """See Versions.take_freed."""
-        return self.versions.take_freed()
-
     def take_removed(self) -> list[str]:
         """Forgotten tasks of which nothing is left, each once."""
         removed = sorted(task for task in self._leaving if not self.versions.of_task(task))
         self._leaving.difference_update(removed)
         return removed
 
-    # Operators
-
-    def statuses(self, tasks: Iterable[str], tier: Tier, now: float) -> list[TaskStatus]:
-        """Those of `tasks` that are registered."""
-        return [self.status(task, tier, now) for task in tasks if task in self.routing.routes]
-
-    def status(self, task: str, tier: Tier, now: float) -> TaskStatus:
-        """Raises UnknownTask."""
-        route = self.routing.route(task)
-        setback = self._setbacks.of(route)
-        return status_of(
-            route,
-            self.versions.of_task(task),
-            None if route.served is None else self.versions.known.get(route.served.version),
-            pinned="pinned" if self.versions.is_pinned(task) else "unpinned",
-            tier=tier,
-            retry_in=None if setback is None else max(0.0, setback.retry_at - now),
-        )
-
     # Inside
-
-    def _check_setback(self, task: str, digest: str, now: float) -> None:
-        setback = self._setbacks.get(task, digest)
-        if setback is not None and now < setback.retry_at:
-            raise unavailable(task, digest, setback.failure, setback.retry_at - now)
-
-    def _is_due(self, task: str, digest: str, now: float) -> bool:
-        setback = self._setbacks.get(task, digest)
-        return setback is None or setback.retry_at <= now
 
     def _route(self, route: Route) -> None:
         """Put a route into the table, with the failure that is known of what it wants."""
-        setback = self._setbacks.of(route)
+        setback = self.setbacks.of(route)
         failure = None if setback is None else setback.failure
         if route.task not in self.routing.routes:
             self.names.add(route.task)
@@ -388,10 +324,6 @@ class Table:
         if route.served is not None and route.served.version != digest:
             self.versions.retire(route.served.version, route.task, "replaced")
         self._freed()
-
-    def _ref(self, digest: str) -> AdapterRef:
-        facts = self.versions.known[digest].facts
-        return AdapterRef(facts.task, digest, (*facts.ancestors, digest))
 
     def _beside(self, digest: str) -> str | None:
         """The version that `digest` would replace."""
@@ -412,33 +344,4 @@ class Table:
     def _give_way(self) -> None:
         """Less has to stay than before: what the budget refused may fit now."""
         self._freed()
-        self._orders.settle += [
-            task
-            for task, _, setback in self._setbacks.all()
-            if setback.failure.code == "memory_budget"
-        ]
-
-    def _forget_manifests(self) -> None:
-        if len(self._manifests) > len(self.versions.known):
-            for digest in self._manifests.keys() - self.versions.known.keys():
-                del self._manifests[digest]
-
-
-def preferred(route: Route, served: Version | None) -> tuple[str, ...]:
-    """The versions that a task should serve, best first; empty where it serves the best.
-
-    The desired one first. Behind it what served before, if that was ever loaded here; else the
-    history, newest first, as after a restart, and not all of a long one: each costs a load.
-    """
-    if route.desired is None or (
-        served is not None and served.digest == route.desired and served.is_resident
-    ):
-        return ()
-    if served is not None and served.is_proven:
-        return tuple(dict.fromkeys([route.desired, served.digest]))
-    newest = [digest for digest in route.versions[::-1] if digest != route.desired]
-    return (route.desired, *newest[:MAX_FALLBACKS])
-
-
-def _serves(route: Route, digest: str) -> bool:
-    return route.served is not None and route.served.version == digest
+        self._orders.settle += self.setbacks.tasks_with("memory_budget")

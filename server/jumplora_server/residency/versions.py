@@ -15,13 +15,13 @@ from jumplora_server.errors import OutOfMemoryBudget
 from jumplora_server.residency import room as making
 from jumplora_server.residency.entries import (
     Freed,
+    Known,
     LoadFailure,
+    PinState,
     Reason,
     State,
     Version,
-    VersionFacts,
 )
-from jumplora_server.residency.status import PinState
 
 Room = Literal["free", "evict"]  # may others be evicted for it
 _MAX_MEASURED = 65_536
@@ -75,20 +75,21 @@ class Versions:
 
     # Use
 
-    def know(self, facts: VersionFacts) -> None:
+    def know(self, new: Known) -> None:
         """Enter a version as COLD, if it is new; others' files may have lain under its name before,
         so what was known of one that holds nothing is replaced."""
+        facts = new.facts
         known = self._versions.get(facts.digest)
-        if known is not None:
-            if known.facts != facts and known.state in (State.COLD, State.FAILED):
-                self._unindex(known)
-                known.facts = facts
-                self._by_task.setdefault(facts.task, {})[facts.digest] = known
-        else:
-            version = self._versions[facts.digest] = Version(facts, nbytes=facts.disk_bytes)
+        if known is None:
+            known = Version(facts, new.manifest, nbytes=facts.disk_bytes)
             if facts.digest in self._measured:
-                version.nbytes, version.size = self._measured[facts.digest], "measured"
-            self._by_task.setdefault(facts.task, {})[facts.digest] = version
+                known.nbytes, known.size = self._measured[facts.digest], "measured"
+            self._versions[facts.digest] = known
+        elif known.facts != facts and known.state in (State.COLD, State.FAILED):
+            self._unindex(known)
+            known.facts = facts
+        known.manifest = new.manifest
+        self._by_task.setdefault(known.facts.task, {})[facts.digest] = known
 
     def lease(self, digest: str) -> None:
         """Count a lease on a known version."""
@@ -129,9 +130,11 @@ class Versions:
     def retire(self, digest: str, task: str, reason: Reason) -> None:
         """The route of `task` names it no more. Freed once nothing uses or needs it.
 
-        One that another task serves stays as it is.
+        One that another task serves stays as it is, and one that is not known is ignored.
         """
-        version = self._versions[digest]
+        version = self._versions.get(digest)
+        if version is None:
+            return
         version.serving.discard(task)
         if version.is_served:
             return
@@ -198,7 +201,8 @@ class Versions:
 
     def passed(self, digest: str, canary_accuracy: float) -> None:
         """Its canaries were replayed and are not owed again while it is known."""
-        self._versions[digest].canary_accuracy = canary_accuracy
+        if digest in self._versions:  # else it was forgotten since
+            self._versions[digest].canary_accuracy = canary_accuracy
 
     def ready(self, digest: str) -> None:
         """A loading version may be used."""

@@ -17,10 +17,9 @@ from fakes import FakeEngine
 from jumplora_adapters.errors import StoreError
 from jumplora_adapters.format import write_adapter
 from jumplora_server.errors import AdapterUnavailable, UnknownTask
-from jumplora_server.residency.entries import State
+from jumplora_server.residency.entries import MAX_FALLBACKS, State
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.status import TaskStatus
-from jumplora_server.residency.table import MAX_FALLBACKS
 from small_server import BACKBONE, PATIENCE, SmallServer, wait_until
 
 NEVER = Waits(first=3600.0, longest=3600.0)  # by the clock: a changed file is to be noticed

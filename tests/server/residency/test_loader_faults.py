@@ -141,7 +141,7 @@ def test_the_steps_are_those_of_a_load(tmp_path: Path, monkeypatch: pytest.Monke
         met = {f"{owner.__name__}.{name}" for (owner, name), fuse in fuses.items() if fuse.hits}
     assert {
         "Table.observe", "Table.candidates", "Table.revive", "Table.begin", "Table.measure",
-        "Table.commit", "Table.flip", "Table.take_freed", "Versions.install", "Versions.begin",
+        "Table.commit", "Table.flip", "Versions.take_freed", "Versions.install", "Versions.begin",
         "Versions.ready", "Versions.serve", "StoreReader.desired", "StoreReader.known",
         "StoreReader.lineage", "StoreReader.adapter", "StoreReader.stamps", "FakeEngine.pack",
         "FakeEngine.install", "Report.state", "Report.loaded", "Report.flipped",

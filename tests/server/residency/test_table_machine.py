@@ -21,6 +21,7 @@ from jumplora_server.errors import (
 )
 from jumplora_server.residency.entries import Known, LoadFailure, State, VersionFacts
 from jumplora_server.residency.setback import Waits
+from jumplora_server.residency.status import status_of
 from jumplora_server.residency.table import Table
 from small_server import BACKBONE
 
@@ -265,7 +266,7 @@ class TableMachine(RuleBasedStateMachine):
             self.tidy()
 
     def tidy(self) -> None:
-        for freed in self.table.take_freed():
+        for freed in self.table.versions.take_freed():
             del self.installed[freed.slot]  # KeyError: freed twice
         self.table.take_removed()
         self.table.take_orders()
@@ -281,7 +282,7 @@ class TableMachine(RuleBasedStateMachine):
         for task, route in self.table.routing.routes.items():
             if route.served is not None:
                 assert WORLD[route.served.version][0] == task
-            status = self.table.status(task, "host", self.now)
+            status = status_of(self.table, task, "host", self.now)
             assert (status.failure is None) == (status.retry_in is None)
             assert status.in_flight == sum(
                 count for d, count in self.leases.items() if WORLD[d][0] == task

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from factories import random_adapter
 from jumplora_server.errors import OutOfMemoryBudget
-from jumplora_server.residency.entries import Freed, LoadFailure, State, VersionFacts
+from jumplora_server.residency.entries import Freed, Known, LoadFailure, State, VersionFacts
 from jumplora_server.residency.room import closure
 from jumplora_server.residency.versions import Room, Versions
+from small_server import BACKBONE
 
+MANIFEST, _ = random_adapter(BACKBONE)
 FAILURE = LoadFailure("digest", "bit flipped")
 
 
@@ -22,7 +25,8 @@ class Loading:
         self.next_slot = 100
 
     def know(self, name: str, ancestors: Sequence[str] = (), nbytes: int = 10) -> None:
-        self.versions.know(VersionFacts(name, f"task-{name[0]}", tuple(ancestors), nbytes))
+        facts = VersionFacts(name, f"task-{name[0]}", tuple(ancestors), nbytes)
+        self.versions.know(Known(facts, MANIFEST))
         self.versions.known[name].size = "measured"
 
     def load(
@@ -227,7 +231,7 @@ def test_measured_bytes_replace_the_file_size() -> None:
 def test_a_guessed_size_does_not_refuse() -> None:
     table = Loading(budget=20)
     table.add("a1")
-    table.versions.know(VersionFacts("a2", "task-a", (), 999))
+    table.versions.know(Known(VersionFacts("a2", "task-a", (), 999), MANIFEST))
     assert table.versions.begin("a2", beside="a1", room="free") is None
     assert table.versions.begin("a2", beside="a1", room="evict") == ("a2",)
     assert table.versions.used_bytes == 20, "all that can be had is reserved"
@@ -306,12 +310,12 @@ def test_what_holds_nothing_takes_new_facts_and_what_is_resident_keeps_its_own()
     table.add("a")
     table.know("b")
     table.versions.lease("b")
-    table.versions.know(VersionFacts("b", "task-x", ("a",), 7))
+    table.versions.know(Known(VersionFacts("b", "task-x", ("a",), 7), MANIFEST))
     assert [v.digest for v in table.versions.of_task("task-x")] == ["b"]
     assert table.versions.of_task("task-b") == ()
     assert table.load("b") == ("b",)
     assert table.versions.claim("b", "in_service") == (101, 102)
-    table.versions.know(VersionFacts("b", "task-x", (), 7))
+    table.versions.know(Known(VersionFacts("b", "task-x", (), 7), MANIFEST))
     assert table.versions.known["b"].facts.ancestors == ("a",)
 
 

@@ -8,9 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from factories import random_adapter
 from jumplora_server.errors import OutOfMemoryBudget
-from jumplora_server.residency.entries import LoadFailure, State, VersionFacts
+from jumplora_server.residency.entries import Known, LoadFailure, State, VersionFacts
 from jumplora_server.residency.versions import Versions
+from small_server import BACKBONE
 
 BUDGET = 40
 # digest -> (ancestors, size); tasks are the letters, so a2 replaces a1.
@@ -24,6 +26,7 @@ WORLD: dict[str, tuple[tuple[str, ...], int]] = {
     "f1": ((), 41),
 }
 NAMES = st.sampled_from(sorted(WORLD))
+MANIFEST, _ = random_adapter(BACKBONE)
 
 
 class VersionsMachine(RuleBasedStateMachine):
@@ -45,7 +48,7 @@ class VersionsMachine(RuleBasedStateMachine):
         ancestors, size = WORLD[name]
         for ancestor in ancestors:
             self.know(ancestor)
-        self.versions.know(VersionFacts(name, name[0], ancestors, size))
+        self.versions.know(Known(VersionFacts(name, name[0], ancestors, size), MANIFEST))
 
     def tidy(self) -> None:
         for freed in self.versions.take_freed():
