@@ -23,6 +23,7 @@ from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Factors, describe, write_adapter
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.manifest import Manifest, PromptSpec
+from jumplora_adapters.network import Site
 
 Style = Literal["v1.0", "v1.1", "mt5"]
 Kind = Literal["masked", "lowrank"]
@@ -169,6 +170,12 @@ def toy_backbone(
         name="toy",
         fingerprint=fingerprint,
         architecture=architecture_of({"model_type": "t5", "d_model": 5}),
+        sites=MappingProxyType(
+            {
+                name: Site(name, shape, "encoder", 0, "self", "v" if name.endswith("v") else "q")
+                for name, shape in targets.items()
+            }
+        ),
         targets=MappingProxyType(targets),
         checkpoint=Checkpoint(MappingProxyType({})),
         generation=Generation(start_token_id=0, end_token_ids=(1,)),

@@ -16,15 +16,14 @@ from types import MappingProxyType
 from jumplora_adapters.architecture import (
     Architecture,
     config_file,
-    parameter_shapes,
     read_architecture,
-    target_shapes,
 )
 from jumplora_adapters.checkpoint import Checkpoint, open_checkpoint
 from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.fingerprint import fingerprint, tokenizer_digest, weight_digests
 from jumplora_adapters.generation import Generation, read_generation
 from jumplora_adapters.manifest import BackboneRef
+from jumplora_adapters.network import Site, parameters, sites, target_shapes
 
 HUB_FILES = (
     "config.json",
@@ -44,14 +43,16 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.A
 class Backbone:
     """A checkpoint folder that was read and may carry adapters.
 
-    `targets` maps every module that an adapter may change to its (d_out, d_in): the q and v
-    projections of encoder self, decoder self and cross attention, in the order of the network.
+    `sites` are the modules that an adapter may change, every linear layer in the order of the
+    network; `targets` are those that training and conversion choose, with their (d_out, d_in): the
+    q and v projections of all attentions.
     """
 
     path: Path
     name: str
     fingerprint: str
     architecture: Architecture
+    sites: Mapping[str, Site]
     targets: Mapping[str, tuple[int, int]]
     checkpoint: Checkpoint
     generation: Generation
@@ -117,7 +118,7 @@ def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Backbone:
     del state  # only the cache's key: another size or time of a file is another backbone
     architecture = read_architecture(folder)
     generation = read_generation(folder, architecture.vocab_size)
-    checkpoint = open_checkpoint(folder, parameter_shapes(architecture))
+    checkpoint = open_checkpoint(folder, parameters(architecture))
     targets = target_shapes(architecture)
     weights = weight_digests(checkpoint, [f"{name}.weight" for name in targets])
     return Backbone(
@@ -125,6 +126,7 @@ def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Backbone:
         name=_name_of(folder),
         fingerprint=fingerprint(architecture.as_json(), tokenizer_digest(folder), weights),
         architecture=architecture,
+        sites=MappingProxyType(sites(architecture)),
         targets=MappingProxyType(targets),
         checkpoint=checkpoint,
         generation=generation,

@@ -11,9 +11,10 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from jumplora_adapters.architecture import Architecture, target_shapes
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.network import target_shapes
 from jumplora_server.core import EngineLimits, Sequence
 from jumplora_server.engine.cache import round_up
 from jumplora_server.engine.cuda.expanded import Scratch

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from device_slots import CPU, adapter_of, low_rank, sparse
-from jumplora_adapters.architecture import architecture_of, target_shapes
+from jumplora_adapters.architecture import architecture_of
 from jumplora_adapters.delta import Delta, SparseDelta
+from jumplora_adapters.network import target_shapes
 from jumplora_server.engine.bank import packed
 from jumplora_server.engine.cuda.factored import GatedFactors
 from jumplora_server.engine.cuda.forms import form_of
