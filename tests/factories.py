@@ -202,7 +202,7 @@ def random_adapter(
     names = tuple(backbone.targets if targets is None else targets)
     deltas: dict[str, Delta] = {}
     for name in names:
-        d_out, d_in = backbone.targets[name]
+        d_out, d_in = backbone.sites[name].shape
         if kind == "masked":
             values = torch.randn(d_out, d_in, generator=generator) * scale
             keep = torch.rand(d_out, d_in, generator=generator) < density
