@@ -159,15 +159,21 @@ def tiny_t5(
 
 
 def toy_backbone(
-    shapes: Mapping[str, tuple[int, int]] | None = None, *, fingerprint: str = "ab" * 32
+    shapes: Mapping[str, tuple[int, int]] | None = None,
+    *,
+    fingerprint: str = "ab" * 32,
+    former: str = "ba" * 32,
 ) -> Backbone:
-    """A backbone without a checkpoint, for tests that never run it: two odd-sized modules."""
+    """A backbone without a checkpoint, for tests that never run it: two odd-sized modules.
+
+    `former` is its fingerprint of version 1.
+    """
     site = "encoder.block.0.layer.0.SelfAttention"
     targets = {f"{site}.q": (3, 5), f"{site}.v": (3, 5)} if shapes is None else dict(shapes)
     return Backbone(
         path=Path("toy"),
         name="toy",
-        fingerprint=fingerprint,
+        fingerprints=(fingerprint, former),
         architecture=architecture_of({"model_type": "t5", "d_model": 5}),
         targets=MappingProxyType(targets),
         checkpoint=Checkpoint(MappingProxyType({})),

@@ -146,7 +146,7 @@ class Store(StoreSteps):
                 f"the manifest is of task {task!r}, not {expect_task!r}", code="manifest"
             )
         with self._changing(patience):
-            return self._commit(incoming.path, adapter, if_match)
+            return self._commit(incoming.path, adapter, backbone, if_match)
 
     def rollback(
         self, task: str, to: str | None = None, *, patience: Patience | None = None
