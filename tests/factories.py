@@ -23,6 +23,7 @@ from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Factors, describe, write_adapter
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.manifest import Manifest, PromptSpec
+from jumplora_adapters.network import Role, Site
 
 Style = Literal["v1.0", "v1.1", "mt5"]
 Kind = Literal["masked", "lowrank"]
@@ -164,17 +165,26 @@ def toy_backbone(
     fingerprint: str = "ab" * 32,
     former: str = "ba" * 32,
 ) -> Backbone:
-    """A backbone without a checkpoint, for tests that never run it: two odd-sized modules.
+    """A backbone without a checkpoint, for tests that never run it: q, v and o, odd-sized.
 
-    `former` is its fingerprint of version 1.
+    Of the given `shapes`, or the three, `targets` are q and v. `former` is its fingerprint of
+    version 1.
     """
-    site = "encoder.block.0.layer.0.SelfAttention"
-    targets = {f"{site}.q": (3, 5), f"{site}.v": (3, 5)} if shapes is None else dict(shapes)
+    base = "encoder.block.0.layer.0.SelfAttention"
+    if shapes is None:
+        shapes = {f"{base}.q": (3, 5), f"{base}.v": (3, 5), f"{base}.o": (5, 3)}
+    roles: Mapping[str, Role] = {"q": "q", "k": "k", "v": "v", "o": "o", "wo": "wo"}
+    sites = {
+        name: Site(name, shape, "encoder", 0, "self", roles.get(name.rpartition(".")[2], "q"))
+        for name, shape in shapes.items()
+    }
+    targets = {name: site.shape for name, site in sites.items() if site.role in ("q", "v")}
     return Backbone(
         path=Path("toy"),
         name="toy",
         fingerprints=(fingerprint, former),
         architecture=architecture_of({"model_type": "t5", "d_model": 5}),
+        sites=MappingProxyType(sites),
         targets=MappingProxyType(targets),
         checkpoint=Checkpoint(MappingProxyType({})),
         generation=Generation(start_token_id=0, end_token_ids=(1,)),
@@ -201,7 +211,7 @@ def random_adapter(
     names = tuple(backbone.targets if targets is None else targets)
     deltas: dict[str, Delta] = {}
     for name in names:
-        d_out, d_in = backbone.targets[name]
+        d_out, d_in = backbone.sites[name].shape
         if kind == "masked":
             values = torch.randn(d_out, d_in, generator=generator) * scale
             keep = torch.rand(d_out, d_in, generator=generator) < density

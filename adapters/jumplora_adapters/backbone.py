@@ -17,9 +17,7 @@ from types import MappingProxyType
 from jumplora_adapters.architecture import (
     Architecture,
     config_file,
-    parameter_shapes,
     read_architecture,
-    target_shapes,
 )
 from jumplora_adapters.checkpoint import Checkpoint, open_checkpoint
 from jumplora_adapters.errors import BackboneError
@@ -27,6 +25,7 @@ from jumplora_adapters.fingerprint import fingerprint_1_of, fingerprint_of, weig
 from jumplora_adapters.fingerprint_cache import FingerprintCache, user_cache
 from jumplora_adapters.generation import Generation, read_generation
 from jumplora_adapters.manifest import BackboneRef
+from jumplora_adapters.network import Site, parameters, sites, version_1_targets
 from jumplora_adapters.regular_file import Stamp, stamp_of
 from jumplora_adapters.tokenizer_files import tokenizer_identity
 
@@ -48,15 +47,17 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.A
 class Backbone:
     """A checkpoint folder that was read and may carry adapters.
 
-    `fingerprints` are its names in adapter files, of version 2 and of version 1. `targets` maps
-    every module that an adapter may change to its (d_out, d_in): the q and v projections of
-    encoder self, decoder self and cross attention, in the order of the network.
+    `fingerprints` are its names in adapter files, of version 2 and of version 1. `sites` are the
+    modules that an adapter may change, every linear layer in the order of the network; `targets`
+    are those that version 1 of the format knows and that training and conversion choose, with their
+    (d_out, d_in): the q and v projections of all attentions.
     """
 
     path: Path
     name: str
     fingerprints: tuple[str, ...]  # newest version first
     architecture: Architecture
+    sites: Mapping[str, Site]
     targets: Mapping[str, tuple[int, int]]
     checkpoint: Checkpoint
     generation: Generation
@@ -69,6 +70,12 @@ class Backbone:
     def knows(self, fingerprint: str) -> bool:
         """Whether an adapter that names this fingerprint, of whichever version, is for it."""
         return fingerprint in self.fingerprints
+
+    def shapes(self, format_version: int) -> Mapping[str, tuple[int, int]]:
+        """(d_out, d_in) of what adapters of that version may target, in the network's order."""
+        if format_version == 1:
+            return self.targets
+        return {name: site.shape for name, site in self.sites.items()}
 
     def ref(self) -> BackboneRef:
         """How a manifest names this backbone."""
@@ -136,8 +143,8 @@ def _stamps(folder: Path) -> Stamps:
 def _read(folder: Path, stamps: Stamps) -> Backbone:
     architecture = read_architecture(folder)
     generation = read_generation(folder, architecture.vocab_size)
-    checkpoint = open_checkpoint(folder, parameter_shapes(architecture))
-    targets = target_shapes(architecture)
+    checkpoint = open_checkpoint(folder, parameters(architecture))
+    targets = version_1_targets(architecture)
     decisive = {
         name: stamp
         for name, stamp in stamps
@@ -158,6 +165,7 @@ def _read(folder: Path, stamps: Stamps) -> Backbone:
         name=_name_of(folder),
         fingerprints=fingerprints,
         architecture=architecture,
+        sites=MappingProxyType(sites(architecture)),
         targets=MappingProxyType(targets),
         checkpoint=checkpoint,
         generation=generation,

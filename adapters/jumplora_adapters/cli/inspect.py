@@ -18,8 +18,8 @@ from jumplora_adapters.cli.output import (
     size,
 )
 from jumplora_adapters.cli.sources import SPEC_HELP, find_source, read_head
+from jumplora_adapters.network import kind_of
 from jumplora_adapters.printable import shown
-from jumplora_adapters.site import site_of
 from jumplora_adapters.threshold_move import threshold_moves
 
 MAX_FACT_CHARS = 2000
@@ -126,7 +126,7 @@ def _site_rows(density: dict[str, float]) -> list[tuple[str, str, str, str, str]
     """Density by kind of module: all encoder self-attention q, and so on."""
     sites: dict[str, list[float]] = {}
     for name, value in density.items():
-        sites.setdefault(site_of(name), []).append(value)
+        sites.setdefault(kind_of(name), []).append(value)
     sites["all"] = list(density.values())
     return [
         (

@@ -11,9 +11,10 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from jumplora_adapters.architecture import Architecture, target_shapes
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.network import version_1_targets
 from jumplora_server.core import EngineLimits, Sequence
 from jumplora_server.engine.cache import round_up
 from jumplora_server.engine.cuda.expanded import Scratch
@@ -84,7 +85,7 @@ class CudaRunner(TorchRunner):
         self._uploader = Uploader(device)
         self._scratch = Scratch()
         self._steps = DecodeSteps(self._compute, device)
-        targets = target_shapes(config)
+        targets = version_1_targets(config)
         self._modules = {module: number for number, module in enumerate(targets)}
 
     def _make_model(
