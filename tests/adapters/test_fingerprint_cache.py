@@ -65,6 +65,16 @@ def _swap(first: str, second: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(path.read_text().replace(first, second))
 
 
+def _put_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _put_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -79,8 +89,8 @@ def _swap(first: str, second: str) -> Callable[[Path], object]:
         pytest.param(_swap("ab" * 32, "AB" * 32), id="no digest"),
         pytest.param(_swap(f'"{"ab" * 32}"', "7"), id="a number"),
         pytest.param(_swap(f'"{"cd" * 32}"', "null"), id="nothing"),
-        pytest.param(lambda path: (path.unlink(), path.mkdir()), id="a folder"),
-        pytest.param(lambda path: (path.unlink(), os.mkfifo(path)), id="a pipe"),
+        pytest.param(_put_folder, id="a folder"),
+        pytest.param(_put_pipe, id="a pipe"),
     ],
 )
 def test_a_damaged_entry_is_passed_over_and_replaced(
