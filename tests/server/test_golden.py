@@ -6,14 +6,16 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
-from decoding import make_sequence, run
+from decoding import make_sequence, oracle, run
+from factories import random_adapter
 from jumplora_adapters.backbone import read_backbone
-from jumplora_adapters.format import read_adapter
+from jumplora_adapters.format import read_adapter, write_adapter
+from jumplora_adapters.manifest import Kind
 from jumplora_adapters.store import Store
 from jumplora_server.app import assemble, build, traffic
 from jumplora_server.core import Sampling
@@ -63,6 +65,30 @@ def test_the_engine_gives_the_same_tokens(engine: Engine, task: str) -> None:
     assert [tokenizer.decoder.decode(answer["tokens"]) for answer in found] == [
         answer["text"] for answer in found
     ]
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_lineage_of_both_versions_answers_as_transformers(
+    engine: Engine, tmp_path: Path, kind: Kind
+) -> None:
+    backbone, store = read_backbone(GOLDEN / "backbone"), Store(GOLDEN / "store")
+    manifest, deltas = random_adapter(backbone, seed=9, kind=kind, scale=0.3)
+    write_adapter(tmp_path / "new", manifest, deltas)
+    adapters = [
+        read_adapter(path, backbone)
+        for path in (store.path_of(store.current("factors")), tmp_path / "new")
+    ]
+    slots = tuple(engine.install(engine.pack(adapter)) for adapter in adapters)
+    for answer in ANSWERS["factors"]:
+        ids = answer["ids"]
+        expected = oracle(
+            backbone.path, ids, [adapter.deltas for adapter in adapters],
+            max_new_tokens=NEW_TOKENS,
+        )  # fmt: skip
+        sampling = Sampling(max_new_tokens=NEW_TOKENS)
+        assert run(engine, [make_sequence(ids, row=0, slots=slots, sampling=sampling)]) == [
+            expected
+        ]
 
 
 @pytest.fixture(scope="module")
