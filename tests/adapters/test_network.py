@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mt5 with relu": {"model_type": "mt5", "num_layers": 2, "feed_forward_proj": "relu"},
 }
 SIZES = {"d_model": 12, "d_kv": 5, "d_ff": 7, "num_heads": 3, "vocab_size": 20}
+
+PACKAGES = ("adapters/jumplora_adapters", "server", "benchmarks", "deploy")
+# A module of T5, as opposed to a field of config.json.
+T5_MODULE = re.compile(
+    r"SelfAttention|EncDecAttention|DenseReluDense|layer_norm(?!_epsilon)|embed_tokens"
+    r"|relative_attention_bias|lm_head"
+)
 
 
 def _config(fields: dict[str, Any]) -> dict[str, Any]:
@@ -118,3 +127,16 @@ def test_every_site_has_names_for_people(fields: dict[str, Any]) -> None:
     assert len({kind_of(name) for name in known}) == len(
         {(site.stack, site.part, site.role) for site in known.values()}
     )
+
+
+def test_no_other_file_names_a_module_of_t5() -> None:
+    root = Path(__file__).parents[2]
+    files = [
+        path
+        for package in PACKAGES
+        for path in (root / package).rglob("*")
+        if path.suffix in (".py", ".cpp", ".h")
+    ]
+    assert len(files) > 300
+    named = {path for path in files if T5_MODULE.search(path.read_text("utf-8"))}
+    assert named == {root / "adapters/jumplora_adapters/network.py"}
