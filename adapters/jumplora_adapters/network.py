@@ -132,8 +132,11 @@ def sites(architecture: Architecture) -> dict[str, Site]:
     return {site.name: site for site in (*found, modules.head)}
 
 
-def target_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
-    """(d_out, d_in) of every q and v projection, in the order of the network."""
+def version_1_targets(architecture: Architecture) -> dict[str, tuple[int, int]]:
+    """(d_out, d_in) of what format version 1 may target and fingerprint version 1 covers.
+
+    Every q and v projection, in the order of the network. This list never changes.
+    """
     return {
         name: site.shape for name, site in sites(architecture).items() if site.role in ("q", "v")
     }

@@ -18,7 +18,7 @@ from jumplora_adapters.network import (
     parameters,
     short_name,
     sites,
-    target_shapes,
+    version_1_targets,
 )
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ def test_embeddings_are_those_of_transformers(fields: dict[str, Any]) -> None:
 
 def test_targets_are_the_q_and_v_among_the_sites(fields: dict[str, Any]) -> None:
     architecture = architecture_of(_config(fields))
-    targets = target_shapes(architecture)
+    targets = version_1_targets(architecture)
     assert len(targets) == 2 * (architecture.num_layers + 2 * architecture.num_decoder_layers)
     known = sites(architecture)
     assert [name for name in known if name.rpartition(".")[2] in ("q", "v")] == list(targets)

@@ -82,6 +82,7 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
         ("task", manifest.task),
         ("version", version),
         ("file", f"{path} ({size(file_bytes)})"),
+        ("format", f"version {manifest.format_version}"),
         ("kind", manifest.kind),
         ("method", manifest.method),
         (
@@ -118,6 +119,10 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
             )
         )
     facts.append(("canaries", str(len(manifest.canaries))))
+    if (profile := manifest.profile) is not None:
+        group = "" if profile.group is None else f", group {profile.group}"
+        text = f"{profile.features} of {profile.texts} texts, {profile.tokens} tokens{group}"
+        facts.append(("profile", text))
     facts.append(("created", manifest.created or "-"))
     return facts
 

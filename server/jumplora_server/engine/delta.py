@@ -120,7 +120,7 @@ def make_form(delta: Delta, device: torch.device) -> DeltaForm:
     """The cheapest form of a delta."""
     if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return LowRankForm(delta, device)
-    if isinstance(delta, LowRankDelta) or delta.density > DENSE_ABOVE:
+    if not isinstance(delta, SparseDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(delta, device)
     return CsrForm(delta, device)
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from decoding import make_sequence, oracle, run
-from factories import Kind, random_adapter, tiny_t5
+from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.manifest import Kind
 from jumplora_adapters.network import HEAD, Site
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable

@@ -95,7 +95,7 @@ def make_form(delta: Delta) -> NativeForm:
     """The cheapest form of a delta."""
     if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return LowRankForm(pack_float(delta.A.float()), pack_float(delta.B.float()), delta.rank)
-    if isinstance(delta, LowRankDelta) or delta.density > DENSE_ABOVE:
+    if not isinstance(delta, SparseDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(pack_float(delta.to_dense(torch.float32)))
     return sparse_form(delta)
 

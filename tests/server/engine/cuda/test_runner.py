@@ -13,10 +13,11 @@ import torch
 
 from decoding import make_sequence
 from device_slots import CPU, DEVICE, adapter_of
-from factories import Kind, Style, random_adapter, tiny_t5
+from factories import Style, random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.manifest import Kind
 from jumplora_server.core import EngineLimits, RowCopy, Sampling, Sequence
 from jumplora_server.engine.cuda.forms import Resident
 from jumplora_server.engine.cuda.plan import Kernels
