@@ -7,13 +7,24 @@ import os
 import subprocess
 import sys
 
-MOST_FILES = 38
+import pytest
+
+from jumplora_server.engine.native.library import why_unavailable
 
 
-def test_a_request_runs_through_few_files() -> None:
+@pytest.mark.parametrize(
+    ("kernels", "most"),
+    [
+        pytest.param(
+            "native", 38, marks=pytest.mark.skipif(bool(why_unavailable()), reason="no kernels")
+        ),
+        ("torch", 40),
+    ],
+)
+def test_a_request_runs_through_few_files(kernels: str, most: int) -> None:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("JUMPLORA_")}
     done = subprocess.run(
-        [sys.executable, "-m", "jumplora_bench.way", "--json"],
+        [sys.executable, "-m", "jumplora_bench.way", "--json", "--kernels", kernels],
         env=clean,
         capture_output=True,
         text=True,
@@ -26,5 +37,5 @@ def test_a_request_runs_through_few_files() -> None:
     for route, files in ways.items():
         stages = {"http/exchange.py", "api/tgi.py", "residency/table.py", "engine/engine.py"}
         assert stages <= set(files), route
-        assert "residency/loader.py" not in files, "it loaded the adapter before"
-        assert len(files) <= MOST_FILES, f"{route}: {', '.join(files)}"
+        assert "residency/loader.py" not in files, "the adapter was loaded before"
+        assert len(files) <= most, f"{route}: {', '.join(files)}"

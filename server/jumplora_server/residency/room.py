@@ -74,7 +74,7 @@ def lower_guesses(versions: Collection[Version], possible: int) -> None:
     excess = -possible
     for version in versions:
         if version.size == "guessed":
-            version.nbytes = version.facts.disk_bytes
+            version.nbytes = version.facts.guessed_bytes
         excess += version.nbytes
     for version in versions:
         if excess > 0 and version.size == "guessed":

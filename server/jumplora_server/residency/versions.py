@@ -81,7 +81,7 @@ class Versions:
         facts = new.facts
         known = self._versions.get(facts.digest)
         if known is None:
-            known = Version(facts, new.manifest, nbytes=facts.disk_bytes)
+            known = Version(facts, new.manifest, nbytes=facts.guessed_bytes)
             if facts.digest in self._measured:
                 known.nbytes, known.size = self._measured[facts.digest], "measured"
             self._versions[facts.digest] = known

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Set
 from typing import Literal
 
-from jumplora_server.core import Sequence
+from jumplora_server.core import Encoding, Sequence
 
 # take: remove and return it; drop: remove it, it is accounted for; pass: leave it and look on;
 # stop: leave it, nothing after it may go before it.
@@ -154,19 +154,20 @@ class FairQueue:
 
 def task_of(sequence: Sequence) -> str | None:
     """The task a sequence is charged to; None for the bare backbone."""
-    return None if sequence.ref is None else sequence.ref.task
+    ref = sequence.encoding.ref
+    return None if ref is None else ref.task
 
 
-def prompt_cost(sequence: Sequence) -> float:
-    """Of encoding its prompt."""
-    return len(sequence.prompt) * _lineage(sequence)
+def prompt_cost(encoding: Encoding) -> float:
+    """Of encoding a prompt."""
+    return len(encoding.prompt) * _lineage(encoding)
 
 
 def token_cost(sequence: Sequence) -> float:
     """Of its next token."""
-    keys = len(sequence.prompt) + len(sequence.output)
-    return (OUTPUT_TOKEN + KEY * keys) * _lineage(sequence)
+    keys = len(sequence.encoding.prompt) + len(sequence.output)
+    return (OUTPUT_TOKEN + KEY * keys) * _lineage(sequence.encoding)
 
 
-def _lineage(sequence: Sequence) -> float:
-    return 1.0 + ANCESTOR * len(sequence.slots)
+def _lineage(encoding: Encoding) -> float:
+    return 1.0 + ANCESTOR * len(encoding.slots)
