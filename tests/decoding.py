@@ -14,9 +14,8 @@ import torch
 from tokenizers import Tokenizer
 
 from jumplora_adapters.delta import Delta
-from jumplora_server.core import Batch, Encoding, Sampling, Sequence
+from jumplora_server.core import Batch, Encoding, NoText, Sampling, Sequence
 from jumplora_server.engine.engine import Engine
-from jumplora_server.engine.warm_up import NoText
 
 
 @contextmanager

@@ -30,10 +30,9 @@ from jumplora_bench.cases.ours import make_engine
 from jumplora_bench.masked import draw
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.shapes import SHAPE_NAMES, config_of
-from jumplora_server.core import Batch, Encoding, Sampling, Sequence
+from jumplora_server.core import Batch, Encoding, NoText, Sampling, Sequence
 from jumplora_server.engine.bank import PackedAdapter
 from jumplora_server.engine.engine import Engine
-from jumplora_server.engine.warm_up import NoText
 
 DENSITY, REPEATS = 0.051, 10
 

@@ -134,6 +134,25 @@ class Detokenizer(Protocol):
         """Whether the token is a control token that has no text (pad, eos)."""
 
 
+class NoText:
+    """A detokenizer where only token ids or times are of interest."""
+
+    def push(self, token_id: int) -> str:
+        """Nothing."""
+        return ""
+
+    def hold(self, token_id: int) -> None:
+        """Nothing."""
+
+    def flush(self) -> str:
+        """Nothing."""
+        return ""
+
+    def is_special(self, token_id: int) -> bool:
+        """None is."""
+        return False
+
+
 @dataclass(slots=True, eq=False)
 class Encoding:
     """One prompt as one version reads it: what all of its sequences attend to.

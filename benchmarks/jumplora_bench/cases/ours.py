@@ -9,9 +9,8 @@ from collections.abc import Sequence as Rows
 import torch
 
 from jumplora_bench.cases.case import Lap, Work
-from jumplora_server.core import Batch, Encoding, Sampling, Sequence
+from jumplora_server.core import Batch, Encoding, NoText, Sampling, Sequence
 from jumplora_server.engine.engine import Engine, Kernels
-from jumplora_server.engine.warm_up import NoText
 
 Slots = tuple[int, ...]
 

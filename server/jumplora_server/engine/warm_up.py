@@ -10,7 +10,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from jumplora_server.core import Batch, Encoding, EngineLimits, Sampling, Sequence, StepOutput
+from jumplora_server.core import (
+    Batch,
+    Encoding,
+    EngineLimits,
+    NoText,
+    Sampling,
+    Sequence,
+    StepOutput,
+)
 
 STEPS = 3
 
@@ -77,22 +85,3 @@ def _sequences(drill: Drill, limits: EngineLimits, numbers: Iterator[int]) -> It
             arrived=0.0,
             row=row,
         )
-
-
-class NoText:
-    """A detokenizer where only token ids or times are of interest."""
-
-    def push(self, token_id: int) -> str:
-        """Nothing."""
-        return ""
-
-    def hold(self, token_id: int) -> None:
-        """Nothing."""
-
-    def flush(self) -> str:
-        """Nothing."""
-        return ""
-
-    def is_special(self, token_id: int) -> bool:
-        """None is."""
-        return False
