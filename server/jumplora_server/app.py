@@ -326,7 +326,7 @@ def begin_drain(app: FastAPI) -> None:
 
 
 def refuse_requests(app: FastAPI) -> None:
-    """Answer new requests with 503; what waits or runs goes on."""
+    """Answer new requests with 503; those that wait or run are finished."""
     services: Services = app.state.services
     services.loop.drain()
 

@@ -44,7 +44,7 @@ class RequestFailed(Exception):
 class Client:
     """Speaks to one server. `key` is sent as a bearer token; `transport` is for tests.
 
-    Calls raise RequestFailed; so does the constructor, for a `url` that is no address.
+    Calls raise RequestFailed; so does the constructor, for a malformed `url`.
     """
 
     def __init__(

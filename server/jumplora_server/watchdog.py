@@ -27,7 +27,7 @@ EXIT_FAULT: Final = 79
 FIRST_STEP_FACTOR = 4  # the first step compiles kernels, captures graphs and pages weights in
 LOOKS_PER_STALL = 8
 MAX_THREADS, MAX_FRAMES = 100, 40  # of the stacks in the log
-LOG_SECONDS = 3.0  # a log that nobody reads any more must not keep a broken server alive
+LOG_SECONDS = 3.0  # a log that is not read any more must not keep a broken server alive
 
 _log = logging.getLogger(__name__)
 

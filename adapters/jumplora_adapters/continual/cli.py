@@ -23,7 +23,7 @@ def run(
     data: Annotated[Path, _Option(help="Folder with tasks.json and a folder for each task.")],
     order: Annotated[str, _Option(help='An order of tasks.json, or tasks: "a,b,c".')],
     method: Annotated[Method, _Option(help="How a task stands to the ones before it.")],
-    out: Annotated[Path, _Option(help="The run's folder; an unfinished run in it goes on.")],
+    out: Annotated[Path, _Option(help="The run's folder; an unfinished run in it is continued.")],
     gate: Annotated[bool, _Option("--gate/--no-gate", help="JumpReLU gate, or LoRA.")] = False,
     threshold_scope: shared.ThresholdScope = "global",
     estimator: shared.Estimator = "mean",

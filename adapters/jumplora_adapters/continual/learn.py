@@ -71,7 +71,7 @@ class Learner:
             # What was scored of it before is of a training that is gone.
             self._book.drop(after(stage.position), alone(stage.task))
         else:
-            self._watch.told(f"{stage.task}: going on from its checkpoint")
+            self._watch.told(f"{stage.task}: continues from its checkpoint")
         adapted = self._start(stage, before, ancestors)
         fit = Fit(
             adapted,
@@ -188,7 +188,7 @@ class Learner:
 
 
 def _continue_from(adapted: AdaptedBackbone, last: Adapter) -> None:
-    """SeqLoRA: the factors go on where the task before left them."""
+    """SeqLoRA: the factors start as the task before left them."""
     state = {}
     for name, layer in adapted.layers.items():
         delta = last.deltas[name]

@@ -179,7 +179,7 @@ def _check_canaries(config: ContinualConfig, order: Order) -> None:
     if config.canaries is None:
         return
     if not config.canaries.is_dir():
-        raise DataError(f"canaries are looked for in {config.canaries}, which is no folder")
+        raise DataError(f"canaries are read from {config.canaries}, which is not a folder")
     known = {f"{task}.jsonl" for task in order.tasks}
     if not any(config.canaries.iterdir()):
         raise DataError(

@@ -58,7 +58,7 @@ def odd_lineage(content: bytes, rng: random.Random) -> bytes:
 
 
 def odd_version(content: bytes, rng: random.Random) -> bytes:
-    """A format version that is no 1."""
+    """A format version other than 1."""
     return _changed(content, format_version=rng.choice([0, 2, -1, True, 1.0, "1", 10**30, None]))
 
 

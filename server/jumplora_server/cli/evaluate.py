@@ -84,7 +84,7 @@ def evaluate(
         name = task.partition("@")[0] if entry is None else entry
         prompt = prompt_of(name, task_file, instruction, labels, template)
         file = read_rows(data, () if prompt is None else prompt.options)
-        sheet = make_sheet(file, prompt, rows=rows)  # its faults are told before any request
+        sheet = make_sheet(file, prompt, rows=rows)  # its faults show before any request
         with asking(server, key) as client:
             limits = client.info()
             if batch > limits.max_client_batch_size:

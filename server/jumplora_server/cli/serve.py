@@ -53,7 +53,7 @@ def run(flags: dict[str, str]) -> None:
     # A text is tokenized by the thread that asks for it: several would take the engine's cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     ignore_signals()
-    # Late: torch takes seconds, and a wrong setting should be told at once.
+    # Late: torch takes seconds, and a wrong setting should show at once.
     from jumplora_server import app
     from jumplora_server.http.server import bound_socket, http_server
 

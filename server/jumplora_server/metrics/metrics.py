@@ -1,4 +1,4 @@
-"""What the rest of the server says happened, as verbs; nobody else names an instrument.
+"""What happened in the server, as verbs; no other module names an instrument.
 
 Owns the mapping from verbs to the instruments of `metrics_table`. Must not know HTTP, queues or
 tensors. Every verb may be called from any thread; none waits for anything but a counter's own

@@ -254,7 +254,7 @@ class Loader:
             table.expect(task, known)
 
     def _blame(self, task: str, error: Exception) -> ServerError:
-        """Its pointer, or what belongs to it, cannot be read: what it serves goes on."""
+        """Its pointer, or what belongs to it, cannot be read; the task serves what it served."""
         failure = failure_of(error)
         with self.pulse.doing(f"reading the pointer of {task}"):
             pointer = self._reader.pointer(task)
@@ -307,7 +307,7 @@ class Loader:
             self._try_out(digest, loading, seconds)
         except _NoRoom:
             raise
-        except Exception as error:  # whatever it is, the server goes on with what it has
+        except Exception as error:  # whatever it is, the server serves what it has
             self._fail(task, digest, error, loading, seen)
             return False
         with self._shared as table:

@@ -1,7 +1,7 @@
 """The lookout: finds a task that was published a moment ago, before the watcher noticed it.
 
 A request for a task that is not registered may be for one that is in the store already. Looking
-costs one file, so it is rationed: whoever tries names at random gets the 404 without a look.
+costs one file, so it is rationed: a client that guesses names gets the 404 without a look.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ class Table:
         return version.canary_accuracy is None
 
     def passed(self, digest: str, canary_accuracy: float) -> None:
-        """See Versions.passed. One that was forgotten meanwhile is left out."""
+        """See Versions.passed. One that was forgotten since is left out."""
         if digest in self.versions.known:
             self.versions.passed(digest, canary_accuracy)
 

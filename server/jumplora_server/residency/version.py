@@ -75,5 +75,5 @@ class Version:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody uses or needs it."""
+        """Whether it is neither used nor needed."""
         return not (self.leases or self.rows or self.holds)

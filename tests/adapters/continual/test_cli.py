@@ -76,7 +76,7 @@ def test_the_published_protocol_is_a_file(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("rnk = 3", "rnk is no option of this command, did you mean rank?"),
+        ("rnk = 3", "rnk is not an option of this command, did you mean rank?"),
         ("rank = ", "is not TOML"),
         ('method = "other"', "'other' is not one of"),
     ],
@@ -110,7 +110,7 @@ def test_a_control_is_for_a_run_like_itself(
         "run", *common, "mood", "--prune", tmp_path / "gated",
         *_settings(backbone_folder, data, tmp_path / "control"),
     )  # fmt: skip
-    assert "is no run's description" in done.output
+    assert "does not describe a run" in done.output
 
 
 @pytest.mark.parametrize(

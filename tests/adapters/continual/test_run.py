@@ -446,7 +446,7 @@ def test_a_task_is_not_taken_for_the_heir_of_another(config: ContinualConfig) ->
 def test_a_damaged_score_is_told(config: ContinualConfig) -> None:
     run(replace(config, order="mood"), QUIET)
     (config.out / "scores.jsonl").write_text('{"state": 1}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"scores\.jsonl has a line that is no score"):
+    with pytest.raises(DataError, match=r"scores\.jsonl has a line that is not a score"):
         run(replace(config, order="mood"), QUIET)
 
 
