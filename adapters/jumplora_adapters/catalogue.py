@@ -51,7 +51,7 @@ class TaskState:
             return trail[-2]
         if not trail and len(stored) != 1:
             raise UnknownVersion(
-                f"the pointer of task {task!r} is damaged and nothing tells what it named: name "
+                f"the pointer of task {task!r} is damaged and no record shows what it named: name "
                 f"one of its {len(stored)} versions"
             )
         return trail[-1] if trail else stored[0]
@@ -125,7 +125,7 @@ class Catalogue:
                 if digests or files.exists(folder / files.CURRENT):
                     return digests
             elif files.exists(folder):
-                raise StoreError(f"{folder} is not a folder; a task is one")
+                raise StoreError(f"{folder} is not a folder; a task must be a folder")
         except FileNotFoundError:
             pass
         except OSError as error:

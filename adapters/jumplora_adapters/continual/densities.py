@@ -53,4 +53,4 @@ def _check_is_alike(run: Path, control: ContinualConfig) -> None:
     theirs |= {name: settings.get(name) for name in numbers}
     ours |= numbers
     if different := [f"{k} {theirs[k]}, here {ours[k]}" for k in ours if theirs[k] != ours[k]]:
-        raise DataError(f"{run} is another run than this is a control for: {'; '.join(different)}")
+        raise DataError(f"{run} has other settings than this control: {'; '.join(different)}")

@@ -183,7 +183,9 @@ class Learner:
     def _read(self, stage: Stage, version: str) -> Adapter:
         path = self._config.adapter_path(stage.position, stage.task)
         if not path.is_file():
-            raise DataError(f"{path} is gone, which {stage.task}'s result names: delete its folder")
+            raise DataError(
+                f"the result of {stage.task} names {path}, which is gone: delete its folder"
+            )
         return read_adapter(path, self._prepared.backbone, expect_digest=version)
 
 

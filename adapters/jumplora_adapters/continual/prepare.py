@@ -101,7 +101,9 @@ def prepare(config: ContinualConfig) -> Prepared:
     processes = Processes.launched(config.device)
     device = processes.device or device_of(config.device)
     if processes.count > 1 and config.optimisation.has_dropout:
-        raise DataError("dropout draws differ between processes: several need a dropout of 0")
+        raise DataError(
+            "dropout draws differ between processes: several processes need --dropout 0"
+        )
     backbone = read_backbone(resolve_backbone(config.backbone))
     targets_of(backbone, config.targets)
     if config.gate is not None:
@@ -187,7 +189,7 @@ def _check_canaries(config: ContinualConfig, order: Order) -> None:
         )
     if foreign := sorted(path.name for path in config.canaries.iterdir() if path.name not in known):
         raise DataError(
-            f"{config.canaries / foreign[0]} is for no task of the order: canaries are read of "
+            f"{config.canaries / foreign[0]} belongs to no task of the order: canaries are read of "
             f"{', '.join(sorted(known))}"
         )
 

@@ -53,7 +53,9 @@ class TaskResult:
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise DataError(f"{path} does not hold a task's result ({error}): delete its folder") from error
+            raise DataError(
+                f"{path} does not hold a task's result ({error}): delete its folder"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

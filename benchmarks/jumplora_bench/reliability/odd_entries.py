@@ -51,7 +51,7 @@ class Shelf:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry, and what the victim's status must then show. A `version` is the new, desired one."""
+    """An entry and what the victim's status must show. A `version` is the new, desired one."""
 
     name: str
     place: Place

@@ -133,7 +133,7 @@ class Loader:
         try:
             self._installer.tidy()  # what was loaded of it before
         except Exception:
-            _log.exception("the loader could not free what found no room")
+            _log.exception("the loader could not free a version without room")
         return self._jobs.put_back(job, digest)
 
     def _recover(self, job: Job | None, bug: Exception, failure: LoadFailure) -> None:
@@ -146,7 +146,7 @@ class Loader:
                 table.versions.abort_all()
                 table.versions.unyield()
         except Exception:
-            _log.exception("the loader could not undo what it had begun")
+            _log.exception("the loader could not undo the job that it had begun")
         try:
             setback = None
             if job is not None and job.kind == "settle":
@@ -163,7 +163,7 @@ class Loader:
             self._installer.tidy()
             self._changed()
         except Exception:
-            _log.exception("the loader could not note what failed")
+            _log.exception("the loader could not note a failure")
 
     def _do(self, job: Job) -> ServerError | None:
         """Settle or fetch; returns what to tell those who wait. Raises _NoRoom."""

@@ -60,7 +60,7 @@ def test_inspect_shows_how_far_the_threshold_moved(
     ("spec", "message"),
     [
         ("nowhere.safetensors", "error (io): nowhere.safetensors: No such file or directory\n"),
-        ("task", "error (store): 'task' is no .safetensors file"),
+        ("task", "error (store): 'task' is not a .safetensors file"),
     ],
 )
 def test_inspect_of_what_is_not_there(spec: str, message: str, run: Run) -> None:
