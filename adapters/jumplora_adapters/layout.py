@@ -25,7 +25,7 @@ def check_layout(header: Header, manifest: Manifest, shapes: Mapping[str, tuple[
     for name in manifest.targets:
         if name not in shapes:
             raise FormatError(
-                f"target {name!r} is no q or v projection of the backbone", code="names"
+                f"target {name!r} is not a q or v projection of the backbone", code="names"
             )
     tensors = {info.name: info for info in header.tensors}
     _check_names(tensors, manifest)

@@ -126,7 +126,7 @@ def make_form(delta: Delta, device: torch.device) -> DeltaForm:
 
 
 def is_overranked(delta: LowRankDelta) -> bool:
-    """Whether the factors take more than twice what their product takes, and are no small ones.
+    """Whether the factors are large and take more than twice what their product takes.
 
     Such a file cannot be published, but may have been, or lie in a store by hand.
     """

@@ -34,7 +34,7 @@ class LengthGroup:
 
     rows: Tensor  # [b] cache rows
     index: Tensor  # [b, L] positions in the packed tokens; padding repeats a prompt's first token
-    packed: Tensor  # [m] positions in the packed tokens of what is no padding
+    packed: Tensor  # [m] positions of the packed tokens, without padding
     padded: Tensor  # [m] the same in [b * L]
     bias: Tensor  # [b or 1, heads, L, L] position bias plus the mask of padding
 
