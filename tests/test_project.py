@@ -66,3 +66,30 @@ def test_every_dependency_has_its_reason() -> None:
         asked += extra
     names = {re.split(r"[><=; ]", line)[0] for line in asked}
     assert sorted(name for name in names if name not in reasons) == []
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "adapters/*.md", "deploy/*.md", "server/*.md", "examples/*/*.md")
+    for path in ROOT.glob(pattern)
+)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    broken = []
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        if not target.exists() or (
+            anchor and anchor not in anchors(target.read_text(encoding="utf-8"))
+        ):
+            broken.append(link)
+    assert broken == []
