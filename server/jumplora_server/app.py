@@ -131,7 +131,7 @@ def connect(
     detokenizer: Callable[[], Detokenizer] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:
-    """Join an engine and a tokenizer with the rest, on a registry of their own."""
+    """Join an engine and a tokenizer with the rest, on a new registry."""
     metrics = Metrics(
         CollectorRegistry(),
         clock=clock,
@@ -243,7 +243,7 @@ def _open_store(settings: Settings) -> Store:
     store.prepare()
     try:
         store.sweep(patience=Patience(SWEEP_SECONDS))
-    except StoreError as error:  # a store that this server may only read is served all the same
+    except StoreError as error:  # a store that this server may only read is served too
         _log.warning("leftovers of interrupted changes stay in the store: %s", error)
     return store
 
@@ -307,7 +307,7 @@ def traffic(app: FastAPI) -> Traffic:
 
 
 def _document_route(app: FastAPI) -> Route:
-    """/openapi.json, made once: the framework writes it anew for each request, in a millisecond."""
+    """/openapi.json, made once: the framework would write it for each request, in a millisecond."""
 
     @cache
     def document() -> bytes:

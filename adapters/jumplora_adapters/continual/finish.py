@@ -56,7 +56,7 @@ def support_overlaps(
 
 
 def write_merged(prepared: Prepared, run: str, adapters: Sequence[Adapter], book: ScoreBook) -> str:
-    """The final model as an adapter: all tasks' updates as its lineage and nothing of its own.
+    """The final model as an adapter: all tasks' updates as its lineage, and no other update.
 
     So it shares every byte with the tasks' adapters wherever those are served. It has no prompt:
     clients send whole prompts, of any task. Returns the digest.

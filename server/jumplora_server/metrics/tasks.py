@@ -93,7 +93,7 @@ class TaskTable:
         )  # fmt: skip
 
     def register(self, task: str) -> None:
-        """Give the task a label of its own, or `_other` when the limit is reached.
+        """Give the task its name as label, or `_other` when the limit is reached.
 
         A task under `_other` gets its own label when it is registered again after one was freed.
         """

@@ -1,6 +1,6 @@
 """The loader: one thread that reads, validates, packs, installs and tries out versions.
 
-It does what Jobs says and enters what came of it into the table, which decides who has to go. With
+It does what Jobs says and enters the result into the table, which decides what has to go. With
 nothing to load it compares what is served, which may fail without any harm. Whatever is raised
 anywhere in a job ends that job, never the thread.
 """
@@ -105,7 +105,7 @@ class Loader:
         self._installer.tidy()
 
     def _take(self, turn: Turn) -> None:
-        """Do one turn; what it raises is the answer to those who wait for it."""
+        """Do one turn; its callers get the error that it raises."""
         job, error = turn.job, None
         try:
             self._installer.tidy()
@@ -166,7 +166,7 @@ class Loader:
             _log.exception("the loader could not note a failure")
 
     def _do(self, job: Job) -> ServerError | None:
-        """Settle or fetch; returns what to tell those who wait. Raises _NoRoom."""
+        """Settle or fetch; returns the error for those that wait, if any. Raises _NoRoom."""
         error: ServerError | None = None
         try:
             if job.kind == "settle":

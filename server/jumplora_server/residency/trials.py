@@ -100,7 +100,7 @@ class Reply:
     """What came back of one canary: a text, or why it was not asked.
 
     As a string it tells neither prompt nor texts: they may be private, and it gets into logs and
-    into answers to anybody who asks the task.
+    into answers to every client of the task.
     """
 
     canary: Canary

@@ -32,7 +32,7 @@ class Freed:
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version and who uses it. Only Versions changes it."""
+    """One version and its users. Only Versions changes it."""
 
     facts: VersionFacts
     nbytes: int  # in the engine; guessed by the file's size until it was packed once

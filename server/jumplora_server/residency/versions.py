@@ -1,4 +1,4 @@
-"""Which versions are resident, who uses them, and who has to go: a pure table.
+"""Which versions are resident, what uses them, and which have to go: a pure table.
 
 Decides, never acts: slots that fell free are handed out by `take_freed`. One loader at a time.
 A resident version's ancestors are resident; bytes in use never exceed the budget; what is leased,
