@@ -1,11 +1,16 @@
 """What holds for every test: no deadline for hypothesis, since machines are shared and slow,
-Triton's kernels are interpreted where there is no GPU, and no test listens on the default port.
+Triton's kernels are interpreted where there is no GPU, no test listens on the default port, and
+nothing is written into the user's cache folder.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +21,12 @@ from jumplora_server.settings import Settings
 # Triton decides as it is imported, and transformers imports it: so here, before any test module.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# For the processes that tests start, too. matplotlib keeps its own: listing fonts takes seconds.
+_own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("MPLCONFIGDIR", str(_own / "matplotlib"))
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jumplora-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from jumplora_adapters.delta import Delta
-from jumplora_server.core import Batch, Sampling, Sequence
+from jumplora_server.core import Batch, Encoding, Sampling, Sequence
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.warm_up import NoText
 
@@ -54,14 +54,18 @@ def make_sequence(
     """A sequence that already holds its row and slots."""
     return Sequence(
         id=row if number is None else number,
-        ref=None,
-        prompt=tuple(prompt),
+        encoding=Encoding(None, tuple(prompt), slots, place=row),
         sampling=sampling or Sampling(max_new_tokens=12),
         detokenizer=NoText(),
         arrived=0.0,
-        slots=slots,
         row=row,
     )
+
+
+def first_batch(sequences: Rows[Sequence]) -> Batch:
+    """Their prompts, each once, and their first tokens."""
+    prompts = dict.fromkeys(sequence.encoding for sequence in sequences)
+    return Batch(tuple(prompts), tuple(sequences))
 
 
 def is_over(engine: Engine, sequence: Sequence) -> bool:
@@ -72,7 +76,7 @@ def is_over(engine: Engine, sequence: Sequence) -> bool:
 
 def advance(engine: Engine, encode: Rows[Sequence], decode: Rows[Sequence]) -> list[Sequence]:
     """One step; returns the sequences of `decode` that go on."""
-    output = engine.step(Batch(encode=tuple(encode), decode=tuple(decode)))
+    output = engine.step(Batch(first_batch(encode).encode, tuple(decode)))
     assert output.failed == ()
     for sequence, token in zip(decode, output.token_ids, strict=True):
         sequence.output.append(token)
@@ -120,7 +124,9 @@ def _merged_tokens(
     options: dict[str, Any],
 ) -> list[int]:
     model = copy.deepcopy(_reference(folder))
-    parameters = dict(model.named_parameters())
+    head = model.get_output_embeddings()  # a delta of a tied head is none of the embedding
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for member in updates:
             for module, update in member.items():

@@ -19,14 +19,14 @@ from tokenizers.models import Unigram
 from jumplora_adapters.architecture import architecture_of
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.checkpoint import Checkpoint
-from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Factors, describe, write_adapter
 from jumplora_adapters.generation import Generation
-from jumplora_adapters.manifest import Manifest, PromptSpec
+from jumplora_adapters.manifest import Kind, Manifest, ProfileSpec, PromptSpec
+from jumplora_adapters.network import Role, Site
+from jumplora_adapters.profile import Profile
 
 Style = Literal["v1.0", "v1.1", "mt5"]
-Kind = Literal["masked", "lowrank"]
-
 TEXT = (
     "the a of and to in is was it for on as with he she they this that good bad film book river "
     "city sport world business science music great poor never always question answer text task "
@@ -159,16 +159,31 @@ def tiny_t5(
 
 
 def toy_backbone(
-    shapes: Mapping[str, tuple[int, int]] | None = None, *, fingerprint: str = "ab" * 32
+    shapes: Mapping[str, tuple[int, int]] | None = None,
+    *,
+    fingerprint: str = "ab" * 32,
+    former: str = "ba" * 32,
 ) -> Backbone:
-    """A backbone without a checkpoint, for tests that never run it: two odd-sized modules."""
-    site = "encoder.block.0.layer.0.SelfAttention"
-    targets = {f"{site}.q": (3, 5), f"{site}.v": (3, 5)} if shapes is None else dict(shapes)
+    """A backbone without a checkpoint, for tests that never run it: q, v and o, odd-sized.
+
+    Of the given `shapes`, or the three, `targets` are q and v. `former` is its fingerprint of
+    version 1.
+    """
+    base = "encoder.block.0.layer.0.SelfAttention"
+    if shapes is None:
+        shapes = {f"{base}.q": (3, 5), f"{base}.v": (3, 5), f"{base}.o": (5, 3)}
+    roles: Mapping[str, Role] = {"q": "q", "k": "k", "v": "v", "o": "o", "wo": "wo"}
+    sites = {
+        name: Site(name, shape, "encoder", 0, "self", roles.get(name.rpartition(".")[2], "q"))
+        for name, shape in shapes.items()
+    }
+    targets = {name: site.shape for name, site in sites.items() if site.role in ("q", "v")}
     return Backbone(
         path=Path("toy"),
         name="toy",
-        fingerprint=fingerprint,
+        fingerprints=(fingerprint, former),
         architecture=architecture_of({"model_type": "t5", "d_model": 5}),
+        sites=MappingProxyType(sites),
         targets=MappingProxyType(targets),
         checkpoint=Checkpoint(MappingProxyType({})),
         generation=Generation(start_token_id=0, end_token_ids=(1,)),
@@ -190,20 +205,31 @@ def random_adapter(
     prompt: PromptSpec | None = None,
     created: str = "2026-01-01T00:00:00Z",
 ) -> tuple[Manifest, dict[str, Delta]]:
-    """Random deltas for a backbone, entries normal with standard deviation `scale`."""
+    """Random deltas for a backbone, entries normal with standard deviation `scale`.
+
+    Of kind combined, the modules have both parts, a mask, factors, and so on.
+    """
     generator = torch.Generator().manual_seed(seed)
     names = tuple(backbone.targets if targets is None else targets)
     deltas: dict[str, Delta] = {}
-    for name in names:
-        d_out, d_in = backbone.targets[name]
-        if kind == "masked":
-            values = torch.randn(d_out, d_in, generator=generator) * scale
-            keep = torch.rand(d_out, d_in, generator=generator) < density
-            deltas[name] = SparseDelta.from_dense(values * keep, dtype)
+
+    def sparse(d_out: int, d_in: int) -> SparseDelta:
+        values = torch.randn(d_out, d_in, generator=generator) * scale
+        keep = torch.rand(d_out, d_in, generator=generator) < density
+        return SparseDelta.from_dense(values * keep, dtype)
+
+    def low_rank(d_out: int, d_in: int) -> LowRankDelta:
+        factor_a = torch.randn(rank, d_in, generator=generator)
+        factor_b = torch.randn(d_out, rank, generator=generator) * (scale / rank**0.5)
+        return LowRankDelta(factor_a.to(dtype), factor_b.to(dtype))
+
+    for number, name in enumerate(names):
+        shape = backbone.sites[name].shape
+        form = ("both", "masked", "lowrank")[number % 3] if kind == "combined" else kind
+        if form == "both":
+            deltas[name] = CombinedDelta(sparse(*shape), low_rank(*shape))
         else:
-            factor_a = torch.randn(rank, d_in, generator=generator)
-            factor_b = torch.randn(d_out, rank, generator=generator) * (scale / rank**0.5)
-            deltas[name] = LowRankDelta(factor_a.to(dtype), factor_b.to(dtype))
+            deltas[name] = sparse(*shape) if form == "masked" else low_rank(*shape)
     manifest = Manifest(
         kind=kind,
         task=task,
@@ -217,6 +243,33 @@ def random_adapter(
         created=created,
     )
     return describe(manifest, deltas), deltas
+
+
+def random_profile(
+    *,
+    width: int = 3,
+    tokens: int = 4,
+    dev_texts: int = 2,
+    dev_length: int = 5,
+    group: str | None = None,
+    seed: int = 0,
+) -> tuple[ProfileSpec, Profile]:
+    """A profile of random features."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(9, width, generator=generator)
+    rows, columns = torch.tril_indices(width, width)
+    spec = ProfileSpec(
+        features="random", width=width, texts=9, tokens=tokens, dev_texts=dev_texts,
+        dev_length=dev_length, embedding="ef" * 32, group=group,
+    )  # fmt: skip
+    return spec, Profile(
+        sum=features.sum(0),
+        gram=(features.T @ features)[rows, columns],
+        ids=torch.arange(tokens, dtype=torch.int32) * 2,
+        counts=torch.arange(1, tokens + 1, dtype=torch.int32),
+        dev=torch.randn(dev_texts, width, generator=generator),
+        dev_ids=torch.full((dev_texts, dev_length), -1, dtype=torch.int32),
+    )
 
 
 def write_random_adapter(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
+from jumplora_server.core import Batch, Encoding, EngineLimits, Sequence, StepOutput
 
 if TYPE_CHECKING:
     from jumplora_adapters.format import Adapter
@@ -118,7 +118,8 @@ class FakeEngine:
         self.peak_bytes = 0
         self.packed: list[str] = []
         self.slots: dict[int, FakePacked] = {}
-        self._encoded: dict[int, tuple[Sequence, int, tuple[int, ...]]] = {}  # with row and slots
+        self._encodings: dict[Encoding, tuple[int, tuple[int, ...]]] = {}  # with place and slots
+        self._started: dict[int, tuple[Sequence, int, tuple[int, ...]]] = {}  # with row and slots
         self._lock = threading.Lock()
         self._next_slot = 0
         self._may_step = _Gate()
@@ -176,14 +177,16 @@ class FakeEngine:
         self.steps += 1
         with self._lock:
             self._check(batch)
-            lineages = [tuple(self.slots[s].version for s in q.slots) for q in batch.decode]
+            lineages = [
+                tuple(self.slots[s].version for s in q.encoding.slots) for q in batch.decode
+            ]
         error = self.fail_step(batch)
         if error is not None:
             raise error
         tokens: list[int] = []
         failed: list[int] = []
         for index, (sequence, versions) in enumerate(zip(batch.decode, lineages, strict=True)):
-            text, at = self.say(sequence.prompt, versions), len(sequence.output)
+            text, at = self.say(sequence.encoding.prompt, versions), len(sequence.output)
             tokens.append(ord(text[at]) if at < len(text) else EOS)
             if self.nonfinite & set(versions):
                 failed.append(index)
@@ -194,14 +197,20 @@ class FakeEngine:
     @property
     def live(self) -> dict[int, tuple[int, tuple[int, ...]]]:
         """Row and slots of each sequence that has not ended; those that have hold no row."""
-        encoded = [*self._encoded.items()]
-        return {i: (row, slots) for i, (sequence, row, slots) in encoded if sequence.row >= 0}
+        started = [*self._started.items()]
+        return {i: (row, slots) for i, (sequence, row, slots) in started if sequence.row >= 0}
 
     def _check(self, batch: Batch) -> None:
-        for sequence in batch.encode:
-            assert sequence.id not in self._encoded, f"sequence {sequence.id} is encoded twice"
-            assert not sequence.output, f"sequence {sequence.id} is encoded late"
-            self._encoded[sequence.id] = (sequence, sequence.row, sequence.slots)
+        for encoding in batch.encode:
+            assert encoding not in self._encodings, f"{encoding} is encoded twice"
+            self._encodings[encoding] = (encoding.place, encoding.slots)
+        for sequence in batch.decode:
+            encoding = sequence.encoding
+            kept = self._encodings.get(encoding)
+            assert kept == (encoding.place, encoding.slots), f"{encoding} was moved from {kept}"
+            if sequence.id not in self._started:
+                assert not sequence.output, f"sequence {sequence.id} is started late"
+                self._started[sequence.id] = (sequence, sequence.row, encoding.slots)
         live = self.live
         assert {s.id for s in batch.decode} == live.keys(), "a live row is left out"
         rows = [sequence.row for sequence in batch.decode]
@@ -209,8 +218,9 @@ class FakeEngine:
         assert all(0 <= row < self.limits.max_rows for row in rows), f"rows {rows} do not exist"
         for sequence in batch.decode:
             kept = live[sequence.id]
-            assert kept == (sequence.row, sequence.slots), f"{sequence.id} was moved from {kept}"
-            missing = [slot for slot in sequence.slots if slot not in self.slots]
+            slots = sequence.encoding.slots
+            assert kept == (sequence.row, slots), f"{sequence.id} was moved from {kept}"
+            missing = [slot for slot in slots if slot not in self.slots]
             assert not missing, f"sequence {sequence.id} uses slots {missing} that are gone"
 
 

@@ -45,8 +45,8 @@ class FaultyEngine(FakeEngine):
 
     def step(self, batch: Batch) -> StepOutput:
         """End the engine's thread, or hang in Python or in C, where a prompt asks for it."""
-        for sequence in batch.encode:
-            text = "".join(map(chr, sequence.prompt))
+        for encoding in batch.encode:
+            text = "".join(map(chr, encoding.prompt))
             if "die" in text:
                 raise SystemExit(1)
             if "wait" in text:

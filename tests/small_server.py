@@ -11,10 +11,11 @@ from types import TracebackType
 import torch
 from prometheus_client import CollectorRegistry
 
-from factories import Kind, random_adapter, toy_backbone
+from factories import random_adapter, toy_backbone
 from fakes import LIMITS, FakeDetokenizer, FakeEngine, encode
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import write_adapter
+from jumplora_adapters.manifest import Kind
 from jumplora_adapters.store import Store
 from jumplora_server.core import EngineLimits, Finish, QueueLimits, Sampling, TokenEvent, Wanted
 from jumplora_server.loop.admission import Reservation

@@ -1,4 +1,4 @@
-"""What a backbone's network is: the one reader of config.json, and the names of its modules.
+"""What a backbone computes: the one reader of config.json.
 
 Fields and defaults are those of transformers' T5Config and MT5Config. A field that would change
 what the network computes, and that is not obeyed here, is refused by its name.
@@ -13,13 +13,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from jumplora_adapters.checkpoint import (
-    DECODER_EMBEDDING,
-    ENCODER_EMBEDDING,
-    HEAD,
-    SHARED,
-    read_json_object,
-)
+from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.errors import BackboneError
 
 MAX_LAYERS = 256
@@ -150,49 +144,6 @@ def architecture_of(config: Mapping[str, object]) -> Architecture:
     )
     _check_together(architecture)
     return architecture
-
-
-def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by its name, as transformers names them.
-
-    The embedding has three names and the head one, whether or not they are tied.
-    """
-    d, inner, ff = architecture.d_model, architecture.inner, architecture.d_ff
-    shapes: dict[str, tuple[int, ...]] = {SHARED: (architecture.vocab_size, d)}
-    wide = ("wi",) if architecture.feed_forward_proj == "relu" else ("wi_0", "wi_1")
-    for stack, layers in (
-        ("encoder", architecture.num_layers),
-        ("decoder", architecture.num_decoder_layers),
-    ):
-        attentions = (
-            ("SelfAttention",) if stack == "encoder" else ("SelfAttention", "EncDecAttention")
-        )
-        for block in range(layers):
-            base = f"{stack}.block.{block}.layer"
-            for position, attention in enumerate(attentions):
-                for name in ("q", "k", "v"):
-                    shapes[f"{base}.{position}.{attention}.{name}.weight"] = (inner, d)
-                shapes[f"{base}.{position}.{attention}.o.weight"] = (d, inner)
-                shapes[f"{base}.{position}.layer_norm.weight"] = (d,)
-            last = len(attentions)
-            for name in wide:
-                shapes[f"{base}.{last}.DenseReluDense.{name}.weight"] = (ff, d)
-            shapes[f"{base}.{last}.DenseReluDense.wo.weight"] = (d, ff)
-            shapes[f"{base}.{last}.layer_norm.weight"] = (d,)
-        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        shapes[bias] = (architecture.relative_attention_num_buckets, architecture.num_heads)
-        shapes[f"{stack}.final_layer_norm.weight"] = (d,)
-    return shapes | dict.fromkeys((ENCODER_EMBEDDING, DECODER_EMBEDDING, HEAD), shapes[SHARED])
-
-
-def target_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
-    """(d_out, d_in) of every q and v projection, in the order of the network."""
-    sites = [f"encoder.block.{i}.layer.0.SelfAttention" for i in range(architecture.num_layers)]
-    for i in range(architecture.num_decoder_layers):
-        sites.append(f"decoder.block.{i}.layer.0.SelfAttention")
-        sites.append(f"decoder.block.{i}.layer.1.EncDecAttention")
-    shape = (architecture.inner, architecture.d_model)
-    return {f"{site}.{projection}": shape for site in sites for projection in ("q", "v")}
 
 
 def _size(config: Mapping[str, object], model_type: ModelType, name: str, most: int) -> int:

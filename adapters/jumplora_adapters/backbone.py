@@ -6,6 +6,7 @@ A folder that cannot be served is refused here, so that nothing is trained or pu
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,15 +17,17 @@ from types import MappingProxyType
 from jumplora_adapters.architecture import (
     Architecture,
     config_file,
-    parameter_shapes,
     read_architecture,
-    target_shapes,
 )
 from jumplora_adapters.checkpoint import Checkpoint, open_checkpoint
 from jumplora_adapters.errors import BackboneError
-from jumplora_adapters.fingerprint import fingerprint, tokenizer_digest, weight_digests
+from jumplora_adapters.fingerprint import fingerprint_1_of, fingerprint_of, weight_digests
+from jumplora_adapters.fingerprint_cache import FingerprintCache, user_cache
 from jumplora_adapters.generation import Generation, read_generation
 from jumplora_adapters.manifest import BackboneRef
+from jumplora_adapters.network import Site, parameters, sites, version_1_targets
+from jumplora_adapters.regular_file import Stamp, stamp_of
+from jumplora_adapters.tokenizer_files import tokenizer_identity
 
 HUB_FILES = (
     "config.json",
@@ -44,17 +47,35 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.A
 class Backbone:
     """A checkpoint folder that was read and may carry adapters.
 
-    `targets` maps every module that an adapter may change to its (d_out, d_in): the q and v
-    projections of encoder self, decoder self and cross attention, in the order of the network.
+    `fingerprints` are its names in adapter files, of version 2 and of version 1. `sites` are the
+    modules that an adapter may change, every linear layer in the order of the network; `targets`
+    are those that version 1 of the format knows and that training and conversion choose, with their
+    (d_out, d_in): the q and v projections of all attentions.
     """
 
     path: Path
     name: str
-    fingerprint: str
+    fingerprints: tuple[str, ...]  # newest version first
     architecture: Architecture
+    sites: Mapping[str, Site]
     targets: Mapping[str, tuple[int, int]]
     checkpoint: Checkpoint
     generation: Generation
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint that new adapters name."""
+        return self.fingerprints[0]
+
+    def knows(self, fingerprint: str) -> bool:
+        """Whether an adapter that names this fingerprint, of whichever version, is for it."""
+        return fingerprint in self.fingerprints
+
+    def shapes(self, format_version: int) -> Mapping[str, tuple[int, int]]:
+        """(d_out, d_in) of what adapters of that version may target, in the network's order."""
+        if format_version == 1:
+            return self.targets
+        return {name: site.shape for name, site in self.sites.items()}
 
     def ref(self) -> BackboneRef:
         """How a manifest names this backbone."""
@@ -100,31 +121,51 @@ def resolve_backbone(
 def read_backbone(path: Path) -> Backbone:
     """Read a checkpoint folder of the T5 family. Raises BackboneError.
 
-    Hashing the target weights takes about a second per gigabyte, so the answer is kept as long as
-    no file of the folder changes.
+    Hashing all weights takes about a second per gigabyte, so fingerprints are kept as long as no
+    file that they depend on changes: here for this process, and in the user's cache folder.
     """
     folder = config_file(path).parent.resolve()
-    state = tuple(
-        (entry.name, stat.st_size, stat.st_mtime_ns)
+    return _read(folder, _stamps(folder))
+
+
+Stamps = tuple[tuple[str, Stamp], ...]
+
+
+def _stamps(folder: Path) -> Stamps:
+    return tuple(
+        (entry.name, stamp_of(entry.stat()))
         for entry in sorted(folder.iterdir())
-        if entry.is_file() and (stat := entry.stat())
+        if entry.is_file()
     )
-    return _read(folder, state)
 
 
 @lru_cache(maxsize=8)
-def _read(folder: Path, state: tuple[tuple[str, int, int], ...]) -> Backbone:
-    del state  # only the cache's key: another size or time of a file is another backbone
+def _read(folder: Path, stamps: Stamps) -> Backbone:
     architecture = read_architecture(folder)
     generation = read_generation(folder, architecture.vocab_size)
-    checkpoint = open_checkpoint(folder, parameter_shapes(architecture))
-    targets = target_shapes(architecture)
-    weights = weight_digests(checkpoint, [f"{name}.weight" for name in targets])
+    checkpoint = open_checkpoint(folder, parameters(architecture))
+    targets = version_1_targets(architecture)
+    decisive = {
+        name: stamp
+        for name, stamp in stamps
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in HUB_FILES)
+    }
+    cache = FingerprintCache(user_cache())
+    fingerprints = cache.find(folder, decisive)
+    if fingerprints is None:
+        tokenizer, weights = tokenizer_identity(folder), weight_digests(checkpoint)
+        fingerprints = (
+            fingerprint_of(architecture, tokenizer, generation, weights),
+            fingerprint_1_of(architecture, tokenizer, weights, targets),
+        )
+        if _stamps(folder) == stamps:  # otherwise it changed while it was read
+            cache.keep(folder, decisive, fingerprints)
     return Backbone(
         path=folder,
         name=_name_of(folder),
-        fingerprint=fingerprint(architecture.as_json(), tokenizer_digest(folder), weights),
+        fingerprints=fingerprints,
         architecture=architecture,
+        sites=MappingProxyType(sites(architecture)),
         targets=MappingProxyType(targets),
         checkpoint=checkpoint,
         generation=generation,

@@ -19,20 +19,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jumplora_adapters.errors import BackboneError
+from jumplora_adapters.network import Parameters
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_JSON_BYTES = 64 * 1024 * 1024
-
-SHARED = "shared.weight"
-ENCODER_EMBEDDING = "encoder.embed_tokens.weight"
-DECODER_EMBEDDING = "decoder.embed_tokens.weight"
-HEAD = "lm_head.weight"
-TIED = (SHARED, ENCODER_EMBEDDING, DECODER_EMBEDDING, HEAD)
-"""What may be one tensor. The first that a file has stands in for those that it has not."""
-
-# The published T5 files have it; no T5 implementation has a layer for it.
-OBSOLETE = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
 _PREFIX = "transformer."  # of files saved under a head for classification
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -76,24 +67,25 @@ class Checkpoint:
                 yield name, tensor
 
 
-def open_checkpoint(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
-    """Find every parameter of a network, whose shapes are given by name.
+def open_checkpoint(folder: Path, parameters: Parameters) -> Checkpoint:
+    """Find every parameter of a network.
 
     Raises BackboneError when one is missing, misshapen or not floating point, and for a tensor that
     is none of them.
     """
+    shapes, tied = parameters.shapes, parameters.tied
     found = _found(weight_files(folder))
-    unknown = sorted(found.keys() - shapes.keys() - {OBSOLETE})
+    unknown = sorted(found.keys() - shapes.keys() - parameters.obsolete)
     if unknown:
         raise BackboneError(
             f"{folder} holds {unknown[0]}, which does not belong to this architecture"
             + (f", and {len(unknown) - 1} more such tensors" if unknown[1:] else "")
         )
     places = {name: found[name] for name in shapes if name in found}
-    missing = [name for name in shapes if name not in places and name not in TIED]
-    stand_in = next((places[name] for name in TIED if name in places), None)
+    missing = [name for name in shapes if name not in places and name not in tied]
+    stand_in = next((places[name] for name in tied if name in places), None)
     if stand_in is None:
-        missing.insert(0, SHARED)
+        missing.insert(0, tied[0])
     if missing or stand_in is None:
         raise BackboneError(f"{folder} lacks {len(missing)} tensors, first {missing[0]}")
     for name, place in places.items():
@@ -102,7 +94,7 @@ def open_checkpoint(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Chec
                 f"{place.name} of {place.file} is {place.dtype} {list(place.shape)}; the "
                 f"configuration asks for {list(shapes[name])} of {', '.join(_DTYPES)}"
             )
-    for name in TIED:
+    for name in tied:
         place = places.setdefault(name, stand_in)
         if place != stand_in and _are_equal(place, stand_in):
             places[name] = stand_in

@@ -16,11 +16,9 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-from jumplora_adapters.checkpoint import read_json_object
+from jumplora_adapters import tokenizer_files
 from jumplora_adapters.control_tokens import special_tokens
-from jumplora_adapters.errors import BackboneError
 
-_FOR_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 # In this order, each over the whole text, as transformers has it.
 _REPLACED = (
     (" .", "."),
@@ -159,14 +157,5 @@ def _is_local(steps: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def cleans_spaces(folder: Path, raw: Tokenizer) -> bool:
-    """Whether spaces are cleaned up: no by default, and never for BPE. Raises BackboneError."""
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return False
-    config = read_json_object(path)
-    asked = config.get("clean_up_tokenization_spaces")
-    if not isinstance(asked, bool | None):
-        raise BackboneError(
-            f"{path}: clean_up_tokenization_spaces is {asked!r}; true or false is allowed"
-        )
-    return bool(asked) and (not isinstance(raw.model, BPE) or bool(config.get(_FOR_BPE)))
+    """Whether the folder's answers have spaces cleaned up. Raises BackboneError."""
+    return tokenizer_files.cleans_spaces(folder, is_bpe=isinstance(raw.model, BPE))

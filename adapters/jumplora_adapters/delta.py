@@ -214,7 +214,73 @@ class LowRankDelta:
             raise FormatError("a factor has NaN or infinite entries", code="nonfinite")
 
 
-Delta = SparseDelta | LowRankDelta
+@dataclass(frozen=True, slots=True, eq=False)
+class CombinedDelta:
+    """A sparse and a low-rank part of one module that are added: `sparse` + B A."""
+
+    sparse: SparseDelta
+    lowrank: LowRankDelta
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_out, d_in) of the sum."""
+        return self.sparse.shape
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored values and factor elements."""
+        return self.sparse.nnz + self.lowrank.nnz
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether either part does."""
+        return self.sparse.changes_anything or self.lowrank.changes_anything
+
+    @property
+    def density(self) -> float:
+        """Always 1, as that of the low-rank part."""
+        return 1.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both parts."""
+        return self.sparse.nbytes + self.lowrank.nbytes
+
+    def to_dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The sum [d_out, d_in], taken in float32."""
+        return (self.sparse.to_dense() + self.lowrank.to_dense()).to(dtype)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of both parts' digests."""
+        return _digest(f"combined {self.sparse.digest()} {self.lowrank.digest()}")
+
+    def check(self) -> None:
+        """Raise FormatError as the parts do, and for parts of two shapes (shape)."""
+        self.sparse.check()
+        self.lowrank.check()
+        if self.lowrank.shape != self.sparse.shape:
+            raise FormatError(
+                f"a sparse part {list(self.sparse.shape)} and a low-rank part "
+                f"{list(self.lowrank.shape)} cannot be added",
+                code="shape",
+            )
+
+
+Delta = SparseDelta | LowRankDelta | CombinedDelta
+
+
+def sparse_part(delta: Delta) -> SparseDelta | None:
+    """What of a delta has a mask."""
+    if isinstance(delta, CombinedDelta):
+        return delta.sparse
+    return delta if isinstance(delta, SparseDelta) else None
+
+
+def low_rank_part(delta: Delta) -> LowRankDelta | None:
+    """What of a delta has factors."""
+    if isinstance(delta, CombinedDelta):
+        return delta.lowrank
+    return delta if isinstance(delta, LowRankDelta) else None
 
 
 def sum_deltas(deltas: Sequence[Delta], dtype: torch.dtype = torch.float32) -> SparseDelta:

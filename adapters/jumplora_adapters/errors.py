@@ -39,6 +39,7 @@ FormatCode = Literal[
     "shape",
     "popcount",
     "nonfinite",
+    "profile",
     "fingerprint",
     "digest",
 ]

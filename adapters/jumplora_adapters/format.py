@@ -7,7 +7,7 @@ tensor is made, the numbers before an adapter is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,15 @@ from torch import Tensor
 from jumplora_adapters.atomic_file import replace_file
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.bounds import check_publishable
-from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta, mask_digest_of
+from jumplora_adapters.delta import (
+    CombinedDelta,
+    Delta,
+    LowRankDelta,
+    SparseDelta,
+    low_rank_part,
+    mask_digest_of,
+    sparse_part,
+)
 from jumplora_adapters.errors import FingerprintMismatch, FormatError
 from jumplora_adapters.header import (
     MANIFEST_KEY,
@@ -32,11 +40,24 @@ from jumplora_adapters.header import (
     read_header,
 )
 from jumplora_adapters.layout import check_layout
-from jumplora_adapters.manifest import Manifest, canonical_json, parse_manifest
+from jumplora_adapters.manifest import (
+    FORMAT_VERSION,
+    Kind,
+    Manifest,
+    canonical_json,
+    parse_manifest,
+)
 from jumplora_adapters.overlap import Support
 from jumplora_adapters.printable import shown
+from jumplora_adapters.profile import Profile
 
-_DTYPES = {"U8": torch.uint8, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Per module the A [r, d_in] and B [d_out, r] that a mask was made from, unscaled."""
 
@@ -49,16 +70,22 @@ class Adapter:
     deltas: Mapping[str, Delta]
     digest: str
     factors: Factors = field(default_factory=lambda: MappingProxyType({}))
+    profile: Profile | None = None
 
 
 def write_adapter(
-    path: Path, manifest: Manifest, deltas: Mapping[str, Delta], factors: Factors | None = None
+    path: Path,
+    manifest: Manifest,
+    deltas: Mapping[str, Delta],
+    factors: Factors | None = None,
+    profile: Profile | None = None,
 ) -> str:
     """Write an adapter file atomically and return its digest; equal input gives equal bytes.
 
-    `density` and `mask_digest` of the manifest are facts about the deltas and are filled in here.
-    `factors` may accompany masked deltas. Raises FormatError with the codes of reading, also for
-    a manifest that could be read and not published.
+    The file is of the newest version. `format_version`, `density` and `mask_digest` of the manifest
+    are facts about it and are filled in here. `factors` may accompany masks; `profile` is needed
+    where the manifest has that section. Raises FormatError with the codes of reading, also for a
+    manifest that could be read and not published.
     """
     described = describe(manifest, deltas)
     shapes = {name: delta.shape for name, delta in deltas.items()}
@@ -66,16 +93,18 @@ def write_adapter(
     tensors: dict[str, Tensor] = {}
     for name, delta in deltas.items():
         delta.check()
-        if isinstance(delta, SparseDelta):
-            tensors[f"{name}.mask"] = delta.mask
-            tensors[f"{name}.values"] = delta.values
-        else:
-            tensors[f"{name}.A"] = delta.A
-            tensors[f"{name}.B"] = delta.B
+        if (sparse := sparse_part(delta)) is not None:
+            tensors[f"{name}.mask"] = sparse.mask
+            tensors[f"{name}.values"] = sparse.values
+        if (low_rank := low_rank_part(delta)) is not None:
+            tensors[f"{name}.A"] = low_rank.A
+            tensors[f"{name}.B"] = low_rank.B
     for name, (factor_a, factor_b) in (factors or {}).items():
         _check_finite(name, factor_a, factor_b)
         tensors[f"{name}.factor_A"] = factor_a.detach().cpu()
         tensors[f"{name}.factor_B"] = factor_b.detach().cpu()
+    if profile is not None:
+        tensors |= profile.tensors()
     content = save(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         metadata={MANIFEST_KEY: canonical_json(described)},
@@ -88,25 +117,37 @@ def write_adapter(
     length = 8 + int.from_bytes(content[:8], "little")
     header = check_header(content[:length], data_bytes=len(content) - length)
     check_layout(header, described, shapes)
+    if profile is not None:
+        profile.check()
     replace_file(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
 def describe(manifest: Manifest, deltas: Mapping[str, Delta]) -> Manifest:
-    """The manifest with density and mask digest as the deltas have them.
+    """The manifest with the newest version, and density and mask digest as the deltas have them.
 
     Raises FormatError (names) unless the deltas are of the manifest's kind and for its targets.
     """
     if set(deltas) != set(manifest.targets):
         raise FormatError("the deltas are not for exactly the manifest's targets", code="names")
-    expected = SparseDelta if manifest.kind == "masked" else LowRankDelta
-    if not all(isinstance(delta, expected) for delta in deltas.values()):
-        raise FormatError(f"kind {manifest.kind} needs only {expected.__name__}", code="names")
+    expected: Mapping[Kind, type[Delta]] = {"masked": SparseDelta, "lowrank": LowRankDelta}
+    only = expected.get(manifest.kind)
+    if only is not None and not all(isinstance(delta, only) for delta in deltas.values()):
+        raise FormatError(f"kind {manifest.kind} needs only {only.__name__}", code="names")
     facts: dict[str, object] = {
+        "format_version": FORMAT_VERSION,
         "density": {name: deltas[name].density for name in manifest.targets},
         "mask_digest": _mask_digest(deltas),
     }
     return manifest.model_copy(update=facts)
+
+
+def kind_of(deltas: Iterable[Delta]) -> Kind:
+    """The kind of an adapter with these deltas."""
+    kinds = {type(delta) for delta in deltas}
+    if kinds == {SparseDelta}:
+        return "masked"
+    return "lowrank" if kinds == {LowRankDelta} else "combined"
 
 
 def read_adapter(
@@ -143,21 +184,25 @@ def validate_open(
     """
     header = read_header(file, max_file_bytes=max_file_bytes)
     manifest = parse_manifest(header.manifest_text)
-    if manifest.backbone.fingerprint != backbone.fingerprint:
+    if not backbone.knows(manifest.backbone.fingerprint):
         raise FingerprintMismatch(
             f"the adapter is for backbone '{shown(manifest.backbone.name, 80)}' "
             f"({manifest.backbone.fingerprint[:12]}), not for {backbone.name!r} "
             f"({backbone.fingerprint[:12]})"
         )
-    check_layout(header, manifest, backbone.targets)
+    shapes = backbone.shapes(manifest.format_version)
+    check_layout(header, manifest, shapes)
     hasher = hashlib.sha256(header.raw) if digest is None else None
     tensors = _read_tensors(file, header, hasher)
     found = digest or (hasher.hexdigest() if hasher is not None else "")
     if expect_digest is not None and found != expect_digest:
         raise FormatError(f"the file is {found}, not {expect_digest}", code="digest")
-    deltas = MappingProxyType(_deltas(tensors, manifest, backbone.targets))
+    deltas = MappingProxyType(_deltas(tensors, manifest, shapes))
     _check_facts(manifest, deltas)
-    return Adapter(manifest, deltas, found, _factors(tensors, manifest))
+    profile = None if manifest.profile is None else Profile.of(tensors)
+    if profile is not None:
+        profile.check(backbone.architecture.vocab_size)
+    return Adapter(manifest, deltas, found, _factors(tensors, manifest), profile)
 
 
 def read_supports(
@@ -167,15 +212,17 @@ def read_supports(
     max_file_bytes: int = MAX_FILE_BYTES,
     follow_links: bool = True,
 ) -> dict[str, Support]:
-    """Module -> which entries a masked version keeps; its values are passed over, unread.
+    """Module -> which entries a version's masks keep; all else is passed over, unread.
 
     For versions that `read_adapter` passed before: of the checks only those of header, manifest and
-    layout are made again. A low-rank one has no masks: empty. Raises FormatError.
+    layout are made again. A module without a mask is left out: what is of low rank has no support.
+    Raises FormatError.
     """
     with open_adapter(path, follow_links=follow_links) as file:
         header = read_header(file, max_file_bytes=max_file_bytes)
         manifest = parse_manifest(header.manifest_text)
-        check_layout(header, manifest, backbone.targets)
+        shapes = backbone.shapes(manifest.format_version)
+        check_layout(header, manifest, shapes)
         supports: dict[str, Support] = {}
         for info in header.tensors:
             module, _, part = info.name.rpartition(".")
@@ -186,7 +233,7 @@ def read_supports(
             if file.readinto(buffer) != len(buffer):
                 raise FormatError("the file ended while it was read", code="file_size")
             bits = np.frombuffer(buffer, dtype=np.uint8)
-            supports[module] = Support(backbone.targets[module], bits)
+            supports[module] = Support(shapes[module], bits)
     return supports
 
 
@@ -219,17 +266,26 @@ def _deltas(
 ) -> dict[str, Delta]:
     deltas: dict[str, Delta] = {}
     for name in manifest.targets:
-        delta: Delta
-        if manifest.kind == "masked":
-            delta = SparseDelta(shapes[name], tensors[f"{name}.mask"], tensors[f"{name}.values"])
-        else:
-            delta = LowRankDelta(tensors[f"{name}.A"], tensors[f"{name}.B"])
+        delta = _delta(tensors, name, shapes[name])
         try:
             delta.check()
         except FormatError as error:
             raise FormatError(f"{name}: {error}", code=error.code) from error
         deltas[name] = delta
     return deltas
+
+
+def _delta(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]) -> Delta:
+    sparse, low_rank = None, None
+    if f"{name}.mask" in tensors:
+        sparse = SparseDelta(shape, tensors[f"{name}.mask"], tensors[f"{name}.values"])
+    if f"{name}.A" in tensors:
+        low_rank = LowRankDelta(tensors[f"{name}.A"], tensors[f"{name}.B"])
+    if sparse is not None and low_rank is not None:
+        return CombinedDelta(sparse, low_rank)
+    delta = low_rank if sparse is None else sparse
+    assert delta is not None, "check_layout saw one of the two"
+    return delta
 
 
 def _check_facts(manifest: Manifest, deltas: Mapping[str, Delta]) -> None:
@@ -245,7 +301,8 @@ def _check_facts(manifest: Manifest, deltas: Mapping[str, Delta]) -> None:
 
 
 def _mask_digest(deltas: Mapping[str, Delta]) -> str | None:
-    masked = {name: delta for name, delta in deltas.items() if isinstance(delta, SparseDelta)}
+    parts = {name: sparse_part(delta) for name, delta in deltas.items()}
+    masked = {name: part for name, part in parts.items() if part is not None}
     return mask_digest_of(masked) if masked else None
 
 

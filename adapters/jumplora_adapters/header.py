@@ -25,7 +25,7 @@ MAX_TENSORS = 4096
 MAX_DIMENSION = 1 << 40
 MANIFEST_KEY = "jumplora"
 
-DTYPES: Mapping[str, int] = MappingProxyType({"U8": 1, "F32": 4, "F16": 2, "BF16": 2})
+DTYPES: Mapping[str, int] = MappingProxyType({"U8": 1, "F32": 4, "F16": 2, "BF16": 2, "I32": 4})
 """The types that are allowed, with the bytes of an entry."""
 
 

@@ -33,6 +33,11 @@ MAX_TARGETS = 2048
 MAX_LINEAGE = 64
 MAX_OPTIONS = 1024
 MAX_CANARIES = 32
+MAX_PROFILE_WIDTH = 8192
+MAX_PROFILE_TOKENS = 1 << 24
+MAX_DEV_TEXTS = 256
+MAX_DEV_LENGTH = 512
+FORMAT_VERSION = 2
 # Of a prompt with an empty text, in bytes. A template that names each of its fields once stays
 # below this in any manifest; what is published has to stay below less (bounds.py).
 MAX_READ_FRAME_BYTES = MAX_MANIFEST_BYTES
@@ -69,6 +74,15 @@ def _task_id(task: str) -> str:
         return check_task_id(task)
     except TaskIdInvalid as error:
         raise ValueError(str(error)) from error
+
+
+def _readable(version: int) -> int:
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"version {version} given; this program reads 1 to {FORMAT_VERSION}: a newer one may "
+            "read it"
+        )
+    return version
 
 
 TaskId = Annotated[str, AfterValidator(_task_id)]
@@ -138,12 +152,37 @@ class Canary(_Frozen):
     expected: LongText
 
 
-class Manifest(_Frozen):
-    """The manifest of FORMAT.md. `lineage` lists ancestors only, oldest first."""
+class ProfileSpec(_Frozen):
+    """The section of a profile: what its numbers are of, and how large its tensors are."""
 
-    # Not Literal[1]: true and 1.0 equal 1, and would pass.
-    format_version: Annotated[int, Field(ge=1, le=1, strict=True)] = 1
-    kind: Literal["masked", "lowrank"]
+    features: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+    width: Annotated[int, Field(ge=1, le=MAX_PROFILE_WIDTH)]
+    texts: Annotated[int, Field(ge=1, le=(1 << 31) - 1)]
+    tokens: Annotated[int, Field(ge=1, le=MAX_PROFILE_TOKENS)]
+    dev_texts: Annotated[int, Field(ge=0, le=MAX_DEV_TEXTS)]
+    dev_length: Annotated[int, Field(ge=0, le=MAX_DEV_LENGTH)]
+    embedding: Digest
+    group: TaskId | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        numbers = self.width + self.width * (self.width + 1) // 2 + 2 * self.tokens
+        return 4 * (numbers + self.dev_texts * (self.width + self.dev_length))
+
+
+Kind = Literal["masked", "lowrank", "combined"]
+
+
+class Manifest(_Frozen):
+    """The manifest of FORMAT.md. `lineage` lists ancestors only, oldest first.
+
+    A file that does not say its version is of version 1. Writing fills in the newest.
+    """
+
+    # No Literal: true and 1.0 equal 1, and would pass.
+    format_version: Annotated[int, Field(ge=1, strict=True), AfterValidator(_readable)] = 1
+    kind: Kind
     task: TaskId
     backbone: BackboneRef
     targets: Annotated[tuple[ModuleName, ...], Field(min_length=1, max_length=MAX_TARGETS)]
@@ -159,6 +198,7 @@ class Manifest(_Frozen):
     prompt: PromptSpec | None = None
     generation: GenerationDefaults = {}
     canaries: Annotated[tuple[Canary, ...], Field(max_length=MAX_CANARIES)] = ()
+    profile: ProfileSpec | None = None
     created: ShortText = ""
 
     @model_validator(mode="after")
@@ -173,7 +213,7 @@ class Manifest(_Frozen):
             if self.rank is None:
                 raise ValueError("rank: is needed when kind is lowrank")
             if self.thresholds is not None or self.mask_digest is not None:
-                raise ValueError("thresholds, mask_digest: only allowed when kind is masked")
+                raise ValueError("thresholds, mask_digest: not allowed when kind is lowrank")
         return self
 
 
@@ -206,6 +246,7 @@ def parse_manifest(text: str) -> Manifest:
         raise FormatError(
             f"the manifest is not valid: {first_faults(error)}", code="manifest"
         ) from (error)
+    _check_version(manifest)
     _check_facts_are_there(manifest)
     return manifest
 
@@ -217,8 +258,22 @@ def first_faults(error: ValidationError) -> str:
         # A key of the document is part of the place.
         place = ".".join(shown(str(part), MAX_PLACE_CHARS) for part in fault["loc"])
         message = str(fault["msg"]).removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "this program does not know it: a newer version may"
         faults.append(f"{place or 'manifest'}: {shown(message, MAX_FAULT_CHARS)}")
     return "; ".join(faults)
+
+
+def _check_version(manifest: Manifest) -> None:
+    """What version 1 did not have. A manifest being made has no version yet."""
+    newer = ["kind combined"] if manifest.kind == "combined" else []
+    newer += [] if manifest.profile is None else ["profile"]
+    if manifest.format_version == 1 and newer:
+        raise FormatError(
+            f"the manifest is not valid: {' and '.join(newer)} given in format_version 1; 2 is "
+            "needed",
+            code="manifest",
+        )
 
 
 def _check_facts_are_there(manifest: Manifest) -> None:

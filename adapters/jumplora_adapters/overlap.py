@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from jumplora_adapters.delta import Delta, SparseDelta
+from jumplora_adapters.delta import Delta, sparse_part
 from jumplora_adapters.errors import FormatError
 
 Bits = npt.NDArray[np.uint8]
@@ -142,10 +142,13 @@ class PairOverlap:
 
 
 def support_of(delta: Delta) -> Support:
-    """The support of one delta; a low-rank one keeps every entry."""
+    """The support of one delta: what its mask keeps, whatever is added of low rank.
+
+    A delta of low rank alone keeps every entry.
+    """
     size = delta.shape[0] * delta.shape[1]
-    if isinstance(delta, SparseDelta):
-        return Support(delta.shape, delta.mask.contiguous().numpy())
+    if (sparse := sparse_part(delta)) is not None:
+        return Support(sparse.shape, sparse.mask.contiguous().numpy())
     bits = np.full((size + 7) // 8, 0xFF, dtype=np.uint8)
     if size % 8:
         bits[-1] = (1 << size % 8) - 1

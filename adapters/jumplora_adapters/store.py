@@ -29,7 +29,7 @@ from jumplora_adapters.errors import (
 from jumplora_adapters.format import validate_open
 from jumplora_adapters.header import MAX_FILE_BYTES, open_adapter
 from jumplora_adapters.incoming import Incoming
-from jumplora_adapters.manifest import check_task_id, is_digest
+from jumplora_adapters.manifest import FORMAT_VERSION, check_task_id, is_digest
 from jumplora_adapters.regular_file import open_regular
 from jumplora_adapters.store_lock import LOCK, LOCK_SECONDS, Patience, StoreLock
 from jumplora_adapters.store_steps import Published, Step, StoreSteps, go_on, utc_now
@@ -137,7 +137,7 @@ class Store(StoreSteps):
             adapter = validate_open(
                 incoming.file, backbone, max_file_bytes=self.max_file_bytes, digest=incoming.digest
             )
-            check_publishable(adapter.manifest, backbone.targets)
+            check_publishable(adapter.manifest, backbone.shapes(FORMAT_VERSION))
         except OSError as error:
             raise StoreError(f"{incoming.path} cannot be read: {error}") from error
         task = adapter.manifest.task
@@ -146,7 +146,7 @@ class Store(StoreSteps):
                 f"the manifest is of task {task!r}, not {expect_task!r}", code="manifest"
             )
         with self._changing(patience):
-            return self._commit(incoming.path, adapter, if_match)
+            return self._commit(incoming.path, adapter, backbone, if_match)
 
     def rollback(
         self, task: str, to: str | None = None, *, patience: Patience | None = None

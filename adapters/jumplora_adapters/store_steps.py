@@ -16,6 +16,7 @@ from typing import Literal
 from jumplora_adapters import history as log
 from jumplora_adapters import store_files as files
 from jumplora_adapters.atomic_file import sync_folder, temporary_path, write_durably
+from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.catalogue import Catalogue, TaskState
 from jumplora_adapters.errors import (
     FormatError,
@@ -68,7 +69,9 @@ class StoreSteps(Catalogue):
         self._clock = clock
         self._on_step = on_step
 
-    def _commit(self, copy: Path, adapter: Adapter, if_match: str | None) -> Published:
+    def _commit(
+        self, copy: Path, adapter: Adapter, backbone: Backbone, if_match: str | None
+    ) -> Published:
         task, digest = adapter.manifest.task, adapter.digest
         folder = self.root / task
         state = self._state(task)
@@ -77,7 +80,7 @@ class StoreSteps(Catalogue):
                 f"the current version of task {task!r} is {state.current or 'none'}, not "
                 f"{if_match[:80]}"
             )
-        self._check_ancestors(adapter.manifest)
+        self._check_ancestors(adapter.manifest, backbone)
         is_known = any(entry.digest == digest for entry in state.log)
         is_known = is_known and files.is_version(folder, digest)
         with ExitStack() as undo:
@@ -168,7 +171,7 @@ class StoreSteps(Catalogue):
                     f"{task}@{version[:12]}: remove those first"
                 )
 
-    def _check_ancestors(self, manifest: Manifest) -> None:
+    def _check_ancestors(self, manifest: Manifest, backbone: Backbone) -> None:
         for position, digest in enumerate(manifest.lineage, start=1):
             try:
                 ancestor = self.manifest(digest)
@@ -177,7 +180,7 @@ class StoreSteps(Catalogue):
                     f"ancestor {position} of {len(manifest.lineage)}, {digest}, is not in the "
                     "store: publish a lineage oldest first"
                 ) from error
-            if ancestor.backbone.fingerprint != manifest.backbone.fingerprint:
+            if not backbone.knows(ancestor.backbone.fingerprint):
                 raise MissingAncestor(f"ancestor {digest} is for another backbone")
 
 

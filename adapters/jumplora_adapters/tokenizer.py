@@ -5,24 +5,17 @@ The server has another tokenizer, which reads and writes the same in pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
 from jumplora_adapters.architecture import read_architecture
-from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.control_tokens import PlainText, special_tokens
 from jumplora_adapters.decoding import TextDecoder, cleans_spaces
 from jumplora_adapters.errors import DataError
-
-_USUAL_END = "</s>"
-# Fields whose tokens transformers makes special when it loads a tokenizer.
-_CONTROL_TOKENS = (
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-    "additional_special_tokens", "extra_special_tokens",
-)  # fmt: skip
+from jumplora_adapters.tokenizer_files import CONTROL_TOKENS, end_names, named_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +76,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise DataError(f"{path} is not a tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    _make_special(tokenizer, _named(folder, _CONTROL_TOKENS))
+    _make_special(tokenizer, named_tokens(folder, CONTROL_TOKENS))
     return tokenizer
 
 
@@ -108,7 +101,7 @@ def end_token(folder: Path, tokenizer: Tokenizer) -> int:
     It is the tokenizer's own, as in transformers. Which tokens end an answer that is generated is
     another matter (generation.py): there may be several. Raises DataError where there is none.
     """
-    for piece in (*_named(folder, ["eos_token"]), _USUAL_END):
+    for piece in end_names(folder):
         token: int | None = tokenizer.token_to_id(piece)
         if token is not None:
             return token
@@ -116,20 +109,6 @@ def end_token(folder: Path, tokenizer: Tokenizer) -> int:
         f"tokenizer.json of {folder} has no end token: name one of its tokens as eos_token in "
         "tokenizer_config.json"
     )
-
-
-def _named(folder: Path, fields: Sequence[str]) -> Iterator[str]:
-    """The tokens that tokenizer_config.json, then special_tokens_map.json name in those fields."""
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        if not (folder / file).is_file():
-            continue
-        content = read_json_object(folder / file)
-        for field in fields:
-            named = content.get(field)
-            for token in named if isinstance(named, list) else [named]:
-                piece = token.get("content") if isinstance(token, dict) else token
-                if isinstance(piece, str):
-                    yield piece
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str], end: int) -> list[tuple[int, ...]]:

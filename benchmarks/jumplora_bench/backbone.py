@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jumplora_adapters.architecture import parameter_shapes, read_architecture
-from jumplora_adapters.checkpoint import SHARED, TIED
+from jumplora_adapters.architecture import read_architecture
+from jumplora_adapters.network import parameters
 from jumplora_bench.shapes import ShapeName, config_of
 from jumplora_bench.tokenizer import make_tokenizer
 
@@ -34,14 +34,16 @@ def write_backbone(folder: Path, shape: ShapeName, *, seed: int = 0) -> Path:
     _write_json(folder / "generation_config.json", generation)
     rng = np.random.default_rng(seed)
     known = read_architecture(folder)
+    asked = parameters(known)
+    shared, *others = asked.tied
     weights: dict[str, Tensor] = {}
-    for name, size in parameter_shapes(known).items():
-        if name in TIED and name != SHARED:
+    for name, size in asked.shapes.items():
+        if name in others:
             continue
         if name.endswith("norm.weight"):
             weights[name] = torch.ones(size)
             continue
-        std = _EMBEDDING_STD if name == SHARED else size[-1] ** -0.5
+        std = _EMBEDDING_STD if name == shared else size[-1] ** -0.5
         if name.endswith(".q.weight"):
             std *= known.d_kv**-0.5
         values = rng.standard_normal(size, dtype=np.float32)

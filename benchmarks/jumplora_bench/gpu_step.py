@@ -30,7 +30,7 @@ from jumplora_bench.cases.ours import make_engine
 from jumplora_bench.masked import draw
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.shapes import SHAPE_NAMES, config_of
-from jumplora_server.core import Batch, Sampling, Sequence
+from jumplora_server.core import Batch, Encoding, Sampling, Sequence
 from jumplora_server.engine.bank import PackedAdapter
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.warm_up import NoText
@@ -120,12 +120,10 @@ def sequences_of(work: Work, slots: list[int]) -> tuple[Sequence, ...]:
     return tuple(
         Sequence(
             id=row,
-            ref=None,
-            prompt=prompt,
+            encoding=Encoding(None, prompt, (slots[row % len(slots)],) if slots else (), place=row),
             sampling=Sampling(max_new_tokens=work.new),
             detokenizer=NoText(),
             arrived=0.0,
-            slots=(slots[row % len(slots)],) if slots else (),
             row=row,
         )
         for row, prompt in enumerate(work.prompts)
@@ -139,10 +137,11 @@ def phases(
     device: torch.device,
 ) -> list[Phase]:
     """An encode, a decode step in the middle of an answer, and one with its choice of tokens."""
-    encode = measure("encode", lambda: engine.step(Batch(sequences, ())), device)
+    prompts = tuple(sequence.encoding for sequence in sequences)
+    encode = measure("encode", lambda: engine.step(Batch(prompts, ())), device)
     for sequence in sequences:
         sequence.output.extend([2] * (sequence.sampling.max_new_tokens // 2))
-    lineages = [tuple(installed[slot] for slot in each.slots) for each in sequences]
+    lineages = [tuple(installed[slot] for slot in each.encoding.slots) for each in sequences]
 
     def logits() -> object:
         with torch.inference_mode():

@@ -1,7 +1,8 @@
 """The nouns that pass between the stages of a request.
 
-`AdapterRef -> Sequence -> Batch -> StepOutput -> TokenEvent`. Only `Sequence` is mutable, and only
-the engine thread touches it after `loop.submit`. Nothing here knows HTTP, tensors or queues.
+`AdapterRef -> Encoding -> Sequence -> Batch -> StepOutput -> TokenEvent`. Only `Encoding` and
+`Sequence` are mutable, and only the engine thread touches them after `loop.submit`. Nothing here
+knows HTTP, tensors or queues.
 """
 
 from __future__ import annotations
@@ -130,21 +131,34 @@ class Detokenizer(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
-    """One prompt on its way to its text. Times are monotonic seconds."""
+class Encoding:
+    """One prompt as one version reads it: what all of its sequences attend to.
 
-    id: int
+    The scheduler gives it a place in the source caches with the first of its sequences that gets a
+    row, and takes the place back with the last one that ends.
+    """
+
     ref: AdapterRef | None  # None: the bare backbone
     prompt: tuple[int, ...]  # source token ids, eos included
+    # Written by the scheduler:
+    slots: tuple[int, ...] = ()  # bank slots of ref.lineage, in its order
+    place: int = -1  # in the source caches; -1 while it holds none
+    sequences: int = 0  # that have not ended
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One continuation of a prompt on its way to its text. Times are monotonic seconds."""
+
+    id: int
+    encoding: Encoding
     sampling: Sampling
     detokenizer: Detokenizer
     arrived: float
     deadline: float | None = None
     priority: Literal["normal", "low"] = "normal"
     wants: Wanted = "tokens"
-    # Set by the scheduler at admission to a batch:
-    slots: tuple[int, ...] = ()  # bank slots of ref.lineage, in its order
-    row: int = -1  # cache row; -1 while it holds none
+    row: int = -1  # in the target caches, set by the scheduler; -1 while it holds none
     # Written by the engine thread as it goes:
     output: list[int] = field(default_factory=list)
     text: str = ""
@@ -155,14 +169,28 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What one engine step computes: prompts to encode, then one token for each of `decode`.
+class RowCopy:
+    """A row that continues where another one stands.
 
-    Freshly encoded sequences are in both. Every sequence has its row and slots.
+    `tokens` is how many tokens the other one was fed: those are copied in the target caches.
     """
 
-    encode: tuple[Sequence, ...]
+    source: int
+    row: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one engine step computes: copies, prompts to encode, one token for each of `decode`.
+
+    Every encoding has its place and slots, every sequence its row and an encoding that is in
+    `encode` or was in an earlier batch's. No row is copied to twice, or copied from and to.
+    """
+
+    encode: tuple[Encoding, ...]
     decode: tuple[Sequence, ...]
+    copies: tuple[RowCopy, ...] = ()
 
     def is_empty(self) -> bool:
         """Whether there is nothing to compute."""
@@ -189,7 +217,7 @@ class StepOutput:
 class EngineLimits:
     """The fixed sizes an engine was built with, and where its backbone ends an answer."""
 
-    max_rows: int
+    max_rows: int  # sequences that decode together; there are as many source places
     max_source_tokens: int
     max_target_tokens: int
     end_token_ids: tuple[int, ...]  # each ends an answer; empty where only the length does

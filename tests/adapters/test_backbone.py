@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_styles_have_fingerprints_of_their_own(checkpoints: dict[Style, Path]) -
     assert len({read_backbone(path).fingerprint for path in checkpoints.values()}) == 3
 
 
-def test_fingerprint_is_the_documented_one(checkpoints: dict[Style, Path]) -> None:
+def test_fingerprints_are_the_documented_ones(checkpoints: dict[Style, Path]) -> None:
     folder = checkpoints["v1.1"]
 
     def canonical(value: object) -> bytes:
@@ -98,9 +98,18 @@ def test_fingerprint_is_the_documented_one(checkpoints: dict[Style, Path]) -> No
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     for key in ("version", "truncation", "padding"):
         del tokenizer[key]
-    weights = load_file(folder / "model.safetensors")
-    content = {
-        "fingerprint_version": 1,
+    weights = {
+        name: sha256(tensor.float().numpy().astype("<f4").tobytes())
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    targets = {
+        name: digest
+        for name, digest in weights.items()
+        if name.endswith(("Attention.q.weight", "Attention.v.weight"))
+    }
+    for stack in ("encoder", "decoder"):
+        weights[f"{stack}.embed_tokens.weight"] = weights["shared.weight"]
+    common = {
         "architecture": {
             "model_type": "t5",
             "d_model": 32,
@@ -117,13 +126,25 @@ def test_fingerprint_is_the_documented_one(checkpoints: dict[Style, Path]) -> No
             "scales_decoder_outputs": False,
         },
         "tokenizer": sha256(canonical(tokenizer)),
-        "weights": {
-            name: sha256(tensor.float().numpy().astype("<f4").tobytes())
-            for name, tensor in weights.items()
-            if name.endswith(("Attention.q.weight", "Attention.v.weight"))
-        },
     }
-    assert read_backbone(folder).fingerprint == sha256(canonical(content))
+    second = {
+        "fingerprint_version": 2,
+        "weights": weights,
+        "special_tokens": ["</s>", "<pad>", "<unk>"],
+        "end_token": "</s>",
+        "cleans_spaces": False,
+        "start_token_id": 0,
+        "end_token_ids": [1],
+    }
+    first = {"fingerprint_version": 1, "weights": targets}
+    backbone = read_backbone(folder)
+    assert backbone.fingerprints == (
+        sha256(canonical(common | second)),
+        sha256(canonical(common | first)),
+    )
+    assert backbone.fingerprint == backbone.fingerprints[0]
+    assert all(backbone.knows(fingerprint) for fingerprint in backbone.fingerprints)
+    assert not backbone.knows("ab" * 32)
 
 
 def _retype(weights: dict[str, torch.Tensor]) -> None:
@@ -142,8 +163,33 @@ def _nudge(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
     [
         pytest.param(lambda folder: change_weights(folder, _nudge(f"{Q}.weight")), False,
                      id="a target weight"),
-        pytest.param(lambda folder: change_weights(folder, _nudge("lm_head.weight")), True,
+        pytest.param(lambda folder: change_weights(folder, _nudge("lm_head.weight")), "first",
                      id="another weight"),
+        pytest.param(
+            lambda folder: change_json(
+                folder / "tokenizer_config.json",
+                lambda content: content.update(eos_token="<pad>")),
+            "first", id="another end token"),
+        pytest.param(
+            lambda folder: change_json(
+                folder / "tokenizer_config.json",
+                lambda content: content.update(extra_special_tokens=["▁the"])),
+            "first", id="another control token"),
+        pytest.param(
+            lambda folder: change_json(
+                folder / "tokenizer_config.json",
+                lambda content: content.update(extra_special_tokens=["<absent>", "</s>"])),
+            True, id="control tokens that are absent, or are some already"),
+        pytest.param(
+            lambda folder: change_json(
+                folder / "tokenizer_config.json",
+                lambda content: content.update(clean_up_tokenization_spaces=True)),
+            "first", id="spaces are cleaned up"),
+        pytest.param(
+            lambda folder: change_json(
+                folder / "tokenizer_config.json",
+                lambda content: content.update(model_max_length=7)),
+            True, id="a length that nothing reads"),
         pytest.param(lambda folder: change_weights(folder, _retype), True, id="a wider type"),
         pytest.param(
             lambda folder: change_json(
@@ -174,11 +220,13 @@ def _nudge(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
     ],
 )  # fmt: skip
 def test_what_the_fingerprint_depends_on(
-    checkpoint: Path, change: Callable[[Path], object], same: bool
+    checkpoint: Path, change: Callable[[Path], object], same: bool | Literal["first"]
 ) -> None:
-    before = read_backbone(checkpoint).fingerprint
+    before = read_backbone(checkpoint).fingerprints
     change(checkpoint)
-    assert (read_backbone(checkpoint).fingerprint == before) is same
+    after = read_backbone(checkpoint).fingerprints
+    expected = {True: [True, True], False: [False, False], "first": [False, True]}[same]
+    assert [now == then for now, then in zip(after, before, strict=True)] == expected
 
 
 def test_an_unchanged_folder_is_read_once(checkpoint: Path) -> None:
@@ -191,9 +239,9 @@ def test_an_unchanged_folder_is_read_once(checkpoint: Path) -> None:
 def test_a_sentencepiece_model_will_do(checkpoint: Path) -> None:
     (checkpoint / "tokenizer.json").unlink()
     (checkpoint / "spiece.model").write_bytes(b"pieces")
-    first = read_backbone(checkpoint).fingerprint
+    first = read_backbone(checkpoint).fingerprints
     (checkpoint / "spiece.model").write_bytes(b"others")
-    assert read_backbone(checkpoint).fingerprint != first
+    assert set(read_backbone(checkpoint).fingerprints).isdisjoint(first)
 
 
 def test_how_a_manifest_names_it(checkpoint: Path) -> None:

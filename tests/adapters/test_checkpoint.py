@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jumplora_adapters.architecture import parameter_shapes, read_architecture
+from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.checkpoint import Checkpoint, open_checkpoint, weight_files
 from jumplora_adapters.errors import BackboneError
+from jumplora_adapters.network import parameters
 from odd_checkpoints import (
     DECODER,
     ENCODER,
@@ -30,7 +31,7 @@ from odd_checkpoints import (
 
 
 def opened(folder: Path) -> Checkpoint:
-    return open_checkpoint(folder, parameter_shapes(read_architecture(folder)))
+    return open_checkpoint(folder, parameters(read_architecture(folder)))
 
 
 def test_tied_parameters_have_one_place(tmp_path: Path) -> None:

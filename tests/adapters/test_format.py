@@ -6,22 +6,27 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from crafted import Parts, frame, sound_adapter
-from factories import Kind, random_adapter, toy_backbone, write_random_adapter
-from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
+from factories import random_adapter, random_profile, toy_backbone, write_random_adapter
+from jumplora_adapters.architecture import architecture_of
+from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta, sparse_part
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.format import (
     describe,
+    kind_of,
     read_adapter,
     read_supports,
     write_adapter,
 )
-from jumplora_adapters.header import read_manifest
+from jumplora_adapters.header import MAX_HEADER_BYTES, MAX_TENSORS, read_manifest
+from jumplora_adapters.manifest import MAX_MANIFEST_BYTES, MAX_TARGETS, Kind, canonical_json
+from jumplora_adapters.network import sites
 from jumplora_adapters.overlap import supports_of
 
 BACKBONE = toy_backbone()
@@ -35,19 +40,109 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return sound_adapter(tmp_path_factory.mktemp("good"), BACKBONE)
 
 
-@pytest.mark.parametrize("kind", ["masked", "lowrank"])
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_what_is_written_is_read(tmp_path: Path, kind: Kind, dtype: torch.dtype) -> None:
-    manifest, deltas = random_adapter(BACKBONE, kind=kind, dtype=dtype, density=0.3)
+    manifest, deltas = random_adapter(
+        BACKBONE, kind=kind, dtype=dtype, density=0.3, targets=tuple(BACKBONE.sites)
+    )
+    assert kind_of(deltas.values()) == kind
     path = tmp_path / "a.safetensors"
     digest = write_adapter(path, manifest, deltas)
     adapter = read_adapter(path, BACKBONE, expect_digest=digest)
     assert adapter.manifest == manifest == read_manifest(path)
+    assert manifest.format_version == 2
     assert adapter.digest == digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert list(adapter.deltas) == list(BACKBONE.targets)
+    assert adapter.profile is None
+    assert list(adapter.deltas) == list(BACKBONE.sites)
     for name, delta in adapter.deltas.items():
+        assert type(delta) is type(deltas[name])
         assert delta.digest() == deltas[name].digest()
-        assert delta.shape == BACKBONE.targets[name]
+        assert delta.shape == BACKBONE.sites[name].shape
+
+
+def test_a_mask_may_have_its_factors_beside_a_low_rank_part(tmp_path: Path) -> None:
+    manifest, deltas = random_adapter(BACKBONE, kind="combined", rank=2)
+    assert isinstance(deltas[Q], CombinedDelta)
+    factors = {Q: (torch.randn(2, 5), torch.randn(3, 2))}
+    write_adapter(tmp_path / "a", manifest, deltas, factors)
+    adapter = read_adapter(tmp_path / "a", BACKBONE)
+    assert adapter.deltas[Q].digest() == deltas[Q].digest()
+    assert torch.equal(adapter.factors[Q][0], factors[Q][0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dev_texts", [0, 2])
+def test_a_profile_is_carried(tmp_path: Path, kind: Kind, dev_texts: int) -> None:
+    spec, profile = random_profile(dev_texts=dev_texts, group="twins")
+    manifest, deltas = random_adapter(BACKBONE, kind=kind)
+    manifest = manifest.model_copy(update={"profile": spec})
+    write_adapter(tmp_path / "a", manifest, deltas, profile=profile)
+    adapter = read_adapter(tmp_path / "a", BACKBONE)
+    assert adapter.manifest.profile == spec == read_manifest(tmp_path / "a").profile
+    assert adapter.profile is not None
+    written, read = profile.tensors(), adapter.profile.tensors()
+    assert written.keys() == read.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in written.items())
+    assert spec.nbytes == sum(tensor.nbytes for tensor in read.values())
+
+
+@pytest.mark.parametrize("has", ["section", "tensors"])
+def test_a_profile_is_written_whole_or_not(tmp_path: Path, has: str) -> None:
+    spec, profile = random_profile()
+    manifest, deltas = random_adapter(BACKBONE)
+    manifest = manifest.model_copy(update={"profile": spec if has == "section" else None})
+    with pytest.raises(FormatError, match="profile") as caught:
+        write_adapter(
+            tmp_path / "a", manifest, deltas, profile=profile if has == "tensors" else None
+        )
+    assert caught.value.code == "names"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_profile_of_no_texts_is_not_written(tmp_path: Path) -> None:
+    spec, profile = random_profile()
+    manifest, deltas = random_adapter(BACKBONE)
+    manifest = manifest.model_copy(update={"profile": spec})
+    profile.counts[1] = 0
+    with pytest.raises(FormatError, match=r"profile\.counts") as caught:
+        write_adapter(tmp_path / "a", manifest, deltas, profile=profile)
+    assert caught.value.code == "profile"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_sites_of_the_largest_published_t5_fit(tmp_path: Path) -> None:
+    """T5 v1.1 XXL has 24 + 24 gated layers; here all have both parts, factors and a profile."""
+    architecture = architecture_of(
+        {"model_type": "t5", "num_layers": 24, "feed_forward_proj": "gated-gelu"}
+    )
+    backbone = toy_backbone(dict.fromkeys(sites(architecture), (2, 3)))
+    names = tuple(backbone.sites)
+    assert len(names) == 24 * (4 + 3) + 24 * (8 + 3) + 1 <= MAX_TARGETS
+    manifest, masked = random_adapter(backbone, targets=names, rank=1)
+    _, low_rank = random_adapter(backbone, targets=names, rank=1, kind="lowrank")
+    deltas: dict[str, Delta] = {}
+    for name in names:
+        first, second = masked[name], low_rank[name]
+        assert isinstance(first, SparseDelta)
+        assert isinstance(second, LowRankDelta)
+        deltas[name] = CombinedDelta(first, second)
+    spec, profile = random_profile()
+    manifest = manifest.model_copy(update={"kind": "combined", "profile": spec})
+    factors = {name: (torch.ones(1, 3), torch.ones(2, 1)) for name in names}
+    path = tmp_path / "a"
+    write_adapter(path, manifest, deltas, factors, profile)
+    adapter = read_adapter(path, backbone)
+    assert list(adapter.deltas) == list(names)
+    tensors = len(load_file(path))
+    assert tensors == 6 * len(names) + 6
+    # Half of each bound is left for the rest of the manifest and longer offsets.
+    assert tensors <= 0.65 * MAX_TENSORS
+    assert int.from_bytes(path.read_bytes()[:8], "little") < MAX_HEADER_BYTES / 2
+    assert len(canonical_json(adapter.manifest)) < MAX_MANIFEST_BYTES / 2
 
 
 def test_safetensors_reads_the_same_tensors(good: bytes, tmp_path: Path) -> None:
@@ -159,12 +254,15 @@ def test_bad_factors_are_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["masked", "lowrank"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_supports_are_those_of_the_masks(tmp_path: Path, kind: Kind) -> None:
     backbone = toy_backbone()
-    path = write_random_adapter(tmp_path, backbone, kind=kind, density=0.4)
+    names = tuple(backbone.sites)
+    path = write_random_adapter(tmp_path, backbone, kind=kind, density=0.4, targets=names)
     read = read_supports(path, backbone)
-    expected = supports_of(read_adapter(path, backbone).deltas) if kind == "masked" else {}
+    deltas = read_adapter(path, backbone).deltas
+    expected = supports_of({n: d for n, d in deltas.items() if sparse_part(d) is not None})
+    assert len(expected) == {"masked": 3, "combined": 2, "lowrank": 0}[kind]
     assert read.keys() == expected.keys()
     for name, support in expected.items():
         assert read[name].shape == support.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,13 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crafted import Parts, empty_tensors, frame, set_value, sound_adapter, with_tensors
-from factories import toy_backbone, write_random_adapter
+from factories import random_adapter, random_profile, toy_backbone, write_random_adapter
 from jumplora_adapters.errors import FingerprintMismatch, FormatError
-from jumplora_adapters.format import read_adapter
+from jumplora_adapters.format import read_adapter, write_adapter
 from jumplora_adapters.header import read_manifest
 
 BACKBONE = toy_backbone()
 Q, V = BACKBONE.targets
+OUT = next(name for name in BACKBONE.sites if name.endswith(".o"))
 Craft = Callable[[bytes], bytes]
 
 
@@ -117,7 +119,22 @@ BAD: list[tuple[str, str, Craft]] = [
         lambda parts: parts.header["__metadata__"].update(jumplora='{"task":'))),
     ("manifest key twice", "duplicate_key", _header(
         lambda parts: parts.header["__metadata__"].update(jumplora='{"a":1,"a":1}'))),
-    ("newer format", "manifest", _manifest(format_version=2)),
+    ("newer format", "manifest", _manifest(format_version=3)),
+    ("format 2 as a fraction", "manifest", _manifest(format_version=2.0)),
+    ("format true", "manifest", _manifest(format_version=True)),
+    ("unknown manifest field", "manifest", _manifest(routes={})),
+    ("unknown section of tensors", "names", _tensors(
+        lambda tensors: tensors.update({"routes.sum": torch.ones(2)}))),
+    ("profile tensor without a section", "names", _tensors(
+        lambda tensors: tensors.update({"profile.sum": torch.ones(2)}))),
+    ("values of I32", "dtype", _tensors(
+        lambda tensors: tensors.update({f"{Q}.values": torch.ones(2, dtype=torch.int32)}))),
+    ("mask of I32", "dtype", _tensors(
+        lambda tensors: tensors.update({f"{Q}.mask": torch.ones(2, dtype=torch.int32)}))),
+    ("factor of I32", "dtype", _tensors(
+        lambda tensors: tensors.update({f"{Q}.factor_A": torch.ones(2, 5, dtype=torch.int32)}))),
+    ("low-rank part with kind masked", "names", _tensors(lambda tensors: tensors.update(
+        {f"{Q}.A": torch.ones(1, 5), f"{Q}.B": torch.ones(3, 1)}))),
     ("task a path", "manifest", _manifest(task="../../etc/passwd")),
     ("another backbone", "fingerprint", _manifest(
         backbone={"fingerprint": "cd" * 32, "name": "other", "architecture": {}})),
@@ -183,6 +200,158 @@ def test_bad_files_are_refused(good: bytes, tmp_path: Path, code: str, craft: Cr
         read_adapter(path, BACKBONE, max_file_bytes=1 << 20 if code == "file_size" else 1 << 29)
     assert caught.value.code == code
     assert len(str(caught.value)) < 1000
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a sound combined adapter with a profile: q has all, v a mask, o factors."""
+    path = tmp_path_factory.mktemp("whole") / "a"
+    manifest, deltas = random_adapter(
+        BACKBONE, kind="combined", rank=2, density=0.5, targets=tuple(BACKBONE.sites)
+    )
+    spec, profile = random_profile()
+    manifest = manifest.model_copy(update={"profile": spec})
+    write_adapter(path, manifest, deltas, {Q: (torch.ones(2, 5), torch.ones(3, 2))}, profile)
+    return path.read_bytes()
+
+
+def _profile(**fields: object) -> Craft:
+    def change(parts: Parts) -> None:
+        manifest = parts.manifest
+        manifest["profile"] = {**manifest["profile"], **fields}
+        parts.manifest = manifest
+
+    return _header(change)
+
+
+def _put(name: str, tensor: torch.Tensor) -> Craft:
+    return _tensors(lambda tensors: tensors.update({name: tensor}))
+
+
+def _drop(*names: str) -> Craft:
+    return _tensors(lambda tensors: [tensors.pop(name) for name in names])
+
+
+def _ints(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int32)
+
+
+BAD_WHOLE: list[tuple[str, str, str, Craft]] = [
+    ("version 1", "manifest", "kind combined and profile", _manifest(format_version=1)),
+    ("no version, so version 1", "manifest", "format_version 1", _header(
+        lambda parts: setattr(
+            parts, "manifest",
+            {k: v for k, v in parts.manifest.items() if k != "format_version"}))),
+    ("version 1 with a profile", "manifest", "profile", _manifest(
+        format_version=1, kind="masked")),
+    ("kind masked", "names", "kind masked", _manifest(kind="masked")),
+    ("kind lowrank", "manifest", "mask_digest", _manifest(kind="lowrank")),
+    ("kind lowrank without a digest", "names", "kind lowrank", _manifest(
+        kind="lowrank", mask_digest=None)),
+    ("unknown kind", "manifest", "kind", _manifest(kind="dense")),
+    ("target that is no site", "names", "no linear layer", _manifest(
+        targets=[Q, V, OUT, "encoder.block.0.layer_norm"],
+        density={Q: 1.0, V: 0.5, OUT: 1.0, "encoder.block.0.layer_norm": 1.0})),
+    ("a module without any part", "names", f"{OUT}.mask", _drop(f"{OUT}.A", f"{OUT}.B")),
+    ("half a mask", "names", f"{V}.values", _drop(f"{V}.values")),
+    ("the other half", "names", f"{V}.mask", _drop(f"{V}.mask")),
+    ("half a low-rank part", "names", f"{OUT}.B", _drop(f"{OUT}.B")),
+    ("half the factors", "names", f"{Q}.factor_B", _drop(f"{Q}.factor_B")),
+    ("factors without a mask", "names", "without the mask", _drop(f"{Q}.mask", f"{Q}.values")),
+    ("no mask digest", "manifest", "mask_digest", _manifest(mask_digest=None)),
+    ("density of a mask where both are", "manifest", "density", _manifest(
+        density={Q: 0.5, V: 0.5, OUT: 1.0})),
+    ("low-rank part of another shape", "shape", f"{Q}.A", _put(f"{Q}.A", torch.ones(2, 3))),
+    ("no rank", "manifest", "rank", _manifest(rank=None)),
+    ("NaN in a low-rank part", "nonfinite", Q, _tensors(
+        set_value(f"{Q}.B", [0, 0], float("nan")))),
+    ("NaN in a mask's values beside it", "nonfinite", Q, _tensors(
+        set_value(f"{Q}.values", [0], float("nan")))),
+    ("section without a tensor", "names", "profile.gram", _drop("profile.gram")),
+    ("tensors without a section", "names", "no profile", _manifest(profile=None)),
+    ("unknown profile tensor", "names", "profile.more", _put("profile.more", torch.ones(1))),
+    ("unknown profile field", "manifest", "profile.more", _profile(more=1)),
+    ("profile field missing", "manifest", "profile", _manifest(profile={"width": 3})),
+    ("profile a list", "manifest", "profile", _manifest(profile=[])),
+    ("width of 0", "manifest", "width", _profile(width=0)),
+    ("width over the bound", "manifest", "width", _profile(width=8193)),
+    ("width true", "manifest", "width", _profile(width=True)),
+    ("width of other tensors", "shape", "profile.sum", _profile(width=4)),
+    ("no texts", "manifest", "texts", _profile(texts=0)),
+    ("fewer tokens than said", "shape", "profile.ids", _profile(tokens=5)),
+    ("tokens over the bound", "manifest", "tokens", _profile(tokens=(1 << 24) + 1)),
+    ("more dev texts than said", "shape", "profile.dev", _profile(dev_texts=1)),
+    ("dev texts over the bound", "manifest", "dev_texts", _profile(dev_texts=257)),
+    ("dev length over the bound", "manifest", "dev_length", _profile(dev_length=513)),
+    ("other dev length", "shape", "profile.dev_ids", _profile(dev_length=4)),
+    ("embedding no digest", "manifest", "embedding", _profile(embedding="x")),
+    ("group no task id", "manifest", "group", _profile(group="../x")),
+    ("features no name", "manifest", "features", _profile(features="a b")),
+    ("whole gram matrix", "shape", "profile.gram", _put("profile.gram", torch.ones(3, 3))),
+    ("sum of I32", "dtype", "profile.sum", _put("profile.sum", _ints(1, 2, 3))),
+    ("sum in 16 bits", "dtype", "profile.sum", _put("profile.sum", torch.ones(3).half())),
+    ("ids of F32", "dtype", "profile.ids", _put("profile.ids", torch.ones(4))),
+    ("counts of U8", "dtype", "profile.counts", _put(
+        "profile.counts", torch.ones(4, dtype=torch.uint8))),
+    *(("NaN in " + name, "nonfinite", f"profile.{name}", _tensors(
+        set_value(f"profile.{name}", index, float("nan"))))
+      for name, index in (("sum", [1]), ("gram", [5]), ("dev", [1, 2]))),
+    ("infinity in a sum", "nonfinite", "profile.sum", _tensors(
+        set_value("profile.sum", [0], float("inf")))),
+    ("negative square", "profile", "profile.gram", _tensors(set_value("profile.gram", [2], -1.0))),
+    ("ids twice", "profile", "profile.ids", _put("profile.ids", _ints(0, 2, 2, 6))),
+    ("ids that fall", "profile", "profile.ids", _put("profile.ids", _ints(0, 4, 2, 6))),
+    ("negative id", "profile", "profile.ids", _put("profile.ids", _ints(-1, 2, 4, 6))),
+    ("id behind the vocabulary", "profile", "at most 32127", _put(
+        "profile.ids", _ints(0, 2, 4, 32128))),
+    ("count of 0", "profile", "profile.counts", _put("profile.counts", _ints(1, 1, 0, 1))),
+    ("dev id below -1", "profile", "profile.dev_ids", _tensors(
+        set_value("profile.dev_ids", [0, 0], -2))),
+    ("dev id behind the vocabulary", "profile", "at most 32127", _tensors(
+        set_value("profile.dev_ids", [0, 0], 32128))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "named", "craft"), [bad[1:] for bad in BAD_WHOLE], ids=[bad[0] for bad in BAD_WHOLE]
+)
+def test_bad_files_of_version_2_are_refused(
+    whole: bytes, tmp_path: Path, code: str, named: str, craft: Craft
+) -> None:
+    path = tmp_path / "bad"
+    path.write_bytes(whole)
+    assert read_adapter(path, BACKBONE).profile is not None
+    path.write_bytes(craft(whole))
+    with pytest.raises(FormatError, match=re.escape(named)) as caught:
+        read_adapter(path, BACKBONE)
+    assert caught.value.code == code
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("craft", "message"),
+    [
+        (_manifest(routes={}), "routes: this program does not know it: a newer version may"),
+        (_manifest(format_version=3), "version 3 given; this program reads 1 to 2: a newer one"),
+        (_put("routes.sum", torch.ones(2)), "'routes.sum' belongs to .* a newer version may"),
+        (_profile(more=1), "profile.more: this program does not know it: a newer version may"),
+    ],
+    ids=["field", "version", "tensor", "field of a section"],
+)
+def test_what_a_newer_version_may_know_is_named(
+    whole: bytes, tmp_path: Path, craft: Craft, message: str
+) -> None:
+    (tmp_path / "bad").write_bytes(craft(whole))
+    with pytest.raises(FormatError, match=message):
+        read_adapter(tmp_path / "bad", BACKBONE)
+
+
+def test_version_1_has_no_other_targets_than_q_and_v(tmp_path: Path) -> None:
+    path = write_random_adapter(tmp_path, BACKBONE, targets=(OUT,), density=0.5)
+    path.write_bytes(_manifest(format_version=1)(path.read_bytes()))
+    with pytest.raises(FormatError, match=f"'{OUT}' is not a q or v projection") as caught:
+        read_adapter(path, BACKBONE)
+    assert caught.value.code == "names"
 
 
 @pytest.mark.parametrize("craft", [bad[2] for bad in BAD if bad[0] == "another backbone"])

@@ -282,9 +282,12 @@ def test_a_file_that_cannot_be_read_is_refused(folder: Path, text: str) -> None:
         read_backbone(folder)
 
 
-def test_the_fingerprint_does_not_change(folder: Path) -> None:
-    before = read_backbone(folder).fingerprint
+def test_start_and_ends_are_part_of_the_second_fingerprint(folder: Path) -> None:
+    before = read_backbone(folder)
     write(folder, {**TOKENS, "eos_token_id": [3, 1], "decoder_start_token_id": 7}, {})
     changed = read_backbone(folder)
     assert changed.generation == Generation(7, (3, 1))
-    assert changed.fingerprint == before
+    assert changed.fingerprint != before.fingerprint
+    assert changed.fingerprints[1] == before.fingerprints[1]
+    write(folder, {**TOKENS, "eos_token_id": [1, 3, 1], "decoder_start_token_id": 7}, {})
+    assert read_backbone(folder).fingerprint == changed.fingerprint

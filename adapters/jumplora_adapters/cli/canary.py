@@ -59,9 +59,10 @@ def canary(
         out.parent.mkdir(parents=True, exist_ok=True)
         digest = write_adapter(
             out,
-            manifest.model_copy(update={"canaries": canaries}),
+            manifest.model_copy(update={"canaries": canaries, "backbone": network.ref()}),
             adapter.deltas,
             adapter.factors,
+            adapter.profile,
         )
         written = read_back(out, digest, network)
     report([written], as_json=as_json)

@@ -18,8 +18,8 @@ from jumplora_adapters.cli.output import (
     size,
 )
 from jumplora_adapters.cli.sources import SPEC_HELP, find_source, read_head
+from jumplora_adapters.network import kind_of
 from jumplora_adapters.printable import shown
-from jumplora_adapters.site import site_of
 from jumplora_adapters.threshold_move import threshold_moves
 
 MAX_FACT_CHARS = 2000
@@ -82,6 +82,7 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
         ("task", manifest.task),
         ("version", version),
         ("file", f"{path} ({size(file_bytes)})"),
+        ("format", f"version {manifest.format_version}"),
         ("kind", manifest.kind),
         ("method", manifest.method),
         (
@@ -118,6 +119,10 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
             )
         )
     facts.append(("canaries", str(len(manifest.canaries))))
+    if (profile := manifest.profile) is not None:
+        group = "" if profile.group is None else f", group {profile.group}"
+        text = f"{profile.features} of {profile.texts} texts, {profile.tokens} tokens{group}"
+        facts.append(("profile", text))
     facts.append(("created", manifest.created or "-"))
     return facts
 
@@ -126,7 +131,7 @@ def _site_rows(density: dict[str, float]) -> list[tuple[str, str, str, str, str]
     """Density by kind of module: all encoder self-attention q, and so on."""
     sites: dict[str, list[float]] = {}
     for name, value in density.items():
-        sites.setdefault(site_of(name), []).append(value)
+        sites.setdefault(kind_of(name), []).append(value)
     sites["all"] = list(density.values())
     return [
         (

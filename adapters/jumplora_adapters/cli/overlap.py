@@ -16,6 +16,7 @@ from jumplora_adapters.cli.sources import (
     find_source,
     open_store,
 )
+from jumplora_adapters.network import short_name
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
@@ -65,7 +66,7 @@ def overlap(
     if modules:
         columns.append(("module", "left"))
         rows = [
-            (pair.first, pair.second, _short_module(part.module), *_cells(part))
+            (pair.first, pair.second, short_name(part.module), *_cells(part))
             for pair in pairs
             for part in pair.modules
         ]
@@ -116,12 +117,6 @@ def _supports(
         ]
         + [own]
     )
-
-
-def _short_module(name: str) -> str:
-    """Such as "decoder 3 cross q" for decoder.block.3.layer.1.EncDecAttention.q."""
-    stack, _, block, *_, site, projection = name.split(".")
-    return f"{stack} {block} {'self' if site == 'SelfAttention' else 'cross'} {projection}"
 
 
 def _cells(counts: PairOverlap | ModuleOverlap) -> tuple[str, str, str, str, str]:

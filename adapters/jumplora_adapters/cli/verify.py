@@ -118,5 +118,5 @@ def _check_ancestors(manifest: Manifest, store: Catalogue, backbone: Backbone) -
             found = store.manifest(ancestor).backbone.fingerprint
         except UnknownVersion as error:
             raise MissingAncestor(f"ancestor {ancestor} is not in the store") from error
-        if found != backbone.fingerprint:
+        if not backbone.knows(found):
             raise MissingAncestor(f"ancestor {ancestor} is for another backbone")

@@ -69,7 +69,8 @@ class Prepared:
             "seed": config.seed,
             "backbone": {
                 "name": self.backbone.name,
-                "fingerprint": self.backbone.fingerprint,
+                # Version 1, so that runs of older programs compare with it and can continue.
+                "fingerprint": self.backbone.fingerprints[-1],
                 "weights": backbone_digest(self.backbone.path),
             },
             "split": config.split,

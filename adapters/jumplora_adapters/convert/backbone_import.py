@@ -17,12 +17,9 @@ from typing import Literal
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jumplora_adapters.architecture import Architecture, parameter_shapes, read_architecture
+from jumplora_adapters.architecture import Architecture, read_architecture
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.checkpoint import (
-    OBSOLETE,
-    SHARED,
-    TIED,
     has_safetensors,
     have_equal_rows,
     open_checkpoint,
@@ -34,6 +31,7 @@ from jumplora_adapters.convert.spiece import make_tokenizer
 from jumplora_adapters.convert.spiece_battery import check_equal
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.generation import read_generation
+from jumplora_adapters.network import Parameters, parameters
 
 SINGLE_FILE = "pytorch_model.bin"
 INDEX_FILE = "pytorch_model.bin.index.json"
@@ -82,7 +80,7 @@ def import_backbone(
     tensors = (
         _load_safetensors(source, architecture) if has_safetensors(source) else _load_state(source)
     )
-    dropped = _drop_repeats(tensors)
+    dropped = _drop_repeats(tensors, parameters(architecture))
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -105,8 +103,8 @@ def import_backbone(
 
 def _load_safetensors(source: Path, architecture: Architecture) -> dict[str, Tensor]:
     """All tensors by name, sorted, each once; views of the files."""
-    checkpoint = open_checkpoint(source, parameter_shapes(architecture))
-    # Of tied parameters, the name that comes last is kept: SHARED where the file has it.
+    checkpoint = open_checkpoint(source, parameters(architecture))
+    # Of tied parameters, the name that comes last is kept: the first of `tied` where it is there.
     names = {place: name for name, place in sorted(checkpoint.places.items())}
     return dict(sorted(checkpoint.tensors(names.values())))
 
@@ -146,19 +144,20 @@ def _weight_files(source: Path) -> tuple[Path, ...]:
     return tuple(source / name for name in names)
 
 
-def _drop_repeats(tensors: dict[str, Tensor]) -> tuple[str, ...]:
+def _drop_repeats(tensors: dict[str, Tensor], known: Parameters) -> tuple[str, ...]:
     """Remove what only repeats the embedding, in place; the removed names.
 
     What differs from it stays: transformers 5 does not tie it, whatever `tie_word_embeddings` says.
     """
-    dropped = [OBSOLETE] if tensors.pop(OBSOLETE, None) is not None else []
-    first = next((name for name in TIED if name in tensors), None)
+    dropped = [name for name in known.obsolete if tensors.pop(name, None) is not None]
+    shared, *others = known.tied
+    first = next((name for name in known.tied if name in tensors), None)
     if first is None:
-        raise ConvertError(f"the checkpoint has no {SHARED!r}: not a T5 model")
-    embedding = tensors[SHARED] = tensors[first]
+        raise ConvertError(f"the checkpoint has no {shared!r}: not a T5 model")
+    embedding = tensors[shared] = tensors[first]
     if embedding.ndim != 2:
         raise ConvertError(f"{first} has the shape {list(embedding.shape)}, expected a matrix")
-    for name in TIED[1:]:
+    for name in others:
         other = tensors.get(name)
         if other is None or other.shape != embedding.shape:
             continue

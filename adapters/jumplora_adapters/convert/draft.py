@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import JsonValue, ValidationError
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.delta import Delta, LowRankDelta
+from jumplora_adapters.delta import Delta
 from jumplora_adapters.errors import ConvertError
-from jumplora_adapters.format import Adapter, Factors, read_adapter, write_adapter
+from jumplora_adapters.format import Adapter, Factors, kind_of, read_adapter, write_adapter
 from jumplora_adapters.manifest import (
     Canary,
     GenerationDefaults,
@@ -48,13 +48,8 @@ class Converted:
     manifest: Manifest
     nonzeros: int
     nbytes: int  # of the deltas, in memory
+    density: float  # stored entries over all entries of the targets
     warnings: tuple[str, ...] = ()  # what its maker should look at; each a text of one line
-
-    @property
-    def density(self) -> float:
-        """Stored entries over all entries of the targets, each module weighing by its size."""
-        shares = tuple(self.manifest.density.values())
-        return sum(shares) / len(shares)  # q and v of one T5 all have the same size
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +75,10 @@ def write_converted(
     if not deltas:
         raise ConvertError("the checkpoint has no module at all")
     # The order of the network, whatever the order in the checkpoint.
-    ordered = {name: deltas[name] for name in backbone.targets if name in deltas}
-    low_rank = all(isinstance(delta, LowRankDelta) for delta in ordered.values())
+    ordered = {name: deltas[name] for name in backbone.sites if name in deltas}
     try:
         manifest = Manifest(
-            kind="lowrank" if low_rank else "masked",
+            kind=kind_of(ordered.values()),
             task=draft.task,
             backbone=backbone.ref(),
             targets=tuple(ordered),
@@ -112,12 +106,15 @@ def read_back(
 ) -> Converted:
     """What lies at `path`, after every check that a server would make."""
     adapter: Adapter = read_adapter(path, backbone, expect_digest=digest)
+    sizes = {name: delta.shape[0] * delta.shape[1] for name, delta in adapter.deltas.items()}
+    stored = sum(delta.density * sizes[name] for name, delta in adapter.deltas.items())
     return Converted(
         path=path,
         digest=digest,
         manifest=adapter.manifest,
         nonzeros=sum(delta.nnz for delta in adapter.deltas.values()),
         nbytes=sum(delta.nbytes for delta in adapter.deltas.values()),
+        density=stored / sum(sizes.values()),
         warnings=(*warnings, *_idle(adapter.deltas)),
     )
 

@@ -35,7 +35,7 @@ def sum_lineage(
 ) -> dict[str, SparseDelta]:
     """Module -> sum of the chain's deltas, oldest first, in float32, rounded to `dtype` once."""
     summed: dict[str, SparseDelta] = {}
-    for name in backbone.targets:
+    for name in backbone.sites:
         parts: list[Delta] = [link.deltas[name] for link in chain if name in link.deltas]
         if not parts:
             continue

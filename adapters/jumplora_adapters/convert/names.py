@@ -37,7 +37,7 @@ def match_module(name: str, targets: Iterable[str]) -> str:
     """The one target that `name` means.
 
     A target fits when one of the two names ends with the whole other one, at a dot. The longest
-    common end wins; a tie is refused, for instance `SelfAttention.q`, which every block has.
+    common end wins; a tie is refused, for instance the end of a name that every block has.
     Raises ConvertError if none or several fit.
     """
     if len(name) > MAX_NAME_CHARS:

@@ -6,17 +6,16 @@ Names are those of the model that was trained, so a wrapper's own components are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert.expressions import Expression, match_all
+from jumplora_adapters.network import LINEAR, embeddings
 
 ALL_LINEAR = "all-linear"
 # The first number below a module of any name; int() refuses thousands of digits.
 _FIRST_LAYER = re.compile(r".*?\.[^.]*\.(?P<idx>\d{1,9})\.")
-_NORM = "layer_norm"
-_NOT_LINEAR = frozenset({"shared", "embed_tokens", "relative_attention_bias", "lm_head"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +64,11 @@ class Targeting:
 
 def modules_of(backbone: Backbone) -> tuple[str, ...]:
     """The modules that PEFT can give factors to: those with a weight, but for the norms."""
-    suffix = ".weight"
-    modules = (name.removesuffix(suffix) for name in backbone.checkpoint.places)
-    return tuple(sorted({*backbone.targets, *_without_norms(modules), "lm_head"}))
-
-
-def _without_norms(modules: Iterable[str]) -> Iterator[str]:
-    return (module for module in modules if not module.endswith(_NORM))
+    return tuple(sorted({*backbone.sites, *embeddings(backbone.architecture)}))
 
 
 def _is_linear(name: str) -> bool:
-    return name.rpartition(".")[2] not in _NOT_LINEAR
+    return name.rpartition(".")[2] in LINEAR
 
 
 def _chosen(field: str, chosen: str | tuple[str, ...], names: Sequence[str]) -> set[str]:

@@ -11,8 +11,9 @@ from jumplora_adapters.checkpoint import weight_files
 def backbone_digest(folder: Path) -> str:
     """SHA-256 (hex) over config.json and every weight file, in the order of their names.
 
-    The fingerprint covers q and v alone, because adapters are checked against it by every server;
-    gradients and dev scores depend on all weights. Raises BackboneError, OSError.
+    Version 1 of the fingerprint, which the records of a training name, covers q and v alone;
+    gradients and dev scores depend on all weights, and on all of config.json. Raises BackboneError,
+    OSError.
     """
     hasher = hashlib.sha256()
     for path in sorted({folder / "config.json", *weight_files(folder)}):

@@ -87,7 +87,9 @@ def _logits_only_at(model: Any, positions: Tensor) -> Iterator[None]:
     """Inside, the head sees the `positions` (bool [rows, tokens]) alone: padding is half of them,
     and the head over a whole vocabulary is most of a small model's work.
     """
-    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: (inputs[0][positions],))
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, inputs: (inputs[0][positions],)
+    )
     try:
         yield
     finally:

@@ -72,7 +72,7 @@ class Prepared:
             self.config.hyper_parameters()
             | {
                 "task": self.config.task,
-                "backbone": self.backbone.fingerprint,
+                "backbone": self.backbone.fingerprints[-1],  # an older program's folder too
                 "weights": backbone_digest(self.backbone.path),
                 "ancestors": [adapter.digest for adapter in self.ancestors],
                 "train": self.train.sha256,

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Rows
 import torch
 
 from jumplora_bench.cases.case import Lap, Work
-from jumplora_server.core import Batch, Sampling, Sequence
+from jumplora_server.core import Batch, Encoding, Sampling, Sequence
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.warm_up import NoText
 
@@ -54,12 +54,10 @@ class OursCase:
         sequences = tuple(
             Sequence(
                 id=row,
-                ref=None,
-                prompt=prompt,
+                encoding=Encoding(None, prompt, slots, place=row),
                 sampling=sampling,
                 detokenizer=NoText(),
                 arrived=0.0,
-                slots=slots,
                 row=row,
             )
             for row, (prompt, slots, sampling) in enumerate(
@@ -67,7 +65,7 @@ class OursCase:
             )
         )
         began = time.perf_counter()
-        self._engine.step(Batch(sequences, ()))
+        self._engine.step(Batch(tuple(s.encoding for s in sequences), ()))
         self._wait()
         encode_seconds = time.perf_counter() - began
         for _ in range(self._work.new):

@@ -58,8 +58,23 @@ def odd_lineage(content: bytes, rng: random.Random) -> bytes:
 
 
 def odd_version(content: bytes, rng: random.Random) -> bytes:
-    """A format version other than 1."""
-    return _changed(content, format_version=rng.choice([0, 2, -1, True, 1.0, "1", 10**30, None]))
+    """A format version that is neither 1 nor 2."""
+    return _changed(
+        content, format_version=rng.choice([0, 3, -1, True, 1.0, "1", 2.0, 10**30, None])
+    )
+
+
+def odd_profile(content: bytes, rng: random.Random) -> bytes:
+    """A profile whose tensors are not there, as small as can be or as large as may be said."""
+    profile: dict[str, Any] = {
+        "features": "f", "width": 1, "texts": 1, "tokens": 1, "dev_texts": 0, "dev_length": 0,
+        "embedding": "00" * 32, "group": None,
+    }  # fmt: skip
+    odd: list[dict[str, Any]] = [
+        {}, {"width": 8192, "tokens": 1 << 24}, {"width": 2**63}, {"width": -1}, {"tokens": True},
+        {"group": "../x"}, {"features": "\n"}, {"extra": 1}, {"embedding": "x"},
+    ]  # fmt: skip
+    return _changed(content, profile=profile | rng.choice(odd))
 
 
 def odd_generation(content: bytes, rng: random.Random) -> bytes:
@@ -154,6 +169,7 @@ def odd_rank(content: bytes, rng: random.Random) -> bytes:
         {"alpha": 1e308},
         {"alpha": "1"},
         {"kind": "lowrank"},
+        {"kind": "combined", "mask_digest": None},
         {"kind": "x"},
         {"density": {}},
         {"targets": []},
@@ -175,6 +191,6 @@ MANIFESTS: dict[str, Change] = {
     for change in (
         odd_field, missing_field, unknown_field, wrong_task, foreign_backbone, odd_lineage,
         odd_version, odd_generation, bomb, many_canaries, large_record, deep_record,
-        twice_in_manifest, garbage_manifest, odd_rank,
+        twice_in_manifest, garbage_manifest, odd_rank, odd_profile,
     )
 }  # fmt: skip

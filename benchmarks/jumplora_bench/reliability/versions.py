@@ -14,7 +14,7 @@ from jumplora_adapters.manifest import PromptSpec
 from jumplora_bench.cases.case import Work
 from jumplora_bench.cases.ours import make_engine
 from jumplora_bench.masked import draw
-from jumplora_server.core import Batch, Sampling
+from jumplora_server.core import Batch, Encoding, Sampling
 from jumplora_server.core import Sequence as Row
 from jumplora_server.engine.tokenizer import Tokenizer
 
@@ -63,18 +63,17 @@ class Oracle:
         rows = tuple(
             Row(
                 id=next(self._ids),
-                ref=None,
-                prompt=self._tokenizer.encode(prompt),
+                encoding=Encoding(None, self._tokenizer.encode(prompt), (slot,), place=row),
                 sampling=Sampling(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS),
                 detokenizer=self._tokenizer.detokenizer(),
                 arrived=0.0,
-                slots=(slot,),
                 row=row,
             )
             for row, prompt in enumerate(PROMPTS)
         )
+        prompts = tuple(row.encoding for row in rows)
         for step in range(NEW_TOKENS):
-            output = self._engine.step(Batch(rows if step == 0 else (), rows))
+            output = self._engine.step(Batch(prompts if step == 0 else (), rows))
             for row, token in zip(rows, output.token_ids, strict=True):
                 row.output.append(token)
         self._engine.remove(slot)

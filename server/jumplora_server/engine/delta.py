@@ -120,7 +120,7 @@ def make_form(delta: Delta, device: torch.device) -> DeltaForm:
     """The cheapest form of a delta."""
     if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return LowRankForm(delta, device)
-    if isinstance(delta, LowRankDelta) or delta.density > DENSE_ABOVE:
+    if not isinstance(delta, SparseDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(delta, device)
     return CsrForm(delta, device)
 
@@ -144,6 +144,9 @@ Forms = Mapping[str, DeltaForm]  # module name -> form
 class Plan(Protocol):
     """Which deltas each row of one batch adds, whatever applies them."""
 
+    def has(self, module: str) -> bool:
+        """Whether any row adds a delta of `module`. What no row does costs no more than this."""
+
     def add(self, module: str, x: Tensor, y: Tensor) -> None:
         """y[rows] += x[rows] D^T for every slot that has `module`; x [n, d_in], y [n, d_out]."""
 
@@ -158,6 +161,11 @@ class DeltaPlan:
 
     work: tuple[tuple[Forms, slice | Tensor], ...]
     phase: Phase
+    modules: frozenset[str]
+
+    def has(self, module: str) -> bool:
+        """Whether any slot has `module`."""
+        return module in self.modules
 
     def add(self, module: str, x: Tensor, y: Tensor) -> None:
         """y[rows] += x[rows] D^T for every slot that has `module`; x [n, d_in], y [n, d_out]."""
@@ -189,7 +197,8 @@ def make_plan(
         for position, forms in enumerate(lineage):
             groups.setdefault((position, id(forms)), (forms, []))[1].append(span)
     ordered = sorted(groups.items(), key=lambda item: item[0][0])
-    return DeltaPlan(tuple((forms, _rows(s, device)) for _, (forms, s) in ordered), phase)
+    work = tuple((forms, _rows(spans, device)) for _, (forms, spans) in ordered)
+    return DeltaPlan(work, phase, frozenset().union(*(forms for forms, _ in work)))
 
 
 def _rows(spans: list[tuple[int, int]], device: torch.device) -> slice | Tensor:

@@ -1,4 +1,4 @@
-"""The engine: one backbone, a bank of adapters, fixed cache rows, and one `step`.
+"""The engine: one backbone, a bank of adapters, caches of fixed size, and one `step`.
 
 Knows tensors; knows no queue, task or HTTP. `step` belongs to the engine thread;
 `pack`, `install` and `remove` may be called from any thread.
@@ -17,12 +17,21 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from jumplora_adapters.architecture import ModelType
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Batch, EngineLimits, Sequence, StepOutput
+from jumplora_server.core import (
+    Batch,
+    Encoding,
+    EngineLimits,
+    RowCopy,
+    Sequence,
+    StepOutput,
+)
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.memory import lean_memory
 from jumplora_server.engine.native.library import load_library, why_unavailable
+from jumplora_server.engine.native.model import MODELS
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.warm_up import warm_up
@@ -41,14 +50,22 @@ class Runner(Protocol):
 
     def pack(self, adapter: Adapter) -> PackedAdapter[Any]: ...
 
-    def encode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> None: ...
+    def encode(self, encodings: Rows[Encoding], lineages: Rows[tuple[Any, ...]]) -> None:
+        """Write each prompt's keys and values into its source place."""
 
     def decode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> StepOutput: ...
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> Tensor:
         """What a decode chooses from [n, vocabulary], to compare numbers."""
 
-    def clear_row(self, row: int) -> None: ...
+    def copy(self, copies: Rows[RowCopy]) -> None:
+        """Copy what rows of the target caches hold."""
+
+    def clear_row(self, row: int) -> None:
+        """Forget a row's numbers, after it failed."""
+
+    def clear_place(self, place: int) -> None:
+        """Forget a source place's numbers, after a row that attended to it failed."""
 
 
 class Engine:
@@ -97,10 +114,11 @@ class Engine:
             max_target_tokens=max_target_tokens,
             end_token_ids=backbone.generation.end_token_ids,
         )
-        self.kernels = _choose_kernels(kernels, dtype, device)
+        self.kernels = _choose_kernels(kernels, dtype, device, config.model_type)
         with lean_memory():
             self._runner = self._load(backbone, kernels)
         self._bank: Bank[Any] = Bank()
+        self._spoiled: set[int] = set()  # source places to clear before another prompt
 
     def _load(self, backbone: Backbone, wanted: Kernels) -> Runner:
         config, start = backbone.architecture, backbone.generation.start_token_id
@@ -161,34 +179,54 @@ class Engine:
 
     @torch.inference_mode()
     def step(self, batch: Batch) -> StepOutput:
-        """Encode the batch's new prompts, then choose one token for each decoding sequence."""
+        """Copy rows, encode new prompts, then choose one token for each decoding sequence."""
         began = self._clock()
+        if batch.copies:
+            self._copy(batch.copies)
         if batch.encode:
             self._encode(batch.encode)
         encode_seconds = self._clock() - began
         if not batch.decode:
             return StepOutput((), (), (), encode_seconds)
-        lineages = [self._bank.lineage(sequence.slots) for sequence in batch.decode]
+        lineages = [self._bank.lineage(sequence.encoding.slots) for sequence in batch.decode]
         output = self._runner.decode(batch.decode, lineages)
         for index in output.failed:
-            self._runner.clear_row(batch.decode[index].row)
+            sequence = batch.decode[index]
+            self._runner.clear_row(sequence.row)
+            # Later: other sequences may still attend to it.
+            self._spoiled.add(sequence.encoding.place)
         return replace(output, encode_seconds=encode_seconds)
 
-    def _encode(self, sequences: Rows[Sequence]) -> None:
-        for sequence in sequences:
+    def _encode(self, encodings: Rows[Encoding]) -> None:
+        for encoding in encodings:
             # Compiled kernels trust what they read, and on CUDA a bad index ends the process.
-            if not 0 <= min(sequence.prompt) <= max(sequence.prompt) < self.vocab_size:
+            if not 0 <= min(encoding.prompt) <= max(encoding.prompt) < self.vocab_size:
                 raise IndexError(f"a prompt has tokens outside of 0 to {self.vocab_size - 1}")
-        self._runner.encode(sequences, [self._bank.lineage(s.slots) for s in sequences])
+            if encoding.place in self._spoiled:
+                self._spoiled.remove(encoding.place)
+                self._runner.clear_place(encoding.place)
+        self._runner.encode(encodings, [self._bank.lineage(e.slots) for e in encodings])
+
+    def _copy(self, copies: Rows[RowCopy]) -> None:
+        targets = [copy.row for copy in copies]
+        if len({*targets}) < len(targets) or not {*targets}.isdisjoint(c.source for c in copies):
+            raise ValueError("a row is copied to twice, or copied from and to")
+        for copy in copies:
+            if not 0 <= copy.tokens <= self.limits.max_target_tokens:
+                raise IndexError(f"{copy.tokens} tokens of a row cannot be copied")
+        self._runner.copy(copies)
 
 
-def _choose_kernels(wanted: Kernels, dtype: str, device: str) -> Literal["native", "torch"]:
-    is_for_native = device == "cpu" and dtype in ("float32", "int8")
+def _choose_kernels(
+    wanted: Kernels, dtype: str, device: str, family: ModelType
+) -> Literal["native", "torch"]:
+    is_for_native = device == "cpu" and dtype in ("float32", "int8") and family in MODELS
     if wanted == "torch" or (wanted == "auto" and not is_for_native):
         return "torch"
     if not is_for_native:
         raise ValueError(
-            f"native kernels compute float32 and int8 on the CPU, not {dtype} on {device}"
+            f"native kernels compute float32 and int8 of {', '.join(MODELS)} on the CPU, not "
+            f"{dtype} of {family} on {device}"
         )
     if wanted == "native":
         load_library()

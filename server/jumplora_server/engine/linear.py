@@ -25,6 +25,9 @@ class Linear(Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """x [n, d_in] -> [n, d_out]."""
 
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        """y [n, d_out] + self(x); the sum may be written into y."""
+
 
 class PlainLinear:
     """The weight as it is: bfloat16 anywhere, float32 on a GPU, and the slow reference on a CPU."""
@@ -36,6 +39,10 @@ class PlainLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """x [n, d_in] -> [n, d_out]."""
         return F.linear(x, self.weight)
+
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        """y [n, d_out] + self(x), in y's memory on a GPU."""
+        return y.addmm_(x, self.weight.t()) if x.is_cuda else y + self(x)
 
 
 class PackedLinear:
@@ -54,6 +61,10 @@ class PackedLinear:
         """x [n, d_in] -> [n, d_out]."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
         return y
+
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        """y [n, d_out] + self(x)."""
+        return y + self(x)
 
     @staticmethod
     def is_available() -> bool:
@@ -79,6 +90,10 @@ class Int8Linear:
         sums = torch._int_mm(quantised, self.weight.t())  # [n, d_out] int32
         return sums.to(torch.float32).mul_(row_scale).mul_(self.scale)
 
+    def onto(self, y: Tensor, x: Tensor) -> Tensor:
+        """y [n, d_out] + self(x)."""
+        return y + self(x)
+
 
 def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric int8 of each output: (scale [d_out] float32, values [d_out, d_in] int8)."""
@@ -98,6 +113,11 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric int8 of each row: (scale [n, 1] float32, values [n, d] int8)."""
     scale = x.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-12).div_(127)
     return scale, (x / scale).round_().to(torch.int8)
+
+
+def min_rows(dtype: str) -> int:
+    """Fewest rows a step computes: integer sums are exact at any count, float ones are not."""
+    return 1 if dtype == "int8" else MIN_ROWS
 
 
 def int8_linear_reference(x: Tensor, layer: Int8Linear) -> Tensor:

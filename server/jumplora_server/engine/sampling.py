@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jumplora_server.core import Sampling, Sequence, StepOutput
+from jumplora_server.core import RowCopy, Sampling, Sequence, StepOutput
 
 _PLAIN = Sampling(max_new_tokens=1)
 _LISTED = 1024  # tokens that are ranked where no top_k says how many: most distributions need fewer
@@ -142,6 +142,11 @@ class Chooser:
         # The one time that the device is waited for.
         found = torch.stack([is_sound.double(), tokens.double(), logprobs.double()]).tolist()
         return step_output(sequences, *found)
+
+    def copy(self, copies: Rows[RowCopy]) -> None:
+        """Rows continue from the tokens that others were fed."""
+        for copy in copies:
+            self._fed[copy.row, : copy.tokens] = self._fed[copy.source, : copy.tokens]
 
     def _asked(self, sequences: Rows[Sequence], choosing: Rows[int]) -> Asked:
         table = torch.tensor(

@@ -1,6 +1,6 @@
 """The forward pass in torch: any device and dtype, and the reference of the native CPU path.
 
-Turns sequences into the tensors that `T5` wants, and owns the caches.
+Turns encodings and sequences into the tensors that a model wants, and owns the caches.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import EngineLimits, Sequence, StepOutput
+from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, StepOutput
+from jumplora_server.engine.attention import group_prompts
 from jumplora_server.engine.bank import PackedAdapter, packed
-from jumplora_server.engine.cache import RowCache, round_up
+from jumplora_server.engine.cache import Caches, round_up
 from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
+from jumplora_server.engine.linear import min_rows
 from jumplora_server.engine.memory import trim_memory
+from jumplora_server.engine.models.model import MODELS, Model
 from jumplora_server.engine.sampling import Chooser, to_device
-from jumplora_server.engine.t5 import T5, min_rows
 from jumplora_server.engine.weights import StoredTensors
 
 Lineage = tuple[PackedAdapter[DeltaForm], ...]
@@ -41,13 +43,8 @@ class TorchRunner:
         self._start = start_token_id
         self._min_rows = min_rows(dtype)
         self._model = self._make_model(config, weights, dtype, limits)
-        self._cache = RowCache(
-            config,
-            rows=max(limits.max_rows, self._min_rows),
-            max_source=limits.max_source_tokens,
-            max_target=limits.max_target_tokens,
-            dtype=self._model.dtype,
-            device=device,
+        self._caches = Caches.of(
+            config, limits, min_rows=self._min_rows, dtype=self._model.dtype, device=device
         )
         self._chooser = Chooser(
             end_token_ids=limits.end_token_ids,
@@ -59,8 +56,8 @@ class TorchRunner:
 
     def _make_model(
         self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
-    ) -> T5:
-        return T5(config, weights, dtype=dtype, device=self._device)
+    ) -> Model:
+        return MODELS[config.model_type](config, weights, dtype=dtype, device=self._device)
 
     @property
     def weight_bytes(self) -> int:
@@ -74,24 +71,24 @@ class TorchRunner:
             trim_memory()  # holes between the forms, which the next pack would not use
         return forms
 
-    def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
-        """Encode each sequence's prompt into its row's cross-attention cache."""
+    def encode(self, encodings: Rows[Encoding], lineages: Rows[Lineage]) -> None:
+        """Write each prompt's keys and values into its source place."""
         # Neighbours of one lineage make a plan of slices instead of index copies.
         pairs = sorted(
-            zip(sequences, lineages, strict=True), key=lambda p: (p[0].slots, len(p[0].prompt))
+            zip(encodings, lineages, strict=True), key=lambda p: (p[0].slots, len(p[0].prompt))
         )
         tokens: list[int] = []
         spans: list[tuple[int, int]] = []
-        for sequence, _ in pairs:
-            spans.append((len(tokens), len(tokens) + len(sequence.prompt)))
-            tokens.extend(sequence.prompt)
-        rows = [sequence.row for sequence, _ in pairs]
-        self._cache.open_rows(rows, [stop - start for start, stop in spans])
+        for encoding, _ in pairs:
+            spans.append((len(tokens), len(tokens) + len(encoding.prompt)))
+            tokens.extend(encoding.prompt)
+        places = [encoding.place for encoding, _ in pairs]
+        self._caches.source.open(places, [stop - start for start, stop in spans])
         plan = self._encode_plan([lineage for _, lineage in pairs], spans)
-        groups = self._model.groups(spans, rows)
+        groups = group_prompts(spans, places, self._device)
         tokens.extend([self._start] * (self._min_rows - len(tokens)))
         given = to_device(torch.tensor(tokens), self._device)
-        self._model.encode(given, groups, plan, self._cache)
+        self._model.encode(given, groups, plan, self._caches.source)
 
     def _encode_plan(self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]]) -> Plan:
         forms = [tuple(member.forms for member in lineage) for lineage in lineages]
@@ -105,9 +102,10 @@ class TorchRunner:
         """Of each sequence's next token [n, vocabulary] float32."""
         rows = [sequence.row for sequence in sequences]
         count = max(self._min_rows, max(rows) + 1)
-        tokens, positions = [self._start] * count, [0] * count
+        tokens, positions, places = [self._start] * count, [0] * count, [*range(count)]
         for row, sequence in zip(rows, sequences, strict=True):
             positions[row] = len(sequence.output)
+            places[row] = sequence.encoding.place
             if sequence.output:
                 tokens[row] = sequence.output[-1]
         forms = [tuple(member.forms for member in lineage) for lineage in lineages]
@@ -117,15 +115,31 @@ class TorchRunner:
             to_device(torch.tensor(tokens), self._device),
             to_device(torch.tensor(positions), self._device),
             live,
+            self._places(places),
             lengths=(
-                round_up(max(len(sequence.prompt) for sequence in sequences)),
+                round_up(max(len(sequence.encoding.prompt) for sequence in sequences)),
                 round_up(max(positions) + 1),
             ),
             plan=plan,
-            cache=self._cache,
+            caches=self._caches,
         )
         return logits[live]
 
+    def _places(self, places: list[int]) -> slice | Tensor:
+        """Source places by row; one that is each row's own number needs no copy of the cache."""
+        if places == [*range(len(places))]:
+            return slice(len(places))
+        return to_device(torch.tensor(places), self._device)
+
+    def copy(self, copies: Rows[RowCopy]) -> None:
+        """Copy what rows of the target cache hold."""
+        self._caches.target.copy(copies)
+        self._chooser.copy(copies)
+
     def clear_row(self, row: int) -> None:
         """Forget a row's numbers, after it failed."""
-        self._cache.clear_row(row)
+        self._caches.target.clear(row)
+
+    def clear_place(self, place: int) -> None:
+        """Forget a source place's numbers, after a row that attended to it failed."""
+        self._caches.source.clear(place)

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from jumplora_server.core import Batch, EngineLimits, Sampling, Sequence, StepOutput
+from jumplora_server.core import Batch, Encoding, EngineLimits, Sampling, Sequence, StepOutput
 
 STEPS = 3
 
@@ -48,7 +48,7 @@ def warm_up(
         if done and clock() >= end:
             break
         sequences = tuple(_sequences(drill, limits, numbers))
-        encode = sequences
+        encode = tuple(sequence.encoding for sequence in sequences)
         for _ in range(min(STEPS, limits.max_target_tokens)):
             output = step(Batch(encode=encode, decode=sequences))
             encode = ()
@@ -69,8 +69,7 @@ def _sequences(drill: Drill, limits: EngineLimits, numbers: Iterator[int]) -> It
         samples = drill.samples and row == count - 1
         yield Sequence(
             id=next(numbers),
-            ref=None,
-            prompt=prompt,
+            encoding=Encoding(None, prompt, place=row),
             sampling=Sampling(STEPS, mode="sample", top_k=50, top_p=0.9, logprobs="chosen")
             if samples
             else Sampling(STEPS),

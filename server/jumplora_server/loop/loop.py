@@ -18,6 +18,7 @@ from typing import Protocol
 from jumplora_server.core import (
     Batch,
     Detokenizer,
+    Encoding,
     EngineLimits,
     QueueLimits,
     Sampling,
@@ -150,8 +151,7 @@ class EngineLoop:
         check_limits(self.limits, prompt, sampling)
         sequence = Sequence(
             id=next(self._ids),
-            ref=lease.ref,
-            prompt=prompt,
+            encoding=Encoding(lease.ref, prompt),
             sampling=sampling,
             detokenizer=self._detokenizer(),
             arrived=self._clock() if reservation is None else reservation.arrived,
@@ -243,7 +243,7 @@ class EngineLoop:
         if batch.is_empty():
             self._scheduler.check_idle()
             return True
-        self._outbox.leave_queue(batch.encode)
+        self._outbox.leave_queue(s for s in batch.decode if s.encoded is None)
         began = self._clock()
         try:
             with self.pulse.doing("computing a step"):

@@ -72,5 +72,5 @@ class Overlaps:
 
 def _is_comparable(status: TaskStatus) -> bool:
     # Non-zeros are counted when a version was loaded: before that its file was not checked.
-    masked = status.manifest is not None and status.manifest.kind == "masked"
+    masked = status.manifest is not None and status.manifest.kind != "lowrank"
     return masked and status.nonzeros > 0

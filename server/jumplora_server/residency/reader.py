@@ -94,7 +94,8 @@ class StoreReader:
         """A version by its header."""
         manifest = self._store.manifest(digest)
         size = self._store.path_of(digest).stat().st_size
-        return Known(VersionFacts(digest, manifest.task, manifest.lineage, size), manifest)
+        profile = 0 if manifest.profile is None else manifest.profile.nbytes
+        return Known(VersionFacts(digest, manifest.task, manifest.lineage, size, profile), manifest)
 
     def lineage(self, digest: str) -> tuple[Known, ...]:
         """A version and all that it stands on, ancestors first.

@@ -19,6 +19,12 @@ class VersionFacts:
     task: str
     ancestors: tuple[str, ...]
     disk_bytes: int
+    profile_bytes: int = 0  # of these, what the engine never gets
+
+    @property
+    def guessed_bytes(self) -> int:
+        """What the engine may need for it, before it was packed once."""
+        return max(0, self.disk_bytes - self.profile_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Version:
     """One version and its users. Only Versions changes it."""
 
     facts: VersionFacts
-    nbytes: int  # in the engine; guessed by the file's size until it was packed once
+    nbytes: int  # in the engine; guessed by the file until it was packed once
     size: Literal["guessed", "measured"] = "guessed"
     state: State = State.COLD
     slot: int = -1

@@ -79,7 +79,7 @@ class Versions:
                 known.facts = facts
                 self._by_task.setdefault(facts.task, {})[facts.digest] = known
         else:
-            version = self._versions[facts.digest] = Version(facts, nbytes=facts.disk_bytes)
+            version = self._versions[facts.digest] = Version(facts, nbytes=facts.guessed_bytes)
             if facts.digest in self._measured:
                 version.nbytes, version.size = self._measured[facts.digest], "measured"
             self._by_task.setdefault(facts.task, {})[facts.digest] = version

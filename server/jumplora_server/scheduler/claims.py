@@ -13,11 +13,11 @@ class SlotClaims(Protocol):
     """Who knows where versions are loaded."""
 
     def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
-        """Count one row on `ref` and return the slots of its lineage, in its order.
+        """Count one encoding on `ref` and return the slots of its lineage, in its order.
 
         None while it is not loaded; this call asks for its load. Raises AdapterUnavailable when
         the load failed. "low" may use a version that is not in service yet.
         """
 
     def unclaim(self, ref: AdapterRef) -> None:
-        """Give one row back."""
+        """Give one encoding back."""

@@ -15,7 +15,7 @@ def finish_of(
     return Finish(
         reason=reason,
         text=sequence.text,
-        prompt_tokens=len(sequence.prompt),
+        prompt_tokens=len(sequence.encoding.prompt),
         generated_tokens=len(sequence.output),
         timing=Timing(
             queue=started - sequence.arrived,

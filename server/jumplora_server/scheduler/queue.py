@@ -102,4 +102,5 @@ class FairQueue:
 
 def task_of(sequence: Sequence) -> str | None:
     """The task a sequence is charged to; None for the bare backbone."""
-    return None if sequence.ref is None else sequence.ref.task
+    ref = sequence.encoding.ref
+    return None if ref is None else ref.task

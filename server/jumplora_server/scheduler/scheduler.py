@@ -1,7 +1,8 @@
 """Decides what the next step computes and what its result means. Plain Python, one thread.
 
-Owns the cache rows, the waiting line and every sequence until its terminal event. Must not know
-tensors, threads or clients; times come in as `now`, monotonic seconds.
+Owns the rows and source places of the caches, the waiting line and every sequence until its
+terminal event. Must not know tensors, threads or clients; times come in as `now`, monotonic
+seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from jumplora_server.core import (
     AdapterRef,
     Batch,
+    Encoding,
     EngineLimits,
     FinishReason,
     Sequence,
@@ -64,6 +66,7 @@ class Scheduler:
         self._low_rows = 0
         self._low_served = -math.inf  # when one of them got a row last
         self._free_rows = list(range(limits.max_rows))  # a heap
+        self._free_places = list(range(limits.max_rows))  # a heap
         self._rows: dict[int, Sequence] = {}
         self._known: dict[int, Sequence] = {}  # by sequence id, until the terminal event
         self._texts: dict[int, OutputText] = {}
@@ -87,7 +90,7 @@ class Scheduler:
 
     def running_tasks(self) -> frozenset[str]:
         """Tasks with a row, warm-ups left out."""
-        normal = (s.ref for s in self._rows.values() if s.priority == "normal")
+        normal = (s.encoding.ref for s in self._rows.values() if s.priority == "normal")
         return frozenset(ref.task for ref in normal if ref is not None)
 
     def next_wake(self) -> float | None:
@@ -99,6 +102,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
         self._known[sequence.id] = sequence
+        sequence.encoding.sequences += 1
         if sequence.deadline is not None:
             heapq.heappush(self._deadlines, (sequence.deadline, sequence.id))
         if sequence.priority == "low":
@@ -125,9 +129,10 @@ class Scheduler:
 
     def apply(self, batch: Batch, output: StepOutput, now: float) -> None:
         """Account for a step: one token for each sequence of `batch.decode`."""
-        for sequence in batch.encode:
-            assert sequence.started is not None
-            sequence.encoded = min(now, sequence.started + output.encode_seconds)
+        for sequence in batch.decode:
+            if sequence.encoded is None:
+                assert sequence.started is not None
+                sequence.encoded = min(now, sequence.started + output.encode_seconds)
         failed = frozenset(output.failed)
         chosen = zip(batch.decode, output.token_ids, output.logprobs, strict=True)
         for index, (sequence, token_id, logprob) in enumerate(chosen):
@@ -157,31 +162,43 @@ class Scheduler:
         """With nothing known, every row must be free and nothing may wait."""
         assert self._known or (
             sorted(self._free_rows) == list(range(self._limits.max_rows))
+            and sorted(self._free_places) == list(range(self._limits.max_rows))
             and not (self._rows or self._texts or self._low or len(self._queue))
-        ), f"leaked: rows {sorted(self._rows)}, {len(self._queue)} waiting"
+        ), (
+            f"leaked: rows {sorted(self._rows)}, {len(self._queue)} waiting, free places "
+            f"{sorted(self._free_places)}"
+        )
 
-    def _admit(self, now: float) -> list[Sequence]:
-        """Give free rows, lowest first, to whose turn it is, within the token budget."""
-        admitted: list[Sequence] = []
+    def _admit(self, now: float) -> list[Encoding]:
+        """Give free rows, lowest first, to whose turn it is, within the token budget.
+
+        Returns the new prompts: the rest continue from one that was encoded.
+        """
+        admitted: list[Encoding] = []
         cold: set[tuple[AdapterRef, Priority]] = set()
         tokens = 0
 
         def judge(sequence: Sequence) -> Verdict:
-            if admitted and tokens + len(sequence.prompt) > self._encode_budget():
-                return "stop"  # not passed over: long prompts would starve
-            if sequence.ref is None:
+            encoding = sequence.encoding
+            if encoding.place >= 0:
                 return "take"
-            if (sequence.ref, sequence.priority) in cold:
+            if not self._free_places:
+                return "pass"
+            if admitted and tokens + len(encoding.prompt) > self._encode_budget():
+                return "stop"  # not passed over: long prompts would starve
+            if encoding.ref is None:
+                return "take"
+            if (encoding.ref, sequence.priority) in cold:
                 return "pass"
             try:
-                slots = self._claims.claim(sequence.ref, sequence.priority)
+                slots = self._claims.claim(encoding.ref, sequence.priority)
             except AdapterUnavailable as error:
                 failed.append((sequence, error))
                 return "drop"
             if slots is None:
-                cold.add((sequence.ref, sequence.priority))
+                cold.add((encoding.ref, sequence.priority))
                 return "pass"
-            sequence.slots = slots
+            encoding.slots = slots
             return "take"
 
         failed: list[tuple[Sequence, AdapterUnavailable]] = []
@@ -192,18 +209,22 @@ class Scheduler:
             sequence.row = heapq.heappop(self._free_rows)
             sequence.started = now
             self._rows[sequence.row] = sequence
+            encoding = sequence.encoding
             if sequence.priority == "normal":
                 self._shares.take(task_of(sequence))
-                self._queue.charge(task_of(sequence), prompt_cost(sequence))
             else:
                 self._low_rows += 1
+            if encoding.place < 0:
+                encoding.place = heapq.heappop(self._free_places)
+                if sequence.priority == "normal":
+                    self._queue.charge(task_of(sequence), prompt_cost(encoding))
+                tokens += len(encoding.prompt)
+                admitted.append(encoding)
             self._texts[sequence.id] = OutputText(
                 sequence.detokenizer,
                 sequence.sampling.stop,
                 in_pieces=sequence.wants == "tokens",
             )
-            tokens += len(sequence.prompt)
-            admitted.append(sequence)
         for sequence, error in failed:
             self._end(sequence, FinishReason.ERROR, now, error=error)
         return admitted
@@ -288,8 +309,6 @@ class Scheduler:
                 self._shares.give_back(task_of(sequence))
             else:
                 self._low_rows -= 1
-            if sequence.ref is not None:
-                self._claims.unclaim(sequence.ref)
         elif sequence.priority == "low":
             if sequence in self._low:
                 self._low.remove(sequence)
@@ -297,6 +316,17 @@ class Scheduler:
             self._queue.discard(sequence)
         if sequence.priority == "normal":
             self._queue.leave(sequence)
+        self._leave_encoding(sequence.encoding)
         finish = finish_of(sequence, reason, now, error)
         self._events.append((sequence, TokenEvent(sequence.id, token, finish)))
         sequence.row = -1
+
+    def _leave_encoding(self, encoding: Encoding) -> None:
+        """One of its sequences ended; the last one frees the place and the version."""
+        encoding.sequences -= 1
+        if encoding.sequences or encoding.place < 0:
+            return
+        heapq.heappush(self._free_places, encoding.place)
+        encoding.place = -1
+        if encoding.ref is not None:
+            self._claims.unclaim(encoding.ref)

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from decoding import make_sequence, run
-from jumplora_adapters.architecture import parameter_shapes, read_architecture
+from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.backbone import Backbone, read_backbone
-from jumplora_adapters.checkpoint import TIED, open_checkpoint
+from jumplora_adapters.checkpoint import open_checkpoint
 from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.network import parameters
 from jumplora_adapters.training.adapt import load_adapted
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_server.core import Sampling
@@ -59,18 +60,19 @@ def test_the_embedding_under_any_of_its_names(tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM
 
     folder = OddCheckpoint(plain=V10).write(tmp_path)
-    shapes = parameter_shapes(read_architecture(folder))
+    known = parameters(read_architecture(folder))
     weights = load_file(folder / SINGLE)
     one = weights.pop(SHARED)
     other = one + 1
     for values in itertools.product((None, one, other), repeat=4):
-        named = {name: v for name, v in zip(TIED, values, strict=True) if v is not None}
+        named = {name: v for name, v in zip(known.tied, values, strict=True) if v is not None}
         if next(iter(named.values()), other) is other:
             continue  # nothing there, or a file like another one with its values swapped
         save_file({**weights, **{name: v.clone() for name, v in named.items()}}, folder / SINGLE)
         model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-        ours, theirs = StoredTensors(open_checkpoint(folder, shapes)), model.state_dict()
-        assert [name for name in TIED if not torch.equal(ours[name], theirs[name])] == [], named
+        ours, theirs = StoredTensors(open_checkpoint(folder, known)), model.state_dict()
+        wrong = [n for n in known.tied if not torch.equal(ours[n], theirs[n])]
+        assert wrong == [], named
 
 
 @pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])

@@ -57,7 +57,7 @@ def test_it_keeps_to_narrow_limits() -> None:
     recorder = Recorder(limits)
     assert warm_up(recorder.step, limits, lambda: 0.0, most_seconds=1.0) == len(DRILLS)
     assert max(len(batch.decode) for batch in recorder.batches) == 2
-    assert max(len(s.prompt) for batch in recorder.batches for s in batch.encode) == 8
+    assert max(len(e.prompt) for batch in recorder.batches for e in batch.encode) == 8
     assert len(recorder.batches) == len(DRILLS)
 
 
@@ -95,7 +95,7 @@ def test_an_engine_computes_the_rows_that_it_will_serve(tmp_path: Path) -> None:
 
     class Watched(Engine):
         def step(self, batch: Batch) -> StepOutput:
-            encoded.update(sequence.row for sequence in batch.encode)
+            encoded.update(encoding.place for encoding in batch.encode)
             output = super().step(batch)
             decoded.update(sequence.row for sequence in batch.decode)
             return output

@@ -82,7 +82,8 @@ def test_a_failing_step_ends_its_batch_and_the_loop_goes_on(
     server: SmallServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(batch: Batch) -> Exception | None:
-        return ValueError("odd") if any(s.prompt == encode("bad") for s in batch.decode) else None
+        is_odd = any(s.encoding.prompt == encode("bad") for s in batch.decode)
+        return ValueError("odd") if is_odd else None
 
     server.engine.fail_step = fail
     with caplog.at_level(logging.CRITICAL):

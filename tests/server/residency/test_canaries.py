@@ -278,7 +278,7 @@ def test_an_engine_that_fails_on_canaries_keeps_the_old_version(tmp_path: Path) 
         fault = RuntimeError("kernel")
         asked = encode(CANARIES[-1].prompt)
         server.engine.fail_step = lambda batch: (
-            fault if any(s.prompt == asked for s in batch.decode) else None
+            fault if any(s.encoding.prompt == asked for s in batch.decode) else None
         )
         server.settle("a")
         assert (server.residency.status("a").version, code_of(server, "a")) == (old, "generation")

@@ -38,7 +38,8 @@ def damage(server: SmallServer, digest: str, how: str) -> None:
     elif how == "step raises":
 
         def fail(batch: Batch) -> Exception | None:
-            users = [s for s in batch.decode if s.ref is not None and s.ref.version == digest]
+            refs = [sequence.encoding.ref for sequence in batch.decode]
+            users = [ref for ref in refs if ref is not None and ref.version == digest]
             return RuntimeError("kernel") if users else None
 
         engine.fail_step = fail

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fakes import FakeDetokenizer
-from jumplora_server.core import AdapterRef, Sampling, Sequence
+from jumplora_server.core import AdapterRef, Encoding, Sampling, Sequence
 from jumplora_server.scheduler.costs import prompt_cost, token_cost
 
 
@@ -13,12 +13,10 @@ def running(prompt: int, output: int, lineage: int) -> Sequence:
     """A sequence that has so many tokens, and a lineage of so many versions."""
     sequence = Sequence(
         id=0,
-        ref=AdapterRef("a", "a", ("a",)),
-        prompt=(5,) * prompt,
+        encoding=Encoding(AdapterRef("a", "a", ("a",)), (5,) * prompt, slots=tuple(range(lineage))),
         sampling=Sampling(max_new_tokens=64),
         detokenizer=FakeDetokenizer(),
         arrived=0.0,
-        slots=tuple(range(lineage)),
     )
     sequence.output.extend([7] * output)
     return sequence
@@ -36,5 +34,5 @@ def running(prompt: int, output: int, lineage: int) -> Sequence:
 )
 def test_costs(prompt: int, output: int, lineage: int, encode: float, token: float) -> None:
     sequence = running(prompt, output, lineage)
-    assert prompt_cost(sequence) == pytest.approx(encode)
+    assert prompt_cost(sequence.encoding) == pytest.approx(encode)
     assert token_cost(sequence) == pytest.approx(token)

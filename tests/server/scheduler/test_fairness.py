@@ -17,6 +17,7 @@ import pytest
 from fakes import EOS, FakeDetokenizer
 from jumplora_server.core import (
     AdapterRef,
+    Encoding,
     EngineLimits,
     QueueLimits,
     Sampling,
@@ -26,6 +27,7 @@ from jumplora_server.core import (
 from jumplora_server.errors import QueueFull, TaskQuotaExceeded
 from jumplora_server.loop.admission import Admission, Reservation
 from jumplora_server.scheduler.claims import Priority
+from jumplora_server.scheduler.queue import task_of
 from jumplora_server.scheduler.scheduler import Scheduler
 
 ROWS, SPARE = 16, 2
@@ -95,8 +97,7 @@ def simulate(
                 continue
             sequence = Sequence(
                 id=next(ids),
-                ref=AdapterRef(task, task, (task,)),
-                prompt=(5,) * prompt,
+                encoding=Encoding(AdapterRef(task, task, (task,)), (5,) * prompt),
                 sampling=Sampling(max_new_tokens=new),
                 detokenizer=FakeDetokenizer(),
                 arrived=arrived,
@@ -105,23 +106,25 @@ def simulate(
             places[sequence.id] = place
             scheduler.add(sequence)
         batch = scheduler.next_batch(now)
-        for sequence in batch.encode:
-            places.pop(sequence.id).release()
+        for sequence in batch.decode:
+            if sequence.id in places:
+                places.pop(sequence.id).release()
         if batch.is_empty():
             if not due:
                 return outcome
             now = due[0][0]
             continue
-        encoded = sum(len(sequence.prompt) for sequence in batch.encode)
+        encoded = sum(len(encoding.prompt) for encoding in batch.encode)
         now += STEP + PER_ROW * len(batch.decode) + PER_TOKEN * encoded
         rows = len(batch.decode)
         scheduler.apply(batch, StepOutput((ord("x"),) * rows, (None,) * rows), now)
         for sequence, event in scheduler.take_events():
-            if event.finish is None or sequence.ref is None:
+            if event.finish is None:
                 continue
-            if sequence.ref.task == "quiet":
+            owner = task_of(sequence)
+            if owner == "quiet":
                 outcome.seconds.append(now - sequence.arrived)
-            if sequence.ref.task == "steady" and now < seconds:
+            if owner == "steady" and now < seconds:
                 due.insert(0, (now, "steady", 20, 8))
     raise AssertionError("the flood did not end")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import FakeDetokenizer
-from jumplora_server.core import AdapterRef, Sampling, Sequence
+from jumplora_server.core import AdapterRef, Encoding, Sampling, Sequence
 from jumplora_server.scheduler.queue import FairQueue, Verdict, task_of
 from jumplora_server.scheduler.shares import RowShares
 
@@ -21,8 +21,10 @@ def waiting(task: str | None, prompt_tokens: int = 1) -> Sequence:
     """A sequence of one task."""
     return Sequence(
         id=next(IDS),
-        ref=None if task is None else AdapterRef(task, f"{task}-1", (f"{task}-1",)),
-        prompt=(5,) * prompt_tokens,
+        encoding=Encoding(
+            None if task is None else AdapterRef(task, f"{task}-1", (f"{task}-1",)),
+            (5,) * prompt_tokens,
+        ),
         sampling=Sampling(max_new_tokens=4),
         detokenizer=FakeDetokenizer(),
         arrived=0.0,
@@ -37,7 +39,7 @@ def pick(queue: FairQueue, judge: Callable[[Sequence], Verdict] = take) -> Seque
     """What goes next, with more rows than anyone wants; charged for its prompt."""
     picked = queue.pick(judge, PLENTY, 0)
     if picked is not None:
-        queue.charge(task_of(picked), len(picked.prompt))
+        queue.charge(task_of(picked), len(picked.encoding.prompt))
     return picked
 
 
@@ -69,8 +71,7 @@ def test_charges_decide_whose_turn_it_is() -> None:
     assert (queue.served("a"), queue.served("b")) == (2.0, 0.0)
     picked = pick(queue)
     assert picked is not None
-    assert picked.ref is not None
-    assert picked.ref.task == "b"
+    assert task_of(picked) == "b"
     assert queue.served("b") == 1.0
 
 

@@ -10,6 +10,7 @@ from fakes import EOS, FakeDetokenizer
 from jumplora_server.core import (
     AdapterRef,
     Batch,
+    Encoding,
     EngineLimits,
     Sampling,
     Sequence,
@@ -37,7 +38,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(limits, self, max_encode_tokens=BUDGET)
         self.added: dict[int, Sequence] = {}
         self.ended: set[int] = set()
-        self.admitted: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self.rows: dict[int, int] = {}  # by sequence, once admitted
+        self.encoded: dict[Encoding, tuple[int, tuple[int, ...]]] = {}  # its place and slots
         self.now = 0.0
 
     def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
@@ -64,13 +66,32 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> int:
         sequence = Sequence(
             id=len(self.added),
-            ref=None if task is None else AdapterRef(task, task, (task,)),
-            prompt=(5,) * prompt,
+            encoding=Encoding(
+                None if task is None else AdapterRef(task, task, (task,)), (5,) * prompt
+            ),
             sampling=Sampling(max_new_tokens=tokens, stop=("xy",)),
             detokenizer=FakeDetokenizer(),
             arrived=self.now,
             deadline=None if patience is None else self.now + patience,
             priority=priority,
+        )
+        self.added[sequence.id] = sequence
+        self.scheduler.add(sequence)
+        return sequence.id
+
+    @rule(target=sequences, sibling=sequences, tokens=st.integers(1, 8))
+    def add_another_answer(self, sibling: int, tokens: int) -> int:
+        """To the same prompt, as long as that has sequences."""
+        first = self.added[sibling]
+        if not first.encoding.sequences:
+            return sibling
+        sequence = Sequence(
+            id=len(self.added),
+            encoding=first.encoding,
+            sampling=Sampling(max_new_tokens=tokens),
+            detokenizer=FakeDetokenizer(),
+            arrived=self.now,
+            priority=first.priority,
         )
         self.added[sequence.id] = sequence
         self.scheduler.add(sequence)
@@ -106,18 +127,31 @@ class SchedulerMachine(RuleBasedStateMachine):
         rows = [sequence.row for sequence in batch.decode]
         assert rows == sorted(set(rows)), "rows are shared or out of order"
         assert set(rows) <= set(range(ROWS))
-        assert set(batch.encode) <= set(batch.decode)
+        assert set(batch.encode) <= {sequence.encoding for sequence in batch.decode}
         assert sum(len(s.prompt) for s in batch.encode) <= BUDGET or len(batch.encode) == 1
-        kept = {self.admitted[i][0] for i in self.admitted.keys() - self.ended}
+        new = [sequence for sequence in batch.decode if sequence.id not in self.rows]
+        kept = {self.rows[i] for i in self.rows.keys() - self.ended}
         free = sorted(set(range(ROWS)) - kept)
-        assert [s.row for s in batch.encode] == free[: len(batch.encode)], "lowest free row first"
-        for sequence in batch.encode:
-            assert sequence.id not in self.admitted, "encoded twice"
-            self.admitted[sequence.id] = (sequence.row, sequence.slots)
+        assert sorted(s.row for s in new) == free[: len(new)], "lowest free row first"
+        self.rows |= {sequence.id: sequence.row for sequence in new}
+        for encoding in batch.encode:
+            assert encoding not in self.encoded, "encoded twice"
+            self.encoded[encoding] = (encoding.place, encoding.slots)
         for sequence in batch.decode:
-            assert self.admitted[sequence.id] == (sequence.row, sequence.slots), "moved"
-        alive = self.admitted.keys() - self.ended
+            encoding = sequence.encoding
+            assert self.rows[sequence.id] == sequence.row, "moved"
+            assert self.encoded[encoding] == (encoding.place, encoding.slots), "moved"
+        alive = self.rows.keys() - self.ended
         assert {sequence.id for sequence in batch.decode} == alive, "every live row decodes"
+        held = self.held()
+        places = [encoding.place for encoding in held]
+        assert len(set(places)) == len(held), "a source place is shared"
+        assert set(places) <= set(range(ROWS))
+
+    def held(self) -> set[Encoding]:
+        """The encodings that some sequence may still read."""
+        alive = {self.added[i].encoding for i in self.added.keys() - self.ended}
+        return alive & self.encoded.keys()
 
     def take_events(self) -> None:
         for sequence, event in self.scheduler.take_events():
@@ -129,11 +163,10 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert "xy" not in event.finish.text
 
     @invariant()
-    def claims_are_rows(self) -> None:
-        alive = [self.added[i] for i in self.admitted.keys() - self.ended]
-        expected = sorted(s.ref.task for s in alive if s.ref is not None)
+    def claims_are_encodings(self) -> None:
+        expected = sorted(e.ref.task for e in self.held() if e.ref is not None)
         assert sorted(ref.task for ref in self.claims) == expected
-        assert self.scheduler.running == len(alive)
+        assert self.scheduler.running == len(self.rows.keys() - self.ended)
 
     @precondition(lambda self: len(self.ended) < len(self.added))
     @rule()

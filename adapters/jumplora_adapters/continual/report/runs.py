@@ -52,7 +52,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class BackboneName:
-    """`weights` is a digest of all of them: a fingerprint covers what adapters add to alone."""
+    """`weights` is a digest of all of them; the fingerprint is of version 1, of q and v alone."""
 
     name: str
     fingerprint: str

@@ -25,7 +25,7 @@ from jumplora_adapters.continual.metrics import (
 from jumplora_adapters.continual.report.groups import Group, are_comparable, group_runs
 from jumplora_adapters.continual.report.runs import Run, Scoring, scores_of
 from jumplora_adapters.continual.report.spread import Spread, spread
-from jumplora_adapters.site import site_of
+from jumplora_adapters.network import kind_of
 from jumplora_adapters.threshold_move import threshold_moves
 
 Measure = Literal[
@@ -229,7 +229,7 @@ def _sites(group: Group) -> dict[str, float]:
     for run in group.runs:
         for result in run.results:
             for module, density in (result.module_density or {}).items():
-                found.setdefault(site_of(module), []).append(density)
+                found.setdefault(kind_of(module), []).append(density)
     sites = {site: mean(values) for site, values in found.items()}
     return {} if all(density == 1.0 for density in sites.values()) else sites
 

@@ -94,22 +94,24 @@ def attend_own_kernel(
 
 @triton.jit
 def attend_source_kernel(
-    q, keys, values, lengths, out, source, width,
+    q, keys, values, places, lengths, out, source, width,
     HEADS: tl.constexpr, IS_BF16: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Attend to a row's prompt.
 
-    q, out [rows, HEADS, width]; keys, values [.., HEADS, source, width]; lengths [rows]. A row that
-    never had a prompt reads nothing and gets zeros.
+    q, out [rows, HEADS, width]; keys, values [.., HEADS, source, width]; places int64 [rows], where
+    a row's prompt lies in them; lengths [..] by place. A place that never had a prompt is not read
+    and gives zeros.
     """
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     dims = tl.arange(0, WIDTH)
     inside = dims < width
     here = row * HEADS * width + head * width + dims
-    cache = (row * HEADS + head) * source * width
+    place = tl.load(places + row)
+    cache = (place * HEADS + head) * source * width
     _, mass, read = read_keys(
         activation(q + here, inside, IS_BF16), keys + cache, values + cache, lengths,
-        tl.load(lengths + row), width, tl.full([], float("-inf"), tl.float32),
+        tl.load(lengths + place), width, tl.full([], float("-inf"), tl.float32),
         tl.full([], 0.0, tl.float32), tl.full([WIDTH], 0.0, tl.float32),
         False, IS_BF16, WIDTH, KEYS,
     )  # fmt: skip

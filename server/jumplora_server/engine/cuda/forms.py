@@ -8,7 +8,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.engine.cuda.factored import GatedFactors, threshold_of, try_factor
 from jumplora_server.engine.cuda.pool import Pool, view
@@ -49,6 +49,8 @@ def form_of(delta: Delta) -> Literal["packed", "dense", "low rank"]:
     """The form of a delta that is not factored: the one of the fewest bytes."""
     if isinstance(delta, LowRankDelta):
         return "dense" if is_overranked(delta) else "low rank"
+    if isinstance(delta, CombinedDelta):
+        return "dense"
     d_out, d_in = delta.shape
     size = delta.values.element_size()
     packed = 4 * (d_out + 1) + (2 + size) * delta.nnz
@@ -90,10 +92,10 @@ def place(pool: Pool, delta: Delta, factors: GatedFactors | None) -> Record:
             scale=factors.scale,
         )
     form = form_of(delta)
+    if not isinstance(delta, SparseDelta) and form == "dense":
+        dense = delta.to_dense(torch.float32)
+        return Record(form=form, values=torch.float32, third=pool.place(dense))
     if isinstance(delta, LowRankDelta):
-        if form == "dense":
-            dense = delta.to_dense(torch.float32)
-            return Record(form=form, values=torch.float32, third=pool.place(dense))
         return Record(
             form=form,
             values=torch.float32,
@@ -101,6 +103,7 @@ def place(pool: Pool, delta: Delta, factors: GatedFactors | None) -> Record:
             second=pool.place(delta.B.float()),
             rank=delta.rank,
         )
+    assert isinstance(delta, SparseDelta), "a sum of both parts is dense"
     dtype = delta.values.dtype
     if form == "dense":
         return Record(form=form, values=dtype, third=pool.place(delta.to_dense(dtype)))

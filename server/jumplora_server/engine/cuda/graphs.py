@@ -21,8 +21,9 @@ from torch.cuda import _POOL_HANDLE
 class DecodeShape:
     """The sizes that one graph is for; every one is padded, so that there are few."""
 
-    rows: int  # cache rows that are computed, live or not
+    rows: int  # rows of the target cache that are computed, live or not
     depth: int  # slots a lineage; 0 is the bare backbone, which launches no delta kernel
+    targeted: int = 0  # a bit for each module that any row has a delta of; others launch nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,19 @@ class StepInputs:
     rows: Sequence[int]
     tokens: Sequence[int]
     positions: Sequence[int]
+    places: Sequence[int]  # in the source cache
     lineages: Sequence[Sequence[int]]  # addresses of slot tables, oldest ancestor first
+    targeted: int = 0  # as in DecodeShape
 
 
 @dataclass(frozen=True, slots=True)
 class StepBuffers:
-    """Views into one int64 buffer [3 + depth, rows], so that one copy fills them all."""
+    """Views into one int64 buffer [4 + depth, rows], so that one copy fills them all."""
 
     tokens: Tensor  # [rows]
     positions: Tensor  # [rows]
     live: Tensor  # [rows] the live rows, the first one repeated to fill it
+    places: Tensor  # [rows] in the source cache
     lineages: Tensor  # [depth, rows]
 
 
@@ -54,27 +58,29 @@ def shape_of(inputs: StepInputs, *, max_rows: int) -> DecodeShape:
     return DecodeShape(
         rows=_padded(max(inputs.rows) + 1, 4, max_rows),
         depth=_padded(max(map(len, inputs.lineages)), 0, None),
+        targeted=inputs.targeted,
     )
 
 
 def fill(shape: DecodeShape, inputs: StepInputs, start_token: int) -> Tensor:
-    """The content of a step's buffer, int64 [3 + depth, rows].
+    """The content of a step's buffer, int64 [4 + depth, rows].
 
     Dead rows compute a start token at position 0 without deltas, and write nothing: `live` names
     a live row in their place, whose numbers are then stored twice.
     """
     tokens, positions = [start_token] * shape.rows, [0] * shape.rows
+    places = [inputs.places[0]] * shape.rows
     lineages = [[0] * shape.rows for _ in range(shape.depth)]
-    for row, token, position, lineage in zip(
-        inputs.rows, inputs.tokens, inputs.positions, inputs.lineages, strict=True
+    for row, token, position, source, lineage in zip(
+        inputs.rows, inputs.tokens, inputs.positions, inputs.places, inputs.lineages, strict=True
     ):
-        tokens[row], positions[row] = token, position
+        tokens[row], positions[row], places[row] = token, position, source
         for place, address in enumerate(lineage):
             lineages[place][row] = address
     live = [*inputs.rows, *[inputs.rows[0]] * (shape.rows - len(inputs.rows))]
     # torch.tensor would look at each number's type: four times as long, while the device waits.
-    numbers = array("q", itertools.chain(tokens, positions, live, *lineages))
-    return torch.frombuffer(numbers, dtype=torch.int64).view(3 + shape.depth, shape.rows)
+    numbers = array("q", itertools.chain(tokens, positions, live, places, *lineages))
+    return torch.frombuffer(numbers, dtype=torch.int64).view(4 + shape.depth, shape.rows)
 
 
 class DecodeStep:
@@ -84,11 +90,11 @@ class DecodeStep:
         self._shape = shape
         self._compute = compute
         self._device = device
-        size = (3 + shape.depth, shape.rows)
+        size = (4 + shape.depth, shape.rows)
         self._buffer = torch.zeros(size, dtype=torch.int64, device=device)
         self._host = torch.zeros(size, dtype=torch.int64, pin_memory=device.type == "cuda")
-        tokens, positions, live = self._buffer[:3].unbind()
-        self._buffers = StepBuffers(tokens, positions, live, lineages=self._buffer[3:])
+        tokens, positions, live, places = self._buffer[:4].unbind()
+        self._buffers = StepBuffers(tokens, positions, live, places, lineages=self._buffer[4:])
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
 

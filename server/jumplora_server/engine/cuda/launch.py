@@ -123,19 +123,22 @@ def attend_own(qkv: Tensor, keys: Tensor, values: Tensor, step: OwnStep, bias: T
     return out
 
 
-def attend_source(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+def attend_source(
+    q: Tensor, keys: Tensor, values: Tensor, places: Tensor, lengths: Tensor
+) -> Tensor:
     """Attend to each row's prompt: [rows, inner].
 
     Args:
         q: [rows, inner].
-        keys, values: one layer's cache, [.., heads, source, d_kv].
-        lengths: int64 [rows], tokens of the prompts.
+        keys, values: one layer's cache, [places, heads, source, d_kv].
+        places: int64 [rows], where each row's prompt lies.
+        lengths: int64 [places], tokens of the prompts.
     """
     _, heads, source, width = keys.shape
     out = torch.empty_like(q)
     attention.attend_source_kernel[(q.shape[0], heads)](
-        _bits(q), _bits(keys), _bits(values), lengths, _bits(out), source, width, HEADS=heads,
-        IS_BF16=q.dtype == torch.bfloat16, WIDTH=triton.next_power_of_2(width),
+        _bits(q), _bits(keys), _bits(values), places, lengths, _bits(out), source, width,
+        HEADS=heads, IS_BF16=q.dtype == torch.bfloat16, WIDTH=triton.next_power_of_2(width),
         KEYS=SOURCE_KEYS, **SOURCE_OPTIONS,
     )  # fmt: skip
     return out

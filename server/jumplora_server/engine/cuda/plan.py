@@ -68,7 +68,9 @@ class AttendOwn(Protocol):
 class AttendSource(Protocol):
     """`launch.attend_source`, or its reference."""
 
-    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, /) -> Tensor:
+    def __call__(
+        self, q: Tensor, keys: Tensor, values: Tensor, places: Tensor, lengths: Tensor, /
+    ) -> Tensor:
         """Attend to each row's prompt: [rows, inner]."""
 
 
@@ -87,16 +89,21 @@ class Kernels:
 class DecodePlan:
     """One decode step: every row's lineage as addresses in device memory."""
 
-    def __init__(self, lineages: Tensor, modules: Mapping[str, int], kernels: Kernels) -> None:
+    def __init__(
+        self, lineages: Tensor, targeted: int, modules: Mapping[str, int], kernels: Kernels
+    ) -> None:
         self._lineages = lineages  # int64 [depth, rows]
+        self._targeted = targeted  # a bit a module
         self._modules = modules
         self._kernels = kernels
 
+    def has(self, module: str) -> bool:
+        """Whether a row of the step has a delta of `module`."""
+        return bool(self._targeted >> self._modules[module] & 1)
+
     def add(self, module: str, x: Tensor, y: Tensor) -> None:
         """y[row] += x[row] D^T for every slot of the row's lineage; one launch."""
-        number = self._modules.get(module)
-        if number is not None and self._lineages.shape[0]:
-            self._kernels.add_decode(self._lineages, number, x, y)
+        self._kernels.add_decode(self._lineages, self._modules[module], x, y)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,11 @@ class Level:
         self._device = device
         # Most modules of a batch want the same, and the device is given it once.
         self._works: dict[tuple[int, tuple[Way, ...]], Work] = {}
+        self._modules = frozenset().union(*(span.adapter.forms for span in spans))
+
+    def has(self, module: str) -> bool:
+        """Whether any of its slots has a delta of `module`."""
+        return module in self._modules
 
     def work(self, module: str, shape: tuple[int, int]) -> Work:
         """How each span's form of a module [d_out, d_in] is applied."""
@@ -191,11 +203,13 @@ class EncodePlan:
         self._source: Tensor | None = None
         self._turned: Tensor | None = None
 
+    def has(self, module: str) -> bool:
+        """Whether a slot of any level has a delta of `module`."""
+        return any(level.has(module) for level in self._levels)
+
     def add(self, module: str, x: Tensor, y: Tensor) -> None:
         """y[tokens] += x[tokens] D^T, level by level; x [n, d_in], y [n, d_out]."""
-        number = self._modules.get(module)
-        if number is None:
-            return
+        number = self._modules[module]
         for level in self._levels:
             work = level.work(module, (y.shape[1], x.shape[1]))
             if work.picked is not None:

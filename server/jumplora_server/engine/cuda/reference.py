@@ -67,14 +67,17 @@ def attend_own(qkv: Tensor, keys: Tensor, values: Tensor, step: OwnStep, bias: T
     return out
 
 
-def attend_source(q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+def attend_source(
+    q: Tensor, keys: Tensor, values: Tensor, places: Tensor, lengths: Tensor
+) -> Tensor:
     """Attend to each row's prompt; see `launch.attend_source`."""
     heads, width = keys.shape[1], keys.shape[3]
     out = torch.zeros_like(q)
-    for row, length in enumerate(lengths[: len(q)].tolist()):
-        if length:
+    for row, place in enumerate(places.tolist()):
+        if length := int(lengths[place]):
             query = q[row].view(heads, 1, width)
-            read = _attend(query, keys[row, :, :length], values[row, :, :length], torch.zeros(1))
+            k, v = keys[place, :, :length], values[place, :, :length]
+            read = _attend(query, k, v, torch.zeros(1))
             out[row] = read.flatten()
     return out
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from jumplora_adapters.architecture import Architecture, target_shapes
+from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.network import sites
 from jumplora_server.core import EngineLimits, Sequence
 from jumplora_server.engine.cache import round_up
 from jumplora_server.engine.cuda.expanded import Scratch
@@ -27,13 +28,13 @@ from jumplora_server.engine.cuda.graphs import (
     fill,
     shape_of,
 )
+from jumplora_server.engine.cuda.model import MODELS
 from jumplora_server.engine.cuda.plan import DecodePlan, EncodePlan, Kernels, make_levels
 from jumplora_server.engine.cuda.slot import DeviceAdapter, load, on_device
-from jumplora_server.engine.cuda.t5 import CudaT5
 from jumplora_server.engine.cuda.upload import Uploader
 from jumplora_server.engine.delta import Plan
+from jumplora_server.engine.models.model import Model
 from jumplora_server.engine.sampling import to_device
-from jumplora_server.engine.t5 import T5
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import StoredTensors
 
@@ -84,13 +85,18 @@ class CudaRunner(TorchRunner):
         self._uploader = Uploader(device)
         self._scratch = Scratch()
         self._steps = DecodeSteps(self._compute, device)
-        targets = target_shapes(config)
-        self._modules = {module: number for number, module in enumerate(targets)}
+        self._modules = {module: number for number, module in enumerate(sites(config))}
+        # Sites of one kind are targeted together: every set of targets is another graph.
+        kinds: dict[tuple[str, str], int] = {}
+        for number, site in enumerate(sites(config).values()):
+            kind = (site.part, site.role)
+            kinds[kind] = kinds.get(kind, 0) | 1 << number
+        self._kinds = tuple(kinds.values())
 
     def _make_model(
         self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
-    ) -> T5:
-        return CudaT5(
+    ) -> Model:
+        return MODELS[config.model_type](
             config,
             weights,
             dtype=dtype,
@@ -122,13 +128,16 @@ class CudaRunner(TorchRunner):
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary] float32."""
         rows = [sequence.row for sequence in sequences]
+        slots = [on_device(lineage) for lineage in lineages]
         inputs = StepInputs(
             rows=rows,
             tokens=[s.output[-1] if s.output else self._start for s in sequences],
             positions=[len(sequence.output) for sequence in sequences],
-            lineages=[[a.address for a in on_device(lineage)] for lineage in lineages],
+            places=[sequence.encoding.place for sequence in sequences],
+            lineages=[[adapter.address for adapter in lineage] for lineage in slots],
+            targeted=self._targeted(slots),
         )
-        shape = shape_of(inputs, max_rows=self._cache.rows)
+        shape = shape_of(inputs, max_rows=self._caches.target.rows)
         logits = self._steps.run(shape, fill(shape, inputs, self._start))
         return logits[to_device(torch.tensor(rows), self._device)]
 
@@ -144,10 +153,19 @@ class CudaRunner(TorchRunner):
             buffers.tokens,
             buffers.positions,
             buffers.live,
-            lengths=(self._cache.source, self._cache.target),
-            plan=DecodePlan(buffers.lineages, self._modules, self._kernels),
-            cache=self._cache,
+            buffers.places,
+            lengths=(self._caches.source.length, self._caches.target.length),
+            plan=DecodePlan(buffers.lineages, shape.targeted, self._modules, self._kernels),
+            caches=self._caches,
         )
+
+    def _targeted(self, lineages: Rows[tuple[DeviceAdapter, ...]]) -> int:
+        """The modules that any row has a delta of, a bit each, and all others of their kinds."""
+        targeted = 0
+        for lineage in lineages:
+            for adapter in lineage:
+                targeted |= adapter.targeted
+        return sum(kind for kind in self._kinds if kind & targeted)
 
     def _gives_mask(self, packed: DeviceAdapter, module: str, delta: Delta) -> bool:
         assert isinstance(delta, SparseDelta)

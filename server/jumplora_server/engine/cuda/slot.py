@@ -22,6 +22,7 @@ class DeviceAdapter(PackedAdapter[DeviceForm]):
 
     pool: Tensor  # uint8 [nbytes]
     address: int  # where the slot's table lies, as batches name it
+    targeted: int  # a bit for each module that it has, by the module's number
 
 
 def load(
@@ -57,6 +58,7 @@ def load(
         },
         pool=buffer,
         address=buffer.data_ptr(),
+        targeted=sum(1 << modules[module] for module in records),
     )
 
 

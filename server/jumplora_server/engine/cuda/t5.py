@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture
-from jumplora_server.engine.cache import RowCache
+from jumplora_server.engine.cache import Caches
 from jumplora_server.engine.cuda.plan import Kernels, OwnStep
 from jumplora_server.engine.delta import Plan
-from jumplora_server.engine.linear import Linear, PlainLinear
-from jumplora_server.engine.t5 import T5, Layer, position_buckets
+from jumplora_server.engine.linear import PlainLinear
+from jumplora_server.engine.models.t5 import T5, Layer
+from jumplora_server.engine.position_bias import position_buckets
 from jumplora_server.engine.weights import StoredTensors
 
 
@@ -35,60 +36,55 @@ class CudaT5(T5):
         super().__init__(config, weights, dtype=dtype, device=device)
         self._kernels = kernels
         steps = -torch.arange(target, device=device)
-        buckets = position_buckets(
-            steps,
-            config.relative_attention_num_buckets,
-            config.relative_attention_max_distance,
-            sees="past",
-        )
+        buckets = position_buckets(steps, config, sees="past")
         self._no_bias = torch.zeros(config.d_ff, dtype=self.dtype, device=device)
-        self._past_bias = self.decoder_bias[buckets].t().float().contiguous()  # [heads, target]
+        self._past_biases = {
+            layer.position_bias: self.position_biases[layer.position_bias][buckets]
+            for layer in self.decoder
+        }  # each [target, heads]
+        for name, bias in self._past_biases.items():
+            self._past_biases[name] = bias.t().float().contiguous()
 
     def decode(
         self,
         tokens: Tensor,
         positions: Tensor,
         live: Tensor,
+        places: slice | Tensor,
         *,
         lengths: tuple[int, int],
         plan: Plan,
-        cache: RowCache,
+        caches: Caches,
     ) -> Tensor:
         """As `T5.decode`; reads each row's own lengths, whatever `lengths` says."""
+        assert isinstance(places, Tensor)
+        own, source = caches.target, caches.source
         is_live = torch.zeros(tokens.shape[0], dtype=torch.int32, device=self.device)
         step = OwnStep(positions, is_live.index_fill_(0, live, 1))
         x = self.decoder_embedding[tokens]  # [R, d_model]
-        for index, layer in enumerate(self.decoder):
-            assert layer.cross_q is not None
-            assert layer.cross_out is not None
-            qkv = self._qkv(layer, self._norm(x, layer.norms[0]), plan)
-            own = self._kernels.attend_own(
-                qkv, cache.self_k[index], cache.self_v[index], step, self._past_bias
-            )
-            x = self._plus(x, layer.out, own)
-            h = self._norm(x, layer.norms[1])
-            q = layer.cross_q(h)
-            plan.add(f"{layer.prefix}.1.EncDecAttention.q", h, q)
+        for index, (layer, cross) in enumerate(zip(self.decoder, self.cross, strict=True)):
+            read = self._kernels.attend_own(
+                layer.qkv(self._norm(x, layer.norm), plan),
+                own.k[index], own.v[index], step, self._past_biases[layer.position_bias],
+            )  # fmt: skip
+            x = layer.out.onto(x, read, plan)
             read = self._kernels.attend_source(
-                q, cache.cross_k[index], cache.cross_v[index], cache.source_lengths
-            )
-            x = self._plus(x, layer.cross_out, read)
-            x = self._feed_forward(layer, x, self._norm(x, layer.norms[2]))
+                cross.q(self._norm(x, cross.norm), plan),
+                source.k[index], source.v[index], places, source.lengths,
+            )  # fmt: skip
+            x = cross.out.onto(x, read, plan)
+            x = self._feed_forward(layer, x, plan)
         x = self._norm(x, self.decoder_norm) * self.config.logit_scale
-        return self.head(x).float()
+        return self.head(x, plan).float()
 
-    def _plus(self, x: Tensor, linear: Linear, y: Tensor) -> Tensor:
-        """x + linear(y), in x's memory on a GPU."""
-        if not x.is_cuda:
-            return super()._plus(x, linear, y)
+    def _feed_forward(self, layer: Layer, x: Tensor, plan: Plan) -> Tensor:
+        """x + the feed-forward of x; on a GPU the first product applies a ReLU itself."""
+        is_relu = self.config.feed_forward_proj == "relu"
+        if not x.is_cuda or not is_relu or layer.wide.has_deltas(plan):
+            return super()._feed_forward(layer, x, plan)
+        linear = layer.wide.linear
         assert isinstance(linear, PlainLinear)
-        return x.addmm_(y, linear.weight.t())
-
-    def _feed_forward(self, layer: Layer, x: Tensor, h: Tensor) -> Tensor:
-        """x + the feed-forward of h; on a GPU the first product applies a ReLU itself."""
-        if not h.is_cuda or self.config.feed_forward_proj != "relu":
-            return super()._feed_forward(layer, x, h)
-        assert isinstance(layer.wide, PlainLinear)
         # The library's products do that together with a bias only.
-        wide = torch._addmm_activation(self._no_bias, h, layer.wide.weight.t())
-        return self._plus(x, layer.narrow, wide)
+        h = self._norm(x, layer.dense_norm)
+        wide = torch._addmm_activation(self._no_bias, h, linear.weight.t())
+        return layer.narrow.onto(x, wide, plan)

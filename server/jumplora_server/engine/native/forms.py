@@ -95,7 +95,7 @@ def make_form(delta: Delta) -> NativeForm:
     """The cheapest form of a delta."""
     if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return LowRankForm(pack_float(delta.A.float()), pack_float(delta.B.float()), delta.rank)
-    if isinstance(delta, LowRankDelta) or delta.density > DENSE_ABOVE:
+    if not isinstance(delta, SparseDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(pack_float(delta.to_dense(torch.float32)))
     return sparse_form(delta)
 
@@ -117,6 +117,7 @@ class NativeAdapter(PackedAdapter[NativeForm]):
     """An adapter and its table, through which the kernels find each module's delta."""
 
     table: ctypes.Array[DeltaStruct]
+    targeted: int  # a bit for each module that it has
 
     @property
     def address(self) -> int:
@@ -124,16 +125,18 @@ class NativeAdapter(PackedAdapter[NativeForm]):
         return ctypes.addressof(self.table)
 
 
-def pack_native(adapter: Adapter, modules: Mapping[str, int]) -> NativeAdapter:
+def pack_native(adapter: Adapter, sites: Mapping[str, int]) -> NativeAdapter:
     """Bring an adapter into the kernels' forms; any thread.
 
     Args:
-        modules: the backbone's module names with their places in a table.
+        sites: the backbone's linear layers with their places in a table.
     """
     plain = packed(adapter, make_form)
-    table = (DeltaStruct * len(modules))()
+    table = (DeltaStruct * len(sites))()
+    targeted = 0
     for name, form in plain.forms.items():
-        table[modules[name]] = form.struct()
+        table[sites[name]] = form.struct()
+        targeted |= 1 << sites[name]
     return NativeAdapter(
-        plain.version, plain.forms, plain.nbytes, plain.nnz, plain.density, table=table
+        plain.version, plain.forms, plain.nbytes, plain.nnz, plain.density, table, targeted
     )

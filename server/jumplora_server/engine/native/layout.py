@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 
 class Kind(IntEnum):
@@ -23,15 +23,16 @@ class Kind(IntEnum):
     ATTEND_CROSS = 11
     BEST = 12
     CHOOSE = 13
+    COPY = 14
 
 
-class DeltaKind(IntEnum):
-    """The form of one module's delta."""
+class DeltaKind(IntFlag):
+    """The form of one module's delta; a sparse one may have a low-rank one beside."""
 
     NONE = 0
     SPARSE = 1
     DENSE = 2
-    LOW_RANK = 3
+    LOW_RANK = 4
 
 
 class Outcome(IntEnum):
@@ -108,10 +109,12 @@ class Step(ctypes.Structure):
         ("tokens", ctypes.c_void_p),
         ("starts", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
-        ("cache_rows", ctypes.c_void_p),
+        ("source_places", ctypes.c_void_p),
+        ("target_rows", ctypes.c_void_p),
         ("positions", ctypes.c_void_p),
         ("blocks_count", ctypes.c_int64),
         ("blocks", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
+        ("targeted", ctypes.c_char_p),
         ("samplings", ctypes.c_void_p),
     )

@@ -13,21 +13,37 @@ from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import EngineLimits, Sequence, StepOutput
+from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, StepOutput
 from jumplora_server.engine.native.forms import NativeAdapter, pack_native
 from jumplora_server.engine.native.layout import LANES, MAX_LANES, Block, Step
+from jumplora_server.engine.native.model import MODELS
 from jumplora_server.engine.native.sampling import Samplings
-from jumplora_server.engine.native.t5 import NativeT5
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.sampling import step_output
 from jumplora_server.engine.weights import StoredTensors
 
 Lineage = tuple[NativeAdapter, ...]
-Pair = tuple[Sequence, Lineage]
 
 # Prompts are encoded in portions of about this many tokens: activations stay near the processor,
 # and the buffers stay small.
 ENCODE_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A step and the arrays that it points into: hold it until the step was computed."""
+
+    step: Step
+    arrays: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Which deltas the rows of a step add."""
+
+    blocks: Rows[Block] = ()
+    tables: Rows[int] = ()  # addresses of slots, one lineage after another
+    targeted: bytes = b""
 
 
 class NativeRunner:
@@ -45,7 +61,7 @@ class NativeRunner:
         """Raises NativeUnavailable where the kernels do not run."""
         self._start = start_token_id
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
-        self._model = NativeT5(
+        self._model = MODELS[config.model_type](
             config,
             weights,
             end_token_ids=limits.end_token_ids,
@@ -64,19 +80,24 @@ class NativeRunner:
 
     def pack(self, adapter: Adapter) -> NativeAdapter:
         """Bring an adapter into the kernels' forms; any thread."""
-        return pack_native(adapter, self._model.modules)
+        return pack_native(adapter, self._model.sites)
 
-    def encode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
-        """Encode each sequence's prompt into its row's cross-attention cache."""
+    def encode(self, encodings: Rows[Encoding], lineages: Rows[Lineage]) -> None:
+        """Write each prompt's keys and values into its source place."""
         # Neighbours of one lineage share blocks, and those of one length are computed together.
         pairs = sorted(
-            zip(sequences, lineages, strict=True), key=lambda p: (p[0].slots, len(p[0].prompt))
+            zip(encodings, lineages, strict=True), key=lambda p: (p[0].slots, len(p[0].prompt))
         )
         for portion in _portions(pairs, self._tokens):
-            tokens = [token for sequence, _ in portion for token in sequence.prompt]
-            starts = list(itertools.accumulate((len(s.prompt) for s, _ in portion), initial=0))
-            spans = [*itertools.pairwise(starts)]
-            prepared = _make_step(portion, tokens, spans, starts=starts[:-1])
+            prompts = [encoding.prompt for encoding, _ in portion]
+            starts = list(itertools.accumulate(map(len, prompts), initial=0))
+            prepared = _prepare(
+                tokens=[*itertools.chain(*prompts)],
+                lengths=[*map(len, prompts)],
+                starts=starts[:-1],
+                source_places=[encoding.place for encoding, _ in portion],
+                work=self._work([*itertools.pairwise(starts)], [slots for _, slots in portion]),
+            )
             self._model.encode(prepared.step)
 
     def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> StepOutput:
@@ -94,13 +115,27 @@ class NativeRunner:
         return self._model.logits[: len(sequences)]
 
     def _decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
-        pairs = list(zip(sequences, lineages, strict=True))
-        tokens = [s.output[-1] if s.output else self._start for s in sequences]
-        spans = [(i, i + 1) for i in range(len(pairs))]
-        positions = [len(sequence.output) for sequence in sequences]
-        samplings = self._samplings.of(sequences)
-        prepared = _make_step(pairs, tokens, spans, positions=positions, samplings=samplings)
+        prepared = _prepare(
+            tokens=[s.output[-1] if s.output else self._start for s in sequences],
+            lengths=[len(sequence.encoding.prompt) for sequence in sequences],
+            source_places=[sequence.encoding.place for sequence in sequences],
+            target_rows=[sequence.row for sequence in sequences],
+            positions=[len(sequence.output) for sequence in sequences],
+            work=self._work([(i, i + 1) for i in range(len(sequences))], lineages),
+            samplings=self._samplings.of(sequences),
+        )
         self._model.decode(prepared.step)
+
+    def copy(self, copies: Rows[RowCopy]) -> None:
+        """Copy what rows of the target cache hold."""
+        prepared = _prepare(
+            tokens=[0] * len(copies),
+            lengths=[0] * len(copies),
+            source_places=[copy.source for copy in copies],
+            target_rows=[copy.row for copy in copies],
+            positions=[copy.tokens for copy in copies],
+        )
+        self._model.copy(prepared.step, copies)
 
     @property
     def tapes(self) -> dict[str, Tape]:
@@ -110,66 +145,76 @@ class NativeRunner:
     def clear_row(self, row: int) -> None:
         """Nothing to do: what kernels read past a row's own keys is masked away."""
 
+    def clear_place(self, place: int) -> None:
+        """Nothing to do: what kernels read past a prompt's own keys is masked away."""
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A step and the arrays that it points into: hold it until the step was computed."""
+    def _work(self, spans: Rows[tuple[int, int]], lineages: Rows[Lineage]) -> Work:
+        """Cut neighbouring rows of one lineage into blocks; rows of the bare backbone are in none.
 
-    step: Step
-    arrays: tuple[object, ...]
+        Args:
+            spans: of each lineage, its rows of activations [start, stop).
+        """
+        blocks: list[Block] = []
+        tables: list[int] = []
+        targeted = 0
+        lane = 0
+        addresses = [[slot.address for slot in lineage] for lineage in lineages]
+        for lineage, group in itertools.groupby(
+            zip(spans, addresses, strict=True), key=lambda pair: pair[1]
+        ):
+            members = [span for span, _ in group]
+            if not lineage:
+                continue
+            for row in range(members[0][0], members[-1][1], MAX_LANES):
+                rows = min(MAX_LANES, members[-1][1] - row)
+                blocks.append(Block(row, rows, lane, len(tables), len(lineage)))
+                lane += -(-rows // LANES) * LANES
+            tables.extend(lineage)
+        for slot in {id(slot): slot for lineage in lineages for slot in lineage}.values():
+            targeted |= slot.targeted
+        return Work(blocks, tables, targeted.to_bytes(-(-len(self._model.sites) // 8), "little"))
 
 
-def _make_step(
-    pairs: Rows[Pair],
-    tokens: Rows[int],
-    spans: Rows[tuple[int, int]],
+def _prepare(
     *,
+    tokens: Rows[int],
+    lengths: Rows[int],
+    source_places: Rows[int],
     starts: Rows[int] = (),
+    target_rows: Rows[int] = (),
     positions: Rows[int] = (),
+    work: Work | None = None,
     samplings: Rows[int | None] = (),
 ) -> Prepared:
-    """The step of these sequences, whose activations are the rows [start, stop) of `spans`."""
-    blocks, tables = _blocks(spans, [lineage for _, lineage in pairs])
-    arrays = (
-        (ctypes.c_int32 * len(tokens))(*tokens),
-        (ctypes.c_int64 * len(starts))(*starts),
-        (ctypes.c_int64 * len(pairs))(*(len(sequence.prompt) for sequence, _ in pairs)),
-        (ctypes.c_int64 * len(pairs))(*(sequence.row for sequence, _ in pairs)),
-        (ctypes.c_int64 * len(positions))(*positions),
-        (Block * len(blocks))(*blocks),
-        (ctypes.c_void_p * len(tables))(*tables),
-        (ctypes.c_void_p * len(samplings))(*samplings),
+    """The step of these numbers; layout.Step says what they are."""
+    work = work or Work()
+    numbers = [
+        (ctypes.c_int64 * len(values))(*values)
+        for values in (starts, lengths, source_places, target_rows, positions)
+    ]
+    given = (ctypes.c_int32 * len(tokens))(*tokens)
+    blocks = (Block * len(work.blocks))(*work.blocks)
+    tables = (ctypes.c_void_p * len(work.tables))(*work.tables)
+    asked = (ctypes.c_void_p * len(samplings))(*samplings) if any(samplings) else None
+    step = Step(
+        len(tokens),
+        len(lengths),
+        ctypes.addressof(given),
+        *map(ctypes.addressof, numbers),
+        len(work.blocks),
+        ctypes.addressof(blocks),
+        ctypes.addressof(tables),
+        work.targeted,
+        None if asked is None else ctypes.addressof(asked),
     )
-    addresses = [ctypes.addressof(array) for array in arrays]
-    step = Step(len(tokens), len(pairs), *addresses[:5], len(blocks), *addresses[5:])
-    if not any(samplings):
-        step.samplings = None
-    return Prepared(step, arrays)
+    return Prepared(step, (given, *numbers, blocks, tables, asked))
 
 
-def _blocks(spans: Rows[tuple[int, int]], lineages: Rows[Lineage]) -> tuple[list[Block], list[int]]:
-    """Cut neighbouring rows of one lineage into blocks; rows of the bare backbone are in none."""
-    blocks: list[Block] = []
-    tables: list[int] = []
-    lane = 0
-    addresses = [[slot.address for slot in lineage] for lineage in lineages]
-    for lineage, group in itertools.groupby(
-        zip(spans, addresses, strict=True), key=lambda pair: pair[1]
-    ):
-        members = [span for span, _ in group]
-        if not lineage:
-            continue
-        for row in range(members[0][0], members[-1][1], MAX_LANES):
-            rows = min(MAX_LANES, members[-1][1] - row)
-            blocks.append(Block(row, rows, lane, len(tables), len(lineage)))
-            lane += -(-rows // LANES) * LANES
-        tables.extend(lineage)
-    return blocks, tables
-
-
-def _portions(pairs: Rows[Pair], most: int) -> Iterator[list[Pair]]:
-    """Cut sequences into groups whose prompts have at most `most` tokens together."""
-    portion: list[Pair] = []
+def _portions(
+    pairs: Rows[tuple[Encoding, Lineage]], most: int
+) -> Iterator[list[tuple[Encoding, Lineage]]]:
+    """Cut encodings into groups whose prompts have at most `most` tokens together."""
+    portion: list[tuple[Encoding, Lineage]] = []
     tokens = 0
     for pair in pairs:
         length = len(pair[0].prompt)

@@ -10,22 +10,25 @@ from jumplora_server.engine.native.layout import SamplingStruct
 
 
 class Samplings:
-    """One structure a cache row, written when a sequence takes its first token there."""
+    """One structure a row, written when a sequence takes its first token there."""
 
     def __init__(self, rows: int) -> None:
         self._structs = (SamplingStruct * rows)()
         size = ctypes.sizeof(SamplingStruct)
         self._addresses = [ctypes.addressof(self._structs) + i * size for i in range(rows)]
         self._used: list[int | None] = [None] * rows
+        self._owners: list[int | None] = [None] * rows  # whose structure it is, by sequence id
 
     def of(self, sequences: Rows[Sequence]) -> list[int | None]:
         """Each sequence's address; None where the highest logit is all that is wanted."""
         for sequence in sequences:
-            if not sequence.output:
-                self._open(sequence.row, sequence.sampling)
+            if not sequence.output or self._owners[sequence.row] != sequence.id:
+                self._open(sequence)
         return [self._used[sequence.row] for sequence in sequences]
 
-    def _open(self, row: int, sampling: Sampling) -> None:
+    def _open(self, sequence: Sequence) -> None:
+        row, sampling = sequence.row, sequence.sampling
+        self._owners[row] = sequence.id
         self._structs[row] = struct_of(sampling)
         self._used[row] = None if is_plain(sampling) else self._addresses[row]
 

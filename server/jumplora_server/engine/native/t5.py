@@ -1,22 +1,26 @@
-"""The T5 family as two tapes: one encodes packed prompts, one decodes a token of many rows.
+"""The T5 family as tapes: one encodes packed prompts, one decodes a token of many rows.
 
-The same flow as engine/t5.py, which is its reference; here each line records an operation on fixed
-buffers, and a whole step is one call. Every kernel computes a row in an order of its own, so there
-is nothing to pad and nothing to round up.
+The same flow as engine/models/t5.py, which is its reference; here each line records an operation on
+fixed buffers, and a whole step is one call. Every kernel computes a row in an order of its own, so
+there is nothing to pad and nothing to round up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from jumplora_adapters import network
 from jumplora_adapters.architecture import Architecture
-from jumplora_adapters.checkpoint import DECODER_EMBEDDING, ENCODER_EMBEDDING, HEAD
+from jumplora_adapters.network import Attention, FeedForward, Site
+from jumplora_server.core import RowCopy
 from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.native.layout import LANES, Kind, Step
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
-from jumplora_server.engine.t5 import Direction, position_buckets
+from jumplora_server.engine.position_bias import Direction, position_buckets
 from jumplora_server.engine.weights import StoredTensors, stacked
 
 
@@ -37,7 +41,7 @@ class NativeT5:
     ) -> None:
         """Args: `tokens` is how many one encode takes at most; the rest are the engine's limits."""
         self.config = config
-        self.modules: dict[str, int] = {}  # module name -> its place in a slot's table
+        self.sites = {name: number for number, name in enumerate(network.sites(config))}
         self.weight_bytes = 0
         self._dtype = dtype
         self._weights = weights
@@ -53,7 +57,7 @@ class NativeT5:
         # For rows packed side by side, or for tokens transposed: each prompt's to whole vectors.
         widest = max(config.d_model, inner, config.d_ff)
         lanes = capacity + LANES * rows
-        self._scratch = _buffer(max(capacity * (widest + 3), lanes * config.d_model))
+        self._scratch = _buffer(max(capacity * (widest + 3), lanes * widest))
         self._row_scales = _buffer(capacity, 2)
         self.logits = _buffer(rows, config.vocab_size)
         self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
@@ -61,21 +65,27 @@ class NativeT5:
         # The tokens that each cache row was fed: repetition counts the start token, too.
         self._fed = torch.zeros(rows, max_target, dtype=torch.int32)
         self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
-        cross = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._source)
-        own = (config.num_decoder_layers, rows * config.num_heads * config.d_kv * self._target)
         # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
         # 512 keys, and a short prompt writes a little of every head's part.
-        self._cross_k, self._cross_v = (lazy_zeros(cross, torch.float32) for _ in range(2))
-        self._self_k, self._self_v = (lazy_zeros(own, torch.float32) for _ in range(2))
-        self._embedding = self._tensor(ENCODER_EMBEDDING)
+        layers, numbers = config.num_decoder_layers, rows * inner
+        self._source_k, self._source_v = (
+            lazy_zeros((layers, numbers * self._source), torch.float32) for _ in range(2)
+        )
+        self._target_k, self._target_v = (
+            lazy_zeros((layers, numbers * self._target), torch.float32) for _ in range(2)
+        )
+        modules = network.network(config)
+        self._embedding = self._tensor(modules.encoder.embedding)
         self._decoder_embedding = self._embedding
-        if not weights.are_tied(DECODER_EMBEDDING, ENCODER_EMBEDDING):
-            self._decoder_embedding = self._tensor(DECODER_EMBEDDING)
-        self._head = self._pack(HEAD)
-        self.encoding, self.decoding = Tape(), Tape()
-        self._number_modules()
-        self._record_encode(self.encoding)
-        self._record_decode(self.decoding)
+        if not weights.are_tied(modules.decoder.embedding, modules.encoder.embedding):
+            self._decoder_embedding = self._tensor(modules.decoder.embedding)
+        self._biases: dict[tuple[str, Direction], Tensor] = {}  # by the name of their table
+        # First, while there is room for the copies on their way: it is the largest.
+        self._head = self._pack(modules.head)
+        self.encoding, self.decoding, self._copying = Tape(), Tape(), Tape()
+        self._record_encode(self.encoding, modules)
+        self._record_decode(self.decoding, modules)
+        self._record_copy(self._copying)
         del self._weights
 
     def encode(self, step: Step) -> None:
@@ -89,60 +99,67 @@ class NativeT5:
         """
         self.decoding.replay(step)
 
-    # -- the two tapes
+    def copy(self, step: Step, copies: Sequence[RowCopy]) -> None:
+        """Copy what rows of the target cache hold, and what they were fed."""
+        self._copying.replay(step)
+        for copy in copies:
+            self._fed[copy.row, : copy.tokens] = self._fed[copy.source, : copy.tokens]
 
-    def _record_encode(self, tape: Tape) -> None:
-        config = self.config
-        sizes = (config.num_heads, config.d_kv)
-        bias = self._encoder_bias()
-        tape.add(Kind.EMBED, self._embedding, self._x, n=(config.d_model,))
-        for i in range(config.num_layers):
-            layer = f"encoder.block.{i}.layer"
-            own = f"{layer}.0.SelfAttention"
-            self._norm(tape, f"{layer}.0.layer_norm")
-            self._linear(tape, self._h, self._wide, own, "qkv")
-            self._delta(tape, Kind.DELTA_MANY, self._h, self._wide, own, "qkv")
-            tape.add(Kind.ATTEND_PROMPTS, self._wide, self._mid, bias, n=(*sizes, self._longest))
-            self._linear(tape, self._mid, self._x, own, "o", adds=True)
-            self._feed_forward(tape, f"{layer}.1")
-        self._norm(tape, "encoder.final_layer_norm")
-        for i in range(config.num_decoder_layers):
-            cross = f"decoder.block.{i}.layer.1.EncDecAttention"
-            self._linear(tape, self._h, self._wide, cross, "kv")
-            self._delta(tape, Kind.DELTA_MANY, self._h, self._wide, cross, "kv")
+    # -- the tapes
+
+    def _record_encode(self, tape: Tape, modules: network.Network) -> None:
+        sizes = (self.config.num_heads, self.config.d_kv)
+        many = Kind.DELTA_MANY
+        tape.add(Kind.EMBED, self._embedding, self._x, n=(self.config.d_model,))
+        for block in modules.encoder.blocks:
+            own = block.attention
+            self._norm(tape, own.norm)
+            self._linear(tape, many, self._h, self._wide, own.q, own.k, own.v)
             tape.add(
-                Kind.STORE_SOURCE, self._wide, self._cross_k[i], self._cross_v[i],
-                n=(*sizes, self._source),
+                Kind.ATTEND_PROMPTS, self._wide, self._mid, self._encoder_bias(own),
+                n=(*sizes, self._longest),
             )  # fmt: skip
+            self._linear(tape, many, self._mid, self._x, own.o, adds=True)
+            self._feed_forward(tape, many, block.feed_forward)
+        self._norm(tape, modules.encoder.norm)
+        for block, keys, values in zip(
+            modules.decoder.blocks, self._source_k, self._source_v, strict=True
+        ):
+            assert block.cross is not None
+            self._linear(tape, many, self._h, self._wide, block.cross.k, block.cross.v)
+            tape.add(Kind.STORE_SOURCE, self._wide, keys, values, n=(*sizes, self._source))
 
-    def _record_decode(self, tape: Tape) -> None:
-        config = self.config
+    def _record_decode(self, tape: Tape, modules: network.Network) -> None:
+        config, few = self.config, Kind.DELTA_FEW
         sizes = (config.num_heads, config.d_kv)
-        bias = self._decoder_bias()
         tape.add(Kind.EMBED, self._decoder_embedding, self._x, n=(config.d_model,))
-        for i in range(config.num_decoder_layers):
-            layer = f"decoder.block.{i}.layer"
-            own, cross = f"{layer}.0.SelfAttention", f"{layer}.1.EncDecAttention"
-            self._norm(tape, f"{layer}.0.layer_norm")
-            self._linear(tape, self._h, self._wide, own, "qkv")
-            self._delta(tape, Kind.DELTA_FEW, self._h, self._wide, own, "qkv")
+        for i, block in enumerate(modules.decoder.blocks):
+            own, cross = block.attention, block.cross
+            assert cross is not None
+            self._norm(tape, own.norm)
+            self._linear(tape, few, self._h, self._wide, own.q, own.k, own.v)
             tape.add(
-                Kind.ATTEND_SELF, self._wide, self._mid, self._self_k[i], self._self_v[i], bias,
-                n=(*sizes, self._target),
+                Kind.ATTEND_SELF, self._wide, self._mid, self._target_k[i], self._target_v[i],
+                self._decoder_bias(own), n=(*sizes, self._target),
             )  # fmt: skip
-            self._linear(tape, self._mid, self._x, own, "o", adds=True)
-            self._norm(tape, f"{layer}.1.layer_norm")
-            self._linear(tape, self._h, self._wide, cross, "q")
-            self._delta(tape, Kind.DELTA_FEW, self._h, self._wide, cross, "q")
+            self._linear(tape, few, self._mid, self._x, own.o, adds=True)
+            self._norm(tape, cross.norm)
+            self._linear(tape, few, self._h, self._wide, cross.q)
             tape.add(
-                Kind.ATTEND_CROSS, self._wide, self._mid, self._cross_k[i], self._cross_v[i],
+                Kind.ATTEND_CROSS, self._wide, self._mid, self._source_k[i], self._source_v[i],
                 n=(*sizes, self._source),
             )  # fmt: skip
-            self._linear(tape, self._mid, self._x, cross, "o", adds=True)
-            self._feed_forward(tape, f"{layer}.2")
-        self._norm(tape, "decoder.final_layer_norm", factor=config.logit_scale)
+            self._linear(tape, few, self._mid, self._x, cross.o, adds=True)
+            self._feed_forward(tape, few, block.feed_forward)
+        self._norm(tape, modules.decoder.norm, factor=config.logit_scale)
         self._product(tape, self._h, self._head, self.logits)
+        self._deltas(tape, few, self._h, self.logits, modules.head)
         self._choose(tape)
+
+    def _record_copy(self, tape: Tape) -> None:
+        sizes = (self.config.num_heads, self.config.d_kv, self._target)
+        for keys, values in zip(self._target_k, self._target_v, strict=True):
+            tape.add(Kind.COPY, keys, values, n=sizes)
 
     # -- operations
 
@@ -155,31 +172,31 @@ class NativeT5:
         )  # fmt: skip
 
     def _norm(self, tape: Tape, name: str, *, factor: float = 1.0) -> None:
-        weight = self._tensor(f"{name}.weight")
         tape.add(
-            Kind.NORM, self._x, weight, self._h,
+            Kind.NORM, self._x, self._tensor(name), self._h,
             n=(self.config.d_model,), f=(self.config.layer_norm_epsilon, factor),
         )  # fmt: skip
 
-    def _linear(
-        self, tape: Tape, x: Tensor, y: Tensor, base: str, parts: str, *, adds: bool = False
-    ) -> None:
-        """One product for several weights of an attention: "qkv" is q, k and v side by side."""
-        weight = self._pack(*(f"{base}.{part}.weight" for part in parts))
-        self._product(tape, x, weight, y, adds=adds)
-
-    def _feed_forward(self, tape: Tape, layer: str) -> None:
-        dense, d_ff = f"{layer}.DenseReluDense", self.config.d_ff
-        self._norm(tape, f"{layer}.layer_norm")
-        narrow = self._pack(f"{dense}.wo.weight")
+    def _feed_forward(self, tape: Tape, kind: Kind, dense: FeedForward) -> None:
+        d_ff = self.config.d_ff
+        self._norm(tape, dense.norm)
         if self.config.feed_forward_proj == "relu":
-            self._product(tape, self._h, self._pack(f"{dense}.wi.weight"), self._mid)
+            self._linear(tape, kind, self._h, self._mid, *dense.wide)
             tape.add(Kind.RELU, self._mid, n=(d_ff,))
         else:
-            wide = self._pack(f"{dense}.wi_0.weight", f"{dense}.wi_1.weight")
-            self._product(tape, self._h, wide, self._wide)
+            self._linear(tape, kind, self._h, self._wide, *dense.wide)
             tape.add(Kind.GATED_GELU, self._wide, self._mid, n=(d_ff,))
-        self._product(tape, self._mid, narrow, self._x, adds=True)
+        self._linear(tape, kind, self._mid, self._x, dense.narrow, adds=True)
+
+    def _linear(
+        self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site, adds: bool = False
+    ) -> None:
+        """One product for several sites with one input, and what rows add to each of them.
+
+        Deltas that no row of a step adds cost nothing: their operations are passed over.
+        """
+        self._product(tape, x, self._pack(*sites), y, adds=adds)
+        self._deltas(tape, kind, x, y, *sites)
 
     def _product(
         self, tape: Tape, x: Tensor, weight: PackedWeight, y: Tensor, *, adds: bool = False
@@ -193,57 +210,43 @@ class NativeT5:
                 self._row_scales, n=sizes,
             )  # fmt: skip
 
-    def _delta(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, base: str, parts: str) -> None:
-        first, inner = self.modules[f"{base}.{parts[0]}"], self.config.inner
+    def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
+        d_out, d_in = sites[0].shape
+        first = self.sites[sites[0].name]
         tape.add(
             kind, x, y, None, self._scratch,
-            n=(self.config.d_model, inner, len(parts) * inner, first, len(parts)),
+            n=(d_in, d_out, len(sites) * d_out, first, len(sites)),
         )  # fmt: skip
 
     # -- parameters
-
-    def _number_modules(self) -> None:
-        for i in range(self.config.num_layers):
-            for part in "qkv":
-                self._number(f"encoder.block.{i}.layer.0.SelfAttention.{part}")
-        for i in range(self.config.num_decoder_layers):
-            for sub in ("0.SelfAttention", "1.EncDecAttention"):
-                for part in "qkv":
-                    self._number(f"decoder.block.{i}.layer.{sub}.{part}")
-
-    def _number(self, module: str) -> None:
-        self.modules[module] = len(self.modules)
 
     def _tensor(self, name: str) -> Tensor:
         tensor = self._weights[name].float().contiguous()
         self.weight_bytes += tensor.nbytes
         return tensor
 
-    def _pack(self, *names: str) -> PackedWeight:
-        packed = pack_weight(stacked(self._weights, names), self._dtype)
+    def _pack(self, *sites: Site) -> PackedWeight:
+        weight = stacked(self._weights, [site.weight for site in sites])
+        packed = pack_weight(weight, self._dtype)
         self.weight_bytes += packed.nbytes
         return packed
 
-    def _encoder_bias(self) -> Tensor:
+    def _encoder_bias(self, attention: Attention) -> Tensor:
         """[heads, 2 * longest - 1]: the bias of each distance, key minus query."""
-        table = self._tensor("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
-        distance = torch.arange(1 - self._longest, self._longest)
-        return table[self._buckets(distance, "both")].t().contiguous()
+        return self._bias(attention, "both", torch.arange(1 - self._longest, self._longest))
 
-    def _decoder_bias(self) -> Tensor:
+    def _decoder_bias(self, attention: Attention) -> Tensor:
         """[heads, target]: the bias of each distance, keys before their query, nearest last."""
-        table = self._tensor("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
-        distance = torch.arange(1 - self._target, 1)
-        return table[self._buckets(distance, "past")].t().contiguous()
+        return self._bias(attention, "past", torch.arange(1 - self._target, 1))
 
-    def _buckets(self, distance: Tensor, sees: Direction) -> Tensor:
-        config = self.config
-        return position_buckets(
-            distance,
-            config.relative_attention_num_buckets,
-            config.relative_attention_max_distance,
-            sees=sees,
-        )
+    def _bias(self, attention: Attention, sees: Direction, distance: Tensor) -> Tensor:
+        """Of each distance [n]: [heads, n]. Blocks with one table have one tensor."""
+        name = attention.position_bias
+        assert name is not None
+        if (name, sees) not in self._biases:
+            buckets = position_buckets(distance, self.config, sees=sees)
+            self._biases[name, sees] = self._tensor(name)[buckets].t().contiguous()
+        return self._biases[name, sees]
 
 
 def _whole(length: int) -> int:

@@ -121,7 +121,11 @@ def variants() -> dict[str, dict[str, Any]]:
         )  # fmt: skip
         found[f"attend source {name}"] = compiled(
             attention.attend_source_kernel,
-            {**dict.fromkeys(("q", "keys", "values", "out"), kind), "lengths": "*i64"},
+            {
+                **dict.fromkeys(("q", "keys", "values", "out"), kind),
+                "places": "*i64",
+                "lengths": "*i64",
+            },
             {"HEADS": 16, "IS_BF16": is_bf16, "WIDTH": 64, "KEYS": launch.SOURCE_KEYS},
             launch.SOURCE_OPTIONS,
         )

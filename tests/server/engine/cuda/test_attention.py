@@ -62,12 +62,19 @@ def test_own_attention_appends_and_reads_what_is_there(dtype: torch.dtype) -> No
 def test_source_attention_reads_the_prompt_and_no_more(dtype: torch.dtype) -> None:
     q = numbers(len(LENGTHS), HEADS * WIDTH, dtype=dtype, seed=1)
     keys, values = cache_of(LENGTHS, 128, dtype, 100), cache_of(LENGTHS, 128, dtype, 200)
-    lengths = torch.tensor([*LENGTHS, 77])  # the cache may have more rows than a step
-    found = launch.attend_source(
-        q.to(DEVICE), keys.to(DEVICE), values.to(DEVICE), lengths.to(DEVICE)
-    )
-    assert_close(found, reference.attend_source(q, keys, values, lengths), dtype)
-    assert not found[0].any(), "a row without a prompt"
+    lengths = torch.tensor([*LENGTHS, 77])  # the cache may have more places than a step has rows
+    places = torch.tensor([0, *torch.randperm(len(LENGTHS) - 1).tolist()])
+    places[1:] += 1
+    places[-1] = places[1]  # two rows of one prompt
+    given = (q, keys, values, places, lengths)
+    found = launch.attend_source(*(tensor.to(DEVICE) for tensor in given))
+    assert_close(found, reference.attend_source(*given), dtype)
+    assert not found[0].any(), "a place without a prompt"
+    for row, place in enumerate(places[1:].tolist(), start=1):
+        alone = reference.attend_source(
+            q[row : row + 1], keys[[place]], values[[place]], torch.tensor([0]), lengths[[place]]
+        )
+        assert_close(found[row : row + 1], alone, dtype)
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=["float32", "bfloat16"])
@@ -82,9 +89,8 @@ def test_a_rows_bits_depend_on_neither_mates_nor_room(dtype: torch.dtype) -> Non
         lengths = torch.tensor(LENGTHS, device=DEVICE)[rows].contiguous()
         bias = numbers(HEADS, 192, dtype=F32, seed=2)[:, :room].contiguous().to(DEVICE)
         part = q[rows]
-        into.append(
-            launch.attend_source(part[:, : HEADS * WIDTH].contiguous(), keys, values, lengths)
-        )
+        first, places = part[:, : HEADS * WIDTH].contiguous(), torch.arange(len(lengths))
+        into.append(launch.attend_source(first, keys, values, places.to(DEVICE), lengths))
         step = OwnStep(lengths, torch.ones(len(lengths), dtype=torch.int32, device=DEVICE))
         into.append(launch.attend_own(part.contiguous(), keys, values, step, bias))
     for mine, whole in zip(alone, together, strict=True):
@@ -97,10 +103,9 @@ def test_scores_of_any_size_do_not_overflow() -> None:
     keys[:, :, ::2] *= -1
     values = numbers(1, HEADS, 64, WIDTH, dtype=F32, seed=4)
     lengths = torch.tensor([40])
-    given = [tensor.to(DEVICE) for tensor in (q, keys, values, lengths)]
-    assert_close(
-        launch.attend_source(*given), reference.attend_source(q, keys, values, lengths), F32
-    )
+    given = (q, keys, values, torch.tensor([0]), lengths)
+    found = launch.attend_source(*(tensor.to(DEVICE) for tensor in given))
+    assert_close(found, reference.attend_source(*given), F32)
 
 
 @pytest.mark.gpu
@@ -122,11 +127,12 @@ def test_a_large_models_attention_with_fresh_inputs(dtype: torch.dtype) -> None:
     bias = torch.randn(heads, 128, generator=generator)
     live = torch.ones(rows, dtype=torch.int32)
     first = q[:, : heads * width].contiguous()
-    source = reference.attend_source(first, keys, values, lengths)
+    places = torch.randint(0, rows, (rows,), generator=generator)
+    source = reference.attend_source(first, keys, values, places, lengths)
     own = reference.attend_own(q, own_k.clone(), own_v.clone(), OwnStep(positions, live), bias)
     cuda = torch.device("cuda")
     found_source = launch.attend_source(
-        first.to(cuda), keys.to(cuda), values.to(cuda), lengths.to(cuda)
+        first.to(cuda), keys.to(cuda), values.to(cuda), places.to(cuda), lengths.to(cuda)
     )
     step = OwnStep(positions.to(cuda), live.to(cuda))
     found_own = launch.attend_own(q.to(cuda), own_k.to(cuda), own_v.to(cuda), step, bias.to(cuda))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ def inputs(rows: list[int], depth: int = 1) -> StepInputs:
         rows=rows,
         tokens=[100 + row for row in rows],
         positions=[row + 3 for row in rows],
+        places=[50 - row for row in rows],
         lineages=[[1000 * row + place for place in range(depth)] for row in rows],
     )
 
@@ -34,6 +37,7 @@ def inputs(rows: list[int], depth: int = 1) -> StepInputs:
         (inputs([4], depth=2), DecodeShape(8, 2)),
         (inputs([1, 8], depth=3), DecodeShape(16, 4)),
         (inputs([16], depth=15), DecodeShape(24, 16)),
+        (replace(inputs([1]), targeted=0b101), DecodeShape(4, 1, 0b101)),
     ],
 )
 def test_shapes_are_padded_to_powers_of_two_up_to_the_caches(
@@ -43,12 +47,15 @@ def test_shapes_are_padded_to_powers_of_two_up_to_the_caches(
 
 
 def test_dead_rows_have_no_slots_and_name_a_live_row() -> None:
-    step = StepInputs(rows=[3, 1], tokens=[7, 8], positions=[2, 5], lineages=[[11, 12], [13]])
+    step = StepInputs(
+        rows=[3, 1], tokens=[7, 8], positions=[2, 5], places=[6, 0], lineages=[[11, 12], [13]]
+    )
     content = fill(DecodeShape(4, 2), step, start_token=9)
     assert content.tolist() == [
         [9, 8, 9, 7],  # tokens
         [0, 5, 0, 2],  # positions
         [3, 1, 3, 3],  # live
+        [6, 0, 6, 6],  # source places
         [0, 13, 0, 11],  # oldest ancestors
         [0, 0, 0, 12],
     ]
@@ -59,7 +66,9 @@ def test_steps_of_a_shape_share_buffers_that_never_move() -> None:
     seen: list[tuple[DecodeShape, tuple[int, ...]]] = []
 
     def compute(shape: DecodeShape, buffers: StepBuffers) -> Tensor:
-        views = (buffers.tokens, buffers.positions, buffers.live, buffers.lineages)
+        views = (
+            buffers.tokens, buffers.positions, buffers.live, buffers.places, buffers.lineages,
+        )  # fmt: skip
         seen.append((shape, tuple(view.data_ptr() for view in views)))
         return torch.stack((buffers.tokens, buffers.positions, buffers.lineages.sum(0)), dim=1)
 
@@ -68,7 +77,7 @@ def test_steps_of_a_shape_share_buffers_that_never_move() -> None:
     for shape, rows in ((small, [0, 2]), (large, [1, 7]), (small, [3]), (small, [1, 0])):
         content = fill(shape, inputs(rows, depth=shape.depth), 0)
         logits = steps.run(shape, content)
-        expected = torch.stack((content[0], content[1], content[3:].sum(0)), dim=1)
+        expected = torch.stack((content[0], content[1], content[4:].sum(0)), dim=1)
         assert torch.equal(logits.cpu(), expected)
     addresses = {shape: {where for s, where in seen if s == shape} for shape in (small, large)}
     assert [len(where) for where in addresses.values()] == [1, 1]

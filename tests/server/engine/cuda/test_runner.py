@@ -13,11 +13,12 @@ import torch
 
 from decoding import make_sequence
 from device_slots import CPU, DEVICE, adapter_of
-from factories import random_adapter, tiny_t5
+from factories import Style, random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import EngineLimits, Sampling, Sequence
+from jumplora_adapters.manifest import Kind
+from jumplora_server.core import EngineLimits, RowCopy, Sampling, Sequence
 from jumplora_server.engine.cuda.forms import Resident
 from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
@@ -26,6 +27,7 @@ from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import StoredTensors
 
 STEPS = 2
+KINDS: tuple[Kind, ...] = ("masked", "lowrank")
 TAU, RANK, ALPHA = 0.9, 4, 2.0
 LINEAGES: tuple[tuple[str, ...], ...] = ((), ("a",), ("gated",), ("lora",), ("a", "gated", "full"))
 LIMITS = EngineLimits(max_rows=8, max_source_tokens=128, max_target_tokens=16, end_token_ids=(1,))
@@ -106,7 +108,7 @@ def logits_of(
     runner: TorchRunner, sequences: list[Sequence], lineages: list[Lineage]
 ) -> list[torch.Tensor]:
     """Encode, then greedy steps: per step the logits [n, vocab]."""
-    runner.encode(sequences, lineages)
+    runner.encode([s.encoding for s in sequences], lineages)
     logits = []
     for _ in range(STEPS):
         logits.append(runner.logits(sequences, lineages).cpu().clone())
@@ -142,6 +144,38 @@ def test_a_mixed_batch_has_the_torch_runners_tokens(
     assert len({tuple(output) for output in outputs[0]}) > 2, "no contrast"
 
 
+@pytest.mark.parametrize("kernels", [HOST_KERNELS, None], ids=["reference", "kernels"])
+@pytest.mark.parametrize("style", ["v1.0", "v1.1"])
+def test_any_linear_layer_is_a_target(
+    tmp_path: Path, style: Style, kernels: Kernels | None
+) -> None:
+    """Places in another order than rows, two rows of one prompt, and a copied row, beside."""
+    tiny = tiny_t5(tmp_path, style=style, layers=1, vocab=140, d_model=16, heads=2, d_ff=24)
+    backbone = read_backbone(tiny)
+    names = list(backbone.sites)
+    whole, low = (
+        random_adapter(backbone, seed=seed, scale=0.1, kind=kind, targets=names, density=0.3)
+        for seed, kind in enumerate(KINDS)
+    )
+    results = []
+    for runner in (cuda_runner(backbone, kernels=kernels), torch_runner(backbone)):
+        packed = [runner.pack(Adapter(*made, str(i) * 64)) for i, made in enumerate((whole, low))]
+        lineages: list[Lineage] = [(packed[0],), (), (packed[1], packed[0])]
+        sequences = [make_sequence((5, 9, 3 + row, 1), row=row) for row in range(3)]
+        for sequence, place in zip(sequences, (4, 0, 2), strict=True):
+            sequence.encoding.place = place
+        steps = logits_of(runner, sequences, lineages)
+        runner.copy([RowCopy(source=2, row=5, tokens=STEPS)])
+        twin = replace(sequences[2], row=5, output=[*sequences[2].output])
+        rows, slots = [*sequences, twin], [*lineages, lineages[2]]
+        with torch.inference_mode():
+            steps.append(runner.logits(rows, slots).cpu())
+        results.append(steps)
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(results[0][-1][2], results[0][-1][3], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_computes_what_it_computes_alone(backbone: Backbone, dtype: str) -> None:
     runner = cuda_runner(backbone, dtype)
@@ -166,13 +200,13 @@ def test_rows_that_join_and_leave_do_not_disturb_those_that_stay(backbone: Backb
     stays, leaves = make_sequence(prompts()[1], row=2), make_sequence(prompts()[3], row=5)
     joins = make_sequence(prompts()[4], row=5)
     with torch.inference_mode():
-        runner.encode([stays, leaves], [lineages[1], lineages[3]])
+        runner.encode([stays.encoding, leaves.encoding], [lineages[1], lineages[3]])
         for step in range(STEPS + 1):
             live = [(stays, lineages[1])] if step < STEPS else []
             if step == 0:
                 live.append((leaves, lineages[3]))
             if step == 1:
-                runner.encode([joins], [lineages[4]])
+                runner.encode([joins.encoding], [lineages[4]])
             if step >= 1:
                 live.insert(0, (joins, lineages[4]))
             logits = runner.logits([s for s, _ in live], [lineage for _, lineage in live]).cpu()
@@ -198,7 +232,7 @@ def test_sampled_rows_get_the_torch_runners_tokens(backbone: Backbone) -> None:
         ]
         logprobs = []
         with torch.inference_mode():
-            runner.encode(rows, lineages)
+            runner.encode([row.encoding for row in rows], lineages)
             for _ in range(STEPS):
                 output = runner.decode(rows, lineages)
                 assert output.failed == ()
@@ -263,7 +297,7 @@ def test_a_relu_backbone_has_the_torch_runners_logits(tmp_path: Path, dtype: str
     ):
         sequences = batch([0, 1, 2, 3, 4])
         with torch.inference_mode():
-            runner.encode(sequences, [()] * 5)
+            runner.encode([s.encoding for s in sequences], [()] * 5)
             for sequence in sequences:
                 sequence.output.extend([7, 9, 11])  # their keys are the empty cache's
             results.append(runner.logits(sequences, [()] * 5).cpu())

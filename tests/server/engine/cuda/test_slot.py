@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from device_slots import CPU, adapter_of, low_rank, sparse
-from jumplora_adapters.architecture import architecture_of, target_shapes
+from jumplora_adapters.architecture import architecture_of
 from jumplora_adapters.delta import Delta, SparseDelta
+from jumplora_adapters.network import version_1_targets
 from jumplora_server.engine.bank import packed
 from jumplora_server.engine.cuda.factored import GatedFactors
 from jumplora_server.engine.cuda.forms import form_of
@@ -17,7 +18,7 @@ from jumplora_server.engine.cuda.slot import load, on_device
 from jumplora_server.engine.cuda.upload import Uploader
 from jumplora_server.engine.delta import make_form
 
-T5_LARGE = target_shapes(
+T5_LARGE = version_1_targets(
     architecture_of({"model_type": "t5", "d_model": 1024, "num_heads": 16, "num_layers": 24})
 )
 MODULES = {module: number for number, module in enumerate(T5_LARGE)}

@@ -1,7 +1,8 @@
 // Attention: inside prompts for the encoder, over cache rows for the decoder. T5 does not scale the
 // scores; position biases come from tables by distance.
 //
-// Caches of one layer: keys [row][head][length / 16][d_kv][16], so that the keys a row really has
+// A row's own keys and values lie in its row of the target caches, its prompt's in a place of the
+// source caches. Caches of one layer: keys [row][head][length / 16][d_kv][16], so that the keys a row really has
 // are one stream of memory and 16 scores come out of one vector; values [row][head][length][d_kv].
 #include <cmath>
 #include <cstring>
@@ -86,7 +87,7 @@ void attend_rest(int64_t rows, Args... args) {
 }
 
 template <typename T>
-struct Rows {  // one layer's cache as one (row, head) sees it
+struct Rows {  // one layer's cache as one (row or place, head) sees it
     T* keys;
     T* values;
     Rows(const Op& op, int keys_at, int64_t row, int64_t head, int64_t heads, int64_t d_kv,
@@ -183,7 +184,7 @@ void store_source(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
     team.share(0, team.step.sequences * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
-        Rows<float> cache(op, 1, team.step.cache_rows[sequence], head, heads, d_kv, length);
+        Rows<float> cache(op, 1, team.step.source_places[sequence], head, heads, d_kv, length);
         const int64_t n = team.step.lengths[sequence], stride = 2 * inner;
         const float* kv = static_cast<const float*>(op.p[0]) +
                           team.step.starts[sequence] * stride + head * d_kv;
@@ -208,7 +209,7 @@ void attend_self(const Op& op, const Team& team) {
         const int64_t position = team.step.positions[sequence];
         float* scores = team.scratch(round_up(position + 1));
         if (scores == nullptr) return;
-        Rows<float> cache(op, 2, team.step.cache_rows[sequence], head, heads, d_kv, length);
+        Rows<float> cache(op, 2, team.step.target_rows[sequence], head, heads, d_kv, length);
         const float* q = static_cast<const float*>(op.p[0]) + sequence * 3 * inner + head * d_kv;
         for (int64_t d = 0; d < d_kv; ++d) cache.key(position, d, d_kv) = q[inner + d];
         std::memcpy(cache.values + position * d_kv, q + 2 * inner, d_kv * sizeof(float));
@@ -226,7 +227,7 @@ void attend_cross(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
     team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
-        const Rows<float> cache(op, 2, team.step.cache_rows[sequence], head, heads, d_kv, length);
+        const Rows<float> cache(op, 2, team.step.source_places[sequence], head, heads, d_kv, length);
         const int64_t n = team.step.lengths[sequence];
         const int64_t offset = sequence * inner + head * d_kv;
         float* scores = team.scratch(round_up(n));
@@ -234,6 +235,20 @@ void attend_cross(const Op& op, const Team& team) {
         attend_cache(
             static_cast<const float*>(op.p[0]) + offset, cache, d_kv, n, nullptr,
             scores, static_cast<float*>(op.p[1]) + offset);
+    });
+}
+
+// p: keys, values (the layer's own cache).  n: heads, d_kv, length. Keys are copied in whole vectors.
+void copy_rows(const Op& op, const Team& team) {
+    const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2];
+    team.share(0, team.step.rows * heads, [&](int64_t i) {
+        const int64_t copy = i / heads, head = i % heads;
+        const int64_t tokens = team.step.positions[copy];
+        const Rows<const float> from(
+            op, 0, team.step.source_places[copy], head, heads, d_kv, length);
+        const Rows<float> to(op, 0, team.step.target_rows[copy], head, heads, d_kv, length);
+        std::memcpy(to.keys, from.keys, round_up(tokens) * d_kv * sizeof(float));
+        std::memcpy(to.values, from.values, tokens * d_kv * sizeof(float));
     });
 }
 

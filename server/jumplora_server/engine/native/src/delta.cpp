@@ -96,11 +96,11 @@ void add_filled(
     int64_t y_stride, int64_t from, int64_t to) {
     x += block.row * d_in;
     y += block.row * y_stride;
-    if (delta.kind == DENSE)
+    if (delta.kind & DENSE)
         add_dense(
             static_cast<const float*>(delta.values), x, d_in, d_in, block.rows, y, y_stride, from,
             to);
-    else if (delta.kind == LOW_RANK)
+    else if (delta.kind & LOW_RANK)
         add_low_rank(team, delta, x, d_in, d_in, block.rows, y, y_stride, from, to);
 }
 
@@ -187,10 +187,10 @@ void delta_few(const Op& op, const Team& team) {
     each_piece(
         op, team, FEW_OUTPUTS,
         [&](const Block& block, const Delta& delta, float* y, int64_t from, int64_t to) {
-            if (delta.kind != SPARSE)
-                return add_filled(team, delta, x, d_in, block, y, stride, from, to);
-            for (int64_t r = block.row; r < block.row + block.rows; ++r)
-                add_sparse_row(delta, x + r * d_in, y + r * stride, from, to);
+            if (delta.kind & SPARSE)
+                for (int64_t r = block.row; r < block.row + block.rows; ++r)
+                    add_sparse_row(delta, x + r * d_in, y + r * stride, from, to);
+            if (delta.kind & ~SPARSE) add_filled(team, delta, x, d_in, block, y, stride, from, to);
         });
 }
 
@@ -214,12 +214,21 @@ void delta_many(const Op& op, const Team& team) {
     each_piece(
         op, team, MANY_OUTPUTS,
         [&](const Block& block, const Delta& delta, float* y, int64_t from, int64_t to) {
-            if (delta.kind != SPARSE)
-                return add_filled(team, delta, x, d_in, block, y, stride, from, to);
-            add_sparse_tokens(
-                delta, transposed + block.lane * d_in, lanes_of(block), block.rows,
-                y + block.row * stride, stride, from, to);
+            if (delta.kind & SPARSE)
+                add_sparse_tokens(
+                    delta, transposed + block.lane * d_in, lanes_of(block), block.rows,
+                    y + block.row * stride, stride, from, to);
+            if (delta.kind & ~SPARSE) add_filled(team, delta, x, d_in, block, y, stride, from, to);
         });
+}
+
+// The modules of a delta operation have numbers one after another.
+bool is_delta_of_none(const Op& op, const Step& step) {
+    if (op.kind != DELTA_FEW && op.kind != DELTA_MANY) return false;
+    if (step.blocks_count == 0) return true;
+    for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
+        if (step.targeted[module / 8] >> (module % 8) & 1) return false;
+    return true;
 }
 
 }  // namespace jl

@@ -27,9 +27,12 @@ struct Phase {
 // Everything a late thread may still look at is copied: it can outlive the caller's step.
 struct Run {
     Run(const Op* first, int64_t count, const Step& step, int threads)
-        : ops(first, first + count), step(step), threads(threads), phases(new Phase[2 * count]) {}
+        : ops(first, first + count), step(step), threads(threads), phases(new Phase[2 * count]) {
+        for (Op& op : ops)
+            if (is_delta_of_none(op, step)) op.kind = NOTHING;
+    }
 
-    const std::vector<Op> ops;
+    std::vector<Op> ops;
     const Step step;
     const int threads;
     const std::unique_ptr<Phase[]> phases;  // two an operation

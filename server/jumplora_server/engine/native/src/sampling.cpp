@@ -129,7 +129,7 @@ void choose(const Op& op, const Team& team) {
         const Sampling* const sampling = step.samplings[i];
         if (sampling == nullptr) return;
         const float* logits = static_cast<const float*>(op.p[0]) + i * d;
-        int32_t* fed = static_cast<int32_t*>(op.p[4]) + step.cache_rows[i] * width;
+        int32_t* fed = static_cast<int32_t*>(op.p[4]) + step.target_rows[i] * width;
         fed[step.positions[i]] = step.tokens[i];
         float& highest = static_cast<float*>(op.p[1])[i];
         if (!std::isfinite(highest)) return;

@@ -19,6 +19,7 @@ namespace {
 
 void compute(const Op& op, const Team& team) {
     switch (op.kind) {
+        case NOTHING: return;
         case EMBED: return embed(op, team);
         case NORM: return norm(op, team);
         case LINEAR_F32: return linear_f32(op, team);
@@ -33,6 +34,7 @@ void compute(const Op& op, const Team& team) {
         case ATTEND_CROSS: return attend_cross(op, team);
         case BEST: return best(op, team);
         case CHOOSE: return choose(op, team);
+        case COPY: return copy_rows(op, team);
     }
     // A tape of another version: its operations mean something else.
     team.outcome.store(BROKEN, std::memory_order_relaxed);

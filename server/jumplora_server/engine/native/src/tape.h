@@ -10,7 +10,8 @@
 namespace jl {
 
 enum Kind : int64_t {
-    EMBED,           // x[i] = table[tokens[i]]
+    NOTHING = -1,    // a delta that no row of the step adds: see is_delta_of_none
+    EMBED = 0,       // x[i] = table[tokens[i]]
     NORM,            // root mean square norm, times a weight and a constant
     LINEAR_F32,      // y = x W^T, or y += x W^T
     LINEAR_I8,       // the same with int8 weights and rows quantised to int8
@@ -24,6 +25,7 @@ enum Kind : int64_t {
     ATTEND_CROSS,    // attend over the row's prompt
     BEST,            // the highest logit of each row and its token
     CHOOSE,          // the tokens of rows that sample, and log-probabilities
+    COPY,            // rows' first keys and values from other rows
 };
 
 // One operation. What the fields mean depends on the kind; each kernel names its own.
@@ -36,7 +38,7 @@ struct Op {
 
 // One module's delta in one slot. Matrices are [d_out, d_in]; scales are folded in.
 struct Delta {
-    int64_t kind;            // a DeltaKind
+    int64_t kind;            // a DeltaKind, or SPARSE | LOW_RANK
     int64_t value_type;      // a ValueType, of sparse values
     int64_t rank;            // of a low-rank delta
     const int32_t* offsets;  // sparse: [d_out + 1]
@@ -45,7 +47,7 @@ struct Delta {
     const float* a;          // low rank: panels of A [rank, d_in]
     const float* b;          // low rank: panels of B [d_out, rank]
 };
-enum DeltaKind : int64_t { NO_DELTA, SPARSE, DENSE, LOW_RANK };
+enum DeltaKind : int64_t { NO_DELTA = 0, SPARSE = 1, DENSE = 2, LOW_RANK = 4 };
 enum ValueType : int64_t { VALUE_F32, VALUE_F16, VALUE_BF16 };
 
 // Neighbouring rows that have one lineage. Its tables are slots, oldest ancestor first; a table
@@ -81,11 +83,13 @@ struct Step {
     const int32_t* tokens;      // [rows]
     const int64_t* starts;      // encode: [sequences] first row of each prompt
     const int64_t* lengths;     // [sequences] source tokens
-    const int64_t* cache_rows;  // [sequences]
-    const int64_t* positions;   // decode: [sequences] the position the token takes
+    const int64_t* source_places;  // [sequences] of their prompts; copies: the rows copied from
+    const int64_t* target_rows;    // decode and copies: [sequences]
+    const int64_t* positions;   // decode: [sequences] the position the token takes; copies: tokens
     int64_t blocks_count;
     const Block* blocks;
     const Delta* const* tables;
+    const uint8_t* targeted;  // a bit for each module: whether any of the tables has a delta of it
     const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
 };
 
@@ -99,11 +103,13 @@ void linear_f32(const Op&, const Team&);
 void linear_i8(const Op&, const Team&);
 void delta_few(const Op&, const Team&);
 void delta_many(const Op&, const Team&);
+bool is_delta_of_none(const Op&, const Step&);  // whether it adds modules that no row targets
 void attend_prompts(const Op&, const Team&);
 void store_source(const Op&, const Team&);
 void attend_self(const Op&, const Team&);
 void attend_cross(const Op&, const Team&);
 void best(const Op&, const Team&);
 void choose(const Op&, const Team&);
+void copy_rows(const Op&, const Team&);
 
 }  // namespace jl

@@ -1,0 +1,112 @@
+"""Attention in torch: inside prompts that are packed side by side, and of one query a row.
+
+Prompts are packed without padding for every linear; only attention pads, within groups of like
+length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jumplora_server.engine.cache import round_up
+from jumplora_server.engine.sampling import to_device
+
+
+@dataclass(frozen=True, slots=True)
+class LengthGroup:
+    """Prompts whose lengths round up to the same L, and where their tokens lie in the pack."""
+
+    length: int  # L
+    places: Tensor  # [b] in the source caches
+    index: Tensor  # [b, L] positions in the packed tokens; padding repeats a prompt's first token
+    packed: Tensor  # [m] positions of the packed tokens, without padding
+    padded: Tensor  # [m] the same in [b * L]
+    outside: Tensor | None  # [b, L] marks padding; None without any
+
+
+def group_prompts(
+    spans: Sequence[tuple[int, int]], places: Sequence[int], device: torch.device
+) -> list[LengthGroup]:
+    """Group prompts by rounded length.
+
+    Args:
+        spans: [start, stop) of each prompt in the packed tokens.
+        places: the source place of each prompt.
+    """
+    by_length: dict[int, list[int]] = {}
+    for i, (start, stop) in enumerate(spans):
+        by_length.setdefault(round_up(stop - start), []).append(i)
+    return [
+        _group(length, [spans[i] for i in members], [places[i] for i in members], device)
+        for length, members in sorted(by_length.items())
+    ]
+
+
+def _group(
+    length: int, spans: list[tuple[int, int]], places: list[int], device: torch.device
+) -> LengthGroup:
+    # Built on the host: asking the device which tokens are valid would wait for it.
+    starts = torch.tensor([span[0] for span in spans])
+    sizes = torch.tensor([span[1] - span[0] for span in spans])
+    steps = torch.arange(length)
+    valid = steps < sizes[:, None]  # [b, L]
+    index = starts[:, None] + steps * valid
+    return LengthGroup(
+        length=length,
+        places=to_device(torch.tensor(places), device),
+        index=to_device(index, device),
+        packed=to_device(index[valid], device),
+        padded=to_device(valid.view(-1).nonzero()[:, 0], device),
+        outside=None if bool(valid.all()) else to_device(~valid, device),
+    )
+
+
+def masked_bias(bias: Tensor, group: LengthGroup) -> Tensor:
+    """A group's position bias [heads, L, L] with its padding masked: [b or 1, heads, L, L]."""
+    if group.outside is None:
+        return bias[None]
+    lowest = torch.finfo(bias.dtype).min
+    return bias[None].masked_fill(group.outside[:, None, None, :], lowest)
+
+
+def attend_prompts(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Each prompt's attention to itself: q, k, v [b, heads, L, d_kv], bias [b or 1, heads, L, L].
+
+    On a CPU one call a prompt, so that a prompt is cut among threads as it is alone: with AVX2,
+    MKL's sums in this kernel depend on the thread that computes them.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    biases = bias.expand(q.shape[0], -1, -1, -1)
+    return torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                q[i : i + 1], k[i : i + 1], v[i : i + 1], attn_mask=biases[i : i + 1], scale=1.0
+            )
+            for i in range(q.shape[0])
+        ]
+    )
+
+
+def attend_rows(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """One query a row over its keys: [R, heads * d_kv].
+
+    Args:
+        q: [R, heads, d_kv].
+        keys, values: [R, heads, length, d_kv], of which the first L count.
+        bias: [R, 1 or heads, L].
+    """
+    rows, heads, width = q.shape
+    length = bias.shape[-1]
+    # Views with a uniform batch stride: nothing of the cache is copied.
+    keys = keys.view(rows * heads, -1, width)[:, :length]
+    values = values.view(rows * heads, -1, width)[:, :length]
+    scores = torch.bmm(q.reshape(rows * heads, 1, width), keys.transpose(1, 2))
+    weights = torch.softmax(scores.view(rows, heads, length) + bias, dim=-1, dtype=torch.float32)
+    read = torch.bmm(weights.to(q.dtype).view(rows * heads, 1, length), values)
+    return read.view(rows, heads * width)

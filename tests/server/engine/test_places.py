@@ -1,0 +1,175 @@
+"""Several continuations of one prompt: it is encoded once, and rows are copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from decoding import advance, first_batch, make_sequence, run
+from factories import random_adapter, tiny_t5
+from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.format import Adapter
+from jumplora_server.core import Batch, Encoding, RowCopy, Sampling, Sequence
+from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.native.library import why_unavailable
+
+native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+PATHS = [
+    pytest.param("float32", "native", marks=native),
+    pytest.param("int8", "native", marks=native),
+    ("float32", "torch"),
+    ("bfloat16", "torch"),
+]
+ROWS, TARGET = 6, 40
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return read_backbone(tiny_t5(tmp_path_factory.mktemp("backbone"), seed=3))
+
+
+def make_engine(backbone: Backbone, dtype: str, kernels: Kernels) -> tuple[Engine, int]:
+    """An engine and the slot of an adapter that it holds."""
+    engine = Engine(
+        backbone.path, dtype=dtype, max_rows=ROWS, max_source_tokens=96, max_target_tokens=TARGET,
+        kernels=kernels,
+    )  # fmt: skip
+    manifest, deltas = random_adapter(backbone, seed=5)
+    return engine, engine.install(engine.pack(Adapter(manifest, deltas, "a" * 64)))
+
+
+def prompt(tokens: int, seed: int = 1) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return [*torch.randint(3, 300, (tokens,), generator=generator).tolist(), 1]
+
+
+def another(first: Sequence, row: int, sampling: Sampling | None = None) -> Sequence:
+    """A sequence of the same prompt in a row of its own."""
+    sequence = make_sequence((), row=row, sampling=sampling or first.sampling)
+    return replace(sequence, encoding=first.encoding)
+
+
+def sampled(seed: int, tokens: int = 12) -> Sampling:
+    return Sampling(
+        max_new_tokens=tokens, min_new_tokens=tokens, mode="sample", temperature=1.2, seed=seed,
+        repetition_penalty=1.3,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
+def test_sequences_of_one_encoding_are_those_of_a_prompt_each(
+    backbone: Backbone, dtype: str, kernels: Kernels
+) -> None:
+    engine, slot = make_engine(backbone, dtype, kernels)
+    alone = [
+        run(engine, [make_sequence(prompt(30), row=0, slots=(slot,), sampling=sampled(seed))])[0]
+        for seed in range(3)
+    ]
+    assert len({tuple(tokens) for tokens in alone}) == 3, "no contrast"
+    other = make_sequence(prompt(70, seed=2), row=5, sampling=sampled(9))
+    other.encoding.place = 0
+    wanted_other = run(engine, [make_sequence(prompt(70, seed=2), row=1, sampling=sampled(9))])[0]
+    first = make_sequence(prompt(30), row=2, slots=(slot,), sampling=sampled(0))
+    first.encoding.place = 4  # another number than any of its rows
+    answers = [first, another(first, 0, sampled(1)), another(first, 3, sampled(2))]
+    found = run(engine, [*answers, other])
+    assert found == [*alone, wanted_other]
+
+
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
+def test_a_sequence_may_join_a_prompt_that_was_encoded_before(
+    backbone: Backbone, dtype: str, kernels: Kernels
+) -> None:
+    engine, slot = make_engine(backbone, dtype, kernels)
+    first = make_sequence(prompt(30), row=1, slots=(slot,), sampling=sampled(0))
+    wanted = run(engine, [make_sequence(prompt(30), row=0, slots=(slot,), sampling=sampled(7))])[0]
+    advance(engine, [first], [first])
+    late = another(first, 4, sampled(7))
+    for _ in range(11):
+        advance(engine, (), [first, late])
+    advance(engine, (), [late])
+    assert late.output == wanted
+
+
+@pytest.mark.parametrize("stands", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
+def test_a_copied_row_goes_on_as_the_row_that_it_was_copied_from(
+    backbone: Backbone, dtype: str, kernels: Kernels, stands: int
+) -> None:
+    engine, slot = make_engine(backbone, dtype, kernels)
+    sampling = sampled(3, tokens=stands + 5)
+    source = make_sequence(prompt(30), row=1, slots=(slot,), sampling=sampling)
+    spoilt = make_sequence(prompt(9, seed=8), row=4, sampling=sampled(6, TARGET))
+    run(engine, [spoilt])  # what the row held before
+    advance(engine, [source], [source])
+    for _ in range(stands - 1):
+        advance(engine, (), [source])
+    copied = another(source, 4)
+    copied.output.extend(source.output)
+    copied.id = 77
+    copies = (RowCopy(source=1, row=4, tokens=stands),)
+    for step in range(5):
+        both = (source, copied)
+        output = engine.step(Batch((), both, copies if step == 0 else ()))
+        for sequence, token in zip(both, output.token_ids, strict=True):
+            sequence.output.append(token)
+    assert copied.output == source.output
+    assert len(copied.output) == stands + 5
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
+def test_a_copy_has_the_bits_of_its_source(backbone: Backbone, kernels: Kernels) -> None:
+    engine, slot = make_engine(backbone, "float32", kernels)
+    source = make_sequence(prompt(30), row=0, slots=(slot,))
+    advance(engine, [source], [source])
+    source.output[:] = [17]
+    copied = another(source, 3)
+    copied.output.extend(source.output)
+    with torch.inference_mode():
+        engine.runner.copy([RowCopy(source=0, row=3, tokens=1)])
+        lineage = engine._bank.lineage((slot,))
+        logits = engine.runner.logits([source, copied], [lineage, lineage])
+        assert torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(
+    ("copies", "error"),
+    [
+        ([RowCopy(0, 1, 2), RowCopy(2, 1, 2)], ValueError),
+        ([RowCopy(0, 1, 2), RowCopy(1, 2, 2)], ValueError),
+        ([RowCopy(0, 0, 2)], ValueError),
+        ([RowCopy(0, 1, TARGET + 1)], IndexError),
+    ],
+    ids=["twice", "from and to", "itself", "too many tokens"],
+)
+def test_copies_that_have_no_meaning_are_refused(
+    backbone: Backbone, copies: Rows[RowCopy], error: type[Exception]
+) -> None:
+    engine, _ = make_engine(backbone, "float32", "torch")
+    with pytest.raises(error, match="cop"):
+        engine.step(Batch((), (), tuple(copies)))
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
+def test_a_place_is_clean_after_a_row_that_failed(
+    backbone: Backbone, kernels: Kernels, tmp_path: Path
+) -> None:
+    engine, _ = make_engine(backbone, "float32", kernels)
+    manifest, deltas = random_adapter(backbone, scale=1e37, density=0.5)
+    broken_slot = engine.install(engine.pack(Adapter(manifest, deltas, "f" * 64)))
+    broken = make_sequence(prompt(80), row=2, slots=(broken_slot,))
+    broken.encoding.place = 3
+    assert engine.step(first_batch((broken, another(broken, 1)))).failed == (0, 1)
+    wanted = run(engine, [make_sequence(prompt(10), row=0)])[0]
+    sound = make_sequence(prompt(10), row=2)
+    sound.encoding.place = 3  # shorter than what lay there
+    assert run(engine, [sound])[0] == wanted
+
+
+def test_an_encoding_knows_its_sequences_by_count_alone() -> None:
+    encoding = Encoding(None, (5, 1))
+    assert (encoding.place, encoding.sequences, encoding.slots) == (-1, 0, ())
