@@ -145,13 +145,13 @@ def test_the_limits_are_those_of_the_code(specification: str, limit: str) -> Non
 
 def test_every_field_and_code_is_described(specification: str) -> None:
     section = specification.split("\n## 4")[1].split("\n**Prompt.**")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(Manifest.model_fields)
+    table, profile = section.split("| field of `profile` |")
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(Manifest.model_fields)
+    assert re.findall(r"^\| `(\w+)` \|", profile, re.MULTILINE) == list(ProfileSpec.model_fields)
     for name in [*GenerationDefaults.__annotations__, *PromptSpec.model_fields]:
         assert f"`{name}`" in specification
     for code in get_args(FormatCode):
         assert code == "format" or f"`{code}`" in specification
-    profile = section.split("| field of `profile` |")[1]
-    assert re.findall(r"^\| `(\w+)` \|", profile, re.MULTILINE) == list(ProfileSpec.model_fields)
 
 
 def test_every_part_and_kind_is_described(specification: str) -> None:
@@ -171,9 +171,8 @@ def test_every_site_is_described(specification: str, forward: str) -> None:
     """Each line of the list is a module, then the other ends of names in the same place."""
     config = {"model_type": "t5", "num_layers": 1, "feed_forward_proj": forward}
     listed = set()
-    for line in (
-        specification.split("For `i` from 0 these are\n\n")[1].split("\n\n")[0].splitlines()
-    ):
+    block = specification.split("For `i` from 0 these are\n\n")[1].split("\n\n")[0]
+    for line in block.splitlines():
         text = line.replace("<i>", "0")
         if "(gated:" in text:
             plain, gated = text.rstrip(")").split("(gated:")
