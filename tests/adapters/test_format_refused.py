@@ -249,7 +249,7 @@ BAD_WHOLE: list[tuple[str, str, str, Craft]] = [
     ("kind lowrank without a digest", "names", "kind lowrank", _manifest(
         kind="lowrank", mask_digest=None)),
     ("unknown kind", "manifest", "kind", _manifest(kind="dense")),
-    ("target that is no site", "names", "no linear layer", _manifest(
+    ("target that is no site", "names", "not a linear layer", _manifest(
         targets=[Q, V, OUT, "encoder.block.0.layer_norm"],
         density={Q: 1.0, V: 0.5, OUT: 1.0, "encoder.block.0.layer_norm": 1.0})),
     ("a module without any part", "names", f"{OUT}.mask", _drop(f"{OUT}.A", f"{OUT}.B")),
