@@ -146,7 +146,7 @@ def is_filled(delta: CombinedDelta) -> bool:
 
 
 def is_overranked(delta: LowRankDelta) -> bool:
-    """Whether the factors take more than twice what their product takes, and are no small ones.
+    """Whether the factors are large and take more than twice what their product takes.
 
     Such a file cannot be published, but may have been, or lie in a store by hand.
     """
