@@ -72,7 +72,9 @@ def test_a_lineage_of_both_versions_answers_as_transformers(
     engine: Engine, tmp_path: Path, kind: Kind
 ) -> None:
     backbone, store = read_backbone(GOLDEN / "backbone"), Store(GOLDEN / "store")
-    manifest, deltas = random_adapter(backbone, seed=9, kind=kind, scale=0.3)
+    manifest, deltas = random_adapter(
+        backbone, seed=9, kind=kind, scale=0.3, targets=tuple(backbone.sites)
+    )
     write_adapter(tmp_path / "new", manifest, deltas)
     adapters = [
         read_adapter(path, backbone)

@@ -167,7 +167,7 @@ class EngineLoop:
         self._thread.start()
 
     def drain(self) -> None:
-        """Refuse new reservations with Draining; what is reserved, waits or runs goes on."""
+        """Refuse new reservations with Draining; what is reserved, waits or runs is finished."""
         self.admission.close()
 
     def stop(self, drain_seconds: float = 0.0, *, hang_seconds: float = 5.0) -> None:
@@ -204,7 +204,7 @@ class EngineLoop:
                 self._report.turn(self._scheduler)
             self._scheduler.abort(_stopped(), self._clock())
             self._settle()
-        finally:  # after a bug of ours too: nobody waits for ever
+        finally:  # after a bug of ours too: no client waits for ever
             self._inbox.close()
             self._outbox.abandon(GenerationFailed("the engine thread ended"), self._clock())
 
@@ -254,7 +254,7 @@ class EngineLoop:
 
 
 class StepReport:
-    """Turns steps into verbs. Warm-ups hold rows but are no traffic of their task."""
+    """Turns steps into verbs. Warm-ups hold rows but do not count as traffic of their task."""
 
     def __init__(self, metrics: Metrics, max_rows: int) -> None:
         self._metrics = metrics
@@ -279,7 +279,7 @@ class StepReport:
             scheduler.running_tasks(),
             scheduler.waiting_tasks(),
         )
-        if told == self._told:  # as after most steps: nobody came, nobody left
+        if told == self._told:  # as after most steps: no sequence came or left
             return
         self._told = told
         waiting, running, running_tasks, waiting_tasks = told

@@ -69,8 +69,8 @@ class Outbox:
                 owed.reservation.release()
 
     def post(self, events: Iterable[tuple[Sequence, TokenEvent]]) -> None:
-        """Deliver events in order; terminal ones close their sequence first, so that whoever
-        sees one finds nothing held any more."""
+        """Deliver events in order; terminal ones close their sequence first, so that a
+        client that sees one finds nothing held any more."""
         outgoing: list[tuple[OnEvent, TokenEvent]] = []
         for sequence, event in events:
             ends = event.finish is not None
@@ -165,7 +165,7 @@ class Stream:
         self._metrics.in_flight(self._task, 1)
 
     def on_event(self, event: TokenEvent) -> None:
-        """Take one event; the last one is counted even when nobody reads any more."""
+        """Take one event; the last one is counted even when the client is gone."""
         self._events.put_nowait(event)
         if event.finish is not None:
             self._ended = True

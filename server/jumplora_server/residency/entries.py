@@ -164,7 +164,7 @@ class Freed:
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version and who uses it. Only Versions changes it."""
+    """One version and its users. Only Versions changes it."""
 
     facts: VersionFacts
     manifest: Manifest
@@ -222,12 +222,12 @@ class Version:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody uses or needs it."""
+        """Whether it is neither used nor needed."""
         return not (self.leases or self.rows or self.holds)
 
     @property
     def is_evictable(self) -> bool:
-        """Whether no row computes with it and nobody holds a lease that it must wait for."""
+        """Whether no row computes with it and no lease is held that it must wait for."""
         return not self.rows and (not self.leases or self.is_yielding)
 
 

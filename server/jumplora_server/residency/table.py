@@ -1,4 +1,4 @@
-"""What the store wants, what is resident, who uses it, and what failed: one pure table.
+"""Desired, resident, used and failed versions: one pure table.
 
 Decides, never acts: no lock, no thread, no file and no clock. What a change asks of the loader is
 left in `take_orders`. `Shared` puts the lock around it.
@@ -30,7 +30,7 @@ from jumplora_server.residency.versions import Room, Use, Versions
 class Table:
     """`versions` is the part that keeps the byte budget; only this class changes it.
 
-    `names` are those of the registered tasks; it has a lock of its own, for it is read without that
+    `names` are those of the registered tasks; it has another lock, because it is read without that
     of the table.
     """
 
@@ -195,7 +195,7 @@ class Table:
     def candidates(self, task: str, now: float, *, retry: bool) -> tuple[str, ...]:
         """Versions to try in this order until one loads; empty when all is as it should be.
 
-        What failed is left out until its time has come, or tried all the same with `retry`.
+        What failed is left out until its time has come, or tried anyway with `retry`.
         """
         route = self.routing.routes.get(task)
         if route is None:  # forgotten since
