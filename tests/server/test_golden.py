@@ -102,9 +102,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         backbone=str(GOLDEN / "backbone"), store=folder, max_source_tokens=32,
         max_target_tokens=NEW_TOKENS, kernels="torch", allow_base="yes",
     )  # fmt: skip
-    app = build(settings, assemble(settings))
+    parts = assemble(settings)
     with (
-        serving_app(app, settings, traffic(app)) as listener,
+        serving_app(build(settings, parts), settings, traffic(parts.services)) as listener,
         httpx.Client(base_url=f"http://127.0.0.1:{listener.port}", timeout=20) as client,
     ):
         wait_for(lambda: client.get("/readyz").status_code == 200, 20)

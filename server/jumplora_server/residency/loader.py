@@ -11,20 +11,20 @@ import logging
 import threading
 from collections.abc import Callable
 
-from jumplora_adapters.errors import AdapterError, NoPointer
+from jumplora_adapters.errors import NoPointer
 from jumplora_adapters.errors import UnknownTask as NotInStore
 from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, UnknownTask
 from jumplora_server.metrics.state import Stage
 from jumplora_server.pulse import Pulse
-from jumplora_server.residency.engine import ReplayCanaries, WarmUp
 from jumplora_server.residency.entries import LoadFailure, other_task
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Job, Jobs, Turn
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
-from jumplora_server.residency.setback import Setback, Stamps
-from jumplora_server.residency.shared import Shared, uncounted
+from jumplora_server.residency.setback import Refused, Setback, Stamps, failure_of
+from jumplora_server.residency.shared import Shared
+from jumplora_server.residency.trials import Trials
 from jumplora_server.residency.versions import Room
 
 _log = logging.getLogger(__name__)
@@ -38,14 +38,6 @@ class _NoRoom(Exception):
         self.digest = digest
 
 
-class _Refused(Exception):
-    """A version that was read is not for this task."""
-
-    def __init__(self, failure: LoadFailure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
 class Loader:
     """Started and stopped once."""
 
@@ -53,8 +45,7 @@ class Loader:
         self,
         installer: Installer,
         reader: StoreReader,
-        warm_up: WarmUp,
-        replay_canaries: ReplayCanaries,
+        trials: Trials,
         *,
         shared: Shared,
         jobs: Jobs,
@@ -66,8 +57,7 @@ class Loader:
         """`changed` is called when those that wait for a version should look again."""
         self._installer = installer
         self._reader = reader
-        self._warm_up = warm_up
-        self._replay_canaries = replay_canaries
+        self._try_out = trials
         self._shared = shared
         self._jobs = jobs
         self._report = report
@@ -288,7 +278,7 @@ class Loader:
             with self._shared as table:
                 revived = table.revive(task, digest)
             if isinstance(revived, LoadFailure):
-                raise _Refused(revived)
+                raise Refused(revived)
             if not revived:  # else it needs no file, which may be gone
                 loading = self._begin(task, digest, room, seen)
                 self._installer.tidy()  # evicted ones leave before others take their room
@@ -319,7 +309,7 @@ class Loader:
             seen.update(self._reader.stamps([digest]))
             known = self._reader.known(digest)
             if known.facts.task != task:
-                raise _Refused(other_task(known.facts, task))
+                raise Refused(other_task(known.facts, task))
             seen.update(self._reader.stamps(known.facts.ancestors))
             lineage = self._reader.lineage(digest)
         with self._shared as table:
@@ -349,41 +339,3 @@ class Loader:
         if is_wanted:
             self._retry(task, setback)
         self._report.failed(task, failure.code)
-
-    def _try_out(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> None:
-        """Have it compute, hidden: a trial run after a load, then the canaries that it owes."""
-        began = self._clock()
-        if loading:
-            with self._shared as table:
-                hidden = uncounted(table.leased(digest))
-            self._warm_up(hidden).result()
-            seconds["warmup"] = self._clock() - began
-        began = self._clock()
-        with self._shared as table:
-            version = table.versions.known.get(digest)
-            if version is None or not version.owes_canaries:
-                return
-            leased, is_counted = table.leased(digest), version.is_resident
-            if is_counted:  # another's ancestor: its task may be forgotten while it is asked
-                table.versions.lease(digest)
-        with self._shared.lease(leased) if is_counted else uncounted(leased) as lease:
-            accuracy = self._replay_canaries(lease)
-        if accuracy is not None:
-            with self._shared as table:
-                table.versions.passed(digest, accuracy)
-        seconds["canaries"] = self._clock() - began
-
-
-def failure_of(error: Exception) -> LoadFailure:
-    """What to tell of a load that raised: a stable code and a text for the operator."""
-    if isinstance(error, _Refused):
-        return error.failure
-    if isinstance(error, AdapterError):
-        return LoadFailure(error.code, str(error))
-    if isinstance(error, ServerError):
-        return LoadFailure(error.reason or error.code, error.message)
-    if isinstance(error, MemoryError):
-        return LoadFailure("out_of_memory", "there was not enough memory to load it")
-    if isinstance(error, OSError):
-        return LoadFailure("store", f"its file cannot be read: {error.strerror or error}")
-    return LoadFailure("internal", f"{type(error).__name__}: {error}")

@@ -20,15 +20,16 @@ from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, Warm
 from jumplora_server.residency.entries import Known, PinState
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
-from jumplora_server.residency.loader import Loader, failure_of
+from jumplora_server.residency.loader import Loader
 from jumplora_server.residency.lookout import Lookout, Ration
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
-from jumplora_server.residency.setback import Waits
+from jumplora_server.residency.setback import Waits, failure_of
 from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import TaskStatus, Tier
 from jumplora_server.residency.table import Table
+from jumplora_server.residency.trials import Trials
 from jumplora_server.residency.watcher import Watcher
 
 _log = logging.getLogger(__name__)
@@ -77,8 +78,7 @@ class Residency:
         self._loader = Loader(
             Installer(engine, self._reader, self.table, self._report, clock),
             self._reader,
-            warm_up,
-            replay_canaries,
+            Trials(self.table, warm_up, replay_canaries, clock),
             shared=self.table,
             jobs=self._jobs,
             report=self._report,

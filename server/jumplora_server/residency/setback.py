@@ -9,12 +9,37 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from jumplora_adapters.errors import AdapterError
+from jumplora_server.errors import ServerError
 from jumplora_server.residency.entries import LoadFailure, Route
 
 POINTER = ""  # stands for a digest where the pointer itself is at fault
 
 Stamps = Mapping[str, tuple[object, ...]]
 """Digest -> what tells one state of its files from the next; () where the store has none."""
+
+
+class Refused(Exception):
+    """A version that was read is not for this task."""
+
+    def __init__(self, failure: LoadFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def failure_of(error: Exception) -> LoadFailure:
+    """What to tell of a load that raised: a stable code and a text for the operator."""
+    if isinstance(error, Refused):
+        return error.failure
+    if isinstance(error, AdapterError):
+        return LoadFailure(error.code, str(error))
+    if isinstance(error, ServerError):
+        return LoadFailure(error.reason or error.code, error.message)
+    if isinstance(error, MemoryError):
+        return LoadFailure("out_of_memory", "there was not enough memory to load it")
+    if isinstance(error, OSError):
+        return LoadFailure("store", f"its file cannot be read: {error.strerror or error}")
+    return LoadFailure("internal", f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)

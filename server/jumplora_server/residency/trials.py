@@ -26,6 +26,9 @@ from jumplora_server.core import (
     Wanted,
 )
 from jumplora_server.errors import AdapterRefused, GenerationFailed
+from jumplora_server.metrics.state import Stage
+from jumplora_server.residency.engine import ReplayCanaries, WarmUp
+from jumplora_server.residency.shared import Shared, uncounted
 from jumplora_server.scheduler.claims import Priority
 
 
@@ -219,3 +222,45 @@ def _fault_of(finish: Finish, what: str) -> Exception | None:
     return finish.error or GenerationFailed(
         f"{what} ended with {finish.reason.value}", reason="warm_up"
     )
+
+
+class Trials:
+    """What a version must pass before it is in service: called by the loader's thread."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        warm_up: WarmUp,
+        replay_canaries: ReplayCanaries,
+        clock: Callable[[], float],
+    ) -> None:
+        self._shared = shared
+        self._warm_up = warm_up
+        self._replay_canaries = replay_canaries
+        self._clock = clock
+
+    def __call__(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> None:
+        """Have it compute, hidden: a trial run after a load, then the canaries that it owes.
+
+        Their stages are added to `seconds`. Raises what they do.
+        """
+        began = self._clock()
+        if loading:
+            with self._shared as table:
+                hidden = uncounted(table.leased(digest))
+            self._warm_up(hidden).result()
+            seconds["warmup"] = self._clock() - began
+        began = self._clock()
+        with self._shared as table:
+            version = table.versions.known.get(digest)
+            if version is None or not version.owes_canaries:
+                return
+            leased, is_counted = table.leased(digest), version.is_resident
+            if is_counted:  # another's ancestor: its task may be forgotten while it is asked
+                table.versions.lease(digest)
+        with self._shared.lease(leased) if is_counted else uncounted(leased) as lease:
+            accuracy = self._replay_canaries(lease)
+        if accuracy is not None:
+            with self._shared as table:
+                table.versions.passed(digest, accuracy)
+        seconds["canaries"] = self._clock() - began
