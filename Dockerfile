@@ -1,10 +1,10 @@
 # Two stages: the first has compilers and pip, the second only what runs. Build and run:
 #
-#   docker build -t jumplora .
-#   docker run --rm -p 127.0.0.1:8000:8000 jumplora
+#   docker build -t jumplora:0.1.0 .
+#   docker run --rm -p 127.0.0.1:8000:8000 jumplora:0.1.0
 #
 # For a GPU, build with the index of CUDA wheels and run with JUMPLORA_DEVICE=cuda:
-#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 -t jumplora:cuda .
+#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 -t jumplora:0.1.0-cuda .
 
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

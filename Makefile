@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: serve test test-slow check format bench bench-training bench-reliability demo dashboard \
+.PHONY: serve test test-slow coverage check format bench bench-training bench-reliability demo dashboard \
 	prometheus clean
 
 serve: $(VENV)/.serve
@@ -24,6 +24,14 @@ test: $(VENV)/.dev prometheus
 
 test-slow: $(VENV)/.dev prometheus
 	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest -m 'slow and not gpu'
+
+# The tests of `make test` again, with the lines counted; fails under the floor of pyproject.toml.
+coverage: $(VENV)/.dev prometheus
+	mkdir -p .cache/coverage
+	$(BIN)/coverage erase
+	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

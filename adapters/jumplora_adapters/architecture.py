@@ -94,7 +94,7 @@ def config_file(folder: Path) -> Path:
     """The config.json of a checkpoint folder. Raises BackboneError for a folder without one."""
     path = folder / "config.json"
     if not path.is_file():
-        raise BackboneError(f"{folder} is no checkpoint folder: it has no config.json")
+        raise BackboneError(f"{folder} is not a checkpoint folder: it has no config.json")
     return path
 
 

@@ -114,7 +114,7 @@ def resolve_backbone(
     except (OSError, ValueError, RuntimeError) as error:  # of the hub's client and its transport
         reason = str(error).strip().partition("\n")[0]
         raise BackboneError(
-            f"{name_or_path!r} is no folder here and could not be fetched: {reason}"
+            f"{name_or_path!r} is not a folder here and could not be fetched: {reason}"
         ) from error
 
 

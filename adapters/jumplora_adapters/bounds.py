@@ -30,7 +30,7 @@ def check_publishable(manifest: Manifest, shapes: Mapping[str, tuple[int, int]])
     if faults:
         more = len(faults) - MAX_SHOWN_FAULTS
         told = "; ".join(faults[:MAX_SHOWN_FAULTS]) + (f"; and {more} more" if more > 0 else "")
-        raise FormatError(f"the manifest is over what may be published: {told}", code="manifest")
+        raise FormatError(f"the manifest is too large to be published: {told}", code="manifest")
 
 
 def prompt_faults(spec: PromptSpec) -> Iterator[str]:

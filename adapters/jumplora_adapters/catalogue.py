@@ -51,7 +51,7 @@ class TaskState:
             return trail[-2]
         if not trail and len(stored) != 1:
             raise UnknownVersion(
-                f"the pointer of task {task!r} is damaged and nothing tells what it named: name "
+                f"the pointer of task {task!r} is damaged and no record shows what it named: name "
                 f"one of its {len(stored)} versions"
             )
         return trail[-1] if trail else stored[0]
@@ -116,7 +116,7 @@ class Catalogue:
     def versions(self, task: str) -> tuple[str, ...]:
         """Digests of all stored versions, sorted, whatever the task's pointer holds.
 
-        Raises TaskIdInvalid, UnknownTask, StoreError (the task is no folder that can be read).
+        Raises TaskIdInvalid, UnknownTask, StoreError (the task is not a readable folder).
         """
         folder = self.root / check_task_id(task)
         try:
@@ -125,7 +125,7 @@ class Catalogue:
                 if digests or files.exists(folder / files.CURRENT):
                     return digests
             elif files.exists(folder):
-                raise StoreError(f"{folder} is not a folder; a task is one")
+                raise StoreError(f"{folder} is not a folder; a task must be a folder")
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -224,7 +224,7 @@ class Catalogue:
     def _manifest_in(self, path: Path, stamp: Stamp) -> Manifest:
         # Only the header is read, so nothing shows that the bytes have this digest: what is kept
         # holds for this very file, not for one that repairs it under the same name. The stamp was
-        # taken first, so a file replaced meanwhile is read again by the next call.
+        # taken first, so a file replaced after that is read again by the next call.
         kept = self._manifests.get(path)
         if kept is not None and kept[0] == stamp:
             return kept[1]

@@ -78,7 +78,7 @@ def open_checkpoint(folder: Path, parameters: Parameters) -> Checkpoint:
     unknown = sorted(found.keys() - shapes.keys() - parameters.obsolete)
     if unknown:
         raise BackboneError(
-            f"{folder} holds {unknown[0]}, which is no part of this architecture"
+            f"{folder} holds {unknown[0]}, which does not belong to this architecture"
             + (f", and {len(unknown) - 1} more such tensors" if unknown[1:] else "")
         )
     places = {name: found[name] for name in shapes if name in found}
@@ -179,7 +179,7 @@ def _found(files: Iterable[Path]) -> dict[str, Place]:
     for path in files:
         try:
             with _open(path) as file:
-                for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
                     view = file.get_slice(name)
                     parameter = parameter_name(name)
                     if parameter in found and found[parameter].name != name:

@@ -111,7 +111,7 @@ class TextDecoder:
                 return str(self._raw.decoder.decode(self._pieces(ids)))
             return str(self._raw.decode(ids, skip_special_tokens=True))
         except BaseException as error:
-            # A panic of the library is no Exception, and would end the thread that it happens in.
+            # A panic of the library is not an Exception: uncaught, it would end the thread.
             if type(error).__name__ != "PanicException":
                 raise
             raise Undecodable(

@@ -157,7 +157,7 @@ class PromptTooLong(AdapterError):
 
 
 class ConvertError(AdapterError):
-    """A foreign checkpoint cannot be converted, or needs more to be told."""
+    """A foreign checkpoint cannot be converted, or not without more options."""
 
     code = "convert"
 

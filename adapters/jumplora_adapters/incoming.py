@@ -58,7 +58,7 @@ class Incoming:
             self.size += len(chunk)
             if self.size > self._max_file_bytes:
                 raise FormatError(
-                    f"the file has more than {self._max_file_bytes} bytes, which are allowed",
+                    f"the file has more than {self._max_file_bytes} bytes; more are not allowed",
                     code="file_size",
                 )
             self._hasher.update(chunk)

@@ -38,7 +38,7 @@ def read_json(text: str) -> Any:
         )
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
-    # Readers of other languages, and those that write it again, have limits of their own.
+    # Readers in other languages, and those that write it again, have other limits.
     if _is_deeper(value, MAX_DEPTH):
         raise ValueError(TOO_DEEP)
     return value
@@ -82,5 +82,5 @@ def _finite(number: str) -> float:
 
 
 def _whole(number: str) -> int:
-    _finite(number)  # so that who computes with it in floats need not look first
+    _finite(number)  # so that a computation in floats need not check it first
     return int(number)

@@ -37,7 +37,7 @@ def check_layout(header: Header, manifest: Manifest, shapes: Mapping[str, tuple[
                 if manifest.format_version == 1
                 else "linear layer of the backbone"
             )
-            raise FormatError(f"target {name!r} is no {allowed}", code="names")
+            raise FormatError(f"target {name!r} is not a {allowed}", code="names")
     tensors = {info.name: info for info in header.tensors}
     _check_foreign(tensors, manifest)
     for name in manifest.targets:
@@ -61,7 +61,7 @@ def _check_foreign(tensors: _Tensors, manifest: Manifest) -> None:
     shown = foreign[:80]
     if foreign.rpartition(".")[0] in manifest.targets:
         raise FormatError(
-            f"tensor {shown!r} is no part of a target with kind {manifest.kind}", code="names"
+            f"tensor {shown!r} does not belong to a target with kind {manifest.kind}", code="names"
         )
     if foreign.startswith(PREFIX) and manifest.profile is None:
         raise FormatError(

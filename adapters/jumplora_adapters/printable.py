@@ -1,6 +1,6 @@
 """Texts of others, made safe to show: bounded, and without characters that act on what shows them.
 
-Names, options and messages of an adapter come from whoever made the file.
+Names, options and messages in an adapter come from the maker of the file.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _parse_line(number: int, line: bytes, options: Sequence[str]) -> Row | str:
         if not isinstance(record[name], str):
             return f'"{name}" must be a string, not {type(record[name]).__name__}'
         if _SURROGATE.search(record[name]):
-            return f'"{name}" has half a surrogate pair, which is no character'
+            return f'"{name}" has half a surrogate pair, which is not a character'
     if not record[target].strip():
         return f'"{target}" is empty'
     if source == "text" and options and record[target] not in options:

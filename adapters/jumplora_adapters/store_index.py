@@ -1,6 +1,6 @@
 """Which folders of a store hold which version, without walking over all of them for each question.
 
-Folders are listed again when their stamps show that they changed, whoever changed them.
+A folder is listed again when its stamp shows a change, by this process or another.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class ThresholdMove:
 
 
 def threshold_moves(start: object, end: object) -> tuple[ThresholdMove, ...]:
-    """By group, of `training.tau_start` and `training.tau_end`; what is no such number is left out.
+    """By group, of `training.tau_start` and `training.tau_end`; anything but a number is left out.
 
     They are free JSON in a manifest, so anything may stand there.
     """

@@ -1,6 +1,6 @@
 """A backbone folder's tokenizer and its end token, as training, canaries and measuring use them.
 
-The server has a tokenizer of its own, which reads and writes the same in pieces.
+The server has another tokenizer, which reads and writes the same in pieces.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps under load, with ten scrapes a second and an upload going on, and without, in turn.
+"""Steps under load, with ten scrapes a second and a running upload, and without, in turn.
 
 Step times are the server's own histograms over each window; latencies are the clients'.
 """

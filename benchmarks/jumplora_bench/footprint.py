@@ -196,7 +196,7 @@ def _measure(
                 "dtype": dtype, "kernels": kernels, "threads": options.threads,
                 "max_rows": ROWS, "allow_base": "yes",
             }  # fmt: skip
-            # Adapters are no part of what a fresh server holds.
+            # A fresh server holds no adapters.
             store = place / ("store" if kind.task else "empty")
             with _started(backbone.path, store, place, settings, options.python) as server:
                 found[dtype, kernels, kind.name] = _ask(server, kind, options.requests)

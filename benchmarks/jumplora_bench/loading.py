@@ -84,7 +84,7 @@ def put(server: BenchServer, file: Path, into: Loading) -> None:
 
 @dataclass(slots=True)
 class Interference:
-    """Total seconds of other requests: in quiet, and of those that a load went on beside.
+    """Total seconds of other requests: in quiet, and of those beside a load.
 
     `batch` is the time of a full batch of requests that were sent together on the idle server.
     """

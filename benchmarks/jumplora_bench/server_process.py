@@ -112,7 +112,7 @@ def served(
 
 
 def wait_ready(server: BenchServer, log: Path) -> None:
-    """Wait for /readyz: it listens, and loads go on. Raises ServerEnded with the last log line."""
+    """Wait for /readyz; loads may still run. Raises ServerEnded with the last log line."""
     _wait(server, log, lambda: httpx.get(f"{server.url}/readyz", timeout=10).status_code == 200)
 
 

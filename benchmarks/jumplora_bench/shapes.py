@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 ShapeName = Literal["tiny", "base", "large"]
 SHAPE_NAMES: tuple[ShapeName, ...] = get_args(ShapeName)
 
-# Sizes of google-t5/t5-base and t5-large (config.json). tiny is no measurement: small enough to see
-# that a program runs.
+# Sizes of google-t5/t5-base and t5-large (config.json). tiny measures nothing: it is small
+# enough to see that a program runs.
 _SIZES: Mapping[ShapeName, Mapping[str, int]] = MappingProxyType(
     {
         "tiny": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2},

@@ -172,7 +172,7 @@ def panel_json(panel: Panel, number: int, x: int, y: int) -> Json:
 
 
 def layout(rows: Iterable[Row]) -> list[Json]:
-    """Place the panels left to right, top to bottom; a row's title takes a line of its own."""
+    """Place the panels left to right, top to bottom; a row's title takes a whole line."""
     placed: list[Json] = []
     y = 0
     for row in rows:

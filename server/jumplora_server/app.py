@@ -88,7 +88,7 @@ class Parts:
 def assemble(settings: Settings) -> Parts:
     """Load the backbone and join all parts. Takes seconds. Raises one of STARTUP_ERRORS."""
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise StartupError("device cuda was asked for, but this machine has none that torch sees")
+        raise StartupError("device cuda was given, but torch sees none on this machine")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     # Said once by torch of a whole class of operations; we use one product of it, and test that.
@@ -131,7 +131,7 @@ def connect(
     detokenizer: Callable[[], Detokenizer] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:
-    """Join an engine and a tokenizer with the rest, on a registry of their own."""
+    """Join an engine and a tokenizer with the rest, on a new registry."""
     metrics = Metrics(
         CollectorRegistry(),
         clock=clock,
@@ -208,7 +208,7 @@ def connect(
 def _log_generation(generation: Generation) -> None:
     if generation.left_to_requests:
         _log.info(
-            "the backbone's folder sets %s: here each request says that, or its adapter's manifest",
+            "the backbone's folder sets %s: here a request or its adapter's manifest sets them",
             ", ".join(generation.left_to_requests),
         )
     if not generation.end_token_ids:
@@ -223,7 +223,7 @@ def _templates(settings: Settings, tokenizer: Tokenizer) -> TemplateReader:
         return tokenizer.templates(plain=settings.control_tokens_in_text == "plain")
     except DataError as error:
         raise StartupError(
-            f"{error}; JUMPLORA_CONTROL_TOKENS_IN_TEXT=read lets control tokens in texts be read"
+            f"{error}; JUMPLORA_CONTROL_TOKENS_IN_TEXT=read reads the control tokens in texts"
         ) from error
 
 
@@ -236,15 +236,15 @@ def _warm_up_prompt(tokenizer: Tokenizer, limits: EngineLimits) -> tuple[int, ..
 
 def _open_store(settings: Settings) -> Store:
     if not settings.store.exists():
-        _log.warning("there was no store at %s: an empty one is made", settings.store)
+        _log.warning("no store at %s: an empty one is made", settings.store)
     store = Store(settings.store, max_file_bytes=settings.max_adapter_bytes)
     if settings.store.exists() and not settings.store.is_dir():
         raise StartupError(f"the store {settings.store} is a file, not a folder")
     store.prepare()
     try:
         store.sweep(patience=Patience(SWEEP_SECONDS))
-    except StoreError as error:  # a store that this server may only read is served all the same
-        _log.warning("what interrupted changes left in the store stays there: %s", error)
+    except StoreError as error:  # a store that this server may only read is served too
+        _log.warning("leftovers of interrupted changes stay in the store: %s", error)
     return store
 
 
@@ -307,7 +307,7 @@ def traffic(app: FastAPI) -> Traffic:
 
 
 def _document_route(app: FastAPI) -> Route:
-    """/openapi.json, made once: the framework writes it anew for each request, in a millisecond."""
+    """/openapi.json, made once: the framework would write it for each request, in a millisecond."""
 
     @cache
     def document() -> bytes:
@@ -326,7 +326,7 @@ def begin_drain(app: FastAPI) -> None:
 
 
 def refuse_requests(app: FastAPI) -> None:
-    """Answer new requests with 503; what waits or runs goes on."""
+    """Answer new requests with 503; those that wait or run are finished."""
     services: Services = app.state.services
     services.loop.drain()
 

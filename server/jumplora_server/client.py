@@ -44,7 +44,7 @@ class RequestFailed(Exception):
 class Client:
     """Speaks to one server. `key` is sent as a bearer token; `transport` is for tests.
 
-    Calls raise RequestFailed; so does the constructor, for a `url` that is no address.
+    Calls raise RequestFailed; so does the constructor, for a malformed `url`.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ def _unreachable(http: httpx.Client, error: Exception) -> RequestFailed:
 
 def _foreign(http: httpx.Client, path: str) -> RequestFailed:
     return RequestFailed(
-        f"{http.base_url} answers {path} as no JumpLoRA server does: is the address right?",
+        f"{http.base_url} does not answer {path} as a JumpLoRA server would: is the address right?",
         status=200,
         code="http",
     )

@@ -121,7 +121,7 @@ class Detokenizer(Protocol):
         """Add a token; return the text that became final with it ("" inside a half character)."""
 
     def hold(self, token_id: int) -> None:
-        """Add a token whose text nobody waits for; it comes with the next push or flush."""
+        """Add a token whose text is not wanted yet; it comes with the next push or flush."""
 
     def flush(self) -> str:
         """Return the text still held back, at the end of the sequence."""
@@ -170,7 +170,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class RowCopy:
-    """A row that goes on where another one stands.
+    """A row that continues where another one stands.
 
     `tokens` is how many tokens the other one was fed: those are copied in the target caches.
     """

@@ -56,7 +56,7 @@ class TextLines(logging.Formatter):
         line = f"{_time(record)} {record.levelname:<7} {record.name} {message} {columns}".rstrip()
         below = _traceback(self, record).split("\n") if record.exc_info else []
         below += str(getattr(record, "stack", "")).rstrip().split("\n")
-        # Its own line ends stay; one inside an exception's text cannot be told from them.
+        # Its own line ends stay; one inside an exception's text looks the same as they do.
         return "\n".join((line, *map(printable, filter(None, below))))
 
 

@@ -1,6 +1,6 @@
 """The publish transaction: an adapter file from its first byte until its version answers requests.
 
-What touches the store's folder runs on threads of its own (`StoreThreads`), so that a slow disk or
+Work on the store's folder runs on separate threads (`StoreThreads`), so that a slow disk or
 a held lock keeps no other route waiting. A change that began is finished, also after its request
 was cancelled or answered with 503.
 """

@@ -37,7 +37,7 @@ class Pulse:
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Say what is done from here on. It nests: at the end the outer one counts anew, since a
+        """Say what is done from here on. It nests: at the end the outer one counts from 0, as a
         thread that finished a part of its work does not stand still."""
         outer = self._task
         self._task = (what, self._clock())

@@ -107,9 +107,8 @@ def _unavailable(route: Route) -> AdapterUnavailable:
 class Lease:
     """The right to use one version, counted from routing to the last token.
 
-    A lease is held by whoever made it: `Residency.acquire` gives the caller one, and
-    `EngineLoop.submit` takes a share of its own for each sequence. The version stays loadable
-    until all are released.
+    Its maker holds a lease: `Residency.acquire` gives the caller one, and `EngineLoop.submit` takes
+    another share for each sequence. The version stays loadable until all are released.
     """
 
     __slots__ = ("_count", "_held", "_uncount", "manifest", "ref")

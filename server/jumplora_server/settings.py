@@ -94,14 +94,14 @@ class Settings(BaseSettings):
     )
     kernels: Literal["auto", "native", "torch"] = Field(
         default="auto",
-        description="native: compiled ones, float32 and int8 on the CPU; auto: where they run",
+        description="native: compiled, float32 and int8 on the CPU; auto: native where possible",
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where the engine computes")
     threads: int = _size(0, "CPU threads of the engine (0: as many as cores)", 0, 1024)
 
     max_rows: int = _size(16, "sequences that are computed at the same time", 1, 1024)
     spare_rows: int = _size(
-        2, "rows beyond max_rows, kept back for tasks that have nothing running", 0, 1024
+        2, "rows beyond max_rows, kept for tasks that have no running request", 0, 1024
     )
     max_source_tokens: int = _size(512, "tokens of one prompt", 8, 32768)
     max_target_tokens: int = _size(128, "generated tokens of one sequence", 1, 8192)
@@ -112,13 +112,13 @@ class Settings(BaseSettings):
         default=0.5,
         gt=0,
         le=1,
-        description="share that one task may hold of what the others leave free in the queue; "
-        "half of the rest to 1 is kept back for tasks that have nothing waiting",
+        description="share that one task may hold of what the others leave free in the queue; half "
+        "of the difference to 1 is kept for tasks that have no waiting request",
     )
     control_tokens_in_text: Literal["plain", "read"] = Field(
         default="plain",
-        description="what </s>, <extra_id_0> and other control tokens in a request's text are: "
-        "plain characters, or control tokens as in inputs",
+        description="how to read </s>, <extra_id_0> and other control tokens in a request's text: "
+        "as plain characters, or as control tokens as in inputs",
     )
     max_inputs: int = _size(64, "prompts in one request's list", 1, 4096)
     max_text_bytes: Bytes = _size(64 * KIB, "UTF-8 bytes of one prompt", 16, 16 * MIB)
@@ -129,7 +129,7 @@ class Settings(BaseSettings):
 
     max_connections: int = _size(
         8192,
-        "open connections; above, the one that waits longest for a request is closed",
+        "open connections; beyond that the one that waits longest for a request is closed",
         16,
         1_000_000,
     )
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         default=30.0,
         gt=0,
         le=3600,
-        description="seconds without progress of a body that comes or an answer that is read",
+        description="seconds without progress of an arriving body or an answer that is read",
     )
     transfer_rate: Bytes = _size(
         KIB, "bytes a second that bodies and answers must keep on average", 1, GIB
@@ -208,13 +208,13 @@ class Settings(BaseSettings):
         le=3600,
         description="seconds from not alive to the end of the process, code 79 (0: no end)",
     )
-    max_task_labels: int = _size(200, "tasks with metrics of their own", 1, 100_000)
+    max_task_labels: int = _size(200, "tasks with separate metrics", 1, 100_000)
     metrics_max_age: float = Field(
         default=1.0,
         ge=0,
         le=60,
-        description="seconds that a page of /metrics may be old; more where pages take long, since "
-        "at most a tenth of the time is spent on them (0: a new page each time, however long)",
+        description="seconds that a page of /metrics may be old; more where pages take long, so "
+        "that they take at most a tenth of the time (0: a new page each time, however long)",
     )
     docs: Literal["on", "off"] = Field(default="on", description="/docs and /openapi.json")
     log_format: Literal["text", "json"] = Field(default="text", description="form of a log line")

@@ -1,4 +1,4 @@
-"""Work on the store's folder: on threads of its own, a few at a time, and with a limit.
+"""Work on the store's folder: on separate threads, a few at a time, and with a limit.
 
 A store that hangs (a network share that went away) must hold neither the pool of threads that all
 requests share, nor the process at its end, nor a client for longer than the limit.
@@ -32,7 +32,7 @@ class StoreThreads:
         name: str = "store-read",
     ) -> None:
         """At most `most` run at a time. Work that takes longer than `seconds`, its wait for a
-        thread included, is answered with `error`; it is finished all the same, if it began."""
+        thread included, is answered with `error`; work that began is still finished."""
         self._places = asyncio.Semaphore(most)
         self._seconds = seconds
         self._error = error

@@ -27,7 +27,7 @@ EXIT_FAULT: Final = 79
 FIRST_STEP_FACTOR = 4  # the first step compiles kernels, captures graphs and pages weights in
 LOOKS_PER_STALL = 8
 MAX_THREADS, MAX_FRAMES = 100, 40  # of the stacks in the log
-LOG_SECONDS = 3.0  # a log that nobody reads any more must not keep a broken server alive
+LOG_SECONDS = 3.0  # a log that is not read any more must not keep a broken server alive
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Watchdog:
         end: Callable[[], None] = lambda: os._exit(EXIT_FAULT),
     ) -> None:
         """`end` ends the process; it is called on this thread, after the log was written. The
-        default runs no exit handlers: those of a broken process may wait for ever."""
+        default runs no exit handlers: those of a broken process may never return."""
         self._look = look
         self._patience = limits
         self._end = end
@@ -206,7 +206,9 @@ def _tell(before: Verdict, now: Verdict, exit_seconds: float) -> None:
         _log.warning("what was wrong is over: %s", "; ".join(before.faults.values()))
     if now.is_over:
         why = "; ".join(now.faults.values())
-        _log.critical("the process ends with code %d, to be started anew: %s", EXIT_FAULT, why)
+        _log.critical(
+            "the process ends with code %d, so that it is started again: %s", EXIT_FAULT, why
+        )
 
 
 def log_stacks() -> None:
@@ -225,7 +227,7 @@ def log_stacks() -> None:
 
 
 def _within(seconds: float, action: Callable[[], None]) -> None:
-    """Run `action` on a thread of its own and wait for it that long at most."""
+    """Run `action` on a new thread and wait for it that long at most."""
     thread = threading.Thread(target=action, name="watchdog's log", daemon=True)
     thread.start()
     thread.join(seconds)

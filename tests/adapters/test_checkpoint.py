@@ -126,7 +126,7 @@ def _tensor(name: str, tensor: torch.Tensor) -> Change:
         ),
         pytest.param(
             _tensor("classifier.weight", torch.ones(2)),
-            r"holds classifier\.weight, which is no part",
+            r"holds classifier\.weight, which does not belong",
             id="foreign",
         ),
         pytest.param(

@@ -249,7 +249,7 @@ BAD_WHOLE: list[tuple[str, str, str, Craft]] = [
     ("kind lowrank without a digest", "names", "kind lowrank", _manifest(
         kind="lowrank", mask_digest=None)),
     ("unknown kind", "manifest", "kind", _manifest(kind="dense")),
-    ("target that is no site", "names", "no linear layer", _manifest(
+    ("target that is no site", "names", "not a linear layer", _manifest(
         targets=[Q, V, OUT, "encoder.block.0.layer_norm"],
         density={Q: 1.0, V: 0.5, OUT: 1.0, "encoder.block.0.layer_norm": 1.0})),
     ("a module without any part", "names", f"{OUT}.mask", _drop(f"{OUT}.A", f"{OUT}.B")),
@@ -349,7 +349,7 @@ def test_what_a_newer_version_may_know_is_named(
 def test_version_1_has_no_other_targets_than_q_and_v(tmp_path: Path) -> None:
     path = write_random_adapter(tmp_path, BACKBONE, targets=(OUT,), density=0.5)
     path.write_bytes(_manifest(format_version=1)(path.read_bytes()))
-    with pytest.raises(FormatError, match=f"'{OUT}' is no q or v projection") as caught:
+    with pytest.raises(FormatError, match=f"'{OUT}' is not a q or v projection") as caught:
         read_adapter(path, BACKBONE)
     assert caught.value.code == "names"
 

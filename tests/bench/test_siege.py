@@ -101,7 +101,7 @@ def test_a_request_is_the_same_for_its_seed_and_number(kind: str) -> None:
         (Answer(422, JSON, b'{"error": "", "error_type": "x"}'), "error form"),
         (Answer(422, JSON, b'{"error": "a\\u202eb", "error_type": "x"}'), "error text"),
         (Answer(422, JSON, b'{"error": "%s", "error_type": "x"}' % (b"a" * 9000)), "error length"),
-        (Answer(200, JSON, b'{"logprob": NaN}'), "answer is no JSON"),
+        (Answer(200, JSON, b'{"logprob": NaN}'), "answer is not JSON"),
         (Answer(200, {}, b"data", b"HTTP/1.1 200 OK\r\nx: a\x1bb"), "header bytes"),
     ],
 )

@@ -157,7 +157,10 @@ def test_publish_refused(served: tuple[Site, str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"nonsense")
     no_adapter = run("publish", str(bad), "--server", address)
-    assert (no_adapter.exit_code, f"{bad} is no JumpLoRA adapter" in no_adapter.output) == (1, True)
+    assert (no_adapter.exit_code, f"{bad} is not a JumpLoRA adapter" in no_adapter.output) == (
+        1,
+        True,
+    )
 
 
 def test_each_wrong_setting_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ def test_a_version_that_changes_in_mid_run_is_told(
         wait_for(lambda: bool(site.outcomes("moving")))
         second = site.publish("moving")
         result = running.result(timeout=60)
-    assert "the version changed in mid-run: the scores mix 2 versions" in result.stderr
+    assert "the version changed during the run: the scores mix 2 versions" in result.stderr
     shown = next(line for line in result.stdout.splitlines() if line.startswith("version "))
     assert shown.index(first[:12]) < shown.index(second[:12])
 

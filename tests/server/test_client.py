@@ -175,7 +175,7 @@ def test_no_server() -> None:
 def test_another_servers_answer_is_an_error(page: httpx.Response) -> None:
     with (
         client(lambda _: page) as asked,
-        pytest.raises(RequestFailed, match="answers /info as no JumpLoRA server does") as caught,
+        pytest.raises(RequestFailed, match="does not answer /info as a JumpLoRA server") as caught,
     ):
         asked.info()
     assert caught.value.code == "http"

@@ -60,7 +60,7 @@ def test_an_end_token_that_is_a_word_is_no_text(
     caplog.set_level("INFO", logger="jumplora_server")
     settings = settings_of(folder, tmp_path)
     app = build(settings, assemble(settings))
-    assert "sets max_length 7, do_sample True: here each request says that" in caplog.text
+    assert "sets max_length 7, do_sample True: here a request or its adapter" in caplog.text
     body: dict[str, Any] = {
         "task_id": "base",
         "inputs": PROMPT,

@@ -26,7 +26,7 @@ def canary(
         int, typer.Option(min=1, help="Prompt limit in tokens; a longer canary is refused.")
     ] = 512,
     replace: Annotated[
-        bool, typer.Option("--replace", help="In place of the canaries that it has.")
+        bool, typer.Option("--replace", help="Replace the canaries that it has.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:

@@ -29,10 +29,12 @@ app = typer.Typer(
     no_args_is_help=True, help="Make an adapter from a checkpoint of another program."
 )
 
-Task = Annotated[str, typer.Option("--task", help="Task id that it will be served under.")]
+Task = Annotated[str, typer.Option("--task", help="Task id under which it is served.")]
 Instruction = Annotated[str | None, typer.Option("--instruction", help="The prompt's instruction.")]
 Labels = Annotated[str | None, typer.Option("--options", help='Labels, as "a | b | c".')]
-Template = Annotated[str | None, typer.Option("--template", help="If not the default.")]
+Template = Annotated[
+    str | None, typer.Option("--template", help="Prompt template, if not the default.")
+]
 TaskFile = Annotated[
     Path | None,
     typer.Option("--task-file", help="JSON with instruction, options, template; or many tasks'."),
@@ -42,7 +44,7 @@ MaxNewTokens = Annotated[
 ]
 KindOption = Annotated[
     Literal["masked", "lowrank"] | None,
-    typer.Option("--kind", help="masked expands plain LoRA; default: as the checkpoint is."),
+    typer.Option("--kind", help="masked expands plain LoRA; default: the checkpoint's kind."),
 ]
 Density = Annotated[
     float | None,
@@ -72,14 +74,14 @@ def official(
         float | None, typer.Option("--scale", help="The factor itself, instead of --alpha.")
     ] = None,
     rank_scaling: Annotated[
-        Literal["r", "sqrt-r"], typer.Option("--rank-scaling", help="What divides alpha.")
+        Literal["r", "sqrt-r"], typer.Option("--rank-scaling", help="Divisor of alpha.")
     ] = "r",
     chain: Annotated[
         bool, typer.Option("--chain", help="The checkpoints are one run's, in training order.")
     ] = False,
     ancestors: Annotated[
         str,
-        typer.Option("--ancestors", help='Store specs trained before: "a,b@1234abcd".'),
+        typer.Option("--ancestors", help='Versions trained before: "a,b@1234abcd".'),
     ] = "",
     store: options.StoreOrNone = None,
     kind: KindOption = None,
@@ -100,7 +102,7 @@ def official(
     if not chain:
         options.adapter_file(out)
     if len(tasks) > 1 and (instruction is not None or labels is not None):
-        raise typer.BadParameter("several tasks have their prompts in --task-file")
+        raise typer.BadParameter("give the prompts of several tasks in --task-file")
     with reported_errors():
         from jumplora_adapters.convert.form import Form
         from jumplora_adapters.convert.official import convert_chain, convert_official

@@ -56,7 +56,7 @@ def find_source(spec: str, store: Path | None) -> Source:
         return Source(spec, Path(spec), None)
     if store is None:
         raise StoreError(
-            f"{spec!r} is no {SUFFIX} file, so it is looked up in a store: give --store FOLDER"
+            f"{spec!r} is not a {SUFFIX} file, so it is looked up in a store: give --store FOLDER"
         )
     opened = open_catalogue(store)
     _, digest = opened.resolve(spec)
@@ -70,7 +70,7 @@ def read_head(path: Path, *, follow_links: bool = True) -> Manifest:
     try:
         return read_manifest(path, follow_links=follow_links)
     except FormatError as error:
-        raise FormatError(f"{path} is no JumpLoRA adapter ({error})", code=error.code) from error
+        raise FormatError(f"{path} is not a JumpLoRA adapter ({error})", code=error.code) from error
 
 
 def every_source(store: Path, versions: str) -> tuple[Source, ...]:

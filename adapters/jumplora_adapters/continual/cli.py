@@ -22,8 +22,8 @@ def run(
     backbone: options.Backbone,
     data: Annotated[Path, _Option(help="Folder with tasks.json and a folder for each task.")],
     order: Annotated[str, _Option(help='An order of tasks.json, or tasks: "a,b,c".')],
-    method: Annotated[Method, _Option(help="How a task stands to the ones before it.")],
-    out: Annotated[Path, _Option(help="The run's folder; an unfinished run in it goes on.")],
+    method: Annotated[Method, _Option(help="How a task builds on the ones before it.")],
+    out: Annotated[Path, _Option(help="The run's folder; an unfinished run in it is continued.")],
     gate: Annotated[bool, _Option("--gate/--no-gate", help="JumpReLU gate, or LoRA.")] = False,
     threshold_scope: shared.ThresholdScope = "global",
     estimator: shared.Estimator = "mean",
@@ -60,7 +60,7 @@ def run(
         None
     ),
     split: Annotated[
-        Literal["test", "dev"], _Option(help="What is scored; dev while settings are chosen.")
+        Literal["test", "dev"], _Option(help="Rows to score; dev while you choose settings.")
     ] = "test",
     canaries: Annotated[
         Path | None, _Option(help="Folder of <task>.jsonl rows for the adapters' canaries.")
@@ -68,7 +68,7 @@ def run(
     merged_task: Annotated[str, _Option(help="Task id of the merged model.")] = "merged",
     values: shared.Values = None,
     precision: shared.Precision = "float32",
-    seed: Annotated[int, _Option(help="Of factors and order of rows.")] = 0,
+    seed: Annotated[int, _Option(help="Seed of factors and order of rows.")] = 0,
     created: shared.Created = None,
     threads: shared.Threads = None,
     device: shared.Device = None,

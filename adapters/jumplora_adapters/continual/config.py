@@ -161,12 +161,12 @@ class ContinualConfig:
             ("olora-lambda", self.olora_lambda),
         ):
             if not 0 <= strength < float("inf"):
-                raise DataError(f"{name} is {strength}, it must be a number from 0 up")
+                raise DataError(f"{name} is {strength}, it must be a number of at least 0")
         if self.method == "seqlora" and (self.gate is not None or self.prune is not None):
             raise DataError(
-                "seqlora trains one dense adapter on and on: a gate closes at a task's end and "
-                "would open again, and cut entries would come back; take inclora, ella, olora or "
-                "independent with a gate or pruning"
+                "seqlora trains one dense adapter through all tasks: a gate would close at the end "
+                "of each and open again, and cut entries would return; take inclora, ella, olora "
+                "or independent with a gate or pruning"
             )
         if self.gate is not None and self.prune is not None:
             raise DataError("a gated update is not pruned: choose the gate or the control")

@@ -26,6 +26,6 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f", did you mean {near[0]}?" if near else ""
-            fail(f"error (data): {path}: {name} is no option of this command{hint}")
+            fail(f"error (data): {path}: {name} is not an option of this command{hint}")
     context.default_map = {**(context.default_map or {}), **values}
     return path

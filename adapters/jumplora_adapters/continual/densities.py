@@ -33,7 +33,7 @@ def read_densities(given: str, control: ContinualConfig) -> tuple[float, ...]:
 
 def _check_is_alike(run: Path, control: ContinualConfig) -> None:
     if not (run / "overlap.json").is_file():
-        raise DataError(f"{run} is no finished run to take densities from")
+        raise DataError(f"{run} is not a finished run, so it has no densities to take")
     try:
         config: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
         gate, tasks = str(config["gate"]), list(config["order"]["tasks"])
@@ -44,7 +44,7 @@ def _check_is_alike(run: Path, control: ContinualConfig) -> None:
         }
         settings = dict(config["hyper_parameters"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{run / 'config.json'} is no run's description ({error!r})") from error
+        raise DataError(f"{run / 'config.json'} does not describe a run ({error!r})") from error
     if gate == "none":
         raise DataError(f"{run} has no gate: its updates are dense")
     tasks = list(read_order(control.data, control.order).tasks)
@@ -53,4 +53,4 @@ def _check_is_alike(run: Path, control: ContinualConfig) -> None:
     theirs |= {name: settings.get(name) for name in numbers}
     ours |= numbers
     if different := [f"{k} {theirs[k]}, here {ours[k]}" for k in ours if theirs[k] != ours[k]]:
-        raise DataError(f"{run} is another run than this is a control for: {'; '.join(different)}")
+        raise DataError(f"{run} has other settings than this control: {'; '.join(different)}")

@@ -37,7 +37,7 @@ def changed_environment(path: Path, now: Mapping[str, object]) -> str:
     try:
         then = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is no run's environment ({error})") from error
+        raise DataError(f"{path} does not describe a run's machine ({error})") from error
     return ", ".join(
         f"{name} {then.get(name)}, now {now.get(name)}"
         for name in sorted({*then, *now})

@@ -56,10 +56,10 @@ def support_overlaps(
 
 
 def write_merged(prepared: Prepared, run: str, adapters: Sequence[Adapter], book: ScoreBook) -> str:
-    """The final model as an adapter: all tasks' updates as its lineage and nothing of its own.
+    """The final model as an adapter: all tasks' updates as its lineage, and no other update.
 
     So it shares every byte with the tasks' adapters wherever those are served. It has no prompt:
-    whoever asks sends whole prompts, of whatever task. The digest.
+    clients send whole prompts, of any task. Returns the digest.
     """
     name, shape = next(iter(prepared.backbone.targets.items()))
     nothing = {name: SparseDelta.from_dense(torch.zeros(shape), torch.float16)}

@@ -71,7 +71,7 @@ class Learner:
             # What was scored of it before is of a training that is gone.
             self._book.drop(after(stage.position), alone(stage.task))
         else:
-            self._watch.told(f"{stage.task}: going on from its checkpoint")
+            self._watch.told(f"{stage.task}: continues from its checkpoint")
         adapted = self._start(stage, before, ancestors)
         fit = Fit(
             adapted,
@@ -183,12 +183,14 @@ class Learner:
     def _read(self, stage: Stage, version: str) -> Adapter:
         path = self._config.adapter_path(stage.position, stage.task)
         if not path.is_file():
-            raise DataError(f"{path} is gone, which {stage.task}'s result names: delete its folder")
+            raise DataError(
+                f"the result of {stage.task} names {path}, which is gone: delete its folder"
+            )
         return read_adapter(path, self._prepared.backbone, expect_digest=version)
 
 
 def _continue_from(adapted: AdaptedBackbone, last: Adapter) -> None:
-    """SeqLoRA: the factors go on where the task before left them."""
+    """SeqLoRA: the factors start as the task before left them."""
     state = {}
     for name, layer in adapted.layers.items():
         delta = last.deltas[name]

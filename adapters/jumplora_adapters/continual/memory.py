@@ -1,7 +1,7 @@
 """How much memory a run will need, reckoned before it starts, and what there is.
 
-A sum over what is held at the same time, in a training step or while a state is scored. It is no
-bound: benchmarks/results/training.md has measured peaks beside what is reckoned.
+A sum over what is held at the same time, in a training step or while a state is scored. It is not
+a bound: benchmarks/results/training.md has measured peaks beside the estimates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jumplora_adapters.training.adapt import targets_of
 from jumplora_adapters.training.options import POSITIONS_A_BATCH, SOURCE_TOKENS_A_BATCH
 
 _FLOAT = 4
-_SMALLEST = 10_000_000  # that is told: 0.01 GB
+_SMALLEST = 10_000_000  # that is shown: 0.01 GB
 _PROGRAM = 500_000_000  # the interpreter with torch and transformers loaded, on a CPU
 _DENSE_AT_ONCE = 6
 """Matrices of one target's size that a gated layer makes and drops again: the weight, Z, its

@@ -1,4 +1,4 @@
-"""The names of the methods, for those who must not import torch."""
+"""The names of the methods, for modules that must not import torch."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Prepared:
             "seed": config.seed,
             "backbone": {
                 "name": self.backbone.name,
-                # Version 1, so that runs of older programs compare with it, and go on.
+                # Version 1, so that runs of older programs compare with it and can continue.
                 "fingerprint": self.backbone.fingerprints[-1],
                 "weights": backbone_digest(self.backbone.path),
             },
@@ -102,7 +102,9 @@ def prepare(config: ContinualConfig) -> Prepared:
     processes = Processes.launched(config.device)
     device = processes.device or device_of(config.device)
     if processes.count > 1 and config.optimisation.has_dropout:
-        raise DataError("dropout draws differ between processes: several need a dropout of 0")
+        raise DataError(
+            "dropout draws differ between processes: several processes need --dropout 0"
+        )
     backbone = read_backbone(resolve_backbone(config.backbone))
     targets_of(backbone, config.targets)
     if config.gate is not None:
@@ -180,7 +182,7 @@ def _check_canaries(config: ContinualConfig, order: Order) -> None:
     if config.canaries is None:
         return
     if not config.canaries.is_dir():
-        raise DataError(f"canaries are looked for in {config.canaries}, which is no folder")
+        raise DataError(f"canaries are read from {config.canaries}, which is not a folder")
     known = {f"{task}.jsonl" for task in order.tasks}
     if not any(config.canaries.iterdir()):
         raise DataError(
@@ -188,7 +190,7 @@ def _check_canaries(config: ContinualConfig, order: Order) -> None:
         )
     if foreign := sorted(path.name for path in config.canaries.iterdir() if path.name not in known):
         raise DataError(
-            f"{config.canaries / foreign[0]} is for no task of the order: canaries are read of "
+            f"{config.canaries / foreign[0]} belongs to no task of the order: canaries are read of "
             f"{', '.join(sorted(known))}"
         )
 

@@ -49,11 +49,13 @@ class TaskResult:
 
     @classmethod
     def read(cls, path: Path) -> TaskResult:
-        """Raises DataError where it is no such file."""
+        """Raises DataError for any other file."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise DataError(f"{path} is no task's result ({error}): delete its folder") from error
+            raise DataError(
+                f"{path} does not hold a task's result ({error}): delete its folder"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

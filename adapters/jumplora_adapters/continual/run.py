@@ -1,4 +1,4 @@
-"""A continual run from its first training to its last number; killed, it goes on where it was."""
+"""A continual run from its first training to its last number; a killed run can be continued."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def _begin(prepared: Prepared, watch: Watch) -> str:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             different = _differences(theirs, ours)
         except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is no run's description ({error})") from error
+            raise DataError(f"{path} does not describe a run ({error})") from error
         if different:
             raise DataError(
                 f"{prepared.config.out} holds another run ({', '.join(different)}): "
                 "give the settings it began with, or another folder"
             )
         if changes := changed_environment(prepared.config.out / "environment.json", environment):
-            watch.warned(f"the run goes on elsewhere than it began, bits may differ: {changes}")
+            watch.warned(f"the run began on another machine, so bits may differ: {changes}")
     elif prepared.processes.is_main:
         _write(prepared.config.out / "environment.json", environment)
         _write(path, ours)

@@ -50,7 +50,7 @@ class ScoreBook:
                 key = (str(entry["state"]), str(entry["task"]))
                 self._cells[key] = CellScores(entry["exact_match"], entry["best_option"])
             except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{path} has a line that is no score: {line!r}") from error
+                raise DataError(f"{path} has a line that is not a score: {line!r}") from error
         processes.wait()  # until all have read it
         self._rewrite()
 

@@ -21,7 +21,7 @@ from jumplora_adapters.training.scores import exact_match
 
 
 class Scorer:
-    """Scores the states of one run: each cell once, written down and told."""
+    """Scores the states of one run: each cell once, written down and shown."""
 
     def __init__(self, prepared: Prepared, book: ScoreBook, watch: Watch) -> None:
         self._prepared = prepared

@@ -57,15 +57,15 @@ def read_order(data: Path, order: str) -> Order:
         near = get_close_matches(order, [*orders, *tasks], n=3)
         hint = f"; close to it: {', '.join(near)}" if near else ""
         raise DataError(
-            f"order {order!r} is none of {', '.join(orders) or 'no orders'} in "
-            f"{data / TASKS_FILE}, and no list of tasks{hint}"
+            f"order {order!r} is neither an order of {data / TASKS_FILE} "
+            f"({', '.join(orders) or 'it has none'}) nor a list of tasks{hint}"
         )
     for name in names:
         if name not in tasks:
             near = get_close_matches(name, tasks, n=1)
             hint = f": did you mean {near[0]}?" if near else ""
             raise DataError(
-                f"order {order} names task {name!r}, which {data / TASKS_FILE} has not{hint} "
+                f"order {order} names task {name!r}, which {data / TASKS_FILE} does not have{hint} "
                 f"It has {', '.join(tasks)}"
             )
         check_task_id(name)

@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it: progress bars on a terminal, or nothing."""
+"""What a run shows while it works: progress bars on a terminal, or nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jumplora_adapters.training.fit import StepReport
 
 
 class Watch:
-    """Told of everything as it happens; this one says nothing."""
+    """Receives everything as it happens; this one shows nothing."""
 
     def told(self, text: str) -> None:
         """Something worth knowing."""

@@ -1,4 +1,4 @@
-"""Regular expressions of a stranger's file, matched in a process of their own.
+"""Regular expressions of a stranger's file, matched in another process.
 
 An expression can be written so that it takes longer than a lifetime, and Python's `re`
 cannot be stopped from another thread. A process can.

@@ -48,8 +48,8 @@ def delta_of(module: str, factors: Factors, scaling: Scaling, form: Form) -> Del
         if factors.tau is not None:
             if form.kind == "lowrank" or form.density is not None:
                 raise ConvertError(
-                    f"{module} has a threshold: its gated update is not of low rank and has a"
-                    " density of its own, so neither kind lowrank nor a density can be asked for"
+                    f"{module} has a threshold, so its update is not of low rank and the threshold"
+                    " sets its density: leave out --kind lowrank and --density"
                 )
             return SparseDelta.from_factors(
                 factors.A, factors.B, tau=factors.tau, scale=scale, dtype=form.dtype

@@ -159,7 +159,7 @@ def _warnings(
         )
     ranks = sorted({pair.rank for pair in factors.values()})
     if len(ranks) > 1:
-        yield f"the ranks go from {ranks[0]} to {ranks[-1]}: alpha is divided by each module's own"
+        yield f"the ranks go from {ranks[0]} to {ranks[-1]}: alpha is divided by each module's rank"
     # A product of zero keeps nothing at any threshold, so whole means that the gate let all pass.
     whole = [
         name

@@ -65,7 +65,7 @@ def read_peft_modules(folder: Path, backbone: Backbone) -> dict[str, PeftModule]
     if len(adapters) > 1:
         raise ConvertError(
             f"{path} holds {len(adapters)} adapters, such as"
-            f" {' and '.join(map(said, sorted(adapters)[:2]))}: save each in a folder of its own"
+            f" {' and '.join(map(said, sorted(adapters)[:2]))}: save each in a separate folder"
         )
     own_names = {module: _own_name(module) for module in halves}
     targets = match_modules([name for name, _ in own_names.values()], backbone.targets)

@@ -34,7 +34,7 @@ T5EXTRA_IDS = 100
 ENDS = rf"\A +|[ {SPACE}]+\z"
 RUNS = " {2,}"
 LEADING = rf"\A(?=[ {SPACE}])"  # a first space is put before these too
-# A byte's name is no token where a text has it: SentencePiece finds none there.
+# In a text, a byte's name is plain characters: SentencePiece finds no token there.
 BYTE_NAME = r"<(?=0x[0-9A-F]{2}>)"
 _ALL = 1_000_000
 

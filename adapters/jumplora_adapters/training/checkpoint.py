@@ -74,7 +74,7 @@ def read_checkpoint(path: Path, identity: str) -> Checkpoint | None:
                 group, _, name = key.partition("/")
                 groups.setdefault(group, {})[name] = file.get_tensor(key)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is no training checkpoint ({error}): delete it") from error
+        raise DataError(f"{path} is not a training checkpoint ({error}): delete it") from error
     try:
         difference = _difference(note["identity"], identity)
         progress = _progress(note["progress"])

@@ -23,7 +23,7 @@ _Option = typer.Option
 @app.command("train")
 def train(
     backbone: options.Backbone,
-    task: Annotated[str, _Option(help="Task id that the adapter will be served under.")],
+    task: Annotated[str, _Option(help="Task id under which the adapter is served.")],
     train: Annotated[Path, _Option(help="JSONL (or .gz) of text/label or input/target rows.")],
     out: options.Out,
     dev: Annotated[
@@ -66,10 +66,10 @@ def train(
     ] = "exact_match",
     dev_rows: Annotated[int | None, _Option(help="Only the first rows of dev.")] = None,
     ancestors: Annotated[
-        str, _Option(help='Store specs merged first, oldest first: "a,b@1234abcd".')
+        str, _Option(help='Versions merged first, oldest first: "a,b@1234abcd".')
     ] = "",
     store: options.StoreOrNone = None,
-    seed: Annotated[int, _Option(help="Of factors, order and dropout.")] = 0,
+    seed: Annotated[int, _Option(help="Seed of factors, order and dropout.")] = 0,
     work: Annotated[Path | None, _Option(help="Checkpoint and log; default OUT.work.")] = None,
     threads: shared.Threads = None,
     device: shared.Device = None,

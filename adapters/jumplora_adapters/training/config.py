@@ -94,11 +94,11 @@ class Optimisation:
                 raise DataError(f"{name} is {share}, allowed is 0 up to below 1")
         if is_gated and self.lora_dropout:
             raise DataError(
-                f"lora-dropout is {self.lora_dropout}, and a gated update has no dropout of its "
-                "own: leave it out, or train plain LoRA (--no-gate)"
+                f"lora-dropout is {self.lora_dropout}, and a gated update has no "
+                "such dropout: leave it out, or train plain LoRA (--no-gate)"
             )
         if self.warm_up < 0 or not 0 <= self.weight_decay < math.inf:
-            raise DataError("warm-up and weight-decay must be numbers from 0 up")
+            raise DataError("warm-up and weight-decay must be numbers of at least 0")
 
 
 @dataclass(frozen=True, slots=True)

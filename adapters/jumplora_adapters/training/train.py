@@ -214,7 +214,7 @@ def device_of(wanted: Device | None) -> torch.device:
     """The device asked for, else what there is. Raises DataError where there is none."""
     has_cuda = torch.cuda.is_available()
     if wanted == "cuda" and not has_cuda:
-        raise DataError("device cuda was asked for, but this machine has none that torch sees")
+        raise DataError("device cuda was given, but torch sees none on this machine")
     return torch.device(wanted or ("cuda" if has_cuda else "cpu"))
 
 

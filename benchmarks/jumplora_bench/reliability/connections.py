@@ -102,7 +102,7 @@ def measure_connections(
     with demo_site(plan.python, {**SETTINGS, **limits}) as site:
         quiet = learned(site)
         on_state("a first wave of bodies")
-        # What the allocator keeps of the bodies' budget is no growth, so it is there before.
+        # The allocator keeps memory of bodies. After a first wave that does not count as growth.
         with _crowd(site, quiet, FIRST_WAVE, replace(plan, seconds=min(5.0, plan.seconds))):
             pass
         _check_gone(findings, site)

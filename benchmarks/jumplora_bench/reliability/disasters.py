@@ -30,7 +30,7 @@ PROBES = ("/livez", "/v1/adapters", "/metrics")
 
 
 def hold_lock(site: Site, findings: Findings, versions: Sequence[Version]) -> None:
-    """Another process holds the store's lock: changes get 503 in time, all at once; reads go on."""
+    """Another process holds the store's lock: changes get 503 in time, all at once; reads work."""
     findings.case = "lock held"
     times: list[float] = []
 

@@ -1,7 +1,7 @@
 """Odd entries dropped into the store of a live server, one after another, each put right twice.
 
-First by whoever put it there: files alone. Then over HTTP alone. While an entry is there, other
-tasks answer and change, and its own task's fault is told once.
+First with file commands alone, then over HTTP alone. While an entry is there, other tasks
+answer and change, and its own task's fault is logged once.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _check_told(run: _Run, entry: Entry, logged: int, began: float) -> None:
         time.sleep(QUIET_SECONDS)
         return
     is_told = wait_until(lambda: _is_told(run.site, entry), TOLD_SECONDS)
-    if run.findings.check("fault is told", is_told, f"status {_short(run.site.status(VICTIM))}"):
+    if run.findings.check("fault is shown", is_told, f"status {_short(run.site.status(VICTIM))}"):
         run.told.append(time.monotonic() - began)
     page = run.site.try_request("GET", "/metrics")
     degraded = page and value(page.text, "jumplora_adapter_degraded", {"task_id": VICTIM})

@@ -51,7 +51,7 @@ class Shelf:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`told`: what the victim's status must show. A `version` entry is the new, desired one."""
+    """An entry and what the victim's status must show. A `version` is the new, desired one."""
 
     name: str
     place: Place
@@ -221,7 +221,7 @@ ENTRIES: tuple[Entry, ...] = (
     _names("5,000 files in a task", _many_files),
     _names("a copied task", lambda s: _copied(s, "copy-of-victim")),
     _names("a task copied under the bare backbone's name", lambda s: _copied(s, "base")),
-    _names("a copy whose name is no task id", lambda s: _copied(s, "victim copy (1)")),
+    _names("a copy whose name is not a task id", lambda s: _copied(s, "victim copy (1)")),
     _names("a backup in the task", lambda s: shutil.copy(s.pointer, s.victim / "current~")),
     _names(".tmp- folder", lambda s: (s.root / ".tmp-x").mkdir()),
     _names(".tmp- FIFO", lambda s: os.mkfifo(s.root / ".tmp-x")),
@@ -230,7 +230,7 @@ ENTRIES: tuple[Entry, ...] = (
     _names(".removed- link", lambda s: (s.root / ".removed-x").symlink_to(s.outside)),
     _names("lost+found and dot files", _hidden_names),
     _names("a file named as a task", lambda s: (s.root / "stray").write_text("x")),
-    _names("a name that is no UTF-8", lambda s: os.mkdir(os.fsencode(s.root) + b"/\xff\xfe")),
+    _names("a name that is not UTF-8", lambda s: os.mkdir(os.fsencode(s.root) + b"/\xff\xfe")),
     _store("a folder", lambda path: path.mkdir()),
     _store("a FIFO", lambda path: os.mkfifo(path)),
     _store("a dangling link", lambda path: path.symlink_to("nowhere")),

@@ -25,7 +25,7 @@ class Reload:
     def run(
         self, site: Site, findings: Findings, plain: Version, again: Version, rounds: int
     ) -> None:
-        """`plain` is of a task that nobody asks before it is there; `again` is asked all along."""
+        """`plain` is first asked once it is back; `again` is asked all along."""
         findings.case = "DELETE, then PUT"
         stop = threading.Event()
 

@@ -66,7 +66,8 @@ class Expected:
 class Traffic:
     """`clients` threads until the end of the block; faults go to `findings`.
 
-    Within an outage, and for requests that an outage cut, no answer is no fault; a wrong one is.
+    Within an outage, and for requests that an outage cut, a missing answer is allowed; a wrong
+    one is a fault.
     """
 
     def __init__(

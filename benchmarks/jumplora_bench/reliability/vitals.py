@@ -21,7 +21,7 @@ OWN_SOCKETS = 24
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """At one moment. `files` are open descriptors that are no sockets: those come with clients."""
+    """At one moment. `files` are open descriptors without sockets, which come with clients."""
 
     resident_bytes: int
     files: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How an adapter's status is told to clients."""
+"""An adapter's status as clients see it."""
 
 from __future__ import annotations
 

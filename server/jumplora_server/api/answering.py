@@ -100,7 +100,7 @@ class EventStream(StreamingResponse):
         super().__init__(self._lines, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end, or until nobody listens."""
+        """Send until the end, or until the client hangs up."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -135,7 +135,7 @@ def _patience(services: Services, admitted: Admitted) -> float:
 
 
 def identity_headers(origin: Origin) -> dict[str, str]:
-    """Who answers; without an adapter only the tokens are told."""
+    """Who answers; without an adapter only the number of tokens."""
     headers = {"x-prompt-tokens": str(origin.prompt_tokens)}
     if origin.ref is not None:
         headers["x-task-id"] = headers["x-adapter-id"] = origin.ref.task

@@ -106,15 +106,15 @@ def _answer(checks: dict[str, str], remarks: dict[str, str]) -> Response:
 
 @router.get("/livez", response_model=Health, responses={503: {"model": Health}})
 async def livez(services: WithServices) -> Response:
-    """Whether a restart would help: a thread died, or the engine hangs in a step. A slow disk is
-    no reason: the next process would find the same."""
+    """Whether a restart would help: a thread died, or the engine hangs in a step. After a
+    slow disk the next process would find the same."""
     return _answer(thread_checks(services), {})
 
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def readyz(services: WithServices) -> Response:
-    """Whether requests should be sent here. A full queue is no reason: it would move the load."""
+    """Whether requests should be sent here. A full queue does not count: that moves the load."""
     phase = services.lifecycle.phase
     checks = {
         "lifecycle": "ok" if phase == "serving" else phase,

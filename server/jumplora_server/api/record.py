@@ -53,7 +53,7 @@ class RequestRecord:
             self.outcome = "client_invalid" if status < 500 else "error"
 
     def log_failure(self, error: Exception) -> None:
-        """Log what the client is not told."""
+        """Log what the client does not see."""
         _log.error("request %s failed: %s", self.request_id, error, exc_info=error)
 
 

@@ -41,7 +41,7 @@ class Stream:
         self._metrics.in_flight(self._task, 1)
 
     def on_event(self, event: TokenEvent) -> None:
-        """Take one event; the last one is counted even when nobody reads any more."""
+        """Take one event; the last one is counted even when the client is gone."""
         self._events.put_nowait(event)
         if event.finish is not None:
             self._ended = True

@@ -59,14 +59,16 @@ def evaluate(
         str | None,
         _Option(
             envvar="JUMPLORA_BACKBONE",
-            help="Prompts made here: the T5 whose tokenizer tells where to cut long texts.",
+            help="Prompts made here: the T5 whose tokenizer shows where to cut long texts.",
         ),
     ] = None,
     batch: Annotated[int, _Option(min=1, help="Rows sent in one request.")] = 8,
     concurrency: Annotated[int, _Option(min=1, max=64, help="Requests at a time.")] = 4,
     floor: Annotated[
         float | None,
-        _Option(min=0.0, max=1.0, help="Exit code 1 if the exact match is below, as 0.8."),
+        _Option(
+            min=0.0, max=1.0, help="Exit code 1 if the exact match is below this, such as 0.8."
+        ),
     ] = None,
     quiet: Annotated[bool, _Option("--quiet", help="No progress bar.")] = False,
     as_json: Annotated[bool, _Option("--json", help="Print JSON, for programs.")] = False,
@@ -80,11 +82,11 @@ def evaluate(
         from jumplora_server.evaluation.report import report_of
 
         if entry is not None and task_file is None:
-            raise typer.BadParameter("--as names an entry of --task-file, which is not given")
+            raise typer.BadParameter("--as names an entry of --task-file: give --task-file too")
         name = task.partition("@")[0] if entry is None else entry
         prompt = prompt_of(name, task_file, instruction, labels, template)
         file = read_rows(data, () if prompt is None else prompt.options)
-        sheet = make_sheet(file, prompt, rows=rows)  # its faults are told before any request
+        sheet = make_sheet(file, prompt, rows=rows)  # its faults show before any request
         with asking(server, key) as client:
             limits = client.info()
             if batch > limits.max_client_batch_size:
@@ -186,7 +188,7 @@ def _warn(report: Report, limit: int) -> None:
     """What a reader of the scores must know."""
     if len(report.versions) > 1:
         warn(
-            f"the version changed in mid-run: the scores mix {len(report.versions)} versions;"
+            f"the version changed during the run: the scores mix {len(report.versions)} versions;"
             " task@version measures one"
         )
     if report.texts_cut:

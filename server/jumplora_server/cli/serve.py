@@ -16,7 +16,7 @@ from jumplora_server import logs
 from jumplora_server.http.signals import ignore_signals
 from jumplora_server.settings import Settings, SettingsError, load_settings
 
-# Seen by everybody who may list processes, so they come from the environment alone.
+# Other users can list a process's arguments, so keys come from the environment alone.
 NOT_FLAGS = frozenset({"admin_keys", "api_keys"})
 EXIT_SETTINGS = 2
 EXIT_STARTUP = 3
@@ -31,7 +31,7 @@ def serve_command() -> Callable[..., None]:
         Keys come from the environment alone: JUMPLORA_ADMIN_KEYS, JUMPLORA_API_KEYS.
 
         Exit codes: 0 stopped by a signal; 2 a wrong setting; 3 it cannot start; 79 a thread died or
-        a step hung, and starting it anew helps.
+        a step hung, and a new start helps.
         """
         run({name: value for name, value in flags.items() if value is not None})
 
@@ -53,7 +53,7 @@ def run(flags: dict[str, str]) -> None:
     # A text is tokenized by the thread that asks for it: several would take the engine's cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     ignore_signals()
-    # Late: torch takes seconds, and a wrong setting should be told at once.
+    # Late: torch takes seconds, and a wrong setting should show at once.
     from jumplora_server import app
     from jumplora_server.http.server import bound_socket, http_server
 

@@ -24,9 +24,9 @@ class LengthGroup:
     length: int  # L
     places: Tensor  # [b] in the source caches
     index: Tensor  # [b, L] positions in the packed tokens; padding repeats a prompt's first token
-    packed: Tensor  # [m] positions in the packed tokens of what is no padding
+    packed: Tensor  # [m] positions of the packed tokens, without padding
     padded: Tensor  # [m] the same in [b * L]
-    outside: Tensor | None  # [b, L] what is padding; None where nothing is
+    outside: Tensor | None  # [b, L] marks padding; None without any
 
 
 def group_prompts(

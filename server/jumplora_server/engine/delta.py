@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jumplora_adapters.bounds import FREE_RANK
-from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
 from jumplora_server.engine.linear import MIN_ROWS, make_linear
 
 Phase = Literal["encode", "decode"]
@@ -111,6 +111,19 @@ class LowRankForm:
         return self._b(self._a(_at_least_min_rows(x)))[: x.shape[0]]
 
 
+class CombinedForm:
+    """A sparse form and a low-rank one of a module that has both."""
+
+    def __init__(self, sparse: DeltaForm, lowrank: DeltaForm) -> None:
+        self._parts = (sparse, lowrank)
+        self.nbytes = sparse.nbytes + lowrank.nbytes
+
+    def product(self, x: Tensor, phase: Phase) -> Tensor:
+        """x [n, d_in] float32 -> [n, d_out] float32."""
+        sparse, lowrank = self._parts
+        return sparse.product(x, phase) + lowrank.product(x, phase)
+
+
 def _at_least_min_rows(x: Tensor) -> Tensor:
     missing = MIN_ROWS - x.shape[0]
     return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x
@@ -118,6 +131,8 @@ def _at_least_min_rows(x: Tensor) -> Tensor:
 
 def make_form(delta: Delta, device: torch.device) -> DeltaForm:
     """The cheapest form of a delta."""
+    if isinstance(delta, CombinedDelta) and not is_filled(delta):
+        return CombinedForm(make_form(delta.sparse, device), make_form(delta.lowrank, device))
     if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return LowRankForm(delta, device)
     if not isinstance(delta, SparseDelta) or delta.density > DENSE_ABOVE:
@@ -125,8 +140,13 @@ def make_form(delta: Delta, device: torch.device) -> DeltaForm:
     return CsrForm(delta, device)
 
 
+def is_filled(delta: CombinedDelta) -> bool:
+    """Whether one of the parts would be a dense matrix, so that the sum is one, too."""
+    return delta.sparse.density > DENSE_ABOVE or is_overranked(delta.lowrank)
+
+
 def is_overranked(delta: LowRankDelta) -> bool:
-    """Whether the factors take more than twice what their product takes, and are no small ones.
+    """Whether the factors are large and take more than twice what their product takes.
 
     Such a file cannot be published, but may have been, or lie in a store by hand.
     """

@@ -144,7 +144,7 @@ class Chooser:
         return step_output(sequences, *found)
 
     def copy(self, copies: Rows[RowCopy]) -> None:
-        """Rows go on from what others were fed."""
+        """Rows continue from the tokens that others were fed."""
         for copy in copies:
             self._fed[copy.row, : copy.tokens] = self._fed[copy.source, : copy.tokens]
 

@@ -19,8 +19,8 @@ AT_ONCE = 512  # connections that are looked at without a pause, in a millisecon
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the server has to know of the app: the paths of probes, which are answered when there
-    is no room left; which requests put their bodies away as they come; what counts refusals."""
+    """What the server has to know of the app: the paths of probes, which are answered when all
+    room is taken; which requests put their bodies away as they come; what counts refusals."""
 
     probes: frozenset[str] = frozenset()
     is_streamed: Callable[[str, str], bool] = lambda method, path: False

@@ -49,7 +49,7 @@ class Pace:
         self._deadline = min(now + self._patience, self._deadline + count / self._rate)
 
     def restart(self, now: float) -> None:
-        """Forget the past, after a time in which it was not the client that was waited for."""
+        """Forget the past, after a time in which the server did not wait for the client."""
         self._deadline = now + self._patience
 
     def is_late(self, now: float) -> bool:

@@ -30,7 +30,7 @@ from jumplora_server.settings import Settings
 CUT_OFF_SECONDS = 10
 BACKLOG = 512
 # asyncio accepts as many connections in one turn as it was given for the backlog, and a turn with
-# hundreds of them lasts a second. The rest waits in the kernel, which is told the real one after.
+# hundreds of them lasts a second. The rest waits in the kernel, which gets the real one after.
 ACCEPTS_A_TURN = 16
 SEND_BUFFER_BYTES = 128 * 1024  # Linux takes twice that, for its own bookkeeping
 ROOM = 16  # connections that are closed at once where file descriptors are missing

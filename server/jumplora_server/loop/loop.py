@@ -180,7 +180,7 @@ class EngineLoop:
         self._thread.start()
 
     def drain(self) -> None:
-        """Refuse new reservations with Draining; what is reserved, waits or runs goes on."""
+        """Refuse new reservations with Draining; what is reserved, waits or runs is finished."""
         self.admission.close()
 
     def stop(self, drain_seconds: float = 0.0, *, hang_seconds: float = 5.0) -> None:
@@ -217,7 +217,7 @@ class EngineLoop:
                 self._report.turn(self._scheduler)
             self._scheduler.abort(_stopped(), self._clock())
             self._settle()
-        finally:  # after a bug of ours too: nobody waits for ever
+        finally:  # after a bug of ours too: no client waits for ever
             self._inbox.close()
             self._outbox.abandon(GenerationFailed("the engine thread ended"), self._clock())
 

@@ -1,7 +1,7 @@
 """What the loop owes: one terminal event for every submitted sequence, delivered once.
 
-Holds each sequence's lease and place in the queue until that event; whoever closes an entry
-delivers it, so the engine thread and `stop` cannot both do so. Thread-safe.
+Holds each sequence's lease and place in the queue until that event. The thread that
+closes an entry delivers it, so the engine thread and `stop` cannot both do so. Thread-safe.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Outbox:
                 owed.reservation.release()
 
     def post(self, events: Iterable[tuple[Sequence, TokenEvent]]) -> None:
-        """Deliver events in order; terminal ones close their sequence first, so that whoever
-        sees one finds nothing held any more."""
+        """Deliver events in order; terminal ones close their sequence first, so that a
+        client that sees one finds nothing held any more."""
         outgoing: list[tuple[OnEvent, TokenEvent]] = []
         for sequence, event in events:
             ends = event.finish is not None

@@ -9,7 +9,7 @@ from jumplora_server.scheduler.scheduler import Scheduler
 
 
 class StepReport:
-    """Turns steps into verbs. Warm-ups hold rows but are no traffic of their task."""
+    """Turns steps into verbs. Warm-ups hold rows but do not count as traffic of their task."""
 
     def __init__(self, metrics: Metrics, max_rows: int) -> None:
         self._metrics = metrics
@@ -34,7 +34,7 @@ class StepReport:
             scheduler.running_tasks(),
             scheduler.waiting_tasks(),
         )
-        if told == self._told:  # as after most steps: nobody came, nobody left
+        if told == self._told:  # as after most steps: no sequence came or left
             return
         self._told = told
         waiting, running, running_tasks, waiting_tasks = told

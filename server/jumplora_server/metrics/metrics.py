@@ -1,4 +1,4 @@
-"""What the rest of the server says happened, as verbs; nobody else names an instrument.
+"""What happened in the server, as verbs; no other module names an instrument.
 
 Owns the mapping from verbs to the instruments of `metrics_table`. Must not know HTTP, queues or
 tensors. Every verb may be called from any thread; none waits for anything but a counter's own
@@ -287,7 +287,7 @@ class Metrics:
         A page takes a quarter of a millisecond of Python a task, or more, so scrapers share pages.
         One is kept for `page_seconds`, and longer where it took long to make: at most a tenth of
         the time is spent on pages. All that wait for the next one get the same. With 0
-        `page_seconds` each scrape makes a page of its own, whatever it takes.
+        `page_seconds` each scrape makes a new page, however long that takes.
         """
         asked = self._clock()
         with self._page_lock:
@@ -296,7 +296,7 @@ class Metrics:
                 self._page = generate_latest(_WithoutCreated(self.registry))
                 took = self._clock() - began
                 self._page_ends = began + self._page_seconds
-                if self._page_seconds:  # 0 asks for a page of its own each time
+                if self._page_seconds:  # 0 asks for a new page each time
                     self._page_ends = max(self._page_ends, began + took / MOST_OF_THE_TIME)
             return self._page, CONTENT_TYPE_PLAIN_0_0_4
 

@@ -1,6 +1,6 @@
 """Overlap of served adapters, pair by pair, read at a scrape.
 
-A pair is exposed only while both tasks have labels of their own and serve the versions that were
+A pair is exposed only while both tasks have labels (not `_other`) and serve the versions that were
 compared: so nothing has to be dropped when a version or a task goes.
 """
 
@@ -26,7 +26,7 @@ class OverlapSnapshot:
 
 
 class OverlapCollector(Collector):
-    """Holds the newest snapshots. Their number is bounded by who makes them."""
+    """Holds the newest snapshots. Their maker bounds their number."""
 
     def __init__(
         self, label_of: Callable[[str], str], version_of: Callable[[str], str | None]

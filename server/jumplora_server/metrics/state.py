@@ -27,7 +27,7 @@ ScoreName = Literal["test_exact_match", "dev_exact_match"]
 Row = tuple[str, tuple[str, ...], float]  # task, the labels after task_id, value
 
 STATES: tuple[AdapterState, ...] = ("COLD", "LOADING", "READY", "DRAINING", "FAILED")
-_VERSION_DIGITS = 12  # enough of a digest to read aloud; the whole one is a label of its own
+_VERSION_DIGITS = 12  # enough of a digest to read aloud; the whole one is another label
 
 
 @dataclass(frozen=True, slots=True)

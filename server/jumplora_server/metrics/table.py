@@ -232,7 +232,7 @@ STEP = Instrument(
     "jumplora_step_seconds", "histogram", "Engine time of one step.", ("phase",), STEP_SECONDS
 )
 ROWS_IN_USE = Instrument("jumplora_cache_rows_in_use", "gauge", "Cache rows held by sequences.")
-ROWS_TOTAL = Instrument("jumplora_cache_rows", "gauge", "Cache rows there are.")
+ROWS_TOTAL = Instrument("jumplora_cache_rows", "gauge", "All cache rows.")
 BUDGET_USED = Instrument(
     "jumplora_adapter_budget_used_bytes", "gauge", "Bytes of all resident adapters."
 )

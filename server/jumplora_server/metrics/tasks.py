@@ -3,7 +3,7 @@
 A label value is a task id only while that task is registered: what clients type never becomes a
 series. Everything that could create a series runs under one lock; the request path only looks up
 a dict and uses children made at registration, so a removed task's late counts cannot bring its
-series back (they count as `_unknown`, or into children that nobody collects any more).
+series back (they count as `_unknown`, or into children that are not collected any more).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class TaskTable:
         )  # fmt: skip
 
     def register(self, task: str) -> None:
-        """Give the task a label of its own, or `_other` when the limit is reached.
+        """Give the task its name as label, or `_other` when the limit is reached.
 
         A task under `_other` gets its own label when it is registered again after one was freed.
         """

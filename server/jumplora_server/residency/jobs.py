@@ -109,7 +109,7 @@ class Jobs:
                 job.futures += newer.futures
                 job.urgency = min(job.urgency, newer.urgency, key=_ORDER.index)
                 job.failures = newer.failures if newer.failures == "retry" else job.failures
-            if job.taken_at == self._times_room_made:  # else some was made meanwhile
+            if job.taken_at == self._times_room_made:  # else some was made since
                 job.lacks_room_for = lacks_room_for
             self._pending = {(job.kind, job.subject): job, **self._pending}
             return True
@@ -143,7 +143,7 @@ class Jobs:
             return None
 
     def stop(self) -> list[Future[TaskStatus]]:
-        """End `next`; returns the futures that nobody will answer."""
+        """End `next`; returns the futures that will get no answer."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""What the table is told of versions and says of them: values, and what is wrong with one."""
+"""Values that the table takes and gives about versions, and what is wrong with one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The loader: one thread that reads, validates, packs, installs and tries out versions.
 
-It does what Jobs says and enters what came of it into the table, which decides who has to go. With
+It does what Jobs says and enters the result into the table, which decides what has to go. With
 nothing to load it compares what is served, which may fail without any harm. Whatever is raised
 anywhere in a job ends that job, never the thread.
 """
@@ -105,7 +105,7 @@ class Loader:
         self._installer.tidy()
 
     def _take(self, turn: Turn) -> None:
-        """Do one turn; what it raises is the answer to those who wait for it."""
+        """Do one turn; its callers get the error that it raises."""
         job, error = turn.job, None
         try:
             self._installer.tidy()
@@ -133,7 +133,7 @@ class Loader:
         try:
             self._installer.tidy()  # what was loaded of it before
         except Exception:
-            _log.exception("the loader could not free what found no room")
+            _log.exception("the loader could not free a version without room")
         return self._jobs.put_back(job, digest)
 
     def _recover(self, job: Job | None, bug: Exception, failure: LoadFailure) -> None:
@@ -146,7 +146,7 @@ class Loader:
                 table.versions.abort_all()
                 table.versions.unyield()
         except Exception:
-            _log.exception("the loader could not undo what it had begun")
+            _log.exception("the loader could not undo the job that it had begun")
         try:
             setback = None
             if job is not None and job.kind == "settle":
@@ -163,10 +163,10 @@ class Loader:
             self._installer.tidy()
             self._changed()
         except Exception:
-            _log.exception("the loader could not note what failed")
+            _log.exception("the loader could not note a failure")
 
     def _do(self, job: Job) -> ServerError | None:
-        """Settle or fetch; returns what to tell those who wait. Raises _NoRoom."""
+        """Settle or fetch; returns the error for those that wait, if any. Raises _NoRoom."""
         error: ServerError | None = None
         try:
             if job.kind == "settle":
@@ -254,7 +254,7 @@ class Loader:
             table.expect(task, known)
 
     def _blame(self, task: str, error: Exception) -> ServerError:
-        """Its pointer, or what belongs to it, cannot be read: what it serves goes on."""
+        """Its pointer, or what belongs to it, cannot be read; the task serves what it served."""
         failure = failure_of(error)
         with self.pulse.doing(f"reading the pointer of {task}"):
             pointer = self._reader.pointer(task)
@@ -307,7 +307,7 @@ class Loader:
             self._try_out(digest, loading, seconds)
         except _NoRoom:
             raise
-        except Exception as error:  # whatever it is, the server goes on with what it has
+        except Exception as error:  # whatever it is, the server serves what it has
             self._fail(task, digest, error, loading, seen)
             return False
         with self._shared as table:

@@ -1,7 +1,7 @@
 """The lookout: finds a task that was published a moment ago, before the watcher noticed it.
 
 A request for a task that is not registered may be for one that is in the store already. Looking
-costs one file, so it is rationed: whoever tries names at random gets the 404 without a look.
+costs one file, so it is rationed: a client that guesses names gets the 404 without a look.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Ration:
 
 
 class Lookout:
-    """Thread-safe. Looks are shared by all who ask for the same task at the same time."""
+    """Thread-safe. Requests for the same task at the same time share a look."""
 
     def __init__(self, look: Callable[[str, Future[TaskStatus]], None], ration: Ration) -> None:
         """`look(task, done)` reads the store and sees to it that `done` ends."""
@@ -62,7 +62,7 @@ class Lookout:
         return self._ration.is_left or (under_way is not None and not under_way.done())
 
     def look_for(self, task: str) -> Future[TaskStatus] | None:
-        """Look for `task`, or join who does; None when there were too many looks of late."""
+        """Look for `task`, or join a look under way; None when there were too many of late."""
         with self._lock:
             self._under_way = {t: f for t, f in self._under_way.items() if not f.done()}
             if task in self._under_way:

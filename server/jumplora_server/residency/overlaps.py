@@ -2,8 +2,8 @@
 
 Called by the loader's thread when it has nothing to load: one pair a call. Masks are read from the
 files again for each pair, since a task's are 5 MB for T5-base and 75 MB for T5-3B: kept for every
-task that is compared they would be a second adapter budget that nobody set, while a file that was
-just loaded is in the system's cache. Must not know slots or engines.
+task they would be a second adapter budget without a setting, and a file that was just loaded is
+in the system's cache anyway. Must not know slots or engines.
 """
 
 from __future__ import annotations

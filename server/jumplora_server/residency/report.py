@@ -54,7 +54,7 @@ class Report:
         try:
             status = self.status(task)
         except UnknownTask:
-            return  # forgotten meanwhile
+            return  # forgotten since
         self._metrics.adapter_state(
             task,
             status.version,

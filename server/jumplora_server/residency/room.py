@@ -34,7 +34,7 @@ def resident_bytes(versions: Versions, digests: Iterable[str] | None = None) -> 
 
 
 def is_evictable(version: Version) -> bool:
-    """Whether no row computes with it and nobody holds a lease that it must wait for."""
+    """Whether no row computes with it and no lease is held that it must wait for."""
     return not version.rows and (not version.leases or version.is_yielding)
 
 

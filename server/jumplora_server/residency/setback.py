@@ -32,8 +32,8 @@ class Waits:
 @dataclass(frozen=True, slots=True)
 class Setback:
     """`retry_at` is a monotonic time; `seen` are the files of the version and of its ancestors
-    as they were before they were read (empty where no file was to be read). It `is_news` where an
-    operator was not told of it: by its code, as messages hold sizes, which grow during a copy."""
+    as they were before they were read (empty where no file was to be read). It `is_news` where it
+    was not logged yet: by its code, as messages hold sizes, which grow during a copy."""
 
     failure: LoadFailure
     attempts: int

@@ -1,4 +1,4 @@
-"""What the store wants, what is resident, who uses it, and what failed: one pure table.
+"""Desired, resident, used and failed versions: one pure table.
 
 Decides, never acts: no lock, no thread, no file and no clock. What a change asks of the loader is
 left in `take_orders`. `Shared` puts the lock around it.
@@ -33,7 +33,7 @@ MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
 class Table:
     """`versions` is the part that keeps the byte budget; only this class changes it.
 
-    `names` are those of the registered tasks; it has a lock of its own, for it is read without that
+    `names` are those of the registered tasks; it has another lock, because it is read without that
     of the table.
     """
 
@@ -207,7 +207,7 @@ class Table:
     def candidates(self, task: str, now: float, *, retry: bool) -> tuple[str, ...]:
         """Versions to try in this order until one loads; empty when all is as it should be.
 
-        What failed is left out until its time has come, or tried all the same with `retry`.
+        What failed is left out until its time has come, or tried anyway with `retry`.
         """
         route = self.routing.routes.get(task)
         if route is None:  # forgotten since
@@ -261,7 +261,7 @@ class Table:
         return version.canary_accuracy is None
 
     def passed(self, digest: str, canary_accuracy: float) -> None:
-        """See Versions.passed. One that was forgotten meanwhile is left out."""
+        """See Versions.passed. One that was forgotten since is left out."""
         if digest in self.versions.known:
             self.versions.passed(digest, canary_accuracy)
 

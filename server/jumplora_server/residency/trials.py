@@ -75,7 +75,7 @@ class TrialRun:
             if logprob is not None and not math.isfinite(logprob):
                 fault = GenerationFailed("its output is not finite", reason="nonfinite")
             if event.finish is None:
-                return  # a fault is told at the end: the loader removes the slot then
+                return  # a fault is reported at the end: the loader removes the slot then
             fault = fault or _fault_of(event.finish, "its trial run")
             if fault is None:
                 done.set_result(None)
@@ -100,7 +100,7 @@ class Reply:
     """What came back of one canary: a text, or why it was not asked.
 
     As a string it tells neither prompt nor texts: they may be private, and it gets into logs and
-    into answers to anybody who asks the task.
+    into answers to every client of the task.
     """
 
     canary: Canary
@@ -120,8 +120,8 @@ class CanaryRun:
     """A ReplayCanaries: low priority, greedy, all submitted at once.
 
     A prompt that is longer than this server takes is not cut: it counts as wrong, as a client that
-    asked it would get no answer. What cannot be computed (an engine's failure, a deadline) is no
-    wrong answer: it fails the load whatever the floor, like the trial run.
+    asked it would get no answer. What cannot be computed (an engine's failure, a deadline) does
+    not count as wrong: it fails the load whatever the floor, like the trial run.
     """
 
     def __init__(

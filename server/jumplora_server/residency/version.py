@@ -38,7 +38,7 @@ class Freed:
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version and who uses it. Only Versions changes it."""
+    """One version and its users. Only Versions changes it."""
 
     facts: VersionFacts
     nbytes: int  # in the engine; guessed by the file until it was packed once
@@ -81,5 +81,5 @@ class Version:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody uses or needs it."""
+        """Whether it is neither used nor needed."""
         return not (self.leases or self.rows or self.holds)

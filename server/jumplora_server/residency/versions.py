@@ -1,4 +1,4 @@
-"""Which versions are resident, who uses them, and who has to go: a pure table.
+"""Which versions are resident, what uses them, and which have to go: a pure table.
 
 Decides, never acts: slots that fell free are handed out by `take_freed`. One loader at a time.
 A resident version's ancestors are resident; bytes in use never exceed the budget; what is leased,
@@ -162,7 +162,7 @@ class Versions:
         if not self._make_room(need, keep, room):
             return None
         if self._versions[digest].state is State.DRAINING:
-            self._versions[digest].state = State.READY  # wanted again: it must not go meanwhile
+            self._versions[digest].state = State.READY  # wanted again: it must stay until then
         for holder in holders:
             holder.holds += 1
         for d in missing:
@@ -214,7 +214,7 @@ class Versions:
                 self._leave(version, "unload")
 
     def fail(self, digest: str, failure: LoadFailure) -> None:
-        """A known version that is not loading cannot be loaded; a resident one goes on."""
+        """A known version that is not loading cannot be loaded; a resident one stays."""
         version = self._versions[digest]
         if version.is_resident:
             return
@@ -252,7 +252,7 @@ class Versions:
             version.is_yielding = True
 
     def unyield(self) -> None:
-        """Nobody waits for room any more."""
+        """No version waits for room any more."""
         for version in self._versions.values():
             version.is_yielding = False
 
@@ -305,7 +305,7 @@ class Versions:
         self._rest(version)
 
     def _rest(self, version: Version) -> None:
-        """Free or forget a version that nobody uses."""
+        """Free or forget a version that is not used."""
         if not version.is_idle:
             return
         if version.state is State.DRAINING:

@@ -172,7 +172,7 @@ class Scheduler:
     def _admit(self, now: float) -> list[Encoding]:
         """Give free rows, lowest first, to whose turn it is, within the token budget.
 
-        Returns the prompts that are new: the rest go on from one that was encoded.
+        Returns the new prompts: the rest continue from one that was encoded.
         """
         admitted: list[Encoding] = []
         cold: set[tuple[AdapterRef, Priority]] = set()

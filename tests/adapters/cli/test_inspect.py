@@ -60,7 +60,7 @@ def test_inspect_shows_how_far_the_threshold_moved(
     ("spec", "message"),
     [
         ("nowhere.safetensors", "error (io): nowhere.safetensors: No such file or directory\n"),
-        ("task", "error (store): 'task' is no .safetensors file"),
+        ("task", "error (store): 'task' is not a .safetensors file"),
     ],
 )
 def test_inspect_of_what_is_not_there(spec: str, message: str, run: Run) -> None:
@@ -70,4 +70,4 @@ def test_inspect_of_what_is_not_there(spec: str, message: str, run: Run) -> None
 def test_a_file_that_is_no_adapter_is_named(run: Run, backbone: Backbone) -> None:
     file = backbone.path / "model.safetensors"
     told = run("inspect", file, code=1).stderr
-    assert told.startswith(f"error (manifest): {file} is no JumpLoRA adapter (the metadata must")
+    assert told.startswith(f"error (manifest): {file} is not a JumpLoRA adapter (the metadata must")

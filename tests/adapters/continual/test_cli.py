@@ -76,7 +76,7 @@ def test_the_published_protocol_is_a_file(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("rnk = 3", "rnk is no option of this command, did you mean rank?"),
+        ("rnk = 3", "rnk is not an option of this command, did you mean rank?"),
         ("rank = ", "is not TOML"),
         ('method = "other"', "'other' is not one of"),
     ],
@@ -104,18 +104,18 @@ def test_a_control_is_for_a_run_like_itself(
     )  # fmt: skip
     assert done.exit_code == 1
     told = " ".join(done.output.split())
-    assert "another run than this is a control for: seed 0, here 3; tasks ['mood']" in told
+    assert "other settings than this control: seed 0, here 3; tasks ['mood']" in told
     (tmp_path / "gated/config.json").write_text("{}", encoding="utf-8")
     done = _jumplora(
         "run", *common, "mood", "--prune", tmp_path / "gated",
         *_settings(backbone_folder, data, tmp_path / "control"),
     )  # fmt: skip
-    assert "is no run's description" in done.output
+    assert "does not describe a run" in done.output
 
 
 @pytest.mark.parametrize(
     ("prune", "message"),
-    [("much", "prune is 'much'"), ("{folder}", "no finished run")],
+    [("much", "prune is 'much'"), ("{folder}", "not a finished run")],
 )
 def test_what_is_no_density(
     backbone_folder: Path, data: Path, tmp_path: Path, prune: str, message: str

@@ -343,7 +343,7 @@ def test_targets_and_schedule_are_settings(config: ContinualConfig) -> None:
         ({"targets": ("*.o",)}, "fits no q or v projection"),
         ({"merged_task": "mood"}, "name of a merged"),
         ({"ella_lambda": -1.0}, "ella-lambda"),
-        ({"canaries": Path("nowhere")}, "no folder"),
+        ({"canaries": Path("nowhere")}, "not a folder"),
         ({"alpha": float("inf")}, "alpha is inf"),
         ({"seed": 2**62}, "seed is 4611686018427387904, allowed is 0 to"),
         ({"gate": GateConfig(closed_at=1.0)}, "0 < set < closed < 1"),
@@ -369,7 +369,9 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_written(
 def test_a_canary_file_of_no_task_is_refused(config: ContinualConfig, tmp_path: Path) -> None:
     (tmp_path / "canaries").mkdir()
     (tmp_path / "canaries/moood.jsonl").write_text("{}", encoding="utf-8")
-    with pytest.raises(DataError, match=r"moood\.jsonl is for no task of the order.*mood\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"moood\.jsonl belongs to no task of the order.*mood\.jsonl"
+    ):
         run(replace(config, canaries=tmp_path / "canaries"), QUIET)
 
 
@@ -446,7 +448,7 @@ def test_a_task_is_not_taken_for_the_heir_of_another(config: ContinualConfig) ->
 def test_a_damaged_score_is_told(config: ContinualConfig) -> None:
     run(replace(config, order="mood"), QUIET)
     (config.out / "scores.jsonl").write_text('{"state": 1}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"scores\.jsonl has a line that is no score"):
+    with pytest.raises(DataError, match=r"scores\.jsonl has a line that is not a score"):
         run(replace(config, order="mood"), QUIET)
 
 

@@ -40,7 +40,7 @@ def test_a_joint_run_is_one_adapter(config: ContinualConfig) -> None:
 
 
 def test_what_is_no_finished_run(config: ContinualConfig, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no run's folder"):
+    with pytest.raises(DataError, match="is not a run's folder"):
         parcels_of(tmp_path)
 
     class Broken(Watch):

@@ -28,7 +28,7 @@ def test_an_order_is_named_or_listed(data: Path) -> None:
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        ("order3", "order 'order3' is none of order1, order2 .*close to it: order"),
+        ("order3", "order 'order3' is neither an order of .*order1, order2.*close to it: order"),
         ("mood,mediun", "names task 'mediun'.*did you mean medium"),
         ("mood,place,mood", "names a task twice"),
         ("mood,", "names task ''"),

@@ -253,7 +253,7 @@ def _index(weight_map: Any) -> Callable[[Path], None]:
         pytest.param(
             _resave(lambda state: {**state, "classifier.weight": state[SHARED]}),
             BackboneError,
-            "classifier.weight, which is no part",
+            "classifier.weight, which does not belong",
             id="foreign tensor",
         ),
         pytest.param(

@@ -132,7 +132,7 @@ def _all(key: str, value: Any) -> Callable[[Official], Any]:
         ),
         pytest.param(
             _with(Q, A=torch.ones(2, 32), B=torch.ones(32, 2).triu()),
-            ("the ranks go from 2 to 4: alpha is divided by each module's own",),
+            ("the ranks go from 2 to 4: alpha is divided by each module's rank",),
             id="ranks",
         ),
         pytest.param(

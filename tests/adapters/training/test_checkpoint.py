@@ -80,7 +80,7 @@ def test_another_layout_is_told(tmp_path: Path, note: object) -> None:
 def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="no training checkpoint"):
+    with pytest.raises(DataError, match="not a training checkpoint"):
         read_checkpoint(path, IDENTITY)
 
 

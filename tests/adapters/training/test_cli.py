@@ -123,7 +123,7 @@ def test_without_the_train_extra_it_says_what_to_install(
 def test_a_device_that_is_not_there_is_told(command: list[str]) -> None:
     result = _RUNNER.invoke(app, [*command, "--device", "cuda"])
     assert result.exit_code == 1
-    assert result.stderr.startswith("error (data): device cuda was asked for, but this machine")
+    assert result.stderr.startswith("error (data): device cuda was given, but torch sees none")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ CONFIG = TrainConfig(
         ),
         (
             replace(CONFIG, optimisation=Optimisation(lora_dropout=0.1)),
-            "a gated update has no dropout of its own",
+            "a gated update has no such dropout",
         ),
         (replace(CONFIG, optimisation=Optimisation(warm_up=-1)), "warm-up"),
         (replace(CONFIG, lengths=Lengths(0, 8)), "source-length is 0"),

@@ -114,5 +114,5 @@ def test_dropout_with_several_is_refused(
         count = 2
 
     monkeypatch.setattr(Processes, "launched", staticmethod(lambda device=None: Two()))
-    with pytest.raises(DataError, match="several need a dropout of 0"):
+    with pytest.raises(DataError, match="several processes need --dropout 0"):
         run(replace(config, gate=None, optimisation=optimisation), Watch())

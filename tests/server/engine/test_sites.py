@@ -10,6 +10,7 @@ import torch
 from decoding import make_sequence, oracle, run
 from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.manifest import Kind
 from jumplora_adapters.network import HEAD, Site
@@ -70,6 +71,14 @@ def adapters(backbone: Backbone) -> dict[str, Adapter]:
                 backbone, kind=kind, seed=number, scale=0.2, targets=names, density=0.3
             )
             made[f"{group}, {kind}"] = Adapter(manifest, deltas, f"{number:x}" * 64)
+    sparse, low = (made[f"all, {kind}"] for kind in KINDS)
+    both: dict[str, Delta] = {}
+    for name in backbone.sites:
+        first, second = sparse.deltas[name], low.deltas[name]
+        assert isinstance(first, SparseDelta)
+        assert isinstance(second, LowRankDelta)
+        both[name] = CombinedDelta(first, second)
+    made["all, combined"] = Adapter(sparse.manifest, both, "c" * 64)
     return made
 
 
@@ -95,7 +104,7 @@ def test_a_row_beside_any_targets_has_the_tokens_that_it_has_alone(
 ) -> None:
     engine = make_engine(backbone, dtype, kernels)
     slots = [engine.install(engine.pack(adapter)) for adapter in adapters(backbone).values()]
-    lineages = [(), *((slot,) for slot in slots[:9]), (slots[0], slots[-1]), (slots[-2],)]
+    lineages = [(), *((slot,) for slot in slots[:9]), (slots[0], slots[-2]), (slots[-1],)]
     sequences = [
         make_sequence(prompts()[i % len(LENGTHS)], row=i, slots=lineage)
         for i, lineage in enumerate(lineages)
@@ -115,8 +124,8 @@ def test_bits_do_not_depend_on_what_others_target(backbone: Backbone, dtype: str
     made = adapters(backbone)
     small = engine.install(engine.pack(made["q and v, masked"]))
     whole = engine.install(engine.pack(made["all, masked"]))
-    low = engine.install(engine.pack(made["all, lowrank"]))
-    lineages = ((small,), (), (whole,), (low,))
+    both = engine.install(engine.pack(made["all, combined"]))
+    lineages = ((small,), (), (whole,), (both,))
     tokens = ([7], [9], [11], [13])
 
     @torch.inference_mode()

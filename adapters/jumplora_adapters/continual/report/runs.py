@@ -217,7 +217,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[tuple[Run, ...], tuple[Unfinishe
 
 
 def read_run(folder: Path) -> Run | Unfinished:
-    """Raises DataError for a folder that is no run, of another format, or damaged."""
+    """Raises DataError for a folder without a run, of another format, or damaged."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder of a continual run")
     if not (folder / CONFIG).is_file():

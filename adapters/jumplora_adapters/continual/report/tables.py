@@ -138,8 +138,8 @@ def _ways(summaries: Sequence[GroupSummary]) -> Table:
         ),
         "Mean over the tasks. Last state for all: no task id is needed. Own prefix: the state "
         "right after the task was trained, chosen by task id. Own delta alone: on the bare "
-        "backbone, a state that nobody trained. Independent adapters: each trained alone, of the "
-        "same gate.",
+        "backbone, a state that was never trained. Independent adapters: each trained alone, "
+        "with the same gate.",
     )
 
 

@@ -8,7 +8,7 @@ import unicodedata
 from jumplora_bench.reliability.siege.wire import Answer
 
 MOST_ERROR_CHARS = 8192
-_ACTING = frozenset(("Cc", "Zl", "Zp", "Cs"))  # what moves a cursor, ends a line, is no character
+_ACTING = frozenset(("Cc", "Zl", "Zp", "Cs"))  # moves a cursor, ends a line, or is half a character
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _DOCUMENTED = {
     (503, "queue_full"), (503, "draining"), (503, "store_busy"), (504, "timeout"),
@@ -19,7 +19,7 @@ _DOCUMENTED = {
 def fault_of(answer: Answer, method: str, allowed: frozenset[int] | None = None) -> str | None:
     """None for an answer that a server may give; else "check: what came".
 
-    `allowed` are the only statuses that the request may get, None for any that is no 5xx.
+    `allowed` are the only statuses that the request may get, None for any but a 5xx.
     """
     told = f"{answer.status} {answer.body[:120]!r}"
     if any(not 32 <= byte < 127 for byte in answer.raw_head.replace(b"\r\n", b"")):
@@ -33,7 +33,7 @@ def fault_of(answer: Answer, method: str, allowed: frozenset[int] | None = None)
     if answer.status >= 400:
         return _fault_of_error(answer, told)
     if answer.headers.get("content-type", "").startswith("application/json"):
-        return None if _parsed(answer.body) is not None else f"answer is no JSON: {told}"
+        return None if _parsed(answer.body) is not None else f"answer is not JSON: {told}"
     return None
 
 

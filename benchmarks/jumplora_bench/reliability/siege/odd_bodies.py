@@ -113,7 +113,7 @@ def long_prompt(rng: random.Random) -> Shot:
 
 
 def duplicate_keys(rng: random.Random) -> Shot:
-    """A key twice: whoever stands before the server may have read the other value."""
+    """A key twice: a proxy may have read the other value."""
     text = json.dumps(body_of(rng))
     task = rng.choice(TASKS)
     ways = (
@@ -151,7 +151,7 @@ def odd_number(rng: random.Random) -> Shot:
 
 
 def odd_bytes(rng: random.Random) -> Shot:
-    """Bytes that are no UTF-8, lone surrogates, marks at the front, raw controls in a string."""
+    """Bytes that are not UTF-8, lone surrogates, marks at the front, raw controls in a string."""
     body = json.dumps(body_of(rng)).encode()
     odd = rng.choice((
         b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80", b"\xe2\x82", b"\x80",

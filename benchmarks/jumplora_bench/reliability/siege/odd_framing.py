@@ -1,4 +1,4 @@
-"""Requests whose length is told wrongly, twice or in odd ways, and ones that never end."""
+"""Requests that state their length wrongly, twice or in odd ways, and ones that never end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _length(content: bytes) -> tuple[str, str]:
 
 
 def conflicting_lengths(rng: random.Random) -> Shot:
-    """Two lengths that differ: whoever stands before the server may have read the other."""
+    """Two lengths that differ: a proxy may have read the other."""
     content = _content(rng)
     other = rng.choice((0, 1, len(content) - 1, len(content) + 1, 10**12))
     pair = [_length(content), ("content-length", str(other))]
@@ -61,7 +61,7 @@ def length_and_chunks(rng: random.Random) -> Shot:
 
 
 def odd_length(rng: random.Random) -> Shot:
-    """Lengths that are no plain decimal number."""
+    """Lengths that are not plain decimal numbers."""
     values: tuple[str | bytes, ...] = (
         "+5", "-1", "0x10", "1e3", "5 5", "", "five", "5.0", "1_0", "\t5\x0b", "²", "٣", "5\x00",
         b"\xff", "9" * 19, "9" * 30, "9" * 5000,

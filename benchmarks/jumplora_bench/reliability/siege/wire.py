@@ -11,7 +11,7 @@ from typing import Literal
 
 Ending = Literal["wait", "half", "close", "reset"]
 """After the last byte: wait for answers, shut the sending side, close at once, close with RST."""
-LINGER_SECONDS = 0.05  # for answers to what was no request
+LINGER_SECONDS = 0.05  # for answers to malformed requests
 _BLOCK = 65_536
 
 
@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Heard:
-    """All that came back. `end` is how the connection ended; `rest` is no whole answer."""
+    """All that came back. `end` is how the connection ended; `rest` is a part of an answer."""
 
     answers: list[Answer] = field(default_factory=list)
     rest: bytes = b""

@@ -29,9 +29,9 @@ def read_keys(
     q, keys, values, bias, count, width, best, mass, read,
     HAS_BIAS: tl.constexpr, IS_BF16: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """Softmax of q over keys 0 to count - 1 of [.., width], going on from what was read before.
+    """Softmax of q over keys 0 to count - 1 of [.., width], continuing from what was read before.
 
-    bias points at the key that is no step away; the key before it has the next number.
+    bias points at the newest key; the key before it has the next number.
 
     Returns:
         best, mass, read: the highest score, the sum of e^(score - best), that of weighted values.

@@ -1,6 +1,6 @@
 """The factored form of a masked delta: A, B, tau and the few entries where they say otherwise.
 
-The file's mask was made from a matrix product whose order of summation nobody states, so a mask
+The file's mask was made from a matrix product whose order of summation is not stated, so a mask
 recomputed from the factors may differ near the threshold. Here the product has an order, the
 kernels' (`kernels.gated_tile`); where its mask differs from the stored one, the entry's position
 is kept and flipped. A form whose mask is not the stored one, by digest, does not exist.

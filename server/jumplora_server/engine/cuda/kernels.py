@@ -1,7 +1,7 @@
 """The Triton kernels: a mixed batch's deltas in one launch a projection.
 
-Imported only where a GPU is served (or interpreted in tests): triton is no dependency of CPU
-serving. `launch.py` calls these, `reference.py` says slowly what they compute. Every sum has an
+Imported only where a GPU is served (or interpreted in tests): CPU serving does not depend on
+triton. `launch.py` calls these, `reference.py` says slowly what they compute. Every sum has an
 order that depends on the module alone, so a row's result does not depend on its batch mates.
 """
 

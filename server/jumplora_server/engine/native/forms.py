@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_server.engine.bank import PackedAdapter, packed
-from jumplora_server.engine.delta import DENSE_ABOVE, is_overranked
+from jumplora_server.engine.delta import DENSE_ABOVE, is_filled, is_overranked
 from jumplora_server.engine.native.layout import DeltaKind, DeltaStruct
 from jumplora_server.engine.native.library import load_library
 from jumplora_server.engine.native.weights import pack_float
@@ -91,13 +91,40 @@ class LowRankForm:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class CombinedForm:
+    """Compressed rows, and the factors of a low-rank part beside them."""
+
+    sparse: SparseForm
+    lowrank: LowRankForm
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.sparse.nbytes + self.lowrank.nbytes
+
+    def struct(self) -> DeltaStruct:
+        """The kernels' view."""
+        both, factors = self.sparse.struct(), self.lowrank.struct()
+        both.kind = DeltaKind.SPARSE | DeltaKind.LOW_RANK
+        both.rank, both.a, both.b = factors.rank, factors.a, factors.b
+        return both
+
+
 def make_form(delta: Delta) -> NativeForm:
     """The cheapest form of a delta."""
+    if isinstance(delta, CombinedDelta) and not is_filled(delta):
+        return CombinedForm(sparse_form(delta.sparse), low_rank_form(delta.lowrank))
     if isinstance(delta, LowRankDelta) and not is_overranked(delta):
-        return LowRankForm(pack_float(delta.A.float()), pack_float(delta.B.float()), delta.rank)
+        return low_rank_form(delta)
     if not isinstance(delta, SparseDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(pack_float(delta.to_dense(torch.float32)))
     return sparse_form(delta)
+
+
+def low_rank_form(delta: LowRankDelta) -> LowRankForm:
+    """The factors in panels."""
+    return LowRankForm(pack_float(delta.A.float()), pack_float(delta.B.float()), delta.rank)
 
 
 def sparse_form(delta: SparseDelta) -> SparseForm:
