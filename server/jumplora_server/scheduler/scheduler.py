@@ -132,7 +132,9 @@ class Scheduler:
         for sequence in batch.decode:
             if sequence.encoded is None:
                 assert sequence.started is not None
-                sequence.encoded = min(now, sequence.started + output.encode_seconds)
+                is_new = sequence.encoding in batch.encode
+                seconds = output.encode_seconds if is_new else 0.0
+                sequence.encoded = min(now, sequence.started + seconds)
         failed = frozenset(output.failed)
         chosen = zip(batch.decode, output.token_ids, output.logprobs, strict=True)
         for index, (sequence, token_id, logprob) in enumerate(chosen):

@@ -91,6 +91,19 @@ class Bench:
         self.scheduler.add(sequence)
         return sequence
 
+    def add_another(self, first: Sequence, *, max_new_tokens: int = 5) -> Sequence:
+        """Another answer to the same prompt."""
+        sequence = Sequence(
+            id=len(self.sequences),
+            encoding=first.encoding,
+            sampling=Sampling(max_new_tokens=max_new_tokens),
+            detokenizer=FakeDetokenizer(),
+            arrived=self.now,
+        )
+        self.sequences.append(sequence)
+        self.scheduler.add(sequence)
+        return sequence
+
     def next_batch(self) -> Batch:
         batch = self.scheduler.next_batch(self.now)
         self.note()
@@ -419,3 +432,77 @@ def test_tokens_without_a_text_end_their_sequence_alone(
     assert "could not be made a text" in caplog.text
     bench.step(lambda s: EOS)
     assert (bench.reason(sound), bench.finished[sound.id].text) == (FinishReason.EOS_TOKEN, "x")
+
+
+def test_a_prompt_is_encoded_once_for_all_of_its_sequences() -> None:
+    bench = Bench()
+    first = bench.add("a", prompt=7)
+    second = bench.add_another(first)
+    batch = bench.step()
+    assert batch.encode == (first.encoding,)
+    assert ids(batch.decode) == [first.id, second.id]
+    assert (first.row, second.row, first.encoding.place) == (0, 1, 0)
+    assert len(bench.shelves.claims) == 1, "an encoding claims its version, not a sequence"
+    assert bench.step().encode == ()
+
+
+def test_a_place_is_held_until_the_last_of_its_sequences_ends() -> None:
+    bench = Bench()
+    first = bench.add("a", max_new_tokens=1)
+    second = bench.add_another(first, max_new_tokens=3)
+    bench.step()
+    assert (first.row, second.row, first.encoding.place) == (-1, 1, 0)
+    other = bench.add("b", max_new_tokens=5)
+    bench.step()
+    assert (other.row, other.encoding.place) == (0, 1), "the row is free, the place is not"
+    bench.step()
+    assert (second.row, second.encoding.place) == (-1, -1)
+    assert bench.shelves.claims == [other.encoding.ref]
+    third = bench.add("c")
+    bench.step()
+    assert (third.row, third.encoding.place) == (1, 0)
+
+
+def test_a_sequence_that_waits_goes_on_from_the_prompt_that_was_encoded() -> None:
+    bench = Bench()
+    first = bench.add("a", max_new_tokens=2)
+    for _ in range(2):
+        bench.add("b", max_new_tokens=2)
+    late = bench.add_another(first)
+    bench.step()
+    assert late.row == -1, "no row is free"
+    bench.step()
+    assert (first.row, first.encoding.place) == (-1, 0), "the one that waits holds the place"
+    batch = bench.step()
+    assert batch.encode == ()
+    assert late in batch.decode
+    timing = bench.finished[first.id].timing
+    assert timing.encode == 0.25
+    while late.id not in bench.finished:
+        bench.step()
+    assert bench.finished[late.id].timing.encode == 0.0, "its prompt was there"
+    assert first.encoding.place == -1
+
+
+def test_cancelling_all_sequences_of_a_prompt_frees_it_once() -> None:
+    bench = Bench()
+    first = bench.add("a")
+    second = bench.add_another(first)
+    waiting = bench.add("b")
+    bench.step()
+    for sequence in (first, second):
+        bench.scheduler.cancel(sequence.id)
+    bench.next_batch()
+    assert first.encoding.place == -1
+    assert bench.shelves.claims == [waiting.encoding.ref]
+    bench.scheduler.cancel(waiting.id)
+    bench.next_batch()
+    bench.scheduler.check_idle()
+
+
+def test_the_encode_budget_counts_a_prompt_once() -> None:
+    bench = Bench(max_encode_tokens=10)
+    first = bench.add("a", prompt=6)
+    bench.add_another(first)
+    third = bench.add("a", prompt=4)
+    assert bench.step().encode == (first.encoding, third.encoding)
