@@ -423,16 +423,22 @@ def test_the_expected_digest_is_checked(good: bytes, tmp_path: Path) -> None:
     assert caught.value.code == "digest"
 
 
+@pytest.mark.parametrize("kind", ["masked", "combined"])
 @given(data=st.data())
 def test_flipped_bits_never_pass_for_the_version(
-    good: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    good: bytes,
+    whole: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    data: st.DataObject,
 ) -> None:
-    digest = hashlib.sha256(good).hexdigest()
-    changed = bytearray(good)
-    bits = st.integers(0, len(good) * 8 - 1)
+    content = good if kind == "masked" else whole
+    digest = hashlib.sha256(content).hexdigest()
+    changed = bytearray(content)
+    bits = st.integers(0, len(content) * 8 - 1)
     for bit in data.draw(st.sets(bits, min_size=1, max_size=4)):
         changed[bit // 8] ^= 1 << (bit % 8)
-    path = tmp_path_factory.getbasetemp() / "flipped"
+    path = tmp_path_factory.getbasetemp() / f"flipped-{kind}"
     path.write_bytes(changed)
     with pytest.raises(FormatError):
         read_adapter(path, BACKBONE, expect_digest=digest)
