@@ -36,6 +36,7 @@ COPY --chown=10001:10001 adapters/demo/store /srv/jumplora/store
 ENV PATH=/opt/jumplora/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/tmp/huggingface \
+    XDG_CACHE_HOME=/tmp/cache \
     JUMPLORA_HOST=0.0.0.0 \
     JUMPLORA_PORT=8000 \
     JUMPLORA_BACKBONE=/srv/jumplora/backbone \

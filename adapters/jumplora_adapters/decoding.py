@@ -121,16 +121,17 @@ class TextDecoder:
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         """The tokens without special ones, runs of byte tokens as their characters."""
         pieces: list[str] = []
-        for is_byte, run in itertools.groupby(ids, self._bytes.__contains__):
+        # Before runs are made: bytes on both sides of a token without text are one character.
+        kept = (token for token in ids if token not in self._special)
+        named = ((token, self._raw.id_to_token(token)) for token in kept)
+        found = [(token, piece) for token, piece in named if piece is not None]
+        for is_byte, run in itertools.groupby(found, lambda each: each[0] in self._bytes):
             if is_byte:
-                raw = bytes(self._bytes[token] for token in run)
+                raw = bytes(self._bytes[token] for token, _ in run)
                 # A character each: "<0x41>" as one piece would be taken for a byte token.
                 pieces += _BAD_BYTE.sub("\ufffd", raw.decode(errors="surrogateescape"))
             else:
-                found = (
-                    self._raw.id_to_token(token) for token in run if token not in self._special
-                )
-                pieces += [piece for piece in found if piece is not None]
+                pieces += [piece for _, piece in run]
         return pieces
 
 

@@ -8,13 +8,13 @@ answer; it does not depend on what adapters may target.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from jumplora_adapters.architecture import Architecture
@@ -75,9 +75,9 @@ def fingerprint_1_of(
 def weight_digests(checkpoint: Checkpoint, *, threads: int | None = None) -> dict[str, str]:
     """SHA-256 (hex) of every parameter as little-endian float32, row-major, by its name.
 
-    Tensors are read in parts, by several threads. Raises BackboneError.
+    Tensors are read in parts, by as many threads as torch has. Raises BackboneError.
     """
-    count = threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    count = threads or min(_MOST_THREADS, torch.get_num_threads())
     largest_first = sorted(
         set(checkpoint.places.values()),
         key=lambda place: (-_size(place), str(place.file), place.name),

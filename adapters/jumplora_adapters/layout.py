@@ -17,11 +17,13 @@ FLOATS = ("F32", "F16", "BF16")
 SPARSE_PARTS = ("mask", "values")
 FACTOR_PARTS = ("factor_A", "factor_B")
 LOW_RANK_PARTS = ("A", "B")
-_ALLOWED: Mapping[Kind, tuple[tuple[str, str], ...]] = {
+PARTS: Mapping[Kind, tuple[tuple[str, str], ...]] = {
     "masked": (SPARSE_PARTS, FACTOR_PARTS),
     "lowrank": (LOW_RANK_PARTS,),
     "combined": (SPARSE_PARTS, FACTOR_PARTS, LOW_RANK_PARTS),
 }
+"""The tensors that a target may have by kind, in pairs."""
+
 _Tensors = Mapping[str, TensorInfo]
 
 
@@ -50,7 +52,7 @@ def _check_foreign(tensors: _Tensors, manifest: Manifest) -> None:
     known = {
         f"{name}.{part}"
         for name in manifest.targets
-        for parts in _ALLOWED[manifest.kind]
+        for parts in PARTS[manifest.kind]
         for part in parts
     }
     if manifest.profile is not None:

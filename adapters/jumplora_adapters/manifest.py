@@ -267,7 +267,7 @@ def first_faults(error: ValidationError) -> str:
 def _check_version(manifest: Manifest) -> None:
     """What version 1 did not have. A manifest being made has no version yet."""
     newer = ["kind combined"] if manifest.kind == "combined" else []
-    newer += [] if manifest.profile is None else ["profile"]
+    newer += ["profile"] if "profile" in manifest.model_fields_set else []
     if manifest.format_version == 1 and newer:
         raise FormatError(
             f"the manifest is not valid: {' and '.join(newer)} given in format_version 1; 2 is "

@@ -55,7 +55,9 @@ class Profile:
         diagonal = torch.arange(1, width + 1).cumsum(0) - 1
         faults = {
             "gram: a square on its diagonal is negative": bool((self.gram[diagonal] < 0).any()),
-            "ids: they must rise, from 0": bool((self.ids.diff() <= 0).any() or self.ids[0] < 0),
+            "ids: they must rise, from 0": bool(
+                (self.ids.long().diff() <= 0).any() or self.ids[0] < 0
+            ),
             "counts: each must be at least 1": bool((self.counts < 1).any()),
             "dev_ids: they must be from -1": bool((self.dev_ids < -1).any()),
         }

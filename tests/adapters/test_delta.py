@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from jumplora_adapters.delta import (
+    CombinedDelta,
+    Delta,
     LowRankDelta,
     SparseDelta,
     count_bits,
+    low_rank_part,
     mask_digest_of,
     pack_mask,
+    sparse_part,
     sum_deltas,
 )
 from jumplora_adapters.errors import FormatError
@@ -240,6 +244,46 @@ def test_low_rank_is_its_product(seed: int, dtype: torch.dtype) -> None:
     assert delta.digest() != LowRankDelta(factor_a, -factor_b).digest()
 
 
+@given(dense=matrices((3, 5)), seed=st.integers(0, 999), dtype=st.sampled_from(DTYPES))
+def test_combined_is_the_sum_of_its_parts(dense: Tensor, seed: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sparse = SparseDelta.from_dense(dense, torch.float32)
+    low_rank = LowRankDelta(
+        torch.randn(2, 5, generator=generator).to(dtype),
+        torch.randn(3, 2, generator=generator).to(dtype),
+    )
+    delta = CombinedDelta(sparse, low_rank)
+    delta.check()
+    assert torch.equal(delta.to_dense(), sparse.to_dense() + low_rank.to_dense())
+    assert delta.to_dense(torch.float16).dtype == torch.float16
+    assert (delta.shape, delta.density) == ((3, 5), 1.0)
+    assert delta.nnz == sparse.nnz + low_rank.nnz
+    assert delta.nbytes == sparse.nbytes + low_rank.nbytes
+    assert (sparse_part(delta), low_rank_part(delta)) == (sparse, low_rank)
+    assert (sparse_part(sparse), low_rank_part(sparse)) == (sparse, None)
+    assert (sparse_part(low_rank), low_rank_part(low_rank)) == (None, low_rank)
+    turned = LowRankDelta(low_rank.A, -low_rank.B)
+    assert delta.digest() == CombinedDelta(sparse, low_rank).digest()
+    assert delta.digest() != CombinedDelta(sparse, turned).digest()
+    total = sum_deltas([sparse, delta])
+    assert torch.equal(total.to_dense(), sparse.to_dense() + delta.to_dense())
+
+
+@pytest.mark.parametrize(
+    ("low_rank", "code"),
+    [
+        (LowRankDelta(torch.ones(1, 4), torch.ones(3, 1)), "shape"),
+        (LowRankDelta(torch.ones(1, 5), torch.ones(2, 1)), "shape"),
+        (LowRankDelta(torch.full((1, 5), torch.inf), torch.ones(3, 1)), "nonfinite"),
+    ],
+    ids=["columns", "rows", "infinity"],
+)
+def test_parts_of_a_sum_must_fit(low_rank: LowRankDelta, code: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        CombinedDelta(SparseDelta.from_dense(torch.ones(3, 5)), low_rank).check()
+    assert caught.value.code == code
+
+
 @given(content=st.binary(min_size=1, max_size=64))
 def test_bits_are_counted(content: bytes) -> None:
     mask = torch.frombuffer(bytearray(content), dtype=torch.uint8)
@@ -259,9 +303,19 @@ def test_bits_are_counted(content: bytes) -> None:
         ),
         pytest.param(SparseDelta.from_dense(torch.eye(3)), True, id="sparse"),
         pytest.param(SparseDelta.from_dense(torch.zeros(3, 3)), False, id="empty"),
+        *(
+            pytest.param(
+                CombinedDelta(
+                    SparseDelta.from_dense(torch.eye(3) * first),
+                    LowRankDelta(torch.ones(1, 3), torch.ones(3, 1) * second),
+                ),
+                bool(first or second),
+                id=f"both, {first} and {second}",
+            )
+            for first in (0, 1)
+            for second in (0, 1)
+        ),
     ],
 )
-def test_a_delta_changes_nothing_where_its_matrix_is_zero(
-    delta: LowRankDelta | SparseDelta, changes: bool
-) -> None:
+def test_a_delta_changes_nothing_where_its_matrix_is_zero(delta: Delta, changes: bool) -> None:
     assert delta.changes_anything == changes == bool(delta.to_dense().any())

@@ -244,6 +244,8 @@ BAD_WHOLE: list[tuple[str, str, str, Craft]] = [
             {k: v for k, v in parts.manifest.items() if k != "format_version"}))),
     ("version 1 with a profile", "manifest", "profile", _manifest(
         format_version=1, kind="masked")),
+    ("version 1 with the field of a profile", "manifest", "profile", _manifest(
+        format_version=1, kind="masked", profile=None)),
     ("kind masked", "names", "kind masked", _manifest(kind="masked")),
     ("kind lowrank", "manifest", "mask_digest", _manifest(kind="lowrank")),
     ("kind lowrank without a digest", "names", "kind lowrank", _manifest(
@@ -346,9 +348,25 @@ def test_what_a_newer_version_may_know_is_named(
         read_adapter(tmp_path / "bad", BACKBONE)
 
 
+def _as_version_1(content: bytes) -> bytes:
+    parts = Parts.of(content)
+    parts.manifest = {
+        name: 1 if name == "format_version" else value
+        for name, value in parts.manifest.items()
+        if name != "profile"
+    }
+    return parts.join()
+
+
+def test_what_version_1_has_may_be_of_version_1(good: bytes, tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(_as_version_1(good))
+    adapter = read_adapter(tmp_path / "old", BACKBONE)
+    assert (adapter.manifest.format_version, list(adapter.factors)) == (1, [Q])
+
+
 def test_version_1_has_no_other_targets_than_q_and_v(tmp_path: Path) -> None:
     path = write_random_adapter(tmp_path, BACKBONE, targets=(OUT,), density=0.5)
-    path.write_bytes(_manifest(format_version=1)(path.read_bytes()))
+    path.write_bytes(_as_version_1(path.read_bytes()))
     with pytest.raises(FormatError, match=f"'{OUT}' is not a q or v projection") as caught:
         read_adapter(path, BACKBONE)
     assert caught.value.code == "names"
@@ -405,16 +423,22 @@ def test_the_expected_digest_is_checked(good: bytes, tmp_path: Path) -> None:
     assert caught.value.code == "digest"
 
 
+@pytest.mark.parametrize("kind", ["masked", "combined"])
 @given(data=st.data())
 def test_flipped_bits_never_pass_for_the_version(
-    good: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    good: bytes,
+    whole: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    data: st.DataObject,
 ) -> None:
-    digest = hashlib.sha256(good).hexdigest()
-    changed = bytearray(good)
-    bits = st.integers(0, len(good) * 8 - 1)
+    content = good if kind == "masked" else whole
+    digest = hashlib.sha256(content).hexdigest()
+    changed = bytearray(content)
+    bits = st.integers(0, len(content) * 8 - 1)
     for bit in data.draw(st.sets(bits, min_size=1, max_size=4)):
         changed[bit // 8] ^= 1 << (bit % 8)
-    path = tmp_path_factory.getbasetemp() / "flipped"
+    path = tmp_path_factory.getbasetemp() / f"flipped-{kind}"
     path.write_bytes(changed)
     with pytest.raises(FormatError):
         read_adapter(path, BACKBONE, expect_digest=digest)

@@ -159,11 +159,11 @@ def test_every_part_and_kind_is_described(specification: str) -> None:
     profile = section.split("**Profile.**")[1]
     parts = re.findall(r"^\| `(\w+)` \|", profile, re.MULTILINE)
     assert parts == [field.name for field in fields(Profile)]
-    for kind, groups in layout._ALLOWED.items():
+    for kind, groups in layout.PARTS.items():
         for part in (part for group in groups for part in group):
             (row,) = [line for line in section.splitlines() if f"`{part}`" in line and "|" in line]
             assert f"`{kind}`" in row.rpartition("|")[0].rpartition("|")[2]
-    assert set(layout._ALLOWED) == set(get_args(Kind))
+    assert set(layout.PARTS) == set(get_args(Kind))
 
 
 @pytest.mark.parametrize("forward", ["relu", "gated-gelu"])

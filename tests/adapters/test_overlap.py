@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import random_adapter, toy_backbone
-from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.overlap import (
     PairOverlap,
@@ -126,6 +126,13 @@ def test_low_rank_keeps_everything_and_no_padding(shape: tuple[int, int]) -> Non
     ours = SparseDelta.from_dense(torch.ones(shape))
     assert support.kept == shape[0] * shape[1]
     assert np.array_equal(support.bits, ours.mask.numpy())
+
+
+def test_a_low_rank_part_beside_a_mask_is_left_out() -> None:
+    sparse = SparseDelta.from_dense(torch.eye(3))
+    delta = CombinedDelta(sparse, LowRankDelta(torch.ones(1, 3), torch.ones(3, 1)))
+    assert support_of(delta).kept == 3
+    assert np.array_equal(support_of(delta).bits, support_of(sparse).bits)
 
 
 def test_union_of_a_lineage() -> None:

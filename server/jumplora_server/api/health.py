@@ -148,6 +148,7 @@ async def info(services: WithServices) -> Any:
         model_dtype=settings.dtype,
         model_device_type=settings.device,
         backbone_fingerprint=services.backbone.fingerprint,
+        backbone_fingerprints=list(services.backbone.fingerprints),
         max_input_tokens=limits.max_source_tokens,
         max_new_tokens=limits.max_target_tokens,
         max_client_batch_size=services.prompts_per_request,

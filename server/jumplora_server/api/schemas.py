@@ -215,6 +215,9 @@ class Info(BaseModel):
     model_dtype: str
     model_device_type: str
     backbone_fingerprint: str
+    backbone_fingerprints: list[str] = Field(
+        description="all that an adapter may name, newest version first"
+    )
     max_input_tokens: int
     max_new_tokens: int
     max_client_batch_size: int

@@ -72,6 +72,18 @@ def test_other_weights_are_refused(other: dict[str, int], tmp_path: Path) -> Non
         compare_base_model(str(theirs), backbone)
 
 
+def test_other_weights_than_q_and_v_count_as_well(tmp_path: Path) -> None:
+    """The fingerprints of version 1 are the same."""
+    backbone = read_backbone(tiny_t5(tmp_path / "t5"))
+    folder = shutil.copytree(backbone.path, tmp_path / "theirs")
+    state = load_file(folder / "model.safetensors")
+    state["decoder.block.1.layer.2.DenseReluDense.wo.weight"] += 1
+    save_file(state, folder / "model.safetensors")
+    assert read_backbone(folder).fingerprints[1] == backbone.fingerprints[1]
+    with pytest.raises(ConvertError, match="are not those of the backbone"):
+        compare_base_model(str(folder), backbone)
+
+
 def test_a_folder_without_a_t5_is_compared_by_its_name(backbone: Backbone, tmp_path: Path) -> None:
     (tmp_path / backbone.name).mkdir()
     assert compare_base_model(str(tmp_path / backbone.name), backbone) is None

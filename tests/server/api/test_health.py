@@ -230,6 +230,7 @@ def test_info(started: Started) -> None:
     assert told["version"] == VERSION
     assert (told["model_id"], told["model_dtype"]) == ("toy", "float32")
     assert (told["max_input_tokens"], told["max_new_tokens"]) == (64, 256)
+    assert told["backbone_fingerprints"] == [told["backbone_fingerprint"], "ba" * 32]
     assert told["base"] is None
     assert told["adapters"] == 1
 

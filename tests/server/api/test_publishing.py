@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from adapter_requests import ADMIN, Started, answer, digest, fail_to_pack, files, put
-from factories import random_adapter, toy_backbone
+from factories import random_adapter, random_profile, toy_backbone
 from jumplora_adapters.format import write_adapter
 from serving import connected, make_site, slow_down, wait_for
 
@@ -140,6 +140,22 @@ def test_a_task_published_into_the_store_answers_at_once(tmp_path: Path) -> None
         assert answer(http, f"two@{versions['two'][:8]}") == versions["two"]
         asked = http.post("/generate", json={"task_id": "three", "inputs": "x"})
         assert (asked.status_code, asked.json()["error_type"]) == (404, "unknown_task")
+
+
+def test_an_adapter_of_both_parts_with_a_profile(started: Started, tmp_path: Path) -> None:
+    http = started[1]
+    described, deltas = random_adapter(
+        toy_backbone(), task="both", kind="combined", targets=tuple(toy_backbone().sites)
+    )
+    spec, profile = random_profile(group="twins")
+    path = tmp_path / "both.safetensors"
+    write_adapter(path, described.model_copy(update={"profile": spec}), deltas, profile=profile)
+    response = put(http, "both", path.read_bytes())
+    assert response.status_code == 201, response.text
+    shown = http.get("/v1/adapters/both").json()["manifest"]
+    assert (shown["format_version"], shown["kind"]) == (2, "combined")
+    assert shown["profile"] == spec.model_dump(mode="json")
+    assert answer(http, "both") == response.json()["version"]
 
 
 def test_a_low_rank_adapter(started: Started, tmp_path: Path) -> None:

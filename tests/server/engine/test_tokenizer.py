@@ -63,6 +63,16 @@ def test_held_tokens_come_with_a_later_piece(ids: list[tuple[int, bool]]) -> Non
     assert streamed + detokenizer.flush() == BYTES.decode([token for token, _ in ids])
 
 
+@pytest.mark.parametrize("between", [(0,), (1,), (0, 1, 0)], ids=["pad", "eos", "several"])
+def test_bytes_on_both_sides_of_a_control_token_are_one_character(between: tuple[int, ...]) -> None:
+    vocabulary = tiny_tokenizer(512, style="mt5").get_vocab()
+    first, second = vocabulary["<0xC3>"], vocabulary["<0xA9>"]
+    ids = [first, *between, second]
+    assert BYTES.decode(ids) == "\u00e9"
+    detokenizer = BYTES.detokenizer()
+    assert "".join(map(detokenizer.push, ids)) + detokenizer.flush() == "\u00e9"
+
+
 def _metaspace(cleans: bool) -> Tokenizer:
     return Tokenizer(tiny_tokenizer(512), eos_token_id=1, cleans_spaces=cleans)
 

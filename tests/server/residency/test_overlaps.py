@@ -9,7 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-from jumplora_adapters.overlap import Support
+from jumplora_adapters.format import read_supports
+from jumplora_adapters.overlap import Support, overlap_pair
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from small_server import PATIENCE, SmallServer, wait_until
@@ -104,6 +105,17 @@ class TestChoice:
         server.settle("odd")
         serve(server, "a", "b")
         assert Comparison(server, 12).pairs() == {("a", "b")}
+
+    def test_masks_beside_low_rank_parts_are_compared(self, server: SmallServer) -> None:
+        server.publish("both", kind="combined")
+        server.settle("both")
+        serve(server, "a")
+        comparison = Comparison(server, 12)
+        (overlap,) = comparison.overlaps.compare(server.residency.statuses()) or ()
+        assert overlap.tasks == ("a", "both")
+        paths = [server.store.path_of(server.store.current(task)) for task in overlap.tasks]
+        ours, theirs = (read_supports(path, server.backbone) for path in paths)
+        assert overlap.jaccard == overlap_pair("a", ours, "both", theirs).jaccard
 
     def test_what_was_never_loaded_was_never_checked(self, tmp_path: Path) -> None:
         with SmallServer(tmp_path, budget_bytes=150) as writer:

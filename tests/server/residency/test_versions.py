@@ -17,6 +17,14 @@ MANIFEST, _ = random_adapter(BACKBONE)
 FAILURE = LoadFailure("digest", "bit flipped")
 
 
+def test_a_profile_is_no_part_of_the_guess() -> None:
+    versions = Versions(100)
+    versions.know(VersionFacts("a", "task-a", (), 1000, profile_bytes=960))
+    versions.know(VersionFacts("b", "task-b", (), 1000, profile_bytes=9999))  # its header lies
+    assert [versions.known[name].nbytes for name in ("a", "b")] == [40, 0]
+    assert versions.known["a"].size == "guessed"
+
+
 class Loading:
     """Versions with the loader's part done at once: 10 bytes a version unless told otherwise."""
 
