@@ -111,7 +111,7 @@ class TestChoice:
         server.settle("both")
         serve(server, "a")
         comparison = Comparison(server, 12)
-        (overlap,) = comparison.overlaps.compare(server.residency.statuses()) or ()
+        (overlap,) = comparison.overlaps.compare(list(server.residency.each_status())) or ()
         assert overlap.tasks == ("a", "both")
         paths = [server.store.path_of(server.store.current(task)) for task in overlap.tasks]
         ours, theirs = (read_supports(path, server.backbone) for path in paths)

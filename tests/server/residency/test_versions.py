@@ -19,10 +19,13 @@ FAILURE = LoadFailure("digest", "bit flipped")
 
 def test_a_profile_is_no_part_of_the_guess() -> None:
     versions = Versions(100)
-    versions.know(VersionFacts("a", "task-a", (), 1000, profile_bytes=960))
-    versions.know(VersionFacts("b", "task-b", (), 1000, profile_bytes=9999))  # its header lies
+    for name, profile_bytes in (("a", 960), ("b", 9999)):  # the header of b lies
+        facts = VersionFacts(name, f"task-{name}", (), 1000, profile_bytes)
+        versions.know(Known(facts, MANIFEST))
     assert [versions.known[name].nbytes for name in ("a", "b")] == [40, 0]
     assert versions.known["a"].size == "guessed"
+    assert versions.begin("a", beside=None, room="evict") == ("a",)
+    assert versions.used_bytes == 40
 
 
 class Loading:
