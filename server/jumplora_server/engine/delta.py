@@ -161,16 +161,6 @@ def product_reference(delta: Delta, x: Tensor) -> Tensor:
 Forms = Mapping[str, DeltaForm]  # module name -> form
 
 
-class Plan(Protocol):
-    """Which deltas each row of one batch adds, whatever applies them."""
-
-    def has(self, module: str) -> bool:
-        """Whether any row adds a delta of `module`. What no row does costs no more than this."""
-
-    def add(self, module: str, x: Tensor, y: Tensor) -> None:
-        """y[rows] += x[rows] D^T for every slot that has `module`; x [n, d_in], y [n, d_out]."""
-
-
 @dataclass(frozen=True, slots=True)
 class DeltaPlan:
     """Which rows of a batch each slot's deltas apply to, grouped once per batch.

@@ -1,4 +1,6 @@
-"""The linear forms of a backbone: x [n, d_in] -> [n, d_out], without bias, as T5 has none.
+"""The linear layers of a backbone: the forms of a weight, and sites, which add the rows' deltas.
+
+x [n, d_in] -> [n, d_out], without bias, as T5 has none.
 
 Every form gives a row the same bits whatever rows stand beside it, given at least `MIN_ROWS` rows.
 That is what makes a mixed batch equal to each request alone (tests/server/engine/test_linear.py).
@@ -6,11 +8,14 @@ That is what makes a mixed batch equal to each request alone (tests/server/engin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from jumplora_adapters.network import Site
 
 # BLAS takes another path, with another summation order, below 4 rows; the caller pads to this.
 MIN_ROWS = 4
@@ -27,6 +32,16 @@ class Linear(Protocol):
 
     def onto(self, y: Tensor, x: Tensor) -> Tensor:
         """y [n, d_out] + self(x); the sum may be written into y."""
+
+
+class Plan(Protocol):
+    """Which deltas each row of one batch adds, whatever applies them."""
+
+    def has(self, module: str) -> bool:
+        """Whether any row adds a delta of `module`. What no row does costs no more than this."""
+
+    def add(self, module: str, x: Tensor, y: Tensor) -> None:
+        """y[rows] += x[rows] D^T for every slot that has `module`; x [n, d_in], y [n, d_out]."""
 
 
 class PlainLinear:
@@ -137,3 +152,33 @@ def make_linear(weight: Tensor, dtype: str, device: torch.device) -> Linear:
     if device.type == "cpu" and PackedLinear.is_available():
         return PackedLinear(weight)
     return PlainLinear(weight)
+
+
+class Projection:
+    """Sites with one input, side by side: one product for all, then each site's deltas.
+
+    The sites have as many outputs each.
+    """
+
+    def __init__(self, sites: Sequence[Site], linear: Linear) -> None:
+        self._names = [site.name for site in sites]
+        self._width = sites[0].shape[0]
+        self.linear = linear
+
+    def __call__(self, x: Tensor, plan: Plan) -> Tensor:
+        """x [n, d_in] -> [n, sites * d_out]."""
+        return self._with_deltas(x, self.linear(x), plan)
+
+    def onto(self, y: Tensor, x: Tensor, plan: Plan) -> Tensor:
+        """y [n, sites * d_out] + self(x); the sum may be written into y."""
+        return self._with_deltas(x, self.linear.onto(y, x), plan)
+
+    def has_deltas(self, plan: Plan) -> bool:
+        """Whether a row of the batch adds anything here."""
+        return any(plan.has(name) for name in self._names)
+
+    def _with_deltas(self, x: Tensor, y: Tensor, plan: Plan) -> Tensor:
+        for i, name in enumerate(self._names):
+            if plan.has(name):
+                plan.add(name, x, y[:, i * self._width : (i + 1) * self._width])
+        return y

@@ -16,8 +16,8 @@ from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, Step
 from jumplora_server.engine.attention import group_prompts
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import Caches, round_up
-from jumplora_server.engine.delta import DeltaForm, Plan, make_form, make_plan
-from jumplora_server.engine.linear import min_rows
+from jumplora_server.engine.delta import DeltaForm, make_form, make_plan
+from jumplora_server.engine.linear import Plan, min_rows
 from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.models.model import MODELS, Model
 from jumplora_server.engine.sampling import Chooser, to_device

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jumplora_adapters.architecture import Architecture, architecture_of
-from jumplora_server.engine.position_bias import (
+from jumplora_server.engine.attention import (
     Direction,
     causal_bias,
     position_buckets,

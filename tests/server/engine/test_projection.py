@@ -8,8 +8,7 @@ from torch import Tensor
 
 from jumplora_adapters.architecture import architecture_of
 from jumplora_adapters.network import network
-from jumplora_server.engine.linear import make_linear
-from jumplora_server.engine.projection import Projection
+from jumplora_server.engine.linear import Projection, make_linear
 
 CONFIG = architecture_of(
     {"model_type": "t5", "d_model": 8, "num_heads": 2, "d_kv": 3, "d_ff": 12, "num_layers": 1}

@@ -32,7 +32,7 @@ from jumplora_server.engine.cuda.model import MODELS
 from jumplora_server.engine.cuda.plan import DecodePlan, EncodePlan, Kernels, make_levels
 from jumplora_server.engine.cuda.slot import DeviceAdapter, load, on_device
 from jumplora_server.engine.cuda.upload import Uploader
-from jumplora_server.engine.delta import Plan
+from jumplora_server.engine.linear import Plan
 from jumplora_server.engine.models.model import Model
 from jumplora_server.engine.sampling import to_device
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner

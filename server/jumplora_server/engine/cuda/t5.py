@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture
+from jumplora_server.engine.attention import position_buckets
 from jumplora_server.engine.cache import Caches
 from jumplora_server.engine.cuda.plan import Kernels, OwnStep
-from jumplora_server.engine.delta import Plan
-from jumplora_server.engine.linear import PlainLinear
+from jumplora_server.engine.linear import PlainLinear, Plan
 from jumplora_server.engine.models.t5 import T5, Layer
-from jumplora_server.engine.position_bias import position_buckets
 from jumplora_server.engine.weights import StoredTensors
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from jumplora_adapters.architecture import Architecture, ModelType
 from jumplora_server.engine.attention import LengthGroup
 from jumplora_server.engine.cache import Caches, SourceCache
-from jumplora_server.engine.delta import Plan
+from jumplora_server.engine.linear import Plan
 from jumplora_server.engine.models.t5 import T5
 from jumplora_server.engine.weights import StoredTensors
 

@@ -20,13 +20,12 @@ from jumplora_server.engine.attention import (
     LengthGroup,
     attend_prompts,
     attend_rows,
+    causal_bias,
     masked_bias,
+    prompt_bias,
 )
 from jumplora_server.engine.cache import Caches, SourceCache
-from jumplora_server.engine.delta import Plan
-from jumplora_server.engine.linear import make_linear
-from jumplora_server.engine.position_bias import causal_bias, prompt_bias
-from jumplora_server.engine.projection import Projection
+from jumplora_server.engine.linear import Plan, Projection, make_linear
 from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
 
 UNCUT_ELEMENTS = 16384  # largest elementwise operation that torch leaves to one thread

@@ -16,11 +16,11 @@ from jumplora_adapters import network
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Attention, FeedForward, Site
 from jumplora_server.core import RowCopy
+from jumplora_server.engine.attention import Direction, position_buckets
 from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.native.layout import LANES, Kind, Step
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
-from jumplora_server.engine.position_bias import Direction, position_buckets
 from jumplora_server.engine.weights import StoredTensors, stacked
 
 
