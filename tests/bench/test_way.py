@@ -11,7 +11,6 @@ import pytest
 
 from jumplora_server.engine.native.library import why_unavailable
 
-
 MOST = 38
 
 
