@@ -136,16 +136,23 @@ def serving(
     zipf: Annotated[float, _Option(min=0, help="Exponent of the task mix; 0: all alike.")] = 1.0,
     load: Annotated[
         list[float] | None,
-        _Option(help="Open loop: a rate as a share of saturation; default 0.3 0.6 0.8 0.95."),
+        _Option(
+            min=0.001, help="Open loop: a rate as a share of saturation; default 0.3 0.6 0.8 0.95."
+        ),
     ] = None,
     rate: Annotated[
-        list[float] | None, _Option(help="Open loop: a rate in requests a second, instead.")
+        list[float] | None,
+        _Option(min=0.001, help="Open loop: a rate in requests a second, instead."),
     ] = None,
     seconds: Annotated[float, _Option(min=0.5, help="Length of each window.")] = 60.0,
     rounds: Annotated[int, _Option(min=1, help="Windows of each side, in turn.")] = 5,
-    slo_ttft: Annotated[float, _Option(help="Good answers: seconds to the first token.")] = 2.0,
-    slo_tpot: Annotated[float, _Option(help="Good answers: seconds a further token.")] = 0.25,
-    upload_mb: Annotated[float, _Option(help="MB of the uploaded adapter.")] = 30.0,
+    slo_ttft: Annotated[
+        float, _Option(min=0, help="Good answers: seconds to the first token.")
+    ] = 2.0,
+    slo_tpot: Annotated[
+        float, _Option(min=0, help="Good answers: seconds a further token.")
+    ] = 0.25,
+    upload_mb: Annotated[float, _Option(min=0, help="MB of the uploaded adapter.")] = 30.0,
     seed: Annotated[int, _Option(help="Of arrivals, tasks and texts.")] = 0,
     part: Annotated[
         list[ServingPart] | None, _Option(help="Only this part. Again for more.")

@@ -25,7 +25,7 @@ from jumplora_bench.fairness_report import Window, fill
 from jumplora_bench.flooding import Flood, at_a_rate, flooded, prepared
 from jumplora_bench.published import publish_tasks, task_names
 from jumplora_bench.report import Report
-from jumplora_bench.server_process import BenchServer, served
+from jumplora_bench.server_process import BenchServer, ServerEnded, served
 from jumplora_bench.shapes import ShapeName
 from jumplora_bench.tokenizer import random_text
 
@@ -109,8 +109,10 @@ class FairnessBench:
         self._count(Flood(everyone, clients=self._plan.rows), seconds)
         self._on_state("capacity")
         one = tuple(self._request(self._others[0]) for _ in range(16))
-        answered = self._count(Flood(one, clients=self._plan.rows), seconds)[200]
-        self.capacity = answered / seconds
+        came = self._count(Flood(one, clients=self._plan.rows), seconds)
+        if not came[200]:  # every flood is a multiple of it, and none would come
+            raise ServerEnded(f"nothing was answered while capacity was measured, but {dict(came)}")
+        self.capacity = came[200] / seconds
 
     def alone(self) -> Window:
         """Nothing else."""

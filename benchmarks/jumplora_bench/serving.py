@@ -121,6 +121,7 @@ class ServingBench:
                     )
                 speeds.append(tokens_per_second(answers, plan.seconds / 5, plan.seconds))
                 found.client_cpu.append(share.value)
+                found.failed[how] += sum(answer.error is not None for answer in answers)
         return found
 
     def low_load(self, how: How) -> LowLoad:
