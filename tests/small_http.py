@@ -69,7 +69,10 @@ def http_server(answer: Callable[[Asked], Said]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Not to standard error."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # a fuller backlog makes a client try again after a second
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
