@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,7 @@ def server(*said: bytes, ending: str = "close", reads: int = 65536) -> Iterator[
 
         def serve() -> None:
             connection, _ = listener.accept()
-            with connection:
+            with connection, suppress(OSError):  # the client reset it
                 connection.recv(reads)
                 for piece in said:
                     connection.sendall(piece)
