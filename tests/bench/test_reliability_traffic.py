@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -13,7 +13,7 @@ from bench_site import SmallSite, Spoil, small_site, version_of
 from jumplora_bench.reliability import swaps as swaps_module
 from jumplora_bench.reliability.findings import Findings
 from jumplora_bench.reliability.reload import Reload
-from jumplora_bench.reliability.site import Site, wait_until
+from jumplora_bench.reliability.site import wait_until
 from jumplora_bench.reliability.swaps import STEPS, TURNS, Swaps
 from jumplora_bench.reliability.traffic import Expected, Traffic, asks_right
 from jumplora_bench.reliability.versions import PROMPTS, Version
@@ -42,10 +42,6 @@ def checks(findings: Findings) -> set[str]:
 def generates(change: Said) -> Spoil:
     """Every generation is answered so."""
     return lambda asked, said: change if asked.path == "/generate" else said
-
-
-def ask(site: Site) -> object:
-    return lambda body: site.try_request("POST", "/generate", json=body)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +191,7 @@ def swapped(
     site: SmallSite, versions: list[Version], count: int = len(TURNS)
 ) -> tuple[Swaps, Findings]:
     findings, expected = Findings(), Expected()
-    by_task = {"a": versions[:2], "b": versions[2:]}
+    by_task: dict[str, Sequence[Version]] = {"a": versions[:2], "b": versions[2:]}
     for each in by_task.values():
         expected.begin(each[0])
     traffic = Traffic(site.url, ["a", "b"], expected, findings)

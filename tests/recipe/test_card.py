@@ -19,7 +19,7 @@ from jumplora_adapters.format import Adapter, read_adapter, write_adapter
 from jumplora_adapters.overlap import overlaps, supports_of
 from jumplora_adapters.store import Store
 
-TASK = {
+TASK: dict[str, object] = {
     "instruction": "Good or bad?",
     "options": ["good", "bad"],
     "template": "{instruction}\nOptions: {options}\nText: {text}\nAnswer:",
