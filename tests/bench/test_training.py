@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from jumplora_bench import training
 from jumplora_bench.backbone import write_backbone
-from jumplora_bench.training import LABELS, Case
+from jumplora_bench.training import LABELS, Case, StepCase
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +27,24 @@ def test_every_case_makes_steps(case: Case, folder: Path) -> None:
     step()
 
 
-def test_cases_take_turns_and_the_warm_up_is_not_kept() -> None:
-    log: list[str] = []
-    cases: dict[Case, object] = {"peft": None, "lora": None}
-    times = training.measure({case: lambda c=case: log.append(c) for case in cases}, 2)  # type: ignore[misc]
-    assert log == ["peft", "lora"] * 3
-    assert {case: len(values) for case, values in times.items()} == {"peft": 2, "lora": 2}
+def test_the_table_holds_every_case_against_peft() -> None:
+    seconds: dict[Case, list[float]] = {case: [2.0, 1.0, 3.0] for case in LABELS}
+    seconds["gate"] = [3.0, 3.0, 6.0]
+    peaks: dict[Case, int] = dict.fromkeys(LABELS, 2_000_000_000)
+    peaks["gate"] = 5_000_000_000
+    reckoned: dict[Case, int | None] = dict.fromkeys(LABELS, 1_500_000_000)
+    reckoned["peft"] = None
+    rows = {row[0]: row[1:] for row in training._grid(seconds, peaks, reckoned).rows}
+    assert rows[LABELS["peft"]] == ("2.000", "1.000", "3.000", "1.00", "2.00", "1.00", "")
+    assert rows[LABELS["gate"]] == ("3.000", "3.000", "6.000", "1.50", "5.00", "2.50", "1.50")
+
+
+def test_a_lap_is_one_step() -> None:
+    log: list[None] = []
+    lap = StepCase("a", lambda: log.append(None)).run()
+    assert len(log) == 1
+    assert lap.seconds >= 0
+    assert lap.tokens == ()
 
 
 def test_memory_is_reckoned_as_a_run_does(folder: Path) -> None:
@@ -42,5 +57,14 @@ def test_memory_is_reckoned_as_a_run_does(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_peak_is_that_of_a_process_of_its_own(folder: Path) -> None:
-    assert training.peak_bytes("lora", folder, 2, 8) > 100_000_000
+def test_a_whole_run(tmp_path: Path) -> None:
+    options = ("--shape", "tiny", "--rows", "2", "--source", "8", "--rounds", "1")
+    command = [sys.executable, "-m", "jumplora_bench.training", *options, "--out", tmp_path]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=280).stdout
+    assert "ours, gate closed + ELLA" in told
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["command"].endswith(
+        f"--rounds 1 --shape tiny --rows 2 --source 8 --out {tmp_path}"
+    )
+    assert all(len(seconds) == 1 for seconds in record["seconds"].values())
+    assert min(record["peak_bytes"].values()) > 100_000_000, "of a process of its own each"
