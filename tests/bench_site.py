@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import httpx
 
+from jumplora_bench.reliability.odd_entries import remove
 from jumplora_bench.reliability.site import NoAnswer, Site
 from jumplora_bench.reliability.versions import PROMPTS, Version
 from small_http import Asked, Said, http_server
@@ -90,6 +91,7 @@ class SmallSite(Site):
         """As a publisher does, past the server."""
         home = self.store / version.task
         home.mkdir(exist_ok=True)
+        remove(home / f"{version.digest}.safetensors")
         (home / f"{version.digest}.safetensors").write_bytes(version.content)
         (home / "current").write_text(f"{version.digest}\n")
 
@@ -142,9 +144,11 @@ class SmallSite(Site):
 
 
 @contextmanager
-def small_site(folder: Path, *versions: Version) -> Iterator[SmallSite]:
+def small_site(
+    folder: Path, *versions: Version, kind: type[SmallSite] = SmallSite
+) -> Iterator[SmallSite]:
     """Started, with the first version of each task published."""
-    site = SmallSite(folder, list(versions))
+    site = kind(folder, list(versions))
     with http_server(site.answer) as url:
         site.url = url
         limits = httpx.Limits(max_keepalive_connections=0)
