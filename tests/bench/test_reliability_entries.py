@@ -15,7 +15,7 @@ from bench_site import SmallSite, small_site, version_of
 from jumplora_bench.reliability import entries
 from jumplora_bench.reliability.entries import PUBLISHED, STEADY, SWAPPED, VICTIM, _Run, _try
 from jumplora_bench.reliability.findings import Findings
-from jumplora_bench.reliability.odd_entries import ENTRIES, Entry, Shelf
+from jumplora_bench.reliability.odd_entries import ENTRIES, Entry, Shelf, remove
 from jumplora_bench.reliability.traffic import Expected, Traffic
 from small_http import Asked, Said
 
@@ -60,7 +60,7 @@ class TellingSite(SmallSite):
                 {"state": "READY", "version": version, "desired": version, "failure": told}
             )
         if asked.method == "PUT":  # a publish replaces what is there, whatever it is
-            entries.remove(self.store / asked.path.rpartition("/")[2] / "current")
+            remove(self.store / asked.path.rpartition("/")[2] / "current")
         return super()._right(asked)
 
 

@@ -230,16 +230,8 @@ def test_reports_of_the_store(site: SmallSite) -> None:
     report = checked(uploads._report(upload_plan, "c", run_, [VITALS] * 2, traffic))
     assert report.grids[0].rows == [("201", "1"), ("422", "3")]
     assert [row[0] for row in report.grids[1].rows] == ["first", "at two fifths"]
-    entry_run = entries._Run(
-        site,
-        findings,
-        None,
-        site.folder,
-        [],
-        [],
-        expected,
-        traffic,  # type: ignore[arg-type]
-    )
+    nothing: Any = None
+    entry_run = entries._Run(site, findings, nothing, site.folder, [], [], expected, traffic)
     entry_run.told = [0.5]
     report = checked(entries._report(entries.EntriesPlan(Path(), PYTHON, 2), "c", entry_run, 2))
     assert report.grids[0].rows[0] == ("told", "1", "0.50", "0.50", "0.50", "0.50")

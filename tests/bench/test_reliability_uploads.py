@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -43,13 +44,8 @@ def run(tmp_path: Path) -> Iterator[_Run]:
     crafted = [version_of(tmp_path / "made", task, "crafted") for task in ("kept", "fresh")]
     with small_site(tmp_path, sound["kept"], sound["fresh"], *crafted) as site:
         (site.store / "fresh" / "current").unlink()
-        yield _Run(
-            site,
-            Findings(),
-            SmallOracle([*sound.values(), *crafted]),
-            sound,
-            tmp_path,  # type: ignore[arg-type]
-        )
+        oracle: Any = SmallOracle([*sound.values(), *crafted])
+        yield _Run(site, Findings(), oracle, sound, tmp_path)
 
 
 def site_of(run: _Run) -> SmallSite:
@@ -72,7 +68,7 @@ def failed(run: _Run) -> set[str]:
 def upload(run: _Run, change: Callable[[bytes], bytes], task: int = KEPT) -> None:
     """One upload of a task, and what is made of its answer."""
     rng = random.Random()
-    rng.randrange = lambda *bounds: task  # type: ignore[method-assign,assignment]
+    rng.randrange = lambda *bounds: task  # type: ignore[method-assign]
     _upload(run, lambda content, _: change(content), rng, 0)
 
 
@@ -157,7 +153,7 @@ def test_an_accepted_file_that_cannot_be_read_is_found(run: _Run) -> None:
     ("change", "checks"),
     [
         pytest.param(
-            lambda asked, said: Said.of({"generated_text": "?"}, **{"x_adapter_version": "0" * 64}),
+            lambda asked, said: Said.of({"generated_text": "?"}, x_adapter_version="0" * 64),
             {"accepted answers"},
             id="another text",
         ),
@@ -221,5 +217,6 @@ def test_a_server_that_ended_is_started_anew(run: _Run) -> None:
 def test_a_refusal_has_a_text_and_a_type() -> None:
     whole = {"error": "e", "error_type": "t"}
     assert _says_why(httpx.Response(422, json=whole))
-    for lacking in ({**whole, "error": ""}, {"error": "e"}, [], "x"):
+    lacks: tuple[object, ...] = ({**whole, "error": ""}, {"error": "e"}, [], "x")
+    for lacking in lacks:
         assert not _says_why(httpx.Response(422, json=lacking))

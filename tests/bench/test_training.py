@@ -59,7 +59,7 @@ def test_memory_is_reckoned_as_a_run_does(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_whole_run(tmp_path: Path) -> None:
     options = ("--shape", "tiny", "--rows", "2", "--source", "8", "--rounds", "1")
-    command = [sys.executable, "-m", "jumplora_bench.training", *options, "--out", tmp_path]
+    command = [sys.executable, "-m", "jumplora_bench.training", *options, "--out", str(tmp_path)]
     told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=280).stdout
     assert "ours, gate closed + ELLA" in told
     record = json.loads((tmp_path / "training.json").read_text())
