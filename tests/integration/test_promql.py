@@ -35,7 +35,7 @@ def test_a_rate_is_a_sum_over_the_chosen_tasks(name: str, by: str) -> None:
     assert str(found.op) == "sum"
     grouping = found.modifier.labels if found.modifier else []
     assert [*grouping] == [label for label in by.split(", ") if label]
-    (matrix,) = found.expr.args
+    (matrix,) = inner(found, "expr", "args")
     assert matrix.vector_selector.name == name
     assert "task_id" in str(matrix)
     assert metric_names(rate(name, by)) == {name}
@@ -45,7 +45,7 @@ def test_a_rate_is_a_sum_over_the_chosen_tasks(name: str, by: str) -> None:
 def test_a_rate_without_a_selector_reads_all_series(name: str) -> None:
     found = rate(name, "", "")
     assert found == f"sum (rate({name}[$__rate_interval]))"
-    assert parsed(found).expr.args[0].vector_selector.name == name
+    assert inner(parsed(found), "expr", "args")[0].vector_selector.name == name
 
 
 @given(st.sampled_from([0.5, 0.95, 0.99]), names, labels)
