@@ -136,7 +136,7 @@ def test_numbers_are_shared_out_among_the_senders(
         assert (url, key) == (site.url, "the-key")
         if module == "own_sender":
             assert seed == 7
-            own += range(*rest)  # type: ignore[arg-type]
+            own += range(*rest)  # type: ignore[call-overload]
         else:
             schemas += rest[0]  # type: ignore[operator]
     assert sorted(own) == list(range(12))
