@@ -129,5 +129,5 @@ def test_what_is_no_runs_environment(content: str | None, tmp_path: Path) -> Non
     path = tmp_path / "environment.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(DataError, match="is no run's environment"):
+    with pytest.raises(DataError, match="does not describe a run's machine"):
         changed_environment(path, {})
