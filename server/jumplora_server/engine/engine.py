@@ -31,7 +31,7 @@ from jumplora_server.core import (
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.memory import lean_memory
 from jumplora_server.engine.native.library import load_library, why_unavailable
-from jumplora_server.engine.native.model import MODELS
+from jumplora_server.engine.native.model import NATIVE_MODELS
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.warm_up import warm_up
@@ -131,9 +131,10 @@ class Engine:
         runner = TorchRunner
         if device.type == "cuda" and wanted == "auto":
             # Imported here: it needs Triton, which only torch for CUDA brings.
+            from jumplora_server.engine.cuda.model import CUDA_MODELS
             from jumplora_server.engine.cuda.runner import CudaRunner
 
-            runner = CudaRunner
+            runner = CudaRunner if config.model_type in CUDA_MODELS else TorchRunner
         return runner(
             config,
             weights,
@@ -220,13 +221,13 @@ class Engine:
 def _choose_kernels(
     wanted: Kernels, dtype: str, device: str, family: ModelType
 ) -> Literal["native", "torch"]:
-    is_for_native = device == "cpu" and dtype in ("float32", "int8") and family in MODELS
+    is_for_native = device == "cpu" and dtype in ("float32", "int8") and family in NATIVE_MODELS
     if wanted == "torch" or (wanted == "auto" and not is_for_native):
         return "torch"
     if not is_for_native:
         raise ValueError(
-            f"native kernels compute float32 and int8 of {', '.join(MODELS)} on the CPU, not "
-            f"{dtype} of {family} on {device}"
+            "native kernels compute float32 and int8 on the CPU, of the families "
+            f"{', '.join(NATIVE_MODELS)}; not {dtype} of {family} on {device}"
         )
     if wanted == "native":
         load_library()

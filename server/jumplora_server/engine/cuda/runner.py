@@ -28,7 +28,7 @@ from jumplora_server.engine.cuda.graphs import (
     fill,
     shape_of,
 )
-from jumplora_server.engine.cuda.model import MODELS
+from jumplora_server.engine.cuda.model import CUDA_MODELS
 from jumplora_server.engine.cuda.plan import DecodePlan, EncodePlan, Kernels, make_levels
 from jumplora_server.engine.cuda.slot import DeviceAdapter, load, on_device
 from jumplora_server.engine.cuda.upload import Uploader
@@ -96,7 +96,7 @@ class CudaRunner(TorchRunner):
     def _make_model(
         self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
     ) -> Model:
-        return MODELS[config.model_type](
+        return CUDA_MODELS[config.model_type](
             config,
             weights,
             dtype=dtype,

@@ -48,7 +48,16 @@ LANES = 16  # floats of a vector
 MAX_LANES = 64  # tokens of a block
 
 
-class Op(ctypes.Structure):
+class Struct(ctypes.Structure):
+    """A structure that knows its fields: ctypes takes any name, and leaves its field zero."""
+
+    def __init__(self, *values: object, **named: object) -> None:
+        if unknown := named.keys() - {name for name, *_ in self._fields_}:
+            raise TypeError(f"{type(self).__name__} has no field {min(unknown)}")
+        super().__init__(*values, **named)
+
+
+class Op(Struct):
     """One operation of a tape."""
 
     _fields_ = (
@@ -59,7 +68,7 @@ class Op(ctypes.Structure):
     )
 
 
-class DeltaStruct(ctypes.Structure):
+class DeltaStruct(Struct):
     """One module's delta in one slot."""
 
     _fields_ = (
@@ -74,7 +83,7 @@ class DeltaStruct(ctypes.Structure):
     )
 
 
-class Block(ctypes.Structure):
+class Block(Struct):
     """Neighbouring rows of one lineage."""
 
     _fields_ = (
@@ -86,7 +95,7 @@ class Block(ctypes.Structure):
     )
 
 
-class SamplingStruct(ctypes.Structure):
+class SamplingStruct(Struct):
     """How one row's tokens are chosen."""
 
     _fields_ = (
@@ -100,7 +109,7 @@ class SamplingStruct(ctypes.Structure):
     )
 
 
-class Step(ctypes.Structure):
+class Step(Struct):
     """What one replay computes."""
 
     _fields_ = (
