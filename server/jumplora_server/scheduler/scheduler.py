@@ -149,10 +149,15 @@ class Scheduler:
                 self._accept(sequence, token_id, logprob, now)
 
     def fail(self, batch: Batch, error: Exception, now: float) -> None:
-        """End what is still running of a batch whose step raised."""
+        """End what is still running of a batch whose step raised.
+
+        What it was to encode may not be in its place: a sequence that waits encodes it again.
+        """
         for sequence in batch.decode:
             if sequence.id in self._known:
                 self._end(sequence, FinishReason.ERROR, now, error=error)
+        for encoding in batch.encode:
+            self._free_place(encoding)
 
     def abort(self, error: Exception, now: float) -> None:
         """End everything, waiting and running."""
@@ -330,7 +335,11 @@ class Scheduler:
     def _leave_encoding(self, encoding: Encoding) -> None:
         """One of its sequences ended; the last one frees the place and the version."""
         encoding.sequences -= 1
-        if encoding.sequences or encoding.place < 0:
+        if not encoding.sequences:
+            self._free_place(encoding)
+
+    def _free_place(self, encoding: Encoding) -> None:
+        if encoding.place < 0:
             return
         heapq.heappush(self._free_places, encoding.place)
         encoding.place = -1
