@@ -99,6 +99,7 @@ class Bench:
             sampling=Sampling(max_new_tokens=max_new_tokens),
             detokenizer=FakeDetokenizer(),
             arrived=self.now,
+            priority=first.priority,
         )
         self.sequences.append(sequence)
         self.scheduler.add(sequence)
@@ -539,3 +540,16 @@ def test_a_prompt_that_was_encoded_before_a_failed_step_is_kept_for_what_waits()
     bench.note()
     assert bench.step().encode == ()
     assert late.id not in bench.finished
+
+
+def test_low_sequences_that_hold_all_places_go_before_one_that_waits_for_a_place() -> None:
+    bench = Bench(EngineLimits(2, 64, 32, (EOS,)))
+    firsts = [bench.add("a", priority="low", max_new_tokens=1) for _ in range(2)]
+    bench.add("b", priority="low", max_new_tokens=1)
+    for first in firsts:
+        bench.add_another(first, max_new_tokens=1)
+    bench.add("c", max_new_tokens=1)
+    for _ in range(8):
+        bench.step()
+    assert sorted(bench.finished) == [sequence.id for sequence in bench.sequences]
+    bench.scheduler.check_idle()
