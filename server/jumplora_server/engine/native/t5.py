@@ -89,7 +89,7 @@ class NativeT5:
         del self._weights
 
     def encode(self, step: Step) -> None:
-        """Encode packed prompts into their rows' cross-attention caches."""
+        """Write packed prompts' keys and values into their source places."""
         self.encoding.replay(step)
 
     def decode(self, step: Step) -> None:
