@@ -37,6 +37,13 @@ class Site:
         """The name of its parameter."""
         return f"{self.name}.weight"
 
+    @property
+    def is_decoded(self) -> bool:
+        """Whether each token of an answer goes through it; the rest compute once a prompt."""
+        if self.part == "cross":
+            return self.role in ("q", "o")
+        return self.stack == "decoder"
+
 
 @dataclass(frozen=True, slots=True)
 class Attention:

@@ -128,13 +128,7 @@ class Engine:
                 config, weights, start_token_id=start, dtype=self.dtype, limits=self.limits
             )
         device = torch.device(self.device)
-        runner = TorchRunner
-        if device.type == "cuda" and wanted == "auto":
-            # Imported here: it needs Triton, which only torch for CUDA brings.
-            from jumplora_server.engine.cuda.model import CUDA_MODELS
-            from jumplora_server.engine.cuda.runner import CudaRunner
-
-            runner = CudaRunner if config.model_type in CUDA_MODELS else TorchRunner
+        runner = choose_torch_runner(device, wanted, config.model_type)
         return runner(
             config,
             weights,
@@ -215,7 +209,23 @@ class Engine:
         for copy in copies:
             if not 0 <= copy.tokens <= self.limits.max_target_tokens:
                 raise IndexError(f"{copy.tokens} tokens of a row cannot be copied")
+            if not all(0 <= row < self.limits.max_rows for row in (copy.source, copy.row)):
+                raise IndexError(
+                    f"row {copy.source} cannot be copied to row {copy.row}: there are 0 to "
+                    f"{self.limits.max_rows - 1}"
+                )
         self._runner.copy(copies)
+
+
+def choose_torch_runner(device: torch.device, wanted: Kernels, family: str) -> type[TorchRunner]:
+    """The GPU's own runner where it was not ruled out and computes the family, else torch alone."""
+    if device.type != "cuda" or wanted != "auto":
+        return TorchRunner
+    # Imported here: most servers have no GPU.
+    from jumplora_server.engine.cuda.model import CUDA_MODELS
+    from jumplora_server.engine.cuda.runner import CudaRunner
+
+    return CudaRunner if family in CUDA_MODELS else TorchRunner
 
 
 def _choose_kernels(

@@ -88,7 +88,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         sequence = Sequence(
             id=len(self.added),
             encoding=first.encoding,
-            sampling=Sampling(max_new_tokens=tokens),
+            sampling=Sampling(max_new_tokens=tokens, stop=("xy",)),
             detokenizer=FakeDetokenizer(),
             arrived=self.now,
             priority=first.priority,
@@ -112,6 +112,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += 0.5
         if outcome == "fail":
             self.scheduler.fail(batch, GenerationFailed("no"), self.now)
+            for encoding in batch.encode:  # by whatever still waits for it, once more
+                del self.encoded[encoding]
         elif not batch.is_empty():
             token = st.sampled_from([ord("x"), ord("y"), EOS])
             count = len(batch.decode)

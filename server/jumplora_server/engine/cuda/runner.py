@@ -38,6 +38,10 @@ from jumplora_server.engine.sampling import to_device
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import StoredTensors
 
+MOST_TARGETED = 16
+"""Sets of kinds that have graphs of their own. A graph holds its logits, and is captured while a
+request waits; adapters of many tasks mixed anyhow could ask for a thousand sets."""
+
 
 class CudaRunner(TorchRunner):
     """`TorchRunner` with its own forms of deltas, and with decode steps on static buffers."""
@@ -89,9 +93,11 @@ class CudaRunner(TorchRunner):
         # Sites of one kind are targeted together: every set of targets is another graph.
         kinds: dict[tuple[str, str], int] = {}
         for number, site in enumerate(sites(config).values()):
-            kind = (site.part, site.role)
-            kinds[kind] = kinds.get(kind, 0) | 1 << number
+            if site.is_decoded:
+                kind = (site.part, site.role)
+                kinds[kind] = kinds.get(kind, 0) | 1 << number
         self._kinds = tuple(kinds.values())
+        self._seen_targeted = {0}
 
     def _make_model(
         self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
@@ -160,12 +166,20 @@ class CudaRunner(TorchRunner):
         )
 
     def _targeted(self, lineages: Rows[tuple[DeviceAdapter, ...]]) -> int:
-        """The modules that any row has a delta of, a bit each, and all others of their kinds."""
-        targeted = 0
+        """The modules whose deltas a decode step launches, a bit each.
+
+        Those that any row has and all others of their kinds; all kinds where the set is a new one
+        and there are MOST_TARGETED already. What no row has adds nothing, and costs a launch.
+        """
+        found = 0
         for lineage in lineages:
             for adapter in lineage:
-                targeted |= adapter.targeted
-        return sum(kind for kind in self._kinds if kind & targeted)
+                found |= adapter.targeted
+        targeted = sum(kind for kind in self._kinds if kind & found)
+        if targeted not in self._seen_targeted and len(self._seen_targeted) >= MOST_TARGETED:
+            return sum(self._kinds)
+        self._seen_targeted.add(targeted)
+        return targeted
 
     def _gives_mask(self, packed: DeviceAdapter, module: str, delta: Delta) -> bool:
         assert isinstance(delta, SparseDelta)
