@@ -112,6 +112,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += 0.5
         if outcome == "fail":
             self.scheduler.fail(batch, GenerationFailed("no"), self.now)
+            for encoding in batch.encode:  # never written: encoded again for those that wait
+                del self.encoded[encoding]
         elif not batch.is_empty():
             token = st.sampled_from([ord("x"), ord("y"), EOS])
             count = len(batch.decode)
