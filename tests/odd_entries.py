@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from jumplora_bench.reliability.odd_entries import listen_at, sparse
 
 Make = Callable[[Path], object]
 
@@ -17,19 +18,6 @@ Make = Callable[[Path], object]
 def _fill(folder: Path) -> None:
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "deep" / "file").write_text("content")
-
-
-def _socket(path: Path) -> None:
-    # A socket's address is short, so it is made beside and moved.
-    with socket.socket(socket.AF_UNIX) as made:
-        name = f"/tmp/odd-{os.getpid()}.socket"
-        made.bind(name)
-        shutil.move(name, path)
-
-
-def _sparse(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(10_000_000_000)
 
 
 def _outside(path: Path) -> Path:
@@ -51,13 +39,13 @@ NOT_FILES: Mapping[str, Make] = {
     "link to nothing": lambda path: path.symlink_to("nowhere"),
     "link to itself": lambda path: path.symlink_to(path.name),
     "pipe": os.mkfifo,
-    "socket": _socket,
+    "socket": listen_at,
 }
 CONTENTS: Mapping[str, Make] = {
     "empty": lambda path: path.write_bytes(b""),
     "garbage": lambda path: path.write_bytes(b"rubbish\n"),
     "zeros": lambda path: path.write_bytes(bytes(5000)),
-    "10 GB": _sparse,
+    "4 GB": sparse,
 }
 
 

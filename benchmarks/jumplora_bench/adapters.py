@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 
@@ -19,6 +18,7 @@ from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Work
 from jumplora_bench.cases.ours import make_engine
 from jumplora_bench.cases.torch_peers import RANK
+from jumplora_bench.choices import AdaptersPart
 from jumplora_bench.fleet import DENSITIES
 from jumplora_bench.loading import UPLOADED, Loading, interfere, measure_parts, put
 from jumplora_bench.masked import draw
@@ -31,9 +31,6 @@ from jumplora_bench.shapes import VOCABULARY, ShapeName
 from jumplora_bench.traffic import Mix
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.memory import trim_memory
-
-Part = Literal["load", "bytes", "registered"]
-PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ class AdaptersPlan:
     asked: int = 5
     filler_targets: int = 2
     rounds: int = 5
-    parts: Sequence[Part] = PARTS
+    parts: Sequence[AdaptersPart] = tuple(AdaptersPart)
 
     def settings(self, **more: object) -> dict[str, object]:
         """Settings of a measured server; the rest are its defaults, the byte budget too."""
@@ -97,12 +94,12 @@ def measure_adapters(
     on_start(len(plan.parts))
     with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as name, ExitStack() as held:
         scratch = Path(name)
-        if "load" in plan.parts or "bytes" in plan.parts:
+        if AdaptersPart.LOAD in plan.parts or AdaptersPart.BYTES in plan.parts:
             backbone = read_backbone(write_backbone(scratch / "backbone", plan.shape))
             _in_process(plan, backbone, scratch, found, on_step, on_state)
-            if "load" in plan.parts:
+            if AdaptersPart.LOAD in plan.parts:
                 _on_server(plan, backbone, scratch, found, on_state)
-        if "registered" in plan.parts:
+        if AdaptersPart.REGISTERED in plan.parts:
             on_step("registered")
             folder = held.enter_context(tempfile.TemporaryDirectory(dir=scratch))
             found.registered = _registered(plan, Path(folder), on_state)
@@ -122,11 +119,11 @@ def _in_process(
     prompts = random_prompts(1, 8, VOCABULARY)
     work = Work(backbone.path, prompts, 1, torch.get_num_threads(), plan.device)
     engine = make_engine(work, plan.dtype)
-    if "bytes" in plan.parts:
+    if AdaptersPart.BYTES in plan.parts:
         on_step("bytes")
         for density in sorted({plan.density, *DENSITIES}):
             found.bytes.append(bytes_of(engine, backbone, density))
-    if "load" in plan.parts:
+    if AdaptersPart.LOAD in plan.parts:
         on_step("load")
         on_state("load in parts")
         files = _files(scratch / "parts", backbone, plan, first_seed=1)

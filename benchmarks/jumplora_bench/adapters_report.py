@@ -114,11 +114,12 @@ def _fill_interference(report: Report, found: Interference) -> None:
     ]
     added = max(found.beside, default=0.0) - max(found.quiet, default=0.0)
     batch = statistics.median(found.batch)
+    is_met = bool(found.beside and found.quiet) and added <= batch and not found.failed
     columns = ("whose", "when", "median s", "min", "max", "bar", "")
     report.grids.append(Grid("Other requests, while an adapter is loaded", columns, rows))
     report.notes.append(
         f"The slowest request beside a load took {added:+.3f} s beside the slowest in quiet; one "
-        f"batch takes {batch:.3f} s (bar: no more than that, {verdict(added <= batch)}). "
+        f"batch takes {batch:.3f} s (bar: no more than that, and none failed: {verdict(is_met)}). "
         f"{found.failed} requests failed."
     )
     report.data["interference"] = asdict(found)
@@ -137,13 +138,14 @@ def _fill_registered(report: Report, found: AdaptersFound) -> None:
             ratios(run.tokens_per_second, few.tokens_per_second),
         )
         is_held = (few.tasks, run.tasks) == (_FEW, _MANY)
+        is_met = ratio.median >= 1 - MOST_LOSS and not (run.failed or few.failed)
         rows.append(
             (
                 str(run.tasks),
                 *(f"{v:.1f}" for v in (speed.median, speed.least, speed.most)),
                 f"{ratio.median:.3f}",
                 f">= {1 - MOST_LOSS:.2f}" if is_held else "",
-                verdict(ratio.median >= 1 - MOST_LOSS if is_held else None),
+                verdict(is_met if is_held else None),
                 f"{run.resident_bytes / 1e6:.0f}",
                 f"{run.scrape_bytes / 1e3:.0f}",
                 f"{1000 * statistics.median(run.scrape_seconds):.1f}",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, IncompleteRead
 from typing import Literal
 
 import httpx
@@ -61,10 +61,13 @@ class Asker:
             if response.status != 200:
                 heard.refused(response.status, response.read())
             for line in response:
-                heard.line(line.decode())
+                heard.line(line.decode().rstrip())
             response.read()  # a body of known length is not closed by its last line
+            if response.length:  # http.client ends its lines there without a word
+                raise IncompleteRead(b"", response.length)
         except (OSError, HTTPException) as trouble:
             heard.error = f"{type(trouble).__name__}: {trouble}"
+            connection.close()  # the next question gets a new one
         return heard.answer(self)
 
     @property
@@ -94,12 +97,19 @@ class _Heard:
         elif line.startswith("data:"):
             self._times.append(time.perf_counter() - self._began)
         elif line.startswith("{") and self.error is None:
-            count = json.loads(line)["details"]["generated_tokens"]
-            self._times = [time.perf_counter() - self._began] * count
+            try:
+                count = json.loads(line)["details"]["generated_tokens"]
+            except (ValueError, KeyError):  # cut, or another form
+                self.error = f"an answer without details: {line[:80]!r}"
+            else:
+                self._times = [time.perf_counter() - self._began] * count
 
     def refused(self, status: int, body: bytes) -> None:
-        """Another status than 200."""
-        self.error = f"{status} {json.loads(body).get('error_type', '')}"
+        """Another status than 200; a body that is not ours is told by its first bytes."""
+        try:
+            self.error = f"{status} {json.loads(body)['error_type']}"
+        except (ValueError, TypeError, KeyError):
+            self.error = f"{status} {body[:80]!r}"
 
     def answer(self, asker: Asker) -> Answer:
         """The body ended."""

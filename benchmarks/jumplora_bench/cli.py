@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from jumplora_adapters.cli.output import reported_errors
+from jumplora_bench.choices import AdaptersPart, Dtype, FairnessScenario, ServingPart
 
 if TYPE_CHECKING:
     from jumplora_bench.report import Report
@@ -20,42 +20,6 @@ if TYPE_CHECKING:
 
 _Option = typer.Option
 Shape = Annotated[Literal["base", "large", "tiny"], _Option(help="T5's sizes; tiny only to try.")]
-
-
-class Dtype(StrEnum):
-    """Arithmetic of our engine's linear layers; an enum because typer's lists take no Literal."""
-
-    FLOAT32 = "float32"
-    INT8 = "int8"
-    BFLOAT16 = "bfloat16"
-
-
-class ServingPart(StrEnum):
-    """Parts of the serving benchmark."""
-
-    SATURATION = "saturation"
-    LOW_LOAD = "low-load"
-    RATES = "rates"
-    DISTURBED = "disturbed"
-
-
-class AdaptersPart(StrEnum):
-    """Parts of the benchmark of adapters."""
-
-    LOAD = "load"
-    BYTES = "bytes"
-    REGISTERED = "registered"
-
-
-class FairnessScenario(StrEnum):
-    """Floods of the fairness benchmark."""
-
-    ONE_TASK = "one-task"
-    TWO_TASKS = "two-tasks"
-    EIGHT_TASKS = "eight-tasks"
-    LONG_GREEDY = "long-greedy"
-    LONG_SAMPLED = "long-sampled"
-    LONG_PROMPTS = "long-prompts"
 
 
 Device = Annotated[Literal["cpu", "cuda"], _Option(help="Where all compute.")]
@@ -136,16 +100,23 @@ def serving(
     zipf: Annotated[float, _Option(min=0, help="Exponent of the task mix; 0: all alike.")] = 1.0,
     load: Annotated[
         list[float] | None,
-        _Option(help="Open loop: a rate as a share of saturation; default 0.3 0.6 0.8 0.95."),
+        _Option(
+            min=0.001, help="Open loop: a rate as a share of saturation; default 0.3 0.6 0.8 0.95."
+        ),
     ] = None,
     rate: Annotated[
-        list[float] | None, _Option(help="Open loop: a rate in requests a second, instead.")
+        list[float] | None,
+        _Option(min=0.001, help="Open loop: a rate in requests a second, instead."),
     ] = None,
     seconds: Annotated[float, _Option(min=0.5, help="Length of each window.")] = 60.0,
     rounds: Annotated[int, _Option(min=1, help="Windows of each side, in turn.")] = 5,
-    slo_ttft: Annotated[float, _Option(help="Good answers: seconds to the first token.")] = 2.0,
-    slo_tpot: Annotated[float, _Option(help="Good answers: seconds a further token.")] = 0.25,
-    upload_mb: Annotated[float, _Option(help="MB of the uploaded adapter.")] = 30.0,
+    slo_ttft: Annotated[
+        float, _Option(min=0, help="Good answers: seconds to the first token.")
+    ] = 2.0,
+    slo_tpot: Annotated[
+        float, _Option(min=0, help="Good answers: seconds a further token.")
+    ] = 0.25,
+    upload_mb: Annotated[float, _Option(min=0, help="MB of the uploaded adapter.")] = 30.0,
     seed: Annotated[int, _Option(help="Of arrivals, tasks and texts.")] = 0,
     part: Annotated[
         list[ServingPart] | None, _Option(help="Only this part. Again for more.")
@@ -155,7 +126,7 @@ def serving(
     """A real server under load: throughput beside its engine, open-loop latencies, disturbances."""
     with reported_errors(), _steps() as (on_start, on_step, on_state):
         from jumplora_bench.answers import Slo
-        from jumplora_bench.serving import PARTS, ServingPlan, measure_serving
+        from jumplora_bench.serving import ServingPlan, measure_serving
 
         plan = ServingPlan(
             shape=shape,
@@ -175,9 +146,10 @@ def serving(
             slo=Slo(slo_ttft, slo_tpot),
             upload_bytes=int(upload_mb * 1e6),
             seed=seed,
-            parts=tuple(each.value for each in part) if part else PARTS,
+            parts=tuple(part or ServingPart),
         )
-        if "rates" in plan.parts and not plan.rates and "saturation" not in plan.parts:
+        needs_saturation = ServingPart.RATES in plan.parts and not plan.rates
+        if needs_saturation and ServingPart.SATURATION not in plan.parts:
             raise typer.BadParameter("rates as shares need the part saturation; or give --rate")
         report = measure_serving(
             plan, command_line(context), on_start=on_start, on_step=on_step, on_state=on_state
@@ -216,7 +188,7 @@ def adapters(
 ) -> None:
     """Load to ready, alone and beside requests; bytes by form; 5 to 1000 registered tasks."""
     with reported_errors(), _steps() as (on_start, on_step, on_state):
-        from jumplora_bench.adapters import PARTS, AdaptersPlan, measure_adapters
+        from jumplora_bench.adapters import AdaptersPlan, measure_adapters
 
         plan = AdaptersPlan(
             shape=shape,
@@ -234,7 +206,7 @@ def adapters(
             asked=asked,
             filler_targets=filler_targets,
             rounds=rounds,
-            parts=tuple(each.value for each in part) if part else PARTS,
+            parts=tuple(part or AdaptersPart),
         )
         if min(plan.registered) < asked:
             raise typer.BadParameter(f"--registered must be at least --asked, which is {asked}")
@@ -287,11 +259,7 @@ def fairness(
 ) -> None:
     """What a quiet task notices of other tasks' floods: its p95 beside that in a full batch."""
     with reported_errors(), _steps() as (on_start, on_step, on_state):
-        from jumplora_bench.fairness import (
-            SCENARIO_NAMES,
-            FairnessPlan,
-            measure_fairness,
-        )
+        from jumplora_bench.fairness import FairnessPlan, measure_fairness
 
         plan = FairnessPlan(
             shape=shape,
@@ -306,7 +274,7 @@ def fairness(
             quiet_rate=quiet_rate,
             seconds=seconds,
             windows=windows,
-            scenarios=tuple(each.value for each in scenario) if scenario else SCENARIO_NAMES,
+            scenarios=tuple(scenario or FairnessScenario),
         )
         report = measure_fairness(
             plan, command_line(context), on_start=on_start, on_step=on_step, on_state=on_state

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -141,11 +140,6 @@ def _note(side: Side, before: str, after: str, answers: Sequence[Answer]) -> Non
     side.rows.append(window(before, after, "jumplora_batch_rows").mean)
     side.totals += [answer.total for answer in answers if answer.error is None]
     side.failed += sum(answer.error is not None for answer in answers)
-
-
-def median_ratio(found: Disturbance) -> float:
-    """Whole steps, disturbed over quiet."""
-    return statistics.median(found.disturbed.step) / statistics.median(found.quiet.step)
 
 
 def _density_of(backbone: Backbone, nbytes: int) -> float:

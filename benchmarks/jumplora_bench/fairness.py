@@ -15,24 +15,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 
 from jumplora_adapters.backbone import read_backbone, resolve_backbone
 from jumplora_bench.backbone import write_backbone
+from jumplora_bench.choices import FairnessScenario
 from jumplora_bench.fairness_report import Window, fill
 from jumplora_bench.flooding import Flood, at_a_rate, flooded, prepared
 from jumplora_bench.published import publish_tasks, task_names
 from jumplora_bench.report import Report
-from jumplora_bench.server_process import BenchServer, served
+from jumplora_bench.server_process import BenchServer, ServerEnded, served
 from jumplora_bench.shapes import ShapeName
 from jumplora_bench.tokenizer import random_text
 
-ScenarioName = Literal[
-    "one-task", "two-tasks", "eight-tasks", "long-greedy", "long-sampled", "long-prompts"
-]
-SCENARIO_NAMES: tuple[ScenarioName, ...] = get_args(ScenarioName)
 ALONE, FULL = "alone", "in a full batch"
 LONG = 128  # tokens of a long answer
 _RAMP_SECONDS = 1.0  # until a flood fills the queue
@@ -55,7 +51,7 @@ class FairnessPlan:
     quiet_rate: float = 4.0
     seconds: float = 20.0
     windows: int = 3
-    scenarios: Sequence[ScenarioName] = SCENARIO_NAMES
+    scenarios: Sequence[FairnessScenario] = tuple(FairnessScenario)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ class Scenario:
     interrupted, so beside long prompts it is not.
     """
 
-    name: ScenarioName
+    name: FairnessScenario
     title: str
     tasks: int
     load: float
@@ -78,12 +74,26 @@ class Scenario:
 
 SAMPLED: dict[str, object] = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "seed": 1}
 SCENARIOS = (
-    Scenario("one-task", "one task at 4 x capacity", 1, 4.0),
-    Scenario("two-tasks", "two tasks together at 4 x", 2, 4.0),
-    Scenario("eight-tasks", "eight tasks together at 4 x", 8, 4.0),
-    Scenario("long-greedy", f"{LONG} greedy tokens at 1/3", 1, 1 / 3, new=LONG),
-    Scenario("long-sampled", f"{LONG} sampled tokens at 1/3", 1, 1 / 3, new=LONG, sampling=SAMPLED),
-    Scenario("long-prompts", "prompts of 500 tokens at 1/2", 1, 0.5, source=500, is_a_bar=False),
+    Scenario(FairnessScenario.ONE_TASK, "one task at 4 x capacity", 1, 4.0),
+    Scenario(FairnessScenario.TWO_TASKS, "two tasks together at 4 x", 2, 4.0),
+    Scenario(FairnessScenario.EIGHT_TASKS, "eight tasks together at 4 x", 8, 4.0),
+    Scenario(FairnessScenario.LONG_GREEDY, f"{LONG} greedy tokens at 1/3", 1, 1 / 3, new=LONG),
+    Scenario(
+        FairnessScenario.LONG_SAMPLED,
+        f"{LONG} sampled tokens at 1/3",
+        1,
+        1 / 3,
+        new=LONG,
+        sampling=SAMPLED,
+    ),
+    Scenario(
+        FairnessScenario.LONG_PROMPTS,
+        "prompts of 500 tokens at 1/2",
+        1,
+        0.5,
+        source=500,
+        is_a_bar=False,
+    ),
 )
 TASKS = 9  # the quiet one, and up to eight that flood
 
@@ -109,8 +119,10 @@ class FairnessBench:
         self._count(Flood(everyone, clients=self._plan.rows), seconds)
         self._on_state("capacity")
         one = tuple(self._request(self._others[0]) for _ in range(16))
-        answered = self._count(Flood(one, clients=self._plan.rows), seconds)[200]
-        self.capacity = answered / seconds
+        came = self._count(Flood(one, clients=self._plan.rows), seconds)
+        if not came[200]:  # every flood is a multiple of it, and none would come
+            raise ServerEnded(f"nothing was answered while capacity was measured, but {dict(came)}")
+        self.capacity = came[200] / seconds
 
     def alone(self) -> Window:
         """Nothing else."""

@@ -114,9 +114,6 @@ def flooded(url: str, flood: Flood, seconds: float) -> Iterator[Callable[[], Cou
     process = context.Process(target=_run, args=(url, flood, seconds, sending), daemon=True)
     process.start()
     sending.close()  # here, so that the end of the process is seen
-    if not receiving.poll(_START_SECONDS):
-        raise TimeoutError("the flood did not begin")
-    receiving.recv()
 
     def counts() -> Counter[int]:
         if not receiving.poll(seconds + _END_SECONDS):
@@ -125,6 +122,9 @@ def flooded(url: str, flood: Flood, seconds: float) -> Iterator[Callable[[], Cou
         return found
 
     try:
+        if not receiving.poll(_START_SECONDS):
+            raise TimeoutError("the flood did not begin")
+        receiving.recv()
         yield counts
     finally:
         process.kill()

@@ -132,9 +132,9 @@ class Found:
         return self.seconds[0] / self.next_seconds
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Measure, print, write."""
-    options = _options()
+    options = _options(given)
     report = Report(
         "footprint",
         f"Footprint of a fresh server: T5-{options.shape} shape, {ROWS} rows",
@@ -167,19 +167,23 @@ def main() -> None:
         report.write(options.out)
 
 
-def _options() -> argparse.Namespace:
+def _options(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     dtypes = ["int8", "float32", "bfloat16"]
     parser.add_argument("--shape", default="large", choices=SHAPE_NAMES)
     parser.add_argument("--dtypes", default=dtypes, choices=dtypes, nargs="+")
     parser.add_argument("--kernels", default=["auto"], choices=["auto", "torch"], nargs="+")
-    parser.add_argument("--kinds", default=[k.name for k in KINDS], nargs="+", help="of requests")
+    kinds = [kind.name for kind in KINDS]
+    parser.add_argument("--kinds", default=kinds, choices=kinds, nargs="+", help="of requests")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--requests", type=int, default=6, help="to each server")
     parser.add_argument("--backbone", type=Path, help="of that shape, instead of one made now")
     parser.add_argument("--python", type=Path, help="another commit's interpreter")
     parser.add_argument("--out", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args(given)
+    if options.requests < 2:  # the first one is held against the next ones
+        parser.error(f"--requests must be at least 2, given was {options.requests}")
+    return options
 
 
 def _measure(

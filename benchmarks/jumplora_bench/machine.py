@@ -34,14 +34,12 @@ def processor_flags() -> str:
 
 
 def commit(folder: Path = Path(__file__).parent) -> str:
-    """The short commit id of this code, marked when files differ; "unknown" outside git."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=7", "--match", ""],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-    )
+    """The short commit id of this code, marked when files differ; "unknown" without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--match", ""]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    except FileNotFoundError:  # git is not installed
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 

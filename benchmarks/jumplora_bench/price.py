@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,17 +24,18 @@ from jumplora_bench.flooding import Flood, flooded, prepared
 from jumplora_bench.published import publish_tasks, task_names
 from jumplora_bench.reliability.site import commit_of
 from jumplora_bench.report import Grid, Report, console
-from jumplora_bench.rounds import spread
+from jumplora_bench.rounds import ratios, spread
 from jumplora_bench.server_process import BenchServer, end, start, wait_ready
+from jumplora_bench.shapes import SHAPE_NAMES
 from jumplora_bench.tokenizer import random_text
 
 TASKS, ROWS = 16, 16
 MOST_LOST = {"16 tasks": 0.03, "one task alone": 0.08}
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Measure, print, write."""
-    options = _options()
+    options = _options(given)
     torch.set_num_threads(options.threads)
     command = (
         "python -m jumplora_bench.price --old OTHER/.venv/bin/python"
@@ -64,7 +64,7 @@ def main() -> None:
     rows = []
     for traffic, most in MOST_LOST.items():
         old, new = rates["old", traffic], rates["new", traffic]
-        ratio = statistics.median(new) / statistics.median(old)
+        ratio = ratios(new, old).median
         pairs = ", ".join(f"{b / a:.3f}" for a, b in zip(old, new, strict=True))
         is_met = "met" if ratio >= 1 - most else "missed"
         rows.append([traffic, _told(old), _told(new), f"{ratio:.3f}", pairs, is_met])
@@ -80,10 +80,10 @@ def main() -> None:
         report.write(options.out)
 
 
-def _options() -> argparse.Namespace:
+def _options(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--old", type=Path, required=True, help="the other commit's interpreter")
-    parser.add_argument("--shape", default="base", choices=["tiny", "base", "large"])
+    parser.add_argument("--shape", default="base", choices=SHAPE_NAMES)
     parser.add_argument("--dtype", default="int8", choices=["int8", "float32"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--source", type=int, default=128)
@@ -91,7 +91,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--windows", type=int, default=5)
     parser.add_argument("--out", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args(given)
+    if options.windows < 1:
+        parser.error(f"--windows must be at least 1, given was {options.windows}")
+    return options
 
 
 def _measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,11 +48,17 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """Ratio of the medians, with the least and most ratio within one round."""
-    per_round = [a / b for a, b in zip(over, under, strict=True)]
-    return Spread(
-        statistics.median(over) / statistics.median(under), min(per_round), max(per_round)
-    )
+    """Ratio of the medians, with the least and most ratio within one round.
+
+    Over 0 it is infinite: a window in which nothing was answered.
+    """
+    per_round = [_ratio(a, b) for a, b in zip(over, under, strict=True)]
+    medians = _ratio(statistics.median(over), statistics.median(under))
+    return Spread(medians, min(per_round), max(per_round))
+
+
+def _ratio(over: float, under: float) -> float:
+    return over / under if under else math.inf
 
 
 def same_share(

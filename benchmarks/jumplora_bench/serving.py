@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 
@@ -25,6 +24,7 @@ from jumplora_bench.asking import (
 )
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Work
+from jumplora_bench.choices import ServingPart
 from jumplora_bench.disturbance import Disturbance, disturb
 from jumplora_bench.offline import OfflineEngine
 from jumplora_bench.prompts import random_prompts
@@ -34,10 +34,6 @@ from jumplora_bench.server_process import BenchServer, served
 from jumplora_bench.serving_report import LowLoad, RateRun, Saturation, ServingFound, fill
 from jumplora_bench.shapes import VOCABULARY, ShapeName
 from jumplora_bench.traffic import Mix, Question, poisson_arrivals
-
-Part = Literal["saturation", "low-load", "rates", "disturbed"]
-PARTS: tuple[Part, ...] = get_args(Part)
-
 
 DEFAULT_SLO = Slo(ttft=2.0, tpot=0.25)
 
@@ -63,7 +59,7 @@ class ServingPlan:
     slo: Slo = DEFAULT_SLO
     upload_bytes: int = 30_000_000
     seed: int = 0
-    parts: Sequence[Part] = PARTS
+    parts: Sequence[ServingPart] = tuple(ServingPart)
 
 
 class ServingBench:
@@ -121,6 +117,7 @@ class ServingBench:
                     )
                 speeds.append(tokens_per_second(answers, plan.seconds / 5, plan.seconds))
                 found.client_cpu.append(share.value)
+                found.failed[how] += sum(answer.error is not None for answer in answers)
         return found
 
     def low_load(self, how: How) -> LowLoad:
@@ -191,19 +188,19 @@ def measure_serving(
     with ExitStack() as held:
         scratch = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="jumplora-bench-")))
         bench = _set_up(plan, scratch, held, on_state)
-        rates = len(plan.rates or plan.loads) if "rates" in plan.parts else 0
-        on_start(len([part for part in plan.parts if part != "rates"]) + rates)
+        rates = len(plan.rates or plan.loads) if ServingPart.RATES in plan.parts else 0
+        on_start(len([part for part in plan.parts if part != ServingPart.RATES]) + rates)
         found = ServingFound(plan.slo, torch.get_num_threads())
-        if "saturation" in plan.parts:
+        if ServingPart.SATURATION in plan.parts:
             on_step("saturation")
             found.saturation = bench.saturation()
-        if "low-load" in plan.parts:
+        if ServingPart.LOW_LOAD in plan.parts:
             on_step("low load")
             found.low_load = [bench.low_load("whole"), bench.low_load("streamed")]
         for rate in _rates(plan, found) if rates else ():
             on_step(f"{rate:.2f} requests/s")
             found.rates.append(bench.rate(rate))
-        if "disturbed" in plan.parts:
+        if ServingPart.DISTURBED in plan.parts:
             on_step("disturbed")
             found.disturbance = bench.disturbed(scratch)
         fill(report, found)

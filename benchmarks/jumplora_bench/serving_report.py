@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from jumplora_bench.answers import Answer, Percentiles, Slo, Summary, percentile
 from jumplora_bench.asking import How
 from jumplora_bench.bars import verdict
-from jumplora_bench.disturbance import Disturbance, Side, median_ratio
+from jumplora_bench.disturbance import Disturbance, Side
 from jumplora_bench.plots import LinePlot
 from jumplora_bench.report import Grid, Report
 from jumplora_bench.rounds import Spread, ratios, spread
@@ -21,11 +21,15 @@ MOST_DISTURBED = 1.10
 
 @dataclass(slots=True)
 class Saturation:
-    """Tokens a second in each round, and the load generator's share of a core in each window."""
+    """Tokens a second in each round, and the load generator's share of a core in each window.
+
+    `failed` are requests of the served windows.
+    """
 
     engine: list[float] = field(default_factory=list)
     served: dict[How, list[float]] = field(default_factory=lambda: {"whole": [], "streamed": []})
     client_cpu: list[float] = field(default_factory=list)
+    failed: dict[How, int] = field(default_factory=lambda: {"whole": 0, "streamed": 0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +102,12 @@ def _held_saturation(found: Saturation | None) -> list[tuple[str, ...]]:
         ratio = ratios(served, found.engine).median
         held.append(
             (
-                f"throughput at saturation, answers {how}, tokens/s",
+                f"throughput at saturation, answers {how}, tokens/s{_failures(found.failed[how])}",
                 _range(spread(served), 1),
                 _range(spread(found.engine), 1),
                 f"{ratio:.3f}",
                 f">= {LEAST_SERVED}",
-                verdict(ratio >= LEAST_SERVED),
+                verdict(ratio >= LEAST_SERVED and not found.failed[how]),
             )
         )
     return held
@@ -111,8 +115,7 @@ def _held_saturation(found: Saturation | None) -> list[tuple[str, ...]]:
 
 def _held_low_load(found: LowLoad) -> tuple[str, ...]:
     return (
-        f"one request alone, its answer {found.how}, ms"
-        + (f" ({found.failed} FAILED)" if found.failed else ""),
+        f"one request alone, its answer {found.how}, ms{_failures(found.failed)}",
         _range(spread(found.served), 1, scale=1000),
         _range(spread(found.engine), 1, scale=1000),
         f"{1000 * found.added:+.1f} ms",
@@ -124,21 +127,23 @@ def _held_low_load(found: LowLoad) -> tuple[str, ...]:
 def _held_disturbance(found: ServingFound) -> list[tuple[str, ...]]:
     if found.disturbance is None:
         return []
-    disturbed, quiet = (
-        spread(found.disturbance.disturbed.step),
-        spread(found.disturbance.quiet.step),
-    )
-    ratio = median_ratio(found.disturbance)
+    disturbed, quiet = found.disturbance.disturbed, found.disturbance.quiet
+    ratio = ratios(disturbed.step, quiet.step).median
+    failed = disturbed.failed + quiet.failed
     return [
         (
-            "step with scrapes and upload, ms",
-            _range(disturbed, 2, scale=1000),
-            _range(quiet, 2, scale=1000),
+            f"step with scrapes and upload, ms{_failures(failed)}",
+            _range(spread(disturbed.step), 2, scale=1000),
+            _range(spread(quiet.step), 2, scale=1000),
             f"{ratio:.3f}",
             f"<= {MOST_DISTURBED:.2f}",
-            verdict(ratio <= MOST_DISTURBED),
+            verdict(ratio <= MOST_DISTURBED and not failed),
         )
     ]
+
+
+def _failures(count: int) -> str:
+    return f" ({count} FAILED)" if count else ""
 
 
 def _fill_rates(report: Report, runs: Sequence[RateRun], slo: Slo) -> None:

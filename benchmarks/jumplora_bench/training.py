@@ -8,33 +8,31 @@ of a process for each case, since a process never gives its peak back. The recko
 
 from __future__ import annotations
 
-import gc
-import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch.nn import functional
 
 from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.cli.progress import progress_bar
 from jumplora_adapters.continual.memory import TrainingSizes, estimate_of
 from jumplora_adapters.continual.penalty import EllaPenalty
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_bench.backbone import write_backbone
-from jumplora_bench.machine import commit, machine
+from jumplora_bench.cases.case import Lap
+from jumplora_bench.cli import command_line
+from jumplora_bench.report import Grid, Report, console
+from jumplora_bench.rounds import ratios, run_rounds, spread
 from jumplora_bench.shapes import ShapeName
 
 Case = Literal["peft", "lora", "gate half", "gate", "ella", "gate + ella"]
@@ -108,17 +106,18 @@ def _step(
     return step
 
 
-def measure(cases: dict[Case, Callable[[], None]], rounds: int) -> dict[Case, list[float]]:
-    """Seconds of every case in every round; one warm-up round first."""
-    times: dict[Case, list[float]] = {case: [] for case in cases}
-    for turn in track(range(rounds + 1), description="rounds"):
-        for case, run in cases.items():
-            gc.collect()
-            start = time.perf_counter()
-            run()
-            if turn:
-                times[case].append(time.perf_counter() - start)
-    return times
+@dataclass(frozen=True, slots=True)
+class StepCase:
+    """A case whose lap is one step."""
+
+    name: str
+    step: Callable[[], None]
+
+    def run(self) -> Lap:
+        """One step; it generates nothing."""
+        began = time.perf_counter()
+        self.step()
+        return Lap(time.perf_counter() - began, ())
 
 
 def peak_bytes(case: Case, folder: Path, rows: int, source: int) -> int:
@@ -171,42 +170,51 @@ def _parameters(folder: Path) -> list[Any]:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Measured rounds after the warm-up.")] = 7,
+    context: typer.Context,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds after the warm-up.")] = 7,
     shape: Annotated[ShapeName, typer.Option(help="tiny to try the program itself.")] = "base",
     rows: int = 8,
     source: int = 128,
-    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for JSON and markdown.")] = None,
 ) -> None:
     """Measure, print one table."""
-    with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as name:
-        folder = Path(name)
-        write_backbone(folder, shape)
+    title = f"One step, T5-{shape} shape, {rows} rows, {source} in, {TARGET} out, r {RANK}"
+    report = Report("training", title, command_line(context))
+    with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as name, progress_bar() as bar:
+        folder = write_backbone(Path(name), shape)
+        line = bar.add_task("measuring", total=len(LABELS) * (rounds + 1), state="memory")
         peaks = {case: peak_bytes(case, folder, rows, source) for case in LABELS}
         reckoned = {case: reckoned_bytes(case, folder, rows, source) for case in LABELS}
-        times = measure({case: build(case, folder, rows, source) for case in LABELS}, rounds)
-    median = {case: statistics.median(values) for case, values in times.items()}
-    console = Console(width=110)
-    console.print(f"{machine()}; commit {commit()}")
-    table = Table(
-        title=f"one step, T5-{shape} shape, {rows} rows, {source} in, {TARGET} out, r {RANK}"
-    )
-    for column in ("case", "median s", "min", "max", "x PEFT", "peak GB", "x PEFT", "reckoned GB"):
-        table.add_column(column)
-    for case, label in LABELS.items():
-        guess = reckoned[case]
-        table.add_row(
-            label,
-            *(f"{v:.3f}" for v in (median[case], min(times[case]), max(times[case]))),
-            f"{median[case] / median['peft']:.2f}",
-            f"{peaks[case] / 1e9:.2f}",
-            f"{peaks[case] / peaks['peft']:.2f}",
-            "" if guess is None else f"{guess / 1e9:.2f}",
-        )
-    console.print(table)
+        cases = [StepCase(case, build(case, folder, rows, source)) for case in LABELS]
+        laps = run_rounds(cases, rounds, lambda case: bar.update(line, advance=1, state=case))
+    seconds = {case: [lap.seconds for lap in laps[case]] for case in LABELS}
+    report.grids = [_grid(seconds, peaks, reckoned)]
+    report.data = {"seconds": seconds, "peak_bytes": peaks, "reckoned_bytes": reckoned}
+    report.show(console())
     if out is not None:
-        record = {"machine": machine(), "commit": commit(), "rounds": rounds, "seconds": times,
-                  "peak_bytes": peaks, "reckoned_bytes": reckoned}  # fmt: skip
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        report.write(out)
+
+
+def _grid(
+    seconds: Mapping[Case, Sequence[float]],
+    peaks: Mapping[Case, int],
+    reckoned: Mapping[Case, int | None],
+) -> Grid:
+    columns = ("case", "median s", "min", "max", "x PEFT", "peak GB", "x PEFT", "reckoned GB")
+    rows = []
+    for case, label in LABELS.items():
+        found, guess = spread(seconds[case]), reckoned[case]
+        rows.append(
+            (
+                label,
+                *(f"{value:.3f}" for value in (found.median, found.least, found.most)),
+                f"{ratios(seconds[case], seconds['peft']).median:.2f}",
+                f"{peaks[case] / 1e9:.2f}",
+                f"{peaks[case] / peaks['peft']:.2f}",
+                "" if guess is None else f"{guess / 1e9:.2f}",
+            )
+        )
+    return Grid("Seconds a step, and memory", columns, rows)
 
 
 if __name__ == "__main__":

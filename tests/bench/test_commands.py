@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jumplora_bench.cli import FairnessScenario
 from jumplora_bench.extra import PeerMissing, peer
-from jumplora_bench.fairness import SCENARIO_NAMES
 from jumplora_server.cli.main import command_line
 from jumplora_server.engine.native.library import why_unavailable
 
@@ -96,10 +94,6 @@ def test_fairness(tmp_path: Path) -> None:
     assert all(window["flood"]["200"] > 0 for window in record["windows"]["in a full batch"])
 
 
-def test_the_scenarios_are_the_options() -> None:
-    assert tuple(each.value for each in FairnessScenario) == SCENARIO_NAMES
-
-
 @pytest.mark.slow
 def test_adapters(tmp_path: Path) -> None:
     told = bench(
@@ -163,7 +157,7 @@ import sys
 from jumplora_server.cli.main import command_line
 names = [*(group.name for group in command_line().registered_groups)]
 loaded = [m for m in sys.modules if m.startswith(("jumplora_bench.", "torch")) and sys.modules[m]]
-assert loaded in ([], ["jumplora_bench.cli"]), loaded
+assert set(loaded) <= {{"jumplora_bench.cli", "jumplora_bench.choices"}}, loaded
 print(*names)
 """
     done = subprocess.run(

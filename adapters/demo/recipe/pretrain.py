@@ -45,7 +45,7 @@ PRACTICE_DOCUMENTS = 220  # of each source; enough passages, and the books would
 
 
 def token_streams(tokenizer: Tokenizer, cache: Path) -> dict[str, np.ndarray]:
-    """Each source's ids in reading order, documents shuffled, an end id after each paragraph."""
+    """Each source's ids, documents shuffled, paragraphs one after another without an end id."""
     if cache.exists():
         with np.load(cache) as stored:
             return {source: stored[source] for source in SOURCES}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from jumplora_bench.answers import percentile
 from jumplora_bench.report import Grid
 
 _SHOWN = 150  # rows of a table
@@ -88,9 +89,8 @@ class Findings:
 
 def shares(values: Iterable[float], scale: float = 1.0) -> tuple[str, str, str, str]:
     """Least, median, p90 and most, as a table prints them; dashes without any."""
-    ordered = sorted(value * scale for value in values)
-    if not ordered:
+    scaled = [value * scale for value in values]
+    if not scaled:
         return "-", "-", "-", "-"
-    at = [0, len(ordered) // 2, min(len(ordered) - 1, int(len(ordered) * 0.9)), len(ordered) - 1]
-    least, median, most_of, most = (f"{ordered[index]:.2f}" for index in at)
+    least, median, most_of, most = (f"{percentile(scaled, at):.2f}" for at in (0.0, 0.5, 0.9, 1.0))
     return least, median, most_of, most

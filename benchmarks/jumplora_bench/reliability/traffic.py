@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -61,6 +61,15 @@ class Expected:
         if text != found.texts[prompt]:
             return f"{digest[:8]} of {task} answered {text!r}, right is {found.texts[prompt]!r}"
         return None
+
+
+def said_in(response: httpx.Response) -> dict[str, Any]:
+    """The answer's JSON object; empty where it is none."""
+    try:
+        said = response.json()
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 class Traffic:
@@ -136,7 +145,8 @@ class Traffic:
         self.answered += 1
         self.slowest = max(self.slowest, time.monotonic() - sent)
         digest = response.headers.get("x-adapter-version", "")
-        fault = self._expected.fault(task, prompt, sent, digest, response.json()["generated_text"])
+        text = str(said_in(response).get("generated_text"))
+        fault = self._expected.fault(task, prompt, sent, digest, text)
         self._findings.check("answers", fault is None, str(fault))
         return None
 
@@ -154,9 +164,9 @@ def asks_right(ask: Callable[[dict[str, object]], httpx.Response | None], versio
             return "no answer"
         if response.status_code != 200:
             return f"{response.status_code} {response.text[:120]}"
-        said = response.json()
+        said = said_in(response).get("generated_text")
         if response.headers.get("x-adapter-version") != version.digest:
             return f"version {response.headers.get('x-adapter-version', '')[:8]} answered"
-        if said["generated_text"] != text:
-            return f"{said['generated_text']!r} instead of {text!r}"
+        if said != text:
+            return f"{said!r} instead of {text!r}"
     return ""

@@ -6,7 +6,6 @@ Each must be refused with a 4xx, or accepted and then answer as the file says; a
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import shutil
 from collections import Counter
@@ -23,7 +22,7 @@ from jumplora_bench.reliability.crafted_bytes import BYTES, Change
 from jumplora_bench.reliability.crafted_manifests import MANIFESTS
 from jumplora_bench.reliability.findings import Findings
 from jumplora_bench.reliability.site import NoAnswer, Site, commit_of, running
-from jumplora_bench.reliability.traffic import Expected, Traffic, asks_right
+from jumplora_bench.reliability.traffic import Expected, Traffic, asks_right, said_in
 from jumplora_bench.reliability.versions import PARAMETERS, PROMPTS, Oracle, Version, make_versions
 from jumplora_bench.reliability.vitals import Vitals, listing, vitals
 from jumplora_bench.report import Grid, Report
@@ -135,10 +134,7 @@ def _upload(run: _Run, change: Change, rng: random.Random, turn: int) -> None:
 
 
 def _says_why(response: httpx.Response) -> bool:
-    try:
-        told = response.json()
-    except json.JSONDecodeError:
-        return False
+    told = said_in(response)
     return bool(told.get("error")) and bool(told.get("error_type")) and len(response.text) < 4096
 
 
@@ -173,10 +169,10 @@ def _check_answers(run: _Run, task: str, digest: str, texts: tuple[str | None, .
         if 400 <= response.status_code < 500:
             return  # a default out of the requests' bounds: refused, and says so
         if text is None:  # numbers that are finite in the trial run and not here
-            is_right = response.json().get("error_type") == "generation"
+            is_right = said_in(response).get("error_type") == "generation"
             run.findings.check("not finite", is_right, response.text[:150])
             continue
-        said = response.json().get("generated_text")
+        said = said_in(response).get("generated_text")
         came = response.headers.get("x-adapter-version")
         is_right = (response.status_code, said, came) == (200, text, digest)
         what = f"{response.status_code} {came} {said!r}, not {text!r}"

@@ -71,11 +71,15 @@ class Oracle:
             )
             for row, prompt in enumerate(PROMPTS)
         )
-        prompts = tuple(row.encoding for row in rows)
+        live, prompts = rows, tuple(row.encoding for row in rows)
         for step in range(NEW_TOKENS):
-            output = self._engine.step(Batch(prompts if step == 0 else (), rows))
-            for row, token in zip(rows, output.token_ids, strict=True):
+            output = self._engine.step(Batch(prompts if step == 0 else (), live))
+            for row, token in zip(live, output.token_ids, strict=True):
                 row.output.append(token)
+            # As the server does: -1 is no token, and no step may be given it.
+            live = tuple(row for row in live if row.output[-1] != -1)
+            if not live:
+                break
         self._engine.remove(slot)
         return tuple(
             None if -1 in row.output else self._tokenizer.decode(list(row.output)) for row in rows

@@ -117,8 +117,12 @@ async def main(url: str, kind: str, wanted: int) -> None:
     ]
     held = [asyncio.create_task(hold(each, turn)) for turn, each in enumerate(connections)]
     say(opened=len(connections))
-    await asyncio.gather(*held)
-    await asyncio.Event().wait()
+    try:
+        await asyncio.gather(*held)
+        await asyncio.Event().wait()
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 async def _send(connection: socket.socket, raw: bytes) -> None:

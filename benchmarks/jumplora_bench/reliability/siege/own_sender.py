@@ -55,7 +55,9 @@ def main(url: str, key: str, seed: int, numbers: range) -> None:
     parts = urlsplit(url)
     address = (parts.hostname or "", parts.port or 80)
     statuses: Counter[str] = Counter()
-    for done, number in enumerate(numbers, 1):
+    for done, number in enumerate(numbers):
+        if done and done % PROGRESS == 0:
+            say(done=PROGRESS)
         kind, shot = shot_of(seed, number)
         raw = shot.raw.replace(KEY.encode(), key.encode())
         try:
@@ -70,9 +72,8 @@ def main(url: str, key: str, seed: int, numbers: range) -> None:
             statuses[f"{kind}|{heard.end}"] += 1
         for fault in faults_of(shot, heard):
             say(fault=fault, case=kind, number=number, sent=repr(shot.raw[:600]))
-        if done % PROGRESS == 0:
-            say(done=PROGRESS)
-    say(done=len(numbers) % PROGRESS, statuses=dict(statuses))
+    left = len(numbers) - PROGRESS * max(0, (len(numbers) - 1) // PROGRESS)
+    say(done=left, statuses=dict(statuses))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
+from jumplora_bench.answers import percentile
+
 TASK = "dbpedia"
 PROMPTS = (
     "The Aller is a river in Lower Saxony, Germany, a tributary of the Weser.",
@@ -32,14 +34,12 @@ class Calm:
     @property
     def p95(self) -> float:
         """Of those that were answered; infinite where none was."""
-        ordered = sorted(self.seconds)
-        return ordered[math.ceil(len(ordered) * 0.95) - 1] if ordered else math.inf
+        return percentile(self.seconds, 0.95) if self.seconds else math.inf
 
     @property
     def median(self) -> float:
         """Of those that were answered."""
-        ordered = sorted(self.seconds)
-        return ordered[len(ordered) // 2] if ordered else math.inf
+        return percentile(self.seconds, 0.5) if self.seconds else math.inf
 
 
 @dataclass(slots=True)
@@ -93,11 +93,14 @@ class QuietTask:
             headers = {"content-type": "application/json"}
             connection.request("POST", "/generate", json.dumps(body), headers)
             response = connection.getresponse()
-            told = response.read().decode()
+            told = response.read().decode(errors="replace")
         except (OSError, HTTPException) as error:
             return "", f"no answer: {type(error).__name__} {error}"
         finally:
             connection.close()
         if response.status != 200:
             return "", f"{response.status} {told[:120]}"
-        return str(json.loads(told)["generated_text"]), ""
+        try:
+            return str(json.loads(told)["generated_text"]), ""
+        except (ValueError, KeyError, TypeError):
+            return "", f"no answer of ours: {told[:120]}"

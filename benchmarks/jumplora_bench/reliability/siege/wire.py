@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import struct
@@ -150,9 +151,16 @@ def _body(data: bytes, headers: dict[str, str], *, is_over: bool) -> tuple[bytes
     if headers.get("transfer-encoding", "").lower() == "chunked":
         return _chunks(data)
     if "content-length" in headers:
-        size = int(headers["content-length"])
+        size = _length(headers["content-length"].encode("latin-1"), 10)
         return (data[:size], size) if len(data) >= size else None
     return (data, len(data)) if is_over else None
+
+
+def _length(digits: bytes, base: Literal[10, 16]) -> int:
+    """A length as HTTP writes it. Raises ValueError for what `int` takes beyond that, as -6."""
+    if not re.fullmatch(rb"[0-9]+" if base == 10 else rb"[0-9a-fA-F]+", digits):
+        raise ValueError(f"no length: {digits!r}")
+    return int(digits, base)
 
 
 def _chunks(data: bytes) -> tuple[bytes, int] | None:
@@ -161,7 +169,7 @@ def _chunks(data: bytes) -> tuple[bytes, int] | None:
         end = data.find(b"\r\n", at)
         if end < 0:
             return None
-        size = int(data[at:end].split(b";")[0], 16)
+        size = _length(data[at:end].split(b";")[0], 16)
         start = end + 2
         if len(data) < start + size + 2:
             return None

@@ -226,6 +226,7 @@ void delta_many(const Op& op, const Team& team) {
 bool is_delta_of_none(const Op& op, const Step& step) {
     if (op.kind != DELTA_FEW && op.kind != DELTA_MANY) return false;
     if (step.blocks_count == 0) return true;
+    if (step.targeted == nullptr) return false;
     for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
         if (step.targeted[module / 8] >> (module % 8) & 1) return false;
     return true;

@@ -89,7 +89,7 @@ struct Step {
     int64_t blocks_count;
     const Block* blocks;
     const Delta* const* tables;
-    const uint8_t* targeted;  // a bit for each module: whether any of the tables has a delta of it
+    const uint8_t* targeted;  // a bit for each module that any of the tables has; null: all of them
     const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
 };
 

@@ -1,0 +1,132 @@
+"""The engine benchmark from its plan to its report: tiny, in this process, beside its peers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from jumplora_adapters.backbone import read_backbone
+from jumplora_bench.adapters import AdaptersPlan
+from jumplora_bench.backbone import write_backbone
+from jumplora_bench.cases.case import Lap, Work
+from jumplora_bench.cases.hub_split import HubCase
+from jumplora_bench.engine import EnginePlan, _last_tokens, _peers, _sanity, measure_engine
+from jumplora_bench.fleet import Fleet
+from jumplora_bench.prompts import random_prompts
+from jumplora_bench.report import Report
+from jumplora_bench.sampling import SamplingPlan, measure_sampling
+from jumplora_bench.shapes import VOCABULARY
+
+PLAN = EnginePlan(
+    shape="tiny", rows=2, source=6, new=3, rounds=2, dtypes=("float32",), threads=1,
+    cases=("transformers bare", "ours bare fp32", "ours 2 tasks 5.1%*"),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def found() -> tuple[Report, list[int], list[str]]:
+    starts: list[int] = []
+    laps: list[str] = []
+    report = measure_engine(PLAN, "a command", on_start=starts.append, on_lap=laps.append)
+    return report, starts, laps
+
+
+Found = tuple[Report, list[int], list[str]]
+
+
+def test_as_many_laps_as_were_announced(found: Found) -> None:
+    _, starts, laps = found
+    names = ["transformers bare", "ours bare fp32", "ours 2 tasks 5.1% fp32"]
+    assert laps == names * (PLAN.rounds + 1), "in turn, with a warm-up"
+    assert starts == [len(laps)]
+
+
+def test_our_tokens_are_transformers(found: Found) -> None:
+    report, _, _ = found
+    assert report.grids[3].rows == [("ours bare fp32", "transformers bare", "100.0%", "100.0%")]
+
+
+def test_the_record_is_whole(found: Found, tmp_path: Path) -> None:
+    report, _, _ = found
+    report.write(tmp_path)
+    record = json.loads((tmp_path / "engine.json").read_text())
+    assert record["command"] == "a command"
+    assert record["threads"] == 1
+    assert {len(values) for values in record["seconds"].values()} == {PLAN.rounds}
+    assert record["encode_seconds"].keys() == {"ours bare fp32", "ours 2 tasks 5.1% fp32"}
+    assert "fp32: bare over transformers" in record["ratios"]
+    assert [family["slots"] for family in record["adapters"]] == [1]
+    assert record["adapterhub_versions"] is None
+    assert record["backbone_bytes"]["float32"] > 0
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    folder = write_backbone(tmp_path_factory.mktemp("bench") / "backbone", "tiny")
+    return Work(folder, random_prompts(2, 6, VOCABULARY), 3, 1, "cpu")
+
+
+def peers(plan: EnginePlan, work: Work, tmp_path: Path) -> list[str]:
+    fleet = Fleet(work, read_backbone(work.backbone), plan.dtypes, plan.wants)
+    with ExitStack() as held:
+        return [case.name for case in _peers(plan, work, fleet, tmp_path, held)]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's
+def test_peers_are_those_that_are_wanted(work: Work, tmp_path: Path) -> None:
+    assert peers(replace(PLAN, cases=("ours*",)), work, tmp_path / "none") == []
+    few = replace(PLAN, cases=("transformers*", "PEFT*"))
+    assert peers(few, work, tmp_path / "few") == ["transformers bare", "PEFT mixed"]
+    hub = replace(PLAN, cases=(HubCase.name,))
+    assert peers(hub, work, tmp_path / "hub") == [], "no interpreter was given"
+
+
+def test_ctranslate2_serves_the_one_task_merged(work: Work, tmp_path: Path) -> None:
+    """float32: the same greedy tokens as our engine's, with that task on every row."""
+    plan = replace(PLAN, cases=("CTranslate2*",))
+    fleet = Fleet(work, read_backbone(work.backbone), plan.dtypes, plan.wants)
+    with ExitStack() as held:
+        (case,) = _peers(plan, work, fleet, tmp_path, held)
+        tokens = {case.name: case.run().tokens}
+    (pair,) = _sanity(tokens, fleet)
+    assert (pair.ours, pair.theirs) == ("ours, that one task fp32", "CTranslate2 merged fp32")
+    assert (pair.tokens, pair.rows) == (1.0, 1.0)
+
+
+def test_the_last_rounds_tokens_are_compared() -> None:
+    laps = {"a": [Lap(1.0, ((1,),)), Lap(1.0, ((2,),))]}
+    assert _last_tokens(laps) == {"a": ((2,),)}
+
+
+def test_a_measured_server_gets_the_plans_sizes() -> None:
+    plan = AdaptersPlan(rows=3, source=4, new=5, dtype="float32")
+    settings = plan.settings(adapter_budget_bytes="1GiB")
+    assert settings["max_rows"] == 3
+    assert settings["max_source_tokens"] == 8, "the least that a server takes"
+    assert settings["max_target_tokens"] == 5
+    assert settings["adapter_budget_bytes"] == "1GiB"
+    assert settings["threads"] == torch.get_num_threads()
+
+
+def test_sampling_is_measured_engine_by_engine() -> None:
+    plan = SamplingPlan("tiny", 2, 6, 2, 1, ("bfloat16",), "cpu", 1)
+    starts: list[int] = []
+    laps: list[str] = []
+    report = measure_sampling(plan, "a command", on_start=starts.append, on_lap=laps.append)
+    assert starts == [len(laps)] == [6 * 2]
+    assert {name.partition(":")[0] for name in laps} == {"bf16 torch"}
+    steps: dict[str, list[float]] = report.data["step_seconds"]  # type: ignore[assignment]
+    assert all(len(values) == 1 and values[0] > 0 for values in steps.values())
