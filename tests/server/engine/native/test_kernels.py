@@ -120,9 +120,9 @@ def test_an_unknown_operation_fails_its_step() -> None:
         tape.replay(Step(rows=1))
 
 
-def test_more_rank_than_the_matrix_has_sides_becomes_the_matrix() -> None:
-    delta, x = low_rank((70, 96), rank=97), numbers(5, 96)
-    assert isinstance(make_form(low_rank((70, 96), rank=96)), LowRankForm)
+def test_factors_that_take_more_than_twice_the_matrix_become_the_matrix() -> None:
+    delta, x = low_rank((70, 96), rank=81), numbers(5, 96)
+    assert isinstance(make_form(low_rank((70, 96), rank=80)), LowRankForm)
     form = make_form(delta)
     assert isinstance(form, DenseForm)
     assert form.nbytes == 96 * 96 * 4  # whole panels of 32
