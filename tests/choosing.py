@@ -131,7 +131,7 @@ class _Native:
                 rows=n,
                 sequences=n,
                 tokens=ctypes.addressof(tokens),
-                cache_rows=ctypes.addressof(rows),
+                target_rows=ctypes.addressof(rows),
                 positions=ctypes.addressof(positions),
                 samplings=ctypes.addressof(samplings),
             )

@@ -47,10 +47,14 @@ PANEL = 32  # outputs of a panel of packed weights
 LANES = 16  # floats of a vector
 MAX_LANES = 64  # tokens of a block
 
+# Without slots a structure takes a field that it has not, by any name, and the kernels read the
+# one that was meant as null.
+
 
 class Op(ctypes.Structure):
     """One operation of a tape."""
 
+    __slots__ = ()
     _fields_ = (
         ("kind", ctypes.c_int64),
         ("p", ctypes.c_void_p * 6),
@@ -62,6 +66,7 @@ class Op(ctypes.Structure):
 class DeltaStruct(ctypes.Structure):
     """One module's delta in one slot."""
 
+    __slots__ = ()
     _fields_ = (
         ("kind", ctypes.c_int64),
         ("value_type", ctypes.c_int64),
@@ -77,6 +82,7 @@ class DeltaStruct(ctypes.Structure):
 class Block(ctypes.Structure):
     """Neighbouring rows of one lineage."""
 
+    __slots__ = ()
     _fields_ = (
         ("row", ctypes.c_int64),
         ("rows", ctypes.c_int64),
@@ -89,6 +95,7 @@ class Block(ctypes.Structure):
 class SamplingStruct(ctypes.Structure):
     """How one row's tokens are chosen."""
 
+    __slots__ = ()
     _fields_ = (
         ("temperature", ctypes.c_double),
         ("top_p", ctypes.c_double),
@@ -103,6 +110,7 @@ class SamplingStruct(ctypes.Structure):
 class Step(ctypes.Structure):
     """What one replay computes."""
 
+    __slots__ = ()
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("sequences", ctypes.c_int64),

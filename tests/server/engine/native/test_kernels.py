@@ -26,7 +26,14 @@ from jumplora_server.engine.native.forms import (
     make_form,
     sparse_form,
 )
-from jumplora_server.engine.native.layout import Block, DeltaStruct, Kind, Step
+from jumplora_server.engine.native.layout import (
+    Block,
+    DeltaStruct,
+    Kind,
+    Op,
+    SamplingStruct,
+    Step,
+)
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import pack_weight
 
@@ -111,6 +118,14 @@ def test_a_step_without_memory_fails_and_the_next_one_computes() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("structure", [Op, DeltaStruct, Block, SamplingStruct, Step])
+def test_a_structure_takes_no_field_that_the_kernels_do_not_know(
+    structure: type[ctypes.Structure],
+) -> None:
+    with pytest.raises(AttributeError, match="former_name"):
+        structure(former_name=1)
 
 
 def test_an_unknown_operation_fails_its_step() -> None:
