@@ -109,7 +109,7 @@ class _Native:
         self._tokens = torch.empty(MAX_ROWS, dtype=torch.int64)
         self._logprobs = torch.empty(MAX_ROWS, dtype=torch.float64)
         fed = torch.zeros(MAX_ROWS, POSITIONS, dtype=torch.int32)
-        self._samplings = Samplings(MAX_ROWS)
+        self._samplings = Samplings(fed, START)
         self._tape = Tape()
         found = (self._logits, self._highest, self._tokens)
         self._tape.add(Kind.BEST, *found, n=(vocabulary,))

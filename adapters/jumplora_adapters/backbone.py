@@ -142,6 +142,7 @@ def _stamps(folder: Path) -> Stamps:
 
 @lru_cache(maxsize=8)
 def _read(folder: Path, stamps: Stamps) -> Backbone:
+    cache = FingerprintCache(user_cache())
     architecture = read_architecture(folder)
     generation = read_generation(folder, architecture.vocab_size)
     checkpoint = open_checkpoint(folder, parameters(architecture))
@@ -151,7 +152,6 @@ def _read(folder: Path, stamps: Stamps) -> Backbone:
         for name, stamp in stamps
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in HUB_FILES)
     }
-    cache = FingerprintCache(user_cache())
     fingerprints = cache.find(folder, decisive)
     if fingerprints is None:
         tokenizer, weights = tokenizer_identity(folder), weight_digests(checkpoint)

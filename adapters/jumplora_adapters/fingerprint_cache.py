@@ -43,9 +43,12 @@ class FingerprintCache:
     """The entries of one folder; several processes may share it."""
 
     def __init__(self, folder: Path | None, *, clock: Callable[[], int] = now_ns) -> None:
-        """`clock` gives nanoseconds since 1970, as the stamps of files do."""
+        """Made before the files of a backbone are read, for what is kept of it.
+
+        `clock` gives nanoseconds since 1970, as the stamps of files do.
+        """
         self._folder = folder
-        self._clock = clock
+        self._made_at = clock()
 
     def find(self, backbone: Path, stamps: Stamps) -> tuple[str, ...] | None:
         """The fingerprints of a backbone's folder, newest version first."""
@@ -66,12 +69,13 @@ class FingerprintCache:
         return found if all(isinstance(it, str) and is_digest(it) for it in found) else None
 
     def keep(self, backbone: Path, stamps: Stamps, fingerprints: tuple[str, ...]) -> None:
-        """Write an entry, unless a file changed so lately that its stamp may say too little."""
+        """Write an entry, unless a file changed so shortly before it was read that its stamp may
+        say too little: hashing takes longer than a second change under the same stamp."""
         path = self._path(backbone)
         newest = max((max(stamp[1], stamp[2]) for stamp in stamps.values()), default=0)
         if path is None:
             _say_once(None, "this user has no home folder")
-        elif self._clock() - newest > RACY_NS:
+        elif self._made_at - newest > RACY_NS:
             named = dict(zip(_VERSIONS, fingerprints, strict=True))
             text = json.dumps(_entry(backbone, stamps, named), sort_keys=True)
             try:

@@ -61,6 +61,15 @@ def test_a_folder_that_has_just_been_written_is_not_kept(tmp_path: Path) -> None
     assert _cache(tmp_path).find(FOLDER, STAMPS) is None
 
 
+def test_the_time_before_the_files_were_read_counts(tmp_path: Path) -> None:
+    """A file that changes twice in a tick, while it is read: hashing it takes seconds."""
+    now = [60 + 1_000_000_000]
+    cache = FingerprintCache(tmp_path / "jumplora", clock=lambda: now[0])
+    now[0] = LATER
+    cache.keep(FOLDER, STAMPS, FINGERPRINTS)
+    assert _cache(tmp_path).find(FOLDER, STAMPS) is None
+
+
 def _swap(first: str, second: str) -> Callable[[Path], object]:
     return lambda path: path.write_text(path.read_text().replace(first, second))
 

@@ -145,7 +145,8 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor
     Args:
         q: [R, heads, d_kv].
         keys, values: [R, heads, length, d_kv], of which the first L count.
-        bias: [R, 1 or heads, L].
+        bias: [R, 1 or heads, L], the dtype's lowest number where a key does not count. Such a key
+            may hold anything: a sequence that ended well can leave infinite ones behind.
     """
     rows, heads, width = q.shape
     length = bias.shape[-1]
@@ -153,6 +154,8 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor
     keys = keys.view(rows * heads, -1, width)[:, :length]
     values = values.view(rows * heads, -1, width)[:, :length]
     scores = torch.bmm(q.reshape(rows * heads, 1, width), keys.transpose(1, 2))
-    weights = torch.softmax(scores.view(rows, heads, length) + bias, dim=-1, dtype=torch.float32)
+    lowest = torch.finfo(bias.dtype).min
+    scores = (scores.view(rows, heads, length) + bias).masked_fill_(bias == lowest, lowest)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
     read = torch.bmm(weights.to(q.dtype).view(rows * heads, 1, length), values)
     return read.view(rows, heads * width)

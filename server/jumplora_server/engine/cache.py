@@ -76,7 +76,7 @@ class SourceCache:
         return self.k[layer][places], self.v[layer][places]
 
     def clear(self, place: int) -> None:
-        """Forget a place's numbers: masks are added to scores, so a NaN behind one would show."""
+        """Forget a place's numbers: behind a mask, a value of NaN times 0 would show."""
         for cache in (self.k, self.v):
             cache[:, place].zero_()
 
@@ -113,7 +113,7 @@ class TargetCache:
                 cache[:, copy.row, :, : copy.tokens] = cache[:, copy.source, :, : copy.tokens]
 
     def clear(self, row: int) -> None:
-        """Forget a row's numbers: masks are added to scores, so a NaN behind one would show."""
+        """Forget a row's numbers: behind a mask, a value of NaN times 0 would show."""
         for cache in (self.k, self.v):
             cache[:, row].zero_()
 

@@ -148,9 +148,11 @@ def is_filled(delta: CombinedDelta) -> bool:
 def is_overranked(delta: LowRankDelta) -> bool:
     """Whether the factors are large and take more than twice what their product takes.
 
-    Such a file cannot be published, but may have been, or lie in a store by hand.
+    The rank that may be published does not rule it out: it is the longer side of the largest
+    matrix, and that of a head is far longer than the other one.
     """
-    return delta.rank > max(FREE_RANK, *delta.shape)
+    d_out, d_in = delta.shape
+    return delta.rank > FREE_RANK and delta.rank * (d_out + d_in) > 2 * d_out * d_in
 
 
 def product_reference(delta: Delta, x: Tensor) -> Tensor:

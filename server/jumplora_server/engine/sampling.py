@@ -116,6 +116,7 @@ class Chooser:
         self._ends = end_token_ids
         self._start = start_token_id
         self._fed = torch.full((rows, positions), start_token_id, device=device)
+        self._owners: list[int | None] = [None] * rows  # whose tokens they are, by sequence id
 
     def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
         """Choose one token a row.
@@ -149,6 +150,8 @@ class Chooser:
             self._fed[copy.row, : copy.tokens] = self._fed[copy.source, : copy.tokens]
 
     def _asked(self, sequences: Rows[Sequence], choosing: Rows[int]) -> Asked:
+        for i in choosing:
+            self._catch_up(sequences[i])
         table = torch.tensor(
             [self._numbers(i, sequences[i]) for i in choosing], dtype=torch.float64
         ).t()
@@ -160,6 +163,16 @@ class Chooser:
         steps = torch.arange(width, device=fed.device)
         # What another sequence left behind in the row is past this one's position.
         return Asked(table, torch.where(steps > positions[:, None], fed[:, :1], fed), self._ends)
+
+    def _catch_up(self, sequence: Sequence) -> None:
+        """Note what a row was fed before its sequence came: it may continue from one whose tokens
+        were not looked at."""
+        if self._owners[sequence.row] == sequence.id:
+            return
+        self._owners[sequence.row] = sequence.id
+        if sequence.output:
+            given = torch.tensor([self._start, *sequence.output[:-1]])
+            self._fed[sequence.row, : len(given)] = to_device(given, self._fed.device)
 
     def _numbers(self, place: int, sequence: Sequence) -> tuple[float, ...]:
         sampling, position = sequence.sampling, len(sequence.output)

@@ -156,8 +156,9 @@ class Scheduler:
         for sequence in batch.decode:
             if sequence.id in self._known:
                 self._end(sequence, FinishReason.ERROR, now, error=error)
+        # A sequence of one of its prompts that still waits must not read what was never written.
         for encoding in batch.encode:
-            self._free_place(encoding)
+            self._leave_place(encoding)
 
     def abort(self, error: Exception, now: float) -> None:
         """End everything, waiting and running."""
@@ -343,9 +344,10 @@ class Scheduler:
         """One of its sequences ended; the last one frees the place and the version."""
         encoding.sequences -= 1
         if not encoding.sequences:
-            self._free_place(encoding)
+            self._leave_place(encoding)
 
-    def _free_place(self, encoding: Encoding) -> None:
+    def _leave_place(self, encoding: Encoding) -> None:
+        """Free the place and the version that it holds, if it does; none of its sequences run."""
         if encoding.place < 0:
             return
         heapq.heappush(self._free_places, encoding.place)

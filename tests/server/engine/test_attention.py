@@ -69,14 +69,15 @@ def test_prompts_of_whole_groups_need_no_mask() -> None:
     assert torch.equal(masked_bias(bias, group), bias[None])
 
 
+@pytest.mark.parametrize("behind", [1e3, float("inf"), float("-inf"), float("nan")])
 @pytest.mark.parametrize("length", [1, 17, 64])
-def test_a_row_attends_to_the_keys_that_its_bias_lets_through(length: int) -> None:
+def test_a_row_attends_to_the_keys_that_its_bias_lets_through(length: int, behind: float) -> None:
     rows = 4
     q = numbers(rows, HEADS, WIDTH, seed=1)
     k, v = (numbers(rows, HEADS, 128, WIDTH, seed=seed) for seed in (2, 3))
     bias = numbers(rows, HEADS, 64, seed=4)
     bias[:, :, length:] = torch.finfo(torch.float32).min
-    k[:, :, length:], v[:, :, length:] = 1e3, 1e3  # of another sequence, behind the mask
+    k[:, :, length:], v[:, :, length:] = behind, 1e3  # of another sequence, behind the mask
     read = attend_rows(q, k, v, bias).view(rows, HEADS, WIDTH)
     wanted = slowly(q[:, :, None], k[:, :, :length], v[:, :, :length], bias[:, :, None, :length])
     torch.testing.assert_close(read, wanted[:, :, 0], atol=1e-5, rtol=1e-5)

@@ -132,3 +132,25 @@ def test_ancestors_are_added_in_lineage_order_whatever_the_batch() -> None:
     mates = [chain, (slots[2], slots[1]), (slots[1],)]
     make_plan(mates, [(0, 1), (1, 2), (2, 3)], "decode", CPU).add("m", x, together)
     assert torch.equal(alone[0], together[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "form"),
+    [
+        ((48, 32), 65, DenseForm),
+        ((2000, 16), 32, LowRankForm),
+        ((2000, 16), 64, LowRankForm),  # allowed whatever it takes
+        ((2000, 16), 65, DenseForm),  # far below the matrix's longer side
+        ((16, 2000), 65, DenseForm),
+        ((256, 256), 256, LowRankForm),
+        ((256, 256), 257, DenseForm),
+    ],
+)
+def test_factors_that_take_far_more_than_their_product_are_multiplied(
+    shape: tuple[int, int], rank: int, form: type
+) -> None:
+    """A head's matrix is long and narrow: a rank below its longer side says little."""
+    delta = LowRankDelta(torch.ones(rank, shape[1]), torch.ones(shape[0], rank))
+    made = make_form(delta, CPU)
+    assert type(made) is form
+    assert made.nbytes <= max(8 * shape[0] * shape[1], 4 * 64 * sum(shape))

@@ -122,6 +122,38 @@ def test_a_copied_row_goes_on_as_the_row_that_it_was_copied_from(
 
 
 @pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
+def test_a_copy_knows_the_tokens_that_its_source_never_looked_at(
+    backbone: Backbone, kernels: Kernels
+) -> None:
+    """A greedy row takes no notice of its tokens, but the one that continues may repeat none.
+
+    Or must, as here: what it was fed is preferred to all the rest.
+    """
+    engine, slot = make_engine(backbone, "float32", kernels)
+    repeating = Sampling(max_new_tokens=TARGET, repetition_penalty=0.02)
+    run(engine, [make_sequence(prompt(9, seed=8), row=4, sampling=repeating)])  # fed before
+    source = make_sequence(prompt(30), row=1, slots=(slot,), sampling=Sampling(TARGET))
+    engine.step(first_batch([source]))
+    source.output.append(5)
+    while len(source.output) < 9:
+        engine.step(Batch((), (source,)))
+        source.output.append(5 + 7 * len(source.output))
+    copied = another(source, 4, repeating)
+    copied.output.extend(source.output)
+    copied.id = 77
+    lineage = engine._bank.lineage((slot,))
+    with torch.inference_mode():
+        logits = engine.runner.logits([source], [lineage])[0].clone()
+        likeliest = int(logits.argmax())
+        fed = torch.tensor([0, *source.output])
+        logits[fed] = torch.where(logits[fed] > 0, logits[fed] / 0.02, logits[fed] * 0.02)
+    output = engine.step(Batch((), (source, copied), (RowCopy(1, 4, len(source.output)),)))
+    assert output.token_ids == (likeliest, int(logits.argmax()))
+    assert likeliest not in source.output, "no contrast"
+    assert output.token_ids[1] in source.output, "no contrast"
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
 def test_a_copy_has_the_bits_of_its_source(backbone: Backbone, kernels: Kernels) -> None:
     engine, slot = make_engine(backbone, "float32", kernels)
     source = make_sequence(prompt(30), row=0, slots=(slot,))

@@ -373,6 +373,23 @@ def test_a_failed_step_ends_its_batch_only() -> None:
     assert new(bench.step()) == [3]
 
 
+def test_a_prompt_of_a_failed_step_is_encoded_again_for_those_that_wait() -> None:
+    bench = Bench()
+    first = bench.add()
+    for _ in range(3):
+        bench.add_another(first)
+    failed = bench.next_batch()
+    assert len(failed.decode) == 3
+    bench.scheduler.fail(failed, GenerationFailed("no"), 1.0)
+    bench.note()
+    assert bench.shelves.claims == []
+    again = bench.step()
+    assert (again.encode, ids(again.decode)) == ((first.encoding,), [3])
+    bench.scheduler.fail(bench.next_batch(), GenerationFailed("no"), 2.0)
+    bench.scheduler.check_idle()
+    assert bench.shelves.claims == []
+
+
 def test_a_row_that_is_not_finite_fails_alone() -> None:
     bench = Bench()
     bad, good = bench.add(), bench.add()

@@ -112,7 +112,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += 0.5
         if outcome == "fail":
             self.scheduler.fail(batch, GenerationFailed("no"), self.now)
-            for encoding in batch.encode:  # by whatever still waits for it, once more
+            for encoding in batch.encode:  # never written: encoded again for those that wait
                 del self.encoded[encoding]
         elif not batch.is_empty():
             token = st.sampled_from([ord("x"), ord("y"), EOS])

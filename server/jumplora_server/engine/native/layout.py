@@ -47,6 +47,9 @@ PANEL = 32  # outputs of a panel of packed weights
 LANES = 16  # floats of a vector
 MAX_LANES = 64  # tokens of a block
 
+# Without slots a structure takes a field that it has not, by any name, and the kernels read the
+# one that was meant as null.
+
 
 class Struct(ctypes.Structure):
     """A structure that knows its fields: ctypes takes any name, and leaves its field zero."""
@@ -60,6 +63,7 @@ class Struct(ctypes.Structure):
 class Op(Struct):
     """One operation of a tape."""
 
+    __slots__ = ()
     _fields_ = (
         ("kind", ctypes.c_int64),
         ("p", ctypes.c_void_p * 6),
@@ -71,6 +75,7 @@ class Op(Struct):
 class DeltaStruct(Struct):
     """One module's delta in one slot."""
 
+    __slots__ = ()
     _fields_ = (
         ("kind", ctypes.c_int64),
         ("value_type", ctypes.c_int64),
@@ -86,6 +91,7 @@ class DeltaStruct(Struct):
 class Block(Struct):
     """Neighbouring rows of one lineage."""
 
+    __slots__ = ()
     _fields_ = (
         ("row", ctypes.c_int64),
         ("rows", ctypes.c_int64),
@@ -98,6 +104,7 @@ class Block(Struct):
 class SamplingStruct(Struct):
     """How one row's tokens are chosen."""
 
+    __slots__ = ()
     _fields_ = (
         ("temperature", ctypes.c_double),
         ("top_p", ctypes.c_double),
@@ -112,6 +119,7 @@ class SamplingStruct(Struct):
 class Step(Struct):
     """What one replay computes."""
 
+    __slots__ = ()
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("sequences", ctypes.c_int64),

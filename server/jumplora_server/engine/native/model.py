@@ -25,6 +25,7 @@ class NativeModel(Protocol):
     highest: Tensor  # [rows]
     best: Tensor  # [rows]
     logprobs: Tensor  # [rows]
+    fed: Tensor  # [rows, positions] int32, what each row was fed, where its sampling looks at that
 
     @property
     def sites(self) -> Mapping[str, int]:

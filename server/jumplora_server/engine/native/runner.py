@@ -71,7 +71,7 @@ class NativeRunner:
             max_source=limits.max_source_tokens,
             max_target=limits.max_target_tokens,
         )
-        self._samplings = Samplings(limits.max_rows)
+        self._samplings = Samplings(self._model.fed, start_token_id)
 
     @property
     def weight_bytes(self) -> int:

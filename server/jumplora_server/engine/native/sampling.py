@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence as Rows
 
+import torch
+from torch import Tensor
+
 from jumplora_server.core import Sampling, Sequence
 from jumplora_server.engine.native.layout import SamplingStruct
 
@@ -12,7 +15,11 @@ from jumplora_server.engine.native.layout import SamplingStruct
 class Samplings:
     """One structure a row, written when a sequence takes its first token there."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, fed: Tensor, start_token_id: int) -> None:
+        """`fed` [rows, positions] int32 has what each row was fed; the kernels go on writing it."""
+        rows = len(fed)
+        self._fed = fed
+        self._start = start_token_id
         self._structs = (SamplingStruct * rows)()
         size = ctypes.sizeof(SamplingStruct)
         self._addresses = [ctypes.addressof(self._structs) + i * size for i in range(rows)]
@@ -31,6 +38,9 @@ class Samplings:
         self._owners[row] = sequence.id
         self._structs[row] = struct_of(sampling)
         self._used[row] = None if is_plain(sampling) else self._addresses[row]
+        if sequence.output:  # it may continue from one whose tokens were not looked at
+            given = torch.tensor([self._start, *sequence.output[:-1]], dtype=torch.int32)
+            self._fed[row, : len(given)] = given
 
 
 def is_plain(sampling: Sampling) -> bool:

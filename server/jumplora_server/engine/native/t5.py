@@ -63,7 +63,7 @@ class NativeT5:
         self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
         self.logprobs = torch.zeros(rows, dtype=torch.float64)
         # The tokens that each cache row was fed: repetition counts the start token, too.
-        self._fed = torch.zeros(rows, max_target, dtype=torch.int32)
+        self.fed = torch.zeros(rows, max_target, dtype=torch.int32)
         self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
         # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
         # 512 keys, and a short prompt writes a little of every head's part.
@@ -103,7 +103,7 @@ class NativeT5:
         """Copy what rows of the target cache hold, and what they were fed."""
         self._copying.replay(step)
         for copy in copies:
-            self._fed[copy.row, : copy.tokens] = self._fed[copy.source, : copy.tokens]
+            self.fed[copy.row, : copy.tokens] = self.fed[copy.source, : copy.tokens]
 
     # -- the tapes
 
@@ -167,8 +167,8 @@ class NativeT5:
         size = self.config.vocab_size
         tape.add(Kind.BEST, self.logits, self.highest, self.best, n=(size,))
         tape.add(
-            Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self._fed, self._ends,
-            n=(size, self._fed.shape[1], len(self._ends)),
+            Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self.fed, self._ends,
+            n=(size, self.fed.shape[1], len(self._ends)),
         )  # fmt: skip
 
     def _norm(self, tape: Tape, name: str, *, factor: float = 1.0) -> None:

@@ -26,7 +26,14 @@ from jumplora_server.engine.native.forms import (
     make_form,
     sparse_form,
 )
-from jumplora_server.engine.native.layout import Block, DeltaStruct, Kind, Step
+from jumplora_server.engine.native.layout import (
+    Block,
+    DeltaStruct,
+    Kind,
+    Op,
+    SamplingStruct,
+    Step,
+)
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import pack_weight
 
@@ -113,6 +120,14 @@ def test_a_step_without_memory_fails_and_the_next_one_computes() -> None:
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("structure", [Op, DeltaStruct, Block, SamplingStruct, Step])
+def test_a_structure_takes_no_field_that_the_kernels_do_not_know(
+    structure: type[ctypes.Structure],
+) -> None:
+    with pytest.raises(AttributeError, match="former_name"):
+        structure(former_name=1)
+
+
 def test_an_unknown_operation_fails_its_step() -> None:
     tape = Tape()
     tape.add(99)  # type: ignore[arg-type]
@@ -120,9 +135,9 @@ def test_an_unknown_operation_fails_its_step() -> None:
         tape.replay(Step(rows=1))
 
 
-def test_more_rank_than_the_matrix_has_sides_becomes_the_matrix() -> None:
-    delta, x = low_rank((70, 96), rank=97), numbers(5, 96)
-    assert isinstance(make_form(low_rank((70, 96), rank=96)), LowRankForm)
+def test_factors_that_take_more_than_twice_the_matrix_become_the_matrix() -> None:
+    delta, x = low_rank((70, 96), rank=81), numbers(5, 96)
+    assert isinstance(make_form(low_rank((70, 96), rank=80)), LowRankForm)
     form = make_form(delta)
     assert isinstance(form, DenseForm)
     assert form.nbytes == 96 * 96 * 4  # whole panels of 32
