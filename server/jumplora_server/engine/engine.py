@@ -183,6 +183,8 @@ class Engine:
         encode_seconds = self._clock() - began
         if not batch.decode:
             return StepOutput((), (), (), encode_seconds)
+        for sequence in batch.decode:
+            self._check(sequence.output)
         lineages = [self._bank.lineage(sequence.encoding.slots) for sequence in batch.decode]
         output = self._runner.decode(batch.decode, lineages)
         for index in output.failed:
@@ -197,10 +199,22 @@ class Engine:
             # Compiled kernels trust what they read, and on CUDA a bad index ends the process.
             if not 0 <= min(encoding.prompt) <= max(encoding.prompt) < self.vocab_size:
                 raise IndexError(f"a prompt has tokens outside of 0 to {self.vocab_size - 1}")
+            if len(encoding.prompt) > self.limits.max_source_tokens:
+                raise IndexError(
+                    f"a prompt has {len(encoding.prompt)} tokens; a place takes "
+                    f"{self.limits.max_source_tokens}"
+                )
             if encoding.place in self._spoiled:
                 self._spoiled.remove(encoding.place)
                 self._runner.clear_place(encoding.place)
         self._runner.encode(encodings, [self._bank.lineage(e.slots) for e in encodings])
+
+    def _check(self, output: list[int]) -> None:
+        """Raise IndexError for a token that cannot be fed: -1 stands where a row failed."""
+        if output and not 0 <= output[-1] < self.vocab_size:
+            raise IndexError(f"a row was given the token {output[-1]}")
+        if len(output) >= self.limits.max_target_tokens:
+            raise IndexError(f"a row takes {self.limits.max_target_tokens} tokens and has them all")
 
     def _copy(self, copies: Rows[RowCopy]) -> None:
         targets = [copy.row for copy in copies]

@@ -207,3 +207,27 @@ def test_a_place_is_clean_after_a_row_that_failed(
 def test_an_encoding_knows_its_sequences_by_count_alone() -> None:
     encoding = Encoding(None, (5, 1))
     assert (encoding.place, encoding.sequences, encoding.slots) == (-1, 0, ())
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [([-1], "token -1"), ([10**6], "token 1000000"), ([5] * TARGET, "has them all")],
+    ids=["a failed row's mark", "beyond the vocabulary", "a full row"],
+)
+def test_tokens_that_no_row_can_be_fed_are_refused(
+    backbone: Backbone, kernels: Kernels, output: list[int], words: str
+) -> None:
+    engine, _ = make_engine(backbone, "float32", kernels)
+    sequence = make_sequence(prompt(9), row=1)
+    engine.step(first_batch((sequence,)))
+    sequence.output.extend(output)
+    with pytest.raises(IndexError, match=words):
+        engine.step(Batch((), (sequence,)))
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
+def test_a_prompt_that_no_place_takes_is_refused(backbone: Backbone, kernels: Kernels) -> None:
+    engine, _ = make_engine(backbone, "float32", kernels)
+    with pytest.raises(IndexError, match="97 tokens; a place takes 96"):
+        engine.step(first_batch((make_sequence(prompt(96), row=0),)))

@@ -51,16 +51,7 @@ MAX_LANES = 64  # tokens of a block
 # one that was meant as null.
 
 
-class Struct(ctypes.Structure):
-    """A structure that knows its fields: ctypes takes any name, and leaves its field zero."""
-
-    def __init__(self, *values: object, **named: object) -> None:
-        if unknown := named.keys() - {name for name, *_ in self._fields_}:
-            raise TypeError(f"{type(self).__name__} has no field {min(unknown)}")
-        super().__init__(*values, **named)
-
-
-class Op(Struct):
+class Op(ctypes.Structure):
     """One operation of a tape."""
 
     __slots__ = ()
@@ -72,7 +63,7 @@ class Op(Struct):
     )
 
 
-class DeltaStruct(Struct):
+class DeltaStruct(ctypes.Structure):
     """One module's delta in one slot."""
 
     __slots__ = ()
@@ -88,7 +79,7 @@ class DeltaStruct(Struct):
     )
 
 
-class Block(Struct):
+class Block(ctypes.Structure):
     """Neighbouring rows of one lineage."""
 
     __slots__ = ()
@@ -101,7 +92,7 @@ class Block(Struct):
     )
 
 
-class SamplingStruct(Struct):
+class SamplingStruct(ctypes.Structure):
     """How one row's tokens are chosen."""
 
     __slots__ = ()
@@ -116,7 +107,7 @@ class SamplingStruct(Struct):
     )
 
 
-class Step(Struct):
+class Step(ctypes.Structure):
     """What one replay computes."""
 
     __slots__ = ()
