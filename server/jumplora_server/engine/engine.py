@@ -175,6 +175,14 @@ class Engine:
     @torch.inference_mode()
     def step(self, batch: Batch) -> StepOutput:
         """Copy rows, encode new prompts, then choose one token for each decoding sequence."""
+        try:
+            return self._step(batch)
+        except Exception:  # what it wrote was not looked at, and may not be finite
+            self._forget(batch.decode)
+            self._spoiled.update(encoding.place for encoding in batch.encode)
+            raise
+
+    def _step(self, batch: Batch) -> StepOutput:
         began = self._clock()
         if batch.copies:
             self._copy(batch.copies)
@@ -187,12 +195,14 @@ class Engine:
             self._check(sequence.output)
         lineages = [self._bank.lineage(sequence.encoding.slots) for sequence in batch.decode]
         output = self._runner.decode(batch.decode, lineages)
-        for index in output.failed:
-            sequence = batch.decode[index]
+        self._forget([batch.decode[index] for index in output.failed])
+        return replace(output, encode_seconds=encode_seconds)
+
+    def _forget(self, sequences: Rows[Sequence]) -> None:
+        for sequence in sequences:
             self._runner.clear_row(sequence.row)
             # Later: other sequences may still attend to it.
             self._spoiled.add(sequence.encoding.place)
-        return replace(output, encode_seconds=encode_seconds)
 
     def _encode(self, encodings: Rows[Encoding]) -> None:
         for encoding in encodings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from decoding import advance, first_batch, make_sequence, run
 from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Batch, Encoding, RowCopy, Sampling, Sequence
+from jumplora_server.core import Batch, Encoding, RowCopy, Sampling, Sequence, StepOutput
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable
 
@@ -198,10 +199,40 @@ def test_a_place_is_clean_after_a_row_that_failed(
     broken = make_sequence(prompt(80), row=2, slots=(broken_slot,))
     broken.encoding.place = 3
     assert engine.step(first_batch((broken, another(broken, 1)))).failed == (0, 1)
-    wanted = run(engine, [make_sequence(prompt(10), row=0)])[0]
-    sound = make_sequence(prompt(10), row=2)
-    sound.encoding.place = 3  # shorter than what lay there
-    assert run(engine, [sound])[0] == wanted
+    assert tokens_at(engine, row=2, place=3) == tokens_at(
+        make_engine(backbone, "float32", kernels)[0]
+    )
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
+def test_a_place_and_a_row_are_clean_after_a_step_that_raised(
+    backbone: Backbone, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _ = make_engine(backbone, "float32", kernels)
+    manifest, deltas = random_adapter(backbone, scale=1e37, density=0.5)
+    broken_slot = engine.install(engine.pack(Adapter(manifest, deltas, "f" * 64)))
+    broken = make_sequence(prompt(80), row=2, slots=(broken_slot,))
+    broken.encoding.place = 3
+    decode = engine.runner.decode
+
+    def raise_late(*given: Any) -> StepOutput:
+        decode(*given)
+        raise MemoryError("after all was written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.runner, "decode", raise_late)
+        with pytest.raises(MemoryError):
+            engine.step(first_batch([broken]))
+    assert tokens_at(engine, row=2, place=3) == tokens_at(
+        make_engine(backbone, "float32", kernels)[0]
+    )
+
+
+def tokens_at(engine: Engine, row: int = 1, place: int = 1) -> list[int]:
+    """Of a short prompt beside a long one, whose length its attention reads, too."""
+    short, long = make_sequence(prompt(10), row=row), make_sequence(prompt(85, seed=4), row=0)
+    short.encoding.place = place
+    return run(engine, [short, long])[0]
 
 
 def test_an_encoding_knows_its_sequences_by_count_alone() -> None:
