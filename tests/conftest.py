@@ -13,9 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 
+from jumplora_server.engine.native.library import PATH, why_unavailable
 from jumplora_server.settings import Settings
 
 # Triton decides as it is imported, and transformers imports it: so here, before any test module.
@@ -30,6 +32,13 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+def pytest_sessionstart() -> None:
+    """Kernels of another version would have the native tests skipped, and the run still green."""
+    reason = why_unavailable() or ""
+    if PATH.is_file() and "interface" in reason:
+        raise pytest.UsageError(f"{PATH.name}: {reason}")
 
 
 DEFAULT_PORT = Settings.model_fields["port"].default

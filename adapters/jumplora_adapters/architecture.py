@@ -106,9 +106,7 @@ def architecture_of(config: Mapping[str, object]) -> Architecture:
     for field, reason in _REFUSED.items():
         if config.get(field) is not None:
             raise BackboneError(f"config.json has {field}: {reason}")
-    model_type = config.get("model_type")
-    if model_type not in ("t5", "mt5"):
-        raise BackboneError(f"model_type {model_type!r} given; allowed are t5, mt5")
+    model_type = _family(config)
     if config.get("is_encoder_decoder", True) is not True:
         raise BackboneError(
             f"config.json: is_encoder_decoder is {config['is_encoder_decoder']!r}; a T5 with both "
@@ -144,6 +142,14 @@ def architecture_of(config: Mapping[str, object]) -> Architecture:
     )
     _check_together(architecture)
     return architecture
+
+
+def _family(config: Mapping[str, object]) -> ModelType:
+    given = config.get("model_type")
+    for known in _DEFAULTS:
+        if given == known:
+            return known
+    raise BackboneError(f"model_type {given!r} given; allowed are {', '.join(_DEFAULTS)}")
 
 
 def _size(config: Mapping[str, object], model_type: ModelType, name: str, most: int) -> int:

@@ -1,7 +1,8 @@
 """Which frozen T5 the adapters belong to: its identity and the modules they may add to.
 
-Reads configuration, headers and the target weights; running the model is the server's business.
-A folder that cannot be served is refused here, so that nothing is trained or published for it.
+Reads configuration and headers, and all weights where its fingerprints are not cached. Running the
+model is the server's business. A folder that cannot be served is refused here, so that nothing is
+trained or published for it.
 """
 
 from __future__ import annotations

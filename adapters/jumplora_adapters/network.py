@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:  # its module needs torch, and the command line imports this one at its start
-    from jumplora_adapters.architecture import Architecture
+    from jumplora_adapters.architecture import Architecture, ModelType
 
 StackName = Literal["encoder", "decoder"]
 Part = Literal["self", "cross", "feed-forward", "head"]
@@ -19,11 +19,6 @@ Role = Literal["q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head"]
 HEAD: Role = "lm_head"
 LINEAR: frozenset[str] = frozenset(get_args(Role)) - {HEAD}
 """The last part of the names of all linear layers but the head."""
-
-_SHARED = "shared.weight"
-_EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-# The published T5 files have it; no T5 implementation has a layer for it.
-_OBSOLETE = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +36,13 @@ class Site:
     def weight(self) -> str:
         """The name of its parameter."""
         return f"{self.name}.weight"
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether each token of an answer goes through it; the rest compute once a prompt."""
+        if self.part == "cross":
+            return self.role in ("q", "o")
+        return self.stack == "decoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +112,51 @@ class Parameters:
     obsolete: frozenset[str]  # what files have although nothing computes with it
 
 
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """How a family names its modules. A block's are filled with its stack and its number."""
+
+    shared: str
+    embeddings: tuple[str, str]
+    head: str
+    stacks: Mapping[StackName, str]
+    norm: str  # behind a stack
+    position_bias: str
+    block: str
+    parts: Mapping[Part, tuple[str, str]]  # in a block: the norm and the module; n is its layer
+    roles: Mapping[Role, str]
+    obsolete: frozenset[str] = frozenset()
+
+
+_T5 = _Names(
+    shared="shared.weight",
+    embeddings=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+    head=HEAD,
+    stacks={"encoder": "encoder", "decoder": "decoder"},
+    norm="{stack}.final_layer_norm.weight",
+    # T5 keeps one table a stack, in its first block.
+    position_bias="{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    block="{stack}.block.{block}",
+    parts={
+        "self": ("layer.{n}.layer_norm.weight", "layer.{n}.SelfAttention"),
+        "cross": ("layer.{n}.layer_norm.weight", "layer.{n}.EncDecAttention"),
+        "feed-forward": ("layer.{n}.layer_norm.weight", "layer.{n}.DenseReluDense"),
+    },
+    roles={role: role for role in get_args(Role)},
+    # The published T5 files have it; no T5 implementation has a layer for it.
+    obsolete=frozenset({"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}),
+)
+_NAMES: Mapping[ModelType, _Names] = {"t5": _T5, "mt5": _T5}
+
+
 def network(architecture: Architecture) -> Network:
     """The modules of a backbone."""
+    head = _NAMES[architecture.model_type].head
     return Network(
         encoder=_stack(architecture, "encoder"),
         decoder=_stack(architecture, "decoder"),
         head=Site(
-            HEAD, (architecture.vocab_size, architecture.d_model), "decoder", None, "head", HEAD
+            head, (architecture.vocab_size, architecture.d_model), "decoder", None, "head", HEAD
         ),
     )
 
@@ -145,8 +185,9 @@ def version_1_targets(architecture: Architecture) -> dict[str, tuple[int, int]]:
 def parameters(architecture: Architecture) -> Parameters:
     """The shape of every parameter, and which of them may be one tensor."""
     modules, d = network(architecture), architecture.d_model
+    names = _NAMES[architecture.model_type]
     embedding = (architecture.vocab_size, d)
-    shapes: dict[str, tuple[int, ...]] = {_SHARED: embedding}
+    shapes: dict[str, tuple[int, ...]] = {names.shared: embedding}
     for block in modules.blocks():
         for attention in block.attentions():
             for site in (attention.q, attention.k, attention.v, attention.o):
@@ -161,9 +202,9 @@ def parameters(architecture: Architecture) -> Parameters:
             shapes[site.weight] = site.shape
         shapes[block.feed_forward.norm] = (d,)
     shapes |= {modules.encoder.norm: (d,), modules.decoder.norm: (d,)}
-    tied = (_SHARED, *_EMBEDDINGS, modules.head.weight)
+    tied = (names.shared, *names.embeddings, modules.head.weight)
     return Parameters(
-        shapes=shapes | dict.fromkeys(tied, embedding), tied=tied, obsolete=frozenset({_OBSOLETE})
+        shapes=shapes | dict.fromkeys(tied, embedding), tied=tied, obsolete=names.obsolete
     )
 
 
@@ -175,23 +216,29 @@ def embeddings(architecture: Architecture) -> tuple[str, ...]:
         for attention in block.attentions()
         if attention.position_bias is not None
     }
-    return tuple(name.removesuffix(".weight") for name in (_SHARED, *_EMBEDDINGS, *sorted(biases)))
+    names = _NAMES[architecture.model_type]
+    found = (names.shared, *names.embeddings, *sorted(biases))
+    return tuple(name.removesuffix(".weight") for name in found)
 
 
 def kind_of(module: str) -> str:
     """A linear layer whatever its block: "encoder SelfAttention q"."""
-    if module == HEAD:
+    if "." not in module:
         return module
     stack, *_, part, role = module.split(".")
     return f"{stack} {part} {role}"
 
 
 def short_name(module: str) -> str:
-    """For people: "decoder 3 cross q" of decoder.block.3.layer.1.EncDecAttention.q."""
-    if module == HEAD:
-        return module
-    stack, _, block, *_, part, role = module.split(".")
-    return f"{stack} {block} {_SHORT[part]} {role}"
+    """For people: "decoder 3 cross q" of decoder.block.3.layer.1.EncDecAttention.q.
+
+    A name of another form is given as it is.
+    """
+    match module.split("."):
+        case [stack, _, block, *_, part, role] if part in _SHORT:
+            return f"{stack} {block} {_SHORT[part]} {role}"
+        case _:
+            return module
 
 
 _SHORT = {"SelfAttention": "self", "EncDecAttention": "cross", "DenseReluDense": "feed-forward"}
@@ -199,21 +246,22 @@ _SHORT = {"SelfAttention": "self", "EncDecAttention": "cross", "DenseReluDense":
 
 def _stack(architecture: Architecture, stack: StackName) -> Stack:
     layers = architecture.num_layers if stack == "encoder" else architecture.num_decoder_layers
+    names = _NAMES[architecture.model_type]
     return Stack(
-        embedding=_EMBEDDINGS[stack == "decoder"],
+        embedding=names.embeddings[stack == "decoder"],
         blocks=tuple(_block(architecture, stack, block) for block in range(layers)),
-        norm=f"{stack}.final_layer_norm.weight",
+        norm=names.norm.format(stack=names.stacks[stack]),
     )
 
 
 def _block(architecture: Architecture, stack: StackName, block: int) -> Block:
     is_decoder = stack == "decoder"
-    last = 2 if is_decoder else 1
-    base = f"{stack}.block.{block}.layer.{last}"
+    norm, base = _place(architecture, stack, block, "feed-forward", 2 if is_decoder else 1)
+    roles = _NAMES[architecture.model_type].roles
     d, ff = architecture.d_model, architecture.d_ff
 
     def site(role: Role, d_out: int, d_in: int) -> Site:
-        name = f"{base}.DenseReluDense.{role}"
+        name = f"{base}.{roles[role]}"
         return Site(name, (d_out, d_in), stack, block, "feed-forward", role)
 
     wide: tuple[Role, ...] = ("wi",)
@@ -223,31 +271,40 @@ def _block(architecture: Architecture, stack: StackName, block: int) -> Block:
         attention=_attention(architecture, stack, block, "self"),
         cross=_attention(architecture, stack, block, "cross") if is_decoder else None,
         feed_forward=FeedForward(
-            norm=f"{base}.layer_norm.weight",
+            norm=norm,
             wide=tuple(site(role, ff, d) for role in wide),
             narrow=site("wo", d, ff),
         ),
     )
 
 
+def _place(
+    architecture: Architecture, stack: StackName, block: int, part: Part, n: int
+) -> tuple[str, str]:
+    """The norm and the module of a block's part, which is its n-th."""
+    names = _NAMES[architecture.model_type]
+    base = names.block.format(stack=names.stacks[stack], block=block)
+    norm, module = (f"{base}.{name.format(n=n)}" for name in names.parts[part])
+    return norm, module
+
+
 def _attention(
     architecture: Architecture, stack: StackName, block: int, part: Literal["self", "cross"]
 ) -> Attention:
-    layer = f"{stack}.block.{block}.layer.{0 if part == 'self' else 1}"
-    name = f"{layer}.{'SelfAttention' if part == 'self' else 'EncDecAttention'}"
+    names = _NAMES[architecture.model_type]
+    norm, name = _place(architecture, stack, block, part, 0 if part == "self" else 1)
     d, inner = architecture.d_model, architecture.inner
 
     def site(role: Role, d_out: int, d_in: int) -> Site:
-        return Site(f"{name}.{role}", (d_out, d_in), stack, block, part, role)
+        return Site(f"{name}.{names.roles[role]}", (d_out, d_in), stack, block, part, role)
 
     return Attention(
-        norm=f"{layer}.layer_norm.weight",
+        norm=norm,
         q=site("q", inner, d),
         k=site("k", inner, d),
         v=site("v", inner, d),
         o=site("o", d, inner),
-        # T5 keeps one table a stack, in its first block.
-        position_bias=f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        position_bias=names.position_bias.format(stack=names.stacks[stack])
         if part == "self"
         else None,
     )

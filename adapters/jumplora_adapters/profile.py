@@ -60,6 +60,9 @@ class Profile:
             ),
             "counts: each must be at least 1": bool((self.counts < 1).any()),
             "dev_ids: they must be from -1": bool((self.dev_ids < -1).any()),
+            "dev_ids: a token is behind a -1, which ends its text": bool(
+                ((self.dev_ids[:, :-1] < 0) & (self.dev_ids[:, 1:] >= 0)).any()
+            ),
         }
         if vocabulary is not None:
             faults[f"ids, dev_ids: at most {vocabulary - 1} is allowed"] = any(

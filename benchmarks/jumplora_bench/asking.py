@@ -105,7 +105,7 @@ class _Heard:
                 self._times = [time.perf_counter() - self._began] * count
 
     def refused(self, status: int, body: bytes) -> None:
-        """Another status than 200; a body that is not ours is told by its first bytes."""
+        """Another status than 200; a body that is not ours is said by its first bytes."""
         try:
             self.error = f"{status} {json.loads(body)['error_type']}"
         except (ValueError, TypeError, KeyError):

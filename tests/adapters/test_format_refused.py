@@ -309,6 +309,8 @@ BAD_WHOLE: list[tuple[str, str, str, Craft]] = [
     ("count of 0", "profile", "profile.counts", _put("profile.counts", _ints(1, 1, 0, 1))),
     ("dev id below -1", "profile", "profile.dev_ids", _tensors(
         set_value("profile.dev_ids", [0, 0], -2))),
+    ("dev id behind the end of its text", "profile", "behind a -1", _tensors(
+        set_value("profile.dev_ids", [0, 1], 7))),
     ("dev id behind the vocabulary", "profile", "at most 32127", _tensors(
         set_value("profile.dev_ids", [0, 0], 32128))),
 ]  # fmt: skip

@@ -140,3 +140,8 @@ def test_no_other_file_names_a_module_of_t5() -> None:
     assert len(files) > 300
     named = {path for path in files if T5_MODULE.search(path.read_text("utf-8"))}
     assert named == {root / "adapters/jumplora_adapters/network.py"}
+
+
+def test_names_of_another_form_are_given_as_they_are() -> None:
+    assert short_name("enc.layers.0.attn.wq") == "enc.layers.0.attn.wq"
+    assert kind_of("out_proj") == "out_proj"

@@ -22,6 +22,7 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.errors import DataError, FormatError, GateCollapsed
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.network import HEAD
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
@@ -138,6 +139,10 @@ def load_adapted(
     """
     model = _load(backbone, config)
     model.requires_grad_(False)
+    if any(HEAD in adapter.deltas for adapter in ancestors):
+        # A delta of a tied head is none of the embedding: serving keeps them apart as well.
+        head = model.get_output_embeddings()
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     for adapter in ancestors:
         for name, delta in adapter.deltas.items():
             model.get_submodule(name).weight += delta.to_dense()

@@ -76,7 +76,7 @@ class Oracle:
             output = self._engine.step(Batch(prompts if step == 0 else (), live))
             for row, token in zip(live, output.token_ids, strict=True):
                 row.output.append(token)
-            # As the server does: -1 is no token, and no step may be given it.
+            # As the server does: -1 marks a failed row, and no step may get it.
             live = tuple(row for row in live if row.output[-1] != -1)
             if not live:
                 break

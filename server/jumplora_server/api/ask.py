@@ -1,6 +1,7 @@
 """One request below its dialect: who asks, what for, what is known of it, what came of it.
 
-No schema and no HTTP: all that a dialect makes of a request, and is given to answer with.
+All that a dialect makes of a request, and is given to answer with. Knows no schema, and of HTTP
+only what the log line of a request needs.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def _encode_one(read: Read, prompts: Prompts, index: int) -> tuple[int, ...]:
     if prompts.is_late():  # large ones may have waited long for their turn
         raise DeadlineExceeded(
             f"the deadline passed before {name} was tokenized; give "
-            "parameters.timeout_ms or shorter prompts"
+            "a longer timeout_ms or shorter prompts"
         )
     allowed = prompts.allowed
     try:

@@ -31,7 +31,7 @@ from jumplora_server.core import (
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.memory import lean_memory
 from jumplora_server.engine.native.library import load_library, why_unavailable
-from jumplora_server.engine.native.model import MODELS
+from jumplora_server.engine.native.model import NATIVE_MODELS
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.warm_up import warm_up
@@ -128,12 +128,7 @@ class Engine:
                 config, weights, start_token_id=start, dtype=self.dtype, limits=self.limits
             )
         device = torch.device(self.device)
-        runner = TorchRunner
-        if device.type == "cuda" and wanted == "auto":
-            # Imported here: it needs Triton, which only torch for CUDA brings.
-            from jumplora_server.engine.cuda.runner import CudaRunner
-
-            runner = CudaRunner
+        runner = choose_torch_runner(device, wanted, config.model_type)
         return runner(
             config,
             weights,
@@ -214,19 +209,35 @@ class Engine:
         for copy in copies:
             if not 0 <= copy.tokens <= self.limits.max_target_tokens:
                 raise IndexError(f"{copy.tokens} tokens of a row cannot be copied")
+            if not all(0 <= row < self.limits.max_rows for row in (copy.source, copy.row)):
+                raise IndexError(
+                    f"row {copy.source} cannot be copied to row {copy.row}: there are 0 to "
+                    f"{self.limits.max_rows - 1}"
+                )
         self._runner.copy(copies)
+
+
+def choose_torch_runner(device: torch.device, wanted: Kernels, family: str) -> type[TorchRunner]:
+    """The GPU's own runner where it was not ruled out and computes the family, else torch alone."""
+    if device.type != "cuda" or wanted != "auto":
+        return TorchRunner
+    # Imported here: most servers have no GPU.
+    from jumplora_server.engine.cuda.model import CUDA_MODELS
+    from jumplora_server.engine.cuda.runner import CudaRunner
+
+    return CudaRunner if family in CUDA_MODELS else TorchRunner
 
 
 def _choose_kernels(
     wanted: Kernels, dtype: str, device: str, family: ModelType
 ) -> Literal["native", "torch"]:
-    is_for_native = device == "cpu" and dtype in ("float32", "int8") and family in MODELS
+    is_for_native = device == "cpu" and dtype in ("float32", "int8") and family in NATIVE_MODELS
     if wanted == "torch" or (wanted == "auto" and not is_for_native):
         return "torch"
     if not is_for_native:
         raise ValueError(
-            f"native kernels compute float32 and int8 of {', '.join(MODELS)} on the CPU, not "
-            f"{dtype} of {family} on {device}"
+            "native kernels compute float32 and int8 on the CPU, of the families "
+            f"{', '.join(NATIVE_MODELS)}; not {dtype} of {family} on {device}"
         )
     if wanted == "native":
         load_library()

@@ -155,12 +155,10 @@ def make_linear(weight: Tensor, dtype: str, device: torch.device) -> Linear:
 
 
 class Projection:
-    """Sites with one input, side by side: one product for all, then each site's deltas.
-
-    The sites have as many outputs each.
-    """
+    """Sites of one shape with one input, side by side: one product, then each site's deltas."""
 
     def __init__(self, sites: Sequence[Site], linear: Linear) -> None:
+        assert len({site.shape for site in sites}) == 1, "sites side by side are of one shape"
         self._names = [site.name for site in sites]
         self._width = sites[0].shape[0]
         self.linear = linear

@@ -236,7 +236,7 @@ def failure_of(finish: Finish) -> ServerError | None:
         case FinishReason.TIMEOUT:
             return DeadlineExceeded(
                 f"the deadline passed after {finish.generated_tokens} tokens and "
-                f"{finish.timing.total:.3f} s; give parameters.timeout_ms or fewer tokens"
+                f"{finish.timing.total:.3f} s; give a longer timeout_ms or fewer tokens"
             )
         case FinishReason.ERROR:
             if isinstance(finish.error, ServerError):

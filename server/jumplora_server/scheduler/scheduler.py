@@ -149,7 +149,10 @@ class Scheduler:
                 self._accept(sequence, token_id, logprob, now)
 
     def fail(self, batch: Batch, error: Exception, now: float) -> None:
-        """End what is still running of a batch whose step raised."""
+        """End what is still running of a batch whose step raised.
+
+        What it was to encode may not be in its place: a sequence that waits encodes it again.
+        """
         for sequence in batch.decode:
             if sequence.id in self._known:
                 self._end(sequence, FinishReason.ERROR, now, error=error)
@@ -245,7 +248,7 @@ class Scheduler:
 
     def _pick(self, judge: Callable[[Sequence], Verdict], now: float) -> Sequence | None:
         taken = len(self._rows)
-        low = self._low[0] if self._low else None
+        low = self._next_low()
         if low is None:
             return self._queue.pick(judge, self._shares, taken)
         is_due = now - max(low.arrived, self._low_served) >= self._low_patience_seconds
@@ -256,11 +259,18 @@ class Scheduler:
                 return sequence
         verdict = judge(low)
         if verdict in ("take", "drop"):
-            self._low.popleft()
+            self._low.remove(low)
         if verdict == "take":
             self._low_served = now
             return low
         return self._queue.pick(judge, self._shares, taken)
+
+    def _next_low(self) -> Sequence | None:
+        """The first, unless it waits for a source place: those behind it may hold them all."""
+        if not self._free_places:
+            held = (low for low in self._low if low.encoding.place >= 0)
+            return next(held, None)
+        return self._low[0] if self._low else None
 
     def _accept(self, sequence: Sequence, token_id: int, logprob: float | None, now: float) -> None:
         """Add one token; end the sequence where it is the last."""

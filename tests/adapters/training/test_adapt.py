@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from factories import random_adapter
+from factories import Style, random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import GateCollapsed
@@ -167,3 +167,17 @@ def test_no_threshold_can_be_0(backbone: Backbone, config: TrainConfig) -> None:
     adapted = load_adapted(backbone, (), config, CPU)  # B is 0, so all of the update is
     with pytest.raises(GateCollapsed, match="no threshold above 0"):
         adapted.set_thresholds()
+
+
+@pytest.mark.parametrize("style", ["v1.0", "v1.1"])
+def test_a_delta_of_the_head_is_none_of_the_embedding(
+    tmp_path: Path, config: TrainConfig, style: Style
+) -> None:
+    """v1.0 ties the two; serving adds the delta to the head alone."""
+    backbone = read_backbone(tiny_t5(tmp_path / "tied", style=style))
+    manifest, deltas = random_adapter(backbone, targets=["lm_head"])
+    plain = load_adapted(backbone, [], config, CPU).model
+    model = load_adapted(backbone, [Adapter(manifest, deltas, "a" * 64)], config, CPU).model
+    assert torch.equal(model.get_input_embeddings().weight, plain.get_input_embeddings().weight)
+    wanted = plain.get_output_embeddings().weight + deltas["lm_head"].to_dense()
+    torch.testing.assert_close(model.get_output_embeddings().weight, wanted)

@@ -32,6 +32,15 @@ def make(asked: dict[str, Any] | None = None, **generation: Any) -> Sampling:
     return make_sampling(to_ask(ANYBODY, body, "task"), manifest(**generation), LIMITS)
 
 
+@pytest.mark.parametrize("name", RANGES)
+def test_every_parameter_that_is_asked_for_arrives(name: str) -> None:
+    values: dict[str, Any] = {"max_new_tokens": 7, "min_new_tokens": 3, "top_k": 5}
+    value = values.get(name, 0.75)
+    sampling = make({name: value, "do_sample": True})
+    assert getattr(sampling, name) == value != getattr(make({"do_sample": True}), name)
+    assert getattr(make(**{name: value}), name) == value, "and as an adapter's default"
+
+
 def test_nothing_asked_is_greedy() -> None:
     assert make() == Sampling(max_new_tokens=DEFAULT_NEW_TOKENS)
 

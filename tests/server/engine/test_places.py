@@ -175,8 +175,10 @@ def test_a_copy_has_the_bits_of_its_source(backbone: Backbone, kernels: Kernels)
         ([RowCopy(0, 1, 2), RowCopy(1, 2, 2)], ValueError),
         ([RowCopy(0, 0, 2)], ValueError),
         ([RowCopy(0, 1, TARGET + 1)], IndexError),
+        ([RowCopy(0, ROWS, 2)], IndexError),
+        ([RowCopy(-1, 1, 2)], IndexError),
     ],
-    ids=["twice", "from and to", "itself", "too many tokens"],
+    ids=["twice", "from and to", "itself", "too many tokens", "to no row", "from no row"],
 )
 def test_copies_that_have_no_meaning_are_refused(
     backbone: Backbone, copies: Rows[RowCopy], error: type[Exception]

@@ -79,3 +79,10 @@ def test_every_form_of_a_linear_adds_onto_what_it_is_given(dtype: str) -> None:
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     x, y = numbers(5, 12, seed=3).to(kind), numbers(5, 8, seed=4).to(kind)
     assert torch.equal(linear.onto(y, x), y + linear(x))
+
+
+def test_sites_of_two_shapes_cannot_stand_side_by_side() -> None:
+    # Of an attention whose keys are fewer than its queries, say: their columns would be mixed up.
+    sites = (BLOCK.attention.q, BLOCK.attention.o)
+    with pytest.raises(AssertionError, match="one shape"):
+        Projection(sites, make_linear(numbers(14, 8, seed=1), "float32", CPU))

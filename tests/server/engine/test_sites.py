@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from decoding import make_sequence, oracle, run
+from decoding import first_batch, make_sequence, oracle, run
 from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
@@ -141,6 +141,35 @@ def test_bits_do_not_depend_on_what_others_target(backbone: Backbone, dtype: str
     mixed = logits([0, 1, 2, 3])
     for row in range(4):
         assert torch.equal(logits([row])[0], mixed[row]), f"row {row}"
+
+
+class Asked:
+    """A plan that adds nothing, and knows which sites asked it."""
+
+    def __init__(self) -> None:
+        self.sites: set[str] = set()
+
+    def has(self, module: str) -> bool:
+        self.sites.add(module)
+        return False
+
+    def add(self, module: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        raise AssertionError(f"{module} has no delta")
+
+
+def test_a_site_is_decoded_or_computes_once_a_prompt(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = {"encode": Asked(), "decode": Asked()}
+    monkeypatch.setattr(
+        "jumplora_server.engine.torch_runner.make_plan",
+        lambda forms, spans, phase, device: plans[phase],
+    )
+    engine = make_engine(backbone, "float32", "torch")
+    engine.step(first_batch([make_sequence(prompts()[0], row=0)]))
+    decoded = {name for name, site in backbone.sites.items() if site.is_decoded}
+    assert plans["decode"].sites == decoded
+    assert plans["encode"].sites == backbone.sites.keys() - decoded
 
 
 @native

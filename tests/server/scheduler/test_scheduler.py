@@ -99,6 +99,7 @@ class Bench:
             sampling=Sampling(max_new_tokens=max_new_tokens),
             detokenizer=FakeDetokenizer(),
             arrived=self.now,
+            priority=first.priority,
         )
         self.sequences.append(sequence)
         self.scheduler.add(sequence)
@@ -523,3 +524,49 @@ def test_the_encode_budget_counts_a_prompt_once() -> None:
     bench.add_another(first)
     third = bench.add("a", prompt=4)
     assert bench.step().encode == (first.encoding, third.encoding)
+
+
+def test_a_prompt_whose_step_failed_is_encoded_again_for_what_waits() -> None:
+    bench = Bench()
+    first = bench.add("a")
+    for _ in range(2):
+        bench.add("b")
+    late = bench.add_another(first)
+    batch = bench.next_batch()
+    assert first.encoding in batch.encode
+    assert late.row == -1, "no row is free"
+    bench.scheduler.fail(batch, GenerationFailed("the step raised"), 1.0)
+    bench.note()
+    assert bench.reason(first) is FinishReason.ERROR
+    assert first.encoding.place == -1, "what its place holds was never written"
+    assert bench.shelves.claims == []
+    assert bench.step().encode == (late.encoding,)
+    while late.id not in bench.finished:
+        bench.step()
+    bench.scheduler.check_idle()
+
+
+def test_a_prompt_that_was_encoded_before_a_failed_step_is_kept_for_what_waits() -> None:
+    bench = Bench()
+    first = bench.add("a")
+    for _ in range(2):
+        bench.add("b")
+    late = bench.add_another(first)
+    bench.step()
+    bench.scheduler.fail(bench.next_batch(), GenerationFailed("the step raised"), 2.0)
+    bench.note()
+    assert bench.step().encode == ()
+    assert late.id not in bench.finished
+
+
+def test_low_sequences_that_hold_all_places_go_before_one_that_waits_for_a_place() -> None:
+    bench = Bench(EngineLimits(2, 64, 32, (EOS,)))
+    firsts = [bench.add("a", priority="low", max_new_tokens=1) for _ in range(2)]
+    bench.add("b", priority="low", max_new_tokens=1)
+    for first in firsts:
+        bench.add_another(first, max_new_tokens=1)
+    bench.add("c", max_new_tokens=1)
+    for _ in range(8):
+        bench.step()
+    assert sorted(bench.finished) == [sequence.id for sequence in bench.sequences]
+    bench.scheduler.check_idle()

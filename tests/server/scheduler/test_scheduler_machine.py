@@ -88,7 +88,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         sequence = Sequence(
             id=len(self.added),
             encoding=first.encoding,
-            sampling=Sampling(max_new_tokens=tokens),
+            sampling=Sampling(max_new_tokens=tokens, stop=("xy",)),
             detokenizer=FakeDetokenizer(),
             arrived=self.now,
             priority=first.priority,

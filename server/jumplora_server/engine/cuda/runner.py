@@ -28,7 +28,7 @@ from jumplora_server.engine.cuda.graphs import (
     fill,
     shape_of,
 )
-from jumplora_server.engine.cuda.model import MODELS
+from jumplora_server.engine.cuda.model import CUDA_MODELS
 from jumplora_server.engine.cuda.plan import DecodePlan, EncodePlan, Kernels, make_levels
 from jumplora_server.engine.cuda.slot import DeviceAdapter, load, on_device
 from jumplora_server.engine.cuda.upload import Uploader
@@ -37,6 +37,10 @@ from jumplora_server.engine.models.model import Model
 from jumplora_server.engine.sampling import to_device
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import StoredTensors
+
+MOST_TARGETED = 16
+"""Sets of kinds that have graphs of their own. A graph holds its logits, and is captured while a
+request waits; adapters of many tasks mixed anyhow could ask for a thousand sets."""
 
 
 class CudaRunner(TorchRunner):
@@ -89,14 +93,16 @@ class CudaRunner(TorchRunner):
         # Sites of one kind are targeted together: every set of targets is another graph.
         kinds: dict[tuple[str, str], int] = {}
         for number, site in enumerate(sites(config).values()):
-            kind = (site.part, site.role)
-            kinds[kind] = kinds.get(kind, 0) | 1 << number
+            if site.is_decoded:
+                kind = (site.part, site.role)
+                kinds[kind] = kinds.get(kind, 0) | 1 << number
         self._kinds = tuple(kinds.values())
+        self._seen_targeted = {0}
 
     def _make_model(
         self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
     ) -> Model:
-        return MODELS[config.model_type](
+        return CUDA_MODELS[config.model_type](
             config,
             weights,
             dtype=dtype,
@@ -160,12 +166,20 @@ class CudaRunner(TorchRunner):
         )
 
     def _targeted(self, lineages: Rows[tuple[DeviceAdapter, ...]]) -> int:
-        """The modules that any row has a delta of, a bit each, and all others of their kinds."""
-        targeted = 0
+        """The modules whose deltas a decode step launches, a bit each.
+
+        Those that any row has and all others of their kinds; all kinds where the set is a new one
+        and there are MOST_TARGETED already. What no row has adds nothing, and costs a launch.
+        """
+        found = 0
         for lineage in lineages:
             for adapter in lineage:
-                targeted |= adapter.targeted
-        return sum(kind for kind in self._kinds if kind & targeted)
+                found |= adapter.targeted
+        targeted = sum(kind for kind in self._kinds if kind & found)
+        if targeted not in self._seen_targeted and len(self._seen_targeted) >= MOST_TARGETED:
+            return sum(self._kinds)
+        self._seen_targeted.add(targeted)
+        return targeted
 
     def _gives_mask(self, packed: DeviceAdapter, module: str, delta: Delta) -> bool:
         assert isinstance(delta, SparseDelta)

@@ -51,7 +51,16 @@ MAX_LANES = 64  # tokens of a block
 # one that was meant as null.
 
 
-class Op(ctypes.Structure):
+class Struct(ctypes.Structure):
+    """A structure that knows its fields: ctypes takes any name, and leaves its field zero."""
+
+    def __init__(self, *values: object, **named: object) -> None:
+        if unknown := named.keys() - {name for name, *_ in self._fields_}:
+            raise TypeError(f"{type(self).__name__} has no field {min(unknown)}")
+        super().__init__(*values, **named)
+
+
+class Op(Struct):
     """One operation of a tape."""
 
     __slots__ = ()
@@ -63,7 +72,7 @@ class Op(ctypes.Structure):
     )
 
 
-class DeltaStruct(ctypes.Structure):
+class DeltaStruct(Struct):
     """One module's delta in one slot."""
 
     __slots__ = ()
@@ -79,7 +88,7 @@ class DeltaStruct(ctypes.Structure):
     )
 
 
-class Block(ctypes.Structure):
+class Block(Struct):
     """Neighbouring rows of one lineage."""
 
     __slots__ = ()
@@ -92,7 +101,7 @@ class Block(ctypes.Structure):
     )
 
 
-class SamplingStruct(ctypes.Structure):
+class SamplingStruct(Struct):
     """How one row's tokens are chosen."""
 
     __slots__ = ()
@@ -107,7 +116,7 @@ class SamplingStruct(ctypes.Structure):
     )
 
 
-class Step(ctypes.Structure):
+class Step(Struct):
     """What one replay computes."""
 
     __slots__ = ()

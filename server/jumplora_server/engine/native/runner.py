@@ -16,7 +16,7 @@ from jumplora_adapters.format import Adapter
 from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, StepOutput
 from jumplora_server.engine.native.forms import NativeAdapter, pack_native
 from jumplora_server.engine.native.layout import LANES, MAX_LANES, Block, Step
-from jumplora_server.engine.native.model import MODELS
+from jumplora_server.engine.native.model import NATIVE_MODELS
 from jumplora_server.engine.native.sampling import Samplings
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.sampling import step_output
@@ -61,7 +61,7 @@ class NativeRunner:
         """Raises NativeUnavailable where the kernels do not run."""
         self._start = start_token_id
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
-        self._model = MODELS[config.model_type](
+        self._model = NATIVE_MODELS[config.model_type](
             config,
             weights,
             end_token_ids=limits.end_token_ids,

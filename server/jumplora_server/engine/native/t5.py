@@ -89,7 +89,7 @@ class NativeT5:
         del self._weights
 
     def encode(self, step: Step) -> None:
-        """Encode packed prompts into their rows' cross-attention caches."""
+        """Write packed prompts' keys and values into their source places."""
         self.encoding.replay(step)
 
     def decode(self, step: Step) -> None:
@@ -213,6 +213,8 @@ class NativeT5:
     def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
         d_out, d_in = sites[0].shape
         first = self.sites[sites[0].name]
+        for number, site in enumerate(sites, first):  # the kernels count on from the first
+            assert (self.sites[site.name], site.shape) == (number, (d_out, d_in)), site.name
         tape.add(
             kind, x, y, None, self._scratch,
             n=(d_in, d_out, len(sites) * d_out, first, len(sites)),

@@ -5,6 +5,7 @@ Interpreted where there is no GPU, compiled and captured where there is one.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,15 @@ from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.manifest import Kind
+from jumplora_adapters.network import HEAD, kind_of
 from jumplora_server.core import EngineLimits, RowCopy, Sampling, Sequence
 from jumplora_server.engine.cuda.forms import Resident
 from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
-from jumplora_server.engine.cuda.runner import CudaRunner
+from jumplora_server.engine.cuda.runner import MOST_TARGETED, CudaRunner
+from jumplora_server.engine.cuda.slot import DeviceAdapter, on_device
+from jumplora_server.engine.engine import Kernels as EngineKernels
+from jumplora_server.engine.engine import choose_torch_runner
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import StoredTensors
 
@@ -176,6 +181,49 @@ def test_any_linear_layer_is_a_target(
     torch.testing.assert_close(results[0][-1][2], results[0][-1][3], atol=1e-6, rtol=0)
 
 
+def test_targets_make_few_graphs(tmp_path: Path) -> None:
+    """What a decode step does not compute makes none; past a number of sets, one has all kinds."""
+    tiny = tiny_t5(tmp_path, style="v1.0", layers=2, vocab=140, d_model=16, heads=2, d_ff=24)
+    backbone = read_backbone(tiny)
+    runner = cuda_runner(backbone, kernels=HOST_KERNELS)
+    numbers = {name: 1 << number for number, name in enumerate(backbone.sites)}
+    decoded = {name for name, site in backbone.sites.items() if site.is_decoded}
+
+    def packed(*names: str) -> DeviceAdapter:
+        manifest, deltas = random_adapter(backbone, targets=names, density=0.3)
+        return on_device((runner.pack(Adapter(manifest, deltas, "a" * 64)),))[0]
+
+    once_a_prompt = packed(*(backbone.sites.keys() - decoded))
+    assert runner._targeted([(once_a_prompt,), ()]) == 0
+    one = next(name for name in decoded if name != HEAD)
+    kind = {n for n in decoded if kind_of(n) == kind_of(one)}
+    assert len(kind) == 2, "of two blocks"
+    assert runner._targeted([(packed(one), once_a_prompt)]) == sum(numbers[n] for n in kind)
+    # A module of each kind alone, and of every two: more sets than there may be.
+    singles = [packed(name) for name in {kind_of(name): name for name in decoded}.values()]
+    pairs = [*itertools.combinations(singles, 2)]
+    assert len(pairs) > MOST_TARGETED
+    sets = {runner._targeted([pair]) for pair in pairs}
+    whole = sum(numbers[name] for name in decoded)
+    assert whole in sets
+    assert len(sets) <= MOST_TARGETED
+    assert runner._targeted([(once_a_prompt,)]) == 0, "sets that were seen keep theirs"
+
+
+def test_a_step_with_launches_that_no_row_needs_has_the_same_logits(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for most in (MOST_TARGETED, 0):
+        monkeypatch.setattr("jumplora_server.engine.cuda.runner.MOST_TARGETED", most)
+        runner = cuda_runner(backbone, kernels=HOST_KERNELS)
+        shelf = Shelf(runner, backbone)
+        lineages = [shelf.lineage(names) for names in LINEAGES]
+        results.append(logits_of(runner, batch([0, 1, 2, 3, 4]), lineages))
+    for few, all_kinds in zip(*results, strict=True):
+        torch.testing.assert_close(few, all_kinds, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_row_computes_what_it_computes_alone(backbone: Backbone, dtype: str) -> None:
     runner = cuda_runner(backbone, dtype)
@@ -266,6 +314,21 @@ def test_a_device_that_recomputes_another_mask_gets_packed_modules(backbone: Bac
     host = replace(REFERENCE, kept=kept)
     forms = cuda_runner(backbone, kernels=host).pack(gated(backbone)).forms
     assert {module for module, form in forms.items() if form.record.form == "packed"} == {liar}
+
+
+@pytest.mark.parametrize(
+    ("device", "kernels", "family", "expected"),
+    [
+        ("cuda", "auto", "t5", CudaRunner),
+        ("cuda", "auto", "a family that torch alone computes", TorchRunner),
+        ("cuda", "torch", "t5", TorchRunner),
+        ("cpu", "auto", "t5", TorchRunner),
+    ],
+)
+def test_a_gpu_has_its_own_runner_for_the_families_that_it_computes(
+    device: str, kernels: EngineKernels, family: str, expected: type[TorchRunner]
+) -> None:
+    assert choose_torch_runner(torch.device(device), kernels, family) is expected
 
 
 def test_int8_is_refused(backbone: Backbone) -> None:

@@ -2,8 +2,9 @@
 // scores; position biases come from tables by distance.
 //
 // A row's own keys and values lie in its row of the target caches, its prompt's in a place of the
-// source caches. Caches of one layer: keys [row][head][length / 16][d_kv][16], so that the keys a row really has
-// are one stream of memory and 16 scores come out of one vector; values [row][head][length][d_kv].
+// source caches. Caches of one layer: keys [row][head][length / 16][d_kv][16], so that the keys a
+// row really has are one stream of memory and 16 scores come out of one vector; values
+// [row][head][length][d_kv].
 #include <cmath>
 #include <cstring>
 

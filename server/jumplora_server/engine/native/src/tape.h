@@ -1,5 +1,5 @@
 // What Python and the kernels share: the tape of operations, recorded once for a backbone, and the
-// step, which is what changes from one replay to the next. Mirrored field by field in tape.py.
+// step, which is what changes from one replay to the next. Mirrored field by field in layout.py.
 //
 // One rule holds for every kernel: a row's numbers are computed in an order that depends on the row
 // alone, so they have the same bits whatever rows stand beside it and however many threads there are.
@@ -20,7 +20,7 @@ enum Kind : int64_t {
     RELU,
     GATED_GELU,
     ATTEND_PROMPTS,  // self-attention inside each prompt
-    STORE_SOURCE,    // prompts' cross-attention keys and values into their cache rows
+    STORE_SOURCE,    // prompts' cross-attention keys and values into their places
     ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
     ATTEND_CROSS,    // attend over the row's prompt
     BEST,            // the highest logit of each row and its token
