@@ -29,6 +29,7 @@ from jumplora_server.engine.linear import Plan, Projection, make_linear
 from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
 
 UNCUT_ELEMENTS = 16384  # largest elementwise operation that torch leaves to one thread
+WHOLE_COLUMNS = 64  # numbers of a row that leave no tail of a vector, in any type
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +234,13 @@ def _gelu(x: Tensor) -> Tensor:
     """The tanh form of GELU, x [n, d_ff], with the same bits for a row in any batch.
 
     On a CPU torch cuts a large elementwise operation into one piece a thread, and the tail of each
-    piece goes through another tanh; blocks under that size are never cut.
+    piece goes through another tanh; blocks under that size are never cut, and rows of whole vectors
+    leave no tail.
     """
     if x.device.type != "cpu":
         return F.gelu(x, approximate="tanh")
+    if missing := -x.shape[1] % WHOLE_COLUMNS:
+        return _gelu(F.pad(x, (0, missing)))[:, :-missing]
     rows = max(1, UNCUT_ELEMENTS // x.shape[1])
     starts = range(0, x.shape[0], rows)
     return torch.cat([F.gelu(x[i : i + rows], approximate="tanh") for i in starts])

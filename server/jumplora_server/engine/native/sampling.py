@@ -16,7 +16,7 @@ class Samplings:
     """One structure a row, written when a sequence takes its first token there."""
 
     def __init__(self, fed: Tensor, start_token_id: int) -> None:
-        """`fed` [rows, positions] int32 has what each row was fed; the kernels go on writing it."""
+        """`fed` [rows, positions] int32 has what each row was fed; the kernels write it, too."""
         rows = len(fed)
         self._fed = fed
         self._start = start_token_id
