@@ -87,6 +87,11 @@ class Stack:
     blocks: tuple[Block, ...]
     norm: str  # behind the last block
 
+    def position_biases(self) -> tuple[str, ...]:
+        """The tables of its blocks, each once."""
+        named = (attention.position_bias for b in self.blocks for attention in b.attentions())
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -187,21 +192,20 @@ def parameters(architecture: Architecture) -> Parameters:
     modules, d = network(architecture), architecture.d_model
     names = _NAMES[architecture.model_type]
     embedding = (architecture.vocab_size, d)
+    table = (architecture.relative_attention_num_buckets, architecture.num_heads)
     shapes: dict[str, tuple[int, ...]] = {names.shared: embedding}
-    for block in modules.blocks():
-        for attention in block.attentions():
-            for site in (attention.q, attention.k, attention.v, attention.o):
+    # In this order the benchmarks draw the random backbones that their results are of.
+    for stack in (modules.encoder, modules.decoder):
+        for block in stack.blocks:
+            for attention in block.attentions():
+                for site in (attention.q, attention.k, attention.v, attention.o):
+                    shapes[site.weight] = site.shape
+                shapes[attention.norm] = (d,)
+            for site in (*block.feed_forward.wide, block.feed_forward.narrow):
                 shapes[site.weight] = site.shape
-            shapes[attention.norm] = (d,)
-            if attention.position_bias is not None:
-                shapes[attention.position_bias] = (
-                    architecture.relative_attention_num_buckets,
-                    architecture.num_heads,
-                )
-        for site in (*block.feed_forward.wide, block.feed_forward.narrow):
-            shapes[site.weight] = site.shape
-        shapes[block.feed_forward.norm] = (d,)
-    shapes |= {modules.encoder.norm: (d,), modules.decoder.norm: (d,)}
+            shapes[block.feed_forward.norm] = (d,)
+        shapes |= dict.fromkeys(stack.position_biases(), table)
+        shapes[stack.norm] = (d,)
     tied = (names.shared, *names.embeddings, modules.head.weight)
     return Parameters(
         shapes=shapes | dict.fromkeys(tied, embedding), tied=tied, obsolete=names.obsolete
@@ -210,14 +214,9 @@ def parameters(architecture: Architecture) -> Parameters:
 
 def embeddings(architecture: Architecture) -> tuple[str, ...]:
     """The modules with a matrix that is looked up in: tokens and position biases."""
-    biases = {
-        attention.position_bias
-        for block in network(architecture).blocks()
-        for attention in block.attentions()
-        if attention.position_bias is not None
-    }
-    names = _NAMES[architecture.model_type]
-    found = (names.shared, *names.embeddings, *sorted(biases))
+    modules, names = network(architecture), _NAMES[architecture.model_type]
+    biases = (*modules.encoder.position_biases(), *modules.decoder.position_biases())
+    found = (names.shared, *names.embeddings, *biases)
     return tuple(name.removesuffix(".weight") for name in found)
 
 

@@ -50,7 +50,7 @@ def test_a_loaded_engine_has_let_go_of_the_file(
     folder = tiny_t5(tmp_path, style="v1.0", dtype=stored)
     file = (folder / "model.safetensors").resolve()
     engine = Engine(
-        folder, dtype=dtype, kernels=kernels, max_rows=4, max_source_tokens=16, max_target_tokens=8
+        folder, dtype=dtype, kernels=kernels, max_rows=4, max_source_tokens=16, max_target_tokens=12
     )
     gc.collect()
     assert mapped(file) == []
