@@ -26,6 +26,7 @@ from jumplora_server.errors import (
     UnknownVersion,
 )
 from jumplora_server.loop.outbox import CancelCause, Stream
+from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 
@@ -126,7 +127,7 @@ async def _lease(services: Services, caller: Caller, task: str | None) -> Lease:
         return Lease.base()
     name = task.partition("@")[0]
     if not caller.may_see(name):
-        raise UnknownTask(f"no task {name!r} is known to this key")
+        raise unknown_task(name)  # as if it were not there
     try:
         return await _acquire(services, task)
     except UnknownTask:
