@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -81,10 +81,25 @@ class Checkout:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
                 text=True,
             )
+        try:
+            self.cases = self._begin(job)
+        except RuntimeError:
+            self.close()
+            raise
+
+    def _begin(self, job: Mapping[str, object]) -> list[str]:
         ready = self.ask(json.dumps(job))
-        self.cases: list[str] = ready["cases"]
-        if not Path(ready["imported"]).is_relative_to(root):
-            raise RuntimeError(f"{root} was asked for, but {ready['imported']} was imported")
+        if not Path(ready["imported"]).is_relative_to(self.root):
+            raise RuntimeError(f"{self.root} was asked for, {ready['imported']} was imported")
+        cases: list[str] = ready["cases"]
+        return cases
+
+    def close(self) -> None:
+        """End the process."""
+        with suppress(BrokenPipeError):  # what an ended one did not read
+            self._pipe(self._process.stdin).close()
+        self._process.wait(timeout=60)
+        self._pipe(self._process.stdout).close()
 
     def lap(self, case: str) -> Lap:
         """Run a case once."""
@@ -115,9 +130,7 @@ class Checkout:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._pipe(self._process.stdin).close()
-        self._process.wait(timeout=60)
-        self._pipe(self._process.stdout).close()
+        self.close()
 
     @staticmethod
     def _pipe(pipe: IO[str] | None) -> IO[str]:

@@ -130,13 +130,13 @@ def test_an_entry_beside_the_versions_need_not_be_told(name: str, run: _Run) -> 
     _try(run, entry(name))
     assert run.findings.faults == []
     assert run.told == []
-    assert "fault is told" not in run.findings.checks
+    assert "fault is shown" not in run.findings.checks
 
 
 def test_a_server_that_tells_nothing_is_found(run: _Run) -> None:
     telling(run).is_blind = True
     _try(run, entry("current: garbage"))
-    assert {"fault is told", "one log line"} <= failed(run)
+    assert {"fault is shown", "one log line"} <= failed(run)
 
 
 def test_a_server_that_logs_again_and_again_is_found(run: _Run) -> None:

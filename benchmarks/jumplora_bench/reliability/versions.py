@@ -49,9 +49,9 @@ class Oracle:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        probe = Work(backbone.path, (tuple(range(64)),) * len(PROMPTS), NEW_TOKENS, 0, "cpu")
-        self._engine = make_engine(probe, "float32")
         self._tokenizer = Tokenizer.load(backbone.path)
+        prompts = tuple(map(self._tokenizer.encode, PROMPTS))
+        self._engine = make_engine(Work(backbone.path, prompts, NEW_TOKENS, 0, "cpu"), "float32")
         self._ids = count()
 
     def texts(self, path: Path) -> tuple[str | None, ...]:
