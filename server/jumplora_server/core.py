@@ -195,9 +195,8 @@ class Sequence:
 class RowCopy:
     """A row that continues where another one stands.
 
-    `tokens` is how many tokens the other one was fed: those are copied in the target caches. Both
-    sequences must sample alike but for their seeds, because a row knows what it was fed only where
-    its parameters ask for it.
+    `tokens` is how many tokens the other one was fed: those are copied in the target caches. The
+    sequence that takes the row has the same tokens as its output.
     """
 
     source: int

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jumplora_server.core import RowCopy, Sampling, Sequence, StepOutput
+from jumplora_server.core import Sampling, Sequence, StepOutput
 
 _PLAIN = Sampling(max_new_tokens=1)
 _LISTED = 1024  # tokens that are ranked where no top_k says how many: most distributions need fewer
@@ -144,10 +144,9 @@ class Chooser:
         found = torch.stack([is_sound.double(), tokens.double(), logprobs.double()]).tolist()
         return step_output(sequences, *found)
 
-    def copy(self, copies: Rows[RowCopy]) -> None:
-        """Rows continue from the tokens that others were fed."""
-        for copy in copies:
-            self._fed[copy.row, : copy.tokens] = self._fed[copy.source, : copy.tokens]
+    def forget(self, row: int) -> None:
+        """The row was copied to: what it was fed is the output of the sequence that comes."""
+        self._owners[row] = None
 
     def _asked(self, sequences: Rows[Sequence], choosing: Rows[int]) -> Asked:
         for i in choosing:

@@ -134,7 +134,8 @@ class TorchRunner:
     def copy(self, copies: Rows[RowCopy]) -> None:
         """Copy what rows of the target cache hold."""
         self._caches.target.copy(copies)
-        self._chooser.copy(copies)
+        for copy in copies:
+            self._chooser.forget(copy.row)
 
     def clear_row(self, row: int) -> None:
         """Forget a row's numbers, after it failed."""

@@ -156,7 +156,6 @@ class Scheduler:
         for sequence in batch.decode:
             if sequence.id in self._known:
                 self._end(sequence, FinishReason.ERROR, now, error=error)
-        # A sequence of one of its prompts that still waits must not read what was never written.
         for encoding in batch.encode:
             self._leave_place(encoding)
 

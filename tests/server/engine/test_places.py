@@ -155,6 +155,26 @@ def test_a_copy_knows_the_tokens_that_its_source_never_looked_at(
 
 
 @pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
+def test_a_sequence_that_takes_up_anothers_tokens_knows_them(
+    backbone: Backbone, kernels: Kernels
+) -> None:
+    """As a beam does: the row keeps its sequence, and goes on from where another one stands."""
+    engine, _ = make_engine(backbone, "float32", kernels)
+    repeating = Sampling(max_new_tokens=12, min_new_tokens=12, repetition_penalty=3.0)
+    source = make_sequence(prompt(30), row=1, sampling=repeating)
+    beam = another(source, 4, replace(repeating, mode="sample", temperature=50.0, seed=1))
+    beam.id = 77
+    advance(engine, [source, beam], [source, beam])
+    for _ in range(6):
+        advance(engine, (), [source, beam])
+    assert beam.output != source.output, "no contrast"
+    beam.output[:] = source.output
+    beam.sampling = repeating
+    output = engine.step(Batch((), (source, beam), (RowCopy(1, 4, len(source.output)),)))
+    assert output.token_ids[0] == output.token_ids[1]
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
 def test_a_copy_has_the_bits_of_its_source(backbone: Backbone, kernels: Kernels) -> None:
     engine, slot = make_engine(backbone, "float32", kernels)
     source = make_sequence(prompt(30), row=0, slots=(slot,))

@@ -38,11 +38,9 @@ class CudaT5(T5):
         buckets = position_buckets(steps, config, sees="past")
         self._no_bias = torch.zeros(config.d_ff, dtype=self.dtype, device=device)
         self._past_biases = {
-            layer.position_bias: self.position_biases[layer.position_bias][buckets]
-            for layer in self.decoder
-        }  # each [target, heads]
-        for name, bias in self._past_biases.items():
-            self._past_biases[name] = bias.t().float().contiguous()
+            name: table[buckets].t().float().contiguous()
+            for name, table in self._tables(self.decoder)
+        }  # each [heads, target]
 
     def decode(
         self,

@@ -125,11 +125,7 @@ class T5:
     def encode(
         self, tokens: Tensor, groups: Sequence[LengthGroup], plan: Plan, cache: SourceCache
     ) -> None:
-        """Encode packed prompts into their source places.
-
-        Args:
-            tokens: [n] all prompts' ids one after another, n >= linear.MIN_ROWS.
-        """
+        """As `Model.encode`."""
         biases = {
             name: [
                 masked_bias(prompt_bias(table, group.length, self.config), group)
@@ -160,15 +156,7 @@ class T5:
         plan: Plan,
         caches: Caches,
     ) -> Tensor:
-        """One step of the first R rows; returns logits [R, vocab] in float32.
-
-        Args:
-            tokens: [R] each row's previous token (rows not live: anything).
-            positions: [R] the position that token takes in its row.
-            live: [n] the rows that really decode; only their caches are written.
-            places: R source places, of each row's prompt.
-            lengths: (source, target) longest valid lengths, rounded up by `round_up`.
-        """
+        """As `Model.decode`."""
         source, target = lengths
         rows, own = tokens.shape[0], caches.target
         biases = {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture, ModelType
-from jumplora_server.core import RowCopy
 from jumplora_server.engine.native.layout import Step
 from jumplora_server.engine.native.t5 import NativeT5
 from jumplora_server.engine.native.tape import Tape
@@ -37,7 +36,7 @@ class NativeModel(Protocol):
     def decode(self, step: Step) -> None:
         """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th."""
 
-    def copy(self, step: Step, copies: Sequence[RowCopy]) -> None:
+    def copy(self, step: Step) -> None:
         """Copy what rows of the target cache hold."""
 
 

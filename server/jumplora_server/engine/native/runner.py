@@ -135,7 +135,9 @@ class NativeRunner:
             target_rows=[copy.row for copy in copies],
             positions=[copy.tokens for copy in copies],
         )
-        self._model.copy(prepared.step, copies)
+        self._model.copy(prepared.step)
+        for copy in copies:
+            self._samplings.forget(copy.row)
 
     @property
     def tapes(self) -> dict[str, Tape]:

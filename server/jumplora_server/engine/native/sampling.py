@@ -33,6 +33,10 @@ class Samplings:
                 self._open(sequence)
         return [self._used[sequence.row] for sequence in sequences]
 
+    def forget(self, row: int) -> None:
+        """The row was copied to: what it was fed is the output of the sequence that comes."""
+        self._owners[row] = None
+
     def _open(self, sequence: Sequence) -> None:
         row, sampling = sequence.row, sequence.sampling
         self._owners[row] = sequence.id

@@ -7,15 +7,12 @@ there is nothing to pad and nothing to round up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from jumplora_adapters import network
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Attention, FeedForward, Site
-from jumplora_server.core import RowCopy
 from jumplora_server.engine.attention import Direction, position_buckets
 from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.native.layout import LANES, Kind, Step
@@ -99,11 +96,9 @@ class NativeT5:
         """
         self.decoding.replay(step)
 
-    def copy(self, step: Step, copies: Sequence[RowCopy]) -> None:
-        """Copy what rows of the target cache hold, and what they were fed."""
+    def copy(self, step: Step) -> None:
+        """Copy what rows of the target cache hold."""
         self._copying.replay(step)
-        for copy in copies:
-            self.fed[copy.row, : copy.tokens] = self.fed[copy.source, : copy.tokens]
 
     # -- the tapes
 
