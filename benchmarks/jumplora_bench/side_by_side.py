@@ -10,22 +10,19 @@ each round and case there is one ratio; the interval is of their median.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
 
 from jumplora_adapters.cli.progress import progress_bar
 from jumplora_bench.backbone import write_backbone
+from jumplora_bench.cases.worker import Worker, WorkerEnded
 from jumplora_bench.machine import commit
 from jumplora_bench.report import Grid, Report, console
 from jumplora_bench.rounds import same_share
@@ -64,78 +61,28 @@ class Lap:
     tokens: tuple[tuple[int, ...], ...]
 
 
-class Checkout:
-    """A commit's engine in a process of its own, idle between its laps."""
+class Checkout(Worker):
+    """A commit's engine in a process of its own."""
 
     def __init__(self, root: Path, job: Mapping[str, object], log: Path) -> None:
         """Start it and wait until its adapters are installed. Raises RuntimeError."""
-        self.root = root
-        self._log = log
         folders = [str(root / name) for name in ("server", "adapters", "benchmarks")]
-        with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_WORKER)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-                text=True,
-            )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+        super().__init__([sys.executable, "-P", _WORKER], environment, log)
         try:
-            self.cases = self._begin(job)
-        except RuntimeError:
+            ready = self.begin(job)
+        except WorkerEnded as error:
+            raise RuntimeError(f"the engine of {root} ended. It said: {error}") from error
+        self.cases: list[str] = ready["cases"]
+        if not Path(ready["imported"]).is_relative_to(root):
             self.close()
-            raise
-
-    def _begin(self, job: Mapping[str, object]) -> list[str]:
-        ready = self.ask(json.dumps(job))
-        if not Path(ready["imported"]).is_relative_to(self.root):
-            raise RuntimeError(f"{self.root} was asked for, {ready['imported']} was imported")
-        cases: list[str] = ready["cases"]
-        return cases
-
-    def close(self) -> None:
-        """End the process."""
-        with suppress(BrokenPipeError):  # what an ended one did not read
-            self._pipe(self._process.stdin).close()
-        self._process.wait(timeout=60)
-        self._pipe(self._process.stdout).close()
+            raise RuntimeError(f"{root} was asked for, {ready['imported']} was imported")
 
     def lap(self, case: str) -> Lap:
         """Run a case once."""
         answer = self.ask(case)
         tokens = tuple(tuple(row) for row in answer["tokens"])
         return Lap(answer["seconds"], answer["encode_seconds"], tokens)
-
-    def ask(self, line: str) -> Any:
-        """A line to the worker, and what it answers."""
-        stdin, stdout = self._pipe(self._process.stdin), self._pipe(self._process.stdout)
-        try:
-            stdin.write(line + "\n")
-            stdin.flush()
-            answer = stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            said = self._log.read_text(encoding="utf-8", errors="replace").strip()
-            raise RuntimeError(f"the engine of {self.root} ended. It said: {said[-2000:]}")
-        return json.loads(answer)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @staticmethod
-    def _pipe(pipe: IO[str] | None) -> IO[str]:
-        assert pipe is not None
-        return pipe
 
 
 Pairs = dict[str, list[tuple[Lap, Lap]]]  # by case: old and new of each round
