@@ -49,6 +49,10 @@ class FakeDetokenizer:
         """Only eos has no text."""
         return token_id == EOS
 
+    def fresh(self) -> FakeDetokenizer:
+        """Another one."""
+        return FakeDetokenizer()
+
 
 class ByteDetokenizer:
     """One UTF-8 byte a token: shows a character when its last byte came, like the real one."""
@@ -78,6 +82,10 @@ class ByteDetokenizer:
     def is_special(self, token_id: int) -> bool:
         """Only eos has no text."""
         return token_id == EOS
+
+    def fresh(self) -> ByteDetokenizer:
+        """Another one."""
+        return ByteDetokenizer()
 
 
 def say(prompt: tuple[int, ...], versions: tuple[str, ...]) -> str:
