@@ -234,6 +234,7 @@ class Sequence:
     # Written by the engine thread as it goes:
     output: list[int] = field(default_factory=list)
     text: str = ""
+    logprob: float = 0.0  # the sum of its tokens', where they are asked for
     cancelled: bool = False
     started: float | None = None
     encoded: float | None = None

@@ -14,8 +14,8 @@ from typing import Literal
 from jumplora_server.core import Encoding, Sequence
 
 # take: remove and return it; drop: remove it, it is accounted for; pass: leave it and look on;
-# stop: leave it, nothing after it may go before it.
-Verdict = Literal["take", "drop", "pass", "stop"]
+# stop: leave it, nothing after it may go before it; wait: the same, until all of its rows are free.
+Verdict = Literal["take", "drop", "pass", "stop", "wait"]
 
 # What a task is charged, in units of one encoded prompt token. Rounded from measurements of T5-base
 # on a CPU (server/DECISIONS.md, 2026-11-27). No kind of work may be much cheaper for its task than
@@ -36,6 +36,7 @@ class RowShares:
     def __init__(self, rows: int, spare: int) -> None:
         """`spare` of the `rows` are kept back; at least one is not."""
         assert 0 <= spare < rows, f"{spare} of {rows} rows cannot be kept back"
+        self._all = rows
         self._ordinary = rows - spare
         self._held: Counter[str | None] = Counter()
 
@@ -44,23 +45,24 @@ class RowShares:
         """How many tasks hold rows."""
         return len(self._held)
 
-    def take(self, task: str | None) -> None:
-        """A sequence of the task got a row."""
-        self._held[task] += 1
+    def take(self, task: str | None, rows: int = 1) -> None:
+        """A sequence of the task got its rows."""
+        self._held[task] += rows
 
-    def give_back(self, task: str | None) -> None:
-        """A sequence of the task left its row."""
-        self._held[task] -= 1
+    def give_back(self, task: str | None, rows: int = 1) -> None:
+        """A sequence of the task left its rows."""
+        self._held[task] -= rows
         if not self._held[task]:
             del self._held[task]
 
-    def may_take(self, task: str | None, taken: int) -> bool:
-        """Whether the task may have one more row while `taken` are in use, by any priority."""
-        return self.has_ordinary(taken) or not self._held[task]
+    def may_take(self, task: str | None, taken: int, rows: int = 1) -> bool:
+        """Whether the task may have more rows while `taken` are in use, by any priority."""
+        is_quiet = not self._held[task]
+        return self.has_ordinary(taken, rows) or (is_quiet and taken + rows <= self._all)
 
-    def has_ordinary(self, taken: int) -> bool:
-        """Whether a row is free that is not kept back."""
-        return taken < self._ordinary
+    def has_ordinary(self, taken: int, rows: int = 1) -> bool:
+        """Whether so many rows are free that are not kept back."""
+        return taken + rows <= self._ordinary
 
     def present(self, waiting: Set[str | None]) -> int:
         """How many tasks hold rows or are among those that wait."""
@@ -114,7 +116,7 @@ class FairQueue:
         """Take the first sequence that `judge` takes, of tasks that may have one more row.
 
         Tasks below their share of the rows go first, then the least served. None when every
-        sequence was passed over or one said stop.
+        sequence was passed over or one said stop or wait.
         """
         present = shares.present(self._waiting.keys())
 
@@ -125,7 +127,7 @@ class FairQueue:
         for task in sorted(able, key=turn):
             for sequence in tuple(self._waiting[task]):
                 verdict = judge(sequence)
-                if verdict == "stop":
+                if verdict in ("stop", "wait"):
                     return None
                 if verdict == "pass":
                     continue
