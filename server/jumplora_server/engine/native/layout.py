@@ -57,7 +57,7 @@ class Op(ctypes.Structure):
     __slots__ = ()
     _fields_ = (
         ("kind", ctypes.c_int64),
-        ("p", ctypes.c_void_p * 6),
+        ("p", ctypes.c_void_p * 8),
         ("n", ctypes.c_int64 * 8),
         ("f", ctypes.c_float * 2),
     )
@@ -102,8 +102,10 @@ class SamplingStruct(ctypes.Structure):
         ("repetition_penalty", ctypes.c_double),
         ("top_k", ctypes.c_int64),
         ("min_new_tokens", ctypes.c_int64),
+        ("no_repeat_ngram_size", ctypes.c_int64),
         ("seed", ctypes.c_uint64),
         ("wants_logprob", ctypes.c_int64),
+        ("candidates", ctypes.c_int64),
     )
 
 

@@ -24,14 +24,14 @@ enum Kind : int64_t {
     ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
     ATTEND_CROSS,    // attend over the row's prompt
     BEST,            // the highest logit of each row and its token
-    CHOOSE,          // the tokens of rows that sample, and log-probabilities
+    CHOOSE,          // the tokens of rows that sample, log-probabilities, and beams' candidates
     COPY,            // rows' first keys and values from other rows
 };
 
 // One operation. What the fields mean depends on the kind; each kernel names its own.
 struct Op {
     int64_t kind;
-    void* p[6];
+    void* p[8];
     int64_t n[8];
     float f[2];
 };
@@ -69,8 +69,10 @@ struct Sampling {
     double repetition_penalty;
     int64_t top_k;  // 0: all
     int64_t min_new_tokens;
+    int64_t no_repeat_ngram_size;  // 0: any may come again
     uint64_t seed;
     int64_t wants_logprob;
+    int64_t candidates;  // of a row with beams; 0: it has none
 };
 
 // How a replay ended; anything but DONE makes its numbers worthless. layout.Outcome.
