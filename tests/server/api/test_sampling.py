@@ -47,7 +47,7 @@ def test_every_parameter_that_is_asked_for_arrives(name: str) -> None:
     value = 3 if name in WHOLE else 0.75
     sampling = make({name: value, "do_sample": True})
     assert getattr(sampling, name) == value != getattr(make({"do_sample": True}), name)
-    assert getattr(make(**{name: value}), name) == value, "and as an adapter's default"
+    assert getattr(make(None, **{name: value}), name) == value, "and as an adapter's default"
 
 
 def test_nothing_asked_is_greedy() -> None:
@@ -202,8 +202,9 @@ def test_beams() -> None:
 
 
 def test_beams_as_an_adapters_default() -> None:
-    defaults = {"num_beams": 2, "length_penalty": 2.0, "early_stopping": True, "top_k": 5}
-    assert make(**defaults).beams == Beams(2, 2.0, early_stopping=True)
+    defaults: dict[str, Any] = {"num_beams": 2, "length_penalty": 2.0, "early_stopping": True}
+    defaults["top_k"] = 5
+    assert make(None, **defaults).beams == Beams(2, 2.0, early_stopping=True)
     assert make({"n": 2}, **defaults).beams == Beams(2, 2.0, early_stopping=True, answers=2)
     drawn = make({"num_beams": 1}, **defaults)
     assert (drawn.beams, drawn.mode) == (None, "sample"), "the other default counts then"

@@ -39,7 +39,7 @@ class Language:
         return logits
 
 
-class TableModel(PreTrainedModel, GenerationMixin):
+class TableModel(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A language as a model that transformers generates with."""
 
     config_class = PretrainedConfig
