@@ -26,8 +26,13 @@ from jumplora_server.core import (
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.claims import Priority, SlotClaims
 from jumplora_server.scheduler.group import BeamGroup
-from jumplora_server.scheduler.line import WaitingLine, rows_of
-from jumplora_server.scheduler.queue import Verdict, prompt_cost, token_cost
+from jumplora_server.scheduler.queue import (
+    Verdict,
+    WaitingLine,
+    prompt_cost,
+    rows_of,
+    token_cost,
+)
 from jumplora_server.scheduler.text import OutputText, finish_of
 
 _log = logging.getLogger(__name__)
@@ -47,7 +52,7 @@ class Scheduler:
     ) -> None:
         """`max_encode_tokens` bounds the prompts of one step (one prompt always fits); where rows
         of several tasks wait for the step, a quarter of it does. `spare_rows` of the limits' rows
-        are kept back for tasks that hold none; line.py says when low priority gets one.
+        are kept back for tasks that hold none; WaitingLine says when low priority gets one.
         """
         self._limits = limits
         self._claims = claims
@@ -262,24 +267,15 @@ class Scheduler:
         sequence.logprob += logprob or 0.0
         self._line.charge(sequence, token_cost(sequence))
         limit = min(sequence.sampling.max_new_tokens, self._limits.max_target_tokens)
-        reason: FinishReason | None = None
-        text = ""
         is_end = token_id in self._limits.end_token_ids
         try:
-            if is_end:  # it has no text, also where it is not a control token
-                reason = FinishReason.EOS_TOKEN
-            else:
-                text = output.push(token_id)
-                if len(sequence.output) >= limit:
-                    reason = FinishReason.LENGTH
-            if reason is not None and not output.is_stopped:
-                text += output.flush()
+            text, reason = output.take(
+                token_id, is_end=is_end, is_last=len(sequence.output) >= limit
+            )
         except Exception as error:  # ids that the tokenizer cannot decode are this sequence's fault
             _log.exception("the tokens of a sequence could not be made a text")
             self._end(sequence, FinishReason.ERROR, now, error=error)
             return
-        if output.is_stopped:
-            reason = FinishReason.STOP_SEQUENCE
         sequence.text += text
         token = None
         if sequence.wants == "tokens":

@@ -40,6 +40,19 @@ class OutputText:
             return ""
         return self._cut(self._detokenizer.push(token_id))
 
+    def take(
+        self, token_id: int, *, is_end: bool, is_last: bool
+    ) -> tuple[str, FinishReason | None]:
+        """Take a sequence's next token; return what may be shown, and why it is the last if it is.
+
+        An end token has no text, also where it is not a control token.
+        """
+        text = "" if is_end else self.push(token_id)
+        reason = FinishReason.EOS_TOKEN if is_end else FinishReason.LENGTH if is_last else None
+        if reason is not None and not self.is_stopped:
+            text += self.flush()
+        return text, FinishReason.STOP_SEQUENCE if self.is_stopped else reason
+
     def flush(self) -> str:
         """The sequence ends here: return the rest, unless it holds a stop string after all."""
         shown = self._cut(self._detokenizer.flush())
