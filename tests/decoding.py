@@ -116,12 +116,8 @@ def oracle_of_weights(
     return _merged_tokens(folder, ids, updates, options)
 
 
-def _merged_tokens(
-    folder: Path,
-    prompt: list[int],
-    updates: Rows[Mapping[str, torch.Tensor]],
-    options: dict[str, Any],
-) -> list[int]:
+def merged_model(folder: Path, updates: Rows[Mapping[str, torch.Tensor]]) -> Any:
+    """transformers' model with these updates [d_out, d_in] added to the modules' weights."""
     model = copy.deepcopy(_reference(folder))
     head = model.get_output_embeddings()  # a delta of a tied head is none of the embedding
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
@@ -130,6 +126,16 @@ def _merged_tokens(
         for member in updates:
             for module, update in member.items():
                 parameters[f"{module}.weight"] += update
+    return model
+
+
+def _merged_tokens(
+    folder: Path,
+    prompt: list[int],
+    updates: Rows[Mapping[str, torch.Tensor]],
+    options: dict[str, Any],
+) -> list[int]:
+    model = merged_model(folder, updates)
     settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "num_beams": 1}
     with torch.inference_mode():
         ids = model.generate(torch.tensor([prompt]), **{**settings, **options})
