@@ -216,8 +216,8 @@ def test_rows_that_fork_see_what_transformers_gives_their_tokens(tmp_path: Path)
     )
     beside = make_sequence((11, 12, 1), row=1)
     with torch.inference_mode():
-        search(step, searches, [beside], steps=4)
-    assert sum(forks.copies for forks in searches) > 3, "no contrast"
+        search(step, searches, [beside], steps=3)
+    assert sum(forks.copies for forks in searches) >= 3, "no contrast"
     for forks, updates in zip(searches, ([deltas], []), strict=True):
         dense = [
             {m: delta.to_dense(torch.float32) for m, delta in each.items()} for each in updates
