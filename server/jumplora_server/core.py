@@ -8,7 +8,7 @@ knows HTTP, tensors or queues.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import TracebackType
 from typing import Literal, Protocol
@@ -91,6 +91,12 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: Literal["none", "chosen"] = "none"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the token is the one with the highest logit, and nothing changes the logits."""
+        plain = Sampling(self.max_new_tokens, seed=self.seed, stop=self.stop)
+        return self in (plain, replace(plain, logprobs="chosen"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +240,7 @@ class Sequence:
     # Written by the engine thread as it goes:
     output: list[int] = field(default_factory=list)
     text: str = ""
+    logprob: float = 0.0  # the sum of its tokens', where they are asked for
     cancelled: bool = False
     started: float | None = None
     encoded: float | None = None

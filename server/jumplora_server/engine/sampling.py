@@ -88,7 +88,7 @@ class Chooser:
         highest, tokens = logits.max(dim=-1)  # NaN wins a max
         is_sound = highest.isfinite()
         listed: tuple[Tensor, ...] = ()
-        if choosing := [i for i, s in enumerate(sequences) if _decides(s.sampling)]:
+        if choosing := [i for i, s in enumerate(sequences) if not s.sampling.is_plain]:
             asked = self._asked(sequences, choosing)
             place = asked["place"][:, 0].long()
             chosen = _choose(logits[place], asked)
@@ -186,12 +186,6 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 def wants_logprob(sampling: Sampling) -> bool:
     """Whether the log-probability of the chosen token is asked for; with beams none is chosen."""
     return sampling.logprobs == "chosen" and sampling.beams is None
-
-
-def _decides(sampling: Sampling) -> bool:
-    """Whether the highest logit may not be the answer, or not all of it."""
-    is_plain = sampling.mode == "greedy" and sampling.beams is None
-    return not is_plain or any(sets(sampling, name) for name in EDITS)
 
 
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -44,15 +44,11 @@ class Samplings:
         row, sampling = sequence.row, sequence.sampling
         self._owners[row] = sequence.id
         self._structs[row] = struct_of(sampling, self._end_tokens)
-        self._used[row] = None if is_plain(sampling) else self._addresses[row]
+        is_passed_over = sampling.is_plain and sampling.logprobs == "none"
+        self._used[row] = None if is_passed_over else self._addresses[row]
         if sequence.output:  # it may continue from one whose tokens were not looked at
             given = torch.tensor([self._start, *sequence.output[:-1]], dtype=torch.int32)
             self._fed[row, : len(given)] = given
-
-
-def is_plain(sampling: Sampling) -> bool:
-    """Whether it sets nothing that the kernels would have to look at."""
-    return sampling == Sampling(sampling.max_new_tokens, seed=sampling.seed, stop=sampling.stop)
 
 
 def struct_of(sampling: Sampling, end_tokens: int) -> SamplingStruct:
@@ -83,8 +79,8 @@ class CandidateLists:
     def read(self, sequences: Rows[Sequence]) -> dict[int, tuple[Candidate, ...]]:
         """Those of a step's rows with beams, by index; worthless where one failed."""
         samplings = [sequence.sampling for sequence in sequences]
-        rows = with_beams(samplings)
-        if not rows:
+        if all(sampling.beams is None for sampling in samplings):
             return {}
+        rows = with_beams(samplings)
         found = self.ids[rows].tolist(), self.logprobs[rows].tolist()
         return read_candidates(samplings, self._end_tokens, *found)
