@@ -6,12 +6,13 @@ import ctypes
 import math
 from collections.abc import Sequence as Rows
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import pytest
 import torch
 from torch import Tensor
 
-from jumplora_server.core import Sequence, StepOutput
+from jumplora_server.core import Beams, Candidate, Sampling, Sequence, StepOutput
 from jumplora_server.engine.native.layout import Kind, Step
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.native.sampling import CandidateLists, Samplings
@@ -66,6 +67,31 @@ def is_the_references(
             if token == sample(logits.double(), near, min(max(point, 0.0), 1.0)):
                 return True
     return False
+
+
+def assert_listed(
+    listed: Rows[Candidate],
+    logits: Tensor,
+    sampling: Sampling,
+    fed: Rows[int],
+    ends: Rows[int] = (EOS,),
+    *,
+    hair: float = 4e-6,
+) -> None:
+    """They are the reference's candidates of logits [vocabulary], up to equals by a hair."""
+
+    def close(logprobs: Rows[float]) -> Any:
+        return pytest.approx(logprobs, abs=hair, rel=1e-6)
+
+    assert [*listed] == sorted(listed, key=lambda c: (-c.logprob, c.token_id))
+    assert len({candidate.token_id for candidate in listed}) == len(listed)
+    got = [candidate.logprob for candidate in listed]
+    expected = list_reference(logits, sampling, fed, ends)
+    assert got == close([candidate.logprob for candidate in expected])
+    # Every one of them has the reference's number, so none is another token's.
+    every = replace(sampling, beams=Beams(len(logits)))
+    of_token = {c.token_id: c.logprob for c in list_reference(logits, every, fed, ends)}
+    assert got == close([of_token[candidate.token_id] for candidate in listed])
 
 
 class _Torch:

@@ -124,7 +124,7 @@ def beams_oracle(
         {module: delta.to_dense(torch.float32) for module, delta in member.items()}
         for member in deltas
     ]
-    model = _merged(folder, dense)
+    model = merged_model(folder, dense)
     with torch.inference_mode():
         found = model.generate(
             torch.tensor([prompt]), return_dict_in_generate=True, output_scores=True, **options
@@ -142,7 +142,7 @@ def _merged_tokens(
     updates: Rows[Mapping[str, torch.Tensor]],
     options: dict[str, Any],
 ) -> list[int]:
-    model = _merged(folder, updates)
+    model = merged_model(folder, updates)
     settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "num_beams": 1}
     with torch.inference_mode():
         ids = model.generate(torch.tensor([prompt]), **{**settings, **options})
@@ -150,7 +150,8 @@ def _merged_tokens(
     return tokens
 
 
-def _merged(folder: Path, updates: Rows[Mapping[str, torch.Tensor]]) -> Any:
+def merged_model(folder: Path, updates: Rows[Mapping[str, torch.Tensor]]) -> Any:
+    """transformers' model with these updates [d_out, d_in] added to the modules' weights."""
     model = copy.deepcopy(_reference(folder))
     head = model.get_output_embeddings()  # a delta of a tied head is none of the embedding
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
