@@ -13,11 +13,7 @@ from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import GateCollapsed
 from jumplora_adapters.format import Adapter
-from jumplora_adapters.training.adapt import (
-    AdaptedBackbone,
-    group_of,
-    load_adapted,
-)
+from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.config import GateConfig, TrainConfig
 from jumplora_adapters.training.threshold import threshold_for
 
@@ -58,18 +54,6 @@ def test_a_block_is_a_group(backbone: Backbone, config: TrainConfig) -> None:
     assert set(blocks.gates) == {"encoder.block.0", "decoder.block.0"}
     cross = blocks.layers["decoder.block.0.layer.1.EncDecAttention.v"]
     assert cross.gate is blocks.gates["decoder.block.0"]
-
-
-@pytest.mark.parametrize(
-    ("module", "scope", "group"),
-    [
-        ("encoder.block.11.layer.0.SelfAttention.q", "block", "encoder.block.11"),
-        ("encoder.block.11.layer.0.SelfAttention.q", "global", "global"),
-        ("odd.q", "block", "global"),
-    ],
-)
-def test_group_of(module: str, scope: str, group: str) -> None:
-    assert group_of(module, scope) == group
 
 
 def test_threshold_keeps_as_many_entries_as_the_factors_have(
