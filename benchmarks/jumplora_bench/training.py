@@ -81,7 +81,7 @@ def _peft(folder: Path, rows: int, source: int) -> Callable[[], None]:
 
 
 def _ella(adapted: AdaptedBackbone) -> EllaPenalty:
-    past = {name: torch.randn(layer.weight.shape) for name, layer in adapted.layers.items()}
+    past = {name: torch.randn(layer.base.shape) for name, layer in adapted.layers.items()}
     return EllaPenalty(adapted.layers, past, 3e4)
 
 

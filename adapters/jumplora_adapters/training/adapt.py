@@ -82,9 +82,9 @@ class AdaptedBackbone:
         """Share of all entries that pass the gate now (1 without a gate)."""
         passing = total = 0
         for layer in self.layers.values():
-            total += layer.weight.numel()
+            total += layer.base.numel()
             if layer.gate is None:
-                passing += layer.weight.numel()
+                passing += layer.base.numel()
             else:
                 passing += int((layer.product().abs() > layer.gate.log_tau.exp()).sum())
         return passing / total
@@ -116,9 +116,9 @@ class AdaptedBackbone:
                 parameter.data = value
             for name, layer in self.layers.items():
                 delta = deltas.get(name)
-                layer.served = layer.weight
+                layer.served = layer.base
                 if delta is not None:
-                    layer.served = layer.weight + delta.to_dense().to(self.device)
+                    layer.served = layer.base + delta.to_dense().to(self.device)
             yield
         finally:
             for (parameter, _), value in zip(self.exact, narrow, strict=True):
@@ -155,8 +155,8 @@ def load_adapted(
             gate = gates.setdefault(group, _gate(config, device))
         # A tied head keeps the embedding's numbers for its base: neither is ever changed in place.
         layers[name] = AdaptedLinear(
-            model.get_submodule(name).weight, rank=config.rank, scale=config.alpha / config.rank, gate=gate,
-            seed=seed, dropout=config.optimisation.lora_dropout,
+            model.get_submodule(name).weight, rank=config.rank, scale=config.alpha / config.rank,
+            gate=gate, seed=seed, dropout=config.optimisation.lora_dropout,
         )  # fmt: skip
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[name])

@@ -63,7 +63,7 @@ def test_threshold_keeps_as_many_entries_as_the_factors_have(
     adapted.set_thresholds()
     layers = list(adapted.layers.values())
     factors = sum(layer.A.numel() + layer.B.numel() for layer in layers)
-    total = sum(layer.weight.numel() for layer in layers)
+    total = sum(layer.base.numel() for layer in layers)
     assert round(adapted.density() * total) == factors
     sizes = torch.cat([(layer.B @ layer.A).detach().abs().flatten() for layer in layers])
     assert threshold_for(layers) == float(sizes.sort(descending=True).values[factors])
@@ -130,10 +130,10 @@ def test_ancestors_are_added_to_the_frozen_weights(backbone: Backbone, config: T
     bare = load_adapted(backbone, (), config, CPU)
     adapted = load_adapted(backbone, ancestors, config, CPU)
     for name, layer in adapted.layers.items():
-        expected = bare.layers[name].weight.clone()
+        expected = bare.layers[name].base.clone()
         for ancestor in ancestors:
             expected += ancestor.deltas[name].to_dense()
-        assert torch.equal(layer.weight, expected)
+        assert torch.equal(layer.base, expected)
 
 
 def test_restore_brings_a_state_back(backbone: Backbone, config: TrainConfig) -> None:
