@@ -23,6 +23,7 @@ from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.format import Adapter, read_adapter
 from jumplora_adapters.training.config import GateConfig
 from jumplora_adapters.training.fit import StepReport
+from jumplora_server.core import Sequence
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable
 
@@ -85,7 +86,8 @@ def test_each_task_answers_as_its_prefix_of_the_run(
         kernels=kernels,
     )  # fmt: skip
     first, second = (engine.install(engine.pack(adapter)) for adapter in adapters)
-    expected, sequences = [], []
+    expected: list[list[int]] = []
+    sequences: list[Sequence] = []
     for slots in ((), (first,), (first, second), (second,)):
         deltas = [dict(adapters[slot == second].deltas) for slot in slots]
         for prompt in PROMPTS:

@@ -59,15 +59,21 @@ def test_what_is_kept_of_earlier_tasks(
     assert [each.past_entries for each in sizes(found)] == expected[method]
 
 
+FORMS: dict[str, dict[str, Any]] = {
+    "gate": {"gate": GateConfig()},
+    "prune": {"gate": None, "prune": (0.25,)},
+    "dense": {"gate": None},
+}
+
+
 @pytest.mark.parametrize("method", ["inclora", "olora"])
 @pytest.mark.parametrize("targets", [("*.q", "*.v"), ("all-linear", "lm_head")], ids=str)
-@pytest.mark.parametrize("form", ["gate", "prune", "dense"])
+@pytest.mark.parametrize("form", FORMS)
 def test_adapters_take_what_they_take_in_files(
     method: str, targets: tuple[str, ...], form: str, backbone_folder: Path, data: Path,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    changes: dict[str, Any] = {"gate": {"gate": GateConfig()}, "prune": {"gate": None, "prune":
-        (0.25,)}, "dense": {"gate": None}}[form]  # fmt: skip
+    changes = FORMS[form]
     found = prepare(
         short_run(
             backbone_folder, data, tmp_path / "run", method=method, targets=targets, **changes

@@ -24,7 +24,7 @@ from jumplora_adapters.format import Adapter, read_adapter, write_adapter
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.config import GateConfig, Method, TrainConfig
-from jumplora_server.core import Sampling
+from jumplora_server.core import Sampling, Sequence
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable
 
@@ -34,10 +34,9 @@ TARGETS = {
     "all-linear": ("all-linear",),
     "head": ("lm_head",),
     "k and o": ("k", "o"),
-    "feed-forward": ("DenseReluDense.*", "*.DenseReluDense.*"),
+    "feed-forward": ("*.DenseReluDense.*",),
     "all": ("all-linear", "lm_head"),
 }
-TARGETS["feed-forward"] = ("*.DenseReluDense.*",)
 PROMPTS = ((5, 9, 7, 1), (8, 6, 11, 40, 1), (300, 31, 1))
 TOKENS = 6
 
@@ -64,8 +63,8 @@ def _peft(backbone: Backbone, adapted: AdaptedBackbone) -> tuple[Any, dict[str, 
     assert set(modules) == set(adapted.layers)
     with torch.no_grad():
         for name, layer in adapted.layers.items():
-            modules[name].lora_A["default"].weight.copy_(layer.A)  # type: ignore[union-attr,index]
-            modules[name].lora_B["default"].weight.copy_(layer.B)  # type: ignore[union-attr,index]
+            modules[name].lora_A["default"].weight.copy_(layer.A)
+            modules[name].lora_B["default"].weight.copy_(layer.B)
     return model, modules
 
 
@@ -151,7 +150,10 @@ def test_what_was_trained_is_what_is_served(
         backbone.path, dtype="float32", max_rows=12, max_source_tokens=128, max_target_tokens=16,
         kernels=kernels,
     )  # fmt: skip
-    sampling, expected, sequences, bare = Sampling(max_new_tokens=TOKENS), [], [], []
+    sampling = Sampling(max_new_tokens=TOKENS)
+    expected: list[list[int]] = []
+    bare: list[list[int]] = []
+    sequences: list[Sequence] = []
     for number, targets in enumerate(TARGETS.values()):
         adapted = _trained(backbone, targets, method)
         adapter = _written(tmp_path / f"{number}.safetensors", backbone, adapted)
@@ -198,7 +200,7 @@ def test_a_bfloat16_backbone_computes_in_bfloat16_wherever_it_is_adapted(
     seen: dict[str, torch.dtype] = {}
     for name, layer in adapted.layers.items():
         layer.register_forward_hook(
-            lambda _, inputs, output, name=name: seen.update({name: inputs[0].dtype})  # type: ignore[misc]
+            lambda _, inputs, output, name=name: seen.update({name: inputs[0].dtype})
         )
     logits = adapted.model(input_ids=torch.tensor([PROMPTS[0]]),
                            decoder_input_ids=torch.tensor([PROMPTS[0]])).logits  # fmt: skip

@@ -142,7 +142,7 @@ def test_the_chosen_layers_change_and_no_others(backbone: Backbone, data: st.Dat
     with torch.no_grad():
         for _, parameter in adapted.named_parameters():
             assert parameter.grad is not None
-            parameter -= parameter.grad
+            parameter.sub_(parameter.grad)
     changed = {name for name, tensor in adapted.model.state_dict().items()
                if not torch.equal(tensor, before[name])}  # fmt: skip
     assert changed == {f"{name}.B" for name in wanted}  # A gets no gradient while B is 0
