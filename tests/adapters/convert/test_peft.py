@@ -146,7 +146,9 @@ def test_harmless_configurations(
     assert read_strengths(found).alpha == 8.0
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, "\\xff", '{"a": ' + " " * (1 << 20)])
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", "[" * 100_000, "\\xff", '{"a": ' + " " * (1 << 20)]
+)
 def test_broken_configurations(content: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(content)
     with pytest.raises(ConvertError):
@@ -169,7 +171,9 @@ def _change(folder: Path, **changes: torch.Tensor | None) -> None:
     ("changes", "message"),
     [
         pytest.param(
-            {f"base_model.model.{Q}.lora_B.weight": None}, "has lora_A.weight and no lora_B.weight", id="no B"
+            {f"base_model.model.{Q}.lora_B.weight": None},
+            "has lora_A.weight and no lora_B.weight",
+            id="no B",
         ),
         pytest.param(
             {f"base_model.model.{Q}.lora_magnitude_vector": torch.ones(4)},
@@ -178,7 +182,7 @@ def _change(folder: Path, **changes: torch.Tensor | None) -> None:
         ),
         pytest.param(
             {K_OF_PEFT: torch.ones(4, 32)},
-            "has lora_A.weight and no lora_B.weight",
+            "1 modules that adapter_config.json does not choose",
             id="k",
         ),
         pytest.param(
@@ -232,7 +236,7 @@ def test_pickled_weights_are_refused_with_advice(
     with pytest.raises(ConvertError, match="safe_serialization=True"):
         convert(backbone, tmp_path / "peft", draft)
     weights.with_suffix(".bin").unlink()
-    with pytest.raises(ConvertError, match="no adapter_model.safetensors in"):
+    with pytest.raises(ConvertError, match="no adapter_model"):
         convert(backbone, tmp_path / "peft", draft)
     weights.write_bytes(b"\x10" * 100)
     with pytest.raises(ConvertError, match="not a sound safetensors file"):
