@@ -47,7 +47,10 @@ def save_trained(
     backbone: Backbone, folder: Path, wrap: Callable[[nn.Module], nn.Module], **config: Any
 ) -> dict[str, Tensor]:
     """Save a LoRA with random factors; site -> the update that PEFT would merge."""
-    return save_adapted(backbone, folder, peft.LoraConfig(**config), wrap)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, about variants of LoRA
+        made = peft.LoraConfig(**config)
+    return save_adapted(backbone, folder, made, wrap)
 
 
 def save_adapted(

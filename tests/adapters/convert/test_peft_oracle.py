@@ -151,7 +151,8 @@ def test_embeddings_that_peft_saves_as_well(
     model: Any = load_model(backbone)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.resize_token_embeddings(tokens)
+        if tokens != 512:
+            model.resize_token_embeddings(tokens)
         adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q"]))
         adapted.save_pretrained(tmp_path / "peft", save_embedding_layers=True)
     names = set(load_file(tmp_path / "peft" / "adapter_model.safetensors"))
