@@ -32,12 +32,7 @@ def compare_base_model(named: str | None, backbone: Backbone) -> str | None:
         return None
     theirs = _backbone_at(named)
     if theirs is None:
-        if _same_name(named, backbone.name):
-            return None
-        return (
-            f"base_model_name_or_path is {said(named)}, the backbone is {said(backbone.name)}: the"
-            " answers are right only if both are the same weights"
-        )
+        return compare_base_name(named, backbone)
     if theirs.fingerprint == backbone.fingerprint:
         return None
     if _same_weights(theirs, backbone):
@@ -49,6 +44,16 @@ def compare_base_model(named: str | None, backbone: Backbone) -> str | None:
         f"the LoRA was trained on {said(named)} (base_model_name_or_path), and the weights there"
         f" are not those of the backbone {said(str(backbone.path))}. Give --backbone that folder;"
         " if the name is out of date, set it to null in adapter_config.json"
+    )
+
+
+def compare_base_name(named: str, backbone: Backbone) -> str | None:
+    """A warning where `named` ends otherwise than the backbone's name. Nothing is read."""
+    if _same_name(named, backbone.name):
+        return None
+    return (
+        f"base_model_name_or_path is {said(named)}, the backbone is {said(backbone.name)}: the"
+        " answers are right only if both are the same weights"
     )
 
 
