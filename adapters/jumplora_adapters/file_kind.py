@@ -51,7 +51,7 @@ def kind_of(head: bytes) -> FileKind:
     """The kind of a file that begins with these HEAD_BYTES (or fewer, if it is shorter).
 
     What is not known is an adapter file with a fault, which its reader names. Raises WrongFile for
-    what a command of ours takes, or nobody.
+    what another command takes, or none.
     """
     if head[3:8] == _MAX_HEADER and head[8:9] == b"{":
         return "adapter"

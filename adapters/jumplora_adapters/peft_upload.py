@@ -126,7 +126,7 @@ def _take_base_model(path: Path) -> str | None:
     """
     config = _config(path)
     named = config.get(BASE_MODEL)
-    if not isinstance(named, str):  # conversion refuses what is no name
+    if not isinstance(named, str):  # null, or what conversion refuses
         return None
     path.write_text(json.dumps(config | {BASE_MODEL: None}), "utf-8")
     return named

@@ -1,4 +1,4 @@
-"""`jumplora publish`: make an adapter live, in a store or on a server; also a PEFT folder or a run."""
+"""`jumplora publish`: make an adapter, a PEFT folder or a run live, in a store or on a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Backbone = Annotated[
         help="With --store: folder or hub id of the T5 that the adapter is for.",
     ),
 ]
-FILE_SUFFIXES = (".safetensors", ".zip", ".tar", ".gz", ".tgz")  # of what is no hub id
+FILE_SUFFIXES = (".safetensors", ".zip", ".tar", ".gz", ".tgz")  # of files: no hub id ends so
 
 
 @dataclass(frozen=True, slots=True)
