@@ -46,7 +46,7 @@ def twice(model: nn.Module) -> nn.Module:
 def save_trained(
     backbone: Backbone, folder: Path, wrap: Callable[[nn.Module], nn.Module], **config: Any
 ) -> dict[str, Tensor]:
-    """Save a LoRA with random factors; target -> the update that PEFT would merge."""
+    """Save a LoRA with random factors; site -> the update that PEFT would merge."""
     model = transformers.T5ForConditionalGeneration.from_pretrained(backbone.path)
     generator = torch.Generator().manual_seed(1)
     with warnings.catch_warnings():
@@ -58,7 +58,7 @@ def save_trained(
         adapted.save_pretrained(folder)
         return {
             target: module.get_delta_weight("default").detach()
-            for target in backbone.targets
+            for target in backbone.sites
             if hasattr(module := model.get_submodule(target), "get_delta_weight")
         }
 
@@ -72,7 +72,7 @@ def reloaded(
         peft.PeftModel.from_pretrained(wrap(model), folder)
     return {
         target: module.get_delta_weight("default").detach()
-        for target in backbone.targets
+        for target in backbone.sites
         if hasattr(module := model.get_submodule(target), "get_delta_weight")
     }
 

@@ -43,7 +43,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     *((b"\x80" + bytes([n]), "a pickle", PICKLE_ADVICE) for n in range(2, 6)),
 )
 # Parts of tensors' names, in PEFT's files and in those of its forks.
-_OF_PEFT = (".lora_", ".shira_", ".supertuning_", ".rosa_", ".sft_delta")
+PEFT_MARKS = (".lora_", ".shira_", ".supertuning_", ".rosa_", ".sft_delta")
 _OF_A_MODEL = ("shared.weight", "embed_tokens.weight", "layer_norm.weight")
 
 
@@ -74,7 +74,7 @@ def kind_of(head: bytes) -> FileKind:
 def advice_on_tensors(names: Iterable[str]) -> str:
     """What a safetensors file without our manifest seems to be, and what takes it; may be empty."""
     known = list(names)
-    if any(part in name for name in known for part in _OF_PEFT):
+    if any(part in name for name in known for part in PEFT_MARKS):
         return f"; it holds tensors of a PEFT adapter{_FOLDER_ADVICE}"
     if any(name.endswith(_OF_A_MODEL) for name in known):
         return f"; it holds the weights of a model{_MODEL_ADVICE}"

@@ -29,6 +29,8 @@ def resolve_folder(
     folder = Path(name_or_path).expanduser()
     if name_or_path and folder.is_dir():
         return folder
+    if name_or_path and folder.exists():
+        raise error(f"{name_or_path!r} is not a folder")
     if not _HUB_ID.fullmatch(name_or_path):
         raise error(f"{name_or_path!r} is neither a folder nor a hub id")
     try:

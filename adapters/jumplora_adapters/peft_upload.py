@@ -6,7 +6,6 @@ on what comes from another machine.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from jumplora_adapters.store_files import store_errors
 if TYPE_CHECKING:
     from jumplora_adapters.store import Store
 
-BASE_MODEL = "base_model_name_or_path"
 MAX_SHOWN = 80
 _COPY_BYTES = 1024 * 1024
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -60,10 +58,9 @@ def make_from_archive(
     """
     with store_errors(), store.staging() as place:
         folder = unpack(archive, kind, place, store.max_file_bytes)
-        named = _take_base_model(folder / CONFIG_FILE)
         _check_weights(folder / WEIGHTS_FILE, store.max_file_bytes)
         try:
-            return _made(store, folder, place, task, backbone, _name_warnings(named, backbone))
+            return _made(store, folder, place, task, backbone, trusted=False)
         except ConvertError as error:  # without this machine's folders
             said = str(error).replace(f"{folder}/", "").replace(str(folder), folder.name)
             raise ConvertError(said) from error
@@ -72,7 +69,7 @@ def make_from_archive(
 def make_from_folder(store: Store, folder: Path, task: str, backbone: Backbone) -> Made:
     """Make an adapter of a PEFT folder of this machine. Raises as `make_from_archive`."""
     with store_errors(), store.staging() as place:
-        return _made(store, folder, place, task, backbone, ())
+        return _made(store, folder, place, task, backbone, trusted=True)
 
 
 def _made(
@@ -81,18 +78,20 @@ def _made(
     place: Path,
     task: str,
     backbone: Backbone,
-    warnings: tuple[str, ...],
+    *,
+    trusted: bool,
 ) -> Made:
     # Imported late: only those who convert need it.
     from jumplora_adapters.convert.draft import Draft
     from jumplora_adapters.convert.form import Form
     from jumplora_adapters.convert.peft import convert_peft
+    from jumplora_adapters.convert.peft_config import read_peft_config
 
     # Without a date, so that the same folder sent again is the same version.
     draft = Draft(task=task, created="")
     out = place / "made.safetensors"
-    converted = convert_peft(folder, out, draft, backbone, Form())
-    peft_type = shown(str(_config(folder / CONFIG_FILE).get("peft_type")), MAX_SHOWN)
+    converted = convert_peft(folder, out, draft, backbone, Form(), trusted=trusted)
+    peft_type = shown(str(read_peft_config(folder / CONFIG_FILE)["peft_type"]), MAX_SHOWN)
     incoming = store.incoming()
     try:
         with out.open("rb") as source:
@@ -102,41 +101,7 @@ def _made(
     except BaseException:
         incoming.discard()
         raise
-    return Made(incoming, MadeFrom(peft_type, (*warnings, *converted.warnings)))
-
-
-def _config(path: Path) -> dict[str, object]:
-    """adapter_config.json, read strictly. Raises ConvertError."""
-    try:
-        config = read_json(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConvertError(
-            f"{path.name} is not JSON that can be read: {shown(str(error), MAX_SHOWN)}"
-        ) from error
-    if not isinstance(config, dict):
-        raise ConvertError(f"{path.name} holds a {type(config).__name__}, expected an object")
-    return config
-
-
-def _take_base_model(path: Path) -> str | None:
-    """Take the base model's name out of a configuration, and return it.
-
-    Conversion looks for a folder of that name and reads the weights in it: a client must not choose
-    what this machine reads.
-    """
-    config = _config(path)
-    named = config.get(BASE_MODEL)
-    if not isinstance(named, str):  # null, or what conversion refuses
-        return None
-    path.write_text(json.dumps(config | {BASE_MODEL: None}), "utf-8")
-    return named
-
-
-def _name_warnings(named: str | None, backbone: Backbone) -> tuple[str, ...]:
-    from jumplora_adapters.convert.base_model import compare_base_name
-
-    warning = compare_base_name(named, backbone) if named else None
-    return () if warning is None else (warning,)
+    return Made(incoming, MadeFrom(peft_type, converted.warnings))
 
 
 def _check_weights(path: Path, max_bytes: int) -> None:

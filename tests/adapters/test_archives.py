@@ -20,7 +20,7 @@ from factories import toy_backbone
 from jumplora_adapters.archives.entries import CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE
 from jumplora_adapters.archives.pack import pack
 from jumplora_adapters.archives.unpack import unpack
-from jumplora_adapters.convert import peft
+from jumplora_adapters.convert import peft_folder
 from jumplora_adapters.errors import ArchiveError, ArchiveTooLarge, ConvertError, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, kind_of
 from packed import (
@@ -59,7 +59,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_names_are_those_that_conversion_reads() -> None:
     assert (CONFIG_FILE, WEIGHTS_FILE, PICKLED_FILE) == (
-        peft.CONFIG_FILE, peft.WEIGHTS_FILE, "adapter_model.bin",
+        peft_folder.CONFIG_FILE, peft_folder.WEIGHTS_FILE, peft_folder.PICKLED_FILE,
     )  # fmt: skip
 
 

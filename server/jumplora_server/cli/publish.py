@@ -12,10 +12,11 @@ from jumplora_adapters.archives.entries import CONFIG_FILE, WEIGHTS_FILE
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import fail, print_json, reported_errors, short, warn
 from jumplora_adapters.cli.sources import read_head
-from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.errors import ConvertError, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, FileKind, kind_of
 from jumplora_adapters.hub import resolve_folder
 from jumplora_adapters.printable import printable
+from jumplora_adapters.recognise import check_is
 from jumplora_server.cli import place
 
 Backbone = Annotated[
@@ -143,9 +144,18 @@ def _put(
 def _kind_at(path: Path) -> Literal["folder"] | FileKind:
     """What lies at a path. Raises WrongFile for what another command takes, and OSError."""
     if path.is_dir():
+        check_is(path, "peft", error=WrongFile)
         return "folder"
     with path.open("rb") as file:
-        return kind_of(file.read(HEAD_BYTES))
+        head = file.read(HEAD_BYTES)
+    try:
+        kind = kind_of(head)
+    except WrongFile:
+        check_is(path, error=WrongFile)
+        raise
+    if kind == "adapter":
+        check_is(path, "adapter", error=WrongFile)
+    return kind
 
 
 def _told(result: Result) -> str:
