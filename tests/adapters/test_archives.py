@@ -82,7 +82,7 @@ def test_the_names_are_those_that_conversion_reads() -> None:
             id="by a Mac",
         ),
         pytest.param(in_folder(SOUND, "ä" * 90), "ä" * 90, id="a long name"),
-        pytest.param(dict(reversed(SOUND.items())), "peft", id="the weights first"),
+        pytest.param(dict(reversed(list(SOUND.items()))), "peft", id="the weights first"),
     ],
 )  # fmt: skip
 def test_the_two_files_come_out_and_no_other(

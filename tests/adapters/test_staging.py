@@ -100,10 +100,11 @@ def test_a_folder_with_something_else_in_the_locks_place_is_swept(
 def test_a_sweep_between_the_folder_and_its_lock_takes_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mkdir, swept = Path.mkdir, []
+    mkdir = Path.mkdir
+    swept: list[str] = []
 
-    def sweep_behind(path: Path, *args: int, **options: bool) -> None:
-        mkdir(path, *args, **options)
+    def sweep_behind(path: Path) -> None:
+        mkdir(path)
         if path.parent == store.root and not swept:
             swept.append(path.name)
             Store(store.root).sweep()

@@ -14,7 +14,7 @@ from jumplora_adapters.cli.output import fail, print_json, reported_errors, shor
 from jumplora_adapters.cli.sources import read_head
 from jumplora_adapters.errors import ConvertError, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, FileKind, kind_of
-from jumplora_adapters.hub import resolve_folder
+from jumplora_adapters.hub import Fetch, resolve_folder
 from jumplora_adapters.printable import printable
 from jumplora_adapters.recognise import check_is
 from jumplora_server.cli import place
@@ -78,7 +78,7 @@ def publish(
     """Publish an adapter: with --server it returns once the version answers requests."""
     with reported_errors():
         where = place.place_of(context, server, store)
-        result = _put(_found(source), where, key, backbone, task, if_match)
+        result = _put(find_source(source), where, key, backbone, task, if_match)
     for text in result.warnings:
         warn(f"{result.task_id}: {text}")
     if as_json:
@@ -115,12 +115,12 @@ def publish_run(
             print_json([result.as_json() for result in results])
 
 
-def _found(source: str) -> Path:
-    """The file or folder that is meant; of a hub id its snapshot. Raises ConvertError, OSError."""
+def find_source(source: str, *, fetch: Fetch | None = None) -> Path:
+    """The file or folder that is meant; of a hub id its snapshot. Raises ConvertError."""
     path = Path(source)
     if path.exists() or path.suffix in FILE_SUFFIXES or "/" not in source:
         return path  # where nothing is there, opening it says so
-    return resolve_folder(source, (CONFIG_FILE, WEIGHTS_FILE), error=ConvertError)
+    return resolve_folder(source, (CONFIG_FILE, WEIGHTS_FILE), error=ConvertError, fetch=fetch)
 
 
 def _put(

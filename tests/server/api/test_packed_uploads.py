@@ -150,7 +150,7 @@ def test_a_hostile_archive_leaves_nothing(
     assert (files(site), staged(site)) == (before, [])
 
 
-def config(**fields: object) -> Callable[[Files], Files]:
+def config(**fields: Any) -> Callable[[Files], Files]:
     return lambda sound: {**sound, **{CONFIG: lora_files(BACKBONE, **fields)[CONFIG]}}
 
 
