@@ -48,7 +48,7 @@ class Backbone:
 
     `fingerprints` are its names in adapter files, of version 2 and of version 1. `sites` are the
     modules that an adapter may change, every linear layer in the order of the network; `targets`
-    are those that version 1 of the format knows and that training and conversion choose, with their
+    are those that version 1 of the format knows and that training chooses, with their
     (d_out, d_in): the q and v projections of all attentions.
     """
 

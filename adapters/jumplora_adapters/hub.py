@@ -54,10 +54,11 @@ def name_of(folder: Path) -> str:
 
 
 def _fetch(hub_id: str, revision: str | None, files: Sequence[str]) -> str:
-    import httpx  # both are slow to import and rarely needed
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # slow to import and rarely needed
 
     try:
         return snapshot_download(hub_id, revision=revision, allow_patterns=list(files))
-    except httpx.HTTPError as error:
-        raise ConnectionError(str(error)) from error
+    except (OSError, ValueError, RuntimeError):
+        raise
+    except Exception as error:  # of its transport, whose library and errors change by version
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error

@@ -31,6 +31,7 @@ from packed import (
     zipped,
 )
 from serving import ADMIN_KEY, BACKBONE, Site, listening, make_site, serving_app, wait_for
+from small_hub import small_hub
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1" / "backbone"
 
@@ -117,20 +118,14 @@ def test_a_store_gets_what_a_server_would_make(name: str, golden: Backbone, tmp_
     assert "unchanged" in refused.stdout, "what is current may always be published"
 
 
-def test_a_hub_id_is_fetched(golden: Backbone, tmp_path: Path) -> None:
-    snapshot = write_folder(
-        tmp_path / "models--someone--their-lora" / "snapshots" / "0123", lora_files(golden)
-    )
-    asked: list[tuple[str, str | None]] = []
-
-    def fetch(name: str, revision: str | None) -> str:
-        asked.append((name, revision))
-        return str(snapshot)
-
-    assert find_source("someone/their-lora", fetch=fetch) == snapshot
-    assert asked == [("someone/their-lora", None)]
+def test_a_hub_id_is_fetched(
+    golden: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "hub", {**lora_files(golden), "README.md": b"# A LoRA"})
     place = ("--store", tmp_path / "store", "--backbone", GOLDEN)
-    made = run_json("publish", snapshot, *place, "--task", "lora")
+    with small_hub("someone/their-lora", folder, tmp_path / "cache", monkeypatch) as hub:
+        made = run_json("publish", "someone/their-lora", *place, "--task", "lora")
+        assert set(hub.asked) == {CONFIG, WEIGHTS}
     adapter = read_adapter(Store(tmp_path / "store").path_of(made["version"]), golden)
     assert adapter.manifest.training["converted_from"] == "someone/their-lora"
 

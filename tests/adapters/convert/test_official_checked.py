@@ -143,6 +143,18 @@ def _all(key: str, value: Any) -> Callable[[Official], Any]:
             ),
             id="q only",
         ),
+        pytest.param(
+            lambda state: {
+                name.replace("SelfAttention.q", "SelfAttention.k"): entry
+                for name, entry in state.items()
+                if "SelfAttention.q" in name
+            },
+            (
+                "the checkpoint lacks 2 of the 6 k modules, such as"
+                " decoder.block.0.layer.1.EncDecAttention.k: they keep the backbone's weights",
+            ),
+            id="another kind of module",
+        ),
     ],
 )
 def test_warnings(
