@@ -14,20 +14,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import AdapterError, WrongFile
+from jumplora_adapters.file_kind import HEAD_BYTES, PEFT_MARKS, kind_of
 from jumplora_adapters.printable import printable
 from jumplora_adapters.regular_file import open_regular
 
 Kind = Literal[
     "adapter", "adapters", "backbone", "backbone file", "pickled backbone", "pickled weights",
-    "peft", "peft weights", "official", "torch files", "dense", "store", "run",
+    "peft", "peft archive", "peft weights", "official", "torch files", "dense", "store", "run",
 ]  # fmt: skip
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_ENTRIES = 1000  # of a folder that are looked at
 MAX_OPENED = 3  # of a folder's safetensors files
 _PICKLES = (b"PK\x03\x04", b"\x80")  # torch's archives, and files of before 1.6
-_PEFT_MARKS = (".lora_", ".shira_", ".supertuning_", ".rosa_", ".sft_delta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +89,22 @@ def _folder(path: Path) -> Recognised | None:
 
 def _file(path: Path) -> Recognised | None:
     with _opened(path) as file:
-        start = file.peek(4)[:4]
+        start = file.peek(HEAD_BYTES)[:HEAD_BYTES]
         header = _header(file)
     if header is None:
         # After the header: the length of one may begin with a pickle's first byte.
+        if _is_archive(start):
+            return Recognised(
+                "peft archive",
+                "an archive",
+                f"jumplora publish {_shown(path)} --task TASK, if it holds a PEFT folder",
+            )
         return _pickle(path) if start.startswith(_PICKLES) else None
     metadata = header.get("__metadata__")
     if isinstance(metadata, dict) and "jumplora" in metadata:
         return Recognised("adapter", "a JumpLoRA adapter", f"jumplora publish {_shown(path)}")
     parent = _shown(path.parent)
-    if any(mark in name for mark in _PEFT_MARKS for name in header):
+    if any(mark in name for mark in PEFT_MARKS for name in header):
         return Recognised("peft weights", "a PEFT folder's file", f"jumplora convert peft {parent}")
     if (path.parent / "config.json").is_file():
         return Recognised("backbone file", "a backbone's file", f"--backbone {parent}")
@@ -127,6 +133,13 @@ def _pickle(path: Path) -> Recognised:
         "a torch file",
         f"jumplora convert official {_shown(path)}, if it is a jumplora_weights.pt",
     )
+
+
+def _is_archive(start: bytes) -> bool:
+    try:
+        return kind_of(start) != "adapter"
+    except WrongFile:
+        return False
 
 
 def _opened(path: Path) -> BufferedReader:
