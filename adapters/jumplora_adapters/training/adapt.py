@@ -15,6 +15,7 @@ from transformers import (
     GenerationConfig,
     MT5ForConditionalGeneration,
     T5ForConditionalGeneration,
+    UMT5ForConditionalGeneration,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -28,7 +29,11 @@ from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
 from jumplora_adapters.training.threshold import threshold_for
 
-_MODELS = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
+_MODELS = {
+    "t5": T5ForConditionalGeneration,
+    "mt5": MT5ForConditionalGeneration,
+    "umt5": UMT5ForConditionalGeneration,
+}
 _BLOCK = re.compile(r"^(.*\bblock\.\d+)\.")
 
 
@@ -207,6 +212,8 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
         dtype=torch.float32,
         attn_implementation=attention,
     )
+    # umT5's forward scales what the decoder puts out where this is true, which its config always is.
+    model.config.tie_word_embeddings = scales
     # Of the folder's own settings, those that a server obeys, and nothing else: generate() fills
     # whatever a call leaves open from here.
     model.generation_config = GenerationConfig(

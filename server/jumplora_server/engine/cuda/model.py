@@ -29,4 +29,4 @@ class MakeModel(Protocol):
     ) -> Model: ...
 
 
-CUDA_MODELS: Mapping[ModelType, MakeModel] = {"t5": CudaT5, "mt5": CudaT5}
+CUDA_MODELS: Mapping[ModelType, MakeModel] = {"t5": CudaT5, "mt5": CudaT5, "umt5": CudaT5}

@@ -65,4 +65,4 @@ class MakeModel(Protocol):
     ) -> Model: ...
 
 
-MODELS: Mapping[ModelType, MakeModel] = {"t5": T5, "mt5": T5}
+MODELS: Mapping[ModelType, MakeModel] = {"t5": T5, "mt5": T5, "umt5": T5}

@@ -57,5 +57,5 @@ class MakeModel(Protocol):
     ) -> NativeModel: ...
 
 
-NATIVE_MODELS: Mapping[ModelType, MakeModel] = {"t5": NativeT5, "mt5": NativeT5}
+NATIVE_MODELS: Mapping[ModelType, MakeModel] = {"t5": NativeT5, "mt5": NativeT5, "umt5": NativeT5}
 """Torch computes a family that is not here."""
