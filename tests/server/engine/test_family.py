@@ -68,7 +68,9 @@ def test_a_mixed_batch_has_transformers_tokens(backbone: Backbone, kernels: Kern
     got = run(engine, rows)
     for row, lineage, tokens in zip(rows, LINEAGES, got, strict=True):
         deltas = [dict[str, Delta](adapters[name].deltas) for name in lineage]
-        assert tokens == oracle(backbone.path, row.encoding.prompt, deltas), f"lineage {lineage}"
+        # transformers' own cache has room for no more blocks than the encoder has.
+        expected = oracle(backbone.path, row.encoding.prompt, deltas, use_cache=False)
+        assert tokens == expected, f"lineage {lineage}"
 
 
 @pytest.mark.parametrize(
