@@ -29,6 +29,7 @@ from jumplora_server.engine.cache import Caches, SourceCache
 from jumplora_server.engine.linear import Plan, Projection, make_linear
 from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
 
+
 @dataclass(frozen=True, slots=True)
 class Cross:
     """The decoder's attention to the prompt; its keys and values are computed in the encode."""
