@@ -34,7 +34,9 @@ MEMBERS: dict[str, Options] = {
         style="v1.0", layers=2, fields={"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     ),
     "UL2": _activation("gated-silu", d_kv=16, heads=2, layers=2),
-    "MADLAD-400": _with(d_kv=16, heads=4, layers=2, fields={"eos_token_id": 2, "pad_token_id": 1}),
+    "MADLAD-400": _with(
+        vocab=450, d_kv=16, heads=4, layers=2, fields={"eos_token_id": 2, "pad_token_id": 1}
+    ),
 }
 SHAPES: dict[str, Options] = {
     # Attention.

@@ -1,7 +1,7 @@
 """What a backbone computes: the one reader of config.json.
 
-Fields and defaults are those of transformers' T5Config, MT5Config and UMT5Config. A field that would
-change what the network computes, and that is not obeyed here, is refused by its name.
+Fields and defaults are those of transformers' T5Config, MT5Config and UMT5Config. A field that
+would change what the network computes, and that is not obeyed here, is refused by its name.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def config_file(folder: Path) -> Path:
 def architecture_of(config: Mapping[str, object]) -> Architecture:
     """Of the content of a config.json, with defaults filled in.
 
-    Raises BackboneError for a network that is not of the T5 family, and for values that cannot be computed with.
+    Raises BackboneError for a network that is not of the T5 family, and for values that cannot be
+    computed with.
     """
     for field, reason in _REFUSED.items():
         if config.get(field) is not None:
