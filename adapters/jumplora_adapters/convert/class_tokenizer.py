@@ -14,7 +14,6 @@ from tokenizers.models import Unigram
 
 from jumplora_adapters.checkpoint import read_json_object
 from jumplora_adapters.control_tokens import PlainText
-from jumplora_adapters.convert.spiece import BYTE_NAME
 from jumplora_adapters.convert.spiece_battery import TEXTS
 from jumplora_adapters.decoding import LEAVES_OUT_BAD_BYTES, TextDecoder
 from jumplora_adapters.errors import ConvertError
@@ -22,6 +21,7 @@ from jumplora_adapters.errors import ConvertError
 OF_BYTES = "ByT5Tokenizer"
 OF_PAIRS = ("RobertaTokenizer", "RobertaTokenizerFast")
 PAIR_FILES = ("vocab.json", "merges.txt")
+CHARACTER = r"[\s\S]"
 _FIRST_BYTE = 3  # behind the tokens for padding, the end and what is unknown
 _BEHIND_BYTES = _FIRST_BYTE + 256
 _BAD = bytes.fromhex(
@@ -83,8 +83,8 @@ def _of_bytes(folder: Path, theirs: Any) -> Tokenizer:
     tokenizer = Tokenizer(
         Unigram([(piece, 0.0) for piece in pieces], unk_id=theirs.unk_token_id, byte_fallback=True)
     )
-    # In a text, a byte's name is plain characters.
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BYTE_NAME), "merged_with_previous")
+    # One by one, so that tokens know their characters, and a byte's name in a text is not one piece.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTER), "isolated")
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.ByteFallback(),

@@ -212,7 +212,7 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
         dtype=torch.float32,
         attn_implementation=attention,
     )
-    # umT5's forward scales what its decoder puts out where this is true, as its config always has it.
+    # umT5's forward scales its decoder's output where this is true, as its config always has it.
     model.config.tie_word_embeddings = scales
     # Of the folder's own settings, those that a server obeys, and nothing else: generate() fills
     # whatever a call leaves open from here.

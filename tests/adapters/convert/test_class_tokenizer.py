@@ -16,6 +16,8 @@ from class_tokenizers import byt5_files, codet5_files
 from jumplora_adapters.control_tokens import PlainText
 from jumplora_adapters.convert.class_tokenizer import make_class_tokenizer, stated_class
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.prompt import Frame, render_truncated
 from jumplora_adapters.tokenizer import token_ids
 from jumplora_server.engine.first_words import read_by_word
 from jumplora_server.engine.tokenizer import Tokenizer as Served
@@ -138,6 +140,16 @@ def test_long_byt5_texts_are_not_read_to_their_end(byt5: Pair) -> None:
     expected = (*(byte + 3 for byte in text.encode()[:49]), 1)
     assert byt5.served.encode(text, truncate_to=50) == expected
     assert byt5.served.try_encode(text, 50) is None
+
+
+def test_a_text_in_a_template_is_cut_between_its_characters(byt5: Pair) -> None:
+    frame = Frame.of(PromptSpec(template="Text: {text}\nAnswer:"))
+    prompt = render_truncated(frame, "the naïve 🦙 film" * 20, byt5.raw, 31)
+    assert prompt == "Text: the naïve 🦙 \nAnswer:"
+    assert len(byt5.served.encode(prompt)) == 31
+    for most in (26, 27, 28, 29):  # what is left has no room for four bytes
+        prompt = render_truncated(frame, "the naïve 🦙 film", byt5.raw, most)
+        assert prompt == "Text: the naïve \nAnswer:"
 
 
 @settings(max_examples=60, deadline=None)
