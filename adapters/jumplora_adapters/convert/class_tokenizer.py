@@ -83,7 +83,7 @@ def _of_bytes(folder: Path, theirs: Any) -> Tokenizer:
     tokenizer = Tokenizer(
         Unigram([(piece, 0.0) for piece in pieces], unk_id=theirs.unk_token_id, byte_fallback=True)
     )
-    # One by one, so that tokens know their characters, and a byte's name in a text is not one piece.
+    # One by one: tokens know their characters, and a byte's name in a text is not one piece.
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTER), "isolated")
     tokenizer.decoder = decoders.Sequence(
         [
