@@ -19,10 +19,11 @@ PIECES_FILE = "spiece.model"
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 USUAL_END = "</s>"
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
 # Fields whose tokens transformers makes special when it loads a tokenizer.
 CONTROL_TOKENS = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-    "additional_special_tokens", "extra_special_tokens",
+    *_LISTS,
 )  # fmt: skip
 
 _FOR_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
@@ -89,7 +90,7 @@ def named_tokens(folder: Path, fields: Sequence[str]) -> Iterator[str]:
 
 
 def _listed(named: object, field: str) -> Collection[object]:
-    if isinstance(named, dict) and field == "extra_special_tokens":  # by names of their own
+    if isinstance(named, dict) and field in _LISTS:  # by names that somebody gave them
         return named.values()
     return named if isinstance(named, list) else [named]
 

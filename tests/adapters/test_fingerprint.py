@@ -133,7 +133,14 @@ def test_digests_of_parts_are_those_of_whole_tensors(
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-@pytest.mark.parametrize("named", [{}, {"extra_special_tokens": ["a", "no"], "eos_token": "b"}])
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"extra_special_tokens": ["a", "no"], "eos_token": "b"},
+        {"extra_special_tokens": {"first": "a", "second": {"content": "ab"}}},
+    ],
+)
 @pytest.mark.parametrize("cleans", [None, True])
 def test_the_tokenizers_library_reads_the_same(
     tmp_path: Path, kind: str, named: dict[str, Any], cleans: bool | None
