@@ -23,6 +23,7 @@ MAX_WIDTH = 65_536
 MAX_SIZE = 1 << 24  # of the rest
 
 ModelType = Literal["t5", "mt5", "umt5"]
+Family = Literal["t5"]  # of model types whose networks differ in names and tables alone
 Activation = Literal["relu", "gelu_tanh", "gelu", "silu"]
 
 _MT5: Mapping[str, int | str] = {
@@ -37,6 +38,7 @@ _DEFAULTS: Mapping[ModelType, Mapping[str, int | str]] = {
     "mt5": _MT5,
     "umt5": _MT5,
 }  # fmt: skip
+_FAMILIES: Mapping[ModelType, Family] = {"t5": "t5", "mt5": "t5", "umt5": "t5"}
 _RELATIVES = {
     "longt5": "LongT5, whose encoder attends to a window and to summaries",
     "switch_transformers": "Switch Transformers, whose feed-forwards are many experts",
@@ -94,6 +96,11 @@ class Architecture:
     layer_norm_epsilon: float
     feed_forward_proj: str  # as the file has it; what it means is in `activation` and `is_gated`
     scales_decoder_outputs: bool
+
+    @property
+    def family(self) -> Family:
+        """Which models compute it."""
+        return _FAMILIES[self.model_type]
 
     @property
     def inner(self) -> int:

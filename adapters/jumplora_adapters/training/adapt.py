@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
     GenerationConfig,
-    MT5ForConditionalGeneration,
-    T5ForConditionalGeneration,
-    UMT5ForConditionalGeneration,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -29,11 +28,6 @@ from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
 from jumplora_adapters.training.threshold import threshold_for
 
-_MODELS = {
-    "t5": T5ForConditionalGeneration,
-    "mt5": MT5ForConditionalGeneration,
-    "umt5": UMT5ForConditionalGeneration,
-}
 _BLOCK = re.compile(r"^(.*\bblock\.\d+)\.")
 
 
@@ -197,17 +191,14 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
     transformers_logging.disable_progress_bar()
     # The network and the weights that a server computes with, not what the library would find in
     # the folder.
-    network = backbone.architecture
-    model_class = _MODELS[network.model_type]
-    fields = network.as_json()
+    fields = backbone.architecture.as_json()
     scales = fields.pop("scales_decoder_outputs")
-    model = model_class.from_pretrained(
+    configuration = AutoConfig.for_model(
+        **fields, scale_decoder_outputs=scales, dropout_rate=config.optimisation.dropout
+    )
+    model = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(configuration)].from_pretrained(
         None,
-        config=model_class.config_class(
-            **fields,
-            scale_decoder_outputs=scales,
-            dropout_rate=config.optimisation.dropout,
-        ),
+        config=configuration,
         state_dict=dict(backbone.checkpoint.tensors()),
         dtype=torch.float32,
         attn_implementation=attention,
