@@ -61,7 +61,7 @@ class NativeRunner:
         """Raises NativeUnavailable where the kernels do not run."""
         self._start = start_token_id
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
-        self._model = NATIVE_MODELS[config.model_type](
+        self._model = NATIVE_MODELS[config.family](
             config,
             weights,
             end_token_ids=limits.end_token_ids,

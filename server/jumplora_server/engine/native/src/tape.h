@@ -17,8 +17,8 @@ enum Kind : int64_t {
     LINEAR_I8,       // the same with int8 weights and rows quantised to int8
     DELTA_FEW,       // y += x D^T for the few rows of a decode step
     DELTA_MANY,      // y += x D^T for the many tokens of an encode
-    RELU,
-    GATED_GELU,
+    ACTIVATE,        // x = f(x)
+    GATE,            // y = f(gate) * value
     ATTEND_PROMPTS,  // self-attention inside each prompt
     STORE_SOURCE,    // prompts' cross-attention keys and values into their places
     ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
@@ -27,6 +27,9 @@ enum Kind : int64_t {
     CHOOSE,          // the tokens of rows that sample, log-probabilities, and beams' candidates
     COPY,            // rows' first keys and values from other rows
 };
+
+// What ACTIVATE and GATE apply to each number. layout.Function.
+enum Function : int64_t { RELU, GELU_TANH, GELU, SILU };
 
 // One operation. What the fields mean depends on the kind; each kernel names its own.
 struct Op {
@@ -99,8 +102,8 @@ struct Team;  // run.h
 
 void embed(const Op&, const Team&);
 void norm(const Op&, const Team&);
-void relu(const Op&, const Team&);
-void gated_gelu(const Op&, const Team&);
+void activate(const Op&, const Team&);
+void gate(const Op&, const Team&);
 void linear_f32(const Op&, const Team&);
 void linear_i8(const Op&, const Team&);
 void delta_few(const Op&, const Team&);
