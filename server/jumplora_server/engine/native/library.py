@@ -14,7 +14,7 @@ from jumplora_server.engine.native.layout import Op, Step
 
 PATH = Path(__file__).with_name("_kernels.so")
 ABI = (
-    6  # counted up in src/support.cpp and here when structures, kinds, operands or packings change
+    7  # counted up in src/support.cpp and here when structures, kinds, operands or packings change
 )
 
 
