@@ -155,26 +155,28 @@ void each_delta(const Op& op, const Step& step, const Block& block, int64_t m, V
     }
 }
 
-// x A^T of all low-rank deltas, where a row of the step has one: compute(piece).
-template <typename Compute>
-void each_inner(const Op& op, const Team& team, int phase, Compute&& compute) {
-    if (team.step.inner == nullptr) return;
-    const int64_t modules = op.n[4];
-    team.share(phase, team.step.blocks_count * modules, [&](int64_t i) {
-        const Block& block = team.step.blocks[i / modules];
-        each_delta(op, team.step, block, i % modules, [&](const Piece& piece) {
-            if (piece.delta.kind & LOW_RANK) compute(piece);
-        });
+// x A^T of a block's low-rank deltas for one module.
+void multiply_inners(const Op& op, const Step& step, const Block& block, int64_t m) {
+    const int64_t d_in = op.n[0];
+    const float* x = static_cast<const float*>(op.p[0]) + block.row * d_in;
+    each_delta(op, step, block, m, [&](const Piece& piece) {
+        if (piece.delta.kind & LOW_RANK)
+            multiply_inner(piece.delta, x, d_in, block.rows, piece.inner, lanes_of(block));
     });
+}
+
+// How many pieces of work multiply_inners is: none where no row of the step needs it.
+int64_t inners_of(const Op& op, const Step& step) {
+    return step.inner == nullptr ? 0 : step.blocks_count * op.n[4];
 }
 
 // Walks (block, module, range of outputs), as the threads ask for them: add(piece, y, from, to).
 template <typename Add>
-void each_range(const Op& op, const Team& team, int phase, int64_t outputs, Add&& add) {
+void each_range(const Op& op, const Team& team, int64_t outputs, Add&& add) {
     const int64_t d_in = op.n[0], d_out = op.n[1], stride = op.n[2], modules = op.n[4];
     const int64_t ranges = (d_out + outputs - 1) / outputs;
     const float* x = static_cast<const float*>(op.p[0]);
-    team.share(phase, team.step.blocks_count * modules * ranges, [&](int64_t i) {
+    team.share(1, team.step.blocks_count * modules * ranges, [&](int64_t i) {
         const Block& block = team.step.blocks[i / (modules * ranges)];
         const int64_t m = i / ranges % modules, from = i % ranges * outputs;
         const int64_t to = std::min(d_out, from + outputs);
@@ -191,53 +193,62 @@ void each_range(const Op& op, const Team& team, int phase, int64_t outputs, Add&
     });
 }
 
+// Some columns of a block's tokens, [d_in][lanes]; lanes without a token become zeros.
+void transpose_stripe(
+    const float* x, int64_t d_in, const Block& block, int64_t from, int64_t to, float* xt) {
+    const int64_t lanes = lanes_of(block);
+    for (int64_t k = from; k < to; k += LANES)
+        for (int64_t r = 0; r < lanes; r += LANES)
+            transpose_tile(
+                x + (block.row + r) * d_in + k, d_in, std::min(LANES, block.rows - r),
+                std::min(LANES, to - k), xt + k * lanes + r, lanes);
+}
+
+bool has_sparse(const Op& op, const Step& step, const Block& block) {
+    for (int64_t t = block.first; t < block.first + block.tables; ++t)
+        for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
+            if (step.tables[t][module].kind & SPARSE) return true;
+    return false;
+}
+
 }  // namespace
 
 // p: x [rows, d_in], y [rows, stride] whose columns m * d_out.. belong to the m-th module.
 // n: d_in, d_out, stride, first module, modules.
 void delta_few(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], stride = op.n[2];
+    const int64_t d_in = op.n[0], stride = op.n[2], modules = op.n[4];
     const float* x = static_cast<const float*>(op.p[0]);
-    each_inner(op, team, 0, [&](const Piece& piece) {
-        const Block& block = piece.block;
-        inner_of_rows(
-            piece.delta, x + block.row * d_in, d_in, block.rows, piece.inner, lanes_of(block));
+    team.share(0, inners_of(op, team.step), [&](int64_t i) {
+        multiply_inners(op, team.step, team.step.blocks[i / modules], i % modules);
     });
-    each_range(
-        op, team, 1, FEW_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
-            for (int64_t r = 0; r < piece.block.rows; ++r)
-                add_sparse_row(
-                    piece.delta, x + (piece.block.row + r) * d_in, y + r * stride, from, to);
-        });
+    each_range(op, team, FEW_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
+        for (int64_t r = 0; r < piece.block.rows; ++r)
+            add_sparse_row(
+                piece.delta, x + (piece.block.row + r) * d_in, y + r * stride, from, to);
+    });
 }
 
 // The same; p[3] is scratch for the transposed tokens, [lanes of all blocks][d_in] float.
 void delta_many(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], stride = op.n[2];
+    const int64_t d_in = op.n[0], stride = op.n[2], modules = op.n[4];
     const float* x = static_cast<const float*>(op.p[0]);
     float* transposed = static_cast<float*>(op.p[3]);
     constexpr int64_t STRIPE = 64;  // columns of x of a piece
     const int64_t stripes = (d_in + STRIPE - 1) / STRIPE;
-    team.share(0, team.step.blocks_count * stripes, [&](int64_t i) {
-        const Block& block = team.step.blocks[i / stripes];
-        const int64_t lanes = lanes_of(block), from = i % stripes * STRIPE;
-        float* to = transposed + block.lane * d_in;
-        for (int64_t k = from; k < std::min(d_in, from + STRIPE); k += LANES)
-            for (int64_t r = 0; r < lanes; r += LANES)
-                transpose_tile(
-                    x + (block.row + r) * d_in + k, d_in, std::min(LANES, block.rows - r),
-                    std::min(LANES, d_in - k), to + k * lanes + r, lanes);
+    const int64_t inners = inners_of(op, team.step);
+    team.share(0, inners + team.step.blocks_count * stripes, [&](int64_t i) {
+        if (i < inners)
+            return multiply_inners(op, team.step, team.step.blocks[i / modules], i % modules);
+        const Block& block = team.step.blocks[(i - inners) / stripes];
+        const int64_t from = (i - inners) % stripes * STRIPE, to = std::min(d_in, from + STRIPE);
+        if (has_sparse(op, team.step, block))
+            transpose_stripe(x, d_in, block, from, to, transposed + block.lane * d_in);
     });
-    each_inner(op, team, 1, [&](const Piece& piece) {
-        const float* xt = transposed + piece.block.lane * d_in;
-        inner_of_tokens(piece.delta, xt, d_in, piece.inner, lanes_of(piece.block));
+    each_range(op, team, MANY_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
+        add_sparse_tokens(
+            piece.delta, transposed + piece.block.lane * d_in, lanes_of(piece.block),
+            piece.block.rows, y, stride, from, to);
     });
-    each_range(
-        op, team, 2, MANY_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
-            add_sparse_tokens(
-                piece.delta, transposed + piece.block.lane * d_in, lanes_of(piece.block),
-                piece.block.rows, y, stride, from, to);
-        });
 }
 
 // The modules of a delta operation have numbers one after another.

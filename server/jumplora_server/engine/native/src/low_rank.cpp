@@ -41,43 +41,6 @@ void dot_products(
         for (int j = 0; j < K; ++j) inner[j * lanes + r] = sum_lanes(sum[r][j]);
 }
 
-// 16 V tokens times K rows of A, number by number.
-template <int V, int K>
-void token_products(
-    const float* xt, int64_t d_in, const float* a, float* inner) {
-    const int64_t stride = factor_stride(d_in);
-    vec sum[K][V];
-#pragma GCC unroll 8
-    for (int j = 0; j < K; ++j)
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[j][v] = fill(0);
-    for (int64_t k = 0; k < d_in; ++k, xt += LANES * V) {
-        vec tokens[V];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) tokens[v] = load(xt + LANES * v);
-#pragma GCC unroll 8
-        for (int j = 0; j < K; ++j) {
-            const vec number = fill(a[j * stride + k]);
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) sum[j][v] = fused(number, tokens[v], sum[j][v]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < K; ++j)
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) store(inner + (j * V + v) * LANES, sum[j][v]);
-}
-
-template <int V>
-void inner_of_vectors(const Delta& delta, const float* xt, int64_t d_in, float* inner) {
-    const int64_t stride = factor_stride(d_in), lanes = V * LANES;
-    int64_t j = 0;
-    for (; j + 4 <= delta.rank; j += 4)
-        token_products<V, 4>(xt, d_in, delta.a + j * stride, inner + j * lanes);
-    for (; j < delta.rank; ++j)
-        token_products<V, 1>(xt, d_in, delta.a + j * stride, inner + j * lanes);
-}
-
 // R rows through one panel of B, added to y: 32 outputs, of which `left` remain.
 template <int R>
 void outer_panel(
@@ -113,46 +76,34 @@ void outer_rest(int64_t rows, auto&&... given) {
 
 }  // namespace
 
-void inner_of_rows(
+void multiply_inner(
     const Delta& delta, const float* x, int64_t d_in, int64_t rows, float* inner, int64_t lanes) {
     const int64_t stride = factor_stride(d_in);
-    const auto some = [&]<int R>(int64_t r) {
-        int64_t j = 0;
-        const auto add = [&]<int K>() {
-            for (; j + K <= delta.rank; j += K)
-                dot_products<R, K>(
-                    x + r * d_in, d_in, delta.a + j * stride, inner + j * lanes + r, lanes);
-        };
-        add.template operator()<8 / R>();
-        add.template operator()<1>();
-    };
     int64_t r = 0;
-    for (; r + 2 <= rows; r += 2) some.template operator()<2>(r);
-    if (r < rows) some.template operator()<1>(r);
-}
-
-void inner_of_tokens(
-    const Delta& delta, const float* xt, int64_t d_in, float* inner, int64_t lanes) {
-    switch (lanes / LANES) {
-        case 1: return inner_of_vectors<1>(delta, xt, d_in, inner);
-        case 2: return inner_of_vectors<2>(delta, xt, d_in, inner);
-        case 3: return inner_of_vectors<3>(delta, xt, d_in, inner);
-        default: return inner_of_vectors<4>(delta, xt, d_in, inner);
-    }
+    const auto some = [&]<int R>() {
+        for (; r + R <= rows; r += R) {
+            int64_t j = 0;
+            const auto add = [&]<int K>() {
+                for (; j + K <= delta.rank; j += K)
+                    dot_products<R, K>(
+                        x + r * d_in, d_in, delta.a + j * stride, inner + j * lanes + r, lanes);
+            };
+            add.template operator()<R == 1 ? 8 : 4>();
+            add.template operator()<1>();
+        }
+    };
+    some.template operator()<4>();
+    some.template operator()<1>();
 }
 
 void add_outer(
     const Delta& delta, const float* inner, int64_t lanes, int64_t rows, float* y,
     int64_t y_stride, int64_t from, int64_t to) {
-    for (int64_t o = from; o < to; o += PANEL) {
-        const float* panel = delta.b + o * delta.rank;
-        int64_t r = 0;
-        for (; r + 8 <= rows; r += 8)
-            outer_panel<8>(
-                inner + r, lanes, delta.rank, panel, y + r * y_stride + o, y_stride, to - o);
-        outer_rest<7>(
-            rows - r, inner + r, lanes, delta.rank, panel, y + r * y_stride + o, y_stride, to - o);
-    }
+    for (int64_t r = 0; r < rows; r += 8)  // a few rows of y at a time are streams of memory
+        for (int64_t o = from; o < to; o += PANEL)
+            outer_rest<8>(
+                std::min<int64_t>(8, rows - r), inner + r, lanes, delta.rank,
+                delta.b + o * delta.rank, y + r * y_stride + o, y_stride, to - o);
 }
 
 }  // namespace jl

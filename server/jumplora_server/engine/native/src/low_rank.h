@@ -9,13 +9,9 @@ namespace jl {
 // Numbers of a row of A: whole vectors, the last of them filled up with zeros.
 inline int64_t factor_stride(int64_t d_in) { return (d_in + LANES - 1) / LANES * LANES; }
 
-// inner[j][r] = x[r] A[j]^T for the few rows of a decode step: x [rows, d_in].
-void inner_of_rows(
+// inner[j][r] = x[r] A[j]^T for rows x [rows, d_in].
+void multiply_inner(
     const Delta& delta, const float* x, int64_t d_in, int64_t rows, float* inner, int64_t lanes);
-
-// The same for tokens that are transposed already: xt [d_in][lanes].
-void inner_of_tokens(
-    const Delta& delta, const float* xt, int64_t d_in, float* inner, int64_t lanes);
 
 // y[r, o] += sum over j of inner[j][r] B[o, j] for o in [from, to); `from` begins a panel.
 void add_outer(

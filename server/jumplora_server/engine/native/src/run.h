@@ -19,8 +19,6 @@
 
 namespace jl {
 
-constexpr int PHASES = 3;  // of an operation, at most
-
 // Pieces of one phase of an operation.
 struct Phase {
     std::atomic<int64_t> taken{0}, done{0};
@@ -29,7 +27,7 @@ struct Phase {
 // Everything a late thread may still look at is copied: it can outlive the caller's step.
 struct Run {
     Run(const Op* first, int64_t count, const Step& step, int threads)
-        : ops(first, first + count), step(step), threads(threads), phases(new Phase[PHASES * count]) {
+        : ops(first, first + count), step(step), threads(threads), phases(new Phase[2 * count]) {
         for (Op& op : ops)
             if (is_delta_of_none(op, step)) op.kind = NOTHING;
     }
@@ -37,7 +35,7 @@ struct Run {
     std::vector<Op> ops;
     const Step step;
     const int threads;
-    const std::unique_ptr<Phase[]> phases;  // PHASES an operation
+    const std::unique_ptr<Phase[]> phases;  // two an operation
     mutable std::atomic<int> outcome{DONE};
 };
 
