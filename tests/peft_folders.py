@@ -47,7 +47,10 @@ def save_trained(
     backbone: Backbone, folder: Path, wrap: Callable[[nn.Module], nn.Module], **config: Any
 ) -> dict[str, Tensor]:
     """Save a LoRA with random factors; site -> the update that PEFT would merge."""
-    return save_adapted(backbone, folder, peft.LoraConfig(**config), wrap)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, about variants of LoRA
+        made = peft.LoraConfig(**config)
+    return save_adapted(backbone, folder, made, wrap)
 
 
 def save_adapted(
@@ -78,12 +81,13 @@ def load_model(backbone: Backbone) -> nn.Module:
 
 def updates_of(backbone: Backbone, model: nn.Module) -> dict[str, Tensor]:
     """Site -> what PEFT would merge into its weight."""
-    updates = {
-        site: module.get_delta_weight("default").detach()
-        for site in backbone.sites
-        if hasattr(module := model.get_submodule(site), "get_delta_weight")
-    }
-    return {site: d.to_dense() if d.is_sparse else d for site, d in updates.items()}
+    updates: dict[str, Tensor] = {}
+    for site in backbone.sites:
+        module: Any = model.get_submodule(site)
+        if hasattr(module, "get_delta_weight"):
+            update = module.get_delta_weight("default").detach()
+            updates[site] = update.to_dense() if update.is_sparse else update
+    return updates
 
 
 def reloaded(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.convert.config_values import alpha_of, flag_of, pattern_of, said
+from jumplora_adapters.convert.config_values import alpha_of, flag_of, pattern_of, rank_of
 from jumplora_adapters.convert.factors import Factors, pair_in
 from jumplora_adapters.convert.form import Form, sum_of
 from jumplora_adapters.convert.peft_config import targeting_of
@@ -84,12 +84,12 @@ def read(config: Config, modules: Modules, backbone: Backbone, form: Form) -> Co
 
 
 def _check_rank(config: Config, site: str, pair: Factors | None) -> None:
-    allowed = {config.get("r", DEFAULT_RANK), *pattern_of(config, "rank_pattern").values()}
-    rank = 0 if pair is None else pair.rank
-    if rank not in allowed:
+    given = {"r": config.get("r", DEFAULT_RANK), **pattern_of(config, "rank_pattern")}
+    allowed = [0 if value == 0 else rank_of(field, value) for field, value in given.items()]
+    if (rank := 0 if pair is None else pair.rank) not in allowed:
         raise ConvertError(
             f"{site!r}: its factors have rank {rank}, adapter_config.json says"
-            f" {' or '.join(sorted(map(said, allowed)))}: they do not belong together"
+            f" {' or '.join(map(str, sorted(set(allowed))))}: they do not belong together"
         )
 
 

@@ -24,6 +24,7 @@ from peft_folders import (
     change_tensors,
     convert,
     in_t5,
+    load_model,
     reloaded,
     save_trained,
     set_fields,
@@ -141,6 +142,26 @@ def test_another_weight_of_the_head_is_refused(
     change_tensors(folder, lambda state: {**state, name: state[name][:500]})
     with pytest.raises(ConvertError, match="the vocabulary was changed"):
         convert(backbone, folder, draft)
+
+
+@pytest.mark.parametrize("tokens", [512, 520], ids=["as they were", "resized"])
+def test_embeddings_that_peft_saves_as_well(
+    tokens: int, backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
+    model: Any = load_model(backbone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if tokens != 512:
+            model.resize_token_embeddings(tokens)
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q"]))
+        adapted.save_pretrained(tmp_path / "peft", save_embedding_layers=True)
+    names = set(load_file(tmp_path / "peft" / "adapter_model.safetensors"))
+    assert {f"base_model.model.{name}.weight" for name in ("shared", "lm_head")} < names
+    if tokens == 512:
+        assert len(convert(backbone, tmp_path / "peft", draft).manifest.targets) == 6
+        return
+    with pytest.raises(ConvertError, match="the vocabulary was changed"):
+        convert(backbone, tmp_path / "peft", draft)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

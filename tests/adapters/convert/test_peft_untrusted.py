@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from factories import tiny_t5
 from foreign_checkpoints import WAS_RUN, RunsCode, save_peft
+from fork_folders import save_rosa, save_sft
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert import tensor_file
 from jumplora_adapters.convert.draft import Converted, Draft
 from jumplora_adapters.convert.form import Form
 from jumplora_adapters.convert.peft import convert_peft
 from jumplora_adapters.errors import ConvertError
+from peft_folders import peft, save_adapted
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -76,8 +85,6 @@ def test_the_same_folder_is_the_same_version(
 
 
 def test_a_pickle_is_not_opened(backbone: Backbone, draft: Draft, tmp_path: Path) -> None:
-    import torch
-
     save_peft(tmp_path / "peft", backbone)
     (tmp_path / "peft" / WEIGHTS).unlink()
     for name in ("adapter_model.bin", WEIGHTS):
@@ -115,3 +122,60 @@ def test_a_header_that_claims_gigabytes_takes_none(
     with pytest.raises(ConvertError, match="sound safetensors"):
         _convert(backbone, tmp_path / "peft", draft)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+@pytest.fixture(scope="module")
+def folders(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    home = tmp_path_factory.mktemp("folders")
+    save_peft(home / "lora", backbone)
+    save_adapted(backbone, home / "shira", peft.ShiraConfig(r=2, target_modules=["q"]))
+    supra = peft.SupertuningConfig(sparsity=0.9, r=2, target_modules=["wo"])
+    save_adapted(backbone, home / "supra", supra)
+    save_rosa(home / "rosa", backbone, ["lm_head"])
+    save_sft(home / "sft", backbone, ["lm_head"])
+    return sorted(home.iterdir())
+
+
+VALUES = st.sampled_from(
+    [None, True, False, 0, -1, float("inf"), float("nan"), 10**30, -0.5, "", "x", "(" * 50, [], {},
+     [1], [None], {"a": 1}, {"q": 0}, {"q": 1e300}, "all-linear", ["lm_head"], "\ud800"]
+)  # fmt: skip
+CHANGES: list[Callable[[Tensor], Tensor]] = [
+    lambda tensor: tensor.flatten(),
+    lambda tensor: tensor[None],
+    lambda tensor: tensor[:0],
+    lambda tensor: tensor[1:],
+    lambda tensor: tensor.flip(0),
+    lambda tensor: tensor * -1,
+    lambda tensor: tensor * 0,
+    lambda tensor: tensor.float() * float("inf"),
+    lambda tensor: tensor.float() * 1e38,
+    lambda tensor: tensor.to(torch.int8),
+    lambda tensor: tensor.to(torch.float64),
+    lambda tensor: tensor.to(torch.bool),
+    lambda tensor: tensor.to(torch.complex64),
+    lambda tensor: torch.cat([tensor, tensor]),
+    lambda tensor: torch.tensor(3.0),
+    lambda tensor: torch.zeros(0, 32),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_changed_folder_is_refused_or_converted(
+    data: st.DataObject, folders: Sequence[Path], backbone: Backbone
+) -> None:
+    """Nothing but a ConvertError comes out."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(shutil.copytree(data.draw(st.sampled_from(folders)), Path(name) / "peft"))
+        config = json.loads((folder / CONFIG).read_text())
+        for field in data.draw(st.lists(st.sampled_from(sorted(config)), max_size=2)):
+            config[field] = data.draw(VALUES)
+        (folder / CONFIG).write_text(json.dumps(config))
+        state = load_file(folder / WEIGHTS)
+        for key in data.draw(st.lists(st.sampled_from(sorted(state)), max_size=2)):
+            state[key] = data.draw(st.sampled_from(CHANGES))(state[key]).contiguous()
+        save_file(state, folder / WEIGHTS)
+        draft = Draft(task="task", created="2026-01-01T00:00:00Z")
+        with suppress(ConvertError):
+            assert _convert(backbone, folder, draft).path.is_file()
