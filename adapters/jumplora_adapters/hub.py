@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ Fetch = Callable[[str, str | None], str]
 """Hub id and revision to the folder of the snapshot."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_CACHE_FRONT = "models--"  # of a repository's folder in the hub's cache: models--owner--name
 
 
 def resolve_folder(
@@ -45,12 +47,19 @@ def resolve_folder(
 
 
 def name_of(folder: Path) -> str:
-    """The hub id of a snapshot's folder, else the folder's name."""
-    # A hub snapshot lies in models--owner--name/snapshots/<commit>.
-    repository = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.removeprefix("models--").replace("--", "/")
-    return folder.name
+    """The hub id of a snapshot's folder, also of one that `name_to_pack` named; else its name."""
+    here = Path(os.path.abspath(folder))  # "." and ".." have names; a link keeps its own
+    if here.parent.name == "snapshots" and here.parent.parent.name.startswith(_CACHE_FRONT):
+        here = here.parent.parent  # models--owner--name/snapshots/<commit>
+    if here.name.startswith(_CACHE_FRONT):
+        return here.name.removeprefix(_CACHE_FRONT).replace("--", "/")
+    return here.name
+
+
+def name_to_pack(folder: Path) -> str:
+    """One part of a path for a copy of the folder, which has the same `name_of`."""
+    name = name_of(folder)
+    return f"{_CACHE_FRONT}{name.replace('/', '--')}" if "/" in name else name
 
 
 def _fetch(hub_id: str, revision: str | None, files: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from jumplora_adapters.archives.unpack import unpack
 from jumplora_adapters.convert import peft_folder
 from jumplora_adapters.errors import ArchiveError, ArchiveTooLarge, ConvertError, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, kind_of
+from jumplora_adapters.hub import name_of
 from packed import (
     CONFIG,
     HOSTILE,
@@ -146,11 +147,33 @@ def test_a_packed_folder_is_unpacked_as_it_was(tmp_path: Path) -> None:
     assert contents(unpacked(packed[0].getvalue(), tmp_path)) == dict(SOUND)
 
 
-def test_a_snapshot_is_packed_by_the_name_of_its_repository(tmp_path: Path) -> None:
-    folder = tmp_path / "models--someone--their-lora" / "snapshots" / "0123abcd"
-    out = io.BytesIO()
-    pack(write_folder(folder, SOUND), out)
-    assert unpacked(out.getvalue(), tmp_path).name == "their-lora"
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("my-lora", "my-lora"),
+        ("link", "link"),
+        ("my-lora/.", "my-lora"),
+        ("my-lora/checkpoint-5/..", "my-lora"),
+        ("models--someone--their-lora/snapshots/0123abcd", "someone/their-lora"),
+    ],
+)
+def test_a_packed_folder_keeps_the_name_that_a_conversion_gives_it(
+    given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("my-lora", "models--someone--their-lora/snapshots/0123abcd"):
+        write_folder(tmp_path / folder, SOUND)
+    (tmp_path / "my-lora" / "checkpoint-5").mkdir()
+    (tmp_path / "link").symlink_to("my-lora")
+    place = tmp_path / "place"
+    place.mkdir()
+    for number, folder in enumerate((tmp_path / given, Path("."))):
+        monkeypatch.chdir(tmp_path / given)
+        out = io.BytesIO()
+        pack(folder, out)
+        inside = place / str(number)
+        inside.mkdir()
+        by_name = name if number == 0 else name_of(Path.cwd())  # the system follows the link
+        assert name_of(unpacked(out.getvalue(), inside)) == name_of(folder) == by_name
 
 
 @pytest.mark.parametrize(

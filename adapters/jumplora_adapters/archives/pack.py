@@ -9,7 +9,7 @@ from typing import BinaryIO
 from jumplora_adapters.archives.entries import CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.file_kind import PICKLE_ADVICE
-from jumplora_adapters.hub import name_of
+from jumplora_adapters.hub import name_to_pack
 
 
 def pack(folder: Path, out: BinaryIO) -> None:
@@ -24,7 +24,7 @@ def pack(folder: Path, out: BinaryIO) -> None:
             raise ConvertError(
                 f"no {name} in {folder}: a PEFT folder has {CONFIG_FILE} and {WEIGHTS_FILE}"
             )
-    top = name_of(folder.resolve()).rpartition("/")[2]  # of a hub id the repository's own name
+    top = name_to_pack(folder)  # the name is in the adapter's manifest, and so in its version
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             with (folder / name).open("rb") as file:

@@ -70,7 +70,7 @@ def convert_peft(
         rank=contents.rank,
         alpha=contents.alpha,
         notes={
-            "converted_from": name_of(folder.absolute()) if source is None else source,
+            "converted_from": name_of(folder) if source is None else source,
             "source_sha256": file_digest(folder / WEIGHTS_FILE),
             **contents.notes,
         },
