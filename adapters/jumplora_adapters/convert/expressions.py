@@ -7,6 +7,7 @@ cannot be stopped from another thread. A process can.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -61,7 +62,7 @@ def match_all(
     with tempfile.TemporaryFile() as answered, tempfile.TemporaryFile() as said:
         try:
             ended = subprocess.run(
-                [*_COMMAND, str(most_bytes)],
+                [*_COMMAND, str(most_bytes), str(math.ceil(seconds) + 1)],
                 input=json.dumps(question).encode(),
                 stdout=answered,
                 stderr=said,
@@ -115,8 +116,10 @@ def _answer(regex: str, whole: bool, names: Sequence[str]) -> str | dict[int, st
 def _main() -> int:
     import resource
 
-    most_bytes = int(sys.argv[1])
+    most_bytes, most_seconds = int(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    # For the case that the process that waits was killed: nothing else ends this one then.
+    resource.setrlimit(resource.RLIMIT_CPU, (most_seconds, most_seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_WRITTEN, _MAX_WRITTEN))
     try:
         question = json.load(sys.stdin)

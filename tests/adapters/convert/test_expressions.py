@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +51,22 @@ def test_what_is_not_an_expression_is_refused(regex: str) -> None:
 def test_an_expression_that_does_not_end_is_ended() -> None:
     with pytest.raises(ConvertError, match=r"target_modules: .* within 1 s"):
         match_all([_expression("(a+)+$")], ["a" * 60 + "b"], seconds=1.0)
+
+
+def test_an_expression_ends_also_where_its_asker_was_killed() -> None:
+    asking = (
+        "from jumplora_adapters.convert.expressions import Expression, match_all\n"
+        "match_all([Expression('r', '', '(a+)+$')], ['a' * 60 + 'b'], seconds=1.0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", asking]) as asker:
+        matching: list[psutil.Process] = []
+        deadline = time.monotonic() + 30.0
+        while not matching and time.monotonic() < deadline:
+            matching = psutil.Process(asker.pid).children()
+        asker.kill()
+    _, alive = psutil.wait_procs(matching, timeout=30.0)
+    assert len(matching) == 1
+    assert not alive, "it is matched for ever"
 
 
 def test_an_expression_that_takes_memory_is_ended() -> None:
