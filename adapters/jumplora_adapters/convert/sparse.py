@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from jumplora_adapters.convert.factors import check_readable
-from jumplora_adapters.delta import SparseDelta, mask_bytes
+from jumplora_adapters.delta import SparseDelta, pack_mask
 from jumplora_adapters.errors import ConvertError
 
 EXACT_FLOAT = 1 << 24  # up to here float32 has every whole number
@@ -33,11 +32,9 @@ class Entries:
         if not bool(torch.isfinite(rounded).all()):
             raise ConvertError(f"a value is infinite as {dtype}: give wider --values")
         kept = rounded != 0
-        positions = self.positions[kept].numpy()
-        mask = np.zeros(mask_bytes(self.shape[0] * self.shape[1]), dtype=np.uint8)
-        bits = np.left_shift(np.uint8(1), (positions % 8).astype(np.uint8))
-        np.bitwise_or.at(mask, positions // 8, bits)
-        return SparseDelta(self.shape, torch.from_numpy(mask), rounded[kept].contiguous())
+        support = torch.zeros(self.shape, dtype=torch.bool)
+        support.view(-1)[self.positions[kept]] = True
+        return SparseDelta(self.shape, pack_mask(support), rounded[kept].contiguous())
 
 
 def entries_at(module: str, positions: Tensor, values: Tensor, shape: tuple[int, int]) -> Entries:
