@@ -165,9 +165,12 @@ ZEROS = b"\0" * 100_000
 # Archives that must be refused: what is made of sound files, and words of the refusal.
 HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "tar: symbolic link": (
-        lambda files: tar_entry(b"2", CONFIG, "/etc/passwd") + tarred(files), "symbolic link",
+        lambda files: tar_entry(b"2", CONFIG, "/etc/passwd") + tarred(files),
+        "`tar --dereference`",
     ),
-    "tar: hard link": (lambda files: tar_entry(b"1", "a", "b") + tarred(files), "hard link"),
+    "tar: hard link": (
+        lambda files: tar_entry(b"1", "a", "b") + tarred(files), "`tar --hard-dereference`",
+    ),
     "tar: device": (lambda files: tar_entry(b"3", "zero") + tarred(files), "a device"),
     "tar: pipe": (lambda files: tar_entry(b"6", "pipe") + tarred(files), "a pipe"),
     "tar: sparse file": (lambda files: tar_entry(b"S", "holes") + tarred(files), "sparse"),
@@ -222,14 +225,19 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "gzip of a pickle": (
         lambda files: gzip.compress(torch_file({})), "convert official",
     ),
-    "zip: symbolic link": (lambda files: zip_with(files, with_mode(SYMLINK)), "a link"),
+    "zip: symbolic link": (lambda files: zip_with(files, with_mode(SYMLINK)), "--symlinks"),
     "zip: device": (lambda files: zip_with(files, with_mode(DEVICE)), "a link or a device"),
     "zip: folder by its mode": (
         lambda files: zip_with(files, with_mode(stat.S_IFDIR)), "folder by its mode",
     ),
     "zip: absolute path": (lambda files: zipped({**files, "/etc/cron.d/x": b"x"}), "absolute"),
     "zip: out of the archive": (lambda files: zipped({**files, "a/../../x": b"x"}), "'..'"),
-    "zip: backslashes": (lambda files: zipped({**files, "a\\b": b"x"}), "joined by"),
+    "tar: backslashes": (lambda files: tarred({**files, "a\\b": b"x"}), "joined by"),
+    "zip: out by backslashes": (lambda files: zipped({**files, "a\\..\\..\\x": b"x"}), "'..'"),
+    "zip: absolute by a backslash": (lambda files: zipped({**files, "\\x": b"x"}), "absolute"),
+    "zip: a name twice by a backslash": (
+        lambda files: zipped({**files, "a/b": b"x", "a\\b": b"y"}), "twice",
+    ),
     "zip: a name twice": (
         lambda files: zipped({**files, "adapter_config_json": b"{}"}).replace(
             b"adapter_config_json", CONFIG.encode()

@@ -100,6 +100,14 @@ def test_the_two_files_come_out_and_no_other(
     assert written == {CONFIG, WEIGHTS}
 
 
+def test_a_zip_whose_names_are_joined_by_backslashes(tmp_path: Path) -> None:
+    """As Compress-Archive of Windows PowerShell 5 writes it."""
+    files = {name.replace("/", "\\"): content for name, content in in_folder(SOUND).items()}
+    folder = unpacked(zipped({"my-lora\\old\\": b"", **files}), tmp_path)
+    assert folder.name == "my-lora"
+    assert contents(folder) == dict(SOUND)
+
+
 def test_folders_by_name_are_read(tmp_path: Path) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:

@@ -26,6 +26,10 @@ _NO_FILES = {
     b"6": "a pipe",
     b"S": "a sparse file",
 }
+_ADVICE = {
+    b"1": "; `tar --hard-dereference` packs files in place of hard links",
+    b"2": "; `tar --dereference` packs what links lead to, as the files of a hub's cache are",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class Tar:
                 name = _text(long_name or header.name)
                 raise ArchiveError(
                     f"{shown(repr(name), 80)} is {_NO_FILES[header.kind]}: files and folders only "
-                    "are allowed"
+                    f"are allowed{_ADVICE.get(header.kind, '')}"
                 )
             if header.kind in (b"0", b"\0", b"5"):
                 return header, _text(header.name if long_name is None else long_name)

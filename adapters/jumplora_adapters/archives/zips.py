@@ -88,13 +88,16 @@ def _check_end(file: BinaryIO, file_bytes: int) -> int:
 
 
 def _entry(number: int, info: zipfile.ZipInfo, directory: int) -> Entry:
-    name = info.orig_filename
+    name = info.orig_filename.replace("\\", "/")  # Windows PowerShell 5 joins names by "\\"
     said = shown(repr(name), 80)
     if info.flag_bits & _ENCRYPTED:
         raise ArchiveError(f"{said} is encrypted: send the archive without a password")
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ArchiveError(f"{said} is a link or a device: files and folders only are allowed")
+        raise ArchiveError(
+            f"{said} is a link or a device: files and folders only are allowed; "
+            "`zip -r` without --symlinks packs what links lead to"
+        )
     is_folder = name.endswith("/")
     if (kind == stat.S_IFDIR) and not is_folder:
         raise ArchiveError(f"{said} is a folder by its mode and a file by its name")
