@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.network import Parameters
+from jumplora_adapters.peft_files import CONFIG_FILE
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -137,7 +138,7 @@ def refuse_other_weights(folder: Path) -> None:
                 f"{path} is of a distributed checkpoint, which transformers reads before "
                 f"{SINGLE_FILE}: save the model whole, or move the file away"
             )
-        if path.name == "adapter_config.json":
+        if path.name == CONFIG_FILE:
             raise BackboneError(
                 f"{path} is of a LoRA, which transformers adds to the weights of its folder: move "
                 "it to a folder of its own, and convert it with `jumplora convert peft`"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from jumplora_adapters.archives.entries import CONFIG_FILE, WEIGHTS_FILE
 from jumplora_adapters.archives.unpack import unpack
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import ArchiveTooLarge, ConvertError
@@ -21,6 +20,7 @@ from jumplora_adapters.file_kind import ArchiveKind
 from jumplora_adapters.header import MAX_DIMENSION, MAX_HEADER_BYTES, MAX_TENSORS
 from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.json_text import read_json
+from jumplora_adapters.peft_files import CONFIG_FILE, WEIGHTS_FILE
 from jumplora_adapters.printable import shown
 from jumplora_adapters.store_files import store_errors
 

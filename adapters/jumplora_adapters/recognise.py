@@ -16,6 +16,7 @@ from typing import Literal
 
 from jumplora_adapters.errors import AdapterError, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, PEFT_MARKS, kind_of
+from jumplora_adapters.peft_files import CONFIG_FILE, PICKLED_FILE
 from jumplora_adapters.printable import printable
 from jumplora_adapters.regular_file import open_regular
 
@@ -57,7 +58,7 @@ def check_is(path: Path, *kinds: Kind, error: type[AdapterError]) -> None:
 def _folder(path: Path) -> Recognised | None:
     names = sorted(entry.name for entry in islice(path.iterdir(), MAX_ENTRIES))
     shown = _shown(path)
-    if "adapter_config.json" in names:
+    if CONFIG_FILE in names:
         return Recognised("peft", "a PEFT folder", f"jumplora convert peft {shown}")
     if ".lock" in names:
         return Recognised(
@@ -116,7 +117,7 @@ def _file(path: Path) -> Recognised | None:
 
 
 def _pickle(path: Path) -> Recognised:
-    if path.name == "adapter_model.bin":
+    if path.name == PICKLED_FILE:
         return Recognised(
             "peft weights",
             "a PEFT folder's pickle",

@@ -17,13 +17,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from factories import toy_backbone
-from jumplora_adapters.archives.entries import CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE
 from jumplora_adapters.archives.pack import pack
 from jumplora_adapters.archives.unpack import unpack
-from jumplora_adapters.convert import peft_folder
 from jumplora_adapters.errors import ArchiveError, ArchiveTooLarge, ConvertError, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, kind_of
 from jumplora_adapters.hub import name_of
+from jumplora_adapters.peft_files import PICKLED_FILE
 from packed import (
     CONFIG,
     HOSTILE,
@@ -56,12 +55,6 @@ def unpacked(content: bytes, place: Path, limit: int = LIMIT) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_the_names_are_those_that_conversion_reads() -> None:
-    assert (CONFIG_FILE, WEIGHTS_FILE, PICKLED_FILE) == (
-        peft_folder.CONFIG_FILE, peft_folder.WEIGHTS_FILE, peft_folder.PICKLED_FILE,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("pack_files", PACKERS.values(), ids=PACKERS.keys())
@@ -196,6 +189,12 @@ def test_a_folder_that_lacks_a_file_is_not_packed(
     folder = write_folder(tmp_path / "lora", dict.fromkeys(names, b"x"))
     with pytest.raises(ConvertError, match=words):
         pack(folder, io.BytesIO())
+
+
+def test_a_folder_of_folders_names_them(tmp_path: Path) -> None:
+    write_folder(tmp_path / "out" / "by-name", SOUND)
+    with pytest.raises(ConvertError, match=r"there is one in .*/out/by-name$"):
+        pack(tmp_path / "out", io.BytesIO())
 
 
 PARTS = st.sampled_from(["a", "b", "..", ".", "", CONFIG, WEIGHTS, "\\", "\x1b", "ä", "x" * 210])

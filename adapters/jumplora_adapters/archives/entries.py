@@ -11,11 +11,9 @@ from typing import Protocol
 
 from jumplora_adapters.errors import ArchiveError, WrongFile
 from jumplora_adapters.file_kind import PICKLE_ADVICE, advice_on_files
+from jumplora_adapters.peft_files import CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE
 from jumplora_adapters.printable import printable, shown
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLED_FILE = "adapter_model.bin"
 MAX_ENTRIES = 1000
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 200  # of a name between two slashes; file systems take 255

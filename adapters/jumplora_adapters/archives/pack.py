@@ -6,10 +6,15 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
-from jumplora_adapters.archives.entries import CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.file_kind import PICKLE_ADVICE
 from jumplora_adapters.hub import name_to_pack
+from jumplora_adapters.peft_files import (
+    CONFIG_FILE,
+    PICKLED_FILE,
+    WEIGHTS_FILE,
+    folders_below,
+)
 
 
 def pack(folder: Path, out: BinaryIO) -> None:
@@ -23,6 +28,7 @@ def pack(folder: Path, out: BinaryIO) -> None:
                 raise ConvertError(f"{folder} has {PICKLED_FILE} and no {name}{PICKLE_ADVICE}")
             raise ConvertError(
                 f"no {name} in {folder}: a PEFT folder has {CONFIG_FILE} and {WEIGHTS_FILE}"
+                f"{folders_below(folder)}"
             )
     top = name_to_pack(folder)  # the name is in the adapter's manifest, and so in its version
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:

@@ -7,9 +7,10 @@ from jumplora_adapters.convert.factors import pair_in
 from jumplora_adapters.convert.form import Form, delta_of, kept_factors
 from jumplora_adapters.convert.patterns import read_strengths, scalings
 from jumplora_adapters.convert.peft_fields import NOT_TRANSPOSED, fields
-from jumplora_adapters.convert.peft_folder import PEFT_FRONT, WEIGHTS_FILE
+from jumplora_adapters.convert.peft_folder import PEFT_FRONT
 from jumplora_adapters.convert.peft_format import Config, Contents, Modules, PeftFormat
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.peft_files import WEIGHTS_FILE
 
 PARTS = ("lora_A.weight", "lora_B.weight")
 FIELDS = fields(

@@ -20,12 +20,7 @@ from jumplora_adapters.convert.lora import LORA
 from jumplora_adapters.convert.names import Surroundings, surroundings
 from jumplora_adapters.convert.peft_config import read_peft_config
 from jumplora_adapters.convert.peft_fields import check_fields
-from jumplora_adapters.convert.peft_folder import (
-    CONFIG_FILE,
-    PEFT_FRONT,
-    WEIGHTS_FILE,
-    read_modules,
-)
+from jumplora_adapters.convert.peft_folder import PEFT_FRONT, read_modules
 from jumplora_adapters.convert.peft_format import Config, Modules, PeftFormat
 from jumplora_adapters.convert.rosa import ROSA
 from jumplora_adapters.convert.sft import SFT
@@ -34,6 +29,7 @@ from jumplora_adapters.convert.supertuning import SUPERTUNING
 from jumplora_adapters.convert.targeting import modules_of
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.hub import name_of
+from jumplora_adapters.peft_files import CONFIG_FILE, WEIGHTS_FILE
 
 FORMATS = {found.peft_type: found for found in (LORA, SHIRA, SUPERTUNING, ROSA, SFT)}
 """By `peft_type`. A format is added here."""

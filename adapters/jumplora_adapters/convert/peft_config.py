@@ -10,20 +10,18 @@ from pathlib import Path
 from jumplora_adapters.convert.config_values import MAX_SHOWN, names_of, said
 from jumplora_adapters.convert.targeting import Targeting
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.peft_files import MAX_CONFIG_BYTES, folders_below
 from jumplora_adapters.printable import shown
 from jumplora_adapters.regular_file import open_regular
 
-MAX_CONFIG_BYTES = 1024 * 1024
 DEFAULT_TARGETS = ("q", "v")  # PEFT's for T5 and mT5
 
 
 def read_peft_config(path: Path, *, follow_links: bool = True) -> dict[str, object]:
     """The object in adapter_config.json. Raises ConvertError."""
     if not path.is_file():
-        below = sorted(path.parent.glob(f"*/{path.name}"))[:3] if path.parent.is_dir() else []
-        hint = f"; there is one in {', '.join(str(found.parent) for found in below)}"
         raise ConvertError(
-            f"no {path.name} in {path.parent}: not a PEFT folder{hint if below else ''}"
+            f"no {path.name} in {path.parent}: not a PEFT folder{folders_below(path.parent)}"
         )
     try:
         with os.fdopen(open_regular(path, follow_links=follow_links), "rb") as file:

@@ -16,10 +16,8 @@ from jumplora_adapters.convert.targeting import modules_of
 from jumplora_adapters.convert.tensor_file import tensors_in
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.hub import Fetch, resolve_folder
+from jumplora_adapters.peft_files import CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLED_FILE = "adapter_model.bin"
 PEFT_FRONT = "base_model.model."  # PEFT writes it before a module's name in the model
 WRAPPER_FRONTS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
@@ -40,7 +38,7 @@ def read_modules(
         pickled = f"; {PICKLED_FILE} is a pickle, which is not opened"
         raise ConvertError(
             f"no {WEIGHTS_FILE} in {folder}{pickled if (folder / PICKLED_FILE).is_file() else ''}:"
-            f" load a {PICKLED_FILE} with PEFT where you trust it, and save it again with"
+            f" load an {PICKLED_FILE} with PEFT where you trust it, and save it again with"
             " save_pretrained(folder, safe_serialization=True)"
         )
     found: dict[str, dict[str, Tensor]] = {}

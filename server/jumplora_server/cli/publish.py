@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from jumplora_adapters.archives.entries import CONFIG_FILE, WEIGHTS_FILE
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import fail, print_json, reported_errors, short, warn
 from jumplora_adapters.cli.sources import read_head
 from jumplora_adapters.errors import ConvertError, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, FileKind, kind_of
 from jumplora_adapters.hub import Fetch, resolve_folder
+from jumplora_adapters.peft_files import CONFIG_FILE, WEIGHTS_FILE
 from jumplora_adapters.printable import printable
 from jumplora_adapters.recognise import check_is
 from jumplora_server.cli import place
