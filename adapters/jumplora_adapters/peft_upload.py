@@ -54,8 +54,8 @@ def make_from_archive(
 ) -> Made:
     """Make an adapter of the PEFT folder in an archive of another machine.
 
-    Equal folders give equal files, in whichever archive they come. Raises ArchiveError, WrongFile,
-    ConvertError, FormatError, StoreError; nothing is left behind but what is returned.
+    Equal folders of one name give equal files, in whichever archive they come. Raises ArchiveError,
+    WrongFile, ConvertError, FormatError, StoreError; nothing is left behind but what is returned.
     """
     with store_errors(), store.staging() as place:
         folder = unpack(archive, kind, place, store.max_file_bytes)

@@ -161,20 +161,25 @@ def test_a_packed_folder_is_unpacked_as_it_was(tmp_path: Path) -> None:
 def test_a_packed_folder_keeps_the_name_that_a_conversion_gives_it(
     given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder in ("my-lora", "models--someone--their-lora/snapshots/0123abcd"):
-        write_folder(tmp_path / folder, SOUND)
+    for made in ("my-lora", "models--someone--their-lora/snapshots/0123abcd"):
+        write_folder(tmp_path / made, SOUND)
     (tmp_path / "my-lora" / "checkpoint-5").mkdir()
     (tmp_path / "link").symlink_to("my-lora")
-    place = tmp_path / "place"
-    place.mkdir()
-    for number, folder in enumerate((tmp_path / given, Path("."))):
-        monkeypatch.chdir(tmp_path / given)
-        out = io.BytesIO()
-        pack(folder, out)
-        inside = place / str(number)
-        inside.mkdir()
-        by_name = name if number == 0 else name_of(Path.cwd())  # the system follows the link
-        assert name_of(unpacked(out.getvalue(), inside)) == name_of(folder) == by_name
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(tmp_path)
+    out = io.BytesIO()
+    pack(Path(given), out)
+    assert name_of(unpacked(out.getvalue(), inside)) == name_of(Path(given)) == name
+
+
+def test_the_folder_that_one_is_in_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_folder(tmp_path / "my-lora", SOUND))
+    out = io.BytesIO()
+    pack(Path(), out)
+    assert unpacked(out.getvalue(), tmp_path).name == name_of(Path()) == "my-lora"
 
 
 @pytest.mark.parametrize(

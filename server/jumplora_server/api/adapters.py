@@ -131,8 +131,8 @@ async def put_adapter(
 
     A file that is refused leaves nothing behind. The current version is a no-op (200), an older one
     becomes current again (200). Of an archive of a PEFT folder an adapter is made for the server's
-    backbone: `version` is its digest, and `made_from` says what it was made of. Equal folders give
-    equal versions.
+    backbone: `version` is its digest, and `made_from` says what it was made of. Equal folders of
+    one name give equal versions.
     """
     _note(request, check_task(task_id))
     if task_id == services.settings.base_name:

@@ -65,7 +65,8 @@ def prompt_spec(ask: Ask, lease: Lease) -> PromptSpec:
     if lease.manifest is None or lease.manifest.prompt is None:
         whose = "the bare backbone" if lease.ref is None else f"the adapter of {lease.ref.task!r}"
         raise InvalidInput(
-            f"{ask.names.prompts}: {whose} has no prompt template; give the whole prompt as inputs"
+            f"{ask.names.prompts}: {whose} has no prompt template; give the whole prompt as inputs,"
+            " with `jumplora generate` by --raw"
         )
     return lease.manifest.prompt
 
