@@ -99,8 +99,8 @@ def _entries(site: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -
         return None
     if missing := [part for part in SPARSE if part not in tensors]:
         raise ConvertError(f"{site!r} has no {missing[0]}, and other tensors of rosa_spa")
-    offsets = whole_numbers(f"{site}: {OFFSETS}", tensors[OFFSETS])
-    columns = whole_numbers(f"{site}: {COLUMNS}", tensors[COLUMNS])
+    offsets = whole_numbers(f"{site}: {OFFSETS}", tensors[OFFSETS], shape[0] + 1)
+    columns = whole_numbers(f"{site}: {COLUMNS}", tensors[COLUMNS], shape[0] * shape[1])
     if tensors[COLUMNS].dtype == torch.int16:
         columns = columns & 0xFFFF
     if offsets.shape != (shape[0] + 1,) or columns.dim() != 1:

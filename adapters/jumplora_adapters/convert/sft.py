@@ -47,7 +47,8 @@ def read(config: Config, modules: Modules, backbone: Backbone, form: Form) -> Co
         shape, tensors = backbone.sites[site].shape, module.tensors
         if VALUES not in tensors or INDICES not in tensors:
             raise ConvertError(f"{site!r} has no {INDICES if VALUES in tensors else VALUES}")
-        indices = whole_numbers(f"{site}: {INDICES}", tensors[INDICES])
+        most = shape[0] * shape[1]
+        indices = whole_numbers(f"{site}: {INDICES}", tensors[INDICES], most)
         entries = entries_at(site, indices, tensors[VALUES], shape)
         deltas[site] = sum_of(site, entries, None, Scaling(scale=1.0), form)
     return Contents(deltas)

@@ -37,7 +37,8 @@ def read(config: Config, modules: Modules, backbone: Backbone, form: Form) -> Co
                 f"{site!r} has no {missing}: save the adapter again with save_pretrained, from the"
                 " model that was trained"
             )
-        indices = whole_numbers(f"{site}: {INDICES}", module.tensors[INDICES])
+        most = 2 * shape[0] * shape[1]
+        indices = whole_numbers(f"{site}: {INDICES}", module.tensors[INDICES], most)
         if indices.dim() != 2 or indices.shape[0] != 2:
             raise ConvertError(
                 f"{site}: {INDICES} is {tuple(indices.shape)}, expected [2, entries]: rows, columns"

@@ -75,8 +75,17 @@ def flat_positions(module: str, rows: Tensor, columns: Tensor, shape: tuple[int,
     return rows * shape[1] + columns
 
 
-def whole_numbers(what: str, tensor: Tensor) -> Tensor:
-    """As int64. Raises ConvertError unless they are whole numbers that were stored exactly."""
+def whole_numbers(what: str, tensor: Tensor, most: int) -> Tensor:
+    """As int64. Raises ConvertError unless they are whole numbers that were stored exactly.
+
+    More than `most`, which a matrix has room for, are refused first: as int64 they take up to four
+    times their size in the file, and to sort them takes more.
+    """
+    if tensor.numel() > most:
+        raise ConvertError(
+            f"{what}: {tensor.numel()} numbers, and at most {most} belong to a matrix of the"
+            " backbone: an index comes twice, or the adapter belongs to another backbone"
+        )
     if tensor.dtype in _WHOLE:
         return tensor.to(torch.int64)
     if tensor.dtype == torch.float32:

@@ -42,7 +42,8 @@ def read(config: Config, modules: Modules, backbone: Backbone, form: Form) -> Co
                 f"{site!r} has no {INDICES if VALUES in tensors else VALUES}: save the adapter"
                 " again with save_pretrained, with save_precomputed_indices true"
             )
-        indices = whole_numbers(f"{site}: {INDICES}", tensors[INDICES])
+        most = shape[0] * shape[1]
+        indices = whole_numbers(f"{site}: {INDICES}", tensors[INDICES], most)
         entries = entries_at(site, indices, tensors[VALUES], shape)
         pair = None
         if rank is not None:

@@ -139,6 +139,11 @@ def _twice(tensor: Tensor) -> Tensor:
     return changed
 
 
+def _many(tensor: Tensor) -> Tensor:
+    """More than the matrix has room for, in few bytes."""
+    return torch.zeros((*tensor.shape[:-1], 1025), dtype=torch.int16)
+
+
 def _gone(tensor: Tensor) -> None:
     return None
 
@@ -177,6 +182,11 @@ OFFSETS = ("rosa", Q, "rosa_spa.row_offs")
         pytest.param(_change(*SHIRA, lambda t: t[:, 1:]), "a value for each", id="shira fewer"),
         pytest.param(_change(*SUPER, lambda t: t[1:]), "a value for each", id="super fewer"),
         pytest.param(_change(*SUPER, lambda t: t[None]), "a value for each", id="super shape"),
+        pytest.param(_change(*SHIRA, _many), "at most 2048 belong", id="shira too many"),
+        pytest.param(_change(*SUPER, _many), "at most 1024 belong", id="super too many"),
+        pytest.param(_change(*SFT, _many), "at most 1024 belong", id="sft too many"),
+        pytest.param(_change(*ROSA, _many), "at most 1024 belong", id="rosa too many"),
+        pytest.param(_change(*OFFSETS, _many), "at most 33 belong", id="rosa too many rows"),
         pytest.param(_change(*SHIRA, lambda t: t + 0.5), "not a whole number", id="half"),
         pytest.param(
             _change(*SHIRA, lambda t: t.float() + 2**24), "whole numbers under", id="rounded"
@@ -394,8 +404,8 @@ def test_entries_in_any_order_are_the_dense_matrix(
 def test_whole_numbers_keep_their_values() -> None:
     for dtype in (torch.int16, torch.uint16, torch.int32, torch.int64, torch.float32):
         given = torch.tensor([0, 1, 32_767], dtype=dtype)
-        assert torch.equal(whole_numbers("x", given), torch.tensor([0, 1, 32_767]))
-    assert whole_numbers("x", torch.tensor([2.0**24 - 1])).item() == (1 << 24) - 1
+        assert torch.equal(whole_numbers("x", given, 3), torch.tensor([0, 1, 32_767]))
+    assert whole_numbers("x", torch.tensor([2.0**24 - 1]), 1).item() == (1 << 24) - 1
 
 
 def test_a_value_beyond_the_range_is_refused(
