@@ -17,6 +17,7 @@ Part = Literal["self", "cross", "feed-forward", "head"]
 Role = Literal["q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head"]
 
 HEAD: Role = "lm_head"
+ALL_LINEAR = "all-linear"  # PEFT's name for all linear layers but the head
 LINEAR: frozenset[str] = frozenset(get_args(Role)) - {HEAD}
 """The last part of the names of all linear layers but the head."""
 

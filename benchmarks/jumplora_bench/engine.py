@@ -16,9 +16,16 @@ from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Case, Tokens, Work
 from jumplora_bench.cases.ct2_merged import MergedCase, convert_merged
 from jumplora_bench.cases.hub_split import HubCase
-from jumplora_bench.cases.torch_peers import peft_mixed, transformers_bare
+from jumplora_bench.cases.torch_peers import (
+    ALL_LINEAR,
+    BEAMS_CASE,
+    peft_all_linear,
+    peft_mixed,
+    transformers_bare,
+    transformers_beams,
+)
 from jumplora_bench.engine_report import Measured, Sanity, report_of
-from jumplora_bench.fleet import Fleet, label_of
+from jumplora_bench.fleet import Fleet, all_linear_name, beams_name, label_of
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
 from jumplora_bench.rounds import Laps, run_rounds, same_share
@@ -72,7 +79,7 @@ def measure_engine(
         cases: list[Case] = [*_peers(plan, work, fleet, scratch, held), *fleet.cases()]
         on_start(len(cases) * (plan.rounds + 1))
         laps = run_rounds(cases, plan.rounds, on_lap)
-        sanity = list(_sanity(_last_tokens(laps), fleet))
+        sanity = list(_sanity(_last_tokens(laps), fleet, work.rows))
         hub = next((case for case in cases if isinstance(case, HubCase)), None)
         report_of(
             report,
@@ -110,8 +117,12 @@ def _peers(
     dtype = torch.float32 if "float32" in plan.dtypes else torch.bfloat16
     if plan.wants("transformers bare"):
         yield transformers_bare(work, dtype)
+    if plan.wants(BEAMS_CASE):
+        yield transformers_beams(work, dtype)
     if plan.wants("PEFT mixed"):
         yield peft_mixed(work, dtype)
+    if plan.wants(ALL_LINEAR):
+        yield peft_all_linear(work, dtype, fleet.all_linear)
     if plan.hub_python is not None and plan.wants(HubCase.name):
         yield held.enter_context(HubCase(plan.hub_python, work, scratch / "hub.log"))
     wanted = {dtype: f"CTranslate2 merged {label_of(dtype)}" for dtype in plan.dtypes}
@@ -123,14 +134,21 @@ def _peers(
             yield MergedCase(name, model, work, dtype_name)
 
 
-def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet) -> Iterator[Sanity]:
+def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet, rows: int) -> Iterator[Sanity]:
     """Programs with the same weights, and how many of their tokens agree."""
     for dtype in fleet.dtypes:
         label = label_of(dtype)
-        pairs = [(f"ours bare {label}", "transformers bare", tokens.get(f"ours bare {label}"))]
+        pairs = [
+            (name, theirs, tokens.get(name))
+            for name, theirs in (
+                (f"ours bare {label}", "transformers bare"),
+                (all_linear_name(rows, dtype), ALL_LINEAR),
+            )
+        ]
         merged = f"CTranslate2 merged {label}"
         if merged in tokens:
             pairs.append((f"ours, that one task {label}", merged, fleet.one_task_tokens(dtype)))
+        pairs.append((beams_name(dtype), BEAMS_CASE, tokens.get(beams_name(dtype))))
         for ours, theirs, generated in pairs:
             if generated is not None and theirs in tokens:
                 yield Sanity(ours, theirs, *same_share(generated, tokens[theirs]))

@@ -222,6 +222,10 @@ class IncrementalDetokenizer:
         """Whether a token is a control token without text."""
         return self._tokenizer.is_special(token_id)
 
+    def fresh(self) -> IncrementalDetokenizer:
+        """A new one, for another sequence."""
+        return IncrementalDetokenizer(self._tokenizer)
+
     def _advance(self, *, hold: Literal["unfinished", "nothing"]) -> str:
         after = self._tokenizer.decoder.raw_decode(self._window)
         # Byte-level vocabularies show a half character as U+FFFD at the end.

@@ -55,6 +55,7 @@ class Outcome(IntEnum):
 PANEL = 32  # outputs of a panel of packed weights
 LANES = 16  # floats of a vector
 MAX_LANES = 64  # tokens of a block
+MAX_MODULES = 3  # of a delta operation
 
 # Without slots a structure takes a field that it has not, by any name, and the kernels read the
 # one that was meant as null.
@@ -66,7 +67,7 @@ class Op(ctypes.Structure):
     __slots__ = ()
     _fields_ = (
         ("kind", ctypes.c_int64),
-        ("p", ctypes.c_void_p * 6),
+        ("p", ctypes.c_void_p * 8),
         ("n", ctypes.c_int64 * 8),
         ("f", ctypes.c_float * 2),
     )
@@ -98,6 +99,7 @@ class Block(ctypes.Structure):
         ("lane", ctypes.c_int64),
         ("first", ctypes.c_int64),
         ("tables", ctypes.c_int64),
+        ("inner", ctypes.c_int64),
     )
 
 
@@ -111,8 +113,10 @@ class SamplingStruct(ctypes.Structure):
         ("repetition_penalty", ctypes.c_double),
         ("top_k", ctypes.c_int64),
         ("min_new_tokens", ctypes.c_int64),
+        ("no_repeat_ngram_size", ctypes.c_int64),
         ("seed", ctypes.c_uint64),
         ("wants_logprob", ctypes.c_int64),
+        ("candidates", ctypes.c_int64),
     )
 
 
@@ -133,5 +137,6 @@ class Step(ctypes.Structure):
         ("blocks", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
         ("targeted", ctypes.c_char_p),
+        ("inner", ctypes.c_void_p),
         ("samplings", ctypes.c_void_p),
     )

@@ -15,7 +15,8 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Attention, FeedForward, Site
 from jumplora_server.engine.attention import Direction, position_buckets
 from jumplora_server.engine.memory import lazy_zeros
-from jumplora_server.engine.native.layout import LANES, Function, Kind, Step
+from jumplora_server.engine.native.layout import LANES, MAX_MODULES, Function, Kind, Step
+from jumplora_server.engine.native.sampling import CandidateLists
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
 from jumplora_server.engine.weights import StoredTensors, stacked
@@ -62,6 +63,7 @@ class NativeT5:
         # The tokens that each cache row was fed: repetition counts the start token, too.
         self.fed = torch.zeros(rows, max_target, dtype=torch.int32)
         self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
+        self.candidates = CandidateLists(rows, len(end_token_ids))
         # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
         # 512 keys, and a short prompt writes a little of every head's part.
         layers, numbers = config.num_decoder_layers, rows * inner
@@ -163,7 +165,8 @@ class NativeT5:
         tape.add(Kind.BEST, self.logits, self.highest, self.best, n=(size,))
         tape.add(
             Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self.fed, self._ends,
-            n=(size, self.fed.shape[1], len(self._ends)),
+            self.candidates.ids, self.candidates.logprobs,
+            n=(size, self.fed.shape[1], len(self._ends), self.candidates.most),
         )  # fmt: skip
 
     def _norm(self, tape: Tape, name: str, *, factor: float = 1.0) -> None:
@@ -207,6 +210,7 @@ class NativeT5:
             )  # fmt: skip
 
     def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
+        assert len(sites) <= MAX_MODULES
         d_out, d_in = sites[0].shape
         first = self.sites[sites[0].name]
         for number, site in enumerate(sites, first):  # the kernels count on from the first

@@ -24,7 +24,7 @@ enum Kind : int64_t {
     ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
     ATTEND_CROSS,    // attend over the row's prompt
     BEST,            // the highest logit of each row and its token
-    CHOOSE,          // the tokens of rows that sample, and log-probabilities
+    CHOOSE,          // the tokens of rows that sample, log-probabilities, and beams' candidates
     COPY,            // rows' first keys and values from other rows
 };
 
@@ -34,7 +34,7 @@ enum Function : int64_t { RELU, GELU_TANH, GELU, SILU };
 // One operation. What the fields mean depends on the kind; each kernel names its own.
 struct Op {
     int64_t kind;
-    void* p[6];
+    void* p[8];
     int64_t n[8];
     float f[2];
 };
@@ -47,7 +47,7 @@ struct Delta {
     const int32_t* offsets;  // sparse: [d_out + 1]
     const uint16_t* columns; // sparse: [nnz], ascending in each row
     const void* values;      // sparse: [nnz]; dense: panels of float
-    const float* a;          // low rank: panels of A [rank, d_in]
+    const float* a;          // low rank: A [rank, d_in], rows filled up to whole vectors
     const float* b;          // low rank: panels of B [d_out, rank]
 };
 enum DeltaKind : int64_t { NO_DELTA = 0, SPARSE = 1, DENSE = 2, LOW_RANK = 4 };
@@ -61,6 +61,7 @@ struct Block {
     int64_t lane;   // DELTA_MANY: first lane of the transposed scratch
     int64_t first;  // index into Step.tables
     int64_t tables; // how many
+    int64_t inner;  // first number of its part of Step.inner
 };
 constexpr int64_t LANES = 16;  // floats of a vector
 constexpr int64_t MAX_LANES = 64;
@@ -72,8 +73,10 @@ struct Sampling {
     double repetition_penalty;
     int64_t top_k;  // 0: all
     int64_t min_new_tokens;
+    int64_t no_repeat_ngram_size;  // 0: any may come again
     uint64_t seed;
     int64_t wants_logprob;
+    int64_t candidates;  // of a row with beams; 0: it has none
 };
 
 // How a replay ended; anything but DONE makes its numbers worthless. layout.Outcome.
@@ -93,6 +96,7 @@ struct Step {
     const Block* blocks;
     const Delta* const* tables;
     const uint8_t* targeted;  // a bit for each module that any of the tables has; null: all of them
+    float* inner;  // room for x A^T of the low-rank deltas of an operation; null where there are none
     const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
 };
 
