@@ -6,18 +6,24 @@ import ctypes
 import math
 from collections.abc import Sequence as Rows
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import pytest
 import torch
 from torch import Tensor
 
-from jumplora_server.core import Sequence, StepOutput
+from jumplora_server.core import Beams, Candidate, Sampling, Sequence, StepOutput
 from jumplora_server.engine.native.layout import Kind, Step
 from jumplora_server.engine.native.library import why_unavailable
-from jumplora_server.engine.native.sampling import Samplings
+from jumplora_server.engine.native.sampling import CandidateLists, Samplings
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.sampling import Chooser, step_output, uniform
-from jumplora_server.engine.sampling_reference import choose_reference, penalised, sample
+from jumplora_server.engine.sampling_reference import (
+    choose_reference,
+    edited,
+    list_reference,
+    sample,
+)
 
 START, EOS = 0, 1
 MAX_ROWS, POSITIONS = 128, 64
@@ -53,11 +59,7 @@ def is_the_references(
     expected, _ = choose_reference(logits, given, fed, ends)
     if token == expected or -1 in (token, expected) or given.mode == "greedy":
         return token == expected
-    if given.repetition_penalty != 1.0:
-        seen = torch.tensor([*set(fed)])
-        logits = logits.index_copy(0, seen, penalised(logits[seen], given.repetition_penalty))
-    if len(sequence.output) < given.min_new_tokens:
-        logits = logits.index_fill(0, torch.tensor(list(ends), dtype=torch.int64), -torch.inf)
+    logits = edited(logits, given, fed, ends)
     draw = uniform(given.seed, len(sequence.output))
     for hair in (-1e-12, 1e-12):
         near = given if given.top_p is None else replace(given, top_p=given.top_p * (1 + hair))
@@ -65,6 +67,31 @@ def is_the_references(
             if token == sample(logits.double(), near, min(max(point, 0.0), 1.0)):
                 return True
     return False
+
+
+def assert_listed(
+    listed: Rows[Candidate],
+    logits: Tensor,
+    sampling: Sampling,
+    fed: Rows[int],
+    ends: Rows[int] = (EOS,),
+    *,
+    hair: float = 4e-6,
+) -> None:
+    """They are the reference's candidates of logits [vocabulary], up to equals by a hair."""
+
+    def close(logprobs: Rows[float]) -> Any:
+        return pytest.approx(logprobs, abs=hair, rel=1e-6)
+
+    assert [*listed] == sorted(listed, key=lambda c: (-c.logprob, c.token_id))
+    assert len({candidate.token_id for candidate in listed}) == len(listed)
+    got = [candidate.logprob for candidate in listed]
+    expected = list_reference(logits, sampling, fed, ends)
+    assert got == close([candidate.logprob for candidate in expected])
+    # Every one of them has the reference's number, so none is another token's.
+    every = replace(sampling, beams=Beams(len(logits)))
+    of_token = {c.token_id: c.logprob for c in list_reference(logits, every, fed, ends)}
+    assert got == close([of_token[candidate.token_id] for candidate in listed])
 
 
 class _Torch:
@@ -89,14 +116,19 @@ class _Reference:
 
     def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
         """Row by row."""
-        found = [
-            choose_reference(row, sequence.sampling, [START, *sequence.output], self._ends)
-            for row, sequence in zip(logits, sequences, strict=True)
-        ]
+        tokens, logprobs, lists = [], [], []
+        for row, sequence in zip(logits, sequences, strict=True):
+            asked = (sequence.sampling, [START, *sequence.output], self._ends)
+            token, logprob = choose_reference(row, *asked)
+            listed = list_reference(row, *asked) if sequence.sampling.beams else ()
+            tokens.append(listed[0].token_id if listed else token)
+            logprobs.append(logprob)
+            lists.append(listed)
         return StepOutput(
-            tuple(token for token, _ in found),
-            tuple(logprob for _, logprob in found),
-            tuple(i for i, (token, _) in enumerate(found) if token < 0),
+            tuple(tokens),
+            tuple(logprobs),
+            tuple(i for i, token in enumerate(tokens) if token < 0),
+            candidates=tuple(lists) if any(lists) else (),
         )
 
 
@@ -109,13 +141,15 @@ class _Native:
         self._tokens = torch.empty(MAX_ROWS, dtype=torch.int64)
         self._logprobs = torch.empty(MAX_ROWS, dtype=torch.float64)
         fed = torch.zeros(MAX_ROWS, POSITIONS, dtype=torch.int32)
-        self._samplings = Samplings(fed, START)
+        self._samplings = Samplings(fed, START, len(ends))
+        self._candidates = CandidateLists(MAX_ROWS, len(ends))
         self._tape = Tape()
         found = (self._logits, self._highest, self._tokens)
         self._tape.add(Kind.BEST, *found, n=(vocabulary,))
         self._tape.add(
             Kind.CHOOSE, *found, self._logprobs, fed,
-            torch.tensor(list(ends), dtype=torch.int64), n=(vocabulary, POSITIONS, len(ends)),
+            torch.tensor(list(ends), dtype=torch.int64), self._candidates.ids,
+            self._candidates.logprobs, n=(vocabulary, POSITIONS, len(ends), self._candidates.most),
         )  # fmt: skip
 
     def choose(self, logits: Tensor, sequences: Rows[Sequence]) -> StepOutput:
@@ -140,4 +174,6 @@ class _Native:
         highest, chosen, logprobs = (
             found[:n].tolist() for found in (self._highest, self._tokens, self._logprobs)
         )
-        return step_output(sequences, [*map(math.isfinite, highest)], chosen, logprobs)
+        candidates = self._candidates.read(sequences)
+        is_sound = [*map(math.isfinite, highest)]
+        return step_output(sequences, is_sound, chosen, logprobs, candidates)

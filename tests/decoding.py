@@ -90,11 +90,22 @@ def run(engine: Engine, sequences: Rows[Sequence]) -> list[list[int]]:
     return [sequence.output for sequence in sequences]
 
 
-@lru_cache(maxsize=4)
-def _reference(folder: Path) -> Any:
+def load_reference(folder: Path) -> Any:
+    """transformers' model of a folder, in float32.
+
+    transformers 5 multiplies the decoder's output of every umT5 by d_model ** -0.5, which the
+    published ones were not trained with. Its tokens are the same without that, its probabilities
+    are those of the training.
+    """
     from transformers import AutoModelForSeq2SeqLM
 
-    return AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+    if model.config.model_type == "umt5":
+        model.config.tie_word_embeddings = False
+    return model
+
+
+_reference = lru_cache(maxsize=4)(load_reference)
 
 
 def oracle(
@@ -116,12 +127,42 @@ def oracle_of_weights(
     return _merged_tokens(folder, ids, updates, options)
 
 
+def beams_oracle(
+    folder: Path, prompt: Rows[int], deltas: Rows[Mapping[str, Delta]], **options: Any
+) -> list[tuple[list[int], float]]:
+    """transformers' beam search of the same: the tokens and the score of each answer."""
+    dense = [
+        {module: delta.to_dense(torch.float32) for module, delta in member.items()}
+        for member in deltas
+    ]
+    model = merged_model(folder, dense)
+    with torch.inference_mode():
+        found = model.generate(
+            torch.tensor([prompt]), return_dict_in_generate=True, output_scores=True, **options
+        )
+    answers = []
+    for row, score in zip(found.sequences.tolist(), found.sequences_scores.tolist(), strict=True):
+        end = row.index(1) + 1 if 1 in row else len(row)  # the rest is padding
+        answers.append((row[1:end], score))
+    return answers
+
+
 def _merged_tokens(
     folder: Path,
     prompt: list[int],
     updates: Rows[Mapping[str, torch.Tensor]],
     options: dict[str, Any],
 ) -> list[int]:
+    model = merged_model(folder, updates)
+    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "num_beams": 1}
+    with torch.inference_mode():
+        ids = model.generate(torch.tensor([prompt]), **{**settings, **options})
+    tokens: list[int] = ids[0].tolist()[1:]
+    return tokens
+
+
+def merged_model(folder: Path, updates: Rows[Mapping[str, torch.Tensor]]) -> Any:
+    """transformers' model with these updates [d_out, d_in] added to the modules' weights."""
     model = copy.deepcopy(_reference(folder))
     head = model.get_output_embeddings()  # a delta of a tied head is none of the embedding
     head.weight = torch.nn.Parameter(head.weight.detach().clone())
@@ -130,8 +171,4 @@ def _merged_tokens(
         for member in updates:
             for module, update in member.items():
                 parameters[f"{module}.weight"] += update
-    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "num_beams": 1}
-    with torch.inference_mode():
-        ids = model.generate(torch.tensor([prompt]), **{**settings, **options})
-    tokens: list[int] = ids[0].tolist()[1:]
-    return tokens
+    return model

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jumplora_server.core import Batch, Encoding, EngineLimits, Sequence, StepOutput
+from jumplora_server.core import Batch, Candidate, Encoding, EngineLimits, Sequence, StepOutput
 
 if TYPE_CHECKING:
     from jumplora_adapters.format import Adapter
@@ -49,6 +49,10 @@ class FakeDetokenizer:
         """Only eos has no text."""
         return token_id == EOS
 
+    def fresh(self) -> FakeDetokenizer:
+        """Another one."""
+        return FakeDetokenizer()
+
 
 class ByteDetokenizer:
     """One UTF-8 byte a token: shows a character when its last byte came, like the real one."""
@@ -78,6 +82,10 @@ class ByteDetokenizer:
     def is_special(self, token_id: int) -> bool:
         """Only eos has no text."""
         return token_id == EOS
+
+    def fresh(self) -> ByteDetokenizer:
+        """Another one."""
+        return ByteDetokenizer()
 
 
 def say(prompt: tuple[int, ...], versions: tuple[str, ...]) -> str:
@@ -192,7 +200,14 @@ class FakeEngine:
                 failed.append(index)
                 tokens[-1] = -1
         logprobs = tuple(-0.5 if s.sampling.logprobs == "chosen" else None for s in batch.decode)
-        return StepOutput(tuple(tokens), logprobs, failed=tuple(failed), encode_seconds=0.0)
+        candidates = [*map(_candidates, batch.decode, tokens)]
+        return StepOutput(
+            tuple(tokens),
+            logprobs,
+            failed=tuple(failed),
+            encode_seconds=0.0,
+            candidates=tuple(candidates) if any(candidates) else (),
+        )
 
     @property
     def live(self) -> dict[int, tuple[int, tuple[int, ...]]]:
@@ -204,19 +219,22 @@ class FakeEngine:
         for encoding in batch.encode:
             assert encoding not in self._encodings, f"{encoding} is encoded twice"
             self._encodings[encoding] = (encoding.place, encoding.slots)
-        for sequence in batch.decode:
-            encoding = sequence.encoding
-            kept = self._encodings.get(encoding)
-            assert kept == (encoding.place, encoding.slots), f"{encoding} was moved from {kept}"
-            if sequence.id not in self._started:
-                assert not sequence.output, f"sequence {sequence.id} is started late"
-                self._started[sequence.id] = (sequence, sequence.row, encoding.slots)
-        live = self.live
-        assert {s.id for s in batch.decode} == live.keys(), "a live row is left out"
         rows = [sequence.row for sequence in batch.decode]
         assert len(set(rows)) == len(rows), f"rows are shared: {rows}"
         assert all(0 <= row < self.limits.max_rows for row in rows), f"rows {rows} do not exist"
         for sequence in batch.decode:
+            encoding = sequence.encoding
+            kept = self._encodings.get(encoding)
+            assert kept == (encoding.place, encoding.slots), f"{encoding} was moved from {kept}"
+        singles = [s for s in batch.decode if s.sampling.beams is None]  # beams change their rows
+        for sequence in singles:
+            encoding = sequence.encoding
+            if sequence.id not in self._started:
+                assert not sequence.output, f"sequence {sequence.id} is started late"
+                self._started[sequence.id] = (sequence, sequence.row, encoding.slots)
+        live = self.live
+        assert {s.id for s in singles} == live.keys(), "a live row is left out"
+        for sequence in singles:
             kept = live[sequence.id]
             slots = sequence.encoding.slots
             assert kept == (sequence.row, slots), f"{sequence.id} was moved from {kept}"
@@ -258,3 +276,12 @@ class _Gate:
         """Wait until somebody stands before the held gate."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._waiting > 0, timeout=30), "nobody came"
+
+
+def _candidates(sequence: Sequence, token: int) -> tuple[Candidate, ...]:
+    """What a beam search may continue with: what is said, then the digits."""
+    beams = sequence.sampling.beams
+    if beams is None or token < 0:
+        return ()
+    tokens = [*dict.fromkeys((token, *range(ord("0"), ord("0") + beams.candidates(1))))]
+    return tuple(Candidate(t, -0.5 - i) for i, t in enumerate(tokens[: beams.candidates(1)]))

@@ -109,6 +109,9 @@ _REQUESTED = {
     "min_length": "min_new_tokens",
     "min_new_tokens": "min_new_tokens",
     "stop_strings": "stop",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
+    "num_beams": "num_beams",
+    "num_return_sequences": "num_return_sequences",
 }
 
 

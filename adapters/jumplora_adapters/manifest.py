@@ -142,6 +142,10 @@ class GenerationDefaults(TypedDict, total=False):
     top_k: Annotated[int, Field(ge=1, le=1_000_000)]
     top_p: Annotated[float, Field(gt=0.0, le=1.0)]
     repetition_penalty: Annotated[float, Field(gt=0.0, le=100.0)]
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=8192)]
+    num_beams: Annotated[int, Field(ge=1, le=1024)]
+    length_penalty: Annotated[float, Field(ge=-100.0, le=100.0)]
+    early_stopping: bool | Literal["never"]
     stop: Annotated[tuple[ShortText, ...], Field(max_length=16)]
 
 

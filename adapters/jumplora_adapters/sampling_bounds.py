@@ -42,6 +42,11 @@ TEMPERATURE = Range(0.01, 100.0)
 TOP_K = Range(1, 1_000_000)
 TOP_P = Range(0.0, 1.0, is_open=True)
 REPETITION_PENALTY = Range(0.1, 10.0)
+NO_REPEAT_NGRAM_SIZE = Range(0, 8192)
+NUM_BEAMS = Range(1, 16)
+LENGTH_PENALTY = Range(-10.0, 10.0)
+ANSWERS = Range(1, 16)
+MAX_SEED = 2**63 - 1
 MAX_STOPS = 4
 MAX_STOP_CHARS = 64
 
@@ -53,6 +58,9 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "top_k": TOP_K,
         "top_p": TOP_P,
         "repetition_penalty": REPETITION_PENALTY,
+        "no_repeat_ngram_size": NO_REPEAT_NGRAM_SIZE,
+        "num_beams": NUM_BEAMS,
+        "length_penalty": LENGTH_PENALTY,
     }
 )
 STOPS = f"up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters"
@@ -77,7 +85,7 @@ def find_out_of_bounds(generation: Mapping[str, Any]) -> tuple[OutOfBounds, ...]
         if name == "stop":
             if (given := _fault_of_stops(value)) is not None:
                 faults.append(OutOfBounds(name, given, f"{STOPS} are"))
-        elif not RANGES[name].allows(value):
+        elif name in RANGES and not RANGES[name].allows(value):
             faults.append(OutOfBounds(name, _number(value), f"{RANGES[name]} is"))
     return tuple(faults)
 

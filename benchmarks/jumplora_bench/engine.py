@@ -16,9 +16,14 @@ from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Case, Tokens, Work
 from jumplora_bench.cases.ct2_merged import MergedCase, convert_merged
 from jumplora_bench.cases.hub_split import HubCase
-from jumplora_bench.cases.torch_peers import peft_mixed, transformers_bare
+from jumplora_bench.cases.torch_peers import (
+    BEAMS_CASE,
+    peft_mixed,
+    transformers_bare,
+    transformers_beams,
+)
 from jumplora_bench.engine_report import Measured, Sanity, report_of
-from jumplora_bench.fleet import Fleet, label_of
+from jumplora_bench.fleet import Fleet, beams_name, label_of
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
 from jumplora_bench.rounds import Laps, run_rounds, same_share
@@ -110,6 +115,8 @@ def _peers(
     dtype = torch.float32 if "float32" in plan.dtypes else torch.bfloat16
     if plan.wants("transformers bare"):
         yield transformers_bare(work, dtype)
+    if plan.wants(BEAMS_CASE):
+        yield transformers_beams(work, dtype)
     if plan.wants("PEFT mixed"):
         yield peft_mixed(work, dtype)
     if plan.hub_python is not None and plan.wants(HubCase.name):
@@ -131,6 +138,7 @@ def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet) -> Iterator[Sanity]:
         merged = f"CTranslate2 merged {label}"
         if merged in tokens:
             pairs.append((f"ours, that one task {label}", merged, fleet.one_task_tokens(dtype)))
+        pairs.append((beams_name(dtype), BEAMS_CASE, tokens.get(beams_name(dtype))))
         for ours, theirs, generated in pairs:
             if generated is not None and theirs in tokens:
                 yield Sanity(ours, theirs, *same_share(generated, tokens[theirs]))

@@ -10,8 +10,10 @@ from functools import cached_property
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import Adapter
-from jumplora_bench.cases.case import Tokens, Work
+from jumplora_bench.cases.case import Case, Tokens, Work
 from jumplora_bench.cases.ours import OursCase, Slots, make_engine
+from jumplora_bench.cases.ours_beams import OursBeamsCase
+from jumplora_bench.cases.torch_peers import BEAMS
 from jumplora_bench.masked import Family, draw, draw_family, union_density
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.memory import trim_memory
@@ -31,6 +33,11 @@ def label_of(dtype: str) -> str:
 def mixed_name(rows: int, density: float, dtype: str) -> str:
     """The case of as many tasks as rows."""
     return f"ours {rows} tasks {density:.1%} {label_of(dtype)}"
+
+
+def beams_name(dtype: str) -> str:
+    """The case of a beam search a prompt, on the bare backbone."""
+    return f"ours {BEAMS} beams {label_of(dtype)}"
 
 
 def lineage_name(slots: int, dtype: str) -> str:
@@ -75,12 +82,15 @@ class Fleet:
         """The task whose merged weights one-task servers get: the first of the sparser ones."""
         return draw(self._backbone, "task0", density=DENSITIES[0], seed=0)
 
-    def cases(self) -> Iterator[OursCase]:
+    def cases(self) -> Iterator[Case]:
         """Bare, mixed at both densities, lineages of both lengths, for every dtype."""
         for dtype in self.dtypes:
             name = f"ours bare {label_of(dtype)}"
             if self._wants(name):
                 yield OursCase(name, self._engine(dtype), self._work, [()] * self._work.rows)
+            name = beams_name(dtype)
+            if self._wants(name):
+                yield OursBeamsCase(name, self._engine(dtype), self._work, BEAMS)
             for density in DENSITIES:
                 name = mixed_name(self._work.rows, density, dtype)
                 if self._wants(name):
@@ -105,7 +115,8 @@ class Fleet:
 
     def _engine(self, dtype: str) -> Engine:
         if dtype not in self._engines:
-            engine = self._engines[dtype] = make_engine(self._work, dtype)
+            beams = BEAMS if self._wants(beams_name(dtype)) else 1
+            engine = self._engines[dtype] = make_engine(self._work, dtype, beams=beams)
             trim_memory()
             self.backbone_bytes[dtype] = engine.weight_bytes
         return self._engines[dtype]

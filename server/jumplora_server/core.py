@@ -8,7 +8,7 @@ knows HTTP, tensors or queues.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import TracebackType
 from typing import Literal, Protocol
@@ -58,6 +58,24 @@ DEFAULT_NEW_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Beams:
+    """Beam search: the likeliest continuations of a prompt, followed together.
+
+    The parameters are transformers': `width` is its num_beams, `answers` its num_return_sequences.
+    A hypothesis of n tokens scores the sum of their log-probabilities / n ** length_penalty.
+    """
+
+    width: int  # at least 2
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    answers: int = 1  # at most `width`
+
+    def candidates(self, end_tokens: int) -> int:
+        """How many tokens of a row are looked at: enough that `width` of them end nothing."""
+        return self.width * max(2, 1 + end_tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen. All bounds are checked at the edge (api/schemas)."""
 
@@ -68,9 +86,17 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0  # 0: any may come again
+    beams: Beams | None = None  # with "greedy" only, and without stop strings
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: Literal["none", "chosen"] = "none"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the token is the one with the highest logit, and nothing changes the logits."""
+        plain = Sampling(self.max_new_tokens, seed=self.seed, stop=self.stop)
+        return self in (plain, replace(plain, logprobs="chosen"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +124,28 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the continuations that a prompt got, and how likely it is.
+
+    `score` is the sum of its tokens' log-probabilities / n ** length_penalty for n tokens; without
+    beams the penalty is 1, so it is their mean. None where none were asked for.
+    """
+
+    tokens: tuple[Token, ...]
+    text: str
+    reason: FinishReason
+    generated_tokens: int
+    score: float | None
+    seed: int | None = None  # of a sampled one
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a sequence: the whole text and what it took. `error` is set with ERROR only."""
+    """The end of a sequence: the whole text and what it took. `error` is set with ERROR only.
+
+    Of a beam search `answers` are its best hypotheses, the best first, which `reason` and `text`
+    are of; `generated_tokens` is the sum of their tokens.
+    """
 
     reason: FinishReason
     text: str
@@ -107,6 +153,8 @@ class Finish:
     generated_tokens: int
     timing: Timing
     error: Exception | None = None
+    score: float | None = None
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +181,9 @@ class Detokenizer(Protocol):
     def is_special(self, token_id: int) -> bool:
         """Whether the token is a control token that has no text (pad, eos)."""
 
+    def fresh(self) -> Detokenizer:
+        """A new one of the kind, for another sequence."""
+
 
 class NoText:
     """A detokenizer where only token ids or times are of interest."""
@@ -151,6 +202,10 @@ class NoText:
     def is_special(self, token_id: int) -> bool:
         """None is."""
         return False
+
+    def fresh(self) -> NoText:
+        """This one: it keeps nothing."""
+        return self
 
 
 @dataclass(slots=True, eq=False)
@@ -185,6 +240,7 @@ class Sequence:
     # Written by the engine thread as it goes:
     output: list[int] = field(default_factory=list)
     text: str = ""
+    logprob: float = 0.0  # the sum of its tokens', where they are asked for
     cancelled: bool = False
     started: float | None = None
     encoded: float | None = None
@@ -222,6 +278,18 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that a beam may continue with.
+
+    `logprob` is the natural log-probability that counts in the search: what the model gives it,
+    after penalties. It is finite.
+    """
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutput:
     """The chosen token of each sequence of `Batch.decode`, in its order.
 
@@ -229,12 +297,17 @@ class StepOutput:
     (unmodified) distribution, or None where the sequence did not ask. `failed` holds the indices
     whose logits were not finite or left no token: those sequences fail alone, their token is -1.
     `encode_seconds` is the part of the step that went into `Batch.encode`.
+
+    `candidates[i]` has the likeliest tokens of a row with beams, the likeliest first and of equals
+    the lower id: as many as `Beams.candidates` says, or all that are allowed. Its token is the
+    first of them. Other rows have none, and where no row has any the whole is empty.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float | None, ...]
     failed: tuple[int, ...] = ()
     encode_seconds: float = 0.0
+    candidates: tuple[tuple[Candidate, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

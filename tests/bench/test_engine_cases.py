@@ -14,9 +14,17 @@ from jumplora_bench.adapters import bytes_of
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Work
 from jumplora_bench.cases.ours import OursCase, make_engine
-from jumplora_bench.cases.torch_peers import RANK, transformers_bare
+from jumplora_bench.cases.torch_peers import RANK, transformers_bare, transformers_beams
 from jumplora_bench.engine import EnginePlan
-from jumplora_bench.fleet import DENSITIES, LINEAGES, Fleet, label_of, lineage_name, mixed_name
+from jumplora_bench.fleet import (
+    DENSITIES,
+    LINEAGES,
+    Fleet,
+    beams_name,
+    label_of,
+    lineage_name,
+    mixed_name,
+)
 from jumplora_bench.loading import PARTS, Loading, measure_parts
 from jumplora_bench.masked import draw
 from jumplora_bench.offline import OfflineEngine
@@ -44,6 +52,19 @@ def test_the_bare_engine_says_what_transformers_says(setting: Setting) -> None:
     assert same_share(ours.tokens, theirs.tokens) == (1.0, 1.0)
     assert {len(row) for row in ours.tokens} == {NEW}
     assert len({token for row in ours.tokens for token in row}) > 1, "not one token over and over"
+    assert ours.encode_seconds is not None
+    assert 0 < ours.encode_seconds < ours.seconds
+
+
+def test_our_beams_say_what_transformers_beams_say(setting: Setting) -> None:
+    work, backbone = setting
+    fleet = Fleet(work, backbone, ("float32",), lambda name: name == beams_name("float32"))
+    (case,) = fleet.cases()
+    ours, theirs = case.run(), transformers_beams(work, torch.float32).run()
+    assert same_share(ours.tokens, theirs.tokens) == (1.0, 1.0)
+    assert {len(row) for row in ours.tokens} == {NEW}
+    greedy = OursCase("greedy", make_engine(work, "float32"), work, [()] * ROWS).run()
+    assert ours.tokens != greedy.tokens, "no contrast"
     assert ours.encode_seconds is not None
     assert 0 < ours.encode_seconds < ours.seconds
 

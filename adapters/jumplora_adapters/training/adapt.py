@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
     GenerationConfig,
-    MT5ForConditionalGeneration,
-    T5ForConditionalGeneration,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -26,8 +26,6 @@ from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
 from jumplora_adapters.training.targets import group_of, targets_of
 from jumplora_adapters.training.threshold import threshold_for
-
-_MODELS = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,21 +171,20 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
     transformers_logging.disable_progress_bar()
     # The network and the weights that a server computes with, not what the library would find in
     # the folder.
-    network = backbone.architecture
-    model_class = _MODELS[network.model_type]
-    fields = network.as_json()
+    fields = backbone.architecture.as_json()
     scales = fields.pop("scales_decoder_outputs")
-    model = model_class.from_pretrained(
+    configuration = AutoConfig.for_model(
+        **fields, scale_decoder_outputs=scales, dropout_rate=config.optimisation.dropout
+    )
+    model = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(configuration)].from_pretrained(
         None,
-        config=model_class.config_class(
-            **fields,
-            scale_decoder_outputs=scales,
-            dropout_rate=config.optimisation.dropout,
-        ),
+        config=configuration,
         state_dict=dict(backbone.checkpoint.tensors()),
         dtype=torch.float32,
         attn_implementation=attention,
     )
+    # umT5's forward scales its decoder's output where this is true, as its config always has it.
+    model.config.tie_word_embeddings = scales
     # Of the folder's own settings, those that a server obeys, and nothing else: generate() fills
     # whatever a call leaves open from here.
     model.generation_config = GenerationConfig(

@@ -15,8 +15,8 @@ from jumplora_server.engine.engine import Engine, Kernels
 Slots = tuple[int, ...]
 
 
-def make_engine(work: Work, dtype: str, kernels: Kernels = "auto") -> Engine:
-    """An engine with exactly the rows and lengths of the work."""
+def make_engine(work: Work, dtype: str, kernels: Kernels = "auto", *, beams: int = 1) -> Engine:
+    """An engine with exactly the rows and lengths of the work, `beams` rows a prompt."""
     # As the server does: torch says it once of a class of operations, of which one is used.
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
     return Engine(
@@ -24,7 +24,7 @@ def make_engine(work: Work, dtype: str, kernels: Kernels = "auto") -> Engine:
         dtype=dtype,
         device=work.device,
         kernels=kernels,
-        max_rows=work.rows,
+        max_rows=beams * work.rows,
         max_source_tokens=work.source,
         max_target_tokens=work.new,
     )

@@ -11,6 +11,8 @@ from jumplora_bench.cases.case import Lap, Work
 from jumplora_bench.extra import peer
 
 RANK = 8
+BEAMS = 4
+BEAMS_CASE = f"transformers {BEAMS} beams"
 
 
 class GenerateCase:
@@ -24,15 +26,14 @@ class GenerateCase:
         self._options = options
 
     def run(self) -> Lap:
-        """One greedy generation."""
+        """One generation, greedy where the options do not say otherwise."""
         began = time.perf_counter()
         with torch.inference_mode():
             out = self._model.generate(
                 input_ids=self._prompts,
                 max_new_tokens=self._work.new,
                 do_sample=False,
-                num_beams=1,
-                **self._options,
+                **{"num_beams": 1, **self._options},
             )
         if self._work.device != "cpu":
             torch.cuda.synchronize()
@@ -43,6 +44,11 @@ class GenerateCase:
 def transformers_bare(work: Work, dtype: torch.dtype) -> GenerateCase:
     """The backbone alone."""
     return GenerateCase("transformers bare", _model(work, dtype), work)
+
+
+def transformers_beams(work: Work, dtype: torch.dtype) -> GenerateCase:
+    """The backbone alone, with beams."""
+    return GenerateCase(BEAMS_CASE, _model(work, dtype), work, num_beams=BEAMS)
 
 
 def peft_mixed(work: Work, dtype: torch.dtype) -> GenerateCase:

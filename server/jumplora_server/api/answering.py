@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -14,9 +16,9 @@ from jumplora_server.api.ask import Ask, Origin, RequestRecord, Result, record_o
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.intake import Admitted, take_in
-from jumplora_server.core import Finish, TokenEvent
+from jumplora_server.core import Answer, Finish, Sampling, Token, TokenEvent
 from jumplora_server.errors import DeadlineExceeded
-from jumplora_server.loop.outbox import CancelCause, failure_of, look_at
+from jumplora_server.loop.outbox import CancelCause, Collected, failure_of, look_at
 from jumplora_server.services import Services
 
 _LAST_RESORT_SECONDS = 2.0
@@ -33,7 +35,7 @@ async def answer(request: Request, services: Services, ask: Ask, dialect: Dialec
     admitted = await take_in(services, record, ask)
     cause: CancelCause = "error"  # also of the others when one of a list fails
     try:
-        collected = [stream.collected() for stream in admitted.streams]
+        collected = [stream.collected() for streams in admitted.streams for stream in streams]
         if len(collected) > 1:
             work = asyncio.gather(*collected)
             ended = await unless_hung_up(request, work, _patience(services, admitted))
@@ -51,8 +53,10 @@ async def answer(request: Request, services: Services, ask: Ask, dialect: Dialec
     finishes = [finish for _, finish in ended]
     record.generated_tokens = sum(finish.generated_tokens for finish in finishes)
     pieces = []
-    for (tokens, finish), sampling in zip(ended, admitted.samplings, strict=True):
-        pieces.append(dialect.piece(admitted.origin, Result(tokens, finish, sampling)))
+    each = len(admitted.samplings)
+    for first in range(0, len(ended), each):
+        result = _result(admitted, ended[first : first + each], shows_tokens=ask.wants == "tokens")
+        pieces.append(dialect.piece(admitted.origin, result))
         if ask.logprobs != "none":  # half a millisecond each, which others should not wait for
             await asyncio.sleep(0)
     headers = identity_headers(admitted.origin) | timing_headers(finishes)
@@ -60,11 +64,33 @@ async def answer(request: Request, services: Services, ask: Ask, dialect: Dialec
     return Response(content, media_type="application/json", headers=headers)
 
 
+def _result(admitted: Admitted, ended: Sequence[Collected], *, shows_tokens: bool) -> Result:
+    """Of one prompt, whose sequences these are: the best answers of all."""
+    answers: list[Answer] = []
+    for (tokens, finish), sampling in zip(ended, admitted.samplings, strict=True):
+        answers.extend(finish.answers or [answer_of(finish, sampling, tokens)])
+    if len(answers) > 1:
+        answers.sort(key=lambda a: -math.inf if a.score is None else a.score, reverse=True)
+    best = answers[: admitted.answers]
+    if not shows_tokens:
+        best = [replace(answer, tokens=()) for answer in best]
+    return Result(best, ended[0][1].prompt_tokens)
+
+
+def answer_of(finish: Finish, sampling: Sampling, tokens: Sequence[Token]) -> Answer:
+    """What one sequence that ended well came to."""
+    seed = sampling.seed if sampling.mode == "sample" else None
+    return Answer(
+        tuple(tokens), finish.text, finish.reason, finish.generated_tokens, finish.score, seed
+    )
+
+
 async def stream(request: Request, services: Services, ask: Ask, dialect: Dialect) -> Response:
     """One prompt's events. Raises server errors, also that of a sequence that never began."""
     record = record_of(request.scope)
     admitted = await take_in(services, record, ask)
-    events = admitted.streams[0].events()
+    ((only,),) = admitted.streams
+    events = only.events()
     try:
         # The first event decides the status: a prompt that times out in the queue is still a 504.
         first = await unless_hung_up(request, anext(events), _patience(services, admitted))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jumplora_adapters.errors import TaskIdInvalid
 from jumplora_adapters.manifest import check_task_id
 from jumplora_server import errors
-from jumplora_server.core import AdapterRef, Finish, Sampling, Token, Wanted
+from jumplora_server.core import AdapterRef, Answer, Wanted
 from jumplora_server.errors import InvalidInput, ServerError
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Ask:
     names: FieldNames
     parameters: Mapping[str, Any] = field(default_factory=dict)
     logprobs: Literal["none", "chosen"] = "none"
+    is_streamed: bool = False
     truncate: int | None = None
     timeout_seconds: float | None = None
 
@@ -106,11 +107,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one prompt: its tokens, and an end that went well."""
+    """What became of one prompt: what it was answered with, the best first, and all ended well."""
 
-    tokens: Sequence[Token]
-    finish: Finish
-    sampling: Sampling
+    answers: Sequence[Answer]
+    prompt_tokens: int
 
 
 def check_task(task: str) -> str:

@@ -7,16 +7,17 @@ tokenize, then submit.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 from jumplora_adapters.manifest import Manifest
-from jumplora_adapters.sampling_bounds import find_out_of_bounds
+from jumplora_adapters.sampling_bounds import MAX_SEED, find_out_of_bounds
 from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, RequestRecord
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
-from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Lease, Sampling
+from jumplora_server.core import DEFAULT_NEW_TOKENS, Beams, EngineLimits, Lease, Sampling
 from jumplora_server.errors import (
     BaseNotAllowed,
     Draining,
@@ -25,12 +26,15 @@ from jumplora_server.errors import (
     UnknownTask,
     UnknownVersion,
 )
+from jumplora_server.loop.admission import Reservation
+from jumplora_server.loop.loop import Continuation
 from jumplora_server.loop.outbox import CancelCause, Stream
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 
 _SAMPLERS = ("temperature", "top_k", "top_p")
+_OF_BEAMS = ("num_beams", "length_penalty", "early_stopping")
 # JavaScript and other JSON readers keep integers up to 2**53 exactly.
 _RANDOM_SEEDS = 2**53
 FIRST_LOAD_SECONDS = 5.0  # how long a request waits for a task that was published just before it
@@ -38,20 +42,23 @@ FIRST_LOAD_SECONDS = 5.0  # how long a request waits for a task that was publish
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request's sequences, in the order of its prompts, all on one version.
+    """A request's sequences, all on one version: those of each prompt, in the order of its prompts.
 
-    `deadline` is a time on the services' clock.
+    Every prompt's sequences have the same `samplings`; of what they come to, the best `answers` are
+    wanted. `deadline` is a time on the services' clock.
     """
 
     origin: Origin
-    streams: tuple[Stream, ...]
+    streams: tuple[tuple[Stream, ...], ...]
     samplings: tuple[Sampling, ...]
+    answers: int
     deadline: float
 
     def cancel(self, cause: CancelCause) -> None:
         """Free the rows of what has not ended yet."""
-        for stream in self.streams:
-            stream.cancel(cause)
+        for streams in self.streams:
+            for stream in streams:
+                stream.cancel(cause)
 
 
 async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitted:
@@ -64,14 +71,13 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
     check_sizes(services, ask)
     with await _lease(services, ask.caller, task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
-        samplings = tuple(make_sampling(ask, lease.manifest, services.limits) for _ in ask.prompts)
+        wishes = make_wishes(
+            ask, lease.manifest, services.limits, max_beams=services.loop.max_beams
+        )
         spec = prompt_spec(ask, lease) if ask.form == "texts" else None
         sizes = prompt_sizes(services, ask, spec)
-        limit = ask.truncate or services.limits.max_source_tokens
-        # A token takes at least a byte, and longer prompts are cut or refused.
-        upper = [min(limit, size + 1) for size in sizes]
-        reservations = services.loop.admission.reserve(record.task, upper)
-        submitted = 0
+        reservations = _reserve(services, record.task, ask, wishes, sizes)
+        streams: list[tuple[Stream, ...]] = []
         try:
             encoded = await encode(
                 services.lanes,
@@ -88,33 +94,53 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                     is_late=lambda: services.clock() >= deadline,
                 ),
             )
-            streams = []
-            for ids, sampling, reservation in zip(encoded, samplings, reservations, strict=True):
-                stream = Stream(services.loop.cancel, services.metrics, record.task)
-                streams.append(stream)
-                stream.opened(
-                    services.loop.submit(
-                        lease=lease,
-                        prompt=ids,
-                        sampling=sampling,
-                        on_event=stream.on_event,
-                        deadline=deadline,
-                        wants=ask.wants,
-                        reservation=reservation,
-                    )
+            for ids in encoded:
+                opened = tuple(
+                    Stream(services.loop.cancel, services.metrics, record.task)
+                    for _ in wishes.samplings
                 )
-                submitted += 1
+                first = len(streams) * len(opened)
+                wanted = zip(opened, wishes.samplings, reservations[first:], strict=False)
+                sequence_ids = services.loop.submit_all(
+                    [Continuation(sampling, s.on_event, places) for s, sampling, places in wanted],
+                    lease=lease,
+                    prompt=ids,
+                    deadline=deadline,
+                    wants=ask.wants,
+                )
+                for stream, sequence_id in zip(opened, sequence_ids, strict=True):
+                    stream.opened(sequence_id)
+                streams.append(opened)
                 record.counted_by = "sequences"
         except BaseException as error:
             cause: CancelCause = "shed" if isinstance(error, Draining) else "error"
-            for stream in streams if submitted else ():
+            for stream in itertools.chain(*streams):
                 stream.cancel(cause)
-            for reservation in reservations[submitted:]:
+            for reservation in reservations[len(streams) * len(wishes.samplings) :]:
                 reservation.release()
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
     origin = Origin(lease.ref, record.prompt_tokens)
-    return Admitted(origin, tuple(streams), samplings, deadline)
+    return Admitted(origin, tuple(streams), wishes.samplings, wishes.answers, deadline)
+
+
+def _reserve(
+    services: Services, task: str | None, ask: Ask, wishes: Wishes, sizes: Sequence[int]
+) -> list[Reservation]:
+    """A place in the queue for each sequence of each prompt. Raises InvalidInput, QueueFull, ..."""
+    beams = wishes.samplings[0].beams
+    rows = 1 if beams is None else beams.width
+    each, allowed = rows * len(wishes.samplings), services.settings.max_queued_requests
+    if each * len(sizes) > allowed:
+        raise InvalidInput(
+            f"{ask.names.prompts}: {len(sizes)} prompts with {each} answers or beams each make "
+            f"{each * len(sizes)} rows; at most {allowed} may wait here: ask for fewer at once"
+        )
+    limit = ask.truncate or services.limits.max_source_tokens
+    # A token takes at least a byte, and longer prompts are cut or refused.
+    others = [0] * (len(wishes.samplings) - 1)
+    upper = [tokens for size in sizes for tokens in (min(limit, size + 1), *others)]
+    return services.loop.admission.reserve(task, upper, rows=rows)
 
 
 async def _lease(services: Services, caller: Caller, task: str | None) -> Lease:
@@ -181,26 +207,39 @@ def _timeout(services: Services, ask: Ask) -> float:
     return asked
 
 
-def make_sampling(ask: Ask, manifest: Manifest | None, limits: EngineLimits) -> Sampling:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is wanted of each prompt: the sequences to compute, and how many of them to answer with.
+
+    A beam search is one sequence, which has as many answers itself.
+    """
+
+    samplings: tuple[Sampling, ...]
+    answers: int = 1
+
+
+def make_wishes(
+    ask: Ask, manifest: Manifest | None, limits: EngineLimits, *, max_beams: int
+) -> Wishes:
     """Merge what was asked with the defaults; a random seed is chosen where none was given.
 
     Raises InvalidInput for contradictions, for more tokens than the server generates, and for a
     default that would count and that no request may ask for. A manifest's max_new_tokens over the
     server's limit means the limit: no request asked for it.
     """
-    _check_asked(ask, limits)
     defaults: Mapping[str, Any] = {} if manifest is None else manifest.generation
     asked = ask.parameters
     merged = {**defaults, **asked}
-    samples = asked.get("do_sample", any(name in merged for name in _SAMPLERS))
-    _check_defaults(
-        ask.names,
-        {
-            name: value
-            for name, value in defaults.items()
-            if name not in asked and (samples or name not in _SAMPLERS)
-        },
-    )
+    has_beams = merged.get("num_beams", 1) > 1
+    drawn = asked if has_beams else merged
+    samples = asked.get("do_sample", any(name in drawn for name in _SAMPLERS))
+    ignored = () if samples else _SAMPLERS
+    if not has_beams:
+        ignored = (*ignored, *_OF_BEAMS)
+    _check_asked(ask, limits)
+    counting = {n: v for n, v in defaults.items() if n not in asked and n not in ignored}
+    _check_defaults(ask.names, counting)
+    best_of, answers = _check_answers(ask, merged, has_beams=has_beams, samples=samples)
     max_new_tokens = min(merged.get("max_new_tokens", DEFAULT_NEW_TOKENS), limits.max_target_tokens)
     min_new_tokens = merged.get("min_new_tokens", 0)
     if "min_new_tokens" not in asked:
@@ -210,7 +249,7 @@ def make_sampling(ask: Ask, manifest: Manifest | None, limits: EngineLimits) -> 
             f"{ask.names.parameter('min_new_tokens')}: {min_new_tokens} is more than "
             f"{ask.names.plain('max_new_tokens')}, {max_new_tokens}"
         )
-    return Sampling(
+    sampling = Sampling(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
         mode="sample" if samples else "greedy",
@@ -218,10 +257,71 @@ def make_sampling(ask: Ask, manifest: Manifest | None, limits: EngineLimits) -> 
         top_k=merged.get("top_k") if samples else None,
         top_p=merged.get("top_p") if samples else None,
         repetition_penalty=merged.get("repetition_penalty", 1.0),
+        no_repeat_ngram_size=merged.get("no_repeat_ngram_size", 0),
+        beams=_beams(ask, merged, answers, max_beams) if has_beams else None,
         seed=_seed(asked) if samples else 0,
         stop=tuple(merged.get("stop", ())),
-        logprobs=ask.logprobs,
+        logprobs="chosen" if best_of > 1 else ask.logprobs,  # the best are found by them
     )
+    # Each answer can be asked for again by its own seed.
+    seeds = ((sampling.seed + number) % (MAX_SEED + 1) for number in range(best_of))
+    return Wishes(tuple(replace(sampling, seed=seed) for seed in seeds), answers)
+
+
+def _beams(ask: Ask, merged: Mapping[str, Any], answers: int, max_beams: int) -> Beams:
+    width, plain = merged["num_beams"], ask.names.plain
+    if width > max_beams:
+        _refuse(ask, "num_beams", f"{width} is more than this server has rows for, {max_beams}")
+    if merged.get("stop"):
+        off = f"set it to [], or {plain('num_beams')} to 1"
+        _refuse(ask, "stop", f"a beam search cannot end at a text; {off}")
+    return Beams(
+        width,
+        float(merged.get("length_penalty", 1.0)),
+        merged.get("early_stopping", False),
+        answers,
+    )
+
+
+def _check_answers(
+    ask: Ask, merged: Mapping[str, Any], *, has_beams: bool, samples: bool
+) -> tuple[int, int]:
+    """How many sequences are computed for each prompt, and with how many it is answered."""
+    asked, plain = ask.parameters, ask.names.plain
+    width = merged.get("num_beams", 1)
+    count = "n" if "n" in asked else "num_return_sequences"  # two names of one number
+    best_of = asked.get("best_of", asked.get(count, 1))
+    answers = asked.get(count, best_of)
+    if asked.get("num_return_sequences", answers) != answers:
+        _refuse(ask, "n", f"{plain('num_return_sequences')} is another name of it, and differs")
+    several = "num_beams" if has_beams else "best_of" if "best_of" in asked else count
+    if ask.is_streamed and (has_beams or best_of > 1):
+        _refuse(ask, several, "a stream shows the tokens of one answer as they come; set it to 1")
+    if has_beams:
+        if samples:
+            off = f"set {plain('num_beams')} to 1, or {plain('do_sample')} to false"
+            _refuse(ask, "do_sample", f"is true or implied, and beams draw nothing; {off}")
+        _refuse_any(ask, ("best_of", "seed"), f"has no effect with {plain('num_beams')} over 1")
+        if answers > width:
+            _refuse(ask, count, f"{answers} is more than {plain('num_beams')}, {width}")
+        return 1, answers
+    _refuse_any(ask, _OF_BEAMS[1:], f"has no effect without {plain('num_beams')} over 1")
+    if best_of > 1 and not samples:
+        ways = f"{plain('do_sample')} to true, or {plain('num_beams')}"
+        _refuse(ask, several, f"all would be the same; set {ways}")
+    if answers > best_of:
+        _refuse(ask, count, f"{answers} is more than {plain('best_of')}, {best_of}")
+    return best_of, answers
+
+
+def _refuse(ask: Ask, name: str, why: str) -> NoReturn:
+    raise InvalidInput(f"{ask.names.parameter(name)}: {why}")
+
+
+def _refuse_any(ask: Ask, names: Iterable[str], why: str) -> None:
+    for name in names:
+        if name in ask.parameters:
+            _refuse(ask, name, why)
 
 
 def _check_defaults(names: FieldNames, counting: Mapping[str, Any]) -> None:
@@ -246,12 +346,8 @@ def _check_asked(ask: Ask, limits: EngineLimits) -> None:
             f"{limits.max_source_tokens}"
         )
     if asked.get("do_sample") is False:
-        for name in (*_SAMPLERS, "seed"):
-            if name in asked:
-                raise InvalidInput(
-                    f"{names.parameter(name)}: has no effect when "
-                    f"{names.plain('do_sample')} is false"
-                )
+        why = f"has no effect when {names.plain('do_sample')} is false"
+        _refuse_any(ask, (*_SAMPLERS, "seed"), why)
 
 
 def _seed(asked: Mapping[str, Any]) -> int:

@@ -21,8 +21,6 @@ from pydantic import (
 
 from jumplora_adapters import sampling_bounds as bounds
 
-MAX_SEED = 2**63 - 1
-
 
 class Received(BaseModel):
     """A part of a request. Unknown fields are refused by name, types are not converted."""
@@ -92,7 +90,33 @@ class Parameters(Received):
     top_k: Annotated[int, bounds.TOP_K.field()] | None = None
     top_p: Annotated[float, bounds.TOP_P.field()] | None = None
     repetition_penalty: Annotated[float, bounds.REPETITION_PENALTY.field()] | None = None
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    no_repeat_ngram_size: Annotated[int, bounds.NO_REPEAT_NGRAM_SIZE.field()] | None = Field(
+        default=None, description="so many tokens in a row come once only; 0: any may come again"
+    )
+    num_beams: Annotated[int, bounds.NUM_BEAMS.field()] | None = Field(
+        default=None, description="over 1: beam search, which draws nothing and has no stop texts"
+    )
+    length_penalty: Annotated[float, bounds.LENGTH_PENALTY.field()] | None = Field(
+        default=None, description="of beams: over 0 prefers longer answers, below 0 shorter ones"
+    )
+    early_stopping: bool | Literal["never"] | None = Field(
+        default=None, description="of beams: when the search ends, as in transformers"
+    )
+    n: Annotated[int, bounds.ANSWERS.field()] | None = Field(
+        default=None, description="how many answers; the best one and best_of_sequences"
+    )
+    num_return_sequences: Annotated[int, bounds.ANSWERS.field()] | None = Field(
+        default=None, description="another name of n; with beams at most num_beams"
+    )
+    best_of: Annotated[int, bounds.ANSWERS.field()] | None = Field(
+        default=None, description="how many answers are sampled, of which the n best count"
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=bounds.MAX_SEED,
+        description="of the first sampled answer; the others have the next ones",
+    )
     stop: list[StopString] | None = Field(default=None, max_length=bounds.MAX_STOPS)
     truncate: int | None = Field(
         default=None, ge=1, le=32768, description="cut the prompt to that many tokens"
@@ -160,16 +184,39 @@ class TokenInfo(BaseModel):
     special: bool
 
 
+_SEED = Field(description="repeat a sampled answer with it; null when greedy")
+_SCORE = Field(
+    default=None,
+    description="the sum of its tokens' log-probabilities, divided by their number (with beams: to "
+    "the power of length_penalty); null where neither details nor several answers were asked for",
+)
+
+
+class BestOfSequence(BaseModel):
+    """Another answer to the same prompt."""
+
+    generated_text: str
+    finish_reason: Literal["eos_token", "length", "stop_sequence"]
+    generated_tokens: int
+    seed: int | None = _SEED
+    score: float | None = _SCORE
+    tokens: list[TokenInfo] = []
+
+
 class Details(BaseModel):
     """How an answer came about."""
 
     finish_reason: Literal["eos_token", "length", "stop_sequence"]
     prompt_tokens: int
     generated_tokens: int
-    seed: int | None = Field(description="repeat a sampled answer with it; null when greedy")
+    seed: int | None = _SEED
+    score: float | None = _SCORE
     task_id: str | None
     adapter_version: str | None = Field(description="SHA-256 of the adapter file that answered")
     tokens: list[TokenInfo] = []
+    best_of_sequences: list[BestOfSequence] = Field(
+        default=[], description="the other answers that were asked for, the best first"
+    )
 
 
 class GenerateResponse(BaseModel):
@@ -185,9 +232,11 @@ class GenerateResponse(BaseModel):
                         "prompt_tokens": 41,
                         "generated_tokens": 3,
                         "seed": None,
+                        "score": None,
                         "task_id": "agnews",
                         "adapter_version": "9f2c4d1e" * 8,
                         "tokens": [],
+                        "best_of_sequences": [],
                     },
                 }
             ]

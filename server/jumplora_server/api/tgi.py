@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
-from jumplora_server.api.answering import EventStream, answer, stream
+from jumplora_server.api.answering import EventStream, answer, answer_of, stream
 from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, check_spec, record_of
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.errors import error_body, shown_message
@@ -27,7 +27,7 @@ from jumplora_server.api.schemas import (
     StreamEvent,
     TokenInfo,
 )
-from jumplora_server.core import Finish, Sampling, Token, TokenEvent, Wanted
+from jumplora_server.core import Answer, Sampling, Token, TokenEvent, Wanted
 from jumplora_server.errors import InvalidInput, ServerError
 
 # Of `parameters`, those that choose tokens; the others are fields of an Ask.
@@ -54,16 +54,21 @@ def to_ask(
         names=FieldNames("inputs" if body.text is None else "text", prefix="parameters."),
         parameters=parameters.model_dump(exclude_none=True, exclude=set(_OTHERS)),
         logprobs="chosen" if parameters.details else "none",
+        is_streamed=is_streamed,
         truncate=parameters.truncate,
         timeout_seconds=None if timeout is None else timeout / 1000,
     )
 
 
 def _piece(origin: Origin, result: Result) -> str:
-    wanted = result.tokens if result.sampling.logprobs == "chosen" else ()
+    best, *others = result.answers
+    details = _details(origin, best, result.prompt_tokens)
+    if others:
+        details["best_of_sequences"] = [
+            {"generated_text": other.text, **_ending(other)} for other in others
+        ]
     return GenerateResponse(
-        generated_text=result.finish.text,
-        details=_details(origin, result.sampling, result.finish, wanted),
+        generated_text=best.text, details=Details.model_validate(details)
     ).model_dump_json()
 
 
@@ -73,12 +78,15 @@ def _whole(ask: Ask, pieces: Sequence[str]) -> str:
 
 def _event(origin: Origin, sampling: Sampling, index: int, event: TokenEvent) -> bytes:
     """The last one has the whole text and the details."""
-    finish = event.finish
+    finish, details = event.finish, None
+    if finish is not None:
+        whole = answer_of(finish, sampling, ())  # all tokens were shown before
+        details = Details.model_validate(_details(origin, whole, finish.prompt_tokens))
     told = StreamEvent(
         index=index,
         token=None if event.token is None else _token(event.token),
         generated_text=None if finish is None else finish.text,
-        details=None if finish is None else _details(origin, sampling, finish, ()),
+        details=details,
     )
     return b"data:" + told.model_dump_json().encode() + b"\n\n"
 
@@ -88,20 +96,23 @@ def _broken_off(error: ServerError) -> bytes:
     return b"data:" + json.dumps(body).encode() + b"\n\n"
 
 
-def _details(
-    origin: Origin, sampling: Sampling, finish: Finish, tokens: Sequence[Token]
-) -> Details:
-    return Details.model_validate(
-        {
-            "finish_reason": finish.reason.value,
-            "prompt_tokens": finish.prompt_tokens,
-            "generated_tokens": finish.generated_tokens,
-            "seed": sampling.seed if sampling.mode == "sample" else None,
-            "task_id": None if origin.ref is None else origin.ref.task,
-            "adapter_version": None if origin.ref is None else origin.ref.version,
-            "tokens": [_token(token) for token in tokens],
-        }
-    )
+def _details(origin: Origin, answer: Answer, prompt_tokens: int) -> dict[str, Any]:
+    return {
+        **_ending(answer),
+        "prompt_tokens": prompt_tokens,
+        "task_id": None if origin.ref is None else origin.ref.task,
+        "adapter_version": None if origin.ref is None else origin.ref.version,
+    }
+
+
+def _ending(answer: Answer) -> dict[str, Any]:
+    return {
+        "finish_reason": answer.reason.value,
+        "generated_tokens": answer.generated_tokens,
+        "seed": answer.seed,
+        "score": answer.score,
+        "tokens": [_token(token) for token in answer.tokens],
+    }
 
 
 def _token(token: Token) -> TokenInfo:

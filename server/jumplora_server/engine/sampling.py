@@ -3,22 +3,37 @@
 A row's token depends on its own logits, seed and position alone. Which one it is, is said slowly in
 sampling_reference.py; native/src/sampling.cpp is the CPU's other way.
 
-To add a parameter: a field of core.Sampling, and a function in EDITS or SELECTIONS here and in
-sampling.cpp (and in the reference).
+sampling_parameters.py says how to add a parameter.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from jumplora_server.core import Sampling, Sequence, StepOutput
+from jumplora_server.core import Candidate, Sampling, Sequence, StepOutput
+from jumplora_server.engine.candidates import (
+    log_mass,
+    log_softmax,
+    most_candidates,
+    rank,
+    read_candidates,
+    with_beams,
+)
+from jumplora_server.engine.sampling_parameters import (
+    EDITS,
+    SELECTIONS,
+    Asked,
+    Ranked,
+    sets,
+)
 
-_PLAIN = Sampling(max_new_tokens=1)
 _LISTED = 1024  # tokens that are ranked where no top_k says how many: most distributions need fewer
 _WORD = 2**64
 
@@ -35,70 +50,12 @@ def uniform(seed: int, position: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What some rows ask for."""
+class Chosen:
+    """Of each row the highest logit that is left, and the token; the candidates of some."""
 
-    table: Tensor  # [columns, n] float64, on the device
-    fed: Tensor  # [n, width] the start token and the tokens chosen so far; the first fills it up
-    ends: tuple[int, ...]
-
-    def __getitem__(self, name: str) -> Tensor:
-        """A column [n, 1]; infinite where a row does not set the parameter."""
-        return self.table[_COLUMNS.index(name)][:, None]
-
-    def of(self, index: Tensor) -> Asked:
-        """Some of the rows."""
-        return Asked(self.table[:, index], self.fed[index], self.ends)
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """The highest tokens of some rows, of equals the lower id first. To drop one is to set it 0."""
-
-    weights: Tensor  # [n, listed] float64: e^((logit - highest) / temperature)
-    beyond: Tensor  # [n, 1] the weight of all that is not listed
-
-
-def _penalise_repetition(x: Tensor, asked: Asked) -> None:
-    """CTRL's (arXiv 1909.05858, section 4.1): sign-aware, start token and all, as transformers."""
-    penalty = asked["repetition_penalty"].float()
-    seen = x.gather(1, asked.fed)
-    x.scatter_(1, asked.fed, torch.where(seen > 0, seen / penalty, seen * penalty))
-
-
-def _forbid_an_early_end(x: Tensor, asked: Asked) -> None:
-    is_early = asked["position"] < asked["min_new_tokens"]
-    for end in asked.ends:
-        x[:, end].masked_fill_(is_early[:, 0], -torch.inf)
-
-
-def _keep_top_k(ranked: Ranked, asked: Asked) -> None:
-    listed = ranked.weights.shape[1]
-    ranks = torch.arange(listed, device=ranked.weights.device)
-    ranked.weights.masked_fill_(ranks >= asked["top_k"], 0.0)
-    ranked.beyond.masked_fill_(asked["top_k"] <= listed, 0.0)
-
-
-def _keep_top_p(ranked: Ranked, asked: Asked) -> None:
-    """The smallest set whose mass reaches top_p: the token that crosses it belongs to it."""
-    mass = ranked.weights.cumsum(dim=-1)
-    goal = asked["top_p"] * (mass[:, -1:] + ranked.beyond)
-    ranked.weights[:, 1:].masked_fill_(mass[:, :-1] >= goal, 0.0)
-
-
-# In the order in which they count, each under its field of Sampling.
-EDITS = {
-    "repetition_penalty": _penalise_repetition,
-    "min_new_tokens": _forbid_an_early_end,
-}
-"""Change logits [n, vocabulary] in place."""
-SELECTIONS = {
-    "top_k": _keep_top_k,
-    "top_p": _keep_top_p,
-}
-"""Drop ranked tokens, the lowest ones."""
-
-_COLUMNS = ("place", "row", "token", "position", "draw", "temperature", *EDITS, *SELECTIONS)
+    highest: Tensor  # [n]
+    tokens: Tensor  # [n]
+    listed: tuple[Tensor, ...] = ()  # ids and log-probabilities, each [rows with beams, most]
 
 
 class Chooser:
@@ -130,19 +87,24 @@ class Chooser:
         """
         highest, tokens = logits.max(dim=-1)  # NaN wins a max
         is_sound = highest.isfinite()
-        if choosing := [i for i, s in enumerate(sequences) if _decides(s.sampling)]:
+        listed: tuple[Tensor, ...] = ()
+        if choosing := [i for i, s in enumerate(sequences) if not s.sampling.is_plain]:
             asked = self._asked(sequences, choosing)
             place = asked["place"][:, 0].long()
-            x = logits[place]
-            top, tokens[place] = _choose(x, asked, [sequences[i].sampling for i in choosing])
-            is_sound[place] &= top.isfinite()
+            chosen = _choose(logits[place], asked)
+            tokens[place] = chosen.tokens
+            is_sound[place] &= chosen.highest.isfinite()
+            listed = chosen.listed
         logprobs = torch.zeros(len(logits), device=logits.device)
-        if wanted := [i for i, s in enumerate(sequences) if s.sampling.logprobs == "chosen"]:
+        if wanted := [i for i, s in enumerate(sequences) if wants_logprob(s.sampling)]:
             place = to_device(torch.tensor(wanted), logits.device)
             logprobs[place] = _logprobs(logits[place], tokens[place])
-        # The one time that the device is waited for.
-        found = torch.stack([is_sound.double(), tokens.double(), logprobs.double()]).tolist()
-        return step_output(sequences, *found)
+        sound, ids, scores, *lists = _fetch(is_sound, tokens, logprobs, *listed)
+        candidates = {}
+        if listed:
+            samplings = [sequence.sampling for sequence in sequences]
+            candidates = read_candidates(samplings, len(self._ends), *lists)
+        return step_output(sequences, sound, ids, scores, candidates)
 
     def forget(self, row: int) -> None:
         """The row was copied to: what it was fed is the output of the sequence that comes."""
@@ -161,7 +123,8 @@ class Chooser:
         fed = self._fed[rows, :width]
         steps = torch.arange(width, device=fed.device)
         # What another sequence left behind in the row is past this one's position.
-        return Asked(table, torch.where(steps > positions[:, None], fed[:, :1], fed), self._ends)
+        fed = torch.where(steps > positions[:, None], fed[:, :1], fed)
+        return Asked([sequences[i].sampling for i in choosing], table, fed, self._ends)
 
     def _catch_up(self, sequence: Sequence) -> None:
         """Note what a row was fed before its sequence came: it may continue from one whose tokens
@@ -187,14 +150,30 @@ def step_output(
     is_sound: Rows[float | bool],
     tokens: Rows[float | int],
     logprobs: Rows[float],
+    candidates: Mapping[int, tuple[Candidate, ...]] | None = None,
 ) -> StepOutput:
-    """A step's output from what was found for every row, also where it is not wanted."""
-    wants = [s.sampling.logprobs == "chosen" for s in sequences]
+    """A step's output from what was found for every row, also where it is not wanted.
+
+    Args:
+        candidates: of the rows with beams, by index.
+    """
+    wants = [wants_logprob(sequence.sampling) for sequence in sequences]
+    listed: tuple[tuple[Candidate, ...], ...] = ()
+    if candidates and any(is_sound[i] for i in candidates):
+        listed = tuple(candidates.get(i, ()) if ok else () for i, ok in enumerate(is_sound))
     return StepOutput(
         tuple(int(token) if ok else -1 for token, ok in zip(tokens, is_sound, strict=True)),
         tuple(p if w and ok else None for p, w, ok in zip(logprobs, wants, is_sound, strict=True)),
         tuple(i for i, ok in enumerate(is_sound) if not ok),
+        candidates=listed,
     )
+
+
+def _fetch(*tensors: Tensor) -> list[Any]:
+    """What they hold. This is the one time that the device is waited for."""
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors]).cpu()
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [part.view(t.shape).tolist() for part, t in zip(parts, tensors, strict=True)]
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -204,43 +183,47 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=True)
 
 
-def _decides(sampling: Sampling) -> bool:
-    """Whether the highest logit may not be the answer."""
-    return sampling.mode == "sample" or any(_sets(sampling, name) for name in EDITS)
-
-
-def _sets(sampling: Sampling, name: str) -> bool:
-    return bool(getattr(sampling, name) != getattr(_PLAIN, name))
+def wants_logprob(sampling: Sampling) -> bool:
+    """Whether the log-probability of the chosen token is asked for; with beams none is chosen."""
+    return sampling.logprobs == "chosen" and sampling.beams is None
 
 
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """The model's own log-probabilities of tokens [n] under logits [n, vocabulary]."""
     top = logits.max(dim=-1, keepdim=True).values
-    mass = (logits - top).exp().sum(dim=-1, dtype=torch.float64)
     chosen = (logits.gather(1, tokens[:, None]) - top)[:, 0]
-    return (chosen - mass.log()).float()  # rounded: the sum's order may depend on the other rows
+    return (chosen - log_mass(logits, top)).float()
 
 
-def _choose(x: Tensor, asked: Asked, samplings: Rows[Sampling]) -> tuple[Tensor, Tensor]:
-    """The highest logits that are left, and the tokens. `x` [n, vocabulary] is changed."""
+def _choose(x: Tensor, asked: Asked) -> Chosen:
+    """`x` [n, vocabulary] has the logits, and is changed."""
+    searching: Tensor | None = None
+    if rows := with_beams(asked.samplings):
+        searching = to_device(torch.tensor(rows), x.device)
+        x[searching] = log_softmax(x[searching])
     for name, edit in EDITS.items():
-        if any(_sets(sampling, name) for sampling in samplings):
+        if asked.sets(name):
             edit(x, asked)
     highest, tokens = x.max(dim=-1)
     groups = defaultdict[int, list[int]](list)
-    for i, sampling in enumerate(samplings):
+    for i, sampling in enumerate(asked.samplings):
         if sampling.mode == "sample":
             groups[_list_size(sampling, x.shape[1])].append(i)
     for listed, members in groups.items():
         index = to_device(torch.tensor(members), x.device)
-        given = [samplings[i] for i in members]
-        tokens[index] = _sample(x[index], highest[index, None], asked.of(index), given, listed)
-    return highest, tokens
+        given = asked.of(members, index)
+        tokens[index] = _sample(x[index], highest[index, None], given, listed)
+    if searching is None:
+        return Chosen(highest, tokens)
+    x = x[searching]
+    ids = rank(x, min(most_candidates(asked.samplings, len(asked.ends)), x.shape[1]))
+    tokens[searching] = ids[:, 0]
+    return Chosen(highest, tokens, (ids, x.gather(1, ids)))
 
 
 def _list_size(sampling: Sampling, vocabulary: int) -> int:
     """How many tokens are ranked: none where nothing is dropped; few sizes, so that rows share."""
-    if not any(_sets(sampling, name) for name in SELECTIONS):
+    if not any(sets(sampling, name) for name in SELECTIONS):
         return 0
     if sampling.top_k is None:
         return min(_LISTED, vocabulary)
@@ -248,24 +231,22 @@ def _list_size(sampling: Sampling, vocabulary: int) -> int:
     return size if size <= min(_LISTED, vocabulary) else vocabulary
 
 
-def _sample(
-    x: Tensor, highest: Tensor, asked: Asked, samplings: Rows[Sampling], listed: int
-) -> Tensor:
+def _sample(x: Tensor, highest: Tensor, asked: Asked, listed: int) -> Tensor:
     """Tokens [n], drawn from logits x [n, vocabulary], of which `listed` are ranked."""
     if listed == 0:
         return _draw(_weights(x, highest, asked), asked)
-    ids = _rank(x, listed)
+    ids = rank(x, listed)
     weights = _weights(x.gather(1, ids), highest, asked)
-    is_part = listed < x.shape[1] and any(sampling.top_k is None for sampling in samplings)
+    is_part = listed < x.shape[1] and any(each.top_k is None for each in asked.samplings)
     beyond = torch.zeros_like(highest, dtype=torch.float64)
     if is_part:
         beyond = _sum(_weights(x, highest, asked)) - _sum(weights)
     ranked = Ranked(weights, beyond)
     for name, select in SELECTIONS.items():
-        if any(_sets(sampling, name) for sampling in samplings):
+        if asked.sets(name):
             select(ranked, asked)
     if is_part and bool(weights[:, -1].any()):  # a flat distribution: more belong to it
-        return _sample(x, highest, asked, samplings, x.shape[1])
+        return _sample(x, highest, asked, x.shape[1])
     if listed == x.shape[1]:
         return _draw(torch.zeros_like(weights).scatter_(1, ids, weights), asked)
     ids, order = ids.sort(dim=-1)
@@ -279,17 +260,6 @@ def _weights(x: Tensor, highest: Tensor, asked: Asked) -> Tensor:
 def _sum(weights: Tensor) -> Tensor:
     """[n, 1], added in one order whatever n is."""
     return weights.cumsum(dim=-1)[:, -1:]
-
-
-def _rank(x: Tensor, listed: int) -> Tensor:
-    """Ids [n, listed] of the highest logits, of equals the lower id first."""
-    if listed == x.shape[1]:
-        return x.sort(dim=-1, descending=True, stable=True).indices
-    bits = (x + 0.0).view(torch.int32)  # -0.0 equals 0.0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as integers they compare as the floats did
-    last = x.shape[1] - 1
-    keys = (ordered.long() << 32) | torch.arange(last, -1, -1, device=x.device)
-    return last - (keys.topk(listed).values & 0xFFFFFFFF)
 
 
 def _draw(weights: Tensor, asked: Asked) -> Tensor:

@@ -6,12 +6,13 @@ another order there, and a share of weights that equals top_p in decimals equals
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Rows
 
 import torch
 from torch import Tensor
 
-from jumplora_server.core import Sampling
+from jumplora_server.core import Candidate, Sampling
 from jumplora_server.engine.sampling import uniform
 
 
@@ -25,20 +26,44 @@ def choose_reference(
         fed: the start token and the tokens chosen so far.
         ends: the tokens that end an answer.
     """
-    x, position = logits.clone(), len(fed) - 1
-    if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor([*set(fed)])
-        x[seen] = penalised(x[seen], sampling.repetition_penalty)
-    if position < sampling.min_new_tokens:
-        x[list(ends)] = -torch.inf
+    x = edited(logits, sampling, fed, ends)
     if not (logits.max().isfinite() and x.max().isfinite()):
         return -1, None
     token = int(x.argmax())
     if sampling.mode == "sample":
-        token = sample(x.double(), sampling, uniform(sampling.seed, position))
+        token = sample(x.double(), sampling, uniform(sampling.seed, len(fed) - 1))
     if sampling.logprobs == "none":
         return token, None
     return token, float(torch.log_softmax(logits.double(), dim=-1)[token])
+
+
+def list_reference(
+    logits: Tensor, sampling: Sampling, fed: Rows[int], ends: Rows[int]
+) -> tuple[Candidate, ...]:
+    """The candidates of a row with beams; none where there can be none. Args: as above."""
+    assert sampling.beams is not None
+    if not logits.max().isfinite():
+        return ()
+    x = edited(torch.log_softmax(logits.double(), dim=-1), sampling, fed, ends)
+    ordered, ids = torch.sort(x, descending=True, stable=True)
+    most = sampling.beams.candidates(len(ends))
+    pairs = zip(ids[:most].tolist(), ordered[:most].tolist(), strict=True)
+    return tuple(Candidate(token, logprob) for token, logprob in pairs if logprob > -math.inf)
+
+
+def edited(x: Tensor, sampling: Sampling, fed: Rows[int], ends: Rows[int]) -> Tensor:
+    """What is left of logits, or of log-probabilities, [vocabulary]."""
+    x, position, size = x.clone(), len(fed) - 1, sampling.no_repeat_ngram_size
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.tensor([*set(fed)])
+        x[seen] = penalised(x[seen], sampling.repetition_penalty)
+    if size > 0:
+        ngrams = [[*fed[i : i + size]] for i in range(len(fed) - size + 1)]
+        suffix = [*fed[len(fed) - size + 1 :]]
+        x[[ngram[-1] for ngram in ngrams if ngram[:-1] == suffix]] = -torch.inf
+    if position < sampling.min_new_tokens:
+        x[list(ends)] = -torch.inf
+    return x
 
 
 def penalised(logits: Tensor, penalty: float) -> Tensor:

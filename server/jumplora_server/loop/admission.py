@@ -17,7 +17,7 @@ import math
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Literal
@@ -36,19 +36,25 @@ RejectReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining
 
 
 class Reservation:
-    """One counted place in the queue. Released when its sequence leaves the queue, or by hand."""
+    """Counted places in the queue, as many as its sequence needs rows.
 
-    __slots__ = ("_admission", "_held", "arrived", "task", "tokens")
+    Released when the sequence leaves the queue, or by hand.
+    """
 
-    def __init__(self, admission: Admission, task: str | None, tokens: int, arrived: float) -> None:
+    __slots__ = ("_admission", "_held", "arrived", "rows", "task", "tokens")
+
+    def __init__(
+        self, admission: Admission, task: str | None, tokens: int, rows: int, arrived: float
+    ) -> None:
         self._admission = admission
         self._held = [True]
         self.task = task
         self.tokens = tokens
+        self.rows = rows
         self.arrived = arrived
 
     def release(self) -> None:
-        """Give the place back. Any thread, any number of times."""
+        """Give the places back. Any thread, any number of times."""
         try:
             self._held.pop()  # atomic: only one of several callers succeeds
         except IndexError:
@@ -90,19 +96,27 @@ class Admission:
         """Prompt tokens (or their upper bounds) of the places taken."""
         return self._tokens
 
-    def reserve(self, task: str | None, tokens_upper: Rows[int]) -> list[Reservation]:
-        """Take a place for each prompt of one request, or none.
+    def reserve(
+        self, task: str | None, tokens_upper: Rows[int], *, rows: int = 1
+    ) -> list[Reservation]:
+        """Take the places of each sequence of one request, or none.
+
+        Args:
+            tokens_upper: prompt tokens of each sequence; 0 for one that has its prompt in common
+                with one before.
+            rows: how many each of them needs at the same time.
 
         Raises Draining, QueueFull or TaskQuotaExceeded, each with `retry_after` in seconds. A task
         that has nothing waiting gets in while there is room, whatever its share, and a prompt
         larger than the whole token cap when nothing waits at all.
         """
+        places, tokens = rows * len(tokens_upper), sum(tokens_upper)
         with self._lock:
-            refusal = self._refusal(task, len(tokens_upper), sum(tokens_upper))
+            refusal = self._refusal(task, places, tokens)
             if refusal is None:
-                self._count(task, len(tokens_upper), sum(tokens_upper))
+                self._count(task, places, tokens)
                 now = self._clock()
-                return [Reservation(self, task, tokens, now) for tokens in tokens_upper]
+                return [Reservation(self, task, upper, rows, now) for upper in tokens_upper]
             error = self._explained(refusal, task)
         self._rejected(refusal)
         raise error
@@ -120,7 +134,7 @@ class Admission:
             if self._last_departure is not None and self._requests > 1:
                 gap = min(now - self._last_departure, 60.0)
                 self._seconds_per_request += 0.1 * (gap - self._seconds_per_request)
-            self._count(reservation.task, -1, -reservation.tokens)
+            self._count(reservation.task, -reservation.rows, -reservation.tokens)
             # Idle time says nothing about the pace: an emptied queue starts anew.
             self._last_departure = now if self._requests else None
 
@@ -182,8 +196,11 @@ class Admission:
         return float(max(1, math.ceil(wait)))
 
 
-def check_limits(limits: EngineLimits, prompt: tuple[int, ...], sampling: Sampling) -> None:
-    """Refuse what the engine cannot hold. Raises InputTooLong, InvalidInput (max_new_tokens)."""
+def check_limits(
+    limits: EngineLimits, prompt: tuple[int, ...], sampling: Sampling, max_beams: int
+) -> None:
+    """Refuse what the engine cannot hold. Raises InputTooLong, InvalidInput (max_new_tokens,
+    num_beams)."""
     allowed = limits.max_source_tokens
     if not 1 <= len(prompt) <= allowed:
         raise InputTooLong(f"the prompt has {len(prompt)} tokens; 1 to {allowed} are allowed")
@@ -192,6 +209,8 @@ def check_limits(limits: EngineLimits, prompt: tuple[int, ...], sampling: Sampli
         raise InvalidInput(
             f"max_new_tokens is {sampling.max_new_tokens}; 1 to {allowed} are allowed"
         )
+    if sampling.beams is not None and sampling.beams.width > max_beams:
+        raise InvalidInput(f"num_beams is {sampling.beams.width}; 1 to {max_beams} are allowed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +239,11 @@ class Inbox:
         """Whether the reader waits for news."""
         return self._is_awaited
 
-    def put(self, sequence: Sequence) -> bool:
-        """Hand a sequence over; False once closed."""
+    def put(self, sequences: Iterable[Sequence]) -> bool:
+        """Hand sequences over, which arrive together; False once closed."""
         with self._changed:
             if not self._is_closed:
-                self._arrived.append(sequence)
+                self._arrived.extend(sequences)
                 self._changed.notify()
             return not self._is_closed
 

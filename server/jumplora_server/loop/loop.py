@@ -11,8 +11,9 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from jumplora_server.core import (
     Batch,
@@ -67,6 +68,15 @@ class Progress:
     failed_steps: int
 
 
+class Continuation(NamedTuple):
+    """What is wanted of a prompt once. Without a reservation (only warm-ups should) no place in the
+    queue is counted."""
+
+    sampling: Sampling
+    on_event: OnEvent
+    reservation: Reservation | None = None
+
+
 class EngineLoop:
     """Submit and cancel from any thread; every submitted sequence gets one terminal event."""
 
@@ -88,6 +98,7 @@ class EngineLoop:
         """`deliver` gets all events of a step in one call on the engine thread and must not raise;
         without it they are handed to their `on_event` right there."""
         self.limits = engine.limits
+        self.max_beams = engine.limits.max_rows - spare_rows
         self.admission = Admission(queue_limits, clock, metrics.rejected, rng or random.Random())
         self._engine = engine
         self._detokenizer = detokenizer
@@ -127,31 +138,57 @@ class EngineLoop:
         wants: Wanted = "tokens",
         reservation: Reservation | None = None,
     ) -> int:
-        """Queue one prompt; return its sequence id. Exactly one event of it has `finish`, and it
-        is the only one where `wants` is "end".
-
-        The loop takes a share of `lease` until that event; the caller still releases its own, at
-        any time after this returned. The reservation is the loop's once this returned, the
-        caller's if this raised; without one (only warm-ups should) none is counted. `deadline` is
-        monotonic, in seconds. Raises InputTooLong, InvalidInput (max_new_tokens), Draining.
-        """
-        check_limits(self.limits, prompt, sampling)
-        sequence = Sequence(
-            id=next(self._ids),
-            encoding=Encoding(lease.ref, prompt),
-            sampling=sampling,
-            detokenizer=self._detokenizer(),
-            arrived=self._clock() if reservation is None else reservation.arrived,
+        """Queue one continuation of a prompt; return its sequence id. See `submit_all`."""
+        (sequence_id,) = self.submit_all(
+            [Continuation(sampling, on_event, reservation)],
+            lease=lease,
+            prompt=prompt,
             deadline=deadline,
             priority=priority,
             wants=wants,
         )
-        if reservation is not None:
-            self.admission.resize(reservation, len(prompt))
-        self._outbox.open(sequence, lease.share(), reservation, on_event)
-        if not self._inbox.put(sequence) and self._outbox.withdraw(sequence):
+        return sequence_id
+
+    def submit_all(
+        self,
+        continuations: Rows[Continuation],
+        *,
+        lease: Lease,
+        prompt: tuple[int, ...],
+        deadline: float | None = None,
+        priority: Priority = "normal",
+        wants: Wanted = "tokens",
+    ) -> tuple[int, ...]:
+        """Queue the continuations of one prompt, which is encoded once; return their sequence ids.
+
+        Exactly one event of each has `finish`, and it is the only one where `wants` is "end".
+        The loop takes a share of `lease` for each until that event; the caller still releases its
+        own, at any time after this returned. Reservations are the loop's once this returned, the
+        caller's if this raised. `deadline` is monotonic, in seconds. Raises InputTooLong,
+        InvalidInput (max_new_tokens, num_beams), Draining.
+        """
+        for continuation in continuations:
+            check_limits(self.limits, prompt, continuation.sampling, self.max_beams)
+        encoding = Encoding(lease.ref, prompt)
+        sequences = []
+        for number, (sampling, on_event, reservation) in enumerate(continuations):
+            sequence = Sequence(
+                id=next(self._ids),
+                encoding=encoding,
+                sampling=sampling,
+                detokenizer=self._detokenizer(),
+                arrived=self._clock() if reservation is None else reservation.arrived,
+                deadline=deadline,
+                priority=priority,
+                wants=wants,
+            )
+            if reservation is not None:
+                self.admission.resize(reservation, 0 if number else len(prompt))
+            self._outbox.open(sequence, lease.share(), reservation, on_event)
+            sequences.append(sequence)
+        if not self._inbox.put(sequences) and any([*map(self._outbox.withdraw, sequences)]):
             raise _stopped()
-        return sequence.id
+        return tuple(sequence.id for sequence in sequences)
 
     def cancel(self, sequence_id: int) -> None:
         """End a sequence at the next step (CANCELLED). Unknown and ended ids are ignored."""

@@ -1,4 +1,7 @@
-"""What waits for a row, and whose turn it is: fair between tasks, in order of arrival within one.
+"""What waits for rows, and whose turn it is: fair between tasks, in order of arrival within one.
+
+A sequence takes one row, a beam search as many as it is wide and all at once. While one waits for
+its rows, those that get free are kept for it.
 
 A virtual token counter per task (VTC, Sheng et al., arXiv 2401.00588): the backlogged task that was
 served least goes first, and a task that comes back is lifted to the others, so that idle time
@@ -7,6 +10,7 @@ cannot be saved up.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Set
 from typing import Literal
@@ -14,8 +18,9 @@ from typing import Literal
 from jumplora_server.core import Encoding, Sequence
 
 # take: remove and return it; drop: remove it, it is accounted for; pass: leave it and look on;
-# stop: leave it, nothing after it may go before it.
-Verdict = Literal["take", "drop", "pass", "stop"]
+# stop: leave it, nothing after it may go before it; wait: the same, until all of its rows are free.
+Verdict = Literal["take", "drop", "pass", "stop", "wait"]
+Judge = Callable[[Sequence], Verdict]
 
 # What a task is charged, in units of one encoded prompt token. Rounded from measurements of T5-base
 # on a CPU (server/DECISIONS.md, 2026-11-27). No kind of work may be much cheaper for its task than
@@ -36,6 +41,7 @@ class RowShares:
     def __init__(self, rows: int, spare: int) -> None:
         """`spare` of the `rows` are kept back; at least one is not."""
         assert 0 <= spare < rows, f"{spare} of {rows} rows cannot be kept back"
+        self._all = rows
         self._ordinary = rows - spare
         self._held: Counter[str | None] = Counter()
 
@@ -44,23 +50,24 @@ class RowShares:
         """How many tasks hold rows."""
         return len(self._held)
 
-    def take(self, task: str | None) -> None:
-        """A sequence of the task got a row."""
-        self._held[task] += 1
+    def take(self, task: str | None, rows: int = 1) -> None:
+        """A sequence of the task got its rows."""
+        self._held[task] += rows
 
-    def give_back(self, task: str | None) -> None:
-        """A sequence of the task left its row."""
-        self._held[task] -= 1
+    def give_back(self, task: str | None, rows: int = 1) -> None:
+        """A sequence of the task left its rows."""
+        self._held[task] -= rows
         if not self._held[task]:
             del self._held[task]
 
-    def may_take(self, task: str | None, taken: int) -> bool:
-        """Whether the task may have one more row while `taken` are in use, by any priority."""
-        return self.has_ordinary(taken) or not self._held[task]
+    def may_take(self, task: str | None, taken: int, rows: int = 1) -> bool:
+        """Whether the task may have more rows while `taken` are in use, by any priority."""
+        is_quiet = not self._held[task]
+        return self.has_ordinary(taken, rows) or (is_quiet and taken + rows <= self._all)
 
-    def has_ordinary(self, taken: int) -> bool:
-        """Whether a row is free that is not kept back."""
-        return taken < self._ordinary
+    def has_ordinary(self, taken: int, rows: int = 1) -> bool:
+        """Whether so many rows are free that are not kept back."""
+        return taken + rows <= self._ordinary
 
     def present(self, waiting: Set[str | None]) -> int:
         """How many tasks hold rows or are among those that wait."""
@@ -108,13 +115,11 @@ class FairQueue:
             if not line:
                 del self._waiting[task]
 
-    def pick(
-        self, judge: Callable[[Sequence], Verdict], shares: RowShares, taken: int
-    ) -> Sequence | None:
+    def pick(self, judge: Judge, shares: RowShares, taken: int) -> Sequence | None:
         """Take the first sequence that `judge` takes, of tasks that may have one more row.
 
         Tasks below their share of the rows go first, then the least served. None when every
-        sequence was passed over or one said stop.
+        sequence was passed over or one said stop or wait.
         """
         present = shares.present(self._waiting.keys())
 
@@ -125,7 +130,7 @@ class FairQueue:
         for task in sorted(able, key=turn):
             for sequence in tuple(self._waiting[task]):
                 verdict = judge(sequence)
-                if verdict == "stop":
+                if verdict in ("stop", "wait"):
                     return None
                 if verdict == "pass":
                     continue
@@ -150,6 +155,168 @@ class FairQueue:
     def _floor(self, task: str | None) -> float:
         others = self._waiting.keys() or self._active.keys()
         return min((self.served(other) for other in others if other != task), default=0.0)
+
+
+class WaitingLine:
+    """Normal sequences in fair order, and those of low priority. Plain data, one thread.
+
+    Low-priority sequences take rows that no other wants and that are not kept back. One that waited
+    goes first, else a saturated server could never load a version; but one in
+    `low_patience_seconds`, for a version may have dozens of canaries, and of the rows that are kept
+    back one at most.
+    """
+
+    def __init__(self, rows: int, spare: int, low_patience_seconds: float) -> None:
+        """`spare` of the `rows` are kept back for tasks that hold none."""
+        self._all_rows = rows
+        self._spare = spare
+        self._low_patience_seconds = low_patience_seconds
+        self._queue = FairQueue()
+        self._shares = RowShares(rows, spare)
+        self._low: deque[Sequence] = deque()
+        self._low_rows = 0
+        self._low_served = -math.inf  # when one of them got a row last
+        self._large: Sequence | None = None  # whose turn it is, when its rows are free
+        self._passed: dict[int, int] = {}  # rows of those that got some while it waits, by id
+
+    def __len__(self) -> int:
+        """How many normal ones wait."""
+        return len(self._queue)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._queue and not self._low
+
+    @property
+    def present(self) -> int:
+        """How many tasks hold rows."""
+        return self._shares.tasks
+
+    def tasks(self) -> Iterable[str | None]:
+        """Tasks that have something waiting."""
+        return self._queue.tasks()
+
+    def push(self, sequence: Sequence) -> None:
+        """It waits from now on."""
+        if sequence.priority == "low":
+            self._low.append(sequence)
+        else:
+            self._queue.push(sequence)
+
+    def discard(self, sequence: Sequence) -> None:
+        """It waits no longer."""
+        if sequence is self._large:
+            self._forget_large()
+        if sequence.priority == "normal":
+            self._queue.discard(sequence)
+        elif sequence in self._low:
+            self._low.remove(sequence)
+
+    def leave(self, sequence: Sequence) -> None:
+        """The sequence ended, wherever it was."""
+        if sequence.priority == "normal":
+            self._queue.leave(sequence)
+
+    def charge(self, sequence: Sequence, cost: float) -> None:
+        """Add to what its task was served; what has low priority costs no task anything."""
+        if sequence.priority == "normal":
+            self._queue.charge(task_of(sequence), cost)
+
+    def take_rows(self, sequence: Sequence, now: float) -> None:
+        """It was given its rows."""
+        if self._large is not None:
+            self._passed[sequence.id] = rows_of(sequence)
+        if sequence.priority == "low":
+            self._low_rows += rows_of(sequence)
+            self._low_served = now
+        else:
+            self._shares.take(task_of(sequence), rows_of(sequence))
+
+    def give_back_rows(self, sequence: Sequence) -> None:
+        """It left its rows."""
+        self._passed.pop(sequence.id, None)
+        if sequence.priority == "low":
+            self._low_rows -= rows_of(sequence)
+        else:
+            self._shares.give_back(task_of(sequence), rows_of(sequence))
+
+    def has_rows(self, sequence: Sequence, taken: int) -> bool:
+        """Whether all rows that it needs are free for it while `taken` are in use."""
+        rows = rows_of(sequence)
+        if rows == 1:
+            return True  # it is looked at where there is a row only
+        passed = sum(self._passed.values())
+        if self._large is not None and sequence is not self._large:
+            return rows <= self._spare - passed
+        may_take = self._shares.may_take(task_of(sequence), taken, rows)
+        return may_take or self._shares.has_ordinary(taken - passed, rows)
+
+    def pick(self, judge: Judge, taken: int, now: float) -> Sequence | None:
+        """Remove and return the next that may have rows while `taken` are in use, one at least is
+        free, and `judge` lets it; "wait" is for a beam search whose rows are not free."""
+        if self._large is not None:
+            return self._pick_beside(self._large, judge, taken, now)
+        if not self._low:
+            return self._pick_normal(judge, taken)
+        low = self._low[0]
+        is_due = now - max(low.arrived, self._low_served) >= self._low_patience_seconds
+        may_take = self._shares.has_ordinary(taken) or (is_due and not self._low_rows)
+        if not (is_due and may_take):
+            sequence = self._pick_normal(judge, taken)
+            if sequence is not None or not may_take or self._large is not None:
+                return sequence
+        verdict = judge(low)
+        if verdict in ("take", "drop"):
+            self._low.remove(low)
+        return low if verdict == "take" else self._pick_normal(judge, taken)
+
+    def _pick_normal(self, judge: Judge, taken: int) -> Sequence | None:
+        def watched(sequence: Sequence) -> Verdict:
+            verdict = judge(sequence)
+            if verdict == "wait":
+                self._large = sequence
+            return verdict
+
+        sequence = self._queue.pick(watched, self._shares, taken)
+        if sequence is None and self._large is not None:
+            return self._pick_quiet(self._large, judge)
+        return sequence
+
+    def _pick_beside(
+        self, large: Sequence, judge: Judge, taken: int, now: float
+    ) -> Sequence | None:
+        verdict = judge(large)
+        if verdict == "wait":
+            return self._pick_quiet(large, judge)
+        if verdict == "stop":
+            return None
+        self._forget_large()
+        if verdict != "pass":
+            self._queue.discard(large)
+        return large if verdict == "take" else self.pick(judge, taken, now)
+
+    def _pick_quiet(self, large: Sequence, judge: Judge) -> Sequence | None:
+        """One of a task that holds no row, as far as rows are kept back for those: they wait for no
+        other task's rows. It may hold the large one up by as many rows, never by more."""
+        if sum(self._passed.values()) >= self._spare:
+            return None
+
+        def other(sequence: Sequence) -> Verdict:
+            verdict = "pass" if task_of(sequence) == task_of(large) else judge(sequence)
+            return "pass" if verdict == "wait" else verdict
+
+        return self._queue.pick(other, self._shares, self._all_rows - 1)
+
+    def _forget_large(self) -> None:
+        self._large = None
+        self._passed.clear()
+
+
+def rows_of(sequence: Sequence) -> int:
+    """How many rows it needs at the same time."""
+    beams = sequence.sampling.beams
+    return 1 if beams is None else beams.width
 
 
 def task_of(sequence: Sequence) -> str | None:

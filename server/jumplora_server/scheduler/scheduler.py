@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import heapq
 import logging
-import math
-from collections import deque
-from collections.abc import Callable
 
 from jumplora_server.core import (
     AdapterRef,
+    Answer,
     Batch,
+    Candidate,
     Encoding,
     EngineLimits,
     FinishReason,
@@ -26,12 +25,12 @@ from jumplora_server.core import (
 )
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.claims import Priority, SlotClaims
+from jumplora_server.scheduler.group import BeamGroup
 from jumplora_server.scheduler.queue import (
-    FairQueue,
-    RowShares,
     Verdict,
+    WaitingLine,
     prompt_cost,
-    task_of,
+    rows_of,
     token_cost,
 )
 from jumplora_server.scheduler.text import OutputText, finish_of
@@ -53,25 +52,16 @@ class Scheduler:
     ) -> None:
         """`max_encode_tokens` bounds the prompts of one step (one prompt always fits); where rows
         of several tasks wait for the step, a quarter of it does. `spare_rows` of the limits' rows
-        are kept back for tasks that hold none.
-
-        Low-priority sequences take rows that no other wants and that are not kept back. One that
-        waited goes first, else a saturated server could never load a version; but one in
-        `low_patience_seconds`, for a version may have dozens of canaries, and of the rows that are
-        kept back one at most.
+        are kept back for tasks that hold none; WaitingLine says when low priority gets one.
         """
         self._limits = limits
         self._claims = claims
         self._max_encode_tokens = max_encode_tokens
-        self._low_patience_seconds = low_patience_seconds
-        self._queue = FairQueue()
-        self._shares = RowShares(limits.max_rows, spare_rows)
-        self._low: deque[Sequence] = deque()
-        self._low_rows = 0
-        self._low_served = -math.inf  # when one of them got a row last
+        self._line = WaitingLine(limits.max_rows, spare_rows, low_patience_seconds)
         self._free_rows = list(range(limits.max_rows))  # a heap
         self._free_places = list(range(limits.max_rows))  # a heap
-        self._rows: dict[int, Sequence] = {}
+        self._rows: dict[int, Sequence] = {}  # a beam search has several
+        self._groups: dict[int, BeamGroup] = {}  # of those that run, by sequence id
         self._known: dict[int, Sequence] = {}  # by sequence id, until the terminal event
         self._texts: dict[int, OutputText] = {}
         self._cancelled: list[int] = []
@@ -81,7 +71,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Normal sequences without a row."""
-        return len(self._queue)
+        return len(self._line)
 
     @property
     def running(self) -> int:
@@ -90,7 +80,7 @@ class Scheduler:
 
     def waiting_tasks(self) -> frozenset[str]:
         """Tasks with something waiting."""
-        return frozenset(task for task in self._queue.tasks() if task is not None)
+        return frozenset(task for task in self._line.tasks() if task is not None)
 
     def running_tasks(self) -> frozenset[str]:
         """Tasks with a row, warm-ups left out."""
@@ -109,10 +99,7 @@ class Scheduler:
         sequence.encoding.sequences += 1
         if sequence.deadline is not None:
             heapq.heappush(self._deadlines, (sequence.deadline, sequence.id))
-        if sequence.priority == "low":
-            self._low.append(sequence)
-        else:
-            self._queue.push(sequence)
+        self._line.push(sequence)
 
     def cancel(self, sequence_id: int) -> None:
         """End it before the next step; ids that are not known are ignored."""
@@ -129,24 +116,37 @@ class Scheduler:
             late = self._known[heapq.heappop(self._deadlines)[1]]
             self._end(late, FinishReason.TIMEOUT, now)
         admitted = self._admit(now)
-        return Batch(tuple(admitted), tuple(self._rows[row] for row in sorted(self._rows)))
+        rows = [self._rows[row] for row in sorted(self._rows)]
+        if not self._groups:
+            return Batch(tuple(admitted), tuple(rows))
+        groups = self._groups.values()
+        rows = [sequence for sequence in rows if sequence.id not in self._groups]
+        rows += [member for group in groups for member in group.members]
+        copies = [copy for group in groups for copy in group.take_copies()]
+        return Batch(tuple(admitted), tuple(sorted(rows, key=lambda s: s.row)), tuple(copies))
 
     def apply(self, batch: Batch, output: StepOutput, now: float) -> None:
         """Account for a step: one token for each sequence of `batch.decode`."""
-        for sequence in batch.decode:
+        for member in batch.decode:
+            sequence = self._known[member.id]
             if sequence.encoded is None:
                 assert sequence.started is not None
                 is_new = sequence.encoding in batch.encode
                 seconds = output.encode_seconds if is_new else 0.0
                 sequence.encoded = min(now, sequence.started + seconds)
+        candidates: dict[int, tuple[Candidate, ...]] = {}  # by row
         failed = frozenset(output.failed)
         chosen = zip(batch.decode, output.token_ids, output.logprobs, strict=True)
         for index, (sequence, token_id, logprob) in enumerate(chosen):
-            if index in failed:
-                error = GenerationFailed("the model's output was not finite", reason="nonfinite")
-                self._end(sequence, FinishReason.ERROR, now, error=error)
+            if sequence.id in self._groups:
+                candidates[sequence.row] = () if index in failed else output.candidates[index]
+            elif index in failed:
+                self._end(sequence, FinishReason.ERROR, now, error=_not_finite())
             else:
                 self._accept(sequence, token_id, logprob, now)
+        if candidates:
+            for group in tuple(self._groups.values()):
+                self._advance(group, [candidates[member.row] for member in group.members], now)
 
     def fail(self, batch: Batch, error: Exception, now: float) -> None:
         """End what is still running of a batch whose step raised.
@@ -154,8 +154,8 @@ class Scheduler:
         What it was to encode may not be in its place: a sequence that waits encodes it again.
         """
         for sequence in batch.decode:
-            if sequence.id in self._known:
-                self._end(sequence, FinishReason.ERROR, now, error=error)
+            if (known := self._known.get(sequence.id)) is not None:
+                self._end(known, FinishReason.ERROR, now, error=error)
         for encoding in batch.encode:
             self._leave_place(encoding)
 
@@ -174,9 +174,10 @@ class Scheduler:
         assert self._known or (
             sorted(self._free_rows) == list(range(self._limits.max_rows))
             and sorted(self._free_places) == list(range(self._limits.max_rows))
-            and not (self._rows or self._texts or self._low or len(self._queue))
+            and not (self._rows or self._texts or self._groups)
+            and self._line.is_empty
         ), (
-            f"leaked: rows {sorted(self._rows)}, {len(self._queue)} waiting, free places "
+            f"leaked: rows {sorted(self._rows)}, {len(self._line)} waiting, free places "
             f"{sorted(self._free_places)}"
         )
 
@@ -187,18 +188,18 @@ class Scheduler:
         """
         admitted: list[Encoding] = []
         cold: set[tuple[AdapterRef, Priority]] = set()
+        failed: list[tuple[Sequence, AdapterUnavailable]] = []
         tokens = 0
 
         def judge(sequence: Sequence) -> Verdict:
             encoding = sequence.encoding
             if encoding.place >= 0:
                 return "take"
-            if not self._free_places:
-                return "pass"
             if admitted and tokens + len(encoding.prompt) > self._encode_budget():
                 return "stop"  # not passed over: long prompts would starve
+            has_rows = self._line.has_rows(sequence, len(self._rows))
             if encoding.ref is None:
-                return "take"
+                return "take" if has_rows else "wait"
             if (encoding.ref, sequence.priority) in cold:
                 return "pass"
             try:
@@ -209,67 +210,53 @@ class Scheduler:
             if slots is None:
                 cold.add((encoding.ref, sequence.priority))
                 return "pass"
+            if not has_rows:
+                self._claims.unclaim(encoding.ref)  # nothing is loaded for it while it waits
+                return "wait"
             encoding.slots = slots
             return "take"
 
-        failed: list[tuple[Sequence, AdapterUnavailable]] = []
         while self._free_rows:
-            sequence = self._pick(judge, now)
+            sequence = self._line.pick(judge, len(self._rows), now)
             if sequence is None:
                 break
-            sequence.row = heapq.heappop(self._free_rows)
-            sequence.started = now
-            self._rows[sequence.row] = sequence
             encoding = sequence.encoding
-            if sequence.priority == "normal":
-                self._shares.take(task_of(sequence))
-            else:
-                self._low_rows += 1
+            self._give_rows(sequence, now)
             if encoding.place < 0:
-                encoding.place = heapq.heappop(self._free_places)
-                if sequence.priority == "normal":
-                    self._queue.charge(task_of(sequence), prompt_cost(encoding))
+                encoding.place = self._free_place()
+                self._line.charge(sequence, prompt_cost(encoding))
                 tokens += len(encoding.prompt)
                 admitted.append(encoding)
-            self._texts[sequence.id] = OutputText(
-                sequence.detokenizer,
-                sequence.sampling.stop,
-                in_pieces=sequence.wants == "tokens",
-            )
         for sequence, error in failed:
             self._end(sequence, FinishReason.ERROR, now, error=error)
         return admitted
 
+    def _give_rows(self, sequence: Sequence, now: float) -> None:
+        rows = tuple(heapq.heappop(self._free_rows) for _ in range(rows_of(sequence)))
+        self._line.take_rows(sequence, now)
+        self._rows.update(dict.fromkeys(rows, sequence))
+        sequence.started = now
+        if sequence.sampling.beams is not None:
+            self._groups[sequence.id] = BeamGroup(sequence, rows, self._limits)
+            return
+        (sequence.row,) = rows
+        self._texts[sequence.id] = OutputText(
+            sequence.detokenizer, sequence.sampling.stop, in_pieces=sequence.wants == "tokens"
+        )
+
+    def _free_place(self) -> int:
+        """A source place. Where a row is free but no place is, a prompt holds one of whose
+        sequences none runs: the next of them encodes it again."""
+        if not self._free_places:
+            running = {sequence.encoding.place for sequence in self._rows.values()}
+            known = (sequence.encoding for sequence in self._known.values())
+            self._leave_place(next(e for e in known if e.place >= 0 and e.place not in running))
+        return heapq.heappop(self._free_places)
+
     def _encode_budget(self) -> int:
         # A row's next token comes with the step, so one task's prompts are another's wait.
         whole = self._max_encode_tokens
-        return whole if self._shares.tasks <= 1 else whole // 4
-
-    def _pick(self, judge: Callable[[Sequence], Verdict], now: float) -> Sequence | None:
-        taken = len(self._rows)
-        low = self._next_low()
-        if low is None:
-            return self._queue.pick(judge, self._shares, taken)
-        is_due = now - max(low.arrived, self._low_served) >= self._low_patience_seconds
-        may_take = self._shares.has_ordinary(taken) or (is_due and not self._low_rows)
-        if not (is_due and may_take):
-            sequence = self._queue.pick(judge, self._shares, taken)
-            if sequence is not None or not may_take:
-                return sequence
-        verdict = judge(low)
-        if verdict in ("take", "drop"):
-            self._low.remove(low)
-        if verdict == "take":
-            self._low_served = now
-            return low
-        return self._queue.pick(judge, self._shares, taken)
-
-    def _next_low(self) -> Sequence | None:
-        """The first, unless it waits for a source place: those behind it may hold them all."""
-        if not self._free_places:
-            held = (low for low in self._low if low.encoding.place >= 0)
-            return next(held, None)
-        return self._low[0] if self._low else None
+        return whole if self._line.present <= 1 else whole // 4
 
     def _accept(self, sequence: Sequence, token_id: int, logprob: float | None, now: float) -> None:
         """Add one token; end the sequence where it is the last."""
@@ -277,27 +264,18 @@ class Scheduler:
         if sequence.first_token is None:
             sequence.first_token = now
         sequence.output.append(token_id)
-        if sequence.priority == "normal":
-            self._queue.charge(task_of(sequence), token_cost(sequence))
+        sequence.logprob += logprob or 0.0
+        self._line.charge(sequence, token_cost(sequence))
         limit = min(sequence.sampling.max_new_tokens, self._limits.max_target_tokens)
-        reason: FinishReason | None = None
-        text = ""
         is_end = token_id in self._limits.end_token_ids
         try:
-            if is_end:  # it has no text, also where it is not a control token
-                reason = FinishReason.EOS_TOKEN
-            else:
-                text = output.push(token_id)
-                if len(sequence.output) >= limit:
-                    reason = FinishReason.LENGTH
-            if reason is not None and not output.is_stopped:
-                text += output.flush()
+            text, reason = output.take(
+                token_id, is_end=is_end, is_last=len(sequence.output) >= limit
+            )
         except Exception as error:  # ids that the tokenizer cannot decode are this sequence's fault
             _log.exception("the tokens of a sequence could not be made a text")
             self._end(sequence, FinishReason.ERROR, now, error=error)
             return
-        if output.is_stopped:
-            reason = FinishReason.STOP_SEQUENCE
         sequence.text += text
         token = None
         if sequence.wants == "tokens":
@@ -308,6 +286,28 @@ class Scheduler:
         elif token is not None:
             self._events.append((sequence, TokenEvent(sequence.id, token, None)))
 
+    def _advance(
+        self, group: BeamGroup, candidates: list[tuple[Candidate, ...]], now: float
+    ) -> None:
+        """Continue a beam search, or end it."""
+        sequence = group.sequence
+        if sequence.first_token is None:
+            sequence.first_token = now
+        for member in group.members:
+            self._line.charge(sequence, token_cost(member))
+        if not all(candidates):
+            self._end(sequence, FinishReason.ERROR, now, error=_not_finite())
+            return
+        if group.advance(candidates):
+            return
+        try:
+            answers = group.answers()
+        except Exception as error:  # as in _accept
+            _log.exception("the tokens of a beam search could not be made texts")
+            self._end(sequence, FinishReason.ERROR, now, error=error)
+            return
+        self._end(sequence, answers[0].reason, now, answers=answers)
+
     def _end(
         self,
         sequence: Sequence,
@@ -316,26 +316,23 @@ class Scheduler:
         *,
         token: Token | None = None,
         error: Exception | None = None,
+        answers: tuple[Answer, ...] = (),
     ) -> None:
         """The one way out: free what the sequence holds and make its terminal event."""
         del self._known[sequence.id]
         self._texts.pop(sequence.id, None)
-        if sequence.row >= 0:
-            del self._rows[sequence.row]
-            heapq.heappush(self._free_rows, sequence.row)
-            if sequence.priority == "normal":
-                self._shares.give_back(task_of(sequence))
-            else:
-                self._low_rows -= 1
-        elif sequence.priority == "low":
-            if sequence in self._low:
-                self._low.remove(sequence)
+        group = self._groups.pop(sequence.id, None)
+        rows = (sequence.row,) if group is None else group.rows
+        if self._rows.get(rows[0]) is sequence:
+            for row in rows:
+                del self._rows[row]
+                heapq.heappush(self._free_rows, row)
+            self._line.give_back_rows(sequence)
         else:
-            self._queue.discard(sequence)
-        if sequence.priority == "normal":
-            self._queue.leave(sequence)
+            self._line.discard(sequence)
+        self._line.leave(sequence)
         self._leave_encoding(sequence.encoding)
-        finish = finish_of(sequence, reason, now, error)
+        finish = finish_of(sequence, reason, now, error, answers)
         self._events.append((sequence, TokenEvent(sequence.id, token, finish)))
         sequence.row = -1
 
@@ -353,3 +350,7 @@ class Scheduler:
         encoding.place = -1
         if encoding.ref is not None:
             self._claims.unclaim(encoding.ref)
+
+
+def _not_finite() -> GenerationFailed:
+    return GenerationFailed("the model's output was not finite", reason="nonfinite")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from jumplora_server.core import Detokenizer, Finish, FinishReason, Sequence, Timing
+from jumplora_server.core import (
+    Answer,
+    Detokenizer,
+    Finish,
+    FinishReason,
+    Sequence,
+    Timing,
+)
 
 
 class OutputText:
@@ -33,6 +40,19 @@ class OutputText:
             return ""
         return self._cut(self._detokenizer.push(token_id))
 
+    def take(
+        self, token_id: int, *, is_end: bool, is_last: bool
+    ) -> tuple[str, FinishReason | None]:
+        """Take a sequence's next token; return what may be shown, and why it is the last if it is.
+
+        An end token has no text, also where it is not a control token.
+        """
+        text = "" if is_end else self.push(token_id)
+        reason = FinishReason.EOS_TOKEN if is_end else FinishReason.LENGTH if is_last else None
+        if reason is not None and not self.is_stopped:
+            text += self.flush()
+        return text, FinishReason.STOP_SEQUENCE if self.is_stopped else reason
+
     def flush(self) -> str:
         """The sequence ends here: return the rest, unless it holds a stop string after all."""
         shown = self._cut(self._detokenizer.flush())
@@ -62,17 +82,25 @@ class OutputText:
 
 
 def finish_of(
-    sequence: Sequence, reason: FinishReason, now: float, error: Exception | None = None
+    sequence: Sequence,
+    reason: FinishReason,
+    now: float,
+    error: Exception | None = None,
+    answers: tuple[Answer, ...] = (),
 ) -> Finish:
-    """What to tell of `sequence`, which ends at `now`. Phases that it never reached take 0 s."""
+    """What to tell of `sequence`, which ends at `now`. Phases that it never reached take 0 s.
+
+    `answers` are those of a beam search that ended well.
+    """
     started = now if sequence.started is None else sequence.started
     encoded = now if sequence.encoded is None else sequence.encoded
-    first = sequence.first_token
+    first, generated = sequence.first_token, len(sequence.output)
+    has_score = sequence.sampling.logprobs == "chosen" and generated
     return Finish(
         reason=reason,
-        text=sequence.text,
+        text=answers[0].text if answers else sequence.text,
         prompt_tokens=len(sequence.encoding.prompt),
-        generated_tokens=len(sequence.output),
+        generated_tokens=sum(a.generated_tokens for a in answers) if answers else generated,
         timing=Timing(
             queue=started - sequence.arrived,
             encode=encoded - started,
@@ -81,4 +109,6 @@ def finish_of(
             first_token=None if first is None else first - sequence.arrived,
         ),
         error=error,
+        score=sequence.logprob / generated if has_score else None,
+        answers=answers,
     )

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
-from factories import tiny_t5
+from factories import Style, tiny_t5
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.delta import LowRankDelta, SparseDelta
 from jumplora_adapters.errors import AdapterError, DataError, GateCollapsed, TaskTooSmall
@@ -74,12 +74,16 @@ def test_lora_writes_its_factors_and_learns(config: TrainConfig) -> None:
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
-@pytest.mark.parametrize("decoder_layers", [1, 3])
+@pytest.mark.parametrize(
+    ("style", "decoder_layers"), [("v1.1", 1), ("v1.1", 3), ("umt5", 2)], ids=str
+)
 def test_scores_are_those_of_the_file_merged_into_transformers(
-    config: TrainConfig, tmp_path: Path, decoder_layers: int
+    config: TrainConfig, tmp_path: Path, style: Style, decoder_layers: int
 ) -> None:
     """The oracle shares no layer and no decoding loop with training, only the tokens."""
-    folder = tiny_t5(tmp_path / "backbone", layers=1, decoder_layers=decoder_layers, seed=3)
+    folder = tiny_t5(
+        tmp_path / "backbone", style=style, layers=1, decoder_layers=decoder_layers, seed=3
+    )
     config = _optimised(replace(config, backbone=str(folder)), epochs=12)
     trained = train(config)
     prepared = prepare(config)

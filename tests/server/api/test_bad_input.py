@@ -66,10 +66,10 @@ CASES: dict[str, Case] = {
     "neither": ({"task_id": "agnews"}, 422, "validation", ["inputs", "text", "neither"]),
     "unknown field": (task(stream=True), 422, "validation", ["'stream'", "allowed are task_id"]),
     "unknown parameter": (
-        parameters(best_of=2),
+        parameters(typical_p=0.9),
         422,
         "validation",
-        ["parameters", "'best_of'", "allowed are max_new_tokens"],
+        ["parameters", "'typical_p'", "allowed are max_new_tokens"],
     ),
     "wrong type": (parameters(top_k="5"), 422, "validation", ["parameters.top_k", "integer"]),
     "out of range": (parameters(top_p=2), 422, "validation", ["parameters.top_p", "1", "2"]),

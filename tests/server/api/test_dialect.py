@@ -49,7 +49,7 @@ def _whole(ask: Ask, pieces: Sequence[str]) -> str:
 
 def _piece(origin: Origin, result: Result) -> str:
     assert origin.ref is not None
-    return f"{origin.ref.task} {result.finish.text}"
+    return f"{origin.ref.task} {result.answers[0].text}"
 
 
 def _event(origin: Origin, sampling: Sampling, index: int, event: TokenEvent) -> bytes:

@@ -45,7 +45,9 @@ def test_events(started: Started) -> None:
         "seed": None,
         "task_id": "alpha",
         "adapter_version": version,
+        "score": None,
         "tokens": [],
+        "best_of_sequences": [],
     }
 
 

@@ -53,7 +53,9 @@ def test_inputs_are_the_raw_prompt(started: Started) -> None:
             "seed": None,
             "task_id": "alpha",
             "adapter_version": version,
+            "score": None,
             "tokens": [],
+            "best_of_sequences": [],
         },
     }
 
@@ -302,19 +304,19 @@ def test_a_list_that_draining_cuts_in_two_was_shed(
 ) -> None:
     site = make_site(tmp_path_factory.mktemp("cut"))
     loop = site.parts.services.loop
-    submit = loop.submit
+    submit = loop.submit_all
     submitted: list[int] = []
 
-    def submit_one(**options: Any) -> int:
+    def submit_one(*wanted: Any, **options: Any) -> tuple[int, ...]:
         if submitted:
             raise Draining("the server is shutting down")
-        submitted.append(submit(**options))
-        return submitted[0]
+        submitted.extend(submit(*wanted, **options))
+        return tuple(submitted)
 
     with connected(site) as http:
         site.publish("alpha")
         with slow_down(site), monkeypatch.context() as patched:
-            patched.setattr(loop, "submit", submit_one)
+            patched.setattr(loop, "submit_all", submit_one)
             cut = http.post("/generate", json={"task_id": "alpha", "inputs": ["x" * 40] * 2})
         assert (cut.status_code, cut.json()["error_type"]) == (503, "draining")
         wait_for(lambda: site.outcomes("alpha") == {"shed": 1})

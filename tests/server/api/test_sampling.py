@@ -13,13 +13,15 @@ from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.sampling_bounds import RANGES, find_out_of_bounds
 from jumplora_server.api.ask import ANYBODY
-from jumplora_server.api.intake import make_sampling
+from jumplora_server.api.intake import Wishes, make_wishes
 from jumplora_server.api.schemas import GenerateRequest, Parameters
 from jumplora_server.api.tgi import to_ask
-from jumplora_server.core import DEFAULT_NEW_TOKENS, EngineLimits, Sampling
+from jumplora_server.core import DEFAULT_NEW_TOKENS, Beams, EngineLimits, Sampling
 from jumplora_server.errors import InvalidInput
 
 LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=48, end_token_ids=(1,))
+WHOLE = ("max_new_tokens", "min_new_tokens", "top_k", "no_repeat_ngram_size", "num_beams")
+OF_BEAMS = ("num_beams", "length_penalty", "early_stopping")
 PLAIN, _ = random_adapter(toy_backbone())
 
 
@@ -28,17 +30,24 @@ def manifest(**generation: Any) -> Manifest:
 
 
 def make(asked: dict[str, Any] | None = None, **generation: Any) -> Sampling:
+    (sampling,) = wishes(asked, **generation).samplings
+    return sampling
+
+
+def wishes(
+    asked: dict[str, Any] | None = None, *, is_streamed: bool = False, **generation: Any
+) -> Wishes:
     body = GenerateRequest(inputs="x", parameters=Parameters(**(asked or {})))
-    return make_sampling(to_ask(ANYBODY, body, "task"), manifest(**generation), LIMITS)
+    ask = to_ask(ANYBODY, body, "task", is_streamed=is_streamed)
+    return make_wishes(ask, manifest(**generation), LIMITS, max_beams=4)
 
 
-@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("name", [name for name in RANGES if name not in OF_BEAMS])
 def test_every_parameter_that_is_asked_for_arrives(name: str) -> None:
-    values: dict[str, Any] = {"max_new_tokens": 7, "min_new_tokens": 3, "top_k": 5}
-    value = values.get(name, 0.75)
+    value = 3 if name in WHOLE else 0.75
     sampling = make({name: value, "do_sample": True})
     assert getattr(sampling, name) == value != getattr(make({"do_sample": True}), name)
-    assert getattr(make(**{name: value}), name) == value, "and as an adapter's default"
+    assert getattr(make(None, **{name: value}), name) == value, "and as an adapter's default"
 
 
 def test_nothing_asked_is_greedy() -> None:
@@ -164,7 +173,7 @@ def test_a_default_that_does_not_count_is_not_refused() -> None:
     number=st.one_of(st.integers(-2, 10**7), st.floats(-1, 200, allow_subnormal=False)),
 )
 def test_requests_are_held_to_the_one_table(name: str, number: float) -> None:
-    if name in ("max_new_tokens", "min_new_tokens", "top_k"):
+    if name in WHOLE:
         number = int(number)
     try:
         Parameters(**{name: number})  # type: ignore[arg-type]
@@ -182,3 +191,78 @@ def test_stops_are_held_to_the_one_table(stops: list[str]) -> None:
         assert find_out_of_bounds({"stop": stops})
     else:
         assert not find_out_of_bounds({"stop": stops})
+
+
+def test_beams() -> None:
+    asked = {"num_beams": 3, "length_penalty": 0.5, "early_stopping": "never", "n": 2}
+    assert make(asked).beams == Beams(3, 0.5, "never", answers=2)
+    assert make({**asked, "num_return_sequences": 2}) == make(asked)
+    assert make({"num_beams": 2}).beams == Beams(2)
+    assert make({"num_beams": 1}) == make()
+
+
+def test_beams_as_an_adapters_default() -> None:
+    defaults: dict[str, Any] = {"num_beams": 2, "length_penalty": 2.0, "early_stopping": True}
+    defaults["top_k"] = 5
+    assert make(None, **defaults).beams == Beams(2, 2.0, early_stopping=True)
+    assert make({"n": 2}, **defaults).beams == Beams(2, 2.0, early_stopping=True, answers=2)
+    drawn = make({"num_beams": 1}, **defaults)
+    assert (drawn.beams, drawn.mode) == (None, "sample"), "the other default counts then"
+
+
+def test_several_sampled_answers_have_a_seed_each() -> None:
+    wanted = wishes({"best_of": 4, "n": 2, "seed": 7, "temperature": 0.5})
+    assert [sampling.seed for sampling in wanted.samplings] == [7, 8, 9, 10]
+    assert wanted.answers == 2
+    assert {sampling.logprobs for sampling in wanted.samplings} == {"chosen"}, "to find the best"
+    last = wishes({"n": 2, "seed": 2**63 - 1, "do_sample": True})
+    assert [sampling.seed for sampling in last.samplings] == [2**63 - 1, 0]
+
+
+def test_best_of_alone_answers_with_all_as_tgi_does() -> None:
+    assert wishes({"best_of": 3, "top_k": 2}).answers == 3
+    assert len(wishes({"num_return_sequences": 3, "top_k": 2}).samplings) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"num_beams": 5}, ["num_beams", "5", "4"]),
+        ({"num_beams": 2, "do_sample": True}, ["do_sample", "num_beams to 1"]),
+        ({"num_beams": 2, "top_p": 0.5}, ["do_sample", "num_beams to 1"]),
+        ({"num_beams": 2, "stop": ["x"]}, ["stop", "[]"]),
+        ({"num_beams": 2, "best_of": 2}, ["best_of", "no effect"]),
+        ({"num_beams": 2, "seed": 1}, ["seed", "no effect"]),
+        ({"num_beams": 2, "n": 3}, ["parameters.n", "3", "num_beams"]),
+        ({"num_beams": 3, "n": 2, "num_return_sequences": 3}, ["num_return_sequences", "differs"]),
+        ({"length_penalty": 0.5}, ["length_penalty", "no effect"]),
+        ({"early_stopping": True, "num_beams": 1}, ["early_stopping", "no effect"]),
+        ({"n": 2}, ["parameters.n", "same", "do_sample"]),
+        ({"best_of": 2, "do_sample": False}, ["best_of", "same"]),
+        ({"n": 3, "best_of": 2, "top_k": 1}, ["parameters.n", "3", "best_of, 2"]),
+    ],
+)
+def test_contradictions_about_several_answers(asked: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        wishes(asked)
+    assert [word for word in words if word not in caught.value.message] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "generation"),
+    [
+        ({"num_beams": 2}, {}),
+        ({"n": 2, "top_k": 3}, {}),
+        ({"best_of": 2, "n": 1, "top_k": 3}, {}),
+        ({}, {"num_beams": 2}),
+    ],
+)
+def test_a_stream_has_one_answer(asked: dict[str, Any], generation: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="a stream shows the tokens of one answer"):
+        wishes(asked, is_streamed=True, **generation)
+
+
+def test_a_default_stop_that_beams_cannot_have_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"parameters\.stop.*\[\]"):
+        make({"num_beams": 2}, stop=["x"])
+    assert make({"num_beams": 2, "stop": []}, stop=["x"]).beams == Beams(2)

@@ -195,6 +195,8 @@ REQUESTS = [
     Sampling(32, logprobs="chosen"),
     Sampling(32, repetition_penalty=1.7),
     Sampling(32, min_new_tokens=2, repetition_penalty=0.5, logprobs="chosen"),
+    Sampling(32, no_repeat_ngram_size=1),
+    sampled(seed=13, no_repeat_ngram_size=2, **EVERYTHING),
 ]
 
 
@@ -218,6 +220,7 @@ requests = st.builds(
     top_k=st.none() | st.integers(1, 80) | st.integers(1, 1_000_000),
     top_p=st.none() | st.floats(1e-12, 1.0),
     repetition_penalty=st.just(1.0) | st.floats(0.1, 10.0),
+    no_repeat_ngram_size=st.integers(0, 5),
     seed=st.integers(0, 2**63 - 1),
     logprobs=st.sampled_from(["none", "chosen"]),
 )
@@ -355,6 +358,32 @@ def test_a_penalty_counts_the_start_token_and_each_token_once(way: Way) -> None:
     for _ in range(4):
         sequence.output += chooser.choose(logits, [sequence]).token_ids
     assert sequence.output == [3, 0, 0, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    outputs=st.lists(st.lists(st.integers(0, 3), max_size=12), min_size=1, max_size=5),
+    size=st.lists(st.integers(0, 14), min_size=5, max_size=5),
+)
+@pytest.mark.parametrize("way", [*WAYS, "reference"])
+def test_repeated_ngrams_are_those_of_transformers(
+    way: Way, outputs: list[list[int]], size: list[int]
+) -> None:
+    from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
+
+    logits = numbers(len(outputs), 4)
+    chooser = make_chooser(way, 4)
+    rows, expected = [], []
+    for i, output in enumerate(outputs):
+        sampling = Sampling(32, no_repeat_ngram_size=size[i])
+        rows.append(make_sequence([1], row=i, sampling=sampling))
+        rows[i].output.extend(output)
+        left = logits[i : i + 1]
+        if size[i]:
+            fed = torch.tensor([[0, *output]])
+            left = NoRepeatNGramLogitsProcessor(size[i])(fed, left.clone())
+        expected.append(int(left.argmax()) if left.max().isfinite() else -1)
+    assert chooser.choose(logits, rows).token_ids == tuple(expected)
 
 
 def test_a_row_forgets_who_had_it_before(way: Way) -> None:

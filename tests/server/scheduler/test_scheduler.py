@@ -11,6 +11,8 @@ from fakes import EOS, FakeDetokenizer
 from jumplora_server.core import (
     AdapterRef,
     Batch,
+    Beams,
+    Candidate,
     Detokenizer,
     Encoding,
     EngineLimits,
@@ -74,13 +76,14 @@ class Bench:
         stop: tuple[str, ...] = (),
         wants: Wanted = "tokens",
         detokenizer: Detokenizer | None = None,
+        beams: Beams | None = None,
     ) -> Sequence:
         sequence = Sequence(
             id=len(self.sequences),
             encoding=Encoding(
                 None if task is None else AdapterRef(task, task, (task,)), (5,) * prompt
             ),
-            sampling=Sampling(max_new_tokens=max_new_tokens, stop=stop),
+            sampling=Sampling(max_new_tokens, stop=stop, beams=beams),
             detokenizer=detokenizer or FakeDetokenizer(),
             arrived=self.now,
             deadline=deadline,
@@ -117,7 +120,11 @@ class Bench:
         return batch
 
     def apply(self, batch: Batch, tokens: tuple[int, ...], failed: tuple[int, ...] = ()) -> None:
-        output = StepOutput(tokens, (None,) * len(tokens), failed=failed, encode_seconds=0.25)
+        candidates = tuple(
+            tuple(Candidate(t, -1.0 - i) for i, t in enumerate(dict.fromkeys((token, *b"zyxw"))))
+            for token in tokens
+        )
+        output = StepOutput(tokens, (None,) * len(tokens), failed, 0.25, candidates)
         self.now += 1.0
         self.scheduler.apply(batch, output, self.now)
         self.note()
@@ -569,4 +576,92 @@ def test_low_sequences_that_hold_all_places_go_before_one_that_waits_for_a_place
     for _ in range(8):
         bench.step()
     assert sorted(bench.finished) == [sequence.id for sequence in bench.sequences]
+    bench.scheduler.check_idle()
+
+
+def test_a_beam_search_waits_until_all_of_its_rows_are_free() -> None:
+    bench = Bench()
+    small = bench.add("a")
+    wide = bench.add("b", beams=Beams(3))
+    after = bench.add("c")
+    bench.step()
+    assert (small.row, after.row) == (0, -1), "rows are kept for the one that is next"
+    bench.step(lambda s: EOS)
+    assert ids(bench.next_batch().decode) == [wide.id], "one hypothesis runs in the first step"
+    assert bench.scheduler.running == 3
+
+
+def test_a_quiet_task_does_not_wait_for_a_beam_search() -> None:
+    bench = Bench(EngineLimits(5, 64, 32, (EOS,)), spare_rows=1)
+    first, second = (bench.add("a", max_new_tokens=3) for _ in range(2))
+    bench.step()
+    wide = bench.add("b", beams=Beams(4))
+    bench.add("a")
+    quiet, late = bench.add("c", max_new_tokens=9), bench.add("d")
+    assert ids(bench.step().decode) == ids([first, second, quiet]), "one row is kept back"
+    assert late.row == -1
+    bench.step()
+    assert {*ids(bench.step().decode)} == {quiet.id, wide.id}
+
+
+def test_a_cancelled_beam_search_holds_nothing_up() -> None:
+    bench = Bench()
+    bench.add("a")
+    wide = bench.add("b", beams=Beams(3))
+    after = bench.add("c")
+    bench.step()
+    bench.scheduler.cancel(wide.id)
+    assert after.id in ids(bench.next_batch().decode)
+    assert bench.reason(wide) is FinishReason.CANCELLED
+
+
+def test_a_beam_search_whose_version_is_cold_holds_nothing_up() -> None:
+    bench = Bench()
+    bench.add("a")
+    bench.shelves.cold.add("b")
+    wide = bench.add("b", beams=Beams(3))
+    after = bench.add("c")
+    assert after.id in ids(bench.step().decode)
+    bench.shelves.cold.clear()
+    bench.step()
+    bench.step(lambda s: EOS)
+    assert wide.id in ids(bench.next_batch().decode)
+
+
+def test_a_task_has_its_share_of_rows_whatever_they_hold() -> None:
+    """A beam search holds as many rows as it is wide: the task gets fewer turns."""
+    bench = Bench(EngineLimits(8, 64, 32, (EOS,)))
+    for _ in range(9):
+        bench.add("a", beams=Beams(2), max_new_tokens=4)
+        bench.add("b", max_new_tokens=4)
+    while len(bench.finished) < 12:
+        bench.step()
+    tasks = [bench.sequences[i].encoding.ref for i in bench.finished]
+    ended = [ref.task for ref in tasks if ref is not None]
+    assert ended.count("b") == 2 * ended.count("a")
+
+
+def test_a_task_is_charged_for_every_hypothesis() -> None:
+    bench = Bench(EngineLimits(6, 64, 32, (EOS,)))
+    bench.add("a", beams=Beams(3), max_new_tokens=5)
+    bench.add("b", max_new_tokens=5)
+    for _ in range(4):
+        bench.step()
+    served = bench.scheduler._line._queue.served
+    prompt = 2.2  # two tokens, of a version of its own
+    ratio = (served("a") - prompt) / (served("b") - prompt)
+    assert ratio == pytest.approx(10 / 4, rel=0.01), "one runs in the first step, then three"
+
+
+def test_a_place_that_no_answer_uses_is_lent_to_another_prompt() -> None:
+    """With more prompts begun than there are places, one is encoded again and nothing waits."""
+    bench = Bench(EngineLimits(2, 64, 32, (EOS,)))
+    first = bench.add("a", max_new_tokens=1)
+    others = [bench.add_another(first) for _ in range(3)]
+    bench.add("b", max_new_tokens=9)
+    for _ in range(40):
+        bench.step()
+    assert bench.finished.keys() == {s.id for s in bench.sequences}
+    assert all(bench.reason(s) is FinishReason.LENGTH for s in others)
+    bench.scheduler.next_batch(bench.now)
     bench.scheduler.check_idle()

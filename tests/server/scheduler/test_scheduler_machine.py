@@ -10,8 +10,11 @@ from fakes import EOS, FakeDetokenizer
 from jumplora_server.core import (
     AdapterRef,
     Batch,
+    Beams,
+    Candidate,
     Encoding,
     EngineLimits,
+    Finish,
     Sampling,
     Sequence,
     StepOutput,
@@ -20,9 +23,34 @@ from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.claims import Priority
 from jumplora_server.scheduler.scheduler import Scheduler
 
-ROWS, BUDGET = 3, 9
+ROWS, BUDGET, START = 3, 9, -1
 TASKS = st.sampled_from([None, "a", "b", "c"])
 STATES = st.sampled_from(["ready", "cold", "broken"])
+
+
+def output_of(batch: Batch, tokens: list[int], failed: tuple[int, ...] = ()) -> StepOutput:
+    """What an engine says of these tokens; beams like them best, and two others."""
+    candidates = [
+        ()
+        if sequence.sampling.beams is None or index in failed
+        else tuple(Candidate(t, -1.0 - i) for i, t in enumerate(dict.fromkeys((token, *b"zy", 1))))
+        for index, (sequence, token) in enumerate(zip(batch.decode, tokens, strict=True))
+    ]
+    return StepOutput(tuple(tokens), (None,) * len(tokens), failed, candidates=tuple(candidates))
+
+
+def check_answers(finish: Finish, sequence: Sequence) -> None:
+    """As many as were asked for, the best first, and what is said of the whole is of the first."""
+    beams, answers = sequence.sampling.beams, finish.answers
+    assert beams is not None
+    assert len(answers) == beams.answers
+    scores = [answer.score or 0.0 for answer in answers]
+    assert scores == sorted(scores, reverse=True)
+    assert (finish.text, finish.reason) == (answers[0].text, answers[0].reason)
+    for answer in answers:
+        assert answer.text == "".join(chr(t.id) for t in answer.tokens if t.id != EOS)
+        assert "".join(t.text for t in answer.tokens) == answer.text
+        assert len({tuple(t.id for t in a.tokens) for a in answers}) == len(answers)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -38,7 +66,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(limits, self, max_encode_tokens=BUDGET)
         self.added: dict[int, Sequence] = {}
         self.ended: set[int] = set()
-        self.rows: dict[int, int] = {}  # by sequence, once admitted
+        self.rows: dict[int, set[int]] = {}  # by sequence, once admitted
+        self.fed: dict[int, list[int]] = {}  # what each row of the caches was fed
+        self.new: set[int] = set()  # that got their rows in this turn
         self.encoded: dict[Encoding, tuple[int, tuple[int, ...]]] = {}  # its place and slots
         self.now = 0.0
 
@@ -60,16 +90,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         tokens=st.integers(1, 8),
         patience=st.none() | st.floats(0.0, 5.0),
         priority=st.sampled_from(["normal", "normal", "low"]),
+        beams=st.sampled_from([None, None, Beams(2, answers=2), Beams(3, early_stopping=True)]),
     )
     def add(
-        self, task: str | None, prompt: int, tokens: int, patience: float | None, priority: Priority
+        self,
+        task: str | None,
+        prompt: int,
+        tokens: int,
+        patience: float | None,
+        priority: Priority,
+        beams: Beams | None,
     ) -> int:
+        if priority == "low":
+            beams = None
         sequence = Sequence(
             id=len(self.added),
             encoding=Encoding(
                 None if task is None else AdapterRef(task, task, (task,)), (5,) * prompt
             ),
-            sampling=Sampling(max_new_tokens=tokens, stop=("xy",)),
+            sampling=Sampling(tokens, stop=() if beams else ("xy",), beams=beams),
             detokenizer=FakeDetokenizer(),
             arrived=self.now,
             deadline=None if patience is None else self.now + patience,
@@ -117,11 +156,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         elif not batch.is_empty():
             token = st.sampled_from([ord("x"), ord("y"), EOS])
             count = len(batch.decode)
-            tokens = tuple(data.draw(st.lists(token, min_size=count, max_size=count)))
+            tokens = data.draw(st.lists(token, min_size=count, max_size=count))
             failed = tuple(data.draw(st.sets(st.integers(0, count - 1), max_size=1)))
-            self.scheduler.apply(
-                batch, StepOutput(tokens, (None,) * count, failed=failed), self.now
-            )
+            self.scheduler.apply(batch, output_of(batch, tokens, failed), self.now)
         self.take_events()
 
     def check_batch(self, batch: Batch) -> None:
@@ -131,17 +168,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert set(rows) <= set(range(ROWS))
         assert set(batch.encode) <= {sequence.encoding for sequence in batch.decode}
         assert sum(len(s.prompt) for s in batch.encode) <= BUDGET or len(batch.encode) == 1
-        new = [sequence for sequence in batch.decode if sequence.id not in self.rows]
-        kept = {self.rows[i] for i in self.rows.keys() - self.ended}
-        free = sorted(set(range(ROWS)) - kept)
-        assert sorted(s.row for s in new) == free[: len(new)], "lowest free row first"
-        self.rows |= {sequence.id: sequence.row for sequence in new}
+        self.check_rows(batch)
         for encoding in batch.encode:
-            assert encoding not in self.encoded, "encoded twice"
+            if encoding in self.encoded:  # its place was wanted while none of its sequences ran
+                running = {self.added[i].encoding for i in self.rows.keys() - self.ended - self.new}
+                assert encoding not in running, "encoded twice"
             self.encoded[encoding] = (encoding.place, encoding.slots)
         for sequence in batch.decode:
             encoding = sequence.encoding
-            assert self.rows[sequence.id] == sequence.row, "moved"
             assert self.encoded[encoding] == (encoding.place, encoding.slots), "moved"
         alive = self.rows.keys() - self.ended
         assert {sequence.id for sequence in batch.decode} == alive, "every live row decodes"
@@ -150,10 +184,35 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(set(places)) == len(held), "a source place is shared"
         assert set(places) <= set(range(ROWS))
 
+    def check_rows(self, batch: Batch) -> None:
+        """Rows are free before they are taken, and what is in their caches is what is decoded."""
+        sources, targets = {c.source for c in batch.copies}, {c.row for c in batch.copies}
+        assert not sources & targets
+        assert len(targets) == len(batch.copies)
+        for copy in batch.copies:
+            self.fed[copy.row] = self.fed[copy.source][: copy.tokens]
+            assert len(self.fed[copy.row]) == copy.tokens, "tokens that were never fed"
+        self.new = {sequence.id for sequence in batch.decode} - self.rows.keys()
+        for sequence in batch.decode:
+            others = [self.rows[i] for i in self.rows.keys() - self.ended - {sequence.id}]
+            assert all(sequence.row not in rows for rows in others), "a row is shared"
+            self.rows.setdefault(sequence.id, set()).add(sequence.row)
+            if not sequence.output:
+                self.fed[sequence.row] = []
+            self.fed[sequence.row].append(sequence.output[-1] if sequence.output else START)
+            assert self.fed[sequence.row] == [START, *sequence.output], "not its own tokens"
+            beams = self.added[sequence.id].sampling.beams
+            assert len(self.rows[sequence.id]) <= (1 if beams is None else beams.width), "moved"
+        kept = {row for i in self.rows.keys() - self.ended - self.new for row in self.rows[i]}
+        if all(self.added[i].sampling.beams is None for i in self.rows.keys() - self.ended):
+            free = sorted(set(range(ROWS)) - kept)
+            new = sorted(s.row for s in batch.decode if s.id in self.new)
+            assert new == free[: len(new)], "lowest free row first"
+
     def held(self) -> set[Encoding]:
         """The encodings that some sequence may still read."""
         alive = {self.added[i].encoding for i in self.added.keys() - self.ended}
-        return alive & self.encoded.keys()
+        return {encoding for encoding in alive if encoding.place >= 0}
 
     def take_events(self) -> None:
         for sequence, event in self.scheduler.take_events():
@@ -161,14 +220,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert sequence.id not in self.ended, "an event after the last"
             if event.finish is not None:
                 self.ended.add(sequence.id)
-                assert event.finish.text == sequence.text
-                assert "xy" not in event.finish.text
+                if event.finish.answers:
+                    check_answers(event.finish, sequence)
+                else:
+                    assert event.finish.text == sequence.text
+                    assert "xy" not in event.finish.text
 
     @invariant()
     def claims_are_encodings(self) -> None:
         expected = sorted(e.ref.task for e in self.held() if e.ref is not None)
         assert sorted(ref.task for ref in self.claims) == expected
-        assert self.scheduler.running == len(self.rows.keys() - self.ended)
+        running = [self.added[i].sampling.beams for i in self.rows.keys() - self.ended]
+        assert self.scheduler.running == sum(1 if b is None else b.width for b in running)
 
     @precondition(lambda self: len(self.ended) < len(self.added))
     @rule()
@@ -179,11 +242,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             batch = self.scheduler.next_batch(self.now)
             self.check_batch(batch)
             self.now += 0.5
-            self.scheduler.apply(
-                batch,
-                StepOutput((ord("x"),) * len(batch.decode), (None,) * len(batch.decode)),
-                self.now,
-            )
+            self.scheduler.apply(batch, output_of(batch, [ord("x")] * len(batch.decode)), self.now)
             self.take_events()
         assert self.ended == self.added.keys()
         self.scheduler.check_idle()

@@ -15,8 +15,8 @@ class Kind(IntEnum):
     LINEAR_I8 = 3
     DELTA_FEW = 4
     DELTA_MANY = 5
-    RELU = 6
-    GATED_GELU = 7
+    ACTIVATE = 6
+    GATE = 7
     ATTEND_PROMPTS = 8
     STORE_SOURCE = 9
     ATTEND_SELF = 10
@@ -24,6 +24,15 @@ class Kind(IntEnum):
     BEST = 12
     CHOOSE = 13
     COPY = 14
+
+
+class Function(IntEnum):
+    """Between a feed-forward's products; a member is the name of an `Activation`."""
+
+    RELU = 0
+    GELU_TANH = 1
+    GELU = 2
+    SILU = 3
 
 
 class DeltaKind(IntFlag):
@@ -57,7 +66,7 @@ class Op(ctypes.Structure):
     __slots__ = ()
     _fields_ = (
         ("kind", ctypes.c_int64),
-        ("p", ctypes.c_void_p * 6),
+        ("p", ctypes.c_void_p * 8),
         ("n", ctypes.c_int64 * 8),
         ("f", ctypes.c_float * 2),
     )
@@ -102,8 +111,10 @@ class SamplingStruct(ctypes.Structure):
         ("repetition_penalty", ctypes.c_double),
         ("top_k", ctypes.c_int64),
         ("min_new_tokens", ctypes.c_int64),
+        ("no_repeat_ngram_size", ctypes.c_int64),
         ("seed", ctypes.c_uint64),
         ("wants_logprob", ctypes.c_int64),
+        ("candidates", ctypes.c_int64),
     )
 
 

@@ -61,7 +61,7 @@ class NativeRunner:
         """Raises NativeUnavailable where the kernels do not run."""
         self._start = start_token_id
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
-        self._model = NATIVE_MODELS[config.model_type](
+        self._model = NATIVE_MODELS[config.family](
             config,
             weights,
             end_token_ids=limits.end_token_ids,
@@ -71,7 +71,7 @@ class NativeRunner:
             max_source=limits.max_source_tokens,
             max_target=limits.max_target_tokens,
         )
-        self._samplings = Samplings(self._model.fed, start_token_id)
+        self._samplings = Samplings(self._model.fed, start_token_id, len(limits.end_token_ids))
 
     @property
     def weight_bytes(self) -> int:
@@ -107,7 +107,8 @@ class NativeRunner:
             found[: len(sequences)].tolist()
             for found in (self._model.highest, self._model.best, self._model.logprobs)
         )
-        return step_output(sequences, [*map(math.isfinite, highest)], tokens, logprobs)
+        candidates = self._model.candidates.read(sequences)
+        return step_output(sequences, [*map(math.isfinite, highest)], tokens, logprobs, candidates)
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary]; valid until the next decode."""

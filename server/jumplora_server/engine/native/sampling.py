@@ -8,18 +8,21 @@ from collections.abc import Sequence as Rows
 import torch
 from torch import Tensor
 
-from jumplora_server.core import Sampling, Sequence
+from jumplora_server.core import Beams, Candidate, Sampling, Sequence
+from jumplora_server.engine.candidates import read_candidates, with_beams
 from jumplora_server.engine.native.layout import SamplingStruct
+from jumplora_server.engine.sampling import wants_logprob
 
 
 class Samplings:
     """One structure a row, written when a sequence takes its first token there."""
 
-    def __init__(self, fed: Tensor, start_token_id: int) -> None:
+    def __init__(self, fed: Tensor, start_token_id: int, end_tokens: int) -> None:
         """`fed` [rows, positions] int32 has what each row was fed; the kernels write it, too."""
         rows = len(fed)
         self._fed = fed
         self._start = start_token_id
+        self._end_tokens = end_tokens
         self._structs = (SamplingStruct * rows)()
         size = ctypes.sizeof(SamplingStruct)
         self._addresses = [ctypes.addressof(self._structs) + i * size for i in range(rows)]
@@ -40,19 +43,15 @@ class Samplings:
     def _open(self, sequence: Sequence) -> None:
         row, sampling = sequence.row, sequence.sampling
         self._owners[row] = sequence.id
-        self._structs[row] = struct_of(sampling)
-        self._used[row] = None if is_plain(sampling) else self._addresses[row]
+        self._structs[row] = struct_of(sampling, self._end_tokens)
+        is_passed_over = sampling.is_plain and sampling.logprobs == "none"
+        self._used[row] = None if is_passed_over else self._addresses[row]
         if sequence.output:  # it may continue from one whose tokens were not looked at
             given = torch.tensor([self._start, *sequence.output[:-1]], dtype=torch.int32)
             self._fed[row, : len(given)] = given
 
 
-def is_plain(sampling: Sampling) -> bool:
-    """Whether it sets nothing that the kernels would have to look at."""
-    return sampling == Sampling(sampling.max_new_tokens, seed=sampling.seed, stop=sampling.stop)
-
-
-def struct_of(sampling: Sampling) -> SamplingStruct:
+def struct_of(sampling: Sampling, end_tokens: int) -> SamplingStruct:
     """The same parameters, with a number that has no effect where one is not set."""
     return SamplingStruct(
         temperature=sampling.temperature if sampling.mode == "sample" else 0.0,
@@ -60,6 +59,28 @@ def struct_of(sampling: Sampling) -> SamplingStruct:
         repetition_penalty=sampling.repetition_penalty,
         top_k=sampling.top_k or 0,
         min_new_tokens=sampling.min_new_tokens,
+        no_repeat_ngram_size=sampling.no_repeat_ngram_size,
         seed=sampling.seed,
-        wants_logprob=sampling.logprobs == "chosen",
+        wants_logprob=wants_logprob(sampling),
+        candidates=0 if sampling.beams is None else sampling.beams.candidates(end_tokens),
     )
+
+
+class CandidateLists:
+    """Where the kernels write the candidates of rows with beams."""
+
+    def __init__(self, rows: int, end_tokens: int) -> None:
+        # A search has a row for each of its beams, so none is wider than there are rows.
+        self.most = Beams(width=rows).candidates(end_tokens)
+        self.ids = torch.zeros(rows, self.most, dtype=torch.int32)
+        self.logprobs = torch.zeros(rows, self.most)
+        self._end_tokens = end_tokens
+
+    def read(self, sequences: Rows[Sequence]) -> dict[int, tuple[Candidate, ...]]:
+        """Those of a step's rows with beams, by index; worthless where one failed."""
+        samplings = [sequence.sampling for sequence in sequences]
+        if all(sampling.beams is None for sampling in samplings):
+            return {}
+        rows = with_beams(samplings)
+        found = self.ids[rows].tolist(), self.logprobs[rows].tolist()
+        return read_candidates(samplings, self._end_tokens, *found)

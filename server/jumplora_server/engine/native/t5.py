@@ -15,7 +15,8 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Attention, FeedForward, Site
 from jumplora_server.engine.attention import Direction, position_buckets
 from jumplora_server.engine.memory import lazy_zeros
-from jumplora_server.engine.native.layout import LANES, Kind, Step
+from jumplora_server.engine.native.layout import LANES, Function, Kind, Step
+from jumplora_server.engine.native.sampling import CandidateLists
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
 from jumplora_server.engine.weights import StoredTensors, stacked
@@ -45,7 +46,7 @@ class NativeT5:
         self._source = _whole(max_source)
         self._target = _whole(max_target)
         self._longest = max_source
-        inner, wide = config.inner, config.d_ff * (1 if config.feed_forward_proj == "relu" else 2)
+        inner, wide = config.inner, config.d_ff * (2 if config.is_gated else 1)
         capacity = max(tokens, rows)
         self._x = _buffer(capacity, config.d_model)
         self._h = _buffer(capacity, config.d_model)
@@ -62,6 +63,7 @@ class NativeT5:
         # The tokens that each cache row was fed: repetition counts the start token, too.
         self.fed = torch.zeros(rows, max_target, dtype=torch.int32)
         self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
+        self.candidates = CandidateLists(rows, len(end_token_ids))
         # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
         # 512 keys, and a short prompt writes a little of every head's part.
         layers, numbers = config.num_decoder_layers, rows * inner
@@ -163,7 +165,8 @@ class NativeT5:
         tape.add(Kind.BEST, self.logits, self.highest, self.best, n=(size,))
         tape.add(
             Kind.CHOOSE, self.logits, self.highest, self.best, self.logprobs, self.fed, self._ends,
-            n=(size, self.fed.shape[1], len(self._ends)),
+            self.candidates.ids, self.candidates.logprobs,
+            n=(size, self.fed.shape[1], len(self._ends), self.candidates.most),
         )  # fmt: skip
 
     def _norm(self, tape: Tape, name: str, *, factor: float = 1.0) -> None:
@@ -175,12 +178,13 @@ class NativeT5:
     def _feed_forward(self, tape: Tape, kind: Kind, dense: FeedForward) -> None:
         d_ff = self.config.d_ff
         self._norm(tape, dense.norm)
-        if self.config.feed_forward_proj == "relu":
-            self._linear(tape, kind, self._h, self._mid, *dense.wide)
-            tape.add(Kind.RELU, self._mid, n=(d_ff,))
-        else:
+        function = Function[self.config.activation.upper()]
+        if self.config.is_gated:
             self._linear(tape, kind, self._h, self._wide, *dense.wide)
-            tape.add(Kind.GATED_GELU, self._wide, self._mid, n=(d_ff,))
+            tape.add(Kind.GATE, self._wide, self._mid, n=(d_ff, function))
+        else:
+            self._linear(tape, kind, self._h, self._mid, *dense.wide)
+            tape.add(Kind.ACTIVATE, self._mid, n=(d_ff, function))
         self._linear(tape, kind, self._mid, self._x, dense.narrow, adds=True)
 
     def _linear(

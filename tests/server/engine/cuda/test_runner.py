@@ -6,21 +6,32 @@ Interpreted where there is no GPU, compiled and captured where there is one.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence as Rows
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from decoding import make_sequence
+from decoding import make_sequence, merged_model
 from device_slots import CPU, DEVICE, adapter_of
 from factories import Style, random_adapter, tiny_t5
+from forking import Forks, assert_transformers, search
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.manifest import Kind
 from jumplora_adapters.network import HEAD, kind_of
-from jumplora_server.core import EngineLimits, RowCopy, Sampling, Sequence
+from jumplora_server.core import (
+    Batch,
+    Beams,
+    Encoding,
+    EngineLimits,
+    RowCopy,
+    Sampling,
+    Sequence,
+    StepOutput,
+)
 from jumplora_server.engine.cuda.forms import Resident
 from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
@@ -30,6 +41,7 @@ from jumplora_server.engine.engine import Kernels as EngineKernels
 from jumplora_server.engine.engine import choose_torch_runner
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import StoredTensors
+from odd_shapes import MEMBERS, SHAPES
 
 STEPS = 2
 KINDS: tuple[Kind, ...] = ("masked", "lowrank")
@@ -179,6 +191,39 @@ def test_any_linear_layer_is_a_target(
     for mine, other in zip(*results, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(results[0][-1][2], results[0][-1][3], atol=1e-6, rtol=0)
+
+
+def test_rows_that_fork_see_what_transformers_gives_their_tokens(tmp_path: Path) -> None:
+    """As a beam search has them: two prompts, copies before every step, and a greedy row beside."""
+    tiny = tiny_t5(tmp_path, style="v1.1", layers=1, vocab=140, d_model=16, heads=2, d_ff=24)
+    backbone = read_backbone(tiny)
+    manifest, deltas = random_adapter(backbone, seed=4, density=0.3)
+    runner = cuda_runner(backbone)
+    packed = runner.pack(Adapter(manifest, deltas, "a" * 64))
+
+    def step(batch: Batch) -> StepOutput:
+        def lineages(encodings: Rows[Encoding]) -> list[Lineage]:
+            return [(packed,) if encoding.slots else () for encoding in encodings]
+
+        runner.copy(batch.copies)
+        if batch.encode:
+            runner.encode(batch.encode, lineages(batch.encode))
+        return runner.decode(batch.decode, lineages([row.encoding for row in batch.decode]))
+
+    edited = Sampling(9, beams=Beams(3), repetition_penalty=1.4, no_repeat_ngram_size=2)
+    searches = (
+        Forks(70, (9, 8, 5, 1), [6, 2, 4], slots=(0,), place=3, sampling=edited),
+        Forks(71, (4, 1), [0, 7], place=2, sampling=Sampling(9, beams=Beams(2))),
+    )
+    beside = make_sequence((11, 12, 1), row=1)
+    with torch.inference_mode():
+        search(step, searches, [beside], steps=3)
+    assert sum(forks.copies for forks in searches) >= 3, "no contrast"
+    for forks, updates in zip(searches, ([deltas], []), strict=True):
+        dense = [
+            {m: delta.to_dense(torch.float32) for m, delta in each.items()} for each in updates
+        ]
+        assert_transformers(forks, merged_model(tiny, dense), hair=2e-4)
 
 
 def test_targets_make_few_graphs(tmp_path: Path) -> None:
@@ -351,13 +396,26 @@ def test_replayed_graphs_give_the_eager_steps_logits(backbone: Backbone, tmp_pat
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_relu_backbone_has_the_torch_runners_logits(tmp_path: Path, dtype: str) -> None:
-    backbone = read_backbone(tiny_t5(tmp_path, style="v1.0", layers=1, vocab=300, seed=4))
+@pytest.mark.parametrize("name", ["T5", "umT5", "UL2", "MADLAD-400", "GELU", "gated ReLU"])
+def test_a_member_of_the_family_has_the_torch_runners_logits(
+    tmp_path: Path, name: str, dtype: str
+) -> None:
+    assert_torch_runners_logits(tmp_path, name, dtype, HOST_KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["umT5", "heads of 5"])
+def test_the_kernels_themselves_have_them(tmp_path: Path, name: str) -> None:
+    assert_torch_runners_logits(tmp_path, name, "float32", None)
+
+
+def assert_torch_runners_logits(
+    folder: Path, name: str, dtype: str, kernels: Kernels | None
+) -> None:
+    options = {**MEMBERS, **SHAPES}[name]
+    backbone = read_backbone(tiny_t5(folder, seed=4, **options))
     results = []
-    for runner in (
-        cuda_runner(backbone, dtype, kernels=HOST_KERNELS),
-        torch_runner(backbone, dtype),
-    ):
+    for runner in (cuda_runner(backbone, dtype, kernels=kernels), torch_runner(backbone, dtype)):
         sequences = batch([0, 1, 2, 3, 4])
         with torch.inference_mode():
             runner.encode([s.encoding for s in sequences], [()] * 5)

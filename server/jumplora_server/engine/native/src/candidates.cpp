@@ -123,6 +123,21 @@ int64_t Candidates::draw(double point) {
     return is_listed_ ? ids_[found] : found;
 }
 
+int64_t Candidates::list(int32_t* ids, float* logits) {
+    int32_t* const order = part_ids_;
+    int64_t listed = 0;
+    for (int64_t i = 0; i < count_; ++i)
+        if (x_[i] != -INFINITY) order[listed++] = static_cast<int32_t>(i);
+    std::sort(order, order + listed, [this](int32_t a, int32_t b) {
+        return x_[a] != x_[b] ? x_[a] > x_[b] : a < b;
+    });
+    for (int64_t i = 0; i < listed; ++i) {
+        ids[i] = is_listed_ ? ids_[order[i]] : order[i];
+        logits[i] = x_[order[i]];
+    }
+    return listed;
+}
+
 void Candidates::weigh() {
     if (is_weighed_) return;
     is_weighed_ = true;

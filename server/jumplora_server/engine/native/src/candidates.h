@@ -39,6 +39,10 @@ class Candidates {
     // The token with which the sum of the weights passes `point`, in [0, 1), of their sum.
     int64_t draw(double point);
 
+    // Writes the ids and logits of those that are not -infinity, the highest first and of equals the
+    // lower id; returns how many.
+    int64_t list(int32_t* ids, float* logits);
+
   private:
     static int64_t padded(int64_t count) { return (count + 31) / 16 * 16; }
 

@@ -2,6 +2,7 @@
 // engine/sampling.py in torch.
 //
 // To add a parameter: a field of Sampling (tape.h, layout.py) and a function in one of the two lists.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -22,6 +23,10 @@ struct Row {
     int64_t position;
     const int64_t* ends;  // [ends_count] the tokens that end an answer
     int64_t ends_count;
+    // With beams, what makes log-probabilities of the logits: it is taken off before the edits.
+    float top = 0, mass = 0;
+
+    float before_edits(int64_t token) const { return logits[token] - top - mass; }
 };
 
 // -- the parameters, in the order in which they count
@@ -32,9 +37,19 @@ void penalise_repetition(const Row& row, float* x) {
     const auto penalty = static_cast<float>(row.sampling.repetition_penalty);
     if (penalty == 1) return;
     for (int64_t i = 0; i <= row.position; ++i) {
-        const float logit = row.logits[row.fed[i]];
-        x[row.fed[i]] = logit > 0 ? logit / penalty : logit * penalty;
+        const float given = row.before_edits(row.fed[i]);  // a token may come twice
+        x[row.fed[i]] = given > 0 ? given / penalty : given * penalty;
     }
+}
+
+// The tokens that would complete an n-gram that stands already, the start token's among them, as in
+// transformers.
+void forbid_repeated_ngrams(const Row& row, float* x) {
+    const int64_t size = row.sampling.no_repeat_ngram_size, count = row.position + 1;
+    if (size == 0 || size > count) return;
+    const int32_t* const stop = row.fed + count;
+    for (const int32_t* last = row.fed + size - 1; last < stop; ++last)
+        if (std::equal(stop - (size - 1), stop, last - (size - 1))) x[*last] = -INFINITY;
 }
 
 void forbid_an_early_end(const Row& row, float* x) {
@@ -50,7 +65,8 @@ void keep_top_p(const Row& row, Candidates& candidates) {
     if (row.sampling.top_p < 1) candidates.keep_heaviest(row.sampling.top_p);
 }
 
-constexpr void (*EDITS[])(const Row&, float* x) = {penalise_repetition, forbid_an_early_end};
+constexpr void (*EDITS[])(const Row&, float* x) = {
+    penalise_repetition, forbid_repeated_ngrams, forbid_an_early_end};
 constexpr void (*SELECTIONS[])(const Row&, Candidates&) = {keep_top_k, keep_top_p};
 
 // --
@@ -92,6 +108,23 @@ double log_mass(const float* x, int64_t count, float top) {
     return std::log(sum_lanes(sum));
 }
 
+// The likeliest tokens of a row with beams, written to `ids` and `logprobs`, of which there are `most`:
+// one of -infinity stands behind the last. As transformers has it, log-probabilities are edited.
+Highest list_likeliest(
+    const Row& row, int64_t count, float* scratch, int64_t most, int32_t* ids, float* logprobs) {
+    const vec top = fill(row.top), mass = fill(row.mass);
+    for (int64_t j = 0; j < count; j += LANES)  // there is room for whole vectors
+        store(scratch + j, minus(minus(load_or(row.logits + j, count - j, -INFINITY), top), mass));
+    for (const auto edit : EDITS) edit(row, scratch);
+    const Highest highest = find_highest(scratch, count);
+    if (!std::isfinite(highest.logit)) return highest;
+    Candidates candidates(scratch, count, highest.logit, 1);
+    candidates.keep_highest(std::min(row.sampling.candidates, most));
+    const int64_t listed = candidates.list(ids, logprobs);
+    if (listed < most) logprobs[listed] = -INFINITY;
+    return highest;
+}
+
 // `scratch` has room for all tokens' candidates. A logit that is not finite stands for no token.
 Highest choose_one(const Row& row, int64_t count, float* scratch) {
     std::memcpy(scratch, row.logits, count * sizeof(float));
@@ -117,13 +150,14 @@ void best(const Op& op, const Team& team) {
 }
 
 // p: logits [rows, d], highest [rows], token [rows] int64, log-probability [rows] double, fed tokens
-// [cache rows, width] int32, end tokens [count] int64.  n: d, width, count.
+// [cache rows, width] int32, end tokens [count] int64, candidates' ids [rows, most] int32 and
+// log-probabilities [rows, most].  n: d, width, count, most.
 // After `best`, whose findings it replaces for the rows that have a Sampling. A row that can choose
 // nothing gets a highest logit that is not finite. What a row was fed is written down as it comes.
 void choose(const Op& op, const Team& team) {
     const Step& step = team.step;
     if (step.samplings == nullptr) return;
-    const int64_t d = op.n[0], width = op.n[1];
+    const int64_t d = op.n[0], width = op.n[1], most = op.n[3];
     const auto ends = static_cast<const int64_t*>(op.p[5]);
     team.share(0, step.rows, [&](int64_t i) {
         const Sampling* const sampling = step.samplings[i];
@@ -136,12 +170,22 @@ void choose(const Op& op, const Team& team) {
         float* const scratch = team.scratch(Candidates::room(d));
         if (scratch == nullptr) return;
         const float top = highest;
-        const Row row{*sampling, logits, fed, step.positions[i], ends, op.n[2]};
-        const Highest chosen = choose_one(row, d, scratch);
+        Row row{*sampling, logits, fed, step.positions[i], ends, op.n[2]};
+        Highest chosen;
+        if (sampling->candidates == 0) {
+            chosen = choose_one(row, d, scratch);
+        } else {
+            row.top = top;
+            row.mass = static_cast<float>(log_mass(logits, d, top));
+            chosen = list_likeliest(
+                row, d, scratch, most, static_cast<int32_t*>(op.p[6]) + i * most,
+                static_cast<float*>(op.p[7]) + i * most);
+        }
         highest = chosen.logit;
         static_cast<int64_t*>(op.p[2])[i] = chosen.token;
         if (sampling->wants_logprob != 0 && std::isfinite(chosen.logit))
-            static_cast<double*>(op.p[3])[i] = double{logits[chosen.token]} - top - log_mass(logits, d, top);
+            static_cast<double*>(op.p[3])[i] =
+                double{logits[chosen.token]} - top - log_mass(logits, d, top);
     });
 }
 

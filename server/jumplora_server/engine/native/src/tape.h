@@ -17,21 +17,24 @@ enum Kind : int64_t {
     LINEAR_I8,       // the same with int8 weights and rows quantised to int8
     DELTA_FEW,       // y += x D^T for the few rows of a decode step
     DELTA_MANY,      // y += x D^T for the many tokens of an encode
-    RELU,
-    GATED_GELU,
+    ACTIVATE,        // x = f(x)
+    GATE,            // y = f(gate) * value
     ATTEND_PROMPTS,  // self-attention inside each prompt
     STORE_SOURCE,    // prompts' cross-attention keys and values into their places
     ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
     ATTEND_CROSS,    // attend over the row's prompt
     BEST,            // the highest logit of each row and its token
-    CHOOSE,          // the tokens of rows that sample, and log-probabilities
+    CHOOSE,          // the tokens of rows that sample, log-probabilities, and beams' candidates
     COPY,            // rows' first keys and values from other rows
 };
+
+// What ACTIVATE and GATE apply to each number. layout.Function.
+enum Function : int64_t { RELU, GELU_TANH, GELU, SILU };
 
 // One operation. What the fields mean depends on the kind; each kernel names its own.
 struct Op {
     int64_t kind;
-    void* p[6];
+    void* p[8];
     int64_t n[8];
     float f[2];
 };
@@ -69,8 +72,10 @@ struct Sampling {
     double repetition_penalty;
     int64_t top_k;  // 0: all
     int64_t min_new_tokens;
+    int64_t no_repeat_ngram_size;  // 0: any may come again
     uint64_t seed;
     int64_t wants_logprob;
+    int64_t candidates;  // of a row with beams; 0: it has none
 };
 
 // How a replay ended; anything but DONE makes its numbers worthless. layout.Outcome.
@@ -97,8 +102,8 @@ struct Team;  // run.h
 
 void embed(const Op&, const Team&);
 void norm(const Op&, const Team&);
-void relu(const Op&, const Team&);
-void gated_gelu(const Op&, const Team&);
+void activate(const Op&, const Team&);
+void gate(const Op&, const Team&);
 void linear_f32(const Op&, const Team&);
 void linear_i8(const Op&, const Team&);
 void delta_few(const Op&, const Team&);

@@ -1,0 +1,185 @@
+"""Beam searches in a mixed batch are those of transformers, whatever stands beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decoding import beams_oracle, oracle
+from factories import tiny_t5, write_random_adapter
+from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.delta import Delta
+from jumplora_adapters.format import read_adapter
+from jumplora_server.core import (
+    AdapterRef,
+    Batch,
+    Beams,
+    Encoding,
+    Finish,
+    NoText,
+    Sampling,
+    Sequence,
+)
+from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.native.library import why_unavailable
+from jumplora_server.scheduler.claims import Priority
+from jumplora_server.scheduler.scheduler import Scheduler
+
+native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+PATHS = [
+    pytest.param("float32", "native", marks=native),
+    pytest.param("int8", "native", marks=native),
+    ("float32", "torch"),
+]
+GREEDY = Sampling(max_new_tokens=9)
+ROWS = 14
+
+
+@pytest.fixture(scope="module", params=("v1.0", "v1.1", "mt5"))
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    folder = tmp_path_factory.mktemp(request.param.replace(".", ""))
+    return read_backbone(tiny_t5(folder, style=request.param, seed=3))
+
+
+@dataclass
+class Site:
+    """An engine with three tasks behind a scheduler, and what it encoded."""
+
+    engine: Engine
+    deltas: dict[str, tuple[dict[str, Delta], ...]] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)
+    encoded: list[tuple[int, ...]] = field(default_factory=list)
+
+    def claim(self, ref: AdapterRef, _: Priority) -> tuple[int, ...]:
+        return (self.slots[ref.task],)
+
+    def unclaim(self, ref: AdapterRef) -> None: ...
+
+    def answers(self, asked: list[tuple[str | None, list[int], Sampling]]) -> list[Finish]:
+        """Of prompts that come together, each (task, tokens, sampling)."""
+        scheduler = Scheduler(self.engine.limits, self, max_encode_tokens=512)
+        for number, (task, prompt, sampling) in enumerate(asked):
+            ref = None if task is None else AdapterRef(task, task, (task,))
+            encoding = Encoding(ref, tuple(prompt))
+            scheduler.add(Sequence(number, encoding, sampling, NoText(), 0.0, wants="end"))
+        finishes: dict[int, Finish] = {}
+        while len(finishes) < len(asked):
+            batch: Batch = scheduler.next_batch(0.0)
+            self.encoded += [encoding.prompt for encoding in batch.encode]
+            scheduler.apply(batch, self.engine.step(batch), 0.0)
+            for sequence, event in scheduler.take_events():
+                if event.finish is not None:
+                    assert event.finish.error is None
+                    finishes[sequence.id] = event.finish
+        scheduler.next_batch(0.0)
+        scheduler.check_idle()
+        return [finishes[number] for number in range(len(asked))]
+
+
+def make_site(backbone: Backbone, folder: Path, dtype: str, kernels: Kernels) -> Site:
+    site = Site(
+        Engine(
+            backbone.path,
+            dtype=dtype,
+            max_rows=ROWS,
+            max_source_tokens=64,
+            max_target_tokens=16,
+            kernels=kernels,
+        )
+    )
+    for seed, (task, kind) in enumerate({"a": "masked", "b": "masked", "lora": "lowrank"}.items()):
+        path = write_random_adapter(folder, backbone, task=task, seed=seed, density=0.2, kind=kind)
+        adapter = read_adapter(path, backbone)
+        site.slots[task] = site.engine.install(site.engine.pack(adapter))
+        site.deltas[task] = (dict(adapter.deltas),)
+    return site
+
+
+def prompts() -> list[list[int]]:
+    return [[*range(3 + i, 40 + i, 2 + i), 1] for i in range(6)]
+
+
+SEARCHES: list[tuple[str | None, Sampling]] = [
+    (None, Sampling(9, beams=Beams(4, answers=4))),
+    ("a", Sampling(9, beams=Beams(2, 0.0, early_stopping=True))),
+    ("b", Sampling(7, beams=Beams(3, 2.0, "never", answers=2))),
+    ("lora", Sampling(9, no_repeat_ngram_size=2, beams=Beams(3, answers=3))),
+    ("a", Sampling(8, min_new_tokens=5, repetition_penalty=1.4, beams=Beams(2, answers=2))),
+    (None, Sampling(9, no_repeat_ngram_size=1, beams=Beams(3, -0.5))),
+]
+
+
+def mixed(site: Site) -> list[tuple[str | None, list[int], Sampling]]:
+    """Every search, and greedy and sampled sequences between."""
+    asked = []
+    for i, (task, sampling) in enumerate(SEARCHES):
+        asked.append((task, prompts()[i], sampling))
+        asked.append((("a", "b", None)[i % 3], prompts()[-i], GREEDY))
+        sampled = Sampling(6, mode="sample", temperature=1.5, seed=i)
+        asked.append((("lora", None, "b")[i % 3], prompts()[i], sampled))
+    return asked
+
+
+def options(sampling: Sampling) -> dict[str, Any]:
+    beams = sampling.beams
+    assert beams is not None
+    return {
+        "max_new_tokens": sampling.max_new_tokens,
+        "min_new_tokens": sampling.min_new_tokens or None,
+        "num_beams": beams.width,
+        "length_penalty": beams.length_penalty,
+        "early_stopping": beams.early_stopping,
+        "num_return_sequences": beams.answers,
+        "no_repeat_ngram_size": sampling.no_repeat_ngram_size or None,
+        "repetition_penalty": sampling.repetition_penalty,
+        "do_sample": False,
+    }
+
+
+def tokens_of(finish: Finish) -> list[list[int]]:
+    return [[token.id for token in answer.tokens] for answer in finish.answers]
+
+
+@pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
+def test_answers_and_scores_are_those_of_transformers(
+    backbone: Backbone, kernels: Kernels, tmp_path: Path
+) -> None:
+    site = make_site(backbone, tmp_path, "float32", kernels)
+    asked = mixed(site)
+    for (task, prompt, sampling), finish in zip(asked, site.answers(asked), strict=True):
+        deltas = site.deltas.get(task or "", ())
+        if sampling.beams is None:
+            if sampling is GREEDY:
+                expected = oracle(backbone.path, prompt, deltas, max_new_tokens=9)
+                assert finish.generated_tokens == len(expected)
+            continue
+        theirs = beams_oracle(backbone.path, prompt, deltas, **options(sampling))
+        assert tokens_of(finish) == [tokens for tokens, _ in theirs], (task, sampling)
+        scores = [answer.score for answer in finish.answers]
+        assert scores == pytest.approx([score for _, score in theirs], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
+def test_alone_and_in_a_mixed_batch_they_are_the_same_to_the_bit(
+    backbone: Backbone, dtype: str, kernels: Kernels, tmp_path: Path
+) -> None:
+    site = make_site(backbone, tmp_path, dtype, kernels)
+    asked = mixed(site)
+    together = site.answers(asked)
+    for ask, finish in zip(asked, together, strict=True):
+        (alone,) = site.answers([ask])
+        assert tokens_of(alone) == tokens_of(finish)
+        assert [a.score for a in alone.answers] == [a.score for a in finish.answers]
+        assert alone.generated_tokens == finish.generated_tokens
+
+
+def test_a_prompt_is_encoded_once_whatever_the_number_of_hypotheses(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    site = make_site(backbone, tmp_path, "float32", "auto")
+    asked = mixed(site)
+    site.answers(asked)
+    assert sorted(site.encoded) == sorted(tuple(prompt) for _, prompt, _ in asked)
