@@ -55,6 +55,7 @@ class Outcome(IntEnum):
 PANEL = 32  # outputs of a panel of packed weights
 LANES = 16  # floats of a vector
 MAX_LANES = 64  # tokens of a block
+MAX_MODULES = 3  # of a delta operation
 
 # Without slots a structure takes a field that it has not, by any name, and the kernels read the
 # one that was meant as null.
@@ -98,6 +99,7 @@ class Block(ctypes.Structure):
         ("lane", ctypes.c_int64),
         ("first", ctypes.c_int64),
         ("tables", ctypes.c_int64),
+        ("inner", ctypes.c_int64),
     )
 
 
@@ -135,5 +137,6 @@ class Step(ctypes.Structure):
         ("blocks", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
         ("targeted", ctypes.c_char_p),
+        ("inner", ctypes.c_void_p),
         ("samplings", ctypes.c_void_p),
     )

@@ -15,7 +15,7 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Attention, FeedForward, Site
 from jumplora_server.engine.attention import Direction, position_buckets
 from jumplora_server.engine.memory import lazy_zeros
-from jumplora_server.engine.native.layout import LANES, Function, Kind, Step
+from jumplora_server.engine.native.layout import LANES, MAX_MODULES, Function, Kind, Step
 from jumplora_server.engine.native.sampling import CandidateLists
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
@@ -210,6 +210,7 @@ class NativeT5:
             )  # fmt: skip
 
     def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
+        assert len(sites) <= MAX_MODULES
         d_out, d_in = sites[0].shape
         first = self.sites[sites[0].name]
         for number, site in enumerate(sites, first):  # the kernels count on from the first

@@ -52,7 +52,7 @@ struct Relu {
 // x (1 + tanh u) / 2 = x / (1 + e^(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3).
 struct GeluTanh {
     static vec of(vec x) {
-        const vec bend = times_plus(times(x, x), fill(0.044715f), one());
+        const vec bend = fused(times(x, x), fill(0.044715f), one());
         return over(x, plus(one(), exp_ps(times(times(x, bend), fill(-2.0f * 0.79788456f)))));
     }
 };
@@ -63,10 +63,10 @@ struct GeluTanh {
 struct Gelu {
     static vec of(vec x) {
         const vec z = higher(x, minus(fill(0.0f), x));
-        const vec t = over(one(), times_plus(z, fill(0.3275911f * 0.70710678f), one()));
+        const vec t = over(one(), fused(z, fill(0.3275911f * 0.70710678f), one()));
         vec q = fill(0.5f * 1.061405429f);
         for (const float term : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
-            q = times_plus(q, t, fill(0.5f * term));
+            q = fused(q, t, fill(0.5f * term));
         const vec above_z = times(times(q, t), exp_ps(times(times(z, z), fill(-0.5f))));
         return times(x, choose_lanes(above(fill(0.0f), x), above_z, minus(one(), above_z)));
     }
@@ -82,7 +82,7 @@ void activate_rows(const Op& op, const Team& team) {
     team.share(0, team.step.rows, [&](int64_t i) {
         float* x = static_cast<float*>(op.p[0]) + i * d;
         for (int64_t j = 0; j < d; j += LANES)
-            store_part(x + j, d - j, F::of(load_or(x + j, d - j, 0.0f)));
+            store_some(x + j, d - j, F::of(load_or(x + j, d - j, 0.0f)));
     });
 }
 
@@ -94,7 +94,7 @@ void gate_rows(const Op& op, const Team& team) {
         float* y = static_cast<float*>(op.p[1]) + i * d;
         for (int64_t j = 0; j < d; j += LANES) {
             const vec value = load_or(gate + d + j, d - j, 0.0f);
-            store_part(y + j, d - j, times(F::of(load_or(gate + j, d - j, 0.0f)), value));
+            store_some(y + j, d - j, times(F::of(load_or(gate + j, d - j, 0.0f)), value));
         }
     });
 }

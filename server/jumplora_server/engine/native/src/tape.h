@@ -47,7 +47,7 @@ struct Delta {
     const int32_t* offsets;  // sparse: [d_out + 1]
     const uint16_t* columns; // sparse: [nnz], ascending in each row
     const void* values;      // sparse: [nnz]; dense: panels of float
-    const float* a;          // low rank: panels of A [rank, d_in]
+    const float* a;          // low rank: A [rank, d_in], rows filled up to whole vectors
     const float* b;          // low rank: panels of B [d_out, rank]
 };
 enum DeltaKind : int64_t { NO_DELTA = 0, SPARSE = 1, DENSE = 2, LOW_RANK = 4 };
@@ -61,6 +61,7 @@ struct Block {
     int64_t lane;   // DELTA_MANY: first lane of the transposed scratch
     int64_t first;  // index into Step.tables
     int64_t tables; // how many
+    int64_t inner;  // first number of its part of Step.inner
 };
 constexpr int64_t LANES = 16;  // floats of a vector
 constexpr int64_t MAX_LANES = 64;
@@ -95,6 +96,7 @@ struct Step {
     const Block* blocks;
     const Delta* const* tables;
     const uint8_t* targeted;  // a bit for each module that any of the tables has; null: all of them
+    float* inner;  // room for x A^T of the low-rank deltas of an operation; null where there are none
     const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
 };
 
