@@ -24,7 +24,7 @@ Alpha = Annotated[float, _Option(help="The update is scaled by alpha / rank.")]
 Targets = Annotated[
     str,
     _Option(
-        help=f"Linear layers to adapt, as \"q,v,wo\": {', '.join(get_args(Role))}; {ALL_LINEAR} "
+        help=f'Linear layers to adapt, as "q,v,wo": {", ".join(get_args(Role))}; {ALL_LINEAR} '
         f"(all but {HEAD}); ends of names; patterns of names."
     ),
 ]
