@@ -230,6 +230,12 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "zip: absolute path": (lambda files: zipped({**files, "/etc/cron.d/x": b"x"}), "absolute"),
     "zip: out of the archive": (lambda files: zipped({**files, "a/../../x": b"x"}), "'..'"),
     "zip: backslashes": (lambda files: zipped({**files, "a\\b": b"x"}), "joined by"),
+    "zip: a name twice": (
+        lambda files: zipped({**files, "adapter_config_json": b"{}"}).replace(
+            b"adapter_config_json", CONFIG.encode()
+        ),
+        "twice",
+    ),
     "zip: no name at all": (lambda files: zipped({**files, "a//b": b"x"}), "the part ''"),
     "zip: a long name": (lambda files: zipped({**files, "x" * 2000: b"x"}), "at most 1024"),
     "zip: a long part": (lambda files: zipped({**files, "x" * 250: b"x"}), "at most 200"),

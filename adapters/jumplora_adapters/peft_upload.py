@@ -7,6 +7,7 @@ on what comes from another machine.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,27 +61,24 @@ def make_from_archive(
         folder = unpack(archive, kind, place, store.max_file_bytes)
         _check_weights(folder / WEIGHTS_FILE, store.max_file_bytes)
         try:
-            return _made(store, folder, place, task, backbone, trusted=False)
+            out, made_from = _convert(folder, place, task, backbone, trusted=False)
         except ConvertError as error:  # without this machine's folders
             said = str(error).replace(f"{folder}/", "").replace(str(folder), folder.name)
             raise ConvertError(said) from error
+        shutil.rmtree(folder)  # there is a copy to be made, and it needs room
+        return Made(_copied(store, out), made_from)
 
 
 def make_from_folder(store: Store, folder: Path, task: str, backbone: Backbone) -> Made:
     """Make an adapter of a PEFT folder of this machine. Raises as `make_from_archive`."""
     with store_errors(), store.staging() as place:
-        return _made(store, folder, place, task, backbone, trusted=True)
+        out, made_from = _convert(folder, place, task, backbone, trusted=True)
+        return Made(_copied(store, out), made_from)
 
 
-def _made(
-    store: Store,
-    folder: Path,
-    place: Path,
-    task: str,
-    backbone: Backbone,
-    *,
-    trusted: bool,
-) -> Made:
+def _convert(
+    folder: Path, place: Path, task: str, backbone: Backbone, *, trusted: bool
+) -> tuple[Path, MadeFrom]:
     # Imported late: only those who convert need it.
     from jumplora_adapters.convert.draft import Draft
     from jumplora_adapters.convert.form import Form
@@ -92,16 +90,20 @@ def _made(
     out = place / "made.safetensors"
     converted = convert_peft(folder, out, draft, backbone, Form(), trusted=trusted)
     peft_type = shown(str(read_peft_config(folder / CONFIG_FILE)["peft_type"]), MAX_SHOWN)
+    return out, MadeFrom(peft_type, converted.warnings)
+
+
+def _copied(store: Store, path: Path) -> Incoming:
     incoming = store.incoming()
     try:
-        with out.open("rb") as source:
+        with path.open("rb") as source:
             while piece := source.read(_COPY_BYTES):
                 incoming.write(piece)
         incoming.finish()
     except BaseException:
         incoming.discard()
         raise
-    return Made(incoming, MadeFrom(peft_type, converted.warnings))
+    return incoming
 
 
 def _check_weights(path: Path, max_bytes: int) -> None:

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import StoreBusy as TurnNotCome
 from jumplora_adapters.file_kind import ArchiveKind, FileKind, kind_of
 from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.peft_upload import Made, MadeFrom, make_from_archive
@@ -175,12 +176,13 @@ class Publishing:
             late = returned(_discard_made)
             try:
                 return await self._converters.run(make, late, Patience(self._wait_seconds))
-            except StoreBusy as error:
+            except (StoreBusy, TurnNotCome) as error:
+                why = "another folder" if isinstance(error, TurnNotCome) else "this folder"
                 raise StoreBusy(
-                    f"no adapter was made of the PEFT folder in time; nothing was published "
-                    f"({error.message})",
-                    reason=error.reason,
-                    retry_after=error.retry_after,
+                    f"converting {why} takes longer than a request waits; nothing was published: "
+                    "try again later, or convert it with `jumplora convert peft`",
+                    reason="convert",
+                    retry_after=5.0,
                 ) from error
 
     async def _adopt(

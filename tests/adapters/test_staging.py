@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -12,13 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from factories import toy_backbone
-from jumplora_adapters.errors import ConvertError, StoreFull
+from jumplora_adapters.errors import ConvertError, FormatError, StoreFull
 from jumplora_adapters.peft_upload import make_from_archive, make_from_folder
 from jumplora_adapters.staging import LOCK
 from jumplora_adapters.store import Step, Store
-from packed import lora_files, tar_gz, write_folder
+from packed import CONFIG, WEIGHTS, lora_files, tar_gz, write_folder
 
 BACKBONE = toy_backbone()
 SOUND = lora_files(BACKBONE)
@@ -123,6 +126,23 @@ def test_nothing_is_left_when_conversion_fails(store: Store, tmp_path: Path) -> 
         make_from_archive(store, sent, "gzip", "t", BACKBONE)
     with pytest.raises(ConvertError):
         make_from_folder(store, write_folder(tmp_path / "lora", files), "t", BACKBONE)
+    assert names(store.root) == set()
+
+
+def test_a_small_folder_that_makes_a_large_file_is_refused(tmp_path: Path) -> None:
+    name = "encoder.block.0.layer.0.SelfAttention.q"
+    backbone = toy_backbone({name: (2048, 2048)})
+    tensors = {
+        f"base_model.model.{name}.shira_indices": torch.zeros(2, 1, dtype=torch.int32),
+        f"base_model.model.{name}.shira_weight": torch.ones(1),
+    }
+    config = {"peft_type": "SHIRA", "r": 1, "target_modules": ["q"]}
+    sent = tar_gz({CONFIG: json.dumps(config).encode(), WEIGHTS: save(tensors)})
+    store = Store(tmp_path / "store", max_file_bytes=500_000)  # the mask takes 524,288
+    store.prepare()
+    with pytest.raises(FormatError, match="more than 500000 bytes") as caught:
+        make_from_archive(store, io.BytesIO(sent), "gzip", "t", backbone)
+    assert caught.value.code == "file_size"
     assert names(store.root) == set()
 
 

@@ -33,6 +33,7 @@ def unpack(file: BinaryIO, kind: ArchiveKind, place: Path, max_bytes: int) -> Pa
         path = place / "unzipped.tar"
         _write(_inflated(file), path, max_bytes, "the archive")
         with path.open("rb") as tar:
+            path.unlink()  # its bytes go when it is closed
             if _kind_inside(tar.read(HEAD_BYTES)) != "tar":
                 raise WrongFile(
                     "it is a gzip file of something else than a tar: send a PEFT folder as a "

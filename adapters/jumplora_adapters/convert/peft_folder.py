@@ -95,8 +95,8 @@ def _check_other(name: str, tensor: Tensor, backbone: Backbone, form: PeftFormat
     if "_embedding_" in name:
         raise ConvertError(
             f"tensor {said(name)}: an embedding was a target, and only linear layers can carry a"
-            " delta: train without 'shared', 'embed_tokens' and 'relative_attention_bias' in"
-            " target_modules, and without ensure_weight_tying, which adds the embedding to the head"
+            " delta: train without it in target_modules, and without ensure_weight_tying, which"
+            " adds the embeddings to a tied head"
         )
     parameter = _parameter(name, backbone)
     if parameter is None:

@@ -318,9 +318,7 @@ def test_any_crafted_archive_is_right_or_refused(started: Started, packer: str, 
     assert staged(site) == []
 
 
-def waiting_site(
-    tmp_path: Path, on_step: Callable[[Step], None], wait_seconds: float = 10.0
-) -> Any:
+def waiting_site(tmp_path: Path, on_step: Callable[[Step], None], **seconds: float) -> Any:
     site = make_site(tmp_path)
     services = site.parts.services
     publishing = Publishing(
@@ -328,7 +326,7 @@ def waiting_site(
         services.backbone,
         services.residency,
         load_seconds=20,
-        wait_seconds=wait_seconds,
+        **seconds,
     )
     object.__setattr__(services, "publishing", publishing)
     return site
@@ -350,6 +348,7 @@ def test_one_conversion_at_a_time_and_others_wait_a_while(tmp_path: Path) -> Non
         with httpx.Client(base_url=http.base_url, headers=ADMIN, timeout=20) as second:
             late = put(second, "second", tar_gz(lora_files(BACKBONE)))
             assert (late.status_code, late.json()["error_type"]) == (503, "store_busy")
+            assert "another folder" in late.json()["error"]
             assert late.headers["retry-after"]
             # Adapter files are not held up, nor is a sweep a danger to what is being made.
             assert put(second, "file", site.adapter("file").read_bytes()).status_code == 201
@@ -360,6 +359,25 @@ def test_one_conversion_at_a_time_and_others_wait_a_while(tmp_path: Path) -> Non
             assert first.result(20).status_code == 201
             assert put(second, "second", tar_gz(lora_files(BACKBONE))).status_code == 201
     assert staged(site) == []
+
+
+def test_a_conversion_that_takes_too_long_leaves_nothing(tmp_path: Path) -> None:
+    may_end = threading.Event()
+    site = waiting_site(tmp_path, lambda step: holding(may_end, step), disk_seconds=0.3)
+    with connected(site, headers=ADMIN) as http:
+        before = files(site)
+        late = put(http, "late", zipped(lora_files(BACKBONE)))
+        assert (late.status_code, late.json()["error_type"]) == (503, "store_busy")
+        assert "this folder" in late.json()["error"]
+        may_end.set()
+        wait_for(lambda: staged(site) == [])
+        assert files(site) == before
+        assert http.get("/v1/adapters/late").status_code == 404
+
+
+def holding(may_end: threading.Event, step: Step) -> None:
+    if step == "staged":
+        assert may_end.wait(20)
 
 
 def test_a_client_that_goes_away_leaves_nothing_in_staging(tmp_path: Path) -> None:
