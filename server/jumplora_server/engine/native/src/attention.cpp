@@ -276,17 +276,24 @@ void attend_cross(const Op& op, const Team& team) {
     });
 }
 
-// p: keys, values (the layer's own cache).  n: heads, d_kv, length. Keys are copied in whole vectors.
+// p: keys, values (the layer's own cache).  n: heads, d_kv, length.
+// Keys are copied in whole vectors: among them some that both rows have, which are equal.
 void copy_rows(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2];
     team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t copy = i / heads, head = i % heads;
         const int64_t tokens = team.step.positions[copy];
+        const int64_t first = team.step.lengths[copy] / LANES * LANES;
+        if (first >= tokens) return;
         const Rows<const float> from(
             op, 0, team.step.source_places[copy], head, heads, d_kv, length);
         const Rows<float> to(op, 0, team.step.target_rows[copy], head, heads, d_kv, length);
-        std::memcpy(to.keys, from.keys, round_up(tokens) * d_kv * sizeof(float));
-        std::memcpy(to.values, from.values, tokens * d_kv * sizeof(float));
+        const int64_t skipped = first * d_kv;
+        std::memcpy(
+            to.keys + skipped, from.keys + skipped,
+            (round_up(tokens) - first) * d_kv * sizeof(float));
+        std::memcpy(
+            to.values + skipped, from.values + skipped, (tokens - first) * d_kv * sizeof(float));
     });
 }
 
