@@ -90,11 +90,22 @@ def run(engine: Engine, sequences: Rows[Sequence]) -> list[list[int]]:
     return [sequence.output for sequence in sequences]
 
 
-@lru_cache(maxsize=4)
-def _reference(folder: Path) -> Any:
+def load_reference(folder: Path) -> Any:
+    """transformers' model of a folder, in float32.
+
+    transformers 5 multiplies the decoder's output of every umT5 by d_model ** -0.5, which the
+    published ones were not trained with. Its tokens are the same without that, its probabilities
+    are those of the training.
+    """
     from transformers import AutoModelForSeq2SeqLM
 
-    return AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+    if model.config.model_type == "umt5":
+        model.config.tie_word_embeddings = False
+    return model
+
+
+_reference = lru_cache(maxsize=4)(load_reference)
 
 
 def oracle(

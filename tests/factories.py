@@ -26,7 +26,8 @@ from jumplora_adapters.manifest import Kind, Manifest, ProfileSpec, PromptSpec
 from jumplora_adapters.network import Role, Site
 from jumplora_adapters.profile import Profile
 
-Style = Literal["v1.0", "v1.1", "mt5"]
+Style = Literal["v1.0", "v1.1", "mt5", "umt5"]
+BYTE_FALLBACK = ("mt5", "umt5")
 TEXT = (
     "the a of and to in is was it for on as with he she they this that good bad film book river "
     "city sport world business science music great poor never always question answer text task "
@@ -38,11 +39,11 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;
 def tiny_tokenizer(vocab: int = 512, *, style: Style = "v1.1") -> Tokenizer:
     """A Unigram tokenizer of exactly `vocab` tokens: pad 0, eos 1 (appended), unk 2.
 
-    Style mt5 falls back to bytes, so that any text survives the round trip and half characters
-    occur; the others know ASCII and turn the rest into unk.
+    Styles mt5 and umt5 fall back to bytes, so that any text survives the round trip and half
+    characters occur; the others know ASCII and turn the rest into unk.
     """
     pieces: list[tuple[str, float]] = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
-    if style == "mt5":
+    if style in BYTE_FALLBACK:
         pieces += [(f"<0x{byte:02X}>", -15.0) for byte in range(256)]
     pieces += [("▁", -4.0)]
     pieces += [(character, -6.0) for character in CHARACTERS]
@@ -53,11 +54,13 @@ def tiny_tokenizer(vocab: int = 512, *, style: Style = "v1.1") -> Tokenizer:
     pairs = [first + second for first in "etaoinshrdlu" for second in "etaoinshrdlucmfwyp"]
     fillers = pairs + [f"▁w{index}" for index in range(spare)]
     pieces += [(piece, -8.0 - index / 64) for index, piece in enumerate(fillers[:spare])]
-    tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=style == "mt5"))
+    tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=style in BYTE_FALLBACK))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     metaspace = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = (
-        decoders.Sequence([decoders.ByteFallback(), metaspace]) if style == "mt5" else metaspace
+        decoders.Sequence([decoders.ByteFallback(), metaspace])
+        if style in BYTE_FALLBACK
+        else metaspace
     )
     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -79,19 +82,16 @@ def tiny_t5(
     layers: int = 2,
     decoder_layers: int | None = None,
     dtype: torch.dtype = torch.float32,
+    fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Write a random T5 checkpoint (safetensors, config, tokenizer) and return its folder.
 
     v1.0 is ReLU with a tied head, v1.1 gated GELU with a head of its own, mt5 that with byte
-    fallback. config.json says so in the words of the published checkpoints.
+    fallback, umt5 that with a position bias in every block. config.json says so in the words of
+    the published checkpoints; `fields` are written over it.
     """
     # Imported here because it takes seconds, and most tests need no checkpoint.
-    from transformers import (
-        MT5Config,
-        MT5ForConditionalGeneration,
-        T5Config,
-        T5ForConditionalGeneration,
-    )
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
     sizes: dict[str, Any] = {
         "vocab_size": vocab,
@@ -108,14 +108,17 @@ def tiny_t5(
         "decoder_start_token_id": 0,
         "pad_token_id": 0,
         "eos_token_id": 1,
+        "layer_norm_epsilon": 1e-6,
+        "dropout_rate": 0.0,
+        **fields,
     }
+    model_type = style if style in BYTE_FALLBACK else "t5"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: torch.nn.Module = (
-            MT5ForConditionalGeneration(MT5Config(**sizes))
-            if style == "mt5"
-            else T5ForConditionalGeneration(T5Config(**sizes))
+        model: torch.nn.Module = AutoModelForSeq2SeqLM.from_config(
+            AutoConfig.for_model(model_type, **sizes)
         )
+        architecture = type(model).__name__
         weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
         weights["lm_head.weight"] = torch.randn(vocab, d_model).to(dtype)
     if style == "v1.0":
@@ -137,17 +140,15 @@ def tiny_t5(
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    architecture = "MT5ForConditionalGeneration" if style == "mt5" else "T5ForConditionalGeneration"
     config = {
         **sizes,
         "architectures": [architecture],
-        "model_type": "mt5" if style == "mt5" else "t5",
+        "model_type": model_type,
         "is_encoder_decoder": True,
-        "layer_norm_epsilon": 1e-6,
-        "dropout_rate": 0.0,
     }
     _write_json(folder / "config.json", config)
-    generation = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    tokens = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    generation = {name: sizes[name] for name in tokens}
     _write_json(folder / "generation_config.json", generation)
     tiny_tokenizer(vocab, style=style).save(str(folder / "tokenizer.json"))
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ def official_state(
     rank: int = 4,
     density: float = 0.1,
     taus: Mapping[str, float] | None = None,
+    names: Iterable[str] | None = None,
 ) -> Official:
     """Factors as training leaves them, one threshold at the (1 - density) quantile of |B A|.
 
-    `taus` replaces that threshold module by module.
+    `taus` replaces that threshold module by module. `names` are the modules, by default q and v.
     """
     generator = torch.Generator().manual_seed(seed)
     state: Official = {
@@ -36,7 +37,8 @@ def official_state(
             "A": torch.randn(rank, d_in, generator=generator),
             "B": torch.randn(d_out, rank, generator=generator) * 0.1,
         }
-        for name, (d_out, d_in) in backbone.targets.items()
+        for name in (backbone.targets if names is None else names)
+        for d_out, d_in in [backbone.sites[name].shape]
     }
     products = torch.cat([(pair["B"] @ pair["A"]).abs().flatten() for pair in state.values()])
     shared = torch.quantile(products[:65536], 1 - density)

@@ -180,6 +180,7 @@ def _prefix(weights: Weights) -> None:
 
 V10: dict[str, Any] = {"style": "v1.0"}
 MT5: dict[str, Any] = {"style": "mt5"}
+UMT5: dict[str, Any] = {"style": "umt5", "layers": 2}
 SHORT = ("d_ff", "d_kv", "d_model", "num_heads", "num_layers", "vocab_size", "model_type",
          "relative_attention_num_buckets")  # fmt: skip
 
@@ -193,10 +194,14 @@ CASES: dict[str, OddCheckpoint] = {
     "v1.0": OddCheckpoint(plain=V10),
     "v1.1": OddCheckpoint(),
     "mt5": OddCheckpoint(plain=MT5),
+    "umt5": OddCheckpoint(plain=UMT5),
+    "gated SiLU": OddCheckpoint(plain={"fields": {"feed_forward_proj": "gated-silu"}}),
+    "GELU": OddCheckpoint(plain={"fields": {"feed_forward_proj": "gelu"}}),
     # Files.
     "saved again": OddCheckpoint(_save_again("1GB")),
     "saved again, tied": OddCheckpoint(_save_again("1GB"), V10),
     "saved again in shards": OddCheckpoint(_save_again("20KB")),
+    "saved again in shards, umt5": OddCheckpoint(_save_again("20KB"), UMT5),
     "saved again in shards, mt5": OddCheckpoint(_save_again("20KB"), MT5),
     "a stale index": OddCheckpoint(lambda folder: _leave_index(folder, shards=False)),
     "a stale index and its shards": OddCheckpoint(lambda f: _leave_index(f, shards=True), V10),

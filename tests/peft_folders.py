@@ -46,35 +46,59 @@ def twice(model: nn.Module) -> nn.Module:
 def save_trained(
     backbone: Backbone, folder: Path, wrap: Callable[[nn.Module], nn.Module], **config: Any
 ) -> dict[str, Tensor]:
-    """Save a LoRA with random factors; target -> the update that PEFT would merge."""
-    model = transformers.T5ForConditionalGeneration.from_pretrained(backbone.path)
+    """Save a LoRA with random factors; site -> the update that PEFT would merge."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, about variants of LoRA
+        made = peft.LoraConfig(**config)
+    return save_adapted(backbone, folder, made, wrap)
+
+
+def save_adapted(
+    backbone: Backbone,
+    folder: Path,
+    config: Any,
+    wrap: Callable[[nn.Module], nn.Module] = bare,
+    scale: float = 1.0,
+) -> dict[str, Tensor]:
+    """Save what a configuration of PEFT trains, with random numbers of that deviation."""
+    model = load_model(backbone)
     generator = torch.Generator().manual_seed(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's, about patterns without a match among others
-        adapted = peft.get_peft_model(wrap(model), peft.LoraConfig(**config))
+        adapted = peft.get_peft_model(wrap(model), config)
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                parameter.data = torch.randn(parameter.shape, generator=generator)
+            if any(part in name for part in ("lora_", "shira_", "supertuning_")):
+                parameter.data = torch.randn(parameter.shape, generator=generator) * scale
         adapted.save_pretrained(folder)
-        return {
-            target: module.get_delta_weight("default").detach()
-            for target in backbone.targets
-            if hasattr(module := model.get_submodule(target), "get_delta_weight")
-        }
+        return updates_of(backbone, model)
+
+
+def load_model(backbone: Backbone) -> nn.Module:
+    """The backbone as transformers loads it."""
+    model: nn.Module = transformers.AutoModelForSeq2SeqLM.from_pretrained(backbone.path)
+    return model
+
+
+def updates_of(backbone: Backbone, model: nn.Module) -> dict[str, Tensor]:
+    """Site -> what PEFT would merge into its weight."""
+    updates: dict[str, Tensor] = {}
+    for site in backbone.sites:
+        module: Any = model.get_submodule(site)
+        if hasattr(module, "get_delta_weight"):
+            update = module.get_delta_weight("default").detach()
+            updates[site] = update.to_dense() if update.is_sparse else update
+    return updates
 
 
 def reloaded(
     backbone: Backbone, folder: Path, wrap: Callable[[nn.Module], nn.Module]
 ) -> dict[str, Tensor]:
-    model = transformers.T5ForConditionalGeneration.from_pretrained(backbone.path)
+    """The updates of a folder that PEFT loads again."""
+    model = load_model(backbone)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peft.PeftModel.from_pretrained(wrap(model), folder)
-    return {
-        target: module.get_delta_weight("default").detach()
-        for target in backbone.targets
-        if hasattr(module := model.get_submodule(target), "get_delta_weight")
-    }
+    return updates_of(backbone, model)
 
 
 def convert(backbone: Backbone, folder: Path, draft: Draft) -> Converted:

@@ -62,10 +62,11 @@ def http_server(answer: Callable[[Asked], Said]) -> Iterator[str]:
                 self.send_header(name, text)
             self.send_header("content-length", str(len(said.body) + said.missing))
             self.end_headers()
-            self.wfile.write(said.body)
+            if self.command != "HEAD":
+                self.wfile.write(said.body)
             self.close_connection = self.close_connection or said.missing > 0
 
-        do_GET = do_POST = do_PUT = do_DELETE = _answer
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer
 
         def log_message(self, *_: object) -> None:
             """Not to standard error."""

@@ -50,18 +50,21 @@ def spiece_model(folder: Path, **options: Any) -> Path:
     words = TEXT.split()
     lines = [" ".join(drawn.choices(words, k=12)).capitalize() + "." for _ in range(500)]
     (folder / "corpus.txt").write_text("\n".join(lines) + "\n")
+    usual = {
+        "hard_vocab_limit": False,
+        "pad_id": 0,
+        "eos_id": 1,
+        "unk_id": 2,
+        "bos_id": -1,
+        "pad_piece": "<pad>",
+        "vocab_size": 600,
+    }
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "corpus.txt"),
         model_prefix=str(folder / "spiece"),
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        pad_piece="<pad>",
         minloglevel=2,
         num_threads=1,
-        **{"vocab_size": 600, **options},
+        **(usual | options),
     )
     (folder / "spiece.vocab").unlink()
     (folder / "corpus.txt").unlink()

@@ -1,7 +1,7 @@
 """What a backbone computes: the one reader of config.json.
 
-Fields and defaults are those of transformers' T5Config and MT5Config. A field that would change
-what the network computes, and that is not obeyed here, is refused by its name.
+Fields and defaults are those of transformers' T5Config, MT5Config and UMT5Config. A field that
+would change what the network computes, and that is not obeyed here, is refused by its name.
 """
 
 from __future__ import annotations
@@ -22,20 +22,47 @@ MAX_D_MODEL = 65_535  # a column of a delta is 2 bytes
 MAX_WIDTH = 65_536
 MAX_SIZE = 1 << 24  # of the rest
 
-ModelType = Literal["t5", "mt5"]
-FeedForward = Literal["relu", "gated-gelu"]
+ModelType = Literal["t5", "mt5", "umt5"]
+Family = Literal["t5"]  # of model types whose networks differ in names and tables alone
+Activation = Literal["relu", "gelu_tanh", "gelu", "silu"]
 
+_MT5: Mapping[str, int | str] = {
+    "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 8,
+    "vocab_size": 250_112, "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
 _DEFAULTS: Mapping[ModelType, Mapping[str, int | str]] = {
     "t5": {
         "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8, "num_layers": 6,
         "vocab_size": 32_128, "feed_forward_proj": "relu",
     },
-    "mt5": {
-        "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 8,
-        "vocab_size": 250_112, "feed_forward_proj": "gated-gelu",
-    },
+    "mt5": _MT5,
+    "umt5": _MT5,
 }  # fmt: skip
-_ACTIVATIONS: Mapping[FeedForward, str] = {"relu": "relu", "gated-gelu": "gelu_new"}
+_FAMILIES: Mapping[ModelType, Family] = {"t5": "t5", "mt5": "t5", "umt5": "t5"}
+_RELATIVES = {
+    "longt5": "LongT5, whose encoder attends to a window and to summaries",
+    "switch_transformers": "Switch Transformers, whose feed-forwards are many experts",
+    "t5gemma": "T5Gemma, which has Gemma's layers",
+    "t5gemma2": "T5Gemma 2, which has Gemma's layers",
+    "pix2struct": "Pix2Struct, which reads images",
+    "pop2piano": "Pop2Piano, which reads sound",
+    "udop": "UDOP, which reads images",
+}
+"""What is near to T5 and computed in another way, for the message that refuses it."""
+_FUNCTIONS: Mapping[str, Activation] = {
+    "relu": "relu",
+    "gelu_new": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""transformers' names of activations that are computed; several are one function."""
+_GATED = "gated-"
 # Other names of the same sizes; transformers lets them win over the name itself.
 _SYNONYMS = {
     "hidden_size": "d_model",
@@ -67,13 +94,28 @@ class Architecture:
     relative_attention_num_buckets: int
     relative_attention_max_distance: int
     layer_norm_epsilon: float
-    feed_forward_proj: FeedForward
+    feed_forward_proj: str  # as the file has it; what it means is in `activation` and `is_gated`
     scales_decoder_outputs: bool
+
+    @property
+    def family(self) -> Family:
+        """Which models compute it."""
+        return _FAMILIES[self.model_type]
 
     @property
     def inner(self) -> int:
         """Width of the attention projections."""
         return self.num_heads * self.d_kv
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a feed-forward has a gate, whose activation is multiplied with the other half."""
+        return self.feed_forward_proj.startswith(_GATED)
+
+    @property
+    def activation(self) -> Activation:
+        """The function between a feed-forward's products."""
+        return _FUNCTIONS[_activation_name(self.feed_forward_proj)]
 
     @property
     def logit_scale(self) -> float:
@@ -101,7 +143,8 @@ def config_file(folder: Path) -> Path:
 def architecture_of(config: Mapping[str, object]) -> Architecture:
     """Of the content of a config.json, with defaults filled in.
 
-    Raises BackboneError for another family than T5, and for values that cannot be computed with.
+    Raises BackboneError for a network that is not of the T5 family, and for values that cannot be
+    computed with.
     """
     for field, reason in _REFUSED.items():
         if config.get(field) is not None:
@@ -149,7 +192,11 @@ def _family(config: Mapping[str, object]) -> ModelType:
     for known in _DEFAULTS:
         if given == known:
             return known
-    raise BackboneError(f"model_type {given!r} given; allowed are {', '.join(_DEFAULTS)}")
+    name = _RELATIVES.get(given) if isinstance(given, str) else None
+    described = "" if name is None else f" ({name})"
+    raise BackboneError(
+        f"config.json: model_type is {given!r}{described}; allowed are {', '.join(_DEFAULTS)}"
+    )
 
 
 def _size(config: Mapping[str, object], model_type: ModelType, name: str, most: int) -> int:
@@ -179,26 +226,38 @@ def _epsilon(config: Mapping[str, object]) -> float:
     return epsilon
 
 
-def _feed_forward(config: Mapping[str, object], model_type: ModelType) -> FeedForward:
+def _feed_forward(config: Mapping[str, object], model_type: ModelType) -> str:
     given = config.get("feed_forward_proj", _DEFAULTS[model_type]["feed_forward_proj"])
-    if given not in ("relu", "gated-gelu"):
+    name = _activation_name(given) if isinstance(given, str) else ""
+    if name not in _FUNCTIONS:
         raise BackboneError(
-            f"config.json: feed_forward_proj is {given!r}; allowed are {', '.join(_ACTIVATIONS)}"
+            f"config.json: feed_forward_proj is {given!r}; allowed are {', '.join(_FUNCTIONS)}, "
+            f"each also with {_GATED} before it"
         )
+    assert isinstance(given, str)
     # transformers derives both from feed_forward_proj, and then lets the fields win.
-    for name, value in (("dense_act_fn", _ACTIVATIONS[given]), ("is_gated_act", given != "relu")):
-        if (said := config.get(name, value)) != value:
+    for field, value in (("dense_act_fn", name), ("is_gated_act", given.startswith(_GATED))):
+        if (said := config.get(field, value)) != value:
             raise BackboneError(
-                f"config.json: {name} is {said!r}, which contradicts feed_forward_proj {given!r}; "
-                f"with that, {name} is {value!r} or not given"
+                f"config.json: {field} is {said!r}, which contradicts feed_forward_proj {given!r}; "
+                f"with that, {field} is {value!r} or not given"
             )
     return given
+
+
+def _activation_name(feed_forward: str) -> str:
+    """transformers' name of the function; a gated "gelu" is the one that mT5 and v1.1 have."""
+    if feed_forward == f"{_GATED}gelu":
+        return "gelu_new"
+    return feed_forward.removeprefix(_GATED)
 
 
 def _scales_decoder_outputs(config: Mapping[str, object], model_type: ModelType) -> bool:
     # T5 v1.0 multiplies the decoder's output by d_model ** -0.5 before its tied head. Old files say
     # so by tie_word_embeddings; transformers 5 always writes that as true and adds its own field.
-    if model_type == "mt5":
+    # No published umT5 was trained so. transformers 5 does it to all of them, since it takes
+    # tie_word_embeddings for true; their highest tokens stay the same.
+    if model_type != "t5":
         return False
     explicit = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
     if not isinstance(explicit, bool):

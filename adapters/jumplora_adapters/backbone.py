@@ -8,8 +8,7 @@ trained or published for it.
 from __future__ import annotations
 
 import fnmatch
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.fingerprint import fingerprint_1_of, fingerprint_of, weight_digests
 from jumplora_adapters.fingerprint_cache import FingerprintCache, user_cache
 from jumplora_adapters.generation import Generation, read_generation
+from jumplora_adapters.hub import Fetch, name_of, resolve_folder
 from jumplora_adapters.manifest import BackboneRef
 from jumplora_adapters.network import Site, parameters, sites, version_1_targets
 from jumplora_adapters.regular_file import Stamp, stamp_of
@@ -41,8 +41,6 @@ HUB_FILES = (
     "spiece.model",
 )
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
-
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
@@ -50,7 +48,7 @@ class Backbone:
 
     `fingerprints` are its names in adapter files, of version 2 and of version 1. `sites` are the
     modules that an adapter may change, every linear layer in the order of the network; `targets`
-    are those that version 1 of the format knows and that training and conversion choose, with their
+    are those that version 1 of the format knows and that training chooses, with their
     (d_out, d_in): the q and v projections of all attentions.
     """
 
@@ -85,38 +83,16 @@ class Backbone:
         )
 
 
-def _fetch(hub_id: str, revision: str | None) -> str:
-    import httpx  # both are slow to import and rarely needed
-    from huggingface_hub import snapshot_download
-
-    try:
-        return snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES))
-    except httpx.HTTPError as error:
-        raise ConnectionError(str(error)) from error
-
-
 def resolve_backbone(
-    name_or_path: str,
-    *,
-    revision: str | None = None,
-    fetch: Callable[[str, str | None], str] = _fetch,
+    name_or_path: str, *, revision: str | None = None, fetch: Fetch | None = None
 ) -> Path:
     """A local folder as it is; otherwise the hub repository's snapshot. Raises BackboneError.
 
     Of a hub repository only safetensors, configuration and tokenizer files are fetched.
     """
-    folder = Path(name_or_path).expanduser()
-    if name_or_path and folder.is_dir():
-        return folder
-    if not _HUB_ID.fullmatch(name_or_path):
-        raise BackboneError(f"{name_or_path!r} is neither a folder nor a hub id")
-    try:
-        return Path(fetch(name_or_path, revision))
-    except (OSError, ValueError, RuntimeError) as error:  # of the hub's client and its transport
-        reason = str(error).strip().partition("\n")[0]
-        raise BackboneError(
-            f"{name_or_path!r} is not a folder here and could not be fetched: {reason}"
-        ) from error
+    return resolve_folder(
+        name_or_path, HUB_FILES, error=BackboneError, revision=revision, fetch=fetch
+    )
 
 
 def read_backbone(path: Path) -> Backbone:
@@ -163,7 +139,7 @@ def _read(folder: Path, stamps: Stamps) -> Backbone:
             cache.keep(folder, decisive, fingerprints)
     return Backbone(
         path=folder,
-        name=_name_of(folder),
+        name=name_of(folder),
         fingerprints=fingerprints,
         architecture=architecture,
         sites=MappingProxyType(sites(architecture)),
@@ -171,11 +147,3 @@ def _read(folder: Path, stamps: Stamps) -> Backbone:
         checkpoint=checkpoint,
         generation=generation,
     )
-
-
-def _name_of(folder: Path) -> str:
-    # A hub snapshot lies in models--owner--name/snapshots/<commit>.
-    repository = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.removeprefix("models--").replace("--", "/")
-    return folder.name

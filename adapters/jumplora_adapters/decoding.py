@@ -6,6 +6,7 @@ complete yet are cleaned by `SpaceCleaner`, and add up to the whole.
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import re
@@ -38,6 +39,8 @@ _BETWEEN = re.compile(r"(?<! )(?<! n)(?<! ') ")
 # A last word that keeps its space, or surely loses it.
 _DECIDED = re.compile(r"[^ ]| (?:[^ n']|n[^ '])")
 _BAD_BYTE = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of one
+LEAVES_OUT_BAD_BYTES = ("\ufffd", "")
+"""The replacement between `ByteFallback` and `Fuse` that says so; a U+FFFD of three bytes stays."""
 # Steps of a decoder that change a token by itself, or the beginning of the text.
 _LOCAL = frozenset(
     {"ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
@@ -81,8 +84,9 @@ class TextDecoder:
     """The text of whole ids, as transformers' `decode` with `skip_special_tokens`.
 
     Byte tokens are decoded as SentencePiece does: whole characters among them are kept, and each
-    other byte is U+FFFD. `is_local` says whether what later tokens add never changes the text
-    before them, so that a text may be shown in pieces.
+    other byte is U+FFFD; or as ByT5Tokenizer does, which leaves such bytes out. `is_local` says
+    whether what later tokens add never changes the text before them, so that a text may be shown
+    in pieces.
     """
 
     def __init__(self, raw: Tokenizer, *, cleans_spaces: bool = False) -> None:
@@ -94,6 +98,7 @@ class TextDecoder:
         has_bytes = any(step["type"] == "ByteFallback" for step in steps)
         found = ((raw.token_to_id(f"<0x{byte:02X}>"), byte) for byte in range(256 * has_bytes))
         self._bytes = {token: byte for token, byte in found if token is not None}
+        self._bad_byte = "" if _leaves_out_bad_bytes(steps) else "\ufffd"
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids without a token have no text."""
@@ -107,6 +112,8 @@ class TextDecoder:
     def raw_decode(self, ids: Sequence[int]) -> str:
         """The text before spaces are cleaned up. Raises Undecodable."""
         try:
+            if not self._bad_byte:
+                return "".join(self._pieces(ids))
             if self._bytes and not self._bytes.keys().isdisjoint(ids):
                 return str(self._raw.decoder.decode(self._pieces(ids)))
             return str(self._raw.decode(ids, skip_special_tokens=True))
@@ -117,6 +124,16 @@ class TextDecoder:
             raise Undecodable(
                 f"the tokenizer's decoder failed on {len(ids)} ids: {error}"
             ) from None
+
+    def is_cut(self, ids: Sequence[int]) -> bool:
+        """Whether the last ids are bytes of a character that the next byte may complete."""
+        last = bytes(
+            self._bytes[token]
+            for token in itertools.takewhile(self._bytes.__contains__, reversed(ids[-3:]))
+        )
+        decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        decoder.decode(last[::-1])
+        return bool(decoder.getstate()[0])
 
     def _pieces(self, ids: Sequence[int]) -> list[str]:
         """The tokens without special ones, runs of byte tokens as their characters."""
@@ -129,7 +146,7 @@ class TextDecoder:
             if is_byte:
                 raw = bytes(self._bytes[token] for token, _ in run)
                 # A character each: "<0x41>" as one piece would be taken for a byte token.
-                pieces += _BAD_BYTE.sub("\ufffd", raw.decode(errors="surrogateescape"))
+                pieces += _BAD_BYTE.sub(self._bad_byte, raw.decode(errors="surrogateescape"))
             else:
                 pieces += [piece for _, piece in run]
         return pieces
@@ -142,6 +159,12 @@ def _decoder_steps(raw: Tokenizer) -> list[dict[str, Any]]:
     decoder: dict[str, Any] = json.loads(raw.decoder.__getstate__())
     steps: list[dict[str, Any]] = decoder.get("decoders", [decoder])
     return steps
+
+
+def _leaves_out_bad_bytes(steps: Sequence[Mapping[str, Any]]) -> bool:
+    found, kept = LEAVES_OUT_BAD_BYTES
+    replacement = {"type": "Replace", "pattern": {"String": found}, "content": kept}
+    return [*steps] == [{"type": "ByteFallback"}, replacement, {"type": "Fuse"}]
 
 
 def _is_local(steps: Sequence[Mapping[str, Any]]) -> bool:

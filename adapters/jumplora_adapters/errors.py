@@ -17,6 +17,9 @@ AdapterError
 ├── BackboneError        backbone
 ├── PromptTooLong        prompt_too_long
 ├── ConvertError         convert
+├── WrongFile            wrong_file
+├── ArchiveError         archive
+│   └── ArchiveTooLarge      archive_size
 ├── DataError            data
 ├── GateCollapsed        gate_collapsed
 └── TaskTooSmall         task_too_small
@@ -160,6 +163,24 @@ class ConvertError(AdapterError):
     """A foreign checkpoint cannot be converted, or not without more options."""
 
     code = "convert"
+
+
+class WrongFile(AdapterError):
+    """A file of another kind than an adapter; the message names the command that takes it."""
+
+    code = "wrong_file"
+
+
+class ArchiveError(AdapterError):
+    """A zip or tar that is damaged, or holds what an archive of a PEFT folder must not hold."""
+
+    code = "archive"
+
+
+class ArchiveTooLarge(ArchiveError):
+    """What comes out of an archive is larger than what may be sent without one."""
+
+    code = "archive_size"
 
 
 class DataError(AdapterError):

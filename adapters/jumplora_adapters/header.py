@@ -7,7 +7,7 @@ tensor name, so sizes, counts and types are checked here. What the names mean is
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import BinaryIO
 
 from jumplora_adapters.errors import FormatError
+from jumplora_adapters.file_kind import advice_on_tensors
 from jumplora_adapters.json_text import parse_json
 from jumplora_adapters.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from jumplora_adapters.regular_file import NotRegular, open_regular
@@ -107,7 +108,7 @@ def check_header(raw: bytes, *, data_bytes: int) -> Header:
     if not text.startswith("{"):
         raise FormatError("the header does not begin with an object", code="header")
     entries = parse_json(text, code="header")
-    manifest_text = _manifest_text(entries.pop("__metadata__", None))
+    manifest_text = _manifest_text(entries.pop("__metadata__", None), entries)
     if len(entries) > MAX_TENSORS:
         raise FormatError(
             f"{len(entries)} tensors; at most {MAX_TENSORS} are allowed", code="tensor_count"
@@ -118,10 +119,11 @@ def check_header(raw: bytes, *, data_bytes: int) -> Header:
     return Header(raw, manifest_text, tuple(tensors))
 
 
-def _manifest_text(metadata: object) -> str:
+def _manifest_text(metadata: object, names: Iterable[str]) -> str:
     if not isinstance(metadata, dict) or set(metadata) != {MANIFEST_KEY}:
         raise FormatError(
-            f"the metadata must have the one key {MANIFEST_KEY!r} that holds the manifest",
+            f"the metadata must have the one key {MANIFEST_KEY!r} that holds the manifest"
+            f"{advice_on_tensors(names)}",
             code="manifest",
         )
     text = metadata[MANIFEST_KEY]

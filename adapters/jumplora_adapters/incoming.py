@@ -14,6 +14,7 @@ from typing import BinaryIO, Self
 
 from jumplora_adapters.atomic_file import temporary_path
 from jumplora_adapters.errors import FormatError
+from jumplora_adapters.file_kind import HEAD_BYTES
 from jumplora_adapters.store_files import store_errors
 
 
@@ -27,6 +28,7 @@ class Incoming:
     def __init__(self, root: Path, max_file_bytes: int) -> None:
         """Raises StoreError; the folder `root` must be there."""
         self.size = 0
+        self.head = b""  # the first HEAD_BYTES of it
         self._digest: str | None = None
         self._hasher = hashlib.sha256()
         self._max_file_bytes = max_file_bytes
@@ -61,6 +63,8 @@ class Incoming:
                     f"the file has more than {self._max_file_bytes} bytes; more are not allowed",
                     code="file_size",
                 )
+            if len(self.head) < HEAD_BYTES:
+                self.head += bytes(chunk[: HEAD_BYTES - len(self.head)])
             self._hasher.update(chunk)
             self._file.write(chunk)
 

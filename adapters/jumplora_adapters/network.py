@@ -6,7 +6,7 @@ Source: Raffel et al., arXiv 1910.10683, and the names that transformers gives i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:  # its module needs torch, and the command line imports this one at its start
@@ -17,6 +17,7 @@ Part = Literal["self", "cross", "feed-forward", "head"]
 Role = Literal["q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head"]
 
 HEAD: Role = "lm_head"
+ALL_LINEAR = "all-linear"  # PEFT's name for all linear layers but the head
 LINEAR: frozenset[str] = frozenset(get_args(Role)) - {HEAD}
 """The last part of the names of all linear layers but the head."""
 
@@ -139,7 +140,7 @@ _T5 = _Names(
     head=HEAD,
     stacks={"encoder": "encoder", "decoder": "decoder"},
     norm="{stack}.final_layer_norm.weight",
-    # T5 keeps one table a stack, in its first block.
+    # One table a stack, in its first block.
     position_bias="{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
     block="{stack}.block.{block}",
     parts={
@@ -151,7 +152,11 @@ _T5 = _Names(
     # The published T5 files have it; no T5 implementation has a layer for it.
     obsolete=frozenset({"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}),
 )
-_NAMES: Mapping[ModelType, _Names] = {"t5": _T5, "mt5": _T5}
+_UMT5 = replace(
+    _T5,  # but a table a block
+    position_bias="{stack}.block.{block}.layer.0.SelfAttention.relative_attention_bias.weight",
+)
+_NAMES: Mapping[ModelType, _Names] = {"t5": _T5, "mt5": _T5, "umt5": _UMT5}
 
 
 def network(architecture: Architecture) -> Network:
@@ -264,7 +269,7 @@ def _block(architecture: Architecture, stack: StackName, block: int) -> Block:
         return Site(name, (d_out, d_in), stack, block, "feed-forward", role)
 
     wide: tuple[Role, ...] = ("wi",)
-    if architecture.feed_forward_proj != "relu":
+    if architecture.is_gated:
         wide = ("wi_0", "wi_1")
     return Block(
         attention=_attention(architecture, stack, block, "self"),
@@ -303,7 +308,7 @@ def _attention(
         k=site("k", inner, d),
         v=site("v", inner, d),
         o=site("o", d, inner),
-        position_bias=names.position_bias.format(stack=names.stacks[stack])
+        position_bias=names.position_bias.format(stack=names.stacks[stack], block=block)
         if part == "self"
         else None,
     )

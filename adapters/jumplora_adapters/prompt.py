@@ -70,7 +70,8 @@ def render(spec: PromptSpec, text: str) -> str:
 
 
 def render_truncated(frame: Frame, text: str, tokenizer: Tokenizer, max_tokens: int) -> str:
-    """The prompt for as much of the beginning of `text` as fits `max_tokens`, eos included.
+    """The prompt for as much of the beginning of `text` as fits `max_tokens`, eos included, which
+    is added later where the tokenizer does not add it.
 
     Only the text is cut, and only between its own tokens, so that what follows it in the template
     survives. `tokenizer` must not truncate by itself. Raises PromptTooLong when not even an empty
@@ -80,10 +81,11 @@ def render_truncated(frame: Frame, text: str, tokenizer: Tokenizer, max_tokens: 
         raise ValueError("the tokenizer truncates by itself: call no_truncation() first")
     prompt = frame.around(text)
     encoding = _encode(tokenizer, prompt)
-    if len(encoding.ids) <= max_tokens:
+    size = size_of(encoding, tokenizer)
+    if size <= max_tokens:
         return prompt
     cuts = _cuts(frame, text, encoding)
-    kept = len(cuts) - (len(encoding.ids) - max_tokens)
+    kept = len(cuts) - (size - max_tokens)
     # Right nearly always; a joint may cost or save a token, so it is counted.
     if 0 < kept < len(cuts):
         guess = frame.around(text[: cuts[kept - 1]])
@@ -140,8 +142,14 @@ def _searched(frame: Frame, text: str, tokenizer: Tokenizer, max_tokens: int) ->
     return _extended(prompt, frame, text, tokenizer, max_tokens, ends[least:])
 
 
+def size_of(encoding: Encoding, tokenizer: Tokenizer) -> int:
+    """How many tokens a prompt has with its end token, which not every tokenizer adds."""
+    adds_end = tokenizer.num_special_tokens_to_add(is_pair=False) > 0
+    return len(encoding.ids) + (not adds_end)
+
+
 def _count(tokenizer: Tokenizer, prompt: str) -> int:
-    return len(_encode(tokenizer, prompt).ids)
+    return size_of(_encode(tokenizer, prompt), tokenizer)
 
 
 def _encode(tokenizer: Tokenizer, text: str, *, special: bool = True) -> Encoding:

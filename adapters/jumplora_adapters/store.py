@@ -31,6 +31,7 @@ from jumplora_adapters.header import MAX_FILE_BYTES, open_adapter
 from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.manifest import FORMAT_VERSION, check_task_id, is_digest
 from jumplora_adapters.regular_file import open_regular
+from jumplora_adapters.staging import staging_folder
 from jumplora_adapters.store_lock import LOCK, LOCK_SECONDS, Patience, StoreLock
 from jumplora_adapters.store_steps import Published, Step, StoreSteps, go_on, utc_now
 
@@ -88,6 +89,13 @@ class Store(StoreSteps):
         if not files.exists(self.root / LOCK):
             self.survey()
         return Incoming(self.root, self.max_file_bytes)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder of this store to make an adapter in; gone at the end. Raises OSError."""
+        with staging_folder(self.root) as folder:
+            self._on_step("staged")
+            yield folder
 
     def publish(
         self,

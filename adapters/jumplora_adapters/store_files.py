@@ -22,6 +22,7 @@ from jumplora_adapters.atomic_file import TEMP_PREFIX, sync_folder
 from jumplora_adapters.errors import StoreError, StoreFull, StoreReadOnly
 from jumplora_adapters.manifest import is_digest
 from jumplora_adapters.regular_file import kind_of, open_regular
+from jumplora_adapters.staging import remove_unless_locked
 
 SUFFIX = ".safetensors"
 CURRENT = "current"
@@ -172,6 +173,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _remove_unless_locked(path: Path) -> None:
+    if is_folder(path):
+        remove_unless_locked(path)
+        return
     if not _is(stat.S_ISREG, path):
         remove_entry(path)
         return

@@ -31,7 +31,9 @@ from jumplora_adapters.history import Event, HistoryEntry
 from jumplora_adapters.manifest import Manifest
 
 Outcome = Literal["created", "unchanged", "repointed"]
-Step = Literal["copied", "folder", "renamed", "kept", "logged", "written", "pointed", "detached"]
+Step = Literal[
+    "staged", "copied", "folder", "renamed", "kept", "logged", "written", "pointed", "detached"
+]
 """The steps of a change, named after what has just been done."""
 
 

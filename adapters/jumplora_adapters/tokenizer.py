@@ -67,8 +67,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise DataError(
-            f"{folder} has no tokenizer.json; `jumplora import-backbone` makes one from a "
-            "SentencePiece model"
+            f"{folder} has no tokenizer.json; `jumplora import-backbone` makes one of a "
+            "SentencePiece model, and of the tokenizers of ByT5 and CodeT5"
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,11 @@ PIECES_FILE = "spiece.model"
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 USUAL_END = "</s>"
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
 # Fields whose tokens transformers makes special when it loads a tokenizer.
 CONTROL_TOKENS = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-    "additional_special_tokens", "extra_special_tokens",
+    *_LISTS,
 )  # fmt: skip
 
 _FOR_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
@@ -58,7 +59,8 @@ def tokenizer_identity(folder: Path) -> TokenizerIdentity:
         digest = hashlib.sha256((folder / PIECES_FILE).read_bytes()).hexdigest()
     else:
         raise BackboneError(
-            f"{folder} has no tokenizer: one of {TOKENIZER_FILE}, {PIECES_FILE} is needed"
+            f"{folder} has no tokenizer: one of {TOKENIZER_FILE}, {PIECES_FILE} is needed. "
+            "`jumplora import-backbone` makes the first one for ByT5 and CodeT5"
         )
     model, added = content.get("model"), _added(content)
     known = _pieces(model) | added.keys()
@@ -81,10 +83,16 @@ def named_tokens(folder: Path, fields: Sequence[str]) -> Iterator[str]:
         content = read_json_object(folder / file)
         for field in fields:
             named = content.get(field)
-            for token in named if isinstance(named, list) else [named]:
+            for token in _listed(named, field):
                 piece = token.get("content") if isinstance(token, dict) else token
                 if isinstance(piece, str):
                     yield piece
+
+
+def _listed(named: object, field: str) -> Collection[object]:
+    if isinstance(named, dict) and field in _LISTS:  # by names that somebody gave them
+        return named.values()
+    return named if isinstance(named, list) else [named]
 
 
 def end_names(folder: Path) -> Iterator[str]:

@@ -17,13 +17,15 @@ from jumplora_bench.cases.case import Case, Tokens, Work
 from jumplora_bench.cases.ct2_merged import MergedCase, convert_merged
 from jumplora_bench.cases.hub_split import HubCase
 from jumplora_bench.cases.torch_peers import (
+    ALL_LINEAR,
     BEAMS_CASE,
+    peft_all_linear,
     peft_mixed,
     transformers_bare,
     transformers_beams,
 )
 from jumplora_bench.engine_report import Measured, Sanity, report_of
-from jumplora_bench.fleet import Fleet, beams_name, label_of
+from jumplora_bench.fleet import Fleet, all_linear_name, beams_name, label_of
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
 from jumplora_bench.rounds import Laps, run_rounds, same_share
@@ -77,7 +79,7 @@ def measure_engine(
         cases: list[Case] = [*_peers(plan, work, fleet, scratch, held), *fleet.cases()]
         on_start(len(cases) * (plan.rounds + 1))
         laps = run_rounds(cases, plan.rounds, on_lap)
-        sanity = list(_sanity(_last_tokens(laps), fleet))
+        sanity = list(_sanity(_last_tokens(laps), fleet, work.rows))
         hub = next((case for case in cases if isinstance(case, HubCase)), None)
         report_of(
             report,
@@ -119,6 +121,8 @@ def _peers(
         yield transformers_beams(work, dtype)
     if plan.wants("PEFT mixed"):
         yield peft_mixed(work, dtype)
+    if plan.wants(ALL_LINEAR):
+        yield peft_all_linear(work, dtype, fleet.all_linear)
     if plan.hub_python is not None and plan.wants(HubCase.name):
         yield held.enter_context(HubCase(plan.hub_python, work, scratch / "hub.log"))
     wanted = {dtype: f"CTranslate2 merged {label_of(dtype)}" for dtype in plan.dtypes}
@@ -130,11 +134,17 @@ def _peers(
             yield MergedCase(name, model, work, dtype_name)
 
 
-def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet) -> Iterator[Sanity]:
+def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet, rows: int) -> Iterator[Sanity]:
     """Programs with the same weights, and how many of their tokens agree."""
     for dtype in fleet.dtypes:
         label = label_of(dtype)
-        pairs = [(f"ours bare {label}", "transformers bare", tokens.get(f"ours bare {label}"))]
+        pairs = [
+            (name, theirs, tokens.get(name))
+            for name, theirs in (
+                (f"ours bare {label}", "transformers bare"),
+                (all_linear_name(rows, dtype), ALL_LINEAR),
+            )
+        ]
         merged = f"CTranslate2 merged {label}"
         if merged in tokens:
             pairs.append((f"ours, that one task {label}", merged, fleet.one_task_tokens(dtype)))

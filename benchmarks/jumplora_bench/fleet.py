@@ -13,7 +13,8 @@ from jumplora_adapters.format import Adapter
 from jumplora_bench.cases.case import Case, Tokens, Work
 from jumplora_bench.cases.ours import OursCase, Slots, make_engine
 from jumplora_bench.cases.ours_beams import OursBeamsCase
-from jumplora_bench.cases.torch_peers import BEAMS
+from jumplora_bench.cases.torch_peers import BEAMS, RANK
+from jumplora_bench.lowrank import draw_all_linear
 from jumplora_bench.masked import Family, draw, draw_family, union_density
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.memory import trim_memory
@@ -38,6 +39,11 @@ def mixed_name(rows: int, density: float, dtype: str) -> str:
 def beams_name(dtype: str) -> str:
     """The case of a beam search a prompt, on the bare backbone."""
     return f"ours {BEAMS} beams {label_of(dtype)}"
+
+
+def all_linear_name(rows: int, dtype: str) -> str:
+    """The case of as many LoRAs as rows, on every linear layer but the head."""
+    return f"ours {rows} all-linear LoRAs {label_of(dtype)}"
 
 
 def lineage_name(slots: int, dtype: str) -> str:
@@ -82,8 +88,16 @@ class Fleet:
         """The task whose merged weights one-task servers get: the first of the sparser ones."""
         return draw(self._backbone, "task0", density=DENSITIES[0], seed=0)
 
+    @cached_property
+    def all_linear(self) -> list[Adapter]:
+        """A LoRA a row on every linear layer but the head."""
+        return [
+            draw_all_linear(self._backbone, f"lora{row}", rank=RANK, seed=row)
+            for row in range(self._work.rows)
+        ]
+
     def cases(self) -> Iterator[Case]:
-        """Bare, mixed at both densities, lineages of both lengths, for every dtype."""
+        """Bare, beams, both densities, lineages of both lengths, LoRAs, for every dtype."""
         for dtype in self.dtypes:
             name = f"ours bare {label_of(dtype)}"
             if self._wants(name):
@@ -97,13 +111,17 @@ class Fleet:
                     yield OursCase(
                         name, self._engine(dtype), self._work, self._mixed_slots(density, dtype)
                     )
-            for slots, density, union in LINEAGES:
-                name = lineage_name(slots, dtype)
+            for length, density, union in LINEAGES:
+                name = lineage_name(length, dtype)
                 if self._wants(name):
-                    family = Family(slots - 1, self._work.rows, density, union)
+                    family = Family(length - 1, self._work.rows, density, union)
                     yield OursCase(
                         name, self._engine(dtype), self._work, self._lineages(name, family, dtype)
                     )
+            name = all_linear_name(self._work.rows, dtype)
+            if self._wants(name):
+                slots = self._all_linear_slots(name, dtype)
+                yield OursCase(name, self._engine(dtype), self._work, slots)
 
     def one_task_tokens(self, dtype: str) -> Tokens:
         """What our engine generates when all rows use the merged task. Not timed."""
@@ -163,6 +181,14 @@ class Fleet:
             )
         )
         return [(*ancestors, leaf) for leaf in leaves]
+
+    def _all_linear_slots(self, name: str, dtype: str) -> list[Slots]:
+        adapters = self.all_linear
+        slots, packed = self._install(adapters, dtype)
+        self.families.append(
+            InstalledFamily(name, len(adapters), 1, 1.0, 1.0, packed, _own_bytes(adapters))
+        )
+        return [(slot,) for slot in slots]
 
     def _install(self, adapters: Sequence[Adapter], dtype: str) -> tuple[list[int], int]:
         """Slots of the adapters, and the bytes that they take."""

@@ -1,9 +1,9 @@
 """Training step benchmark: the gated layer and ELLA's term against PEFT's LoRA, in turn.
 
-Model: T5-base shape, random weights, r = 8 on every q and v, float32. A step is forward, backward
-and AdamW over the same rows. Seconds are of one process, every case once a round; peak memory is
-of a process for each case, since a process never gives its peak back. The reckoned memory is what
-`jumplora continual run` tells before it starts.
+Model: T5-base shape, random weights, r = 8 on every q and v (or `--targets`), float32. A step is
+forward, backward and AdamW over the same rows. Seconds are of one process, every case once a round;
+peak memory is of a process for each case, since a process never gives its peak back. The reckoned
+memory is what `jumplora continual run` tells before it starts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from torch.nn import functional
 
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.cli.progress import progress_bar
+from jumplora_adapters.cli.training_options import names
 from jumplora_adapters.continual.memory import TrainingSizes, estimate_of
 from jumplora_adapters.continual.penalty import EllaPenalty
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.config import TrainConfig
+from jumplora_adapters.training.targets import targets_of
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Lap
 from jumplora_bench.cli import command_line
@@ -47,15 +49,18 @@ LABELS: dict[Case, str] = {
 }
 TARGET = 4
 RANK = 8
+TARGETS = "q,v"
 
 
-def build(case: Case, folder: Path, rows: int, source: int) -> Callable[[], None]:
+def build(
+    case: Case, folder: Path, rows: int, source: int, targets: str = TARGETS
+) -> Callable[[], None]:
     """One optimizer step of the case as a function of no arguments."""
     if case == "peft":
-        return _peft(folder, rows, source)
+        return _peft(folder, rows, source, targets)
     config = TrainConfig(
         backbone=str(folder), task="bench", train=folder, out=folder, rank=RANK,
-        method="jumplora" if case.startswith("gate") else "lora",
+        targets=names(targets), method="jumplora" if case.startswith("gate") else "lora",
     )  # fmt: skip
     adapted = load_adapted(read_backbone(folder), (), config, torch.device("cpu"))
     with torch.no_grad():
@@ -68,11 +73,12 @@ def build(case: Case, folder: Path, rows: int, source: int) -> Callable[[], None
     return _step(adapted.model, parameters, penalty, rows, source)
 
 
-def _peft(folder: Path, rows: int, source: int) -> Callable[[], None]:
+def _peft(folder: Path, rows: int, source: int, targets: str) -> Callable[[], None]:
     from peft import LoraConfig, get_peft_model
     from transformers import T5ForConditionalGeneration
 
-    config = LoraConfig(r=RANK, lora_alpha=32, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
+    modules = list(targets_of(read_backbone(folder), names(targets)))
+    config = LoraConfig(r=RANK, lora_alpha=32, target_modules=modules, task_type="SEQ_2_SEQ_LM")
     # Without dropout, as ours by default: both compute the same.
     base = T5ForConditionalGeneration.from_pretrained(folder, dropout_rate=0.0)
     model: Any = get_peft_model(base, config)
@@ -81,7 +87,7 @@ def _peft(folder: Path, rows: int, source: int) -> Callable[[], None]:
 
 
 def _ella(adapted: AdaptedBackbone) -> EllaPenalty:
-    past = {name: torch.randn(layer.weight.shape) for name, layer in adapted.layers.items()}
+    past = {name: torch.randn(layer.base.shape) for name, layer in adapted.layers.items()}
     return EllaPenalty(adapted.layers, past, 3e4)
 
 
@@ -120,13 +126,14 @@ class StepCase:
         return Lap(time.perf_counter() - began, ())
 
 
-def peak_bytes(case: Case, folder: Path, rows: int, source: int) -> int:
+def peak_bytes(case: Case, folder: Path, rows: int, source: int, targets: str = TARGETS) -> int:
     """Peak resident memory of a new process that makes three steps."""
     code = (
         "import sys; from pathlib import Path; from jumplora_bench.training import three_steps; "
-        "three_steps(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
+        "three_steps(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), "
+        "sys.argv[5])"
     )
-    arguments = [case, str(folder), str(rows), str(source)]
+    arguments = [case, str(folder), str(rows), str(source), targets]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
@@ -134,21 +141,24 @@ def peak_bytes(case: Case, folder: Path, rows: int, source: int) -> int:
     return int(done.stdout.strip().splitlines()[-1])
 
 
-def three_steps(case: Case, folder: Path, rows: int, source: int) -> None:
+def three_steps(case: Case, folder: Path, rows: int, source: int, targets: str) -> None:
     """Print the process's peak after three steps of `case`."""
-    step = build(case, folder, rows, source)
+    step = build(case, folder, rows, source, targets)
     for _ in range(3):
         step()
     typer.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def reckoned_bytes(case: Case, folder: Path, rows: int, source: int) -> int | None:
+def reckoned_bytes(
+    case: Case, folder: Path, rows: int, source: int, targets: str = TARGETS
+) -> int | None:
     """What a run reckons with for such a step, scoring apart; None for PEFT's."""
     if case == "peft":
         return None
+    backbone = read_backbone(folder)
     sizes = TrainingSizes(
-        architecture=read_backbone(folder).architecture,
-        targets=tuple(read_backbone(folder).targets.values()),
+        architecture=backbone.architecture,
+        targets=tuple(backbone.sites[n].shape for n in targets_of(backbone, names(targets))),
         weights=sum(p.numel() for p in _parameters(folder)),
         rank=RANK,
         rows=rows,
@@ -158,6 +168,7 @@ def reckoned_bytes(case: Case, folder: Path, rows: int, source: int) -> int | No
     sizes = replace(
         sizes,
         is_gated=case.startswith("gate"),
+        is_masked=case.startswith("gate"),
         past_entries=sizes.entries if case.endswith("ella") else 0,
     )
     return estimate_of(sizes).step
@@ -175,17 +186,20 @@ def main(
     shape: Annotated[ShapeName, typer.Option(help="tiny to try the program itself.")] = "base",
     rows: int = 8,
     source: int = 128,
+    targets: Annotated[str, typer.Option(help="As of jumplora train.")] = TARGETS,
     out: Annotated[Path | None, typer.Option(help="Folder for JSON and markdown.")] = None,
 ) -> None:
     """Measure, print one table."""
-    title = f"One step, T5-{shape} shape, {rows} rows, {source} in, {TARGET} out, r {RANK}"
+    title = (
+        f"One step, T5-{shape} shape, {rows} rows, {source} in, {TARGET} out, r {RANK} on {targets}"
+    )
     report = Report("training", title, command_line(context))
     with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as name, progress_bar() as bar:
         folder = write_backbone(Path(name), shape)
         line = bar.add_task("measuring", total=len(LABELS) * (rounds + 1), state="memory")
-        peaks = {case: peak_bytes(case, folder, rows, source) for case in LABELS}
-        reckoned = {case: reckoned_bytes(case, folder, rows, source) for case in LABELS}
-        cases = [StepCase(case, build(case, folder, rows, source)) for case in LABELS]
+        peaks = {case: peak_bytes(case, folder, rows, source, targets) for case in LABELS}
+        reckoned = {case: reckoned_bytes(case, folder, rows, source, targets) for case in LABELS}
+        cases = [StepCase(case, build(case, folder, rows, source, targets)) for case in LABELS]
         laps = run_rounds(cases, rounds, lambda case: bar.update(line, advance=1, state=case))
     seconds = {case: [lap.seconds for lap in laps[case]] for case in LABELS}
     report.grids = [_grid(seconds, peaks, reckoned)]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 import httpx
 from pydantic import ValidationError
 
+from jumplora_adapters.archives.pack import pack
 from jumplora_server.api.adapter_status import AdapterDetail, AdapterList, AdapterSummary, PutResult
 from jumplora_server.api.schemas import GenerateResponse, Info, StreamEvent
 
@@ -135,12 +138,23 @@ class Client:
         """One task with its manifest and versions."""
         return AdapterDetail.model_validate(self._json("GET", f"/v1/adapters/{task}"))
 
-    def put(self, task: str, file: Path, *, if_match: str | None = None) -> PutResult:
-        """Publish a file; returns once it answers requests."""
-        headers = {"x-content-sha256": _sha256(file), "content-type": "application/octet-stream"}
+    def put(self, task: str, path: Path, *, if_match: str | None = None) -> PutResult:
+        """Publish an adapter file, a PEFT folder or an archive of one.
+
+        A folder is sent as a tar of the two files that count, and the server makes the adapter.
+        Returns once it answers requests. Raises ConvertError for a folder that lacks them, OSError.
+        """
+        headers = {"content-type": "application/octet-stream"}
         if if_match is not None:
             headers["if-match"] = f'"{if_match}"'
-        with file.open("rb") as content:
+        with ExitStack() as stack:
+            content: BinaryIO
+            if path.is_dir():
+                content = stack.enter_context(tempfile.TemporaryFile())
+                pack(path, content)
+            else:
+                content = stack.enter_context(path.open("rb"))
+            headers["x-content-sha256"] = _sha256(content)
             answer = self._json("PUT", f"/v1/adapters/{task}", content=content, headers=headers)
         return PutResult.model_validate(answer)
 
@@ -239,9 +253,11 @@ def _foreign(http: httpx.Client, path: str) -> RequestFailed:
     )
 
 
-def _sha256(file: Path) -> str:
+def _sha256(content: BinaryIO) -> str:
+    """Of an open file, which is at its beginning then."""
+    content.seek(0)
     digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while chunk := content.read(_HASH_BYTES):
-            digest.update(chunk)
+    while chunk := content.read(_HASH_BYTES):
+        digest.update(chunk)
+    content.seek(0)
     return digest.hexdigest()

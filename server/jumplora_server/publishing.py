@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import StoreBusy as TurnNotCome
+from jumplora_adapters.file_kind import ArchiveKind, FileKind, kind_of
 from jumplora_adapters.incoming import Incoming
+from jumplora_adapters.peft_upload import Made, MadeFrom, make_from_archive
 from jumplora_adapters.store import Left, Published, Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import (
@@ -35,6 +38,7 @@ from jumplora_server.store_threads import StoreThreads, returned
 # Changes wait for each other at the store's lock anyway; a few may validate files at that time.
 CHANGES_AT_ONCE = 4
 WRITES_AT_ONCE = 4
+CONVERSIONS_AT_ONCE = 1  # each takes several times the memory of its adapter
 DISCARDS_AT_ONCE = 4
 # Failures of a load that are the file's fault on any server: how an upload is refused for them.
 _FAULTS_OF_A_FILE: Mapping[str, type[ServerError]] = {
@@ -42,6 +46,7 @@ _FAULTS_OF_A_FILE: Mapping[str, type[ServerError]] = {
     "canary": AdapterRefused,
     "memory_budget": OutOfMemoryBudget,
 }
+Taken = Callable[[], AbstractContextManager[Incoming]]
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -58,10 +63,14 @@ class Registry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A publish that is through: what the store did, and how the task stands."""
+    """A publish that is through: what the store did, and how the task stands.
+
+    `made_from` is None for a file that was published as it came.
+    """
 
     published: Published
     status: TaskStatus
+    made_from: MadeFrom | None = None
 
 
 class Publishing:
@@ -87,6 +96,7 @@ class Publishing:
         self._wait_seconds = wait_seconds
         self._changers = _threads("store-change", CHANGES_AT_ONCE, disk_seconds)
         self._writers = _threads("store-write", WRITES_AT_ONCE, disk_seconds)
+        self._converters = _threads("store-convert", CONVERSIONS_AT_ONCE, disk_seconds)
         self._discarders = _threads("store-discard", DISCARDS_AT_ONCE, wait_seconds)
         self._running: set[asyncio.Task[object]] = set()
         self._taken: set[Incoming] = set()  # files that a change under way will discard
@@ -112,10 +122,12 @@ class Publishing:
     async def publish(self, task: str, incoming: Incoming, if_match: str | None = None) -> Release:
         """Make a finished file the current version of `task` and wait until it answers.
 
-        A new version that turns out to be of no use once it is loaded is taken back.
+        Of an archive of a PEFT folder an adapter is made first. A new version that turns out to be
+        of no use once it is loaded is taken back. Raises WrongFile for a file of another kind.
         """
+        kind = kind_of(incoming.head)
         self._taken.add(incoming)
-        return await self._finished(self._publish(task, incoming, if_match))
+        return await self._finished(self._publish(task, incoming, kind, if_match))
 
     async def roll_back(self, task: str, version: str | None = None) -> TaskStatus:
         """Make the version before the current one, or the given one, current and wait for it."""
@@ -139,13 +151,47 @@ class Publishing:
                 retry_after=5.0,
             ) from error
 
-    async def _publish(self, task: str, incoming: Incoming, if_match: str | None) -> Release:
-        has_begun = threading.Event()
+    async def _publish(
+        self, task: str, upload: Incoming, kind: FileKind, if_match: str | None
+    ) -> Release:
+        made_from: MadeFrom | None = None
+        if kind != "adapter":
+            made = await self._convert(task, upload, kind)
+            upload, made_from = made.incoming, made.made_from
+        published, loading = await self._adopt(task, upload, if_match)
+        status = await self.settled(task, loading)
+        refusal = _refusal(status, published)
+        if refusal is not None and await self._taken_back(published):
+            raise refusal
+        require_served(status, published.digest)
+        return Release(published, status, made_from)
 
-        def adopt(patience: Patience) -> tuple[Published, Future[TaskStatus]]:
-            has_begun.set()
+    async def _convert(self, task: str, upload: Incoming, kind: ArchiveKind) -> Made:
+        async with self._handed_over(upload) as taken:
+
+            def make() -> Made:
+                with taken() as archive:
+                    return make_from_archive(self._store, archive.file, kind, task, self._backbone)
+
+            late = returned(_discard_made)
             try:
-                with incoming:  # no other thread closes the file while it is read
+                return await self._converters.run(make, late, Patience(self._wait_seconds))
+            except (StoreBusy, TurnNotCome) as error:
+                why = "another folder" if isinstance(error, TurnNotCome) else "this folder"
+                raise StoreBusy(
+                    f"converting {why} takes longer than a request waits; nothing was published: "
+                    "try again later, or convert it with `jumplora convert peft`",
+                    reason="convert",
+                    retry_after=5.0,
+                ) from error
+
+    async def _adopt(
+        self, task: str, upload: Incoming, if_match: str | None
+    ) -> tuple[Published, Future[TaskStatus]]:
+        async with self._handed_over(upload) as taken:
+
+            def adopt(patience: Patience) -> tuple[Published, Future[TaskStatus]]:
+                with taken() as incoming:
                     published = self._store.adopt(
                         incoming,
                         self._backbone,
@@ -155,21 +201,29 @@ class Publishing:
                     )
                     # At once, else the watcher may be first and the version is loaded twice.
                     return published, self._registry.sync(task)
+
+            return await self._change(task, adopt)
+
+    @asynccontextmanager
+    async def _handed_over(self, upload: Incoming) -> AsyncGenerator[Taken]:
+        """A file that work on a thread takes; it is discarded there, or here if it is not taken."""
+        has_begun = threading.Event()
+
+        @contextmanager
+        def taken() -> Iterator[Incoming]:
+            has_begun.set()
+            try:
+                with upload:  # no other thread closes the file while it is read
+                    yield upload
             finally:
-                self._taken.discard(incoming)
+                self._taken.discard(upload)
 
         try:
-            published, loading = await self._change(task, adopt)
+            yield taken
         finally:
             if not has_begun.is_set():
-                self._taken.discard(incoming)
-                await self._discard(incoming)
-        status = await self.settled(task, loading)
-        refusal = _refusal(status, published)
-        if refusal is not None and await self._taken_back(published):
-            raise refusal
-        require_served(status, published.digest)
-        return Release(published, status)
+                self._taken.discard(upload)
+                await self._discard(upload)
 
     async def _roll_back(self, task: str, version: str | None) -> TaskStatus:
         def roll_back(patience: Patience) -> tuple[str, Future[TaskStatus]]:
@@ -248,6 +302,10 @@ class Publishing:
 
 def _threads(name: str, most: int, seconds: float) -> StoreThreads:
     return StoreThreads(most, seconds, error=StoreBusy, name=name)
+
+
+def _discard_made(made: Made) -> None:
+    made.incoming.discard()
 
 
 def _log_late(done: Future[_T]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +25,58 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "relative_attention_num_buckets": st.integers(4, 40),
     "relative_attention_max_distance": st.integers(21, 200),
     "layer_norm_epsilon": st.sampled_from([1e-6, 1e-5]),
-    "feed_forward_proj": st.sampled_from(["relu", "gated-gelu"]),
+    "feed_forward_proj": st.sampled_from(
+        ["relu", "gated-gelu", "gated-silu", "gelu", "silu", "gated-relu", "gelu_new"]
+    ),
     "tie_word_embeddings": st.booleans(),
     "scale_decoder_outputs": st.booleans(),
 }
 
 
 def transformers_reads(config: dict[str, Any]) -> Any:
-    from transformers import MT5Config, T5Config
+    from transformers import AutoConfig
 
     fields = {name: value for name, value in config.items() if name != "model_type"}
-    return (MT5Config if config["model_type"] == "mt5" else T5Config)(**fields)
+    return AutoConfig.for_model(config["model_type"], **fields)
 
 
 @given(
-    model_type=st.sampled_from(["t5", "mt5"]),
+    model_type=st.sampled_from(["t5", "mt5", "umt5"]),
     fields=st.fixed_dictionaries({}, optional=FIELDS),
 )
 def test_fields_and_defaults_are_those_of_transformers(
     model_type: str, fields: dict[str, Any]
 ) -> None:
     config = {"model_type": model_type, **fields}
-    read, theirs = architecture_of(config).as_json(), transformers_reads(config)
+    ours, theirs = architecture_of(config), transformers_reads(config)
+    read = ours.as_json()
     scales = read.pop("scales_decoder_outputs")
     assert read == {name: getattr(theirs, name) for name in read}
+    assert ours.is_gated == theirs.is_gated_act
+    names = {"gelu_tanh": "gelu_new"}
+    assert names.get(ours.activation, ours.activation) == theirs.dense_act_fn
     # mT5's forward never looks at the field.
     assert scales == (model_type == "t5" and theirs.scale_decoder_outputs)
+
+
+@pytest.mark.parametrize(
+    "name", ["longt5", "switch_transformers", "t5gemma", "t5gemma2", "pix2struct", "udop"]
+)
+def test_relatives_of_t5_are_refused_in_one_sentence(name: str) -> None:
+    from transformers import AutoConfig
+
+    content = AutoConfig.for_model(name).to_dict()
+    with pytest.raises(BackboneError) as refused:
+        architecture_of(content)
+    sentence = rf"config\.json: model_type is '{name}' \(\S.*\); allowed are t5, mt5, umt5"
+    assert re.fullmatch(sentence, str(refused.value))
 
 
 def test_what_follows_of_the_fields() -> None:
     plain = architecture_of({"model_type": "t5", "d_model": 64, "num_heads": 3, "d_kv": 5})
     assert (plain.inner, plain.logit_scale) == (15, 1 / 8)
     assert architecture_of({"model_type": "mt5"}).logit_scale == 1
+    assert architecture_of({"model_type": "umt5", "tie_word_embeddings": True}).logit_scale == 1
 
 
 def test_a_folder_is_read_by_its_config(tmp_path: Path) -> None:
@@ -71,16 +92,19 @@ def test_a_folder_is_read_by_its_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model_type": "llama"}, "'llama' given; allowed are t5, mt5"),
-        ({"model_type": None}, "None given; allowed are t5, mt5"),
+        ({"model_type": "llama"}, "model_type is 'llama'; allowed are t5, mt5, umt5"),
+        ({"model_type": None}, "model_type is None; allowed are t5, mt5, umt5"),
         ({"auto_map": {"AutoModel": "evil.py"}}, "auto_map: code"),
         ({"quantization_config": {"load_in_8bit": True}}, "quantization_config: quantized"),
         ({"per_layer_config": {"0": {"d_ff": 8}}}, "per_layer_config: layers"),
         ({"transformers_weights": "other.safetensors"}, r"transformers_weights: .*rename the file"),
         ({"configuration_files": ["config.5.json"]}, "configuration_files: another"),
         ({"is_encoder_decoder": False}, "is_encoder_decoder is False"),
-        ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj is 'gated-silu'; .*gated-gelu"),
-        ({"feed_forward_proj": "gelu"}, "feed_forward_proj is 'gelu'"),
+        ({"feed_forward_proj": "mish"}, "feed_forward_proj is 'mish'; .*silu, swish, .*gated-"),
+        ({"feed_forward_proj": "gated"}, "feed_forward_proj is 'gated'"),
+        ({"feed_forward_proj": "gated-"}, "feed_forward_proj is 'gated-'"),
+        ({"feed_forward_proj": "gated-gated-gelu"}, "feed_forward_proj is 'gated-gated-gelu'"),
+        ({"feed_forward_proj": ["relu"]}, r"feed_forward_proj is \['relu'\]"),
         ({"feed_forward_proj": None}, "feed_forward_proj is None"),
         ({"dense_act_fn": "gelu_new"}, "dense_act_fn is 'gelu_new', .*'relu' or not given"),
         ({"dense_act_fn": None}, "dense_act_fn is None"),

@@ -17,7 +17,7 @@ from factories import Style, tiny_t5
 from jumplora_adapters.backbone import read_backbone, resolve_backbone
 from jumplora_adapters.errors import BackboneError
 
-STYLES: list[Style] = ["v1.0", "v1.1", "mt5"]
+STYLES: list[Style] = ["v1.0", "v1.1", "mt5", "umt5"]
 Q = "encoder.block.0.layer.0.SelfAttention.q"
 
 
@@ -83,7 +83,7 @@ def test_saving_again_keeps_the_fingerprint(
 
 
 def test_styles_have_fingerprints_of_their_own(checkpoints: dict[Style, Path]) -> None:
-    assert len({read_backbone(path).fingerprint for path in checkpoints.values()}) == 3
+    assert len({read_backbone(path).fingerprint for path in checkpoints.values()}) == len(STYLES)
 
 
 def test_fingerprints_are_the_documented_ones(checkpoints: dict[Style, Path]) -> None:
@@ -278,9 +278,9 @@ def _drop(name: str) -> Callable[[Path], object]:
         pytest.param(lambda folder: (folder / "config.json").write_text("[]"), "no JSON object",
                      id="config a list"),
         pytest.param(_config(auto_map={"AutoModel": "code.py"}), "auto_map", id="own code"),
-        pytest.param(_config(feed_forward_proj="gated-silu"), "gated-silu", id="not served"),
+        pytest.param(_config(feed_forward_proj="gated-mish"), "gated-mish", id="not served"),
         pytest.param(_config(dense_act_fn="relu"), "dense_act_fn is 'relu'", id="contradiction"),
-        pytest.param(_config(model_type="umt5"), "'umt5'.*t5, mt5", id="umt5"),
+        pytest.param(_config(model_type="longt5"), "'longt5' .*t5, mt5", id="longt5"),
         pytest.param(_config(model_type="bert"), "'bert'", id="bert"),
         pytest.param(_config(d_model=None), "d_model is None", id="no size"),
         pytest.param(_config(num_heads=-4), "num_heads is -4", id="negative size"),

@@ -28,7 +28,7 @@ DEMO = Path(__file__).parents[2] / "adapters/demo/backbone"
 SIZES: dict[str, Any] = {
     "vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_heads": 2, "num_layers": 2,
 }  # fmt: skip
-# As the checkpoints of three generations say it: few fields, transformers 4, transformers 5.
+# As checkpoints say it: with few fields, of transformers 4, of transformers 5, and of umT5.
 CONFIGS: dict[str, dict[str, Any]] = {
     "v1.0": {"model_type": "t5"},
     "v1.1": {
@@ -50,17 +50,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "scale_decoder_outputs": False,
         "dtype": "float32",
     },
+    "umt5": {"model_type": "umt5", "feed_forward_proj": "gated-silu"},
 }
-DTYPES = {"v1.0": torch.float32, "v1.1": torch.float16, "mt5": torch.bfloat16}
+DTYPES = {
+    "v1.0": torch.float32,
+    "v1.1": torch.float16,
+    "mt5": torch.bfloat16,
+    "umt5": torch.float32,
+}
 FIRST = {  # of version 1
     "v1.0": "c3e94400fb0e5cc58d593276918bdb1cb9844dfecba0a8c5e42da3fadfd01495",
     "v1.1": "4300afbef9405b30c17d95e3a3931850aeb486c1b60a0afa52468906d8a98db1",
     "mt5": "582368ab514df731f42dcecc16c4fea9ef15194a88624fdef5f42af0f40a2e1e",
+    "umt5": "7711e0bf5d15788b4fe00821f0687fd48b1a345561d6dfe9a8f269c76f460be3",
 }
 SECOND = {
     "v1.0": "0415787861d27b5772089c3b3ddd3ac7139f84fa4344d1dae39d1795bfca1585",
     "v1.1": "5344f4fedd3c6e88171eee135cfbc89e02b43f6b86a2fa7a5b682ab765e5f3f4",
     "mt5": "583144ee9c594b9840a79ec85055b39652b168e17bd2205928f835832d289959",
+    "umt5": "8b41375af1dc3e9ca8ab6578b822d090e5d52540ab66bdf94484916d5c146ca7",
 }
 
 
@@ -125,7 +133,14 @@ def test_digests_of_parts_are_those_of_whole_tensors(
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-@pytest.mark.parametrize("named", [{}, {"extra_special_tokens": ["a", "no"], "eos_token": "b"}])
+@pytest.mark.parametrize(
+    "named",
+    [
+        {},
+        {"extra_special_tokens": ["a", "no"], "eos_token": "b"},
+        {"extra_special_tokens": {"first": "a", "second": {"content": "ab"}}},
+    ],
+)
 @pytest.mark.parametrize("cleans", [None, True])
 def test_the_tokenizers_library_reads_the_same(
     tmp_path: Path, kind: str, named: dict[str, Any], cleans: bool | None

@@ -25,6 +25,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "t5": {"model_type": "t5", "num_layers": 1},
     "deep decoder": {"model_type": "t5", "num_layers": 1, "num_decoder_layers": 3},
     "mt5": {"model_type": "mt5", "num_layers": 3, "num_decoder_layers": 1},
+    "umt5": {"model_type": "umt5", "num_layers": 3, "num_decoder_layers": 2},
+    "gated silu": {"model_type": "t5", "num_layers": 1, "feed_forward_proj": "gated-silu"},
+    "silu": {"model_type": "umt5", "num_layers": 1, "feed_forward_proj": "silu"},
     "mt5 with relu": {"model_type": "mt5", "num_layers": 2, "feed_forward_proj": "relu"},
 }
 SIZES = {"d_model": 12, "d_kv": 5, "d_ff": 7, "num_heads": 3, "vocab_size": 20}
@@ -42,11 +45,9 @@ def _config(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _theirs(fields: dict[str, Any]) -> Any:
-    from transformers import AutoModelForSeq2SeqLM, MT5Config, T5Config
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-    config = {name: value for name, value in _config(fields).items() if name != "model_type"}
-    kind = MT5Config if fields["model_type"] == "mt5" else T5Config
-    return AutoModelForSeq2SeqLM.from_config(kind(**config))
+    return AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(**_config(fields)))
 
 
 @pytest.fixture(params=SHAPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, processors
 
 from factories import tiny_tokenizer
 from jumplora_adapters.errors import PromptTooLong
@@ -62,6 +62,18 @@ def test_as_much_of_the_text_is_kept_as_fits() -> None:
     assert len(ASCII.encode(prompt).ids) == 128
 
 
+def test_an_end_token_that_the_tokenizer_does_not_add_has_its_place() -> None:
+    silent = Tokenizer.from_str(ASCII.to_str())
+    silent.post_processor = processors.Sequence([])
+    text = "the river is good " * 200
+    prompt = render_truncated(FRAME, text, silent, 128)
+    assert prompt == render_truncated(FRAME, text, ASCII, 128)
+    assert len(silent.encode(prompt).ids) == 127
+    fixed = len(ASCII.encode(render(SPEC, "")).ids)
+    with pytest.raises(PromptTooLong, match=rf"{fixed} tokens.*{fixed - 1}"):
+        render_truncated(FRAME, text, silent, fixed - 1)
+
+
 def test_a_text_that_comes_twice_is_cut_twice() -> None:
     spec = PromptSpec(template="{text} or {text}")
     prompt = render_truncated(Frame.of(spec), "good bad " * 50, ASCII, 21)
@@ -92,6 +104,7 @@ class _Counting:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.calls = tokenizer, 0
+        self.num_special_tokens_to_add = tokenizer.num_special_tokens_to_add
 
     def encode_batch(self, texts: list[str], add_special_tokens: bool = True) -> list[Encoding]:
         self.calls += len(texts)

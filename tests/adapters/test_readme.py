@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from factories import tiny_t5
 from foreign_checkpoints import official_state, save_official, save_peft
 from jumplora_adapters.backbone import read_backbone
 from jumplora_server.cli.main import command_line
+from peft_folders import peft, save_adapted
+from small_hub import small_hub
 
 README = Path(__file__).parents[2] / "adapters" / "README.md"
 Q = "encoder.block.0.layer.0.SelfAttention.q"
@@ -30,8 +33,8 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the README takes for granted."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with the files, and a hub with the LoRA, that the README presumes."""
     monkeypatch.chdir(tmp_path)
     backbone = read_backbone(tiny_t5(tmp_path / "old-t5"))
     weights = tmp_path / "old-t5" / "model.safetensors"
@@ -39,6 +42,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(["jumplora_weights", "1-dbpedia", "2-amazon", "3-yahoo"]):
         save_official(tmp_path / f"{name}.pt", official_state(backbone, seed=seed))
     save_peft(tmp_path / "my-lora", backbone)
+    chosen = {"target_modules": ["q", "wo"]}
+    save_adapted(backbone, tmp_path / "my-shira", peft.ShiraConfig(r=2, **chosen))
+    supertuning = peft.SupertuningConfig(sparsity=0.9, r=2, **chosen)
+    save_adapted(backbone, tmp_path / "my-supertuning", supertuning)
     save_file({Q: torch.eye(*backbone.targets[Q])}, tmp_path / "delta.safetensors")
     weights.unlink()
     prompts = {task: {"instruction": task} for task in ("dbpedia", "amazon", "yahoo")}
@@ -48,7 +55,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, some in (("train", rows), ("dev", rows[:16]), ("canaries", rows[:3])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     write_benchmark(tmp_path / "benchmark")
-    return tmp_path
+    with small_hub("owner/my-lora", tmp_path / "my-lora", tmp_path / "cache", monkeypatch):
+        yield tmp_path
 
 
 def test_every_command_runs(folder: Path) -> None:

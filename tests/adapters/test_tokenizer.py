@@ -70,6 +70,8 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:
         {"pad_token": "▁film"},
         {"additional_special_tokens": ["▁film"]},
         {"extra_special_tokens": ["▁film"]},
+        {"extra_special_tokens": {"film_token": "▁film"}},
+        {"additional_special_tokens": {"film_token": "▁film"}},
         {"sep_token": {"__type": "AddedToken", "content": "▁film"}},
     ],
     ids=str,

@@ -16,8 +16,9 @@ from jumplora_bench.adapters import AdaptersPlan
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Lap, Work
 from jumplora_bench.cases.hub_split import HubCase
+from jumplora_bench.cases.torch_peers import ALL_LINEAR
 from jumplora_bench.engine import EnginePlan, _last_tokens, _peers, _sanity, measure_engine
-from jumplora_bench.fleet import Fleet
+from jumplora_bench.fleet import Fleet, all_linear_name
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
 from jumplora_bench.sampling import SamplingPlan, measure_sampling
@@ -89,9 +90,26 @@ def peers(plan: EnginePlan, work: Work, tmp_path: Path) -> list[str]:
 def test_peers_are_those_that_are_wanted(work: Work, tmp_path: Path) -> None:
     assert peers(replace(PLAN, cases=("ours*",)), work, tmp_path / "none") == []
     few = replace(PLAN, cases=("transformers*", "PEFT*"))
-    assert peers(few, work, tmp_path / "few") == ["transformers bare", "PEFT mixed"]
+    found = ["transformers bare", "PEFT mixed", ALL_LINEAR]
+    assert peers(few, work, tmp_path / "few") == found
     hub = replace(PLAN, cases=(HubCase.name,))
     assert peers(hub, work, tmp_path / "hub") == [], "no interpreter was given"
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's
+def test_peft_serves_the_same_all_linear_adapters(work: Work, tmp_path: Path) -> None:
+    """float32: the same greedy tokens as our engine's, and not those of the bare backbone."""
+    ours = all_linear_name(work.rows, "float32")
+    plan = replace(PLAN, cases=(ALL_LINEAR, ours, "ours bare fp32"))
+    fleet = Fleet(work, read_backbone(work.backbone), plan.dtypes, plan.wants)
+    with ExitStack() as held:
+        cases = [*_peers(plan, work, fleet, tmp_path, held), *fleet.cases()]
+        tokens = {case.name: case.run().tokens for case in cases}
+    assert len(tokens) == 3
+    assert tokens[ours] != tokens["ours bare fp32"]
+    (pair,) = _sanity(tokens, fleet, work.rows)
+    assert (pair.ours, pair.theirs) == (ours, ALL_LINEAR)
+    assert (pair.tokens, pair.rows) == (1.0, 1.0)
 
 
 def test_ctranslate2_serves_the_one_task_merged(work: Work, tmp_path: Path) -> None:
@@ -101,7 +119,7 @@ def test_ctranslate2_serves_the_one_task_merged(work: Work, tmp_path: Path) -> N
     with ExitStack() as held:
         (case,) = _peers(plan, work, fleet, tmp_path, held)
         tokens = {case.name: case.run().tokens}
-    (pair,) = _sanity(tokens, fleet)
+    (pair,) = _sanity(tokens, fleet, work.rows)
     assert (pair.ours, pair.theirs) == ("ours, that one task fp32", "CTranslate2 merged fp32")
     assert (pair.tokens, pair.rows) == (1.0, 1.0)
 

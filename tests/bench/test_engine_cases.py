@@ -94,6 +94,7 @@ def test_a_fleets_lineages_share_all_but_the_last_slot(setting: Setting) -> None
     name = lineage_name(slots, "float32")
     fleet = Fleet(work, backbone, ("float32",), lambda each: each == name)
     (case,) = fleet.cases()
+    assert isinstance(case, OursCase)
     lineages = case._slots
     assert [len(lineage) for lineage in lineages] == [slots] * ROWS
     assert len({lineage[:-1] for lineage in lineages}) == 1

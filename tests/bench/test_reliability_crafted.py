@@ -17,12 +17,13 @@ from factories import toy_backbone
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.format import read_adapter
+from jumplora_bench.reliability.crafted_archives import ARCHIVES
 from jumplora_bench.reliability.crafted_bytes import BYTES
 from jumplora_bench.reliability.crafted_manifests import MANIFESTS
 from jumplora_bench.reliability.parts import Parts, empty_tensors, frame, with_tensors
 from jumplora_bench.reliability.uploads import _HEADERS
 
-KINDS = BYTES | MANIFESTS
+KINDS = BYTES | MANIFESTS | ARCHIVES
 BACKBONE = toy_backbone()
 MAY_BE_SOUND = {
     "flipped bit",  # of a value

@@ -20,9 +20,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # PEFT's
+@pytest.mark.parametrize("targets", ["q,v", "all-linear,lm_head"])
 @pytest.mark.parametrize("case", LABELS)
-def test_every_case_makes_steps(case: Case, folder: Path) -> None:
-    step = training.build(case, folder, 2, 8)
+def test_every_case_makes_steps(case: Case, targets: str, folder: Path) -> None:
+    step = training.build(case, folder, 2, 8, targets)
     step()
     step()
 
@@ -54,6 +56,9 @@ def test_memory_is_reckoned_as_a_run_does(folder: Path) -> None:
     assert numbers["gate"] == numbers["gate half"] > numbers["lora"]
     assert numbers["ella"] > numbers["lora"]
     assert numbers["gate + ella"] >= max(numbers["gate"], numbers["ella"])
+    head = training.reckoned_bytes("gate", folder, 2, 8, "q,v,lm_head")
+    assert head is not None
+    assert head > numbers["gate"] + 4 * 6 * (32128 - 64) * 64, "the head is its largest matrix"
 
 
 @pytest.mark.slow

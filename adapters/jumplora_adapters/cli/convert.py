@@ -19,7 +19,9 @@ from jumplora_adapters.cli.output import (
     size,
     warn,
 )
+from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.printable import printable
+from jumplora_adapters.recognise import check_is
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
@@ -109,6 +111,8 @@ def official(
         from jumplora_adapters.convert.scaling import Scaling
         from jumplora_adapters.training.lineage import read_ancestors
 
+        for checkpoint in checkpoints:
+            check_is(checkpoint, "official", error=ConvertError)
         scaling = Scaling(alpha=alpha, scale=scale, rank_scaling=rank_scaling)
         form = Form(
             dtype=value_type(values),
@@ -138,7 +142,9 @@ def official(
 
 @app.command("peft")
 def peft(
-    folder: Annotated[Path, typer.Argument(help="Folder with adapter_config.json.")],
+    folder: Annotated[
+        str, typer.Argument(help="Folder with adapter_config.json, or the hub id of one.")
+    ],
     backbone: options.Backbone,
     task: Task,
     out: options.Out,
@@ -154,11 +160,16 @@ def peft(
     created: options.Created = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Convert a PEFT LoRA on q and v; it stays low-rank unless --kind masked is asked."""
+    """Convert what PEFT saved: LoRA, SHiRA, Super-Tuning, RoSA or SFT, of any linear layers.
+
+    Factors stay factors and masks stay masks, unless --kind masked is asked.
+    """
     with reported_errors():
         from jumplora_adapters.convert.form import Form
         from jumplora_adapters.convert.peft import convert_peft
+        from jumplora_adapters.convert.peft_folder import resolve_peft_folder
 
+        check_is(Path(folder).expanduser(), "peft", error=ConvertError)
         form = Form(
             dtype=value_type(values),
             kind=kind,
@@ -174,7 +185,8 @@ def peft(
             max_new_tokens=max_new_tokens,
             created=created,
         )
-        written = convert_peft(folder, out, draft, _backbone(backbone), form)
+        found = resolve_peft_folder(folder)
+        written = convert_peft(found, out, draft, _backbone(backbone), form)
     report([written], as_json=as_json)
 
 
@@ -194,10 +206,11 @@ def dense(
     created: options.Created = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Convert dense deltas of q and v; zeros are dropped, --density prunes by magnitude."""
+    """Convert dense deltas of linear layers; zeros are dropped, --density prunes by magnitude."""
     with reported_errors():
         from jumplora_adapters.convert.dense import convert_dense
 
+        check_is(file, "dense", error=ConvertError)
         (draft,) = make_drafts(
             [task],
             task_file=task_file,

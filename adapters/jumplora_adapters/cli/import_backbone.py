@@ -9,6 +9,8 @@ import typer
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import print_facts, print_json, reported_errors, size, warn
+from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.recognise import check_is
 
 
 def import_backbone(
@@ -21,6 +23,7 @@ def import_backbone(
         from jumplora_adapters.backbone import read_backbone
         from jumplora_adapters.convert.backbone_import import import_backbone as run
 
+        check_is(source, "backbone", "pickled backbone", error=ConvertError)
         imported = run(source, out)
         fingerprint = read_backbone(imported.folder).fingerprint
     if imported.tokenizer == "missing":

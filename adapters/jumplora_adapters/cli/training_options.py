@@ -19,7 +19,13 @@ SetAt = Annotated[float, _Option(help="Share of the steps after which tau is set
 ClosedAt = Annotated[float, _Option(help="Share of the steps after which the gate is closed.")]
 Rank = Annotated[int, _Option(help="Inner dimension of the factors.")]
 Alpha = Annotated[float, _Option(help="The update is scaled by alpha / rank.")]
-Targets = Annotated[str, _Option(help='Modules to adapt, as "*.q,*.v".')]
+Targets = Annotated[
+    str,
+    _Option(
+        help="Linear layers to adapt: q, k, v, o, wi, wi_0, wi_1, wo, lm_head; all-linear (all but "
+        'lm_head); ends of names; patterns. As "q,v,wo".'
+    ),
+]
 LearningRate = Annotated[float, _Option("--lr", help="AdamW's learning rate.")]
 Decay = Annotated[Literal["constant", "linear"], _Option(help="Decay of the learning rate.")]
 WarmUp = Annotated[int, _Option(help="Steps of linear warm-up.")]

@@ -1,4 +1,7 @@
-"""`--config FILE`: a TOML file whose keys are the command's own options; flags win over it."""
+"""`--config FILE`: a TOML file whose keys are the command's own options; flags win over it.
+
+A list is the same as its items with commas between them.
+"""
 
 from __future__ import annotations
 
@@ -27,5 +30,8 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
             near = get_close_matches(name, known, n=1)
             hint = f", did you mean {near[0]}?" if near else ""
             fail(f"error (data): {path}: {name} is not an option of this command{hint}")
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = ",".join(map(str, value))
     context.default_map = {**(context.default_map or {}), **values}
     return path

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,15 +17,21 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.continual.prepare import Prepared, Stage
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.training.adapt import targets_of
+from jumplora_adapters.training.config import ValueType
 from jumplora_adapters.training.options import POSITIONS_A_BATCH, SOURCE_TOKENS_A_BATCH
+from jumplora_adapters.training.targets import targets_of
 
 _FLOAT = 4
+_GATED_DENSITY = 0.25  # of benchmarks/results/continual.md, the densest
+_VALUE_BYTES: Mapping[ValueType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SMALLEST = 10_000_000  # that is shown: 0.01 GB
 _PROGRAM = 500_000_000  # the interpreter with torch and transformers loaded, on a CPU
 _DENSE_AT_ONCE = 6
 """Matrices of one target's size that a gated layer makes and drops again: the weight, Z, its
-gradient, what is multiplied, masks."""
+gradient, what is multiplied, masks. As many where a mask is made of the factors."""
+_SERVED_AT_ONCE = (
+    2  # of one target's size beside its whole weight: a delta written out, and its sum
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,9 @@ class TrainingSizes:
     source: int  # tokens of the longest row
     target: int
     is_gated: bool = False
+    is_masked: bool = False  # what is saved; a pruned update was trained without a gate
     past_entries: int = 0  # float32 numbers that ELLA or O-LoRA keep of earlier tasks
+    adapter_bytes: int = 0  # of all tasks' adapters up to this one
     narrow_copies: int = 0  # 1 where the frozen backbone is also kept in 16 bit
     program: int = _PROGRAM
 
@@ -47,6 +56,11 @@ class TrainingSizes:
     def entries(self) -> int:
         """Entries of all targets together."""
         return sum(d_out * d_in for d_out, d_in in self.targets)
+
+    @property
+    def largest(self) -> int:
+        """Entries of the largest target: a head's are a vocabulary times d_model."""
+        return max(d_out * d_in for d_out, d_in in self.targets)
 
     @property
     def factors(self) -> int:
@@ -61,11 +75,11 @@ class MemoryEstimate:
     program: int
     backbone: int
     adapter: int  # factors, gradients, AdamW's moments, a copy for the checkpoint
-    past: int
-    update: int  # dense matrices of one module at a time
+    past: int  # the adapters before, and what ELLA or O-LoRA keep of them
+    update: int  # dense matrices of one module at a time, and what freed ones leave behind
     activations: int
     logits: int
-    scoring: int  # keys, values and logits while a state is scored; not at the same time as a step
+    scoring: int  # while a state is saved and scored; not at the same time as a step
 
     @property
     def step(self) -> int:
@@ -94,15 +108,16 @@ class MemoryEstimate:
 
 def estimate_of(sizes: TrainingSizes) -> MemoryEstimate:
     """The peak of a training of these sizes, and of scoring it, on one device."""
-    is_dense = sizes.is_gated or sizes.past_entries > 0
-    largest = max(d_out * d_in for d_out, d_in in sizes.targets)
+    at_once = _DENSE_AT_ONCE * sizes.largest if sizes.is_gated or sizes.past_entries else 0
+    # Between the activations that stay, the C library keeps about one weight a gated layer.
+    left_behind = sizes.entries if sizes.is_gated else 0
     logits = 3 * _FLOAT * sizes.rows * sizes.target * sizes.architecture.vocab_size
     return MemoryEstimate(
         program=sizes.program,
         backbone=sizes.weights * (_FLOAT + 2 * sizes.narrow_copies),
         adapter=5 * _FLOAT * sizes.factors,
-        past=_FLOAT * sizes.past_entries,
-        update=_FLOAT * _DENSE_AT_ONCE * largest if is_dense else 0,
+        past=_FLOAT * sizes.past_entries + sizes.adapter_bytes,
+        update=_FLOAT * (at_once + left_behind),
         activations=_activations(sizes),
         logits=logits,
         scoring=_scoring(sizes),
@@ -121,7 +136,8 @@ def check_memory(needed: MemoryEstimate, there: int, watch: Watch) -> None:
     if needed.total > there:
         raise DataError(
             f"the run needs about {needed}, and there is {_gb(there)}: take smaller "
-            "batches with more accumulation, a shorter source length, or a larger machine"
+            "batches with more accumulation, a shorter source length, fewer targets, or a larger "
+            "machine"
         )
 
 
@@ -141,13 +157,13 @@ def available_bytes(device: torch.device) -> int:
 
 def _sizes(prepared: Prepared, stage: Stage) -> TrainingSizes:
     config, backbone = prepared.config, prepared.backbone
-    targets = tuple(backbone.targets[name] for name in targets_of(backbone, config.targets))
+    targets = tuple(backbone.sites[name].shape for name in targets_of(backbone, config.targets))
     past = 0
     if config.method == "ella" and stage.position > 1:
         past = sum(d_out * d_in for d_out, d_in in targets)
     elif config.method == "olora":
         past = (stage.position - 1) * sum(config.rank * d_in for _, d_in in targets)
-    return TrainingSizes(
+    sizes = TrainingSizes(
         architecture=backbone.architecture,
         targets=targets,
         weights=_count_weights(prepared),
@@ -156,10 +172,28 @@ def _sizes(prepared: Prepared, stage: Stage) -> TrainingSizes:
         source=max(len(example.source) for example in stage.examples),
         target=max(len(example.target) for example in stage.examples),
         is_gated=config.gate is not None,
+        is_masked=config.gate is not None or config.prune is not None,
         past_entries=past,
         narrow_copies=int(config.precision == "bfloat16"),
         program=_PROGRAM if prepared.device.type == "cpu" else 0,
     )
+    if prepared.device.type != "cpu":  # the adapters stay in the machine's own memory
+        return sizes
+    return replace(sizes, adapter_bytes=_adapter_bytes(prepared, stage, sizes))
+
+
+def _adapter_bytes(prepared: Prepared, stage: Stage, sizes: TrainingSizes) -> int:
+    """Of what is saved of the stages up to this one, all of which a run keeps."""
+    config = prepared.config
+    if not sizes.is_masked:
+        return stage.position * _VALUE_BYTES[stage.train.value_type] * sizes.factors
+    densities = [
+        config.density(position) or _GATED_DENSITY for position in range(1, stage.position + 1)
+    ]
+    values = round(sum(densities) * sizes.entries)
+    factors = stage.position * sizes.factors if config.method == "olora" else 0
+    masks = stage.position * sizes.entries // 8
+    return masks + _VALUE_BYTES[stage.train.value_type] * values + _FLOAT * factors
 
 
 def _activations(sizes: TrainingSizes) -> int:
@@ -181,15 +215,18 @@ def _activations(sizes: TrainingSizes) -> int:
 
 
 def _scoring(sizes: TrainingSizes) -> int:
-    """Two sets of cross attention's keys and values (one is being made of the other), attention
-    maps of one encoder layer, logits over the vocabulary; weights and activations are float32.
+    """A whole weight of every target, and two sets of cross attention's keys and values (one is
+    being made of the other), attention maps of one encoder layer, logits over the vocabulary; all
+    in float32. Before that, masks are made of the factors, and then the weights, one by one.
     """
     tokens = max(SOURCE_TOKENS_A_BATCH, sizes.source)
     network = sizes.architecture
     caches = 2 * 2 * network.num_decoder_layers * tokens * network.inner
     maps = 2 * network.num_heads * tokens * sizes.source
     logits = 2 * POSITIONS_A_BATCH * network.vocab_size
-    return _FLOAT * (caches + maps + logits)
+    served = sizes.entries + max(_SERVED_AT_ONCE * sizes.largest, caches + maps + logits)
+    saved = _DENSE_AT_ONCE * sizes.largest if sizes.is_masked else 0
+    return _FLOAT * max(saved, served)
 
 
 def _count_weights(prepared: Prepared) -> int:

@@ -78,7 +78,7 @@ def ella_penalty(
     if not ancestors:
         return None
     past = {
-        name: torch.zeros(layer.weight.shape, device=adapted.device)
+        name: torch.zeros(layer.base.shape, device=adapted.device)
         for name, layer in adapted.layers.items()
     }
     for adapter in ancestors:

@@ -16,13 +16,13 @@ from jumplora_adapters.continual.tasks import Order, Task, mixed, read_order, re
 from jumplora_adapters.errors import DataError, TaskTooSmall
 from jumplora_adapters.manifest import Canary, PromptSpec
 from jumplora_adapters.tokenizer import BackboneTokenizer, end_token, load_tokenizer
-from jumplora_adapters.training.adapt import targets_of
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.data import Example
 from jumplora_adapters.training.identity import backbone_digest
 from jumplora_adapters.training.processes import Processes
 from jumplora_adapters.training.schedule import Schedule
-from jumplora_adapters.training.train import check_rank, device_of, plan_of
+from jumplora_adapters.training.targets import added_roles
+from jumplora_adapters.training.train import check_targets, device_of, plan_of
 
 _RUN_DIGITS = 12
 
@@ -74,7 +74,8 @@ class Prepared:
                 "weights": backbone_digest(self.backbone.path),
             },
             "split": config.split,
-            "hyper_parameters": config.hyper_parameters(),
+            "hyper_parameters": config.hyper_parameters()
+            | added_roles(self.backbone, config.targets),
             "data": {
                 task.name: {
                     "train": task.train.sha256,
@@ -106,9 +107,7 @@ def prepare(config: ContinualConfig) -> Prepared:
             "dropout draws differ between processes: several processes need --dropout 0"
         )
     backbone = read_backbone(resolve_backbone(config.backbone))
-    targets_of(backbone, config.targets)
-    if config.gate is not None:
-        check_rank(config.rank, backbone)
+    check_targets(config.stage(1, JOINT_TASK, config.data), backbone)
     order = read_order(config.data, config.order)
     if config.prune is not None and len(config.prune) not in (1, _count(config, order)):
         raise DataError(

@@ -16,7 +16,7 @@ def pruned(adapted: AdaptedBackbone, density: float, dtype: torch.dtype) -> dict
     An entry as large as the largest one that is cut is cut too.
     """
     layers = adapted.layers.values()
-    total = sum(layer.weight.numel() for layer in layers)
+    total = sum(layer.base.numel() for layer in layers)
     cut = total - round(density * total)
     scale = {layer.scale for layer in layers}
     assert len(scale) == 1  # so that magnitudes of Z compare as those of the update do

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture, read_architecture
@@ -25,6 +26,11 @@ from jumplora_adapters.checkpoint import (
     open_checkpoint,
     parameter_name,
     refuse_other_weights,
+)
+from jumplora_adapters.convert.class_tokenizer import (
+    PAIR_FILES,
+    make_class_tokenizer,
+    stated_class,
 )
 from jumplora_adapters.convert.pickled import load_pickled
 from jumplora_adapters.convert.spiece import make_tokenizer
@@ -43,6 +49,7 @@ COPIED_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    *PAIR_FILES,
     "README.md",
     "LICENSE",
 )
@@ -203,18 +210,31 @@ def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> Iterator[list[str]
 
 
 def _complete_tokenizer(folder: Path, rows: int) -> TokenizerOrigin:
-    """Write tokenizer.json from spiece.model where it is missing and SentencePiece is installed.
+    """Write tokenizer.json where it is missing and there is something to make it of.
 
-    Raises ConvertError where it would not read and write as SentencePiece does.
+    Raises ConvertError where it would not read and write as the folder's own tokenizer does.
     """
     if (folder / "tokenizer.json").is_file():
         return "copied"
-    if not (folder / "spiece.model").is_file():
+    tokenizer = _made_tokenizer(folder, rows)
+    if tokenizer is None:
         return "missing"
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return "made"
+
+
+def _made_tokenizer(folder: Path, rows: int) -> Tokenizer | None:
+    """Of spiece.model, or of a class of transformers that has no such file; None without either.
+
+    None, too, where SentencePiece is not installed.
+    """
+    if not (folder / "spiece.model").is_file():
+        name = stated_class(folder)
+        return None if name is None else make_class_tokenizer(folder, name)
     try:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2  # an extra
     except ImportError:
-        return "missing"
+        return None
     content = (folder / "spiece.model").read_bytes()
     try:
         SentencePieceProcessor(model_proto=content)  # looks at all of it
@@ -223,5 +243,4 @@ def _complete_tokenizer(folder: Path, rows: int) -> TokenizerOrigin:
     model = sentencepiece_model_pb2.ModelProto.FromString(content)
     tokenizer = make_tokenizer(model, folder, rows)
     check_equal(tokenizer, model)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return "made"
+    return tokenizer

@@ -10,27 +10,30 @@ import re
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from jumplora_adapters.backbone import Backbone, read_backbone
-from jumplora_adapters.convert.peft_fields import said
+from jumplora_adapters.convert.config_values import said
 from jumplora_adapters.errors import BackboneError, ConvertError
 
 # What rounding to bfloat16 changes, with room; and the smallest numbers of float16.
 ROUNDING = 2.0**-7
 SMALLEST = 2.0**-24
+_ROWS_AT_ONCE = 4096
 
 _OWNED = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = re.compile(r"(?:^|[/\\])models--([^/\\]+)[/\\]snapshots[/\\]")
 
 
-def compare_base_model(named: str | None, backbone: Backbone) -> str | None:
+def compare_base_model(named: str | None, backbone: Backbone, *, look: bool = True) -> str | None:
     """A warning where `named` may be another model than the backbone, else None.
 
-    Raises ConvertError where it is a folder here whose weights are not the backbone's.
+    With `look` a folder of that name is read; without, names alone are compared. Raises
+    ConvertError where it is a folder here whose weights are not the backbone's.
     """
     if named is None:
         return None
-    theirs = _backbone_at(named)
+    theirs = _backbone_at(named) if look else None
     if theirs is None:
         if _same_name(named, backbone.name):
             return None
@@ -46,7 +49,7 @@ def compare_base_model(named: str | None, backbone: Backbone) -> str | None:
             " rounding: its dtype, tokenizer or configuration differs"
         )
     raise ConvertError(
-        f"the LoRA was trained on {said(named)} (base_model_name_or_path), and the weights there"
+        f"the adapter was trained on {said(named)} (base_model_name_or_path), and the weights there"
         f" are not those of the backbone {said(str(backbone.path))}. Give --backbone that folder;"
         " if the name is out of date, set it to null in adapter_config.json"
     )
@@ -65,9 +68,18 @@ def _same_weights(theirs: Backbone, ours: Backbone) -> bool:
         return False
     names = list(shapes[0])
     pairs = zip(theirs.checkpoint.tensors(names), ours.checkpoint.tensors(names), strict=True)
+    return all(are_close(left, right) for (_, left), (_, right) in pairs)
+
+
+def are_close(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have one shape, and values that are equal up to 16 bits' rounding."""
+    if one.shape != other.shape or not (one.is_floating_point() and other.is_floating_point()):
+        return False
+    # A few rows at a time, since a float32 copy of each could be gigabytes.
+    pairs = zip(torch.split(one, _ROWS_AT_ONCE), torch.split(other, _ROWS_AT_ONCE), strict=True)
     return all(
         torch.allclose(left.float(), right.float(), rtol=ROUNDING, atol=SMALLEST)
-        for (_, left), (_, right) in pairs
+        for left, right in pairs
     )
 
 

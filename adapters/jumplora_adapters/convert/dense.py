@@ -37,14 +37,12 @@ def convert_dense(
     """
     deltas: dict[str, SparseDelta] = {}
     for name, dense in tensors_in(file):
-        target = match_module(name, backbone.targets)
+        target = match_module(name, backbone.sites)
         if target in deltas:
             raise ConvertError(f"{file}: two tensors mean {target!r}, the second is {name!r}")
         check_readable(name, dense)
-        if tuple(dense.shape) != backbone.targets[target]:
-            raise ConvertError(
-                f"{name} is {tuple(dense.shape)}, expected {backbone.targets[target]}"
-            )
+        if tuple(dense.shape) != (shape := backbone.sites[target].shape):
+            raise ConvertError(f"{name} is {tuple(dense.shape)}, expected {shape}")
         kept = dense.float()
         if not bool(torch.isfinite(kept).all()):
             raise ConvertError(f"{name} holds NaN or infinity")

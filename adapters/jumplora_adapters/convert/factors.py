@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,20 @@ def check_factors(
     if not bool(torch.isfinite(left).all() and torch.isfinite(right).all()):
         raise ConvertError(f"{module}: a factor holds NaN or infinity: the training diverged")
     return Factors(left, right, tau)
+
+
+def pair_in(
+    site: str, tensors: Mapping[str, Tensor], parts: tuple[str, str], shape: tuple[int, int]
+) -> Factors:
+    """The factors that a PEFT file has under the two names `parts`, A's first.
+
+    Raises ConvertError where one is missing, and as `check_factors` does.
+    """
+    missing = [part for part in parts if part not in tensors]
+    if missing:
+        there = next((part for part in parts if part in tensors), "its values")
+        raise ConvertError(f"{site!r} has {there} and no {missing[0]}")
+    return check_factors(site, tensors[parts[0]], tensors[parts[1]], shape)
 
 
 def check_readable(what: str, tensor: Tensor) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from jumplora_adapters.convert.factors import Factors
 from jumplora_adapters.convert.prune import prune
 from jumplora_adapters.convert.scaling import Scaling
-from jumplora_adapters.delta import Delta, SparseDelta
+from jumplora_adapters.convert.sparse import Entries
+from jumplora_adapters.delta import CombinedDelta, Delta, SparseDelta
 from jumplora_adapters.errors import ConvertError, FormatError
 
 Kind = Literal["masked", "lowrank"]
@@ -63,6 +64,48 @@ def delta_of(module: str, factors: Factors, scaling: Scaling, form: Form) -> Del
         return low_rank
     except FormatError as error:
         raise ConvertError(f"{module}: {error}") from error
+
+
+def sum_of(
+    module: str, entries: Entries | None, pair: Factors | None, scaling: Scaling, form: Form
+) -> Delta:
+    """The delta of a sparse and a low-rank part, either of which may be missing.
+
+    A part that changes nothing is left out. Raises ConvertError as `delta_of` does.
+    """
+    if form.factors == "keep":
+        raise ConvertError("only a LoRA's factors can be kept beside masks: leave --keep-factors")
+    if form.kind == "lowrank":
+        raise ConvertError(f"{module} has a sparse part: leave out --kind lowrank")
+    try:
+        sparse = None if entries is None else entries.to_delta(form.dtype)
+        low_rank = None if pair is None else pair.low_rank(scaling.at(pair.rank), form.dtype)
+        if low_rank is not None:
+            low_rank.check()
+            if not low_rank.changes_anything:
+                low_rank = None
+        if form.kind == "masked" and (low_rank is not None or form.density is not None):
+            dense = torch.zeros(_shape(entries, pair))
+            if pair is not None:
+                dense += (pair.B @ pair.A) * scaling.at(pair.rank)
+            if entries is not None:
+                dense.view(-1)[entries.positions] += entries.values
+            kept = dense if form.density is None else prune(dense, form.density)
+            return SparseDelta.from_dense(kept, form.dtype)
+    except FormatError as error:
+        raise ConvertError(f"{module}: {error}") from error
+    if low_rank is not None:
+        return low_rank if sparse is None or not sparse.nnz else CombinedDelta(sparse, low_rank)
+    if sparse is not None:
+        return sparse
+    return SparseDelta.from_dense(torch.zeros(_shape(entries, pair)), form.dtype)
+
+
+def _shape(entries: Entries | None, pair: Factors | None) -> tuple[int, int]:
+    if entries is not None:
+        return entries.shape
+    assert pair is not None, "a module has one of the two"
+    return pair.B.shape[0], pair.A.shape[1]
 
 
 def kept_factors(

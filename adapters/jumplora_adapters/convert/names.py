@@ -1,4 +1,4 @@
-"""Which target of the backbone a module name of a foreign checkpoint means.
+"""Which site of the backbone a module name of a foreign checkpoint means.
 
 Names are compared from their end, component by component, because wrappers put their own
 components in front (`base_model.model.`, `module.`) and some leave one behind (`.base_layer`).
@@ -53,8 +53,8 @@ def match_module(name: str, targets: Iterable[str]) -> str:
             best.append(target)
     if not best:
         raise ConvertError(
-            f"module {_shown(name)} is none of the backbone's targets: only q and v projections of"
-            " its attention layers can carry a delta"
+            f"module {_shown(name)} is none of the backbone's linear layers, and no other module"
+            " can carry a delta"
         )
     if len(best) > 1:
         raise ConvertError(

@@ -57,10 +57,14 @@ def read_official(path: Path, backbone: Backbone) -> dict[str, Factors]:
                 f"{path}: {shown(repr(name), MAX_SHOWN)} holds {_described(entry)},"
                 " expected A, B and log_threshold (or A and B of a plain LoRA)"
             )
-    targets = match_modules(state, backbone.targets)
+    targets = match_modules(state, backbone.sites)
     factors = {
         target: check_factors(
-            name, state[name]["A"], state[name]["B"], backbone.targets[target], _tau(name, state)
+            name,
+            state[name]["A"],
+            state[name]["B"],
+            backbone.sites[target].shape,
+            _tau(name, state),
         )
         for name, target in targets.items()
     }
@@ -151,11 +155,16 @@ def _warnings(
     factors: Mapping[str, Factors], deltas: Mapping[str, Delta], backbone: Backbone
 ) -> Iterator[str]:
     """What can be seen of the checkpoint alone, since it has no configuration."""
-    missing = [target for target in backbone.targets if target not in factors]
+    # The published code targets q and v; of another choice the file alone tells.
+    held = {backbone.sites[target].role for target in factors}
+    roles = held if held - {"q", "v"} else {"q", "v"}
+    chosen = [site.name for site in backbone.sites.values() if site.role in roles]
+    missing = [target for target in chosen if target not in factors]
     if missing:
         yield (
-            f"the checkpoint lacks {len(missing)} of the {len(backbone.targets)} q and v modules,"
-            f" such as {missing[0]}: they keep the backbone's weights"
+            f"the checkpoint lacks {len(missing)} of the {len(chosen)}"
+            f" {' and '.join(sorted(roles))} modules, such as {missing[0]}: they keep the"
+            " backbone's weights"
         )
     ranks = sorted({pair.rank for pair in factors.values()})
     if len(ranks) > 1:

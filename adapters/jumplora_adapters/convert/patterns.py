@@ -9,13 +9,47 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from jumplora_adapters.convert.config_values import (
+    alpha_of,
+    flag_of,
+    pattern_of,
+    rank_of,
+    said,
+)
 from jumplora_adapters.convert.expressions import Expression, match_all
-from jumplora_adapters.convert.peft_config import PeftConfig
-from jumplora_adapters.convert.peft_fields import said
-from jumplora_adapters.convert.scaling import Scaling
+from jumplora_adapters.convert.scaling import RankScaling, Scaling
 from jumplora_adapters.errors import ConvertError
 
+DEFAULT_RANK = 8  # PEFT's, where the field is missing
 MAX_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Strengths:
+    """Rank and alpha of a module: the defaults, unless a pattern names the module."""
+
+    rank: int
+    alpha: float
+    rank_scaling: RankScaling
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+
+
+def read_strengths(config: Mapping[str, object]) -> Strengths:
+    """What adapter_config.json of a LoRA says. Raises ConvertError."""
+    return Strengths(
+        rank=rank_of("r", config.get("r", DEFAULT_RANK)),
+        alpha=alpha_of("lora_alpha", config.get("lora_alpha")),
+        rank_scaling="sqrt-r" if flag_of(config, "use_rslora") else "r",
+        rank_pattern={
+            name: rank_of(f"rank_pattern[{said(name)}]", rank)
+            for name, rank in pattern_of(config, "rank_pattern").items()
+        },
+        alpha_pattern={
+            name: alpha_of(f"alpha_pattern[{said(name)}]", alpha)
+            for name, alpha in pattern_of(config, "alpha_pattern").items()
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +60,7 @@ class Matches:
     unused: tuple[str, ...]
 
 
-def match_patterns(config: PeftConfig, ranks: Mapping[str, int]) -> tuple[Matches, Matches]:
+def match_patterns(config: Strengths, ranks: Mapping[str, int]) -> tuple[Matches, Matches]:
     """What rank_pattern and alpha_pattern match of the modules in `ranks`."""
     fields = (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern))
     expressions = [
@@ -48,7 +82,7 @@ def match_patterns(config: PeftConfig, ranks: Mapping[str, int]) -> tuple[Matche
     return of_rank, of_alpha
 
 
-def scalings(config: PeftConfig, ranks: Mapping[str, int]) -> tuple[dict[str, Scaling], list[str]]:
+def scalings(config: Strengths, ranks: Mapping[str, int]) -> tuple[dict[str, Scaling], list[str]]:
     """The scaling of each module by the rank of its factors, and warnings.
 
     Raises ConvertError where the configuration has another rank for a module than its factors, or
@@ -69,7 +103,7 @@ def scalings(config: PeftConfig, ranks: Mapping[str, int]) -> tuple[dict[str, Sc
     ]
 
 
-def _check_rank(config: PeftConfig, name: str, rank: int, patterns: tuple[str, ...]) -> None:
+def _check_rank(config: Strengths, name: str, rank: int, patterns: tuple[str, ...]) -> None:
     allowed = {config.rank_pattern[pattern] for pattern in patterns} or {config.rank}
     if rank not in allowed:
         by = f"by rank_pattern {said(patterns[0])}" if patterns else "by r"
@@ -79,7 +113,7 @@ def _check_rank(config: PeftConfig, name: str, rank: int, patterns: tuple[str, .
         )
 
 
-def _alpha(config: PeftConfig, name: str, patterns: tuple[str, ...]) -> float:
+def _alpha(config: Strengths, name: str, patterns: tuple[str, ...]) -> float:
     if not patterns:
         return config.alpha
     alphas = {config.alpha_pattern[pattern] for pattern in patterns}

@@ -1,15 +1,13 @@
-"""Adapters from a PEFT LoRA folder: adapter_config.json and adapter_model.safetensors."""
+"""Adapters from the folders that PEFT saves: adapter_config.json and adapter_model.safetensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from torch import Tensor
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert.base_model import compare_base_model
+from jumplora_adapters.convert.config_values import said, text_of
 from jumplora_adapters.convert.draft import (
     Converted,
     Draft,
@@ -17,121 +15,97 @@ from jumplora_adapters.convert.draft import (
     file_digest,
     write_converted,
 )
-from jumplora_adapters.convert.factors import Factors, check_factors
-from jumplora_adapters.convert.form import Form, delta_of, kept_factors
-from jumplora_adapters.convert.names import Surroundings, match_modules, surroundings
-from jumplora_adapters.convert.patterns import scalings
-from jumplora_adapters.convert.peft_config import PeftConfig, read_peft_config
-from jumplora_adapters.convert.peft_fields import said
+from jumplora_adapters.convert.form import Form
+from jumplora_adapters.convert.lora import LORA
+from jumplora_adapters.convert.names import Surroundings, surroundings
+from jumplora_adapters.convert.peft_config import read_peft_config
+from jumplora_adapters.convert.peft_fields import check_fields
+from jumplora_adapters.convert.peft_folder import (
+    CONFIG_FILE,
+    PEFT_FRONT,
+    WEIGHTS_FILE,
+    read_modules,
+)
+from jumplora_adapters.convert.peft_format import Config, Modules, PeftFormat
+from jumplora_adapters.convert.rosa import ROSA
+from jumplora_adapters.convert.sft import SFT
+from jumplora_adapters.convert.shira import SHIRA
+from jumplora_adapters.convert.supertuning import SUPERTUNING
 from jumplora_adapters.convert.targeting import modules_of
-from jumplora_adapters.convert.tensor_file import tensors_in
 from jumplora_adapters.errors import ConvertError
+from jumplora_adapters.hub import name_of
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLED_FILE = "adapter_model.bin"
-PEFT_FRONT = "base_model.model."  # PEFT writes it before a module's name in the model
-WRAPPER_FRONTS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+FORMATS = {found.peft_type: found for found in (LORA, SHIRA, SUPERTUNING, ROSA, SFT)}
+"""By `peft_type`. A format is added here."""
+
 GENERATION_TASKS = (None, "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 
 
-@dataclass(frozen=True, slots=True)
-class PeftModule:
-    """Factors, and the name that PEFT's patterns know their module by."""
-
-    name: str
-    factors: Factors
-    named_by_peft: bool  # False: the file's name lacks PEFT's front, so `name` is a guess
-
-
-def read_peft_modules(folder: Path, backbone: Backbone) -> dict[str, PeftModule]:
-    """Target -> its module. Raises ConvertError for anything but one LoRA on q and v."""
-    path = folder / WEIGHTS_FILE
-    if not path.is_file() and (folder / PICKLED_FILE).is_file():
-        raise ConvertError(
-            f"{folder} has {PICKLED_FILE}, a pickle, which is not opened: load it with PEFT and"
-            " save it again with save_pretrained(folder, safe_serialization=True)"
-        )
-    halves: dict[str, dict[str, Tensor]] = {}
-    adapters: set[str] = set()
-    for name, tensor in tensors_in(path):
-        module, letter, adapter = _split(name)
-        adapters.add(adapter)
-        if letter in halves.setdefault(module, {}):
-            raise ConvertError(
-                f"{path}: {said(module)} has two lora_{letter}, one adapter is expected"
-            )
-        halves[module][letter] = tensor
-    if len(adapters) > 1:
-        raise ConvertError(
-            f"{path} holds {len(adapters)} adapters, such as"
-            f" {' and '.join(map(said, sorted(adapters)[:2]))}: save each in a separate folder"
-        )
-    own_names = {module: _own_name(module) for module in halves}
-    targets = match_modules([name for name, _ in own_names.values()], backbone.targets)
-    modules: dict[str, PeftModule] = {}
-    for module, (name, named_by_peft) in own_names.items():
-        target = targets[name]
-        A, B = halves[module].get("A"), halves[module].get("B")
-        if A is None or B is None:
-            raise ConvertError(
-                f"{path}: {module!r} has lora_{'A' if B is None else 'B'} and no"
-                f" lora_{'B' if B is None else 'A'}"
-            )
-        factors = check_factors(module, A, B, backbone.targets[target])
-        modules[target] = PeftModule(name, factors, named_by_peft)
-    return modules
-
-
 def convert_peft(
-    folder: Path, out: Path, draft: Draft, backbone: Backbone, form: Form
+    folder: Path,
+    out: Path,
+    draft: Draft,
+    backbone: Backbone,
+    form: Form,
+    *,
+    source: str | None = None,
+    trusted: bool = True,
 ) -> Converted:
-    """Write the adapter of a PEFT folder to the file `out`. Raises ConvertError."""
-    config = read_peft_config(folder / CONFIG_FILE)
-    modules = read_peft_modules(folder, backbone)
+    """Write the adapter of a PEFT folder to the file `out`. Raises ConvertError.
+
+    `source` is what the manifest calls the folder, by default its name or hub id. With `trusted`
+    False, links in it are refused, and no folder that its configuration names is looked at.
+    """
+    config = read_peft_config(folder / CONFIG_FILE, follow_links=trusted)
+    chosen = format_of(config)
+    modules = read_modules(folder, backbone, chosen, follow_links=trusted)
     warnings = [
-        *_model_warnings(config, backbone),
+        *_model_warnings(config, backbone, look=trusted),
         *_name_warnings(modules),
-        *_check_targets(config, modules, backbone),
+        *_check_targets(config, chosen, modules, backbone),
     ]
-    scaling_of, unused = scalings(config, {m.name: m.factors.rank for m in modules.values()})
-    if unused and not all(module.named_by_peft for module in modules.values()):
-        raise ConvertError(
-            f"{unused[0]}; but the names in {WEIGHTS_FILE} do not begin with {PEFT_FRONT}, so they"
-            " may not be those that PEFT matched: save the adapter with save_pretrained"
-        )
-    factors = {target: module.factors for target, module in modules.items()}
-    deltas = {
-        target: delta_of(target, module.factors, scaling_of[module.name], form)
-        for target, module in modules.items()
-    }
+    contents = chosen.read(config, modules, backbone, form)
     origin = Origin(
-        method="lora",
-        rank=max((pair.rank for pair in factors.values()), default=None),
-        alpha=config.alpha,
+        method=chosen.method,
+        rank=contents.rank,
+        alpha=contents.alpha,
         notes={
-            "converted_from": folder.name,
+            "converted_from": name_of(folder.absolute()) if source is None else source,
             "source_sha256": file_digest(folder / WEIGHTS_FILE),
-            "rank_scaling": config.rank_scaling,
+            **contents.notes,
         },
-        factors=kept_factors(factors, deltas, form),
-        warnings=(*warnings, *unused),
+        factors=contents.factors,
+        warnings=(*warnings, *contents.warnings),
     )
-    return write_converted(out, draft, backbone, deltas, origin)
+    return write_converted(out, draft, backbone, contents.deltas, origin)
 
 
-def _model_warnings(config: PeftConfig, backbone: Backbone) -> Iterable[str]:
-    warning = compare_base_model(config.base_model, backbone)
+def format_of(config: Config) -> PeftFormat:
+    """The format of a folder, by its `peft_type`, whose fields were checked.
+
+    Raises ConvertError for a type that is not in the table, and for a field that is refused.
+    """
+    given = config.get("peft_type")
+    found = FORMATS.get(given) if isinstance(given, str) else None
+    if found is None:
+        raise ConvertError(f"peft_type is {said(given)}; these are converted: {', '.join(FORMATS)}")
+    check_fields(config, found.fields, found.title)
+    return found
+
+
+def _model_warnings(config: Config, backbone: Backbone, *, look: bool) -> Iterable[str]:
+    named = text_of(config, "base_model_name_or_path")
+    warning = compare_base_model(named, backbone, look=look)
     if warning is not None:
         yield warning
-    if config.task_type not in GENERATION_TASKS:
+    if (task_type := text_of(config, "task_type")) not in GENERATION_TASKS:
         yield (
-            f"task_type is {said(config.task_type)}: the LoRA was trained for another head than the"
+            f"task_type is {said(task_type)}: the adapter was trained for another head than the"
             " one that generates text"
         )
 
 
-def _name_warnings(modules: Mapping[str, PeftModule]) -> Iterable[str]:
+def _name_warnings(modules: Modules) -> Iterable[str]:
     foreign = [module.name for module in modules.values() if not module.named_by_peft]
     if foreign:
         yield (
@@ -141,18 +115,19 @@ def _name_warnings(modules: Mapping[str, PeftModule]) -> Iterable[str]:
 
 
 def _check_targets(
-    config: PeftConfig, modules: Mapping[str, PeftModule], backbone: Backbone
+    config: Config, chosen: PeftFormat, modules: Modules, backbone: Backbone
 ) -> Sequence[str]:
     """A warning for modules that the configuration promises and the file lacks.
 
     Raises ConvertError for the reverse, and where the names are those of several models.
     """
+    targeting = chosen.targeting(config)
     if not modules:
         return ()
     held = {module.name for module in modules.values()}
     around = _around_all(modules)
     names = {name for module in modules_of(backbone) if (name := around.around(module)) is not None}
-    promised = config.targeting.promised(sorted(held | names))
+    promised = targeting.promised(sorted(held | names))
     if foreign := sorted(held - promised):
         raise ConvertError(
             f"{WEIGHTS_FILE} has {len(foreign)} modules that adapter_config.json does not choose,"
@@ -166,14 +141,14 @@ def _check_targets(
         f"adapter_config.json chooses {len(promised)} modules and {WEIGHTS_FILE} lacks"
         f" {len(missing)} of them, such as {said(missing[0])}"
     )
-    if config.random_start:
+    if chosen.init is not None and not config.get(chosen.init, True):
         raise ConvertError(
-            f"{text}: with init_lora_weights false, PEFT gives them random numbers at each load"
+            f"{text}: with {chosen.init} false, PEFT gives them random numbers at each load"
         )
     return (f"{text}: they keep the backbone's weights",)
 
 
-def _around_all(modules: Mapping[str, PeftModule]) -> Surroundings:
+def _around_all(modules: Modules) -> Surroundings:
     found = {
         (surroundings(module.name, target), module.named_by_peft)
         for target, module in modules.items()
@@ -185,27 +160,3 @@ def _around_all(modules: Mapping[str, PeftModule]) -> Surroundings:
             f" models ({', '.join(fronts[:3])} before the backbone's names): one model is expected"
         )
     return next(iter(found))[0]
-
-
-def _own_name(module: str) -> tuple[str, bool]:
-    """The module's name in the model that was trained, and whether the file is sure of it."""
-    name = module
-    while front := next((f for f in WRAPPER_FRONTS if name.startswith(f)), None):
-        name = name.removeprefix(front)
-    if name.startswith(PEFT_FRONT):
-        own = name.removeprefix(PEFT_FRONT)
-        return own, not own.startswith(PEFT_FRONT)
-    return module, False
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """(module, "A" or "B", adapter) of "base_model.model.<module>.lora_A.weight".
-
-    Adapter names inside (`.lora_A.default.weight`, as in a model's own state dict) are accepted.
-    """
-    for letter in ("A", "B"):
-        module, found, rest = name.rpartition(f".lora_{letter}.")
-        adapter, dot, weight = rest.rpartition(".")
-        if found and weight == "weight" and "." not in adapter:
-            return module, letter, adapter if dot else ""
-    raise ConvertError(f"tensor {said(name)} is neither lora_A nor lora_B of a linear layer")

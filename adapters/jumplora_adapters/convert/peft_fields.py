@@ -1,99 +1,73 @@
-"""Every field of PEFT's LoraConfig: obeyed, harmless or refused.
+"""Fields of adapter_config.json: each is obeyed, harmless or refused.
 
-PEFT grows a field for every variant of LoRA. A field that is not listed here may change what an
-adapter computes, so anything but an empty value in it is refused. A test compares the tables with
-the fields of the installed PEFT.
+PEFT grows a field for every variant of a method. A field that a format's table does not list may
+change what an adapter computes, so anything but an empty value in it is refused. A test compares
+the tables with the fields of the installed PEFT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from jumplora_adapters.convert.config_values import MAX_SHOWN, said
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.printable import shown
 
-OBEYED = frozenset(
-    {
-        "alpha_pattern",
-        "base_model_name_or_path",
-        "bias",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "init_lora_weights",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "peft_type",
-        "r",
-        "rank_pattern",
-        "target_modules",
-        "task_type",
-        "use_rslora",
-    }
-)
-HARMLESS = {
-    "auto_mapping": "names the Python class of the model",
-    "corda_config": "says how factors begin; `init_lora_weights` says whether the base changed",
-    "ensure_weight_tying": "concerns tied embeddings, which are refused as targets",
-    "eva_config": "says how factors begin; the ranks it finds are in `rank_pattern`",
-    "inference_mode": "says whether factors are trainable",
-    "loftq_config": "says how factors begin; `init_lora_weights` says whether the base changed",
-    "lora_dropout": "acts in training only",
-    "lora_ga_config": "says how factors begin; `init_lora_weights` says whether the base changed",
-    "megatron_core": "names a library, used with `megatron_config` only",
-    "peft_version": "says what wrote the file",
-    "qalora_group_size": "is used with `use_qalora` only",
-    "revision": "belongs to the name of the base model",
-    "runtime_config": "says where numbers lie while the model runs",
-}
-REFUSED = {
-    "alora_invocation_tokens": "such an adapter acts after these tokens only",
-    "arrow_config": "such an adapter is a router of others",
-    "kasa_config": "KaSA takes singular values out of the base weights and adds a diagonal",
-    "layer_replication": "the model that was trained has other layers than the backbone",
-    "lora_bias": "T5's linear layers have no bias",
-    "megatron_config": "the factors are those of Megatron's parallel layers",
-    "modules_to_save": "whole modules were trained beside the factors",
-    "monteclora_config": "such an adapter adds random samples to its factors",
-    "target_parameters": "parameters were trained that are not the weight of a linear layer",
-    "trainable_token_indices": "rows of the embedding were trained beside the factors",
-    "use_bdlora": "the factors are stored as blocks",
-    "use_dora": "DoRA scales the rows of the merged weight",
-    "use_qalora": "QALoRA pools the inputs in groups",
-    "velora_config": "the file holds more than factors",
-}
 # These leave the base weights alone.
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
-MAX_SHOWN = 80
 _EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})
 
 
-def check_fields(config: Mapping[str, object]) -> None:
-    """Raise ConvertError for the first field that says that this is not plain LoRA."""
-    if config.get("peft_type") != "LORA":
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of one format; of harmless and refused ones the reason."""
+
+    obeyed: frozenset[str]
+    harmless: Mapping[str, str]
+    refused: Mapping[str, str]
+
+
+COMMON = Fields(
+    obeyed=frozenset({"base_model_name_or_path", "peft_type", "target_modules", "task_type"}),
+    harmless={
+        "auto_mapping": "names the Python class of the model",
+        "inference_mode": "says whether parameters are trainable",
+        "peft_version": "says what wrote the file",
+        "revision": "belongs to the name of the base model",
+    },
+    refused={"modules_to_save": "whole modules were trained beside the adapter"},
+)
+NOT_TRANSPOSED = {"fan_in_fan_out": "T5's layers are not stored transposed"}
+
+
+def fields(
+    obeyed: set[str], harmless: Mapping[str, str], refused: Mapping[str, str] | None = None
+) -> Fields:
+    """A format's own fields and those that all have."""
+    return Fields(
+        obeyed=COMMON.obeyed | obeyed,
+        harmless={**COMMON.harmless, **harmless},
+        refused={**COMMON.refused, **(refused or {})},
+    )
+
+
+def check_fields(config: Mapping[str, object], known: Fields, method: str) -> None:
+    """Raise ConvertError for the first field that says that this is not plain `method`."""
+    if config.get("bias", "none") not in ("none", None):
         raise ConvertError(
-            f"peft_type is {said(config.get('peft_type'))}, only 'LORA' is converted"
+            f"bias is {said(config['bias'])}: only adapters of linear layers are converted, and"
+            " T5's relative position bias would be trained as well"
         )
-    if config.get("bias", "none") != "none":
-        raise ConvertError(
-            f"bias is {said(config['bias'])}: only factors are converted, and T5's relative"
-            " position bias would be trained as well"
-        )
-    if config.get("fan_in_fan_out"):
-        raise ConvertError("fan_in_fan_out is set: T5's layers are not stored transposed")
     for name, value in config.items():
-        if name in OBEYED or name in HARMLESS or value in _EMPTY:
+        if name == "bias" or name in known.obeyed or name in known.harmless or value in _EMPTY:
             continue
-        reason = REFUSED.get(name, "this field is not known here")
+        reason = known.refused.get(name, "this field is not known here")
         raise ConvertError(
-            f"{shown(name, MAX_SHOWN)} is {said(value)}: {reason}; only plain LoRA is converted"
+            f"{shown(name, MAX_SHOWN)} is {said(value)}: {reason}; only plain {method} is converted"
         )
-    _check_init(config.get("init_lora_weights", True))
-
-
-def said(value: object) -> str:
-    """A value of the file as a message shows it."""
-    return shown(repr(value), MAX_SHOWN)
+    if "init_lora_weights" in known.obeyed:
+        _check_init(config.get("init_lora_weights", True))
 
 
 def _check_init(init: object) -> None:

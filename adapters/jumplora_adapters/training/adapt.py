@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,24 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
     GenerationConfig,
-    MT5ForConditionalGeneration,
-    T5ForConditionalGeneration,
 )
 from transformers.utils import logging as transformers_logging
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
-from jumplora_adapters.errors import DataError, FormatError, GateCollapsed
+from jumplora_adapters.errors import FormatError, GateCollapsed
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.network import HEAD
 from jumplora_adapters.training.config import TrainConfig
 from jumplora_adapters.training.gate import Gate
 from jumplora_adapters.training.layer import AdaptedLinear
+from jumplora_adapters.training.targets import group_of, targets_of
 from jumplora_adapters.training.threshold import threshold_for
-
-_MODELS = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
-_BLOCK = re.compile(r"^(.*\bblock\.\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +80,9 @@ class AdaptedBackbone:
         """Share of all entries that pass the gate now (1 without a gate)."""
         passing = total = 0
         for layer in self.layers.values():
-            total += layer.weight.numel()
+            total += layer.base.numel()
             if layer.gate is None:
-                passing += layer.weight.numel()
+                passing += layer.base.numel()
             else:
                 passing += int((layer.product().abs() > layer.gate.log_tau.exp()).sum())
         return passing / total
@@ -118,9 +114,9 @@ class AdaptedBackbone:
                 parameter.data = value
             for name, layer in self.layers.items():
                 delta = deltas.get(name)
-                layer.served = layer.weight
+                layer.served = layer.base
                 if delta is not None:
-                    layer.served = layer.weight + delta.to_dense().to(self.device)
+                    layer.served = layer.base + delta.to_dense().to(self.device)
             yield
         finally:
             for (parameter, _), value in zip(self.exact, narrow, strict=True):
@@ -146,20 +142,19 @@ def load_adapted(
     for adapter in ancestors:
         for name, delta in adapter.deltas.items():
             model.get_submodule(name).weight += delta.to_dense()
-    targets = targets_of(backbone, config.targets)
-    bases = {name: model.get_submodule(name).weight.detach().clone() for name in targets}
     model.to(device=device)
     seed = torch.Generator().manual_seed(config.seed)
     gates: dict[str, Gate] = {}
     layers: dict[str, AdaptedLinear] = {}
-    for name, base in bases.items():
+    for name in targets_of(backbone, config.targets):
         gate = None
         if config.method == "jumplora":
-            group = group_of(name, config.gate.scope)
+            group = group_of(backbone.sites[name], config.gate.scope)
             gate = gates.setdefault(group, _gate(config, device))
+        # A tied head keeps the embedding's numbers for its base: neither is ever changed in place.
         layers[name] = AdaptedLinear(
-            base.to(device), rank=config.rank, scale=config.alpha / config.rank, gate=gate,
-            seed=seed, dropout=config.optimisation.lora_dropout,
+            model.get_submodule(name).weight, rank=config.rank, scale=config.alpha / config.rank,
+            gate=gate, seed=seed, dropout=config.optimisation.lora_dropout,
         )  # fmt: skip
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers[name])
@@ -170,43 +165,26 @@ def load_adapted(
     return AdaptedBackbone(model, layers, gates, device, exact)
 
 
-def targets_of(backbone: Backbone, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The modules that fit one of the patterns, in the order of the network.
-
-    Raises DataError where a pattern fits none.
-    """
-    for pattern in patterns:
-        if not fnmatch.filter(backbone.targets, pattern):
-            raise DataError(
-                f"target {pattern!r} fits no q or v projection of {backbone.name}; they are named "
-                f"like {next(iter(backbone.targets))}"
-            )
-    return tuple(
-        name for name in backbone.targets if any(fnmatch.fnmatch(name, p) for p in patterns)
-    )
-
-
 def _load(backbone: Backbone, config: TrainConfig) -> Any:
     # On a CPU the fused attention's backward pass is slower in bfloat16 than the plain one.
     attention = "sdpa" if config.precision == "float32" else "eager"
     transformers_logging.disable_progress_bar()
     # The network and the weights that a server computes with, not what the library would find in
     # the folder.
-    network = backbone.architecture
-    model_class = _MODELS[network.model_type]
-    fields = network.as_json()
+    fields = backbone.architecture.as_json()
     scales = fields.pop("scales_decoder_outputs")
-    model = model_class.from_pretrained(
+    configuration = AutoConfig.for_model(
+        **fields, scale_decoder_outputs=scales, dropout_rate=config.optimisation.dropout
+    )
+    model = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(configuration)].from_pretrained(
         None,
-        config=model_class.config_class(
-            **fields,
-            scale_decoder_outputs=scales,
-            dropout_rate=config.optimisation.dropout,
-        ),
+        config=configuration,
         state_dict=dict(backbone.checkpoint.tensors()),
         dtype=torch.float32,
         attn_implementation=attention,
     )
+    # umT5's forward scales its decoder's output where this is true, as its config always has it.
+    model.config.tie_word_embeddings = scales
     # Of the folder's own settings, those that a server obeys, and nothing else: generate() fills
     # whatever a call leaves open from here.
     model.generation_config = GenerationConfig(
@@ -219,14 +197,6 @@ def _load(backbone: Backbone, config: TrainConfig) -> Any:
 
 def _gate(config: TrainConfig, device: torch.device) -> Gate:
     return Gate(bandwidth=config.gate.bandwidth, estimator=config.gate.estimator, device=device)
-
-
-def group_of(module: str, scope: str) -> str:
-    """The threshold group of a module: "global", or "encoder.block.0" and so on."""
-    if scope == "global":
-        return "global"
-    found = _BLOCK.match(module)
-    return found.group(1) if found else "global"
 
 
 def _delta(layer: AdaptedLinear, dtype: torch.dtype) -> Delta:

@@ -20,7 +20,7 @@ Device = Literal["cpu", "cuda"]
 Score = Literal["exact_match", "f1", "rouge_l"]
 
 TARGETS = ("*.q", "*.v")
-"""Patterns of the modules that are adapted: all that an adapter may have."""
+"""Patterns of the layers that are adapted: q and v of every attention, as published."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import PromptSpec
-from jumplora_adapters.prompt import Frame, render_truncated
+from jumplora_adapters.prompt import Frame, render_truncated, size_of
 from jumplora_adapters.rows import read_rows
 from jumplora_adapters.tokenizer import BackboneTokenizer, token_ids
 from jumplora_adapters.training.config import Lengths
@@ -93,7 +93,8 @@ def read_split(
 def _rendered(texts: Sequence[str], frame: Frame, tokenizer: Tokenizer, limit: int) -> list[str]:
     """The prompts, the texts of those that are too long cut so that they take `limit` tokens."""
     prompts = [frame.around(text) for text in texts]
-    sizes = map(len, tokenizer.encode_batch(prompts))  # in parallel, which one by one is not
+    encodings = tokenizer.encode_batch(prompts)  # in parallel, which one by one is not
+    sizes = (size_of(encoding, tokenizer) for encoding in encodings)
     return [
         whole if size <= limit else render_truncated(frame, text, tokenizer, limit)
         for text, whole, size in zip(texts, prompts, sizes, strict=True)

@@ -71,11 +71,13 @@ def interpolated_gradient(z: Tensor, gradient: Tensor, tau: Tensor, fraction: fl
 class AdaptedLinear(nn.Module):
     """Stands in for a bias-free nn.Linear. `gate` None is plain LoRA.
 
-    A [rank, d_in] and B [d_out, rank] are float32; `weight` [d_out, d_in] is the frozen base with
-    any ancestors already added. `dropout` is that of a plain update's input in training, as PEFT's
-    `lora_dropout`; a gated layer has none. While `served` is set, it is used as the whole weight
-    instead: that is how the rounded, hard-gated adapter is evaluated in place.
+    A [rank, d_in] and B [d_out, rank] are float32; `base` [d_out, d_in] is the frozen weight
+    with any ancestors already added. `dropout` is that of a plain update's input in training, as
+    PEFT's `lora_dropout`; a gated layer has none. While `served` is set, it is used as the whole
+    weight instead: that is how the rounded, hard-gated adapter is evaluated in place.
     """
+
+    weight: None = None  # T5 turns the input of wo into its weight's type, which is float32 here
 
     def __init__(
         self,
@@ -91,8 +93,8 @@ class AdaptedLinear(nn.Module):
         d_out, d_in = base.shape
         A = torch.empty(rank, d_in)
         nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=seed)
-        self.register_buffer("weight", base.detach(), persistent=False)
-        self.weight: Tensor
+        self.register_buffer("base", base.detach(), persistent=False)
+        self.base: Tensor
         self.A = nn.Parameter(A.to(base.device))
         self.B = nn.Parameter(torch.zeros(d_out, rank, device=base.device))
         self.scale = scale
@@ -108,11 +110,11 @@ class AdaptedLinear(nn.Module):
             seen = functional.dropout(x, self.dropout, self.training)
             narrow = functional.linear(seen, self.A.to(x.dtype))  # [..., rank]
             update = functional.linear(narrow, (self.scale * self.B).to(x.dtype))
-            return functional.linear(x, self.weight.to(x.dtype)) + update
+            return functional.linear(x, self.base.to(x.dtype)) + update
         apply = cast(Callable[..., Tensor], _GatedLinear.apply)
         return apply(
             x,
-            self.weight,
+            self.base,
             self.A,
             self.B,
             gate.log_tau,

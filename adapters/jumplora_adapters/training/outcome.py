@@ -10,22 +10,25 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.errors import GateCollapsed
 from jumplora_adapters.manifest import Manifest
-from jumplora_adapters.training.adapt import group_of
+from jumplora_adapters.network import Site
 from jumplora_adapters.training.checkpoint import Progress
 from jumplora_adapters.training.config import Scope, TrainConfig
 from jumplora_adapters.training.data import Split
+from jumplora_adapters.training.targets import group_of
 
 _DIGITS = 6
 
 
-def check_not_collapsed(deltas: Mapping[str, Delta], scope: Scope) -> None:
+def check_not_collapsed(
+    deltas: Mapping[str, Delta], sites: Mapping[str, Site], scope: Scope
+) -> None:
     """Raises GateCollapsed if a threshold, over all modules that it is for, keeps nothing or all.
 
     One module of several under a threshold may well be empty or full.
     """
     groups: dict[str, list[Delta]] = {}
     for name, delta in deltas.items():
-        groups.setdefault(group_of(name, scope), []).append(delta)
+        groups.setdefault(group_of(sites[name], scope), []).append(delta)
     for group, members in groups.items():
         kept = sum(delta.nnz for delta in members)
         total = sum(delta.shape[0] * delta.shape[1] for delta in members)

@@ -30,7 +30,7 @@ def threshold_for(layers: Sequence[AdaptedLinear]) -> float:
     GateCollapsed where no such threshold above 0 exists.
     """
     wanted = sum(layer.A.numel() + layer.B.numel() for layer in layers)
-    total = sum(layer.weight.numel() for layer in layers)
+    total = sum(layer.base.numel() for layer in layers)
     if wanted >= total:
         raise GateCollapsed(
             f"the factors have {wanted} entries and the update only {total}: a gate would keep "

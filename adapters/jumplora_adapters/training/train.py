@@ -29,6 +29,7 @@ from jumplora_adapters.training.identity import backbone_digest
 from jumplora_adapters.training.lineage import read_ancestors
 from jumplora_adapters.training.outcome import check_not_collapsed, manifest_of
 from jumplora_adapters.training.schedule import Schedule
+from jumplora_adapters.training.targets import added_roles, targets_of
 from jumplora_adapters.training.work_folder import check_writable, work_folder
 
 
@@ -70,6 +71,7 @@ class Prepared:
         spec = self.config.prompt
         return json.dumps(
             self.config.hyper_parameters()
+            | added_roles(self.backbone, self.config.targets)
             | {
                 "task": self.config.task,
                 "backbone": self.backbone.fingerprints[-1],  # an older program's folder too
@@ -114,8 +116,7 @@ def prepare(config: TrainConfig) -> Prepared:
     dev, test = (split(path) if path else None for path in (config.dev, config.test))
     if any(held and held.is_labelled != train.is_labelled for held in (dev, test)):
         raise DataError("the splits mix text and label rows with input and target rows")
-    if config.method == "jumplora":
-        check_rank(config.rank, backbone)
+    check_targets(config, backbone)
     steps, schedule = plan_of(config, len(train.examples))
     return Prepared(config, backbone, ancestors, tokenizer, train, dev, test, steps, schedule)
 
@@ -161,7 +162,7 @@ def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fi
     config = prepared.config
     deltas = adapted.deltas(getattr(torch, config.value_type))
     if config.method == "jumplora":
-        check_not_collapsed(deltas, config.gate.scope)
+        check_not_collapsed(deltas, prepared.backbone.sites, config.gate.scope)
     scores = {f"dev_{name}": value for name, value in progress.best_scores.items()}
     if prepared.test is not None:
         tested = _score(prepared, adapted, prepared.test.examples)
@@ -218,12 +219,19 @@ def device_of(wanted: Device | None) -> torch.device:
     return torch.device(wanted or ("cuda" if has_cuda else "cpu"))
 
 
-def check_rank(rank: int, backbone: Backbone) -> None:
-    """The gate starts with as many entries as the factors have: that must be fewer than all."""
-    for name, (d_out, d_in) in backbone.targets.items():
-        if rank * (d_out + d_in) >= d_out * d_in:
+def check_targets(config: TrainConfig, backbone: Backbone) -> None:
+    """Raises DataError for targets that the backbone does not have, or cannot gate at this rank.
+
+    A gate starts with as many entries as the factors have: that must be fewer than all.
+    """
+    targets = targets_of(backbone, config.targets)
+    if config.method == "lora":
+        return
+    for name in targets:
+        d_out, d_in = backbone.sites[name].shape
+        if config.rank * (d_out + d_in) >= d_out * d_in:
             raise DataError(
-                f"rank is {rank}: the factors of {name} have no fewer entries than its "
+                f"rank is {config.rank}: the factors of {name} have no fewer entries than its "
                 f"{d_out} x {d_in} update, so there is nothing to gate; allowed are ranks below "
                 f"{d_out * d_in / (d_out + d_in):g}"
             )

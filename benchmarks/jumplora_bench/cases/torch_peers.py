@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from jumplora_adapters.delta import LowRankDelta
+from jumplora_adapters.format import Adapter
 from jumplora_bench.cases.case import Lap, Work
 from jumplora_bench.extra import peer
 
 RANK = 8
 BEAMS = 4
 BEAMS_CASE = f"transformers {BEAMS} beams"
+ALL_LINEAR = "PEFT mixed all-linear"
 
 
 class GenerateCase:
@@ -53,16 +57,32 @@ def transformers_beams(work: Work, dtype: torch.dtype) -> GenerateCase:
 
 def peft_mixed(work: Work, dtype: torch.dtype) -> GenerateCase:
     """One LoRA (r = 8, every q and v) a row, chosen by `adapter_names`."""
-    peft = peer("peft")
-    config = peft.LoraConfig(
-        r=RANK, lora_alpha=32, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM"
-    )
     names = [f"task{row}" for row in range(work.rows)]
-    wrapped = peft.get_peft_model(_model(work, dtype), config, adapter_name=names[0])
+    model = _wrapped(work, dtype, names, target_modules=["q", "v"], lora_alpha=32)
+    return GenerateCase("PEFT mixed", model, work, adapter_names=names)
+
+
+def peft_all_linear(work: Work, dtype: torch.dtype, adapters: Sequence[Adapter]) -> GenerateCase:
+    """The same for every linear layer but the head, with the factors of these adapters."""
+    names = [f"task{row}" for row in range(work.rows)]
+    model = _wrapped(work, dtype, names, target_modules="all-linear", lora_alpha=RANK)
+    layers = dict(model.base_model.model.named_modules())
+    for name, adapter in zip(names, adapters, strict=True):
+        for module, delta in adapter.deltas.items():
+            assert isinstance(delta, LowRankDelta)
+            layers[module].lora_A[name].weight.data.copy_(delta.A)
+            layers[module].lora_B[name].weight.data.copy_(delta.B)
+    return GenerateCase(ALL_LINEAR, model, work, adapter_names=names)
+
+
+def _wrapped(work: Work, dtype: torch.dtype, names: Sequence[str], **options: Any) -> Any:
+    """The backbone with a new LoRA of each name."""
+    peft = peer("peft")
+    config = peft.LoraConfig(r=RANK, task_type="SEQ_2_SEQ_LM", **options)
+    model = peft.get_peft_model(_model(work, dtype), config, adapter_name=names[0])
     for name in names[1:]:
-        wrapped.add_adapter(name, config)
-    wrapped = wrapped.to(device=work.device, dtype=dtype).eval()
-    return GenerateCase("PEFT mixed", wrapped, work, adapter_names=names)
+        model.add_adapter(name, config)
+    return model.to(device=work.device, dtype=dtype).eval()
 
 
 def _model(work: Work, dtype: torch.dtype) -> Any:

@@ -18,6 +18,7 @@ import httpx
 
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.errors import AdapterError
+from jumplora_bench.reliability.crafted_archives import ARCHIVES, MAX_BYTES
 from jumplora_bench.reliability.crafted_bytes import BYTES, Change
 from jumplora_bench.reliability.crafted_manifests import MANIFESTS
 from jumplora_bench.reliability.findings import Findings
@@ -75,7 +76,10 @@ def measure_uploads(
             task: make_versions(oracle, backbone, folder / "made", task, [seed])[0]
             for seed, task in enumerate((*STEADY, "kept", "fresh"))
         }
-        settings = {"watch_seconds": 0.2, "metrics_max_age": 0, "canary_floor": 0}
+        settings = {
+            "watch_seconds": 0.2, "metrics_max_age": 0, "canary_floor": 0,
+            "max_adapter_bytes": MAX_BYTES,
+        }  # fmt: skip
         site = Site(backbone, folder, settings, python=plan.python)
         site.store.mkdir()
         with running(site):
@@ -86,7 +90,7 @@ def measure_uploads(
                     expected.begin(version)
             run = _Run(site, findings, oracle, made, folder)
             before = listing(site.store)
-            kinds = [*(BYTES | MANIFESTS).items(), *_HEADERS.items()]
+            kinds = [*(BYTES | MANIFESTS | ARCHIVES).items(), *_HEADERS.items()]
             with Traffic(site.url, STEADY, expected, findings) as traffic:
                 for turn in range(plan.count):
                     kind, change = kinds[turn % len(kinds)]
@@ -125,12 +129,25 @@ def _upload(run: _Run, change: Change, rng: random.Random, turn: int) -> None:
     is_right = code in (200, 201, *ALLOWED_REFUSALS) or 400 <= code < 500
     run.findings.check("status", is_right, f"{code} {response.text[:150]}")
     if code in (200, 201):
-        _check_accepted(run, task, content, turn)
+        _check_accepted(run, task, _published(run, task, response, content), turn)
     elif 400 <= code < 500:
         run.findings.check("refusal says why", _says_why(response), response.text[:150])
         if task == "kept":
             wrong = asks_right(run.ask, run.sound["kept"])
             run.findings.check("refused and served as before", wrong == "", wrong)
+
+
+def _published(run: _Run, task: str, response: httpx.Response, sent: bytes) -> bytes:
+    """The file that was published: the one that was sent, or what the server made of it."""
+    told = said_in(response)
+    if not told.get("made_from"):
+        return sent
+    path = run.site.store / task / f"{told.get('version')}.safetensors"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        run.findings.fault(f"accepted: the file that was made is not in the store, {error}")
+        return sent
 
 
 def _says_why(response: httpx.Response) -> bool:

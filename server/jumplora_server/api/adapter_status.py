@@ -57,10 +57,21 @@ class AdapterList(BaseModel):
     adapters: list[AdapterSummary]
 
 
+class MadeOf(BaseModel):
+    """What the server made the version of."""
+
+    format: Literal["peft"]
+    peft_type: str = Field(description="as adapter_config.json has it: LORA, SHIRA, ...")
+    warnings: list[str] = Field(description="what the maker of the folder should look at")
+
+
 class PutResult(AdapterDetail):
     """What an upload came to."""
 
     outcome: Literal["created", "unchanged", "repointed"]
+    made_from: MadeOf | None = Field(
+        default=None, description="null: the file was published as it came"
+    )
 
 
 class Removed(BaseModel):

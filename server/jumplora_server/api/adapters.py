@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request
@@ -12,6 +13,7 @@ from jumplora_adapters.errors import AdapterError
 from jumplora_server.api.adapter_status import (
     AdapterDetail,
     AdapterList,
+    MadeOf,
     PutResult,
     Removed,
     detail,
@@ -22,7 +24,7 @@ from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.route import JsonRoute
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
-from jumplora_server.api.uploads import received
+from jumplora_server.api.uploads import ARCHIVE_TYPES, received
 from jumplora_server.errors import AdapterRefused, InvalidInput
 from jumplora_server.publishing import require_served
 from jumplora_server.residency.status import TaskStatus
@@ -37,8 +39,16 @@ _WRITE: dict[int | str, dict[str, Any]] = {
 _FILE_BODY = {
     "requestBody": {
         "required": True,
-        "description": "the adapter file, as FORMAT.md specifies it",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "description": (
+            "the adapter file, as FORMAT.md specifies it; or a zip, tar or tar.gz of a PEFT folder "
+            "(adapter_config.json and adapter_model.safetensors, at the root or in one folder), of "
+            "which the server makes an adapter. The bytes say which of them it is; a content-type "
+            "that says otherwise is refused"
+        ),
+        "content": {
+            media_type: {"schema": {"type": "string", "format": "binary"}}
+            for media_type in ("application/octet-stream", *ARCHIVE_TYPES)
+        },
     }
 }
 
@@ -120,7 +130,9 @@ async def put_adapter(
     """Publish a file. Answers 201 once the version is READY and answers requests.
 
     A file that is refused leaves nothing behind. The current version is a no-op (200), an older one
-    becomes current again (200).
+    becomes current again (200). Of an archive of a PEFT folder an adapter is made for the server's
+    backbone: `version` is its digest, and `made_from` says what it was made of. Equal folders give
+    equal versions.
     """
     _note(request, check_task(task_id))
     if task_id == services.settings.base_name:
@@ -137,7 +149,8 @@ async def put_adapter(
     told = _told(release.status, response)
     response.status_code = 201 if outcome == "created" else 200
     response.headers["location"] = f"/v1/adapters/{task_id}"
-    return PutResult(**dict(told), outcome=outcome)
+    made_from = None if release.made_from is None else MadeOf(**asdict(release.made_from))
+    return PutResult(**dict(told), outcome=outcome, made_from=made_from)
 
 
 @router.delete("/{task_id:path}", response_model=Removed, responses=_WRITE)

@@ -45,6 +45,10 @@ _SHED = (errors.QueueFull, errors.TaskQuotaExceeded, errors.Draining)
 _OF_ADAPTERS: tuple[tuple[type[AdapterError], type[ServerError]], ...] = (
     (adapter_errors.FormatError, errors.AdapterRefused),
     (adapter_errors.MissingAncestor, errors.AdapterRefused),
+    (adapter_errors.ArchiveTooLarge, errors.AdapterTooLarge),
+    (adapter_errors.ArchiveError, errors.AdapterRefused),
+    (adapter_errors.WrongFile, errors.AdapterRefused),
+    (adapter_errors.ConvertError, errors.AdapterRefused),
     (adapter_errors.TaskIdInvalid, errors.InvalidInput),
     (adapter_errors.UnknownTask, errors.UnknownTask),
     (adapter_errors.UnknownVersion, errors.UnknownVersion),

@@ -1,16 +1,22 @@
-"""`jumplora publish`: make an adapter file, or a whole run, live: in a store or on a server."""
+"""`jumplora publish`: make an adapter, a PEFT folder or a run live, in a store or on a server."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from jumplora_adapters.archives.entries import CONFIG_FILE, WEIGHTS_FILE
 from jumplora_adapters.cli import options
-from jumplora_adapters.cli.output import fail, print_json, reported_errors, short
+from jumplora_adapters.cli.output import fail, print_json, reported_errors, short, warn
 from jumplora_adapters.cli.sources import read_head
+from jumplora_adapters.errors import ConvertError, WrongFile
+from jumplora_adapters.file_kind import HEAD_BYTES, FileKind, kind_of
+from jumplora_adapters.hub import Fetch, resolve_folder
 from jumplora_adapters.printable import printable
+from jumplora_adapters.recognise import check_is
 from jumplora_server.cli import place
 
 Backbone = Annotated[
@@ -18,20 +24,51 @@ Backbone = Annotated[
     typer.Option(
         "--backbone",
         envvar="JUMPLORA_BACKBONE",
-        help="With --store: folder or hub id of the T5 to check the file for.",
+        help="With --store: folder or hub id of the T5 that the adapter is for.",
     ),
 ]
+FILE_SUFFIXES = (".safetensors", ".zip", ".tar", ".gz", ".tgz")  # of files: no hub id ends so
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a publish came to. `peft_type` is None for an adapter file."""
+
+    task_id: str
+    version: str
+    outcome: str
+    where: dict[str, str]
+    peft_type: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """For --json."""
+        facts = {"task_id": self.task_id, "version": self.version, "outcome": self.outcome}
+        if self.peft_type is None:
+            return {**facts, **self.where}
+        made = {"format": "peft", "peft_type": self.peft_type, "warnings": list(self.warnings)}
+        return {**facts, "made_from": made, **self.where}
 
 
 def publish(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Adapter file (.safetensors).")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Adapter file (.safetensors), or a PEFT folder, as a folder, a zip, a tar, a "
+            "tar.gz or a hub id."
+        ),
+    ],
     server: place.Server = None,
     store: place.Store = None,
     key: place.Key = None,
     backbone: Backbone = None,
     task: Annotated[
-        str | None, typer.Option("--task", help="Refuse the file if it is of another task.")
+        str | None,
+        typer.Option(
+            "--task",
+            help="Task of a PEFT folder; an adapter file of another task is refused.",
+        ),
     ] = None,
     if_match: Annotated[
         str | None, typer.Option("--if-match", help="Only if this version is current now.")
@@ -41,9 +78,11 @@ def publish(
     """Publish an adapter: with --server it returns once the version answers requests."""
     with reported_errors():
         where = place.place_of(context, server, store)
-        result = _put(file, where, key, backbone, task, if_match)
+        result = _put(find_source(source), where, key, backbone, task, if_match)
+    for text in result.warnings:
+        warn(f"{result.task_id}: {text}")
     if as_json:
-        print_json(result)
+        print_json(result.as_json())
     else:
         typer.echo(printable(_told(result)))
 
@@ -63,7 +102,7 @@ def publish_run(
     """
     from jumplora_adapters.continual.shipment import parcels_of
 
-    results: list[dict[str, str]] = []
+    results: list[Result] = []
     try:
         with reported_errors():
             where = place.place_of(context, server, store)
@@ -73,52 +112,101 @@ def publish_run(
                     typer.echo(printable(_told(results[-1])))
     finally:  # those before a refusal are live
         if as_json:
-            print_json(results)
+            print_json([result.as_json() for result in results])
+
+
+def find_source(source: str, *, fetch: Fetch | None = None) -> Path:
+    """The file or folder that is meant; of a hub id its snapshot. Raises ConvertError."""
+    path = Path(source)
+    if path.exists() or path.suffix in FILE_SUFFIXES or "/" not in source:
+        return path  # where nothing is there, opening it says so
+    return resolve_folder(source, (CONFIG_FILE, WEIGHTS_FILE), error=ConvertError, fetch=fetch)
 
 
 def _put(
-    file: Path,
+    path: Path,
     where: str | Path,
     key: str | None,
     backbone: str | None,
     task: str | None,
     if_match: str | None,
-) -> dict[str, str]:
+) -> Result:
+    kind = _kind_at(path)
+    if kind != "adapter" and task is None:
+        fail("a PEFT folder does not name its task: give --task TASK")
     if isinstance(where, str):
-        return _to_server(file, where, key, task or read_head(file).task, if_match)
+        return _to_server(path, where, key, task or read_head(path).task, if_match)
     if backbone is None:
-        fail("--store needs --backbone (or JUMPLORA_BACKBONE): the file is checked for it")
-    return _into_store(file, where, backbone, task, if_match)
+        fail("--store needs --backbone (or JUMPLORA_BACKBONE): the adapter is checked for it")
+    return _into_store(path, kind, where, backbone, task, if_match)
 
 
-def _told(result: dict[str, str]) -> str:
-    return f"{result['task_id']}: {result['outcome']} {short(result['version'])}"
+def _kind_at(path: Path) -> Literal["folder"] | FileKind:
+    """What lies at a path. Raises WrongFile for what another command takes, and OSError."""
+    if path.is_dir():
+        check_is(path, "peft", error=WrongFile)
+        return "folder"
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    try:
+        kind = kind_of(head)
+    except WrongFile:
+        check_is(path, error=WrongFile)
+        raise
+    if kind == "adapter":
+        check_is(path, "adapter", error=WrongFile)
+    return kind
+
+
+def _told(result: Result) -> str:
+    made = f" (made from a PEFT folder, {result.peft_type})" if result.peft_type else ""
+    return f"{result.task_id}: {result.outcome} {short(result.version)}{made}"
 
 
 def _into_store(
-    file: Path, store: Path, backbone: str, task: str | None, if_match: str | None
-) -> dict[str, str]:
+    path: Path,
+    kind: Literal["folder"] | FileKind,
+    root: Path,
+    backbone: str,
+    task: str | None,
+    if_match: str | None,
+) -> Result:
     from jumplora_adapters.backbone import read_backbone, resolve_backbone
+    from jumplora_adapters.peft_upload import make_from_archive, make_from_folder
     from jumplora_adapters.store import Store
 
-    known = read_backbone(resolve_backbone(backbone))
-    published = Store(store).publish(file, known, expect_task=task, if_match=if_match)
-    return {
-        "task_id": published.task,
-        "version": published.digest,
-        "outcome": published.outcome,
-        "store": str(store),
-    }
+    known, store = read_backbone(resolve_backbone(backbone)), Store(root)
+    if kind == "adapter" or task is None:
+        published = store.publish(path, known, expect_task=task, if_match=if_match)
+        return Result(published.task, published.digest, published.outcome, {"store": str(root)})
+    store.prepare()
+    if kind == "folder":
+        made = make_from_folder(store, path, task, known)
+    else:
+        with path.open("rb") as archive:
+            made = make_from_archive(store, archive, kind, task, known)
+    with made.incoming as incoming:
+        published = store.adopt(incoming, known, expect_task=task, if_match=if_match)
+    source = made.made_from
+    return Result(
+        task,
+        published.digest,
+        published.outcome,
+        {"store": str(root)},
+        peft_type=source.peft_type,
+        warnings=source.warnings,
+    )
 
 
-def _to_server(
-    file: Path, server: str, key: str | None, task: str, if_match: str | None
-) -> dict[str, str]:
+def _to_server(path: Path, server: str, key: str | None, task: str, if_match: str | None) -> Result:
     with place.asking(server, key, timeout=600.0) as client:
-        put = client.put(task, file, if_match=if_match)
-    return {
-        "task_id": put.task_id,
-        "version": put.version or put.desired or "",
-        "outcome": put.outcome,
-        "server": server,
-    }
+        put = client.put(task, path, if_match=if_match)
+    source = put.made_from
+    return Result(
+        put.task_id,
+        put.version or put.desired or "",
+        put.outcome,
+        {"server": server},
+        peft_type=None if source is None else source.peft_type,
+        warnings=() if source is None else tuple(source.warnings),
+    )

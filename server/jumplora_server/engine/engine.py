@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from jumplora_adapters.architecture import ModelType
+from jumplora_adapters.architecture import Family
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import (
@@ -86,7 +86,7 @@ class Engine:
         """Load a backbone.
 
         Args:
-            folder: a local Hugging Face T5, T5 v1.1 / Flan-T5 or mT5 folder with safetensors.
+            folder: a local Hugging Face folder of the T5 family with safetensors.
             dtype: float32, bfloat16, or int8 (CPU only: int8 linears, the rest in float32).
             max_rows: sequences that decode together.
             kernels: native (compiled, float32 and int8 on a CPU with AVX-512), torch, or auto:
@@ -114,7 +114,7 @@ class Engine:
             max_target_tokens=max_target_tokens,
             end_token_ids=backbone.generation.end_token_ids,
         )
-        self.kernels = _choose_kernels(kernels, dtype, device, config.model_type)
+        self.kernels = _choose_kernels(kernels, dtype, device, config.family)
         with lean_memory():
             self._runner = self._load(backbone, kernels)
         self._bank: Bank[Any] = Bank()
@@ -128,7 +128,7 @@ class Engine:
                 config, weights, start_token_id=start, dtype=self.dtype, limits=self.limits
             )
         device = torch.device(self.device)
-        runner = choose_torch_runner(device, wanted, config.model_type)
+        runner = choose_torch_runner(device, wanted, config.family)
         return runner(
             config,
             weights,
@@ -253,7 +253,7 @@ def choose_torch_runner(device: torch.device, wanted: Kernels, family: str) -> t
 
 
 def _choose_kernels(
-    wanted: Kernels, dtype: str, device: str, family: ModelType
+    wanted: Kernels, dtype: str, device: str, family: Family
 ) -> Literal["native", "torch"]:
     is_for_native = device == "cpu" and dtype in ("float32", "int8") and family in NATIVE_MODELS
     if wanted == "torch" or (wanted == "auto" and not is_for_native):

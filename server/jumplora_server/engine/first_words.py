@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from jumplora_adapters.convert import charsmap, spiece
+from jumplora_adapters.convert import charsmap, class_tokenizer, spiece
 
 # A single space between two printable ASCII characters: no combining mark, no joiner and no run of
 # spaces is there, so that neither normalisation nor splitting looks across it.
@@ -30,7 +30,8 @@ def first_words(text: str, characters: int) -> str | None:
 def read_by_word(tokenizer: Tokenizer) -> bool:
     """Whether its tokens of a text's first words are the first of its tokens of the text.
 
-    T5's and mT5's are: they split at spaces before they look for pieces.
+    T5's and mT5's are: they split at spaces before they look for pieces. So are ByT5's, which split
+    at every character.
     """
     return (
         (tokenizer.normalizer is None or _keeps_words(_state(tokenizer.normalizer)))
@@ -76,7 +77,10 @@ def _splits_words(pre_tokenizer: dict[str, Any]) -> bool:
         case "Metaspace":
             return pre_tokenizer.get("split", True) is True
         case "Split":
-            return bool(pre_tokenizer["pattern"] == {"Regex": spiece.BYTE_NAME})
+            return pre_tokenizer["pattern"].get("Regex") in (
+                spiece.BYTE_NAME,
+                class_tokenizer.CHARACTER,
+            )
         case kind:
             return bool(kind == "WhitespaceSplit")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from jumplora_server.engine.first_words import first_words, read_by_word
 MAX_EXTRA_TOKENS = 256
 LONG_TOKEN = 4  # characters: most tokens of a text are shorter
 _log = logging.getLogger(__name__)
-BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -48,9 +46,6 @@ class Tokenizer:
         vocabulary = raw.get_vocab()  # added tokens included
         self.highest_id = max(vocabulary.values())
         self._rows = self.highest_id + 1 if rows is None else rows
-        self._bytes = frozenset(
-            token for piece, token in vocabulary.items() if BYTE_PIECE.fullmatch(piece)
-        )
 
     @classmethod
     def load(
@@ -159,10 +154,6 @@ class Tokenizer:
         """Whether a token is a control token without text."""
         return token_id in self._special
 
-    def is_byte(self, token_id: int) -> bool:
-        """Whether a token stands for one byte (SentencePiece's byte fallback)."""
-        return token_id in self._bytes
-
 
 def _warn_of_extra(path: Path, tokens: int, rows: int) -> None:
     """Raises BackboneError where there are too many for a warning."""
@@ -212,8 +203,7 @@ class IncrementalDetokenizer:
         self._window.append(token_id)
         if not self._tokenizer.decoder.is_local:  # later tokens change the text: all at the end
             return ""
-        # A run of byte tokens is decoded as a whole, so its text is open until the run ends.
-        if self._tokenizer.is_byte(token_id):
+        if self._tokenizer.decoder.is_cut(self._window):
             return ""
         piece = self._advance(hold="unfinished")
         return piece if self._cleaner is None else self._cleaner.push(piece)

@@ -57,7 +57,7 @@ class TorchRunner:
     def _make_model(
         self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
     ) -> Model:
-        return MODELS[config.model_type](config, weights, dtype=dtype, device=self._device)
+        return MODELS[config.family](config, weights, dtype=dtype, device=self._device)
 
     @property
     def weight_bytes(self) -> int:

@@ -67,7 +67,7 @@ class BeamGroup:
         for token_id, logprob in zip(
             ended.hypothesis.tokens, ended.hypothesis.logprobs, strict=True
         ):
-            is_end = token_id in self._ends  # it has no text, also where it is no control token
+            is_end = token_id in self._ends  # it has no text, a control token or not
             piece = "" if is_end else detokenizer.push(token_id)
             is_special = is_end or detokenizer.is_special(token_id)
             tokens.append(Token(token_id, piece, logprob, is_special))

@@ -246,11 +246,11 @@ class WaitingLine:
         rows = rows_of(sequence)
         if rows == 1:
             return True  # it is looked at where there is a row only
-        if sequence is self._large:
-            return self._shares.has_ordinary(taken - sum(self._passed.values()), rows)
-        if self._large is not None:
-            return rows <= self._spare - sum(self._passed.values())
-        return self._shares.may_take(task_of(sequence), taken, rows)
+        passed = sum(self._passed.values())
+        if self._large is not None and sequence is not self._large:
+            return rows <= self._spare - passed
+        may_take = self._shares.may_take(task_of(sequence), taken, rows)
+        return may_take or self._shares.has_ordinary(taken - passed, rows)
 
     def pick(self, judge: Judge, taken: int, now: float) -> Sequence | None:
         """Remove and return the next that may have rows while `taken` are in use, one at least is

@@ -289,7 +289,7 @@ class Scheduler:
     def _advance(
         self, group: BeamGroup, candidates: list[tuple[Candidate, ...]], now: float
     ) -> None:
-        """Go on with a beam search, or end it."""
+        """Continue a beam search, or end it."""
         sequence = group.sequence
         if sequence.first_token is None:
             sequence.first_token = now

@@ -16,6 +16,7 @@ from jumplora_adapters.format import read_adapter
 from jumplora_adapters.header import read_manifest
 from jumplora_adapters.prompt import DEFAULT_TEMPLATE
 from jumplora_adapters.store import Store
+from small_hub import small_hub
 
 Run = Callable[..., Result]
 RunJson = Callable[..., Any]
@@ -103,6 +104,48 @@ def test_peft_and_dense(run: Run, run_json: RunJson, backbone: Backbone, tmp_pat
     text = run("convert", "dense", tmp_path / "d.safetensors", *to, "--density", 0.5).stdout
     assert "50.00 %" in text
     assert read_manifest(tmp_path / "a.safetensors").targets == (Q,)
+
+
+def test_peft_of_the_hub(
+    run_json: RunJson, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    save_peft(source, backbone)
+    (source / "adapter_model.bin").write_bytes(b"a pickle that nothing asks for")
+    to = ("--backbone", backbone.path, "--task", "t", "--out", tmp_path / "a.safetensors")
+    with small_hub("owner/my-lora", source, tmp_path / "cache", monkeypatch) as hub:
+        (written,) = run_json("convert", "peft", "owner/my-lora", *to)["adapters"]
+    assert sorted(hub.asked) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert written["kind"] == "lowrank"
+    notes = read_manifest(tmp_path / "a.safetensors").training
+    assert notes["converted_from"] == "owner/my-lora"
+
+
+def test_a_hub_repository_with_a_pickle_alone(
+    run: Run, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_peft(tmp_path / "source", backbone)
+    (tmp_path / "source" / "adapter_model.safetensors").rename(
+        tmp_path / "source" / "adapter_model.bin"
+    )
+    to = ("--backbone", backbone.path, "--task", "t", "--out", tmp_path / "a.safetensors")
+    with small_hub("owner/old", tmp_path / "source", tmp_path / "cache", monkeypatch):
+        result = run("convert", "peft", "owner/old", *to, code=1)
+    assert "no adapter_model.safetensors" in result.stderr
+    assert "safe_serialization=True" in result.stderr
+
+
+def test_deltas_of_any_linear_layer(run_json: RunJson, backbone: Backbone, tmp_path: Path) -> None:
+    chosen = ("decoder.block.1.layer.2.DenseReluDense.wi_1", "lm_head")
+    save_file(
+        {f"{name}.weight": torch.eye(*backbone.sites[name].shape) for name in chosen},
+        tmp_path / "d.safetensors",
+    )
+    to = ("--backbone", backbone.path, "--task", "t", "--out", tmp_path / "a.safetensors")
+    (written,) = run_json("convert", "dense", tmp_path / "d.safetensors", *to)["adapters"]
+    assert (written["modules"], written["kind"]) == (2, "masked")
+    for name, delta in read_adapter(tmp_path / "a.safetensors", backbone).deltas.items():
+        assert torch.equal(delta.to_dense(), torch.eye(*backbone.sites[name].shape))
 
 
 def test_an_adapter_that_changes_nothing_gets_a_warning(

@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from continual_data import write_benchmark
+from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.format import read_adapter
 from jumplora_server.cli.main import command_line
 
 EXAMPLE = Path(__file__).parents[3] / "examples/continual/t5-large.toml"
@@ -73,12 +75,32 @@ def test_the_published_protocol_is_a_file(
     assert (numbers["epochs"], numbers["source_tokens"]) == (8, 64)  # flags win
 
 
+def test_targets_may_be_a_list_of_the_file(
+    backbone_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "listed.toml"
+    listed.write_text('targets = ["all-linear", "lm_head"]\nprune = [0.25]\n', encoding="utf-8")
+    done = _jumplora(
+        "run", "--config", listed, "--order", "mood", "--method", "inclora", "--rank", 2,
+        *_settings(backbone_folder, data, tmp_path / "run"),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    config = _json(tmp_path / "run/config.json")
+    assert config["hyper_parameters"]["targets"] == ["all-linear", "lm_head"]
+    assert config["hyper_parameters"]["added_roles"] == ["k", "o", "wi_0", "wi_1", "wo", "lm_head"]
+    assert config["prune"] == {"density": [0.25]}
+    (path,) = (tmp_path / "run/adapters").glob("1-*.safetensors")
+    backbone = read_backbone(backbone_folder)
+    assert set(read_adapter(path, backbone).deltas) == set(backbone.sites)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("rnk = 3", "rnk is not an option of this command, did you mean rank?"),
         ("rank = ", "is not TOML"),
         ('method = "other"', "'other' is not one of"),
+        ("rank = [3, 4]", "Invalid value for '--rank'"),
     ],
 )
 def test_a_faulty_config_is_told(tmp_path: Path, content: str, message: str) -> None:

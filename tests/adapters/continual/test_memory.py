@@ -28,9 +28,14 @@ T5_LARGE = TrainingSizes(
     source=512,
     target=8,
     is_gated=True,
+    is_masked=True,
     past_entries=144 * 1024 * 1024,
     program=0,
 )  # fmt: skip
+
+TINY = architecture_of(
+    {"model_type": "t5", "d_model": 8, "d_kv": 8, "num_heads": 1, "num_layers": 1, "vocab_size": 8}
+)
 
 
 def test_t5_large_by_hand() -> None:
@@ -38,14 +43,14 @@ def test_t5_large_by_hand() -> None:
     assert found.backbone == 4 * 737_668_096
     assert found.adapter == 5 * 4 * 2_359_296  # r = 8 on 144 modules
     assert found.past == 603_979_776  # the 604 MB of ELLA's W_past
-    assert found.update == 6 * 4 * 1024 * 1024
+    assert found.update == 6 * 4 * 1024 * 1024 + 603_979_776  # and a weight a layer left behind
     # A row and layer of the encoder: 512 tokens of 8 d_model + 4 inner + 6 d_ff numbers, and two
     # 512 x 512 maps of 16 heads.
     encoder = 24 * 8 * 4 * (512 * 36_864 + 2 * 16 * 512 * 512)
     assert encoder < found.activations < 1.1 * encoder
     assert found.logits == 3 * 4 * 8 * 8 * 32128
-    # 16,384 source tokens: keys and values of 24 layers, twice.
-    assert found.scoring > 4 * 2 * 2 * 24 * 16_384 * 1024
+    # 16,384 source tokens: keys and values of 24 layers, twice; and a whole weight of every target.
+    assert found.scoring > 4 * 2 * 2 * 24 * 16_384 * 1024 + 603_979_776
     assert found.scoring < found.activations  # so the step is the peak
     assert 20e9 < found.total < 30e9
 
@@ -62,8 +67,36 @@ def test_the_whole_batch_at_once_takes_four_times_the_activations() -> None:
 
 
 def test_plain_lora_holds_nothing_dense() -> None:
-    found = estimate_of(replace(T5_LARGE, is_gated=False, past_entries=0))
+    found = estimate_of(replace(T5_LARGE, is_gated=False, is_masked=False, past_entries=0))
     assert (found.update, found.past) == (0, 0)
+
+
+HEAD = (250_112, 1024)  # of mT5-large, 1.02 GB in float32
+
+
+def test_a_gated_head_is_the_largest_matrix() -> None:
+    small = replace(T5_LARGE, past_entries=0)
+    found, without = estimate_of(replace(small, targets=(*small.targets, HEAD))), estimate_of(small)
+    entries = 250_112 * 1024
+    assert found.update - without.update == 4 * (6 * (entries - 1024 * 1024) + entries)
+    assert found.adapter - without.adapter == 5 * 4 * 8 * (250_112 + 1024)
+    assert found.scoring - without.scoring == 4 * entries
+
+
+@pytest.mark.parametrize(("is_masked", "matrices"), [(True, 6), (False, 3)])
+def test_a_head_is_written_out_when_it_is_saved_and_scored(is_masked: bool, matrices: int) -> None:
+    """A mask of factors takes six matrices; a weight with its update, beside the sum, three."""
+    alone = replace(
+        T5_LARGE, architecture=TINY, targets=(HEAD,), is_gated=False, is_masked=is_masked,
+        past_entries=0,
+    )  # fmt: skip
+    assert estimate_of(alone).update == 0
+    assert estimate_of(alone).scoring == matrices * 4 * 250_112 * 1024
+
+
+def test_the_adapters_before_are_of_the_past() -> None:
+    found = estimate_of(replace(T5_LARGE, adapter_bytes=1_000_000))
+    assert found.past == 603_979_776 + 1_000_000
 
 
 def test_sixteen_bits_halve_the_activations_and_add_a_copy() -> None:

@@ -144,7 +144,7 @@ def _weight_gradients(adapted: AdaptedBackbone, config: ContinualConfig) -> dict
 def test_a_step_of_ella_with_the_gate(adapted: AdaptedBackbone, config: ContinualConfig) -> None:
     generator = torch.Generator().manual_seed(3)
     past = {
-        name: torch.randn(layer.weight.shape, generator=generator)
+        name: torch.randn(layer.base.shape, generator=generator)
         for name, layer in adapted.layers.items()
     }
     by_weight = _weight_gradients(adapted, config)

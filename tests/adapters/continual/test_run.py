@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from continual_data import TASKS
+from factories import Style, tiny_t5
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.continual import memory
 from jumplora_adapters.continual.config import ContinualConfig
@@ -42,7 +43,7 @@ def _json(path: Path) -> Any:
 
 def _adapters(config: ContinualConfig) -> list[Adapter]:
     backbone = read_backbone(Path(config.backbone))
-    paths = [config.adapter_path(n, task) for n, task in enumerate(ORDER, start=1)]
+    paths = [config.adapter_path(n, task) for n, task in enumerate(config.order.split(","), 1)]
     return [read_adapter(path, backbone) for path in paths]
 
 
@@ -73,6 +74,8 @@ class Oracle:
     def __init__(self, config: ContinualConfig) -> None:
         self._prepared = prepare(config)
         self.model = AutoModelForSeq2SeqLM.from_pretrained(config.backbone, dtype=torch.float32)
+        head = self.model.get_output_embeddings()  # a tied head's delta is none of the embedding
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
 
     def merge(self, adapter: Adapter, sign: int = 1) -> None:
         with torch.no_grad():
@@ -104,9 +107,23 @@ class Oracle:
         return sum(float(logits.log_softmax(-1)[n, token]) for n, token in enumerate(option))
 
 
+@pytest.mark.parametrize(
+    ("style", "changes"),
+    [
+        pytest.param("v1.1", {}, id="q and v"),
+        pytest.param(
+            "v1.0",
+            {"targets": ("all-linear", "lm_head"), "gate": GateConfig("block")},
+            id="all layers, tied head",
+        ),
+    ],
+)
 def test_the_matrix_is_what_transformers_with_merged_weights_scores(
-    config: ContinualConfig,
+    config: ContinualConfig, style: Style, changes: dict[str, Any], tmp_path: Path
 ) -> None:
+    if style != "v1.1":
+        folder = tiny_t5(tmp_path / "backbone", style=style, layers=1, seed=3)
+        config = replace(config, backbone=str(folder), **changes)
     run(config, QUIET)
     matrix = _json(config.out / "matrix.json")
     oracle = Oracle(config)
@@ -227,8 +244,10 @@ def test_joint_training_is_one_adapter_for_all(config: ContinualConfig) -> None:
     assert joint.manifest.scores["test_exact_match"] == pytest.approx(sum(scores) / 3, abs=1e-5)
 
 
-def test_seqlora_trains_one_adapter_on(config: ContinualConfig) -> None:
+@pytest.mark.parametrize("targets", [("*.q", "*.v"), ("all-linear", "lm_head")], ids=str)
+def test_seqlora_trains_one_adapter_on(config: ContinualConfig, targets: tuple[str, ...]) -> None:
     """A later task begins with the factors that the task before left: one small step is near."""
+    config = replace(config, targets=targets)
     optimisation = replace(config.optimisation, max_steps=1, learning_rate=0.05)
     config = replace(config, method="seqlora", gate=None, optimisation=optimisation)
     run(config, QUIET)
@@ -245,14 +264,22 @@ def test_seqlora_trains_one_adapter_on(config: ContinualConfig) -> None:
     assert second.manifest.lineage == ()
 
 
-@pytest.mark.parametrize("gate", ["none", "jumprelu"])
-def test_olora_is_pushed_from_the_factors_before(config: ContinualConfig, gate: str) -> None:
-    config = replace(config, method="olora", gate=None if gate == "none" else config.gate)
+@pytest.mark.parametrize(
+    ("gate", "targets"),
+    [("none", "q,v"), ("jumprelu", "q,v"), ("jumprelu", "k,wo,lm_head")],
+)
+def test_olora_is_pushed_from_the_factors_before(
+    config: ContinualConfig, gate: str, targets: str
+) -> None:
+    config = replace(
+        config, method="olora", gate=None if gate == "none" else config.gate,
+        targets=tuple(targets.split(",")), order="mood,medium",
+    )  # fmt: skip
 
     def overlap(strength: float) -> float:
         changed = replace(config, olora_lambda=strength, out=config.out / f"{strength}")
         run(changed, QUIET)
-        first, second, _ = _adapters(changed)
+        first, second = _adapters(changed)
         total = 0.0
         for name, delta in second.deltas.items():
             before = first.deltas[name]
@@ -289,6 +316,10 @@ def test_the_control_has_the_density_it_is_cut_to(config: ContinualConfig) -> No
         assert kept == pytest.approx(density * sum(sizes.values()), abs=2)
         assert adapter.manifest.training["pruned_to"] == density
         assert all(isinstance(delta, SparseDelta) for delta in adapter.deltas.values())
+    held = sum(delta.nbytes for adapter in _adapters(config) for delta in adapter.deltas.values())
+    prepared = prepare(config)
+    reckoned = memory._sizes(prepared, prepared.stages[2]).adapter_bytes
+    assert reckoned == pytest.approx(held, rel=0.01)
     third = _adapters(config)[2]
     # One threshold for all modules: what is kept anywhere is larger than what is cut anywhere.
     assert len({round(delta.density, 3) for delta in third.deltas.values()}) > 1
@@ -340,7 +371,9 @@ def test_targets_and_schedule_are_settings(config: ContinualConfig) -> None:
         ({"order": "mood,nowhere"}, "names task 'nowhere'"),
         ({"train_rows": 0}, "train-rows is 0"),
         ({"rank": 30}, "rank is 30"),
-        ({"targets": ("*.o",)}, "fits no q or v projection"),
+        ({"targets": ("wi",)}, "'wi' fits no linear layer .*; allowed are q, k, v, o, wi_0"),
+        ({"targets": ()}, "no targets were given; allowed are q"),
+        ({"targets": ("lm_head",), "rank": 31}, "rank is 31: the factors of lm_head"),
         ({"merged_task": "mood"}, "name of a merged"),
         ({"ella_lambda": -1.0}, "ella-lambda"),
         ({"canaries": Path("nowhere")}, "not a folder"),

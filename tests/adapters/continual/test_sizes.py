@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ from jumplora_adapters.continual.memory import (
 )
 from jumplora_adapters.continual.prepare import Prepared, prepare
 from jumplora_adapters.errors import DataError
+from jumplora_adapters.training.config import GateConfig
+from jumplora_adapters.training.targets import targets_of
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,39 @@ def test_what_is_kept_of_earlier_tasks(
         "olora": [0, inputs, 2 * inputs, 3 * inputs],
     }
     assert [each.past_entries for each in sizes(found)] == expected[method]
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "gate": {"gate": GateConfig()},
+    "prune": {"gate": None, "prune": (0.25,)},
+    "dense": {"gate": None},
+}
+
+
+@pytest.mark.parametrize("method", ["inclora", "olora"])
+@pytest.mark.parametrize("targets", [("*.q", "*.v"), ("all-linear", "lm_head")], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_adapters_take_what_they_take_in_files(
+    method: str, targets: tuple[str, ...], form: str, backbone_folder: Path, data: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    changes = FORMS[form]
+    found = prepare(
+        short_run(
+            backbone_folder, data, tmp_path / "run", method=method, targets=targets, **changes
+        )
+    )
+    shapes = [found.backbone.sites[n].shape for n in targets_of(found.backbone, targets)]
+    assert all(each.targets == tuple(shapes) for each in sizes(found))
+    one = 0
+    for d_out, d_in in shapes:
+        factors = 2 * (d_out + d_in)  # of rank 2
+        if form == "dense":
+            one += 4 * factors
+            continue
+        one += d_out * d_in // 8 + 2 * (d_out * d_in // 4)  # a quarter of the entries
+        one += 4 * factors if method == "olora" else 0
+    assert [each.adapter_bytes for each in sizes(found)] == [n * one for n in (1, 2, 3, 4)]
 
 
 def test_a_stage_is_as_large_as_its_longest_rows(

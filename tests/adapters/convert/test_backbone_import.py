@@ -60,7 +60,7 @@ def _logits(folder: Path) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("style", ["v1.0", "v1.1", "mt5"])
+@pytest.mark.parametrize("style", ["v1.0", "v1.1", "mt5", "umt5"])
 def test_loads_as_the_pickle_did(style: Style, tmp_path: Path) -> None:
     source = _pickled(tmp_path / "bin", style)
     imported = import_backbone(source, tmp_path / "safe")
@@ -257,7 +257,7 @@ def _index(weight_map: Any) -> Callable[[Path], None]:
             id="foreign tensor",
         ),
         pytest.param(
-            _config(feed_forward_proj="gated-silu"), BackboneError, "gated-silu", id="not served"
+            _config(feed_forward_proj="gated-mish"), BackboneError, "gated-mish", id="not served"
         ),
         pytest.param(
             _resave(lambda state: {"x": state[HEAD]}), ConvertError, "not a T5 model", id="no T5"

@@ -58,7 +58,7 @@ def test_density_keeps_the_largest_of_each_module(
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        pytest.param({"lm_head.weight": torch.ones(4, 4)}, "none of", id="foreign"),
+        pytest.param({"shared.weight": torch.ones(4, 4)}, "none of", id="foreign"),
         pytest.param({Q: torch.ones(4, 4)}, r"is \(4, 4\), expected \(32, 32\)", id="shape"),
         pytest.param({Q: torch.ones(32, 32).int()}, "floating point is expected", id="integers"),
         pytest.param({Q: torch.full((32, 32), torch.inf)}, "NaN or infinity", id="infinite"),

@@ -48,7 +48,7 @@ def test_match_module(name: str, target: str | None) -> None:
 def test_messages_tell_ambiguous_from_unknown() -> None:
     with pytest.raises(ConvertError, match="ambiguous: 2 targets end with it"):
         match_module("SelfAttention.q", TARGETS)
-    with pytest.raises(ConvertError, match="none of the backbone's targets"):
+    with pytest.raises(ConvertError, match="none of the backbone's linear layers"):
         match_module("encoder.block.0.layer.1.DenseReluDense.wi", TARGETS)
 
 

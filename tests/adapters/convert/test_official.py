@@ -53,6 +53,18 @@ def test_delta_is_what_merging_adds_bit_for_bit(
     assert converted.nonzeros == sum(delta.nnz for delta in adapter.deltas.values())
 
 
+def test_gates_of_any_linear_layer(backbone: Backbone, draft: Draft, tmp_path: Path) -> None:
+    state = official_state(backbone, names=backbone.sites)
+    checkpoint = save_official(tmp_path / "c.pt", state)
+    converted = convert_official(
+        checkpoint, tmp_path / "a.safetensors", draft, backbone, ALPHA, Form()
+    )
+    assert converted.manifest.targets == tuple(backbone.sites)
+    assert converted.warnings == ()
+    for name, delta in read_adapter(converted.path, backbone).deltas.items():
+        assert torch.equal(delta.to_dense(), merged_delta(state[name], 32 / 4)), name
+
+
 def test_answers_as_the_merged_model(backbone: Backbone, draft: Draft, tmp_path: Path) -> None:
     state = official_state(backbone, density=0.2)
     checkpoint = save_official(tmp_path / "c.pt", state)

@@ -66,7 +66,7 @@ def _with(name: str, **changes: Any) -> Callable[[Official], Any]:
         ),
         pytest.param(_with(Q, log_threshold=torch.tensor(torch.nan)), "no finite", id="nan log"),
         pytest.param(_with(Q, log_threshold=torch.tensor(1e4)), "no finite", id="huge log"),
-        pytest.param(lambda state: {**state, "lm_head": state[Q]}, "none of", id="foreign module"),
+        pytest.param(lambda state: {**state, "shared": state[Q]}, "none of", id="foreign module"),
         pytest.param(lambda state: {**state, "x." + Q: state[Q]}, "both mean", id="same twice"),
         pytest.param(lambda state: {"q": state[Q]}, "ambiguous", id="every q"),
         pytest.param(lambda state: {**state, 7: state[Q]}, "expected A, B", id="number as name"),
@@ -142,6 +142,18 @@ def _all(key: str, value: Any) -> Callable[[Official], Any]:
                 " the backbone's weights",
             ),
             id="q only",
+        ),
+        pytest.param(
+            lambda state: {
+                name.replace("SelfAttention.q", "SelfAttention.k"): entry
+                for name, entry in state.items()
+                if "SelfAttention.q" in name
+            },
+            (
+                "the checkpoint lacks 2 of the 6 k modules, such as"
+                " decoder.block.0.layer.1.EncDecAttention.k: they keep the backbone's weights",
+            ),
+            id="another kind of module",
         ),
     ],
 )

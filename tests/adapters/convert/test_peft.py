@@ -14,11 +14,13 @@ from foreign_checkpoints import save_peft
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.convert.draft import Draft
 from jumplora_adapters.convert.form import Form
-from jumplora_adapters.convert.peft import convert_peft, read_peft_modules
+from jumplora_adapters.convert.patterns import read_strengths
+from jumplora_adapters.convert.peft import convert_peft, format_of
 from jumplora_adapters.convert.peft_config import read_peft_config
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.format import read_adapter
+from peft_folders import convert
 
 Q = "encoder.block.0.layer.0.SelfAttention.q"
 K_OF_PEFT = "base_model.model.encoder.block.0.layer.0.SelfAttention.k.lora_A.weight"
@@ -94,7 +96,7 @@ def test_masked_and_pruned_when_asked(backbone: Backbone, draft: Draft, tmp_path
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        pytest.param({"peft_type": "LOHA"}, "only 'LORA'", id="another method"),
+        pytest.param({"peft_type": "LOHA"}, "these are converted: LORA", id="another method"),
         pytest.param({"use_dora": True}, "use_dora is True", id="DoRA"),
         pytest.param({"bias": "all"}, "bias is 'all'", id="bias"),
         pytest.param({"lora_bias": True}, "lora_bias", id="bias of B"),
@@ -139,10 +141,14 @@ def test_harmless_configurations(
     config: dict[str, Any], backbone: Backbone, tmp_path: Path
 ) -> None:
     save_peft(tmp_path / "peft", backbone, **config)
-    assert read_peft_config(tmp_path / "peft" / "adapter_config.json").alpha == 8.0
+    found = read_peft_config(tmp_path / "peft" / "adapter_config.json")
+    assert format_of(found).title == "LoRA"
+    assert read_strengths(found).alpha == 8.0
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"peft_type": "LORA"}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", "[" * 100_000, "\\xff", '{"a": ' + " " * (1 << 20)]
+)
 def test_broken_configurations(content: str, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(content)
     with pytest.raises(ConvertError):
@@ -165,16 +171,18 @@ def _change(folder: Path, **changes: torch.Tensor | None) -> None:
     ("changes", "message"),
     [
         pytest.param(
-            {f"base_model.model.{Q}.lora_B.weight": None}, "has lora_A and no lora_B", id="no B"
+            {f"base_model.model.{Q}.lora_B.weight": None},
+            "has lora_A.weight and no lora_B.weight",
+            id="no B",
         ),
         pytest.param(
             {f"base_model.model.{Q}.lora_magnitude_vector": torch.ones(4)},
-            "neither lora_A nor lora_B",
+            "none of LoRA's: lora_A.weight, lora_B.weight",
             id="magnitude",
         ),
         pytest.param(
             {K_OF_PEFT: torch.ones(4, 32)},
-            "none of the backbone's targets",
+            "1 modules that adapter_config.json does not choose",
             id="k",
         ),
         pytest.param(
@@ -184,11 +192,11 @@ def _change(folder: Path, **changes: torch.Tensor | None) -> None:
         ),
         pytest.param(
             {f"base_model.model.{Q}.lora_A.default.weight": torch.ones(4, 32)},
-            "two lora_A",
+            "two lora_A.weight",
             id="two A",
         ),
         pytest.param(
-            {f"base_model.model.{Q}.lora_B.bias": torch.ones(32)}, "neither lora_A", id="bias"
+            {f"base_model.model.{Q}.lora_B.bias": torch.ones(32)}, "none of LoRA's", id="bias"
         ),
         pytest.param(
             {f"base_model.model.{Q}.lora_A.weight": torch.full((4, 32), torch.nan)}, "NaN", id="nan"
@@ -196,36 +204,43 @@ def _change(folder: Path, **changes: torch.Tensor | None) -> None:
     ],
 )
 def test_tensors_that_do_not_fit(
-    changes: dict[str, Any], message: str, backbone: Backbone, tmp_path: Path
+    changes: dict[str, Any], message: str, backbone: Backbone, draft: Draft, tmp_path: Path
 ) -> None:
     save_peft(tmp_path / "peft", backbone)
     _change(tmp_path / "peft", **changes)
     with pytest.raises(ConvertError, match=message):
-        read_peft_modules(tmp_path / "peft", backbone)
+        convert(backbone, tmp_path / "peft", draft)
 
 
-def test_names_of_a_state_dict_are_read_as_well(backbone: Backbone, tmp_path: Path) -> None:
+def test_names_of_a_state_dict_are_read_as_well(
+    backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
     factors = save_peft(tmp_path / "peft", backbone)
     tensors = load_file(tmp_path / "peft" / "adapter_model.safetensors")
     save_file(
         {name.replace(".weight", ".default.weight"): tensor for name, tensor in tensors.items()},
         tmp_path / "peft" / "adapter_model.safetensors",
     )
-    assert torch.equal(read_peft_modules(tmp_path / "peft", backbone)[Q].factors.B, factors[Q][1])
+    converted = convert(backbone, tmp_path / "peft", draft)
+    delta = read_adapter(converted.path, backbone).deltas[Q]
+    assert isinstance(delta, LowRankDelta)
+    assert torch.equal(delta.A, factors[Q][0])
 
 
-def test_pickled_weights_are_refused_with_advice(backbone: Backbone, tmp_path: Path) -> None:
+def test_pickled_weights_are_refused_with_advice(
+    backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
     save_peft(tmp_path / "peft", backbone)
     weights = tmp_path / "peft" / "adapter_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ConvertError, match="safe_serialization=True"):
-        read_peft_modules(tmp_path / "peft", backbone)
+        convert(backbone, tmp_path / "peft", draft)
     weights.with_suffix(".bin").unlink()
-    with pytest.raises(ConvertError, match="no safetensors file"):
-        read_peft_modules(tmp_path / "peft", backbone)
+    with pytest.raises(ConvertError, match="no adapter_model"):
+        convert(backbone, tmp_path / "peft", draft)
     weights.write_bytes(b"\x10" * 100)
     with pytest.raises(ConvertError, match="not a sound safetensors file"):
-        read_peft_modules(tmp_path / "peft", backbone)
+        convert(backbone, tmp_path / "peft", draft)
 
 
 def test_config_is_json_as_peft_writes_it(backbone: Backbone, tmp_path: Path) -> None:
@@ -233,4 +248,4 @@ def test_config_is_json_as_peft_writes_it(backbone: Backbone, tmp_path: Path) ->
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"]).to_dict()
     config["target_modules"] = sorted(config["target_modules"])
     (tmp_path / "adapter_config.json").write_text(json.dumps(config, default=str))
-    assert read_peft_config(tmp_path / "adapter_config.json").alpha == 16.0
+    assert read_strengths(read_peft_config(tmp_path / "adapter_config.json")).alpha == 16.0

@@ -51,7 +51,7 @@ Q = "encoder.block.0.layer.0.SelfAttention.q"
             {"target_modules": ["q", "v", "wo"]},
             dict,
             "lacks 4 of them, such as 't5.decoder.block.0.layer.2.DenseReluDense.wo'",
-            id="promised modules that no adapter can have",
+            id="a kind of module",
         ),
         pytest.param(
             {"target_modules": "all-linear"}, dict, "lacks 24 of them", id="all linear layers"

@@ -9,17 +9,22 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from jumplora_adapters.backbone import Backbone
+from factories import Style, tiny_t5
+from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.convert.draft import Draft
+from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.format import read_adapter
 from peft_folders import (
     assert_updates,
     bare,
+    change_tensors,
     convert,
     in_t5,
+    load_model,
     reloaded,
     save_trained,
     set_fields,
@@ -74,6 +79,19 @@ WRAPPERS = {"": bare, "t5.": in_t5}
         pytest.param(
             {"layers_to_transform": [1], "target_modules": ["v", "{}" + Q]}, id="layers and a name"
         ),
+        pytest.param({"target_modules": ["k", "o", "wo"]}, id="k, o and wo"),
+        pytest.param({"target_modules": ["wi_0", "DenseReluDense.wi_1"]}, id="gates"),
+        pytest.param({"target_modules": ["q", "lm_head"]}, id="head"),
+        pytest.param({"target_modules": r".*(lm_head|decoder.*\.wo)"}, id="head by expression"),
+        pytest.param(
+            {
+                "target_modules": ["q", "k", "wo", "lm_head"],
+                "rank_pattern": {"lm_head": 7, r"decoder\..*\.wo": 1},
+                "alpha_pattern": {"lm_head": 2, "k": 5},
+                "use_rslora": True,
+            },
+            id="ranks and alphas of others",
+        ),
         pytest.param({"init_lora_weights": "mica"}, id="MiCA"),
         pytest.param({"init_lora_weights": "orthogonal"}, id="orthogonal"),
         pytest.param({"init_lora_weights": False, "lora_dropout": 0.3}, id="random start"),
@@ -90,6 +108,75 @@ def test_an_update_is_what_peft_merges(
     assert_updates(converted, backbone, expected)
     unused = config.get("alpha_pattern", {}).get(f"^{V}") and front != ""
     assert len(converted.warnings) == bool(unused)
+
+
+@pytest.mark.parametrize("style", ["v1.0", "v1.1"])
+def test_all_linear_layers_and_a_head_that_may_be_tied(
+    style: Style, draft: Draft, tmp_path: Path
+) -> None:
+    backbone = read_backbone(tiny_t5(tmp_path / "t5", style=style))
+    every = [site.name for site in backbone.sites.values()]
+    for name, targets, expected_sites in (
+        ("all", "all-linear", every[:-1]),
+        ("head", ["lm_head", "wi", "wi_1"], [n for n in every if n[-2:] in ("ad", "wi", "_1")]),
+    ):
+        expected = save_trained(backbone, tmp_path / name, bare, r=4, target_modules=targets)
+        converted = convert(backbone, tmp_path / name, draft)
+        assert list(converted.manifest.targets) == expected_sites
+        assert_updates(converted, backbone, expected)
+        assert converted.warnings == ()
+
+
+def test_another_weight_of_the_head_is_refused(
+    backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
+    """PEFT saves the head's own weight beside factors for it; it may be another model's."""
+    folder = tmp_path / "peft"
+    save_trained(backbone, folder, bare, r=4, target_modules=["lm_head"])
+    name = "base_model.model.lm_head.base_layer.weight"
+    change_tensors(folder, lambda state: {**state, name: state[name].bfloat16()})
+    assert convert(backbone, folder, draft).warnings == ()
+    change_tensors(folder, lambda state: {**state, name: state[name] * 1.1})
+    with pytest.raises(ConvertError, match=r"another weight than the backbone's lm_head\.weight"):
+        convert(backbone, folder, draft)
+    change_tensors(folder, lambda state: {**state, name: state[name][:500]})
+    with pytest.raises(ConvertError, match="the vocabulary was changed"):
+        convert(backbone, folder, draft)
+
+
+@pytest.mark.parametrize("tokens", [512, 520], ids=["as they were", "resized"])
+def test_embeddings_that_peft_saves_as_well(
+    tokens: int, backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
+    model: Any = load_model(backbone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if tokens != 512:
+            model.resize_token_embeddings(tokens)
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q"]))
+        adapted.save_pretrained(tmp_path / "peft", save_embedding_layers=True)
+    names = set(load_file(tmp_path / "peft" / "adapter_model.safetensors"))
+    assert {f"base_model.model.{name}.weight" for name in ("shared", "lm_head")} < names
+    if tokens == 512:
+        assert len(convert(backbone, tmp_path / "peft", draft).manifest.targets) == 6
+        return
+    with pytest.raises(ConvertError, match="the vocabulary was changed"):
+        convert(backbone, tmp_path / "peft", draft)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_of_16_bits_are_read_exactly(
+    dtype: torch.dtype, backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
+    folder = tmp_path / "peft"
+    save_trained(backbone, folder, bare, r=4, lora_alpha=8, target_modules=["o"])
+    change_tensors(folder, lambda state: {n: t.to(dtype) for n, t in state.items()})
+    state = load_file(folder / "adapter_model.safetensors")
+    for site, delta in read_adapter(convert(backbone, folder, draft).path, backbone).deltas.items():
+        assert isinstance(delta, LowRankDelta)
+        front = f"base_model.model.{site}"
+        assert torch.equal(delta.A, state[f"{front}.lora_A.weight"].float())
+        assert torch.equal(delta.B, state[f"{front}.lora_B.weight"].float() * 2)
 
 
 def test_a_wrapper_may_be_called_as_parts_of_names_are(
@@ -160,9 +247,15 @@ def test_converted_initialisations_are_plain_lora(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        pytest.param({"target_modules": ["q", "k"]}, "none of the backbone's targets", id="k"),
-        pytest.param({"target_modules": "all-linear"}, "none of the backbone's", id="all linear"),
-        pytest.param({"target_modules": ["q", "shared"]}, "neither lora_A", id="embedding"),
+        pytest.param({"target_modules": ["q", "shared"]}, "embedding was a target", id="embedding"),
+        pytest.param(
+            {"target_modules": ["q", "relative_attention_bias"]}, "embedding was", id="bias table"
+        ),
+        pytest.param(
+            {"target_modules": ["q", "lm_head"], "ensure_weight_tying": True},
+            "without ensure_weight_tying",
+            id="a tied head",
+        ),
         pytest.param({"modules_to_save": ["lm_head"]}, "modules_to_save is", id="saved modules"),
         pytest.param({"use_dora": True}, "use_dora is", id="DoRA"),
         pytest.param({"bias": "all"}, "bias is 'all'", id="bias"),

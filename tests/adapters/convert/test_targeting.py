@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.convert.peft_config import read_peft_config
+from jumplora_adapters.convert.peft_config import read_peft_config, targeting_of
 from jumplora_adapters.convert.targeting import Targeting, modules_of
 from jumplora_adapters.errors import ConvertError
 
@@ -41,7 +41,7 @@ def _as_json(**fields: Any) -> Targeting:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter_config.json"
         path.write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 8, **fields}))
-        return read_peft_config(path).targeting
+        return targeting_of(read_peft_config(path))
 
 
 ENDS = ["q", "v", "SelfAttention.q", "0.q", FULL, "encoder", ".q", "", "lf", "lm_head"]

@@ -13,11 +13,7 @@ from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_adapters.errors import GateCollapsed
 from jumplora_adapters.format import Adapter
-from jumplora_adapters.training.adapt import (
-    AdaptedBackbone,
-    group_of,
-    load_adapted,
-)
+from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.config import GateConfig, TrainConfig
 from jumplora_adapters.training.threshold import threshold_for
 
@@ -60,18 +56,6 @@ def test_a_block_is_a_group(backbone: Backbone, config: TrainConfig) -> None:
     assert cross.gate is blocks.gates["decoder.block.0"]
 
 
-@pytest.mark.parametrize(
-    ("module", "scope", "group"),
-    [
-        ("encoder.block.11.layer.0.SelfAttention.q", "block", "encoder.block.11"),
-        ("encoder.block.11.layer.0.SelfAttention.q", "global", "global"),
-        ("odd.q", "block", "global"),
-    ],
-)
-def test_group_of(module: str, scope: str, group: str) -> None:
-    assert group_of(module, scope) == group
-
-
 def test_threshold_keeps_as_many_entries_as_the_factors_have(
     backbone: Backbone, config: TrainConfig
 ) -> None:
@@ -79,7 +63,7 @@ def test_threshold_keeps_as_many_entries_as_the_factors_have(
     adapted.set_thresholds()
     layers = list(adapted.layers.values())
     factors = sum(layer.A.numel() + layer.B.numel() for layer in layers)
-    total = sum(layer.weight.numel() for layer in layers)
+    total = sum(layer.base.numel() for layer in layers)
     assert round(adapted.density() * total) == factors
     sizes = torch.cat([(layer.B @ layer.A).detach().abs().flatten() for layer in layers])
     assert threshold_for(layers) == float(sizes.sort(descending=True).values[factors])
@@ -146,10 +130,10 @@ def test_ancestors_are_added_to_the_frozen_weights(backbone: Backbone, config: T
     bare = load_adapted(backbone, (), config, CPU)
     adapted = load_adapted(backbone, ancestors, config, CPU)
     for name, layer in adapted.layers.items():
-        expected = bare.layers[name].weight.clone()
+        expected = bare.layers[name].base.clone()
         for ancestor in ancestors:
             expected += ancestor.deltas[name].to_dense()
-        assert torch.equal(layer.weight, expected)
+        assert torch.equal(layer.base, expected)
 
 
 def test_restore_brings_a_state_back(backbone: Backbone, config: TrainConfig) -> None:

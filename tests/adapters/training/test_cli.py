@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from jumplora_adapters.header import read_manifest
 from jumplora_adapters.training.cli import app
 from jumplora_adapters.training.config import TrainConfig
 
@@ -52,6 +53,29 @@ def test_it_trains_and_tells_the_version(command: list[str], config: TrainConfig
     tau = told["thresholds"]["global"]
     assert tau["ratio"] == pytest.approx(tau["end"] / tau["start"])
     assert told["prompts_cut"] == {}
+
+
+@pytest.mark.parametrize(
+    ("targets", "roles"),
+    [
+        ("q,v", {"q", "v"}),
+        ("*.EncDecAttention.k, wo", {"k", "wo"}),
+        ("all-linear,lm_head", {"q", "k", "v", "o", "wi_0", "wi_1", "wo", "lm_head"}),
+    ],
+)
+def test_targets(command: list[str], config: TrainConfig, targets: str, roles: set[str]) -> None:
+    result = _RUNNER.invoke(app, [*command, "--targets", targets, "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert {name.rpartition(".")[2] for name in read_manifest(config.out).targets} == roles
+
+
+def test_a_target_that_is_not_there_is_told_with_those_that_are(command: list[str]) -> None:
+    result = _RUNNER.invoke(app, [*command, "--targets", "q,wi"])
+    assert result.exit_code == 1
+    assert "target 'wi' fits no linear layer" in result.stderr
+    assert "allowed are q, k, v, o, wi_0, wi_1, wo, lm_head, all-linear" in " ".join(
+        result.stderr.split()
+    )
 
 
 def test_backbone_and_store_may_come_from_the_environment(

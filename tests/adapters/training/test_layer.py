@@ -63,7 +63,7 @@ def _by_autograd(layer: AdaptedLinear, gate: Gate, x: Tensor) -> Tensor:
     apply = cast(Callable[..., Tensor], _GateOfTau.apply)
     gated = apply(z, gate.log_tau.exp(), gate.bandwidth, gate.estimator)
     mixed = gate.fraction * gated + (1 - gate.fraction) * z
-    return x @ layer.weight.T + SCALE * (x @ mixed.T)
+    return x @ layer.base.T + SCALE * (x @ mixed.T)
 
 
 @pytest.mark.parametrize("estimator", ["mean", "sum"])
@@ -90,7 +90,7 @@ def test_values_and_gradients_equal_the_formula(fraction: float, estimator: Esti
 def test_without_a_gate_it_is_lora() -> None:
     layer = _layer(None)
     x = torch.randn(4, D_IN)
-    expected = x @ (layer.weight + SCALE * layer.B @ layer.A).T
+    expected = x @ (layer.base + SCALE * layer.B @ layer.A).T
     torch.testing.assert_close(layer(x), expected)
 
 
@@ -102,7 +102,7 @@ def test_gate_comes_before_scale() -> None:
         layer.B.zero_()
         layer.A[0, 0], layer.B[0, 0] = 1.0, 0.3  # Z[0, 0] = 0.3 < tau < 4 * 0.3
     x = torch.randn(4, D_IN)
-    torch.testing.assert_close(layer(x), x @ layer.weight.T)
+    torch.testing.assert_close(layer(x), x @ layer.base.T)
 
 
 def test_a_fresh_layer_changes_nothing() -> None:
@@ -131,7 +131,7 @@ def test_no_dense_intermediate_is_kept_for_backward(fraction: float) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         layer(torch.randn(4, D_IN))
-    base = layer.weight.untyped_storage().data_ptr()
+    base = layer.base.untyped_storage().data_ptr()
     dense = [t for t in saved if t.numel() >= D_OUT * D_IN]
     assert all(t.untyped_storage().data_ptr() == base for t in dense)
 

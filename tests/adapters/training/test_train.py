@@ -10,18 +10,26 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
-from factories import tiny_t5
+from factories import Style, tiny_t5
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.delta import LowRankDelta, SparseDelta
 from jumplora_adapters.errors import AdapterError, DataError, GateCollapsed, TaskTooSmall
 from jumplora_adapters.format import read_adapter
-from jumplora_adapters.training.config import GateConfig, Lengths, Optimisation, TrainConfig
+from jumplora_adapters.training.checkpoint import read_checkpoint, write_checkpoint
+from jumplora_adapters.training.config import (
+    GateConfig,
+    Lengths,
+    Method,
+    Optimisation,
+    TrainConfig,
+)
 from jumplora_adapters.training.fit import StepReport
 from jumplora_adapters.training.train import Prepared, prepare, train
 
@@ -66,12 +74,16 @@ def test_lora_writes_its_factors_and_learns(config: TrainConfig) -> None:
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
-@pytest.mark.parametrize("decoder_layers", [1, 3])
+@pytest.mark.parametrize(
+    ("style", "decoder_layers"), [("v1.1", 1), ("v1.1", 3), ("umt5", 2)], ids=str
+)
 def test_scores_are_those_of_the_file_merged_into_transformers(
-    config: TrainConfig, tmp_path: Path, decoder_layers: int
+    config: TrainConfig, tmp_path: Path, style: Style, decoder_layers: int
 ) -> None:
     """The oracle shares no layer and no decoding loop with training, only the tokens."""
-    folder = tiny_t5(tmp_path / "backbone", layers=1, decoder_layers=decoder_layers, seed=3)
+    folder = tiny_t5(
+        tmp_path / "backbone", style=style, layers=1, decoder_layers=decoder_layers, seed=3
+    )
     config = _optimised(replace(config, backbone=str(folder)), epochs=12)
     trained = train(config)
     prepared = prepare(config)
@@ -164,19 +176,69 @@ def test_a_killed_run_goes_on_to_the_same_file(config: TrainConfig, killed_after
     assert not (config.work_folder / "checkpoint.safetensors").exists()
 
 
-def test_other_settings_do_not_continue_a_killed_run(config: TrainConfig) -> None:
-    class Killed(Exception):
-        pass
+class _Killed(Exception):
+    pass
+
+
+def _stopped(config: TrainConfig, step: int) -> TrainConfig:
+    """`config` trained up to a checkpoint after `step`."""
 
     def stop(report: StepReport) -> None:
-        if report.step == 3:
-            raise Killed
+        if report.step == step:
+            raise _Killed
 
     config = replace(config, checkpoint_seconds=0.0)
-    with pytest.raises(Killed):
+    with pytest.raises(_Killed):
         train(config, stop)
-    with pytest.raises(DataError, match="rank: 2, now 1"):
-        train(replace(config, rank=1))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 1}, "rank: 2, now 1"),
+        ({"targets": ("q",)}, r"targets: \['\*.q', '\*.v'\], now \['q'\]"),
+    ],
+)
+def test_other_settings_do_not_continue_a_killed_run(
+    config: TrainConfig, change: dict[str, Any], message: str
+) -> None:
+    config = _stopped(config, 2)
+    with pytest.raises(DataError, match=message):
+        train(replace(config, **change))
+
+
+@pytest.mark.parametrize("method", ["jumplora", "lora"])
+def test_a_run_on_all_layers_goes_on_to_the_same_file(
+    config: TrainConfig, tmp_path: Path, method: Method
+) -> None:
+    folder = tiny_t5(tmp_path / "tied", style="v1.0", layers=1, seed=3)
+    config = replace(
+        config, backbone=str(folder), targets=("all-linear", "lm_head"), method=method,
+        gate=GateConfig("block"),
+    )  # fmt: skip
+    train(config)
+    content = config.out.read_bytes()
+    config.out.unlink()
+    steps: list[int] = []
+    train(_stopped(config, 7), lambda report: steps.append(report.step))
+    assert steps == [8, 9, 10, 11, 12]
+    assert config.out.read_bytes() == content
+
+
+def test_a_checkpoint_of_a_pattern_that_meant_q_and_v_alone_is_not_continued(
+    config: TrainConfig,
+) -> None:
+    """Earlier programs took "encoder.*" for these two, and wrote no added roles."""
+    config = _stopped(replace(config, targets=("encoder.*",)), 2)
+    path = config.work_folder / "checkpoint.safetensors"
+    identity = json.loads(prepare(config).identity())
+    checkpoint = read_checkpoint(path, json.dumps(identity))
+    assert checkpoint is not None
+    del identity["added_roles"]
+    write_checkpoint(path, replace(checkpoint, identity=json.dumps(identity)))
+    with pytest.raises(DataError, match=r"added_roles: None, now \['k', 'o', 'wi_0', 'wi_1', 'wo"):
+        train(config)
 
 
 def _with_config(config: TrainConfig, folder: Path, change: Callable[[Path], object]) -> Prepared:

@@ -81,3 +81,14 @@ def test_a_row_attends_to_the_keys_that_its_bias_lets_through(length: int, behin
     read = attend_rows(q, k, v, bias).view(rows, HEADS, WIDTH)
     wanted = slowly(q[:, :, None], k[:, :, :length], v[:, :, :length], bias[:, :, None, :length])
     torch.testing.assert_close(read, wanted[:, :, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [1, 3, 5, 6, 7, 8, 24, 64])
+def test_hidden_keys_do_not_change_a_rows_bits(width: int, dtype: torch.dtype) -> None:
+    q = numbers(4, HEADS, width, seed=1).to(dtype)
+    k, v = (numbers(4, HEADS, 512, width, seed=seed).to(dtype) for seed in (2, 3))
+    bias = torch.zeros(4, 1, 512, dtype=dtype)
+    bias[:, :, 40:] = torch.finfo(dtype).min
+    first, *others = (attend_rows(q, k, v, bias[:, :, :n]) for n in (64, 128, 192, 512))
+    assert all(torch.equal(first, other) for other in others)

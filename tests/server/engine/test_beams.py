@@ -113,13 +113,13 @@ SEARCHES: list[tuple[str | None, Sampling]] = [
 
 
 def mixed(site: Site) -> list[tuple[str | None, list[int], Sampling]]:
-    """Every search, and greedy and sampled sequences between."""
-    asked = []
+    """Every search, and greedy or sampled sequences between."""
+    asked: list[tuple[str | None, list[int], Sampling]] = []
     for i, (task, sampling) in enumerate(SEARCHES):
-        asked.append((task, prompts()[i], sampling))
-        asked.append((("a", "b", None)[i % 3], prompts()[-i], GREEDY))
         sampled = Sampling(6, mode="sample", temperature=1.5, seed=i)
-        asked.append((("lora", None, "b")[i % 3], prompts()[i], sampled))
+        other = GREEDY if i % 2 else sampled
+        asked.append((task, prompts()[i], sampling))
+        asked.append((("a", None, "lora")[i % 3], prompts()[-i], other))
     return asked
 
 

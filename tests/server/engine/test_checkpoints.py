@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from decoding import make_sequence, run
+from decoding import load_reference, make_sequence, run
 from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.checkpoint import open_checkpoint
@@ -41,11 +41,8 @@ class Loaded:
 
 @pytest.fixture(scope="module", params=CASES)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    from transformers import AutoModelForSeq2SeqLM
-
     folder = CASES[request.param].write(tmp_path_factory.mktemp("odd") / "checkpoint")
-    theirs = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
-    return Loaded(read_backbone(folder), theirs.eval())
+    return Loaded(read_backbone(folder), load_reference(folder))
 
 
 def test_every_parameter_has_the_same_values(loaded: Loaded) -> None:

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from decoding import advance, first_batch, make_sequence, oracle, run, torch_threads
+from decoding import (
+    advance,
+    first_batch,
+    load_reference,
+    make_sequence,
+    oracle,
+    run,
+    torch_threads,
+)
 from factories import random_adapter, tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta
@@ -17,7 +25,7 @@ from jumplora_server.core import Batch, Sampling, Sequence
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable
 
-STYLES = ("v1.0", "v1.1", "mt5")
+STYLES = ("v1.0", "v1.1", "mt5", "umt5")
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 PATHS = [
     pytest.param("float32", "native", marks=native),
@@ -229,8 +237,6 @@ def test_constraints_match_transformers(
 
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_logprobs_are_those_of_the_model_itself(backbone: Backbone, kernels: Kernels) -> None:
-    from transformers import AutoModelForSeq2SeqLM
-
     engine = make_engine(backbone, kernels=kernels)
     sampling = Sampling(max_new_tokens=4, min_new_tokens=4, logprobs="chosen", temperature=0.5)
     sequence = make_sequence(prompts()[2], row=1, sampling=sampling)
@@ -239,7 +245,7 @@ def test_logprobs_are_those_of_the_model_itself(backbone: Backbone, kernels: Ker
         output = engine.step(first_batch((sequence,)) if step == 0 else Batch((), (sequence,)))
         sequence.output.append(output.token_ids[0])
         logprobs.append(output.logprobs[0])
-    model = AutoModelForSeq2SeqLM.from_pretrained(backbone.path).eval()
+    model = load_reference(backbone.path)
     with torch.inference_mode():
         logits = model(
             input_ids=torch.tensor([prompts()[2]]),
@@ -323,7 +329,7 @@ def test_bits_do_not_depend_on_mates_at_real_widths_and_any_thread_count(
     [
         ({"dtype": "float16"}, "float16"),
         ({"dtype": "int8", "device": "cuda"}, "CPU only"),
-        ({"dtype": "bfloat16", "kernels": "native"}, r"not bfloat16 of (mt5|t5) on cpu"),
+        ({"dtype": "bfloat16", "kernels": "native"}, r"not bfloat16 of (u?mt5|t5) on cpu"),
     ],
     ids=["unknown dtype", "int8 on a GPU", "native bfloat16"],
 )

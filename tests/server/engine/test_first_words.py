@@ -15,7 +15,6 @@ from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import Frame, render, render_truncated
 from jumplora_server.engine.first_words import first_words, read_by_word
 from jumplora_server.engine.tokenizer import Tokenizer
-from serving import character_tokenizer
 
 EOS = 1
 DEMO = Path(__file__).parents[3] / "adapters" / "demo" / "backbone" / "tokenizer.json"
@@ -149,7 +148,9 @@ def with_token(token: AddedToken) -> RawTokenizer:
 
 METASPACE = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
 NOT_BY_WORD: dict[str, RawTokenizer] = {
-    "characters": character_tokenizer().raw,
+    "pairs of characters": changed(
+        pre_tokenizer=pre_tokenizers.Split(Regex(r"[\s\S]{2}"), "isolated")
+    ),
     "nothing splits": changed(pre_tokenizer=None),
     "spaces do not split": changed(pre_tokenizer=METASPACE),
     "one of two does not": changed(

@@ -15,9 +15,8 @@ from jumplora_server.engine.linear import (
     make_linear,
     quantise_rows,
 )
-from jumplora_server.engine.models.t5 import _gelu
 
-SHAPES = [(64, 32), (48, 96), (300, 64), (768, 768)]
+SHAPES = [(64, 32), (48, 96), (300, 64), (768, 768), (5, 1)]
 CPU = torch.device("cpu")
 
 
@@ -81,12 +80,3 @@ def test_nbytes_of_int8_is_a_quarter_of_float32() -> None:
     weight = weights((768, 768))
     assert make_linear(weight, "float32", CPU).nbytes == 768 * 768 * 4
     assert make_linear(weight, "int8", CPU).nbytes == 768 * 768 + 768 * 4
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("width", [19, 47, 48, 64, 130])
-def test_an_activations_bits_ignore_mates_at_any_width(width: int, dtype: torch.dtype) -> None:
-    x = torch.randn(70, width, generator=torch.Generator().manual_seed(2)).to(dtype)
-    assert rows_that_differ(_gelu, x, range(1, 69)) == []
-    expected = torch.nn.functional.gelu(x.double(), approximate="tanh")
-    torch.testing.assert_close(_gelu(x).double(), expected, atol=1e-2, rtol=1e-2)

@@ -28,6 +28,7 @@ _MEASURED: tuple[tuple[str, Measure], ...] = (
     ("FWT a_T - scratch", "final_over_scratch"),
     ("FWT a_jj - scratch", "own_over_scratch"),
 )
+_MOST_COLUMNS = 6  # q and v of three attentions
 _WAYS: tuple[tuple[str, Measure], ...] = (
     ("last state for all", "overall"),
     ("own prefix by task id", "own"),
@@ -163,23 +164,20 @@ def _label_loss(summaries: Sequence[GroupSummary]) -> Table:
 
 
 def _sites(summaries: Sequence[GroupSummary]) -> Table:
-    sites = list(dict.fromkeys(site for summary in summaries for site in summary.sites))
-    return Table(
-        "Density by kind of module",
-        (("group", "left"), *right(*sites)),
-        tuple(
-            (
-                summary.group.label,
-                *(
-                    f"{100 * summary.sites[site]:.1f} %" if site in summary.sites else ABSENT
-                    for site in sites
-                ),
-            )
-            for summary in summaries
-            if summary.sites
-        ),
-        "Mean over blocks, tasks and seeds.",
-    )
+    """A row a group; a row a kind of module where there are more of these than q and v have."""
+    gated = [summary for summary in summaries if summary.sites]
+    sites = list(dict.fromkeys(site for summary in gated for site in summary.sites))
+
+    def cell(summary: GroupSummary, site: str) -> str:
+        return f"{100 * summary.sites[site]:.1f} %" if site in summary.sites else ABSENT
+
+    title, note = "Density by kind of module", "Mean over blocks, tasks and seeds."
+    if len(sites) <= _MOST_COLUMNS:
+        rows = tuple((s.group.label, *(cell(s, site) for site in sites)) for s in gated)
+        return Table(title, (("group", "left"), *right(*sites)), rows, note)
+    rows = tuple((site, *(cell(s, site) for s in gated)) for site in sites)
+    groups = (s.group.label for s in gated)
+    return Table(title, (("kind of module", "left"), *right(*groups)), rows, note)
 
 
 def _gate(summaries: Sequence[GroupSummary]) -> Table:

@@ -23,6 +23,8 @@ ODD_VALUES: tuple[object, ...] = (
 _PARAMETERS = (
     "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p",
     "repetition_penalty", "seed", "stop", "truncate", "details", "timeout_ms", "adapter_id",
+    "no_repeat_ngram_size", "num_beams", "length_penalty", "early_stopping", "n", "best_of",
+    "num_return_sequences",
 )  # fmt: skip
 
 
@@ -82,6 +84,24 @@ def extreme_sampling(rng: random.Random) -> Shot:
         "timeout_ms": rng.choice((1, 50, 60_000)),
     }
     kept = rng.sample(sorted(parameters), rng.randrange(2, len(parameters)))
+    return _shot(rng, body_of(rng, parameters={name: parameters[name] for name in kept}))
+
+
+def several_answers(rng: random.Random) -> Shot:
+    """Beams and samples of all widths, with what goes with them and what does not."""
+    parameters = {
+        "num_beams": rng.choice((1, 2, 4, 16)),
+        "length_penalty": rng.choice((-10.0, 0.0, 1.0, 10.0)),
+        "early_stopping": rng.choice((True, False, "never")),
+        "num_return_sequences": rng.choice((1, 2, 16)),
+        "no_repeat_ngram_size": rng.choice((0, 1, 3, 8192)),
+        "min_new_tokens": rng.choice((0, 8, 128)),
+        "best_of": rng.choice((1, 3, 16)),
+        "do_sample": rng.random() < 0.3,
+        "details": True,
+        "timeout_ms": rng.choice((1, 50, 60_000)),
+    }
+    kept = rng.sample(sorted(parameters), rng.randrange(1, len(parameters)))
     return _shot(rng, body_of(rng, parameters={name: parameters[name] for name in kept}))
 
 
@@ -215,6 +235,7 @@ BODIES: dict[str, Kind] = {
     "odd task": odd_task,
     "odd parameter": odd_parameter,
     "extreme sampling": extreme_sampling,
+    "several answers": several_answers,
     "odd stops": odd_stops,
     "many prompts": many_prompts,
     "long prompt": long_prompt,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from jumplora_adapters.architecture import Architecture, ModelType
+from jumplora_adapters.architecture import Architecture, Family
 from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.t5 import CudaT5
 from jumplora_server.engine.models.model import Model
@@ -29,4 +29,4 @@ class MakeModel(Protocol):
     ) -> Model: ...
 
 
-CUDA_MODELS: Mapping[ModelType, MakeModel] = {"t5": CudaT5, "mt5": CudaT5}
+CUDA_MODELS: Mapping[Family, MakeModel] = {"t5": CudaT5}

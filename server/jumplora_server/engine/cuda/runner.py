@@ -102,7 +102,7 @@ class CudaRunner(TorchRunner):
     def _make_model(
         self, config: Architecture, weights: StoredTensors, dtype: str, limits: EngineLimits
     ) -> Model:
-        return CUDA_MODELS[config.model_type](
+        return CUDA_MODELS[config.family](
             config,
             weights,
             dtype=dtype,

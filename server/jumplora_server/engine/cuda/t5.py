@@ -76,7 +76,7 @@ class CudaT5(T5):
 
     def _feed_forward(self, layer: Layer, x: Tensor, plan: Plan) -> Tensor:
         """x + the feed-forward of x; on a GPU the first product applies a ReLU itself."""
-        is_relu = self.config.feed_forward_proj == "relu"
+        is_relu = self.config.activation == "relu" and not self.config.is_gated
         if not x.is_cuda or not is_relu or layer.wide.has_deltas(plan):
             return super()._feed_forward(layer, x, plan)
         linear = layer.wide.linear

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from jumplora_adapters.architecture import Architecture, ModelType
+from jumplora_adapters.architecture import Architecture, Family
 from jumplora_server.engine.attention import LengthGroup
 from jumplora_server.engine.cache import Caches, SourceCache
 from jumplora_server.engine.linear import Plan
@@ -65,4 +65,4 @@ class MakeModel(Protocol):
     ) -> Model: ...
 
 
-MODELS: Mapping[ModelType, MakeModel] = {"t5": T5, "mt5": T5}
+MODELS: Mapping[Family, MakeModel] = {"t5": T5}

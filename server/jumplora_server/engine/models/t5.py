@@ -1,4 +1,4 @@
-"""The T5 family (T5, T5 v1.1 / Flan-T5, mT5) in torch, for batched incremental decoding.
+"""The T5 family (T5, v1.1 / Flan-T5, mT5, umT5 and its kin) in torch, for batched decoding.
 
 Source of the architecture: Raffel et al., arXiv 1910.10683, and the checkpoints' own layout.
 transformers is the oracle in tests.
@@ -16,6 +16,7 @@ from torch import Tensor
 from jumplora_adapters import network
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Site
+from jumplora_server.engine.activations import activate
 from jumplora_server.engine.attention import (
     LengthGroup,
     attend_prompts,
@@ -27,9 +28,6 @@ from jumplora_server.engine.attention import (
 from jumplora_server.engine.cache import Caches, SourceCache
 from jumplora_server.engine.linear import Plan, Projection, make_linear
 from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
-
-UNCUT_ELEMENTS = 16384  # largest elementwise operation that torch leaves to one thread
-WHOLE_COLUMNS = 64  # numbers of a row that leave no tail of a vector, in any type
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +124,13 @@ class T5:
         self, tokens: Tensor, groups: Sequence[LengthGroup], plan: Plan, cache: SourceCache
     ) -> None:
         """As `Model.encode`."""
-        biases = {
-            name: [
-                masked_bias(prompt_bias(table, group.length, self.config), group)
-                for group in groups
-            ]
-            for name, table in self._tables(self.encoder)
-        }
         x = self.embedding[tokens]  # [n, d_model]
+        table, biases = "", list[Tensor]()
         for layer in self.encoder:
+            if layer.position_bias != table:  # one at a time: each takes heads * L ** 2 numbers
+                table, biases = layer.position_bias, self._prompt_biases(layer, groups)
             qkv = layer.qkv(self._norm(x, layer.norm), plan)  # [n, 3 * inner]
-            x = layer.out.onto(x, self._attend(qkv, groups, biases[layer.position_bias]), plan)
+            x = layer.out.onto(x, self._attend(qkv, groups, biases), plan)
             x = self._feed_forward(layer, x, plan)
         x = self._norm(x, self.encoder_norm)
         for index, cross in enumerate(self.cross):
@@ -183,6 +177,12 @@ class T5:
 
     # -- pieces
 
+    def _prompt_biases(self, layer: Layer, groups: Sequence[LengthGroup]) -> list[Tensor]:
+        """Each group's [b or 1, heads, L, L], its padding masked."""
+        table = self.position_biases[layer.position_bias]
+        biases = (prompt_bias(table, group.length, self.config) for group in groups)
+        return [masked_bias(bias, group) for bias, group in zip(biases, groups, strict=True)]
+
     def _tables(self, layers: Sequence[Layer]) -> list[tuple[str, Tensor]]:
         """The position biases of some layers, each once."""
         names = dict.fromkeys(layer.position_bias for layer in layers)
@@ -194,10 +194,10 @@ class T5:
     def _feed_forward(self, layer: Layer, x: Tensor, plan: Plan) -> Tensor:
         """x + the feed-forward of x."""
         wide = layer.wide(self._norm(x, layer.dense_norm), plan)
-        if self.config.feed_forward_proj == "relu":
-            return layer.narrow.onto(x, F.relu_(wide), plan)
-        gate, value = wide.chunk(2, dim=-1)
-        return layer.narrow.onto(x, _gelu(gate) * value, plan)
+        if self.config.is_gated:
+            gate, value = wide.chunk(2, dim=-1)
+            return layer.narrow.onto(x, activate(self.config.activation, gate) * value, plan)
+        return layer.narrow.onto(x, activate(self.config.activation, wide), plan)
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[b, L, parts * inner] -> parts tensors [b, heads, L, d_kv]."""
@@ -216,19 +216,3 @@ class T5:
             flat = read.transpose(1, 2).reshape(-1, self.config.inner)  # [b * L, inner]
             out[group.packed] = flat[group.padded]
         return out
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """The tanh form of GELU, x [n, d_ff], with the same bits for a row in any batch.
-
-    On a CPU torch cuts a large elementwise operation into one piece a thread, and the tail of each
-    piece goes through another tanh; blocks under that size are never cut, and rows of whole vectors
-    leave no tail.
-    """
-    if x.device.type != "cpu":
-        return F.gelu(x, approximate="tanh")
-    if missing := -x.shape[1] % WHOLE_COLUMNS:
-        return _gelu(F.pad(x, (0, missing)))[:, :-missing]
-    rows = max(1, UNCUT_ELEMENTS // x.shape[1])
-    starts = range(0, x.shape[0], rows)
-    return torch.cat([F.gelu(x[i : i + rows], approximate="tanh") for i in starts])

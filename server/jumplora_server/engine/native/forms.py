@@ -14,7 +14,7 @@ from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDe
 from jumplora_adapters.format import Adapter
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.delta import DENSE_ABOVE, is_filled, is_overranked
-from jumplora_server.engine.native.layout import DeltaKind, DeltaStruct
+from jumplora_server.engine.native.layout import LANES, MAX_MODULES, DeltaKind, DeltaStruct
 from jumplora_server.engine.native.library import load_library
 from jumplora_server.engine.native.weights import pack_float
 
@@ -73,10 +73,10 @@ class DenseForm:
 
 @dataclass(frozen=True, slots=True)
 class LowRankForm:
-    """An imported LoRA's factors in float32 panels."""
+    """An imported LoRA's factors in float32."""
 
-    a: Tensor  # of A [rank, d_in]
-    b: Tensor  # of B [d_out, rank]
+    a: Tensor  # A [rank, d_in], its rows filled up to whole vectors
+    b: Tensor  # panels of B [d_out, rank]
     rank: int
 
     @property
@@ -123,8 +123,17 @@ def make_form(delta: Delta) -> NativeForm:
 
 
 def low_rank_form(delta: LowRankDelta) -> LowRankForm:
-    """The factors in panels."""
-    return LowRankForm(pack_float(delta.A.float()), pack_float(delta.B.float()), delta.rank)
+    """The factors as the kernels read them."""
+    rank, d_in = delta.A.shape
+    rows = torch.zeros(rank, -(-d_in // LANES) * LANES)
+    rows[:, :d_in] = delta.A
+    return LowRankForm(rows, pack_float(delta.B.float()), delta.rank)
+
+
+def _rank(form: NativeForm) -> int:
+    if isinstance(form, CombinedForm):
+        return form.lowrank.rank
+    return form.rank if isinstance(form, LowRankForm) else 0
 
 
 def sparse_form(delta: SparseDelta) -> SparseForm:
@@ -145,6 +154,7 @@ class NativeAdapter(PackedAdapter[NativeForm]):
 
     table: ctypes.Array[DeltaStruct]
     targeted: int  # a bit for each module that it has
+    inner: int  # numbers that an operation computes for one row on its way: x A^T of its modules
 
     @property
     def address(self) -> int:
@@ -164,6 +174,7 @@ def pack_native(adapter: Adapter, sites: Mapping[str, int]) -> NativeAdapter:
     for name, form in plain.forms.items():
         table[sites[name]] = form.struct()
         targeted |= 1 << sites[name]
+    inner = MAX_MODULES * max(map(_rank, plain.forms.values()), default=0)
     return NativeAdapter(
-        plain.version, plain.forms, plain.nbytes, plain.nnz, plain.density, table, targeted
+        plain.version, plain.forms, plain.nbytes, plain.nnz, plain.density, table, targeted, inner
     )

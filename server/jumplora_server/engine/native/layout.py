@@ -15,8 +15,8 @@ class Kind(IntEnum):
     LINEAR_I8 = 3
     DELTA_FEW = 4
     DELTA_MANY = 5
-    RELU = 6
-    GATED_GELU = 7
+    ACTIVATE = 6
+    GATE = 7
     ATTEND_PROMPTS = 8
     STORE_SOURCE = 9
     ATTEND_SELF = 10
@@ -24,6 +24,15 @@ class Kind(IntEnum):
     BEST = 12
     CHOOSE = 13
     COPY = 14
+
+
+class Function(IntEnum):
+    """Between a feed-forward's products; a member is the name of an `Activation`."""
+
+    RELU = 0
+    GELU_TANH = 1
+    GELU = 2
+    SILU = 3
 
 
 class DeltaKind(IntFlag):
@@ -46,6 +55,7 @@ class Outcome(IntEnum):
 PANEL = 32  # outputs of a panel of packed weights
 LANES = 16  # floats of a vector
 MAX_LANES = 64  # tokens of a block
+MAX_MODULES = 3  # of a delta operation
 
 # Without slots a structure takes a field that it has not, by any name, and the kernels read the
 # one that was meant as null.
@@ -89,6 +99,7 @@ class Block(ctypes.Structure):
         ("lane", ctypes.c_int64),
         ("first", ctypes.c_int64),
         ("tables", ctypes.c_int64),
+        ("inner", ctypes.c_int64),
     )
 
 
@@ -126,5 +137,6 @@ class Step(ctypes.Structure):
         ("blocks", ctypes.c_void_p),
         ("tables", ctypes.c_void_p),
         ("targeted", ctypes.c_char_p),
+        ("inner", ctypes.c_void_p),
         ("samplings", ctypes.c_void_p),
     )

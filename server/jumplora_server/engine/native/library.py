@@ -13,9 +13,8 @@ from pathlib import Path
 from jumplora_server.engine.native.layout import Op, Step
 
 PATH = Path(__file__).with_name("_kernels.so")
-ABI = (
-    7  # counted up in src/support.cpp and here when structures, kinds, operands or packings change
-)
+# Counted up in src/support.cpp and here when structures, kinds, operands or packings change.
+ABI = 9
 
 
 class NativeUnavailable(Exception):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from jumplora_adapters.architecture import Architecture, ModelType
+from jumplora_adapters.architecture import Architecture, Family
 from jumplora_server.engine.native.layout import Step
 from jumplora_server.engine.native.sampling import CandidateLists
 from jumplora_server.engine.native.t5 import NativeT5
@@ -59,5 +59,5 @@ class MakeModel(Protocol):
     ) -> NativeModel: ...
 
 
-NATIVE_MODELS: Mapping[ModelType, MakeModel] = {"t5": NativeT5, "mt5": NativeT5}
+NATIVE_MODELS: Mapping[Family, MakeModel] = {"t5": NativeT5}
 """Torch computes a family that is not here."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture
@@ -44,6 +45,7 @@ class Work:
     blocks: Rows[Block] = ()
     tables: Rows[int] = ()  # addresses of slots, one lineage after another
     targeted: bytes = b""
+    inner: int = 0  # numbers of x A^T of the low-rank ones, of the operation that has most
 
 
 class NativeRunner:
@@ -61,7 +63,7 @@ class NativeRunner:
         """Raises NativeUnavailable where the kernels do not run."""
         self._start = start_token_id
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
-        self._model = NATIVE_MODELS[config.model_type](
+        self._model = NATIVE_MODELS[config.family](
             config,
             weights,
             end_token_ids=limits.end_token_ids,
@@ -72,6 +74,7 @@ class NativeRunner:
             max_target=limits.max_target_tokens,
         )
         self._samplings = Samplings(self._model.fed, start_token_id, len(limits.end_token_ids))
+        self._inner = torch.empty(0)
 
     @property
     def weight_bytes(self) -> int:
@@ -91,12 +94,14 @@ class NativeRunner:
         for portion in _portions(pairs, self._tokens):
             prompts = [encoding.prompt for encoding, _ in portion]
             starts = list(itertools.accumulate(map(len, prompts), initial=0))
+            work = self._work([*itertools.pairwise(starts)], [slots for _, slots in portion])
             prepared = _prepare(
                 tokens=[*itertools.chain(*prompts)],
                 lengths=[*map(len, prompts)],
                 starts=starts[:-1],
                 source_places=[encoding.place for encoding, _ in portion],
-                work=self._work([*itertools.pairwise(starts)], [slots for _, slots in portion]),
+                work=work,
+                inner=self._room(work.inner),
             )
             self._model.encode(prepared.step)
 
@@ -116,13 +121,15 @@ class NativeRunner:
         return self._model.logits[: len(sequences)]
 
     def _decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
+        work = self._work([(i, i + 1) for i in range(len(sequences))], lineages)
         prepared = _prepare(
             tokens=[s.output[-1] if s.output else self._start for s in sequences],
             lengths=[len(sequence.encoding.prompt) for sequence in sequences],
             source_places=[sequence.encoding.place for sequence in sequences],
             target_rows=[sequence.row for sequence in sequences],
             positions=[len(sequence.output) for sequence in sequences],
-            work=self._work([(i, i + 1) for i in range(len(sequences))], lineages),
+            work=work,
+            inner=self._room(work.inner),
             samplings=self._samplings.of(sequences),
         )
         self._model.decode(prepared.step)
@@ -160,22 +167,36 @@ class NativeRunner:
         blocks: list[Block] = []
         tables: list[int] = []
         targeted = 0
-        lane = 0
+        lane = inner = 0
         addresses = [[slot.address for slot in lineage] for lineage in lineages]
-        for lineage, group in itertools.groupby(
-            zip(spans, addresses, strict=True), key=lambda pair: pair[1]
+        for _, group in itertools.groupby(
+            zip(addresses, spans, lineages, strict=True), key=lambda member: member[0]
         ):
-            members = [span for span, _ in group]
+            members = [*group]
+            lineage, (start, _), slots = members[0]
+            stop = members[-1][1][1]
             if not lineage:
                 continue
-            for row in range(members[0][0], members[-1][1], MAX_LANES):
-                rows = min(MAX_LANES, members[-1][1] - row)
-                blocks.append(Block(row, rows, lane, len(tables), len(lineage)))
-                lane += -(-rows // LANES) * LANES
+            for row in range(start, stop, MAX_LANES):
+                rows = min(MAX_LANES, stop - row)
+                blocks.append(Block(row, rows, lane, len(tables), len(lineage), inner))
+                lanes = -(-rows // LANES) * LANES
+                lane += lanes
+                inner += lanes * sum(slot.inner for slot in slots)
             tables.extend(lineage)
         for slot in {id(slot): slot for lineage in lineages for slot in lineage}.values():
             targeted |= slot.targeted
-        return Work(blocks, tables, targeted.to_bytes(-(-len(self._model.sites) // 8), "little"))
+        sites = targeted.to_bytes(-(-len(self._model.sites) // 8), "little")
+        return Work(blocks, tables, sites, inner)
+
+    def _room(self, numbers: int) -> Tensor | None:
+        """For what a step's low-rank deltas compute on their way, kept for the next step.
+
+        A token's part of it is a small part of what the factors take themselves.
+        """
+        if numbers > self._inner.numel():
+            self._inner = torch.empty(numbers)
+        return self._inner if numbers else None
 
 
 def _prepare(
@@ -187,6 +208,7 @@ def _prepare(
     target_rows: Rows[int] = (),
     positions: Rows[int] = (),
     work: Work | None = None,
+    inner: Tensor | None = None,
     samplings: Rows[int | None] = (),
 ) -> Prepared:
     """The step of these numbers; layout.Step says what they are."""
@@ -208,9 +230,10 @@ def _prepare(
         ctypes.addressof(blocks),
         ctypes.addressof(tables),
         work.targeted,
+        None if inner is None else inner.data_ptr(),
         None if asked is None else ctypes.addressof(asked),
     )
-    return Prepared(step, (given, *numbers, blocks, tables, asked))
+    return Prepared(step, (given, *numbers, blocks, tables, inner, asked))
 
 
 def _portions(

@@ -15,7 +15,7 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Attention, FeedForward, Site
 from jumplora_server.engine.attention import Direction, position_buckets
 from jumplora_server.engine.memory import lazy_zeros
-from jumplora_server.engine.native.layout import LANES, Kind, Step
+from jumplora_server.engine.native.layout import LANES, MAX_MODULES, Function, Kind, Step
 from jumplora_server.engine.native.sampling import CandidateLists
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
@@ -46,7 +46,7 @@ class NativeT5:
         self._source = _whole(max_source)
         self._target = _whole(max_target)
         self._longest = max_source
-        inner, wide = config.inner, config.d_ff * (1 if config.feed_forward_proj == "relu" else 2)
+        inner, wide = config.inner, config.d_ff * (2 if config.is_gated else 1)
         capacity = max(tokens, rows)
         self._x = _buffer(capacity, config.d_model)
         self._h = _buffer(capacity, config.d_model)
@@ -178,12 +178,13 @@ class NativeT5:
     def _feed_forward(self, tape: Tape, kind: Kind, dense: FeedForward) -> None:
         d_ff = self.config.d_ff
         self._norm(tape, dense.norm)
-        if self.config.feed_forward_proj == "relu":
-            self._linear(tape, kind, self._h, self._mid, *dense.wide)
-            tape.add(Kind.RELU, self._mid, n=(d_ff,))
-        else:
+        function = Function[self.config.activation.upper()]
+        if self.config.is_gated:
             self._linear(tape, kind, self._h, self._wide, *dense.wide)
-            tape.add(Kind.GATED_GELU, self._wide, self._mid, n=(d_ff,))
+            tape.add(Kind.GATE, self._wide, self._mid, n=(d_ff, function))
+        else:
+            self._linear(tape, kind, self._h, self._mid, *dense.wide)
+            tape.add(Kind.ACTIVATE, self._mid, n=(d_ff, function))
         self._linear(tape, kind, self._mid, self._x, dense.narrow, adds=True)
 
     def _linear(
@@ -209,6 +210,7 @@ class NativeT5:
             )  # fmt: skip
 
     def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
+        assert len(sites) <= MAX_MODULES
         d_out, d_in = sites[0].shape
         first = self.sites[sites[0].name]
         for number, site in enumerate(sites, first):  # the kernels count on from the first

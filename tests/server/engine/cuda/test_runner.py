@@ -41,6 +41,7 @@ from jumplora_server.engine.engine import Kernels as EngineKernels
 from jumplora_server.engine.engine import choose_torch_runner
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import StoredTensors
+from odd_shapes import MEMBERS, SHAPES
 
 STEPS = 2
 KINDS: tuple[Kind, ...] = ("masked", "lowrank")
@@ -395,13 +396,26 @@ def test_replayed_graphs_give_the_eager_steps_logits(backbone: Backbone, tmp_pat
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_relu_backbone_has_the_torch_runners_logits(tmp_path: Path, dtype: str) -> None:
-    backbone = read_backbone(tiny_t5(tmp_path, style="v1.0", layers=1, vocab=300, seed=4))
+@pytest.mark.parametrize("name", ["T5", "umT5", "UL2", "MADLAD-400", "GELU", "gated ReLU"])
+def test_a_member_of_the_family_has_the_torch_runners_logits(
+    tmp_path: Path, name: str, dtype: str
+) -> None:
+    assert_torch_runners_logits(tmp_path, name, dtype, HOST_KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["umT5", "heads of 5"])
+def test_the_kernels_themselves_have_them(tmp_path: Path, name: str) -> None:
+    assert_torch_runners_logits(tmp_path, name, "float32", None)
+
+
+def assert_torch_runners_logits(
+    folder: Path, name: str, dtype: str, kernels: Kernels | None
+) -> None:
+    options = {**MEMBERS, **SHAPES}[name]
+    backbone = read_backbone(tiny_t5(folder, seed=4, **options))
     results = []
-    for runner in (
-        cuda_runner(backbone, dtype, kernels=HOST_KERNELS),
-        torch_runner(backbone, dtype),
-    ):
+    for runner in (cuda_runner(backbone, dtype, kernels=kernels), torch_runner(backbone, dtype)):
         sequences = batch([0, 1, 2, 3, 4])
         with torch.inference_mode():
             runner.encode([s.encoding for s in sequences], [()] * 5)

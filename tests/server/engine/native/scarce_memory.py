@@ -13,28 +13,53 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from jumplora_server.engine.native.forms import LowRankForm
-from jumplora_server.engine.native.layout import Block, DeltaStruct, Kind, Step
+from jumplora_server.engine.native.layout import Kind, Step
 from jumplora_server.engine.native.tape import Tape
-from jumplora_server.engine.native.weights import pack_float
 
-D_IN, D_OUT, ROWS = 16, 2048, 64
-SCRATCH_RANK = 32_768  # 64 rows of it are 8 MiB of scratch a thread
+ROWS, HEADS = 4, 4
+LONG = 2 << 20  # tokens of a prompt, whose scores are 8 MiB of scratch a thread
+
+
+class Attention:
+    """Rows that attend to one prompt of `length` tokens, in one operation."""
+
+    def __init__(self, length: int) -> None:
+        self.q = torch.randn(ROWS, HEADS)  # heads of one number
+        self.keys, self.values = torch.randn(HEADS, length), torch.randn(HEADS, length)
+        self.read = torch.zeros(ROWS, HEADS)
+        self._tape = Tape()
+        self._tape.add(
+            Kind.ATTEND_CROSS, self.q, self.read, self.keys, self.values, n=(HEADS, 1, length)
+        )
+        self._lengths = (ctypes.c_int64 * ROWS)(*[length] * ROWS)
+        self._places = (ctypes.c_int64 * ROWS)()
+        self._step = Step(
+            rows=ROWS, sequences=ROWS, lengths=ctypes.addressof(self._lengths),
+            source_places=ctypes.addressof(self._places),
+        )  # fmt: skip
+
+    def replay(self) -> None:
+        """Compute `read`."""
+        self._tape.replay(self._step)
+
+    def expected(self) -> Tensor:
+        """The same by torch, in float64."""
+        scores = self.q.double()[:, :, None] * self.keys.double()
+        return (torch.softmax(scores, -1) * self.values.double()).sum(-1).float()
 
 
 def main(threads: int) -> None:
     """Raises AssertionError; the process must not end otherwise."""
     torch.set_num_threads(threads)
-    x = torch.randn(ROWS, D_IN)
-    small, large = _factors(4), _factors(SCRATCH_RANK)
-    _added(x, *small)  # the helpers run now
-    tape, step, y, _kept = _recorded(x, *large)
+    Attention(16).replay()  # the helpers run now
+    attention = Attention(LONG)
     _, unlimited = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), unlimited))
     try:
-        tape.replay(step)
+        attention.replay()
     except MemoryError as error:
         failure = str(error)
     else:
@@ -42,37 +67,9 @@ def main(threads: int) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))
     assert failure == "the kernels found no memory for a step", failure
-    y.zero_()
-    tape.replay(step)
-    torch.testing.assert_close(y, x @ large[0].t() @ large[1].t(), atol=1e-3, rtol=1e-3)
+    attention.replay()
+    torch.testing.assert_close(attention.read, attention.expected(), atol=1e-3, rtol=1e-3)
     print("survived")
-
-
-def _factors(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(rank, D_IN) / D_IN, torch.randn(D_OUT, rank) / rank**0.5
-
-
-def _added(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    tape, step, y, _kept = _recorded(x, a, b)
-    tape.replay(step)
-    return y
-
-
-def _recorded(
-    x: torch.Tensor, a: torch.Tensor, b: torch.Tensor
-) -> tuple[Tape, Step, torch.Tensor, object]:
-    form = LowRankForm(pack_float(a), pack_float(b), len(a))
-    table = (DeltaStruct * 1)(form.struct())
-    tables = (ctypes.c_void_p * 1)(ctypes.addressof(table))
-    blocks = (Block * 1)(Block(0, ROWS, 0, 0, 1))
-    y = torch.zeros(ROWS, D_OUT)
-    tape = Tape()
-    tape.add(Kind.DELTA_FEW, x, y, n=(D_IN, D_OUT, D_OUT, 0, 1))
-    step = Step(
-        rows=ROWS, blocks_count=1, blocks=ctypes.addressof(blocks),
-        tables=ctypes.addressof(tables),
-    )  # fmt: skip
-    return tape, step, y, (form, table, tables, blocks)
 
 
 if __name__ == "__main__":

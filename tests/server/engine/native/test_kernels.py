@@ -180,26 +180,29 @@ def add_deltas(kind: Kind, x: Tensor, y: Tensor, lineages: list[list[Delta]]) ->
     tables = {key: (DeltaStruct * 2)(DeltaStruct(), form.struct()) for key, form in forms.items()}
     addresses: list[int] = []
     blocks: list[Block] = []
-    row = 0
+    row = lane = numbers_inside = 0
     while row < len(lineages):
         lineage = lineages[row]
         rows = 1
         while row + rows < len(lineages) and rows < 64 and lineages[row + rows] is lineage:
             rows += 1
-        lane = sum(-(-block.rows // 16) * 16 for block in blocks)
+        lanes = -(-rows // 16) * 16
         if lineage:
-            blocks.append(Block(row, rows, lane, len(addresses), len(lineage)))
+            blocks.append(Block(row, rows, lane, len(addresses), len(lineage), numbers_inside))
+            lane += lanes
+            numbers_inside += lanes * sum(tables[id(delta)][1].rank for delta in lineage)
             addresses += [ctypes.addressof(tables[id(delta)]) for delta in lineage]
         row += rows
     block_array = (Block * len(blocks))(*blocks)
     table_array = (ctypes.c_void_p * len(addresses))(*addresses)
     out = y.clone()
     scratch = torch.empty((len(x) + 16 * len(x)) * x.shape[1])
+    inner = torch.full((numbers_inside,), torch.nan)
     tape = Tape()
     tape.add(kind, x, out[:, d_out:], None, scratch, n=(x.shape[1], d_out, y.shape[1], 1, 1))
     step = Step(
         rows=len(x), blocks_count=len(blocks), blocks=ctypes.addressof(block_array),
-        tables=ctypes.addressof(table_array),
+        tables=ctypes.addressof(table_array), inner=inner.data_ptr() if numbers_inside else None,
     )  # fmt: skip
     tape.replay(step)
     return out

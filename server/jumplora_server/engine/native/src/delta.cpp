@@ -3,10 +3,11 @@
 // A sparse D is compressed rows: 2 bytes a column, 2 or 4 bytes a value. For the few rows of a
 // decode step each non-zero picks its number of x; for the many tokens of an encode x is transposed
 // first, and each non-zero is one product with a whole vector of tokens.
-// Which of the two runs depends on the phase alone.
+// Which of the two runs depends on the phase alone. A low-rank D is two products (low_rank.h).
 #include <cstring>
 
 #include "linear.h"
+#include "low_rank.h"
 #include "run.h"
 #include "simd.h"
 
@@ -46,62 +47,29 @@ void add_sparse_row(const Delta& delta, const float* x, float* y, int64_t from, 
     }
 }
 
-// Rows x [rows, d_in] through one panel of a dense matrix, into y (32 columns, `masks` of them).
-template <bool ADDS>
-void dense_panel(
-    const float* x, int64_t x_stride, int64_t rows, const float* panel, int64_t depth, float* y,
-    int64_t y_stride, const __mmask16 (&masks)[2]) {
-    const auto some = [&]<int R>(int64_t first) {
-        vec c[R][2];
-        small_product<R, 2>(x + first * x_stride, x_stride, panel, PANEL, depth, 0xFFFF, c);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-            for (int v = 0; v < 2; ++v) {
-                float* at = y + (first + r) * y_stride + 16 * v;
-                if (ADDS) c[r][v] = _mm512_add_ps(c[r][v], _mm512_maskz_loadu_ps(masks[v], at));
-                _mm512_mask_storeu_ps(at, masks[v], c[r][v]);
-            }
-    };
-    int64_t r = 0;
-    for (; r + 8 <= rows; r += 8) some.template operator()<8>(r);
-    for (; r < rows; ++r) some.template operator()<1>(r);
-}
-
+// Rows x [rows, d_in] through the panels of a dense matrix, added to y.
 void add_dense(
-    const float* panels, const float* x, int64_t x_stride, int64_t depth, int64_t rows, float* y,
-    int64_t y_stride, int64_t from, int64_t to) {
+    const Delta& delta, const float* x, int64_t d_in, int64_t rows, float* y, int64_t y_stride,
+    int64_t from, int64_t to) {
     for (int64_t o = from; o < to; o += PANEL) {
+        const float* panel = static_cast<const float*>(delta.values) + o * d_in;
         const __mmask16 masks[2] = {tail_mask(to - o), tail_mask(to - o - 16)};
-        dense_panel<true>(
-            x, x_stride, rows, panels + o * depth, depth, y + o, y_stride, masks);
+        const auto some = [&]<int R>(int64_t first) {
+            vec c[R][2];
+            small_product<R, 2>(x + first * d_in, d_in, panel, PANEL, d_in, 0xFFFF, c);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+                for (int v = 0; v < 2; ++v) {
+                    float* at = y + (first + r) * y_stride + o + 16 * v;
+                    const vec before = _mm512_maskz_loadu_ps(masks[v], at);
+                    _mm512_mask_storeu_ps(at, masks[v], _mm512_add_ps(c[r][v], before));
+                }
+        };
+        int64_t r = 0;
+        for (; r + 8 <= rows; r += 8) some.template operator()<8>(r);
+        for (; r < rows; ++r) some.template operator()<1>(r);
     }
-}
-
-void add_low_rank(
-    const Team& team, const Delta& delta, const float* x, int64_t x_stride, int64_t d_in, int64_t rows, float* y,
-    int64_t y_stride, int64_t from, int64_t to) {
-    const int64_t width = (delta.rank + PANEL - 1) / PANEL * PANEL;
-    float* inner = team.scratch(MAX_LANES * width);  // x A^T [rows, width]
-    if (inner == nullptr) return;
-    for (int64_t o = 0; o < width; o += PANEL)
-        dense_panel<false>(
-            x, x_stride, rows, delta.a + o * d_in, d_in, inner + o, width, {0xFFFF, 0xFFFF});
-    add_dense(delta.b, inner, width, delta.rank, rows, y, y_stride, from, to);
-}
-
-// The forms whose kernel is the same for few rows and for many.
-void add_filled(
-    const Team& team, const Delta& delta, const float* x, int64_t d_in, const Block& block, float* y,
-    int64_t y_stride, int64_t from, int64_t to) {
-    x += block.row * d_in;
-    y += block.row * y_stride;
-    if (delta.kind & DENSE)
-        add_dense(
-            static_cast<const float*>(delta.values), x, d_in, d_in, block.rows, y, y_stride, from,
-            to);
-    else if (delta.kind & LOW_RANK)
-        add_low_rank(team, delta, x, d_in, d_in, block.rows, y, y_stride, from, to);
 }
 
 // Tokens of a block, transposed: xt [d_in][16 V]. y[tokens, o..o + 16) += their products.
@@ -162,19 +130,85 @@ int64_t lanes_of(const Block& block) { return (block.rows + LANES - 1) / LANES *
 constexpr int64_t FEW_OUTPUTS = 256;   // outputs of a piece of work: 3 pieces a row of each of T5-base's modules
 constexpr int64_t MANY_OUTPUTS = 128;
 
-// Walks (block, module, range of outputs), as the threads ask for them.
+// A delta of a block's lineage, and where its x A^T lies.
+struct Piece {
+    const Block& block;
+    const Delta& delta;
+    float* inner;
+};
+
+// Calls visit(piece) for one module's deltas of a block, oldest first: the sum is ordered.
+template <typename Visit>
+void each_delta(const Op& op, const Step& step, const Block& block, int64_t m, Visit&& visit) {
+    const Delta* const* tables = step.tables + block.first;
+    const int64_t module = op.n[3], lanes = lanes_of(block);
+    float* inner = step.inner;
+    if (inner != nullptr) {  // behind those of the modules before it
+        inner += block.inner;
+        for (int64_t before = module; before < module + m; ++before)
+            for (int64_t t = 0; t < block.tables; ++t) inner += tables[t][before].rank * lanes;
+    }
+    for (int64_t t = 0; t < block.tables; ++t) {
+        const Delta& delta = tables[t][module + m];
+        visit(Piece{block, delta, inner});
+        if (inner != nullptr) inner += delta.rank * lanes;
+    }
+}
+
+// x A^T of a block's low-rank deltas for one module.
+void multiply_inners(const Op& op, const Step& step, const Block& block, int64_t m) {
+    const int64_t d_in = op.n[0];
+    const float* x = static_cast<const float*>(op.p[0]) + block.row * d_in;
+    each_delta(op, step, block, m, [&](const Piece& piece) {
+        if (piece.delta.kind & LOW_RANK)
+            multiply_inner(piece.delta, x, d_in, block.rows, piece.inner, lanes_of(block));
+    });
+}
+
+// How many pieces of work multiply_inners is: none where no row of the step needs it.
+int64_t inners_of(const Op& op, const Step& step) {
+    return step.inner == nullptr ? 0 : step.blocks_count * op.n[4];
+}
+
+// Walks (block, module, range of outputs), as the threads ask for them: add(piece, y, from, to).
 template <typename Add>
-void each_piece(const Op& op, const Team& team, int64_t outputs, Add&& add) {
-    const int64_t d_out = op.n[1], module = op.n[3], modules = op.n[4];
+void each_range(const Op& op, const Team& team, int64_t outputs, Add&& add) {
+    const int64_t d_in = op.n[0], d_out = op.n[1], stride = op.n[2], modules = op.n[4];
     const int64_t ranges = (d_out + outputs - 1) / outputs;
+    const float* x = static_cast<const float*>(op.p[0]);
     team.share(1, team.step.blocks_count * modules * ranges, [&](int64_t i) {
         const Block& block = team.step.blocks[i / (modules * ranges)];
         const int64_t m = i / ranges % modules, from = i % ranges * outputs;
         const int64_t to = std::min(d_out, from + outputs);
-        float* y = static_cast<float*>(op.p[1]) + m * d_out;
-        for (int64_t t = 0; t < block.tables; ++t)  // in lineage order: the sum is ordered
-            add(block, team.step.tables[block.first + t][module + m], y, from, to);
+        float* y = static_cast<float*>(op.p[1]) + block.row * stride + m * d_out;
+        each_delta(op, team.step, block, m, [&](const Piece& piece) {
+            if (piece.delta.kind & SPARSE) add(piece, y, from, to);
+            if (piece.delta.kind & DENSE)
+                add_dense(
+                    piece.delta, x + block.row * d_in, d_in, block.rows, y, stride, from, to);
+            if (piece.delta.kind & LOW_RANK)
+                add_outer(
+                    piece.delta, piece.inner, lanes_of(block), block.rows, y, stride, from, to);
+        });
     });
+}
+
+// Some columns of a block's tokens, [d_in][lanes]; lanes without a token become zeros.
+void transpose_stripe(
+    const float* x, int64_t d_in, const Block& block, int64_t from, int64_t to, float* xt) {
+    const int64_t lanes = lanes_of(block);
+    for (int64_t k = from; k < to; k += LANES)
+        for (int64_t r = 0; r < lanes; r += LANES)
+            transpose_tile(
+                x + (block.row + r) * d_in + k, d_in, std::min(LANES, block.rows - r),
+                std::min(LANES, to - k), xt + k * lanes + r, lanes);
+}
+
+bool has_sparse(const Op& op, const Step& step, const Block& block) {
+    for (int64_t t = block.first; t < block.first + block.tables; ++t)
+        for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
+            if (step.tables[t][module].kind & SPARSE) return true;
+    return false;
 }
 
 }  // namespace
@@ -182,44 +216,39 @@ void each_piece(const Op& op, const Team& team, int64_t outputs, Add&& add) {
 // p: x [rows, d_in], y [rows, stride] whose columns m * d_out.. belong to the m-th module.
 // n: d_in, d_out, stride, first module, modules.
 void delta_few(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], stride = op.n[2];
+    const int64_t d_in = op.n[0], stride = op.n[2], modules = op.n[4];
     const float* x = static_cast<const float*>(op.p[0]);
-    each_piece(
-        op, team, FEW_OUTPUTS,
-        [&](const Block& block, const Delta& delta, float* y, int64_t from, int64_t to) {
-            if (delta.kind & SPARSE)
-                for (int64_t r = block.row; r < block.row + block.rows; ++r)
-                    add_sparse_row(delta, x + r * d_in, y + r * stride, from, to);
-            if (delta.kind & ~SPARSE) add_filled(team, delta, x, d_in, block, y, stride, from, to);
-        });
+    team.share(0, inners_of(op, team.step), [&](int64_t i) {
+        multiply_inners(op, team.step, team.step.blocks[i / modules], i % modules);
+    });
+    each_range(op, team, FEW_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
+        for (int64_t r = 0; r < piece.block.rows; ++r)
+            add_sparse_row(
+                piece.delta, x + (piece.block.row + r) * d_in, y + r * stride, from, to);
+    });
 }
 
 // The same; p[3] is scratch for the transposed tokens, [lanes of all blocks][d_in] float.
 void delta_many(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], stride = op.n[2];
+    const int64_t d_in = op.n[0], stride = op.n[2], modules = op.n[4];
     const float* x = static_cast<const float*>(op.p[0]);
     float* transposed = static_cast<float*>(op.p[3]);
     constexpr int64_t STRIPE = 64;  // columns of x of a piece
     const int64_t stripes = (d_in + STRIPE - 1) / STRIPE;
-    team.share(0, team.step.blocks_count * stripes, [&](int64_t i) {
-        const Block& block = team.step.blocks[i / stripes];
-        const int64_t lanes = lanes_of(block), from = i % stripes * STRIPE;
-        float* to = transposed + block.lane * d_in;
-        for (int64_t k = from; k < std::min(d_in, from + STRIPE); k += LANES)
-            for (int64_t r = 0; r < lanes; r += LANES)
-                transpose_tile(
-                    x + (block.row + r) * d_in + k, d_in, std::min(LANES, block.rows - r),
-                    std::min(LANES, d_in - k), to + k * lanes + r, lanes);
+    const int64_t inners = inners_of(op, team.step);
+    team.share(0, inners + team.step.blocks_count * stripes, [&](int64_t i) {
+        if (i < inners)
+            return multiply_inners(op, team.step, team.step.blocks[i / modules], i % modules);
+        const Block& block = team.step.blocks[(i - inners) / stripes];
+        const int64_t from = (i - inners) % stripes * STRIPE, to = std::min(d_in, from + STRIPE);
+        if (has_sparse(op, team.step, block))
+            transpose_stripe(x, d_in, block, from, to, transposed + block.lane * d_in);
     });
-    each_piece(
-        op, team, MANY_OUTPUTS,
-        [&](const Block& block, const Delta& delta, float* y, int64_t from, int64_t to) {
-            if (delta.kind & SPARSE)
-                add_sparse_tokens(
-                    delta, transposed + block.lane * d_in, lanes_of(block), block.rows,
-                    y + block.row * stride, stride, from, to);
-            if (delta.kind & ~SPARSE) add_filled(team, delta, x, d_in, block, y, stride, from, to);
-        });
+    each_range(op, team, MANY_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
+        add_sparse_tokens(
+            piece.delta, transposed + piece.block.lane * d_in, lanes_of(piece.block),
+            piece.block.rows, y, stride, from, to);
+    });
 }
 
 // The modules of a delta operation have numbers one after another.

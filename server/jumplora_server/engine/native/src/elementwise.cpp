@@ -40,39 +40,87 @@ void norm(const Op& op, const Team& team) {
     });
 }
 
-// p: x [rows, d], in place.  n: d.
-void relu(const Op& op, const Team& team) {
+namespace {
+
+inline vec one() { return fill(1.0f); }
+
+// The second operand is what the maximum is where one is no number.
+struct Relu {
+    static vec of(vec x) { return higher(fill(0.0f), x); }
+};
+
+// x (1 + tanh u) / 2 = x / (1 + e^(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3).
+struct GeluTanh {
+    static vec of(vec x) {
+        const vec bend = fused(times(x, x), fill(0.044715f), one());
+        return over(x, plus(one(), exp_ps(times(times(x, bend), fill(-2.0f * 0.79788456f)))));
+    }
+};
+
+// x P(x), P the normal distribution's share below x. That is 1 - Q(x), and Q(-x) for a negative x,
+// with Q(z) = e^(-z^2 / 2) q(t) / 2 and t = 1 / (1 + p z / sqrt(2)), to 7.5e-8 (Abramowitz and
+// Stegun 7.1.26).
+struct Gelu {
+    static vec of(vec x) {
+        const vec z = higher(x, minus(fill(0.0f), x));
+        const vec t = over(one(), fused(z, fill(0.3275911f * 0.70710678f), one()));
+        vec q = fill(0.5f * 1.061405429f);
+        for (const float term : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
+            q = fused(q, t, fill(0.5f * term));
+        const vec above_z = times(times(q, t), exp_ps(times(times(z, z), fill(-0.5f))));
+        return times(x, choose_lanes(above(fill(0.0f), x), above_z, minus(one(), above_z)));
+    }
+};
+
+struct Silu {
+    static vec of(vec x) { return over(x, plus(one(), exp_ps(minus(fill(0.0f), x)))); }
+};
+
+template <class F>
+void activate_rows(const Op& op, const Team& team) {
     const int64_t d = op.n[0];
     team.share(0, team.step.rows, [&](int64_t i) {
         float* x = static_cast<float*>(op.p[0]) + i * d;
-        for (int64_t j = 0; j < d; j += 16) {
-            const __mmask16 mask = tail_mask(d - j);
-            const vec value = _mm512_maskz_loadu_ps(mask, x + j);
-            // The second operand is what max returns for NaN.
-            _mm512_mask_storeu_ps(x + j, mask, _mm512_max_ps(_mm512_setzero_ps(), value));
+        for (int64_t j = 0; j < d; j += LANES)
+            store_some(x + j, d - j, F::of(load_or(x + j, d - j, 0.0f)));
+    });
+}
+
+template <class F>
+void gate_rows(const Op& op, const Team& team) {
+    const int64_t d = op.n[0];
+    team.share(0, team.step.rows, [&](int64_t i) {
+        const float* gate = static_cast<const float*>(op.p[0]) + i * 2 * d;
+        float* y = static_cast<float*>(op.p[1]) + i * d;
+        for (int64_t j = 0; j < d; j += LANES) {
+            const vec value = load_or(gate + d + j, d - j, 0.0f);
+            store_some(y + j, d - j, times(F::of(load_or(gate + j, d - j, 0.0f)), value));
         }
     });
 }
 
-// p: x [rows, 2 d] (gate, value), y [rows, d].  n: d.
-// The tanh form of GELU: g (1 + tanh u) / 2 = g / (1 + e^(-2 u)), u = sqrt(2 / pi) (g + 0.044715 g^3).
-void gated_gelu(const Op& op, const Team& team) {
-    const int64_t d = op.n[0];
-    const vec cubic = _mm512_set1_ps(0.044715f), one = _mm512_set1_ps(1.0f);
-    const vec slope = _mm512_set1_ps(-2.0f * 0.79788456f);
-    team.share(0, team.step.rows, [&](int64_t i) {
-        const float* gate = static_cast<const float*>(op.p[0]) + i * 2 * d;
-        float* y = static_cast<float*>(op.p[1]) + i * d;
-        for (int64_t j = 0; j < d; j += 16) {
-            const __mmask16 mask = tail_mask(d - j);
-            const vec g = _mm512_maskz_loadu_ps(mask, gate + j);
-            const vec bend = _mm512_fmadd_ps(_mm512_mul_ps(g, g), cubic, one);
-            const vec e = exp_ps(_mm512_mul_ps(_mm512_mul_ps(g, bend), slope));
-            const vec gelu = _mm512_div_ps(g, _mm512_add_ps(one, e));
-            const vec value = _mm512_maskz_loadu_ps(mask, gate + d + j);
-            _mm512_mask_storeu_ps(y + j, mask, _mm512_mul_ps(gelu, value));
-        }
-    });
+}  // namespace
+
+// p: x [rows, d], in place.  n: d, a Function.
+void activate(const Op& op, const Team& team) {
+    switch (op.n[1]) {
+        case RELU: return activate_rows<Relu>(op, team);
+        case GELU_TANH: return activate_rows<GeluTanh>(op, team);
+        case GELU: return activate_rows<Gelu>(op, team);
+        case SILU: return activate_rows<Silu>(op, team);
+    }
+    team.outcome.store(BROKEN, std::memory_order_relaxed);
+}
+
+// p: x [rows, 2 d] (gate, value), y [rows, d].  n: d, a Function.
+void gate(const Op& op, const Team& team) {
+    switch (op.n[1]) {
+        case RELU: return gate_rows<Relu>(op, team);
+        case GELU_TANH: return gate_rows<GeluTanh>(op, team);
+        case GELU: return gate_rows<Gelu>(op, team);
+        case SILU: return gate_rows<Silu>(op, team);
+    }
+    team.outcome.store(BROKEN, std::memory_order_relaxed);
 }
 
 }  // namespace jl

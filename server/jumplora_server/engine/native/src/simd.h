@@ -97,24 +97,41 @@ inline void transpose_tile(
     for (int c = 0; c < columns; ++c) _mm512_storeu_ps(to + c * to_stride, t[c]);
 }
 
-// -- sampling: comparisons, what they keep, and sums in double
-
-using lanes = __mmask16;  // one bit a lane
+// -- what kernels are written with that do not name an instruction set
 
 inline vec fill(float value) { return _mm512_set1_ps(value); }
+inline vec load(const float* from) { return _mm512_loadu_ps(from); }
+inline void store(float* to, vec value) { _mm512_storeu_ps(to, value); }
 
 // 16 floats of which `left` remain; in place of the others stands `rest`.
 inline vec load_or(const float* from, int64_t left, float rest) {
     return _mm512_mask_loadu_ps(fill(rest), tail_mask(left), from);
 }
+inline void store_some(float* to, int64_t left, vec value) {  // the first `left` lanes
+    _mm512_mask_storeu_ps(to, tail_mask(left), value);
+}
+
+inline vec plus(vec a, vec b) { return _mm512_add_ps(a, b); }
+inline vec minus(vec a, vec b) { return _mm512_sub_ps(a, b); }
+inline vec times(vec a, vec b) { return _mm512_mul_ps(a, b); }
+inline vec over(vec a, vec b) { return _mm512_div_ps(a, b); }
+inline vec fused(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }  // a b + c, rounded once
+inline float sum_lanes(vec value) { return _mm512_reduce_add_ps(value); }
+
+// -- comparisons
+
+using lanes = __mmask16;  // one bit a lane
 
 inline vec higher(vec a, vec b) { return _mm512_max_ps(a, b); }
-inline vec minus(vec a, vec b) { return _mm512_sub_ps(a, b); }
-inline void store(float* to, vec value) { _mm512_storeu_ps(to, value); }
 inline float highest_lane(vec value) { return _mm512_reduce_max_ps(value); }
 inline lanes above(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 inline lanes equal(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 inline lanes unordered(vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+
+// `a` in the lanes of `which`, `b` in the others.
+inline vec choose_lanes(lanes which, vec a, vec b) { return _mm512_mask_blend_ps(which, b, a); }
+
+// -- sampling: what comparisons keep, and sums in double
 
 // The lanes of `which` side by side, from `from` to `to`, which has room for 16 and may lie before it.
 inline void pack_lanes(float* to, lanes which, const float* from) {

@@ -26,8 +26,8 @@ void compute(const Op& op, const Team& team) {
         case LINEAR_I8: return linear_i8(op, team);
         case DELTA_FEW: return delta_few(op, team);
         case DELTA_MANY: return delta_many(op, team);
-        case RELU: return relu(op, team);
-        case GATED_GELU: return gated_gelu(op, team);
+        case ACTIVATE: return activate(op, team);
+        case GATE: return gate(op, team);
         case ATTEND_PROMPTS: return attend_prompts(op, team);
         case STORE_SOURCE: return store_source(op, team);
         case ATTEND_SELF: return attend_self(op, team);

@@ -17,8 +17,8 @@ enum Kind : int64_t {
     LINEAR_I8,       // the same with int8 weights and rows quantised to int8
     DELTA_FEW,       // y += x D^T for the few rows of a decode step
     DELTA_MANY,      // y += x D^T for the many tokens of an encode
-    RELU,
-    GATED_GELU,
+    ACTIVATE,        // x = f(x)
+    GATE,            // y = f(gate) * value
     ATTEND_PROMPTS,  // self-attention inside each prompt
     STORE_SOURCE,    // prompts' cross-attention keys and values into their places
     ATTEND_SELF,     // append one token's key and value, attend over the row's tokens
@@ -27,6 +27,9 @@ enum Kind : int64_t {
     CHOOSE,          // the tokens of rows that sample, log-probabilities, and beams' candidates
     COPY,            // rows' first keys and values from other rows
 };
+
+// What ACTIVATE and GATE apply to each number. layout.Function.
+enum Function : int64_t { RELU, GELU_TANH, GELU, SILU };
 
 // One operation. What the fields mean depends on the kind; each kernel names its own.
 struct Op {
@@ -44,7 +47,7 @@ struct Delta {
     const int32_t* offsets;  // sparse: [d_out + 1]
     const uint16_t* columns; // sparse: [nnz], ascending in each row
     const void* values;      // sparse: [nnz]; dense: panels of float
-    const float* a;          // low rank: panels of A [rank, d_in]
+    const float* a;          // low rank: A [rank, d_in], rows filled up to whole vectors
     const float* b;          // low rank: panels of B [d_out, rank]
 };
 enum DeltaKind : int64_t { NO_DELTA = 0, SPARSE = 1, DENSE = 2, LOW_RANK = 4 };
@@ -58,6 +61,7 @@ struct Block {
     int64_t lane;   // DELTA_MANY: first lane of the transposed scratch
     int64_t first;  // index into Step.tables
     int64_t tables; // how many
+    int64_t inner;  // first number of its part of Step.inner
 };
 constexpr int64_t LANES = 16;  // floats of a vector
 constexpr int64_t MAX_LANES = 64;
@@ -92,6 +96,7 @@ struct Step {
     const Block* blocks;
     const Delta* const* tables;
     const uint8_t* targeted;  // a bit for each module that any of the tables has; null: all of them
+    float* inner;  // room for x A^T of the low-rank deltas of an operation; null where there are none
     const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
 };
 
@@ -99,8 +104,8 @@ struct Team;  // run.h
 
 void embed(const Op&, const Team&);
 void norm(const Op&, const Team&);
-void relu(const Op&, const Team&);
-void gated_gelu(const Op&, const Team&);
+void activate(const Op&, const Team&);
+void gate(const Op&, const Team&);
 void linear_f32(const Op&, const Team&);
 void linear_i8(const Op&, const Team&);
 void delta_few(const Op&, const Team&);

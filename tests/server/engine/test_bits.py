@@ -1,0 +1,149 @@
+"""A row's logits have the same bits alone and in company, for every form of delta at every site.
+
+An adapter targets one kind of site in all blocks (the o of cross-attention, the decoder's wo ...).
+The adapters of all kinds are in one batch, some of them for two prompts, beside the bare backbone
+and lineages. Alone, a row has another number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoding import make_sequence
+from device_slots import CPU
+from factories import Style, random_adapter, tiny_t5
+from jumplora_adapters.backbone import Backbone, read_backbone
+from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.format import Adapter
+from jumplora_adapters.network import Site
+from jumplora_server.core import EngineLimits
+from jumplora_server.engine.cuda.runner import CudaRunner
+from jumplora_server.engine.engine import Runner
+from jumplora_server.engine.native.library import why_unavailable
+from jumplora_server.engine.native.runner import NativeRunner
+from jumplora_server.engine.torch_runner import TorchRunner
+from jumplora_server.engine.weights import StoredTensors
+
+Path_ = Literal["native", "torch", "cuda"]
+native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+PATHS = [
+    pytest.param("native", "float32", marks=native),
+    pytest.param("native", "int8", marks=native),
+    ("torch", "float32"),
+    ("torch", "int8"),
+    ("torch", "bfloat16"),
+    ("cuda", "float32"),
+    ("cuda", "bfloat16"),
+]
+STYLES: tuple[Style, ...] = ("v1.0", "v1.1")
+LENGTHS = (4, 70, 16, 11, 32)
+FED = (7, 11)  # after the start token
+LIMITS = EngineLimits(max_rows=32, max_source_tokens=80, max_target_tokens=8, end_token_ids=(1,))
+
+Lineage = tuple[str, ...]  # names of adapters, oldest first
+
+
+def masked(delta: LowRankDelta, density: float) -> SparseDelta:
+    kept = torch.rand(delta.shape, generator=torch.Generator().manual_seed(1)) < density
+    return SparseDelta.from_dense(delta.to_dense(torch.float32) * kept, torch.bfloat16)
+
+
+FORMS: Mapping[str, Callable[[LowRankDelta], Delta]] = {
+    "low rank": lambda delta: delta,
+    "masked": lambda delta: masked(delta, 0.1),
+    "dense": lambda delta: masked(delta, 0.9),
+    "combined": lambda delta: CombinedDelta(masked(delta, 0.1), delta),
+}
+
+
+@pytest.fixture(scope="module", params=STYLES)
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    folder: Path = tmp_path_factory.mktemp("bits")
+    return read_backbone(tiny_t5(folder, style=request.param, vocab=300, layers=1, seed=3))
+
+
+def make_runner(backbone: Backbone, path: Path_, dtype: str) -> Runner:
+    config, weights = backbone.architecture, StoredTensors(backbone.checkpoint)
+    if path == "native":
+        return NativeRunner(config, weights, start_token_id=0, dtype=dtype, limits=LIMITS)
+    make = TorchRunner if path == "torch" else CudaRunner
+    return make(config, weights, start_token_id=0, dtype=dtype, device=CPU, limits=LIMITS)
+
+
+def kind_of(site: Site) -> str:
+    return f"{site.stack} {site.part} {site.role}"
+
+
+def adapters(backbone: Backbone, form: str) -> dict[str, Adapter]:
+    """One for each kind of site, and one for all sites."""
+    kinds: dict[str, list[str]] = {}
+    for name, site in backbone.sites.items():
+        kinds.setdefault(kind_of(site), []).append(name)
+    kinds["all"] = list(backbone.sites)
+    made = {}
+    for seed, (kind, targets) in enumerate(kinds.items()):
+        manifest, deltas = random_adapter(backbone, kind="lowrank", seed=seed, targets=targets)
+        formed = {
+            name: FORMS[form](delta)
+            for name, delta in deltas.items()
+            if isinstance(delta, LowRankDelta)
+        }
+        made[kind] = Adapter(manifest, formed, f"{seed:02x}" * 32)
+    return made
+
+
+def lineages_of(kinds: list[str]) -> list[Lineage]:
+    """Each kind alone, the bare backbone, neighbours of one lineage, and lineages of several."""
+    return [
+        *((kind,) for kind in kinds),
+        (),
+        ("all",),
+        ("all",),
+        ("all", "decoder head lm_head"),
+        ("decoder cross k", "all", "encoder self o"),
+    ]
+
+
+@torch.inference_mode()
+def logits(runner: Runner, rows: Mapping[int, int], lineages: list[tuple[object, ...]]) -> Tensor:
+    """Of the first tokens [rows, steps, vocabulary]. `rows`: the row that the i-th one takes."""
+    sequences = [
+        make_sequence([*range(3 + i, 3 + i + LENGTHS[i % len(LENGTHS)]), 1], row=row)
+        for i, row in rows.items()
+    ]
+    own = [lineages[i] for i in rows]
+    runner.encode([sequence.encoding for sequence in sequences], own)
+    steps = [runner.logits(sequences, own).clone()]
+    for token in FED:
+        for sequence in sequences:
+            sequence.output.append(token)
+        steps.append(runner.logits(sequences, own).clone())
+    return torch.stack(steps, dim=1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("path", "dtype"), PATHS)
+def test_a_row_has_its_bits_in_any_company(
+    backbone: Backbone, path: Path_, dtype: str, form: str
+) -> None:
+    runner = make_runner(backbone, path, dtype)
+    packed = {kind: runner.pack(adapter) for kind, adapter in adapters(backbone, form).items()}
+    names = lineages_of(list(packed))
+    lineages: list[tuple[object, ...]] = [tuple(packed[name] for name in own) for own in names]
+    everywhere = {i: i for i in range(len(names))}
+    bare = logits(runner, everywhere, [()] * len(names))
+    together = logits(runner, everywhere, lineages)
+    wrong = []
+    for i, own in enumerate(names):
+        alone = logits(runner, {i: (i + 5) % LIMITS.max_rows if i % 2 else 0}, lineages)[0]
+        if not torch.equal(alone, together[i]):
+            wrong.append(f"{own} alone")
+        if torch.equal(bare[i], together[i]) != (own == ()):
+            wrong.append(f"{own} beside the bare backbone")
+    assert not wrong
