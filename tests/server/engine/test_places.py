@@ -195,8 +195,8 @@ def test_neighbours_of_one_prompt_have_the_bits_of_each_alone(
             for given in (rows[:count], [*rows[:count], other], [other, *rows[:count]]):
                 logits = engine.runner.logits(given, [()] * len(given))
                 start = given.index(rows[0])
-                for row in range(count):
-                    assert torch.equal(logits[start + row], alone[row])
+                for got, wanted in zip(logits[start : start + count], alone, strict=False):
+                    assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
@@ -221,10 +221,21 @@ def test_a_copy_has_the_bits_of_its_source(backbone: Backbone, kernels: Kernels)
         ([RowCopy(0, 1, 2), RowCopy(1, 2, 2)], ValueError),
         ([RowCopy(0, 0, 2)], ValueError),
         ([RowCopy(0, 1, TARGET + 1)], IndexError),
+        ([RowCopy(0, 1, 2, same=3)], IndexError),
+        ([RowCopy(0, 1, 2, same=-1)], IndexError),
         ([RowCopy(0, ROWS, 2)], IndexError),
         ([RowCopy(-1, 1, 2)], IndexError),
     ],
-    ids=["twice", "from and to", "itself", "too many tokens", "to no row", "from no row"],
+    ids=[
+        "twice",
+        "from and to",
+        "itself",
+        "too many tokens",
+        "more the same",
+        "less than none the same",
+        "to no row",
+        "from no row",
+    ],
 )
 def test_copies_that_have_no_meaning_are_refused(
     backbone: Backbone, copies: Rows[RowCopy], error: type[Exception]
