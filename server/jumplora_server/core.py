@@ -251,13 +251,15 @@ class Sequence:
 class RowCopy:
     """A row that continues where another one stands.
 
-    `tokens` is how many tokens the other one was fed: those are copied in the target caches. The
-    sequence that takes the row has the same tokens as its output.
+    `tokens` is how many tokens the other one was fed: those are copied in the target caches, but
+    for the first `same`, which this row was fed, too. The sequence that takes the row has the same
+    tokens as its output.
     """
 
     source: int
     row: int
     tokens: int
+    same: int = 0
 
 
 @dataclass(frozen=True, slots=True)

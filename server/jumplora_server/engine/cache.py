@@ -110,7 +110,8 @@ class TargetCache:
         """Give rows the first tokens of others."""
         for cache in (self.k, self.v):
             for copy in copies:
-                cache[:, copy.row, :, : copy.tokens] = cache[:, copy.source, :, : copy.tokens]
+                tokens = slice(copy.same, copy.tokens)
+                cache[:, copy.row, :, tokens] = cache[:, copy.source, :, tokens]
 
     def clear(self, row: int) -> None:
         """Forget a row's numbers: behind a mask, a value of NaN times 0 would show."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ class BeamGroup:
         self.members: tuple[Sequence, ...] = (replace(sequence, row=rows[0], output=[]),)
         """Of the running hypotheses, in their order: with the id of `sequence`, and a row each."""
         self._copies: tuple[RowCopy, ...] = ()
+        self._fed: dict[int, list[int]] = {}  # by row, the tokens behind the start token
         self._ends = limits.end_token_ids
         self._search = BeamSearch(
             beams,
@@ -34,6 +36,7 @@ class BeamGroup:
 
     def advance(self, candidates: Rows[Rows[Candidate]]) -> bool:
         """Take the candidates of each member; False when the search is over."""
+        self._fed |= {member.row: member.output for member in self.members}
         parents = self._search.advance(candidates)
         kept = {self.members[parent].row for parent in parents}
         free = [row for row in self.rows if row not in kept]
@@ -43,7 +46,7 @@ class BeamGroup:
             row = self.members[parent].row
             if row not in kept:  # one that is likelier continues there
                 source, row = row, free.pop()
-                copies.append(RowCopy(source, row, len(hypothesis.tokens)))
+                copies.append(self._copy(source, row))
             kept.discard(row)
             members.append(replace(self.sequence, row=row, output=[*hypothesis.tokens]))
         self.members, self._copies = tuple(members), tuple(copies)
@@ -55,6 +58,15 @@ class BeamGroup:
         """What the rows of the next step must hold; once."""
         copies, self._copies = self._copies, ()
         return copies
+
+    def _copy(self, source: int, row: int) -> RowCopy:
+        """Most of what two rows were fed is the same, since they come of one hypothesis."""
+        wanted, held = self._fed[source], self._fed.get(row)
+        if held is None:
+            return RowCopy(source, row, 1 + len(wanted))
+        pairs = zip(wanted, held, strict=False)  # a row may have stood still for some steps
+        same = [*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        return RowCopy(source, row, 1 + len(wanted), 1 + len(same))
 
     def answers(self) -> tuple[Answer, ...]:
         """The best first; none where no hypothesis ended. Raises what a detokenizer raises."""

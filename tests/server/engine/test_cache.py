@@ -87,17 +87,18 @@ def test_a_step_is_appended_at_each_rows_position() -> None:
     assert int((cache.k != 0).sum()) == 2 * HEADS * WIDTH
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 9, 10])
-def test_a_copy_takes_the_first_tokens_of_every_layer(tokens: int) -> None:
+@pytest.mark.parametrize(("same", "tokens"), [(0, 0), (0, 1), (0, 9), (0, 10), (4, 9), (9, 9)])
+def test_a_copy_takes_the_first_tokens_of_every_layer(same: int, tokens: int) -> None:
     cache = target_cache()
     cache.k.copy_(numbers(*cache.k.shape, seed=1))
     cache.v.copy_(numbers(*cache.v.shape, seed=2))
     before = [cache.k.clone(), cache.v.clone()]
-    cache.copy([RowCopy(source=2, row=0, tokens=tokens), RowCopy(source=2, row=3, tokens=tokens)])
+    cache.copy([RowCopy(2, 0, tokens, same), RowCopy(2, 3, tokens, same)])
     for now, then in zip((cache.k, cache.v), before, strict=True):
         for row in (0, 3):
-            assert torch.equal(now[:, row, :, :tokens], then[:, 2, :, :tokens])
-            assert torch.equal(now[:, row, :, tokens:], then[:, row, :, tokens:])
+            assert torch.equal(now[:, row, :, same:tokens], then[:, 2, :, same:tokens])
+            for kept in (slice(same), slice(tokens, None)):
+                assert torch.equal(now[:, row, :, kept], then[:, row, :, kept])
         assert torch.equal(now[:, 1:3], then[:, 1:3])
 
 

@@ -190,6 +190,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not sources & targets
         assert len(targets) == len(batch.copies)
         for copy in batch.copies:
+            same = self.fed[copy.source][: copy.same]
+            assert self.fed.get(copy.row, [])[: copy.same] == same, "they have other tokens"
             self.fed[copy.row] = self.fed[copy.source][: copy.tokens]
             assert len(self.fed[copy.row]) == copy.tokens, "tokens that were never fed"
         self.new = {sequence.id for sequence in batch.decode} - self.rows.keys()

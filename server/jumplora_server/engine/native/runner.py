@@ -138,7 +138,7 @@ class NativeRunner:
         """Copy what rows of the target cache hold."""
         prepared = _prepare(
             tokens=[0] * len(copies),
-            lengths=[0] * len(copies),
+            lengths=[copy.same for copy in copies],
             source_places=[copy.source for copy in copies],
             target_rows=[copy.row for copy in copies],
             positions=[copy.tokens for copy in copies],
