@@ -77,6 +77,14 @@ class RowShares:
         """Whether the task holds its even share among so many tasks, or more."""
         return self._held[task] * present >= self._ordinary
 
+    def goes_over(self, task: str | None, present: int, rows: int) -> bool:
+        """Whether the task would hold more than its even share with so many rows more."""
+        return (self._held[task] + rows) * present > self._ordinary
+
+    def free_ordinary(self, taken: int) -> int:
+        """How many rows are free that are not kept back."""
+        return max(0, self._ordinary - taken)
+
 
 class FairQueue:
     """Waiting sequences by task (None: the bare backbone). Plain data, one thread."""
@@ -118,15 +126,26 @@ class FairQueue:
     def pick(self, judge: Judge, shares: RowShares, taken: int) -> Sequence | None:
         """Take the first sequence that `judge` takes, of tasks that may have one more row.
 
-        Tasks below their share of the rows go first, then the least served. None when every
-        sequence was passed over or one said stop or wait.
+        Tasks below their share of the rows go first, then the least served; one whose beam search
+        takes it above its share goes first only where it is the least served itself. None when
+        every sequence was passed over or one said stop or wait.
         """
         present = shares.present(self._waiting.keys())
+        least = min(map(self.served, self._waiting), default=0.0)
 
         def turn(task: str | None) -> tuple[bool, float, int]:
-            return shares.is_over(task, present), self.served(task), self._waiting[task][0].id
+            first, served = self._waiting[task][0], self.served(task)
+            is_over = shares.is_over(task, present)
+            if (rows := rows_of(first)) > 1 and served > least:
+                is_over = is_over or shares.goes_over(task, present, rows)
+            return is_over, served, first.id
 
-        able = [task for task in self._waiting if shares.may_take(task, taken)]
+        def is_able(task: str | None) -> bool:
+            # A beam search gets what is kept back where it gets all of its rows, else it waits.
+            rows = rows_of(self._waiting[task][0])
+            return shares.has_ordinary(taken) or shares.may_take(task, taken, rows)
+
+        able = [*filter(is_able, self._waiting)]
         for task in sorted(able, key=turn):
             for sequence in tuple(self._waiting[task]):
                 verdict = judge(sequence)
@@ -241,6 +260,12 @@ class WaitingLine:
         else:
             self._shares.give_back(task_of(sequence), rows_of(sequence))
 
+    def charge_kept(self, taken: int) -> None:
+        """Charge the beam search that waits for a step of the rows that are free, which nothing
+        else may have: who asks for many rows and few tokens would stop the others for nothing."""
+        if self._large is not None:
+            self.charge(self._large, idle_cost(self._shares.free_ordinary(taken)))
+
     def has_rows(self, sequence: Sequence, taken: int) -> bool:
         """Whether all rows that it needs are free for it while `taken` are in use."""
         rows = rows_of(sequence)
@@ -248,7 +273,7 @@ class WaitingLine:
             return True  # it is looked at where there is a row only
         passed = sum(self._passed.values())
         if self._large is not None and sequence is not self._large:
-            return rows <= self._spare - passed
+            return rows <= self._spare - passed and taken + rows <= self._all_rows
         may_take = self._shares.may_take(task_of(sequence), taken, rows)
         return may_take or self._shares.has_ordinary(taken - passed, rows)
 
@@ -334,6 +359,11 @@ def token_cost(sequence: Sequence) -> float:
     """Of its next token."""
     keys = len(sequence.encoding.prompt) + len(sequence.output)
     return (OUTPUT_TOKEN + KEY * keys) * _lineage(sequence.encoding)
+
+
+def idle_cost(rows: int) -> float:
+    """Of a step of rows in which it computes nothing, and nothing else may."""
+    return OUTPUT_TOKEN * rows
 
 
 def _lineage(encoding: Encoding) -> float:
