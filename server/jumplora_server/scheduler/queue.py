@@ -1,7 +1,7 @@
 """What waits for rows, and whose turn it is: fair between tasks, in order of arrival within one.
 
 A sequence takes one row, a beam search as many as it is wide and all at once. While one waits for
-its rows, those that get free are kept for it.
+its rows, those that get free are kept for it, and its task is charged for them.
 
 A virtual token counter per task (VTC, Sheng et al., arXiv 2401.00588): the backlogged task that was
 served least goes first, and a task that comes back is lifted to the others, so that idle time
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from jumplora_server.core import Encoding, Sequence
+from jumplora_server.scheduler.shares import RowShares
 
 # take: remove and return it; drop: remove it, it is accounted for; pass: leave it and look on;
 # stop: leave it, nothing after it may go before it; wait: the same, until all of its rows are free.
@@ -28,62 +29,6 @@ Judge = Callable[[Sequence], Verdict]
 OUTPUT_TOKEN = 3.0  # a row's part of a decode step, with short prompts
 KEY = 0.005  # each position that attention reads again for every output token
 ANCESTOR = 0.1  # share of the work that each version of a lineage adds
-
-
-class RowShares:
-    """The rows of normal sequences by task (None: the bare backbone). Pure counting, one thread.
-
-    The last `spare` rows are for tasks that hold none, so that a task that was quiet waits for no
-    other task's rows. Of the rest, a task holds its even share at most while another that is below
-    its own waits. A row that no task below its share wants goes to the one that is next.
-    """
-
-    def __init__(self, rows: int, spare: int) -> None:
-        """`spare` of the `rows` are kept back; at least one is not."""
-        assert 0 <= spare < rows, f"{spare} of {rows} rows cannot be kept back"
-        self._all = rows
-        self._ordinary = rows - spare
-        self._held: Counter[str | None] = Counter()
-
-    @property
-    def tasks(self) -> int:
-        """How many tasks hold rows."""
-        return len(self._held)
-
-    def take(self, task: str | None, rows: int = 1) -> None:
-        """A sequence of the task got its rows."""
-        self._held[task] += rows
-
-    def give_back(self, task: str | None, rows: int = 1) -> None:
-        """A sequence of the task left its rows."""
-        self._held[task] -= rows
-        if not self._held[task]:
-            del self._held[task]
-
-    def may_take(self, task: str | None, taken: int, rows: int = 1) -> bool:
-        """Whether the task may have more rows while `taken` are in use, by any priority."""
-        is_quiet = not self._held[task]
-        return self.has_ordinary(taken, rows) or (is_quiet and taken + rows <= self._all)
-
-    def has_ordinary(self, taken: int, rows: int = 1) -> bool:
-        """Whether so many rows are free that are not kept back."""
-        return taken + rows <= self._ordinary
-
-    def present(self, waiting: Set[str | None]) -> int:
-        """How many tasks hold rows or are among those that wait."""
-        return len(self._held.keys() | waiting)
-
-    def is_over(self, task: str | None, present: int) -> bool:
-        """Whether the task holds its even share among so many tasks, or more."""
-        return self._held[task] * present >= self._ordinary
-
-    def goes_over(self, task: str | None, present: int, rows: int) -> bool:
-        """Whether the task would hold more than its even share with so many rows more."""
-        return (self._held[task] + rows) * present > self._ordinary
-
-    def free_ordinary(self, taken: int) -> int:
-        """How many rows are free that are not kept back."""
-        return max(0, self._ordinary - taken)
 
 
 class FairQueue:
