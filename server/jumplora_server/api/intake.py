@@ -96,8 +96,8 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             )
             for ids in encoded:
                 opened = tuple(
-                    Stream(services.loop.cancel, services.metrics, record.task)
-                    for _ in wishes.samplings
+                    Stream(services.loop.cancel, services.metrics, record.task, counts_prompt=not n)
+                    for n in range(len(wishes.samplings))
                 )
                 first = len(streams) * len(opened)
                 wanted = zip(opened, wishes.samplings, reservations[first:], strict=False)

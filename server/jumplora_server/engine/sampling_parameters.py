@@ -63,8 +63,8 @@ def _forbid_repeated_ngrams(x: Tensor, asked: Asked) -> None:
     width = asked.fed.shape[1]
     places = torch.arange(width, device=x.device)  # of an n-gram's last token
     is_repeated = (size > 0) & (places >= size - 1) & (places <= position)
-    # What stands before each place and before the next token, many tokens at once: with a kernel for
-    # each of them, one row's long n-grams would slow all others.
+    # What stands before each place and before the next token, many tokens at once: with a kernel
+    # for each of them, one row's long n-grams would slow all others.
     blocks = max(1, -(-(min(longest, width) - 1) // _BLOCK))
     windows = torch.nn.functional.pad(asked.fed, (blocks * _BLOCK, 0)).unfold(1, _BLOCK, 1)
     for block in range(blocks):

@@ -93,6 +93,23 @@ def test_every_hypothesis_has_a_place_in_the_queue(http: httpx.Client, site: Sit
     wait_for(lambda: admission.requests == 0)
 
 
+@pytest.mark.parametrize("asked", [{"num_beams": 3}, {"n": 3, "top_k": 2}])
+def test_the_tokens_of_a_prompt_are_counted_once(
+    http: httpx.Client, site: Site, asked: dict[str, int]
+) -> None:
+    def counted() -> float:
+        page = http.get("/metrics").text
+        name = 'jumplora_prompt_tokens_total{task_id="counted"}'
+        return sum(float(line.split()[1]) for line in page.splitlines() if line.startswith(name))
+
+    site.publish("counted")
+    before = counted()
+    answer = ask(http, ["x", "yz"], task="counted", **asked)
+    sent = int(answer.headers["x-prompt-tokens"])
+    wait_for(lambda: counted() >= before + sent)
+    assert counted() == before + sent
+
+
 def test_more_rows_than_may_wait_are_refused(http: httpx.Client) -> None:
     answer = ask(http, ["x"] * 4, num_beams=4)
     assert answer.status_code == 422
