@@ -124,6 +124,35 @@ def test_more_beams_than_rows_are_refused(http: httpx.Client) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["do_sample", "temperature", "top_k", "top_p"])
+def test_the_advice_where_beams_and_a_draw_are_asked_for_helps(
+    http: httpx.Client, name: str
+) -> None:
+    asked: dict[str, object] = {"num_beams": 2, name: True if name == "do_sample" else 1}
+    answer = ask(http, **asked)
+    assert answer.status_code == 422
+    assert f"parameters.{name}: beams draw nothing; leave it out" in answer.json()["error"]
+    asked.pop(name)
+    assert ask(http, **asked).status_code == 200
+
+
+@pytest.mark.parametrize("given", [1, 0, "always", "True", [], 0.5])
+def test_early_stopping_has_one_message(http: httpx.Client, given: object) -> None:
+    answer = ask(http, num_beams=2, early_stopping=given)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert error.startswith('parameters.early_stopping: must be true, false or "never"'), error
+
+
+def test_an_adapters_own_beams_that_there_are_no_rows_for(http: httpx.Client, site: Site) -> None:
+    site.publish("wide", generation={"num_beams": 8})
+    answer = ask(http, task="wide")
+    assert answer.status_code == 422
+    expected = "num_beams: 8, the adapter's own default, is more than this server has rows for, 4"
+    assert expected in answer.json()["error"]
+    assert ask(http, task="wide", num_beams=4).status_code == 200
+
+
 @pytest.mark.parametrize("asked", [{"num_beams": 2}, {"n": 2, "top_k": 2}])
 def test_a_stream_has_one_answer(http: httpx.Client, asked: dict[str, int]) -> None:
     body = {"task_id": "alpha", "inputs": "x", "parameters": asked}

@@ -387,7 +387,7 @@ def test_repeated_ngrams_are_those_of_transformers(
     assert chooser.choose(logits, rows).token_ids == tuple(expected)
 
 
-class Counted(TorchDispatchMode):
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what torch computes."""
 
     calls = 0
@@ -421,7 +421,7 @@ def test_what_long_ngrams_cost_does_not_grow_with_their_size() -> None:
     for size in (2, 120):
         row = make_sequence([1], row=0, sampling=Sampling(250, no_repeat_ngram_size=size))
         row.output.extend(1 + n % 7 for n in range(124))
-        with Counted() as counted:
+        with Counted() as counted:  # type: ignore[no-untyped-call]
             make_chooser("torch", 8).choose(numbers(1, 8), [row])
         counts.append(counted.calls)
     assert counts[1] < 1.5 * counts[0], counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -44,7 +44,7 @@ class Wish:
 class Flood:
     """Every task asks for the next of its wishes as soon as one has ended."""
 
-    wishes: dict[str, Iterator[Wish]]
+    wishes: Mapping[str, Iterator[Wish]]
     rows: int
     spare: int
     steps: int = 0
