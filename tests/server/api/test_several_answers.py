@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -128,7 +129,7 @@ def test_more_beams_than_rows_are_refused(http: httpx.Client) -> None:
 def test_the_advice_where_beams_and_a_draw_are_asked_for_helps(
     http: httpx.Client, name: str
 ) -> None:
-    asked: dict[str, object] = {"num_beams": 2, name: True if name == "do_sample" else 1}
+    asked: dict[str, Any] = {"num_beams": 2, name: True if name == "do_sample" else 1}
     answer = ask(http, **asked)
     assert answer.status_code == 422
     assert f"parameters.{name}: beams draw nothing; leave it out" in answer.json()["error"]
