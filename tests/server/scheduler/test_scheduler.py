@@ -606,6 +606,20 @@ def test_a_quiet_task_does_not_wait_for_a_beam_search() -> None:
     assert {*ids(bench.step().decode)} == {quiet.id, wide.id}
 
 
+@pytest.mark.parametrize("wants", ["tokens", "end"])
+def test_answers_of_beams_come_in_pieces_where_tokens_are_wanted(wants: Wanted) -> None:
+    """Else each is detokenized once: all other rows wait for it."""
+    bench = Bench()
+    search = bench.add("a", beams=Beams(2, answers=2), wants=wants, max_new_tokens=3)
+    for _ in range(3):
+        bench.step()
+    for answer in bench.finished[search.id].answers:
+        pieces = [token.text for token in answer.tokens]
+        assert "".join(pieces) == answer.text
+        assert len(answer.text) == 3
+        assert pieces == ([*answer.text] if wants == "tokens" else ["", "", answer.text])
+
+
 def test_a_quiet_tasks_beam_search_takes_free_rows_only() -> None:
     """Of those that are kept back, some may have been taken before another search waited."""
     bench = Bench(EngineLimits(4, 64, 32, (EOS,)), spare_rows=2)
