@@ -8,7 +8,7 @@ knows HTTP, tensors or queues.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import Literal, Protocol
@@ -94,9 +94,17 @@ class Sampling:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the token is the one with the highest logit, and nothing changes the logits."""
-        plain = Sampling(self.max_new_tokens, seed=self.seed, stop=self.stop)
-        return self in (plain, replace(plain, logprobs="chosen"))
+        """Whether the token is the one with the highest logit, and nothing changes the logits.
+
+        It is looked at for every row of every step.
+        """
+        return (
+            self.mode == "greedy"
+            and self.beams is None
+            and self.min_new_tokens == 0
+            and self.repetition_penalty == 1.0
+            and self.no_repeat_ngram_size == 0
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from jumplora_server.core import Answer, Candidate, EngineLimits, RowCopy, Sequence, Token
 from jumplora_server.scheduler.beams import BeamSearch, Ended
+from jumplora_server.scheduler.text import OutputText
 
 
 class BeamGroup:
@@ -74,16 +75,18 @@ class BeamGroup:
 
     def _answer(self, ended: Ended) -> Answer:
         detokenizer = self.sequence.detokenizer.fresh()
+        # Where only the end is wanted, it is detokenized once: other rows wait for it.
+        output = OutputText(detokenizer, (), in_pieces=self.sequence.wants == "tokens")
         tokens: list[Token] = []
         text = ""
         for token_id, logprob in zip(
             ended.hypothesis.tokens, ended.hypothesis.logprobs, strict=True
         ):
             is_end = token_id in self._ends  # it has no text, a control token or not
-            piece = "" if is_end else detokenizer.push(token_id)
+            piece = "" if is_end else output.push(token_id)
             is_special = is_end or detokenizer.is_special(token_id)
             tokens.append(Token(token_id, piece, logprob, is_special))
             text += piece
-        if rest := detokenizer.flush():
+        if rest := output.flush():
             tokens[-1] = replace(tokens[-1], text=tokens[-1].text + rest)
         return Answer(tuple(tokens), text + rest, ended.reason, len(tokens), ended.score)
