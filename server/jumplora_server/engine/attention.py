@@ -22,6 +22,10 @@ from jumplora_server.engine.sampling import to_device
 
 Direction = Literal["both", "past"]
 
+# Numbers of a head. torch computes products of under 400 numbers by itself, and leaves larger ones
+# to MKL, which sums in another order. LENGTH_STEP keys of so many numbers are always large.
+LEAST_WIDTH = 8
+
 
 @dataclass(frozen=True, slots=True)
 class LengthGroup:
@@ -149,6 +153,10 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor
             may hold anything: a sequence that ended well can leave infinite ones behind.
     """
     rows, heads, width = q.shape
+    if width < LEAST_WIDTH:
+        padded = [F.pad(numbers, (0, LEAST_WIDTH - width)) for numbers in (q, keys, values)]
+        read = attend_rows(*padded, bias).view(rows, heads, LEAST_WIDTH)
+        return read[:, :, :width].reshape(rows, heads * width)
     length = bias.shape[-1]
     # Views with a uniform batch stride: nothing of the cache is copied.
     keys = keys.view(rows * heads, -1, width)[:, :length]

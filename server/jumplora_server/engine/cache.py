@@ -18,8 +18,8 @@ from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.sampling import to_device
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
-# have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py): MKL
-# takes another kernel for products of up to 256 numbers, which is 16 keys of 16, or 32 of 8.
+# have the same bits whatever longer rows stand beside it (tests/server/engine/test_attention.py):
+# products of fewer keys have another order of sums (attention.LEAST_WIDTH).
 LENGTH_STEP = 64
 
 

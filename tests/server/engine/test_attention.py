@@ -81,3 +81,17 @@ def test_a_row_attends_to_the_keys_that_its_bias_lets_through(length: int, behin
     read = attend_rows(q, k, v, bias).view(rows, HEADS, WIDTH)
     wanted = slowly(q[:, :, None], k[:, :, :length], v[:, :, :length], bias[:, :, None, :length])
     torch.testing.assert_close(read, wanted[:, :, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", range(1, 10))
+def test_a_rows_bits_do_not_depend_on_longer_ones(width: int, dtype: torch.dtype) -> None:
+    """Keys behind a mask up to the next multiples of LENGTH_STEP change nothing, at any width."""
+    rows, length = 4, 50
+    q = numbers(rows, HEADS, width, seed=1).to(dtype)
+    k, v = (numbers(rows, HEADS, 512, width, seed=seed).to(dtype) for seed in (2, 3))
+    bias = numbers(rows, HEADS, 512, seed=4).to(dtype)
+    bias[:, :, length:] = torch.finfo(dtype).min
+    alone = attend_rows(q, k, v, bias[:, :, : round_up(length)])
+    for longer in (128, 192, 512):
+        assert torch.equal(attend_rows(q, k, v, bias[:, :, :longer]), alone), f"{longer} keys"
