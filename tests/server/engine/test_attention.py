@@ -95,3 +95,14 @@ def test_a_rows_bits_do_not_depend_on_longer_ones(width: int, dtype: torch.dtype
     alone = attend_rows(q, k, v, bias[:, :, : round_up(length)])
     for longer in (128, 192, 512):
         assert torch.equal(attend_rows(q, k, v, bias[:, :, :longer]), alone), f"{longer} keys"
+
+
+@pytest.mark.parametrize("width", [3, 8, 20, 64])
+@pytest.mark.parametrize("rows", [4, 9])
+def test_a_rows_bits_do_not_depend_on_where_its_keys_lie(rows: int, width: int) -> None:
+    """A view of a cache has another stride than a copy of its places (SourceCache.read)."""
+    q, bias = numbers(rows, HEADS, width, seed=1), numbers(rows, HEADS, 128, seed=4)
+    k, v = (numbers(rows, HEADS, 320, width, seed=seed)[:, :, :128] for seed in (2, 3))
+    assert torch.equal(
+        attend_rows(q, k, v, bias), attend_rows(q, k.contiguous(), v.contiguous(), bias)
+    )
