@@ -154,8 +154,8 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor
     """
     rows, heads, width = q.shape
     if width < LEAST_WIDTH:
-        padded = [F.pad(numbers, (0, LEAST_WIDTH - width)) for numbers in (q, keys, values)]
-        read = attend_rows(*padded, bias).view(rows, heads, LEAST_WIDTH)
+        q, keys, values = (F.pad(part, (0, LEAST_WIDTH - width)) for part in (q, keys, values))
+        read = attend_rows(q, keys, values, bias).view(rows, heads, LEAST_WIDTH)
         return read[:, :, :width].reshape(rows, heads * width)
     length = bias.shape[-1]
     # Views with a uniform batch stride: nothing of the cache is copied.
