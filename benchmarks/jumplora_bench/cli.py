@@ -317,6 +317,9 @@ def command_line(context: typer.Context) -> str:
         if source is None or source.name != "COMMANDLINE":
             continue
         value = context.params[parameter.name or ""]
+        if isinstance(value, bool):  # a flag; none of them is on by default
+            words.append(parameter.opts[0])
+            continue
         for each in value if isinstance(value, list | tuple) else [value]:
             words += [parameter.opts[0], str(each)]
     return shlex.join(words)
