@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -146,6 +146,11 @@ class NativeRunner:
         self._model.copy(prepared.step)
         for copy in copies:
             self._samplings.forget(copy.row)
+
+    @property
+    def sites(self) -> Mapping[str, int]:
+        """Every linear layer's number in the tapes, ascending."""
+        return self._model.sites
 
     @property
     def tapes(self) -> dict[str, Tape]:
