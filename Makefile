@@ -19,8 +19,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 serve: $(VENV)/.serve
 	$(BIN)/jumplora serve
 
+# Processes that share the tests, file by file.
+JOBS ?= 2
 test: $(VENV)/.dev prometheus
-	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest
+	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile
 
 test-slow: $(VENV)/.dev prometheus
 	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest -m 'slow and not gpu'

@@ -26,7 +26,7 @@ from jumplora_server.engine.sampling_reference import (
 )
 
 START, EOS = 0, 1
-MAX_ROWS, POSITIONS = 128, 64
+MAX_ROWS, POSITIONS = 128, 256
 
 Way = Literal["native", "torch", "cuda", "reference"]
 WAYS: list[Way] = ["torch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from typing import Any
@@ -50,6 +51,7 @@ class Forks:
         self._sampling = sampling
         self._scores = [0.0]
         self.hypotheses = [self._hypothesis(rows[0], [])]
+        self._held: dict[int, list[int]] = {rows[0]: []}  # the tokens that each row was fed
 
     def advance(self, lists: Rows[tuple[Candidate, ...]]) -> tuple[RowCopy, ...]:
         """Take each hypothesis's candidates; what is to be copied before the next step."""
@@ -71,10 +73,20 @@ class Forks:
             row = parent.row if stays[parent.row] == i else next(free)
             hypotheses.append(self._hypothesis(row, [*parent.output, token]))
             if row != parent.row:
-                copies.append(RowCopy(parent.row, row, tokens=len(parent.output) + 1))
+                copies.append(self._copy(parent, row))
+        self._held |= {each.row: each.output for each in hypotheses}
         self.hypotheses, self._scores = hypotheses, [score for score, _, _ in best]
         self.copies += len(copies)
         return tuple(copies)
+
+    def _copy(self, parent: Sequence, row: int) -> RowCopy:
+        """The start token and what follows in both rows is not copied."""
+        held = self._held.get(row)
+        same = 0
+        if held is not None:
+            pairs = zip(held, parent.output, strict=False)
+            same = 1 + len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
+        return RowCopy(parent.row, row, len(parent.output) + 1, same)
 
     def _hypothesis(self, row: int, output: list[int]) -> Sequence:
         return Sequence(

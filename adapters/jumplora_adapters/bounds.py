@@ -6,7 +6,7 @@ process; these keep what is new well inside of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.manifest import Manifest, PromptSpec
@@ -33,6 +33,14 @@ def check_publishable(manifest: Manifest, shapes: Mapping[str, tuple[int, int]])
         raise FormatError(f"the manifest is too large to be published: {told}", code="manifest")
 
 
+def highest_rank(shapes: Iterable[tuple[int, int]]) -> int:
+    """Of an adapter with targets of these shapes.
+
+    Factors of that rank take twice the memory and time of the largest matrix already.
+    """
+    return max(FREE_RANK, *(max(shape) for shape in shapes))
+
+
 def prompt_faults(spec: PromptSpec) -> Iterator[str]:
     """What of a prompt may not be published, each fault as a text."""
     size = measure(spec)
@@ -52,8 +60,7 @@ def _faults(manifest: Manifest, shapes: Mapping[str, tuple[int, int]]) -> Iterat
         yield from prompt_faults(manifest.prompt)
     for fault in find_out_of_bounds(manifest.generation):
         yield f"generation.{fault}"
-    # Factors of that rank take twice the memory and time of the whole matrix already.
-    highest = max(FREE_RANK, *(max(shapes[name]) for name in manifest.targets))
+    highest = highest_rank(shapes[name] for name in manifest.targets)
     if manifest.rank is not None and manifest.rank > highest:
         yield (
             f"rank: {manifest.rank} given; at most {highest} is allowed: {FREE_RANK}, or the "

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from jumplora_adapters.errors import WrongFile
+from jumplora_adapters.network import OF_A_MODEL
 
 FileKind = Literal["adapter", "zip", "tar", "gzip"]
 ArchiveKind = Literal["zip", "tar", "gzip"]
@@ -44,7 +45,6 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
 )
 # Parts of tensors' names, in PEFT's files and in those of its forks.
 PEFT_MARKS = (".lora_", ".shira_", ".supertuning_", ".rosa_", ".sft_delta")
-_OF_A_MODEL = ("shared.weight", "embed_tokens.weight", "layer_norm.weight")
 
 
 def kind_of(head: bytes) -> FileKind:
@@ -76,7 +76,7 @@ def advice_on_tensors(names: Iterable[str]) -> str:
     known = list(names)
     if any(part in name for name in known for part in PEFT_MARKS):
         return f"; it holds tensors of a PEFT adapter{_FOLDER_ADVICE}"
-    if any(name.endswith(_OF_A_MODEL) for name in known):
+    if any(name.endswith(OF_A_MODEL) for name in known):
         return f"; it holds the weights of a model{_MODEL_ADVICE}"
     if known and all(name.endswith(".weight") for name in known):
         return f"; it holds plain matrices{_DENSE_ADVICE}"

@@ -18,6 +18,8 @@ Role = Literal["q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head"]
 
 HEAD: Role = "lm_head"
 ALL_LINEAR = "all-linear"  # PEFT's name for all linear layers but the head
+OF_A_MODEL = ("shared.weight", "embed_tokens.weight", "layer_norm.weight")
+"""Ends of names that every checkpoint has, and no adapter."""
 LINEAR: frozenset[str] = frozenset(get_args(Role)) - {HEAD}
 """The last part of the names of all linear layers but the head."""
 

@@ -225,13 +225,16 @@ def profile(
     new: Annotated[int, _Option(min=1, help="Tokens to generate.")] = 16,
     density: Density = 0.051,
     rounds: Annotated[int, _Option(min=1, help="Rounds whose mean is shown.")] = 5,
+    lora: Annotated[
+        bool, _Option("--lora", help="LoRAs on all linear layers, not masked q and v.")
+    ] = False,
     out: Out = None,
 ) -> None:
     """Where encode and decode spend their time on the CPU, with the floor beside it."""
     with reported_errors(), _steps() as (_, __, on_state):
         from jumplora_bench.profile import ProfilePlan, measure_profile
 
-        plan = ProfilePlan(shape, str(dtype), rows, source, new, density, rounds)
+        plan = ProfilePlan(shape, str(dtype), rows, source, new, density, rounds, lora)
         report = measure_profile(plan, command_line(context), on_state)
     _tell(report, out)
 
@@ -314,6 +317,9 @@ def command_line(context: typer.Context) -> str:
         if source is None or source.name != "COMMANDLINE":
             continue
         value = context.params[parameter.name or ""]
+        if isinstance(value, bool):  # a flag; none of them is on by default
+            words.append(parameter.opts[0])
+            continue
         for each in value if isinstance(value, list | tuple) else [value]:
             words += [parameter.opts[0], str(each)]
     return shlex.join(words)

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from jumplora_adapters.architecture import read_architecture
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.format import Adapter
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Work
 from jumplora_bench.cases.ours import OursCase, Slots, make_engine
+from jumplora_bench.cases.torch_peers import RANK
+from jumplora_bench.lowrank import draw_all_linear
 from jumplora_bench.masked import draw
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Grid, Report
@@ -41,8 +42,22 @@ class ProfilePlan:
     rows: int = 8
     source: int = 128
     new: int = 16
-    density: float = 0.051
+    density: float = 0.051  # of masked adapters
     rounds: int = 5
+    lora: bool = False  # LoRAs on every linear layer but the head, in place of masked q and v
+
+    @property
+    def adapters(self) -> str:
+        """What the rows add, in words."""
+        return "all-linear LoRAs" if self.lora else f"density {self.density:.1%}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the deltas of one module take, of all tasks together."""
+
+    nbytes: int = 0
+    numbers: int = 0  # each is multiplied once a token of its task
 
 
 @dataclass(slots=True)
@@ -58,7 +73,7 @@ def measure_profile(plan: ProfilePlan, command: str, on_state: Callable[[str], N
     """Native and torch, each alone."""
     title = (
         f"Profile: T5-{plan.shape} shape, {plan.dtype}, {plan.rows} tasks, one a row, "
-        f"{plan.source} tokens in, {plan.new} out, density {plan.density:.1%}"
+        f"{plan.source} tokens in, {plan.new} out, {plan.adapters}"
     )
     report = Report("profile", title, command)
     on_state("roofs")
@@ -68,7 +83,9 @@ def measure_profile(plan: ProfilePlan, command: str, on_state: Callable[[str], N
         prompts = random_prompts(plan.rows, plan.source, VOCABULARY)
         work = Work(backbone.path, prompts, plan.new, torch.get_num_threads(), "cpu")
         adapters = [
-            draw(backbone, f"task{seed}", density=plan.density, seed=seed)
+            draw_all_linear(backbone, f"task{seed}", rank=RANK, seed=seed)
+            if plan.lora
+            else draw(backbone, f"task{seed}", density=plan.density, seed=seed)
             for seed in range(plan.rows)
         ]
         on_state("native")
@@ -78,7 +95,7 @@ def measure_profile(plan: ProfilePlan, command: str, on_state: Callable[[str], N
     report.notes.append(
         f"Roofs, measured before: {roofs.bytes_per_second / 1e9:.1f} GB/s read, "
         f"{roofs.operations_per_second / 1e9:.0f} G operations/s in torch's own product. A floor "
-        "is what weights and non-zeros (bytes) or products (operations) take at these roofs; where "
+        "is what weights and deltas (bytes) or products (operations) take at these roofs; where "
         "none is given, none was reckoned."
     )
     return report
@@ -102,33 +119,50 @@ def _native(
         tape.start_timing()
     for _ in range(plan.rounds):
         case.run()
-    network = read_architecture(work.backbone)
-    nonzeros = plan.density * network.d_model * network.inner  # of a module of one task
+    costs = _costs(runner, adapters)
     for phase, tape in runner.tapes.items():
         is_decode = phase == "decode"
         replays = plan.rounds * (plan.new if is_decode else 1)
-        tokens = plan.rows * (1 if is_decode else plan.source)
+        tokens = 1 if is_decode else plan.source  # of each task
         lines: dict[str, _Line] = defaultdict(_Line)
         for timing in tape.timings():
+            floor = _floor(timing, tokens, plan.rows, costs, roofs)
+            if floor == 0:
+                continue  # deltas that no task has
             line = lines[_name(timing)]
             line.count += 1
             line.seconds += timing.seconds / replays
-            floor = _floor(timing, tokens, plan.rows, nonzeros, roofs)
             if floor is not None:
                 line.floor = (line.floor or 0.0) + floor
         _fill(report, phase, "ms a step" if is_decode else "ms", lines)
 
 
-def _floor(timing: Timing, tokens: int, tasks: int, nonzeros: float, roofs: Roofs) -> float | None:
-    """Seconds at the roofs of a linear's weights or of `tasks` deltas; None for the rest."""
+def _costs(runner: NativeRunner, adapters: Sequence[Adapter]) -> list[Cost]:
+    """By the number of a module in the tapes."""
+    packed = [runner.pack(adapter) for adapter in adapters]
+    return [
+        Cost(
+            sum(each.forms[name].nbytes for each in packed if name in each.forms),
+            sum(each.deltas[name].nnz for each in adapters if name in each.deltas),
+        )
+        for name in runner.sites
+    ]
+
+
+def _floor(
+    timing: Timing, tokens: int, tasks: int, costs: Sequence[Cost], roofs: Roofs
+) -> float | None:
+    """Seconds at the roofs of a linear's weights or of the tasks' deltas; None for the rest."""
     if timing.kind in _LINEAR:
         size = timing.sizes[0] * timing.sizes[1]
         width = 1 if timing.kind == Kind.LINEAR_I8 else 4
-        return roofs.floor(width * size, 2 * size * tokens)
+        return roofs.floor(width * size, 2 * size * tokens * tasks)
     if timing.kind in _DELTA:
-        # q and v of three, the v of two, or a q alone.
-        modules = {3: 2, 2: 1, 1: 1}[timing.sizes[4]]
-        return modules * roofs.floor(4 * nonzeros * tasks, 2 * nonzeros * tokens)
+        first, count = timing.sizes[3:5]
+        return sum(
+            roofs.floor(cost.nbytes, 2 * cost.numbers * tokens)
+            for cost in costs[first : first + count]
+        )
     return None
 
 
@@ -160,7 +194,7 @@ def _torch(plan: ProfilePlan, work: Work, adapters: Sequence[Adapter], report: R
 
 def _name(timing: Timing) -> str:
     name = timing.kind.name.lower().replace("_", " ")
-    if timing.kind in _LINEAR:
+    if timing.kind in _LINEAR + _DELTA:
         return f"{name} {timing.sizes[1]} x {timing.sizes[0]}"
     return name
 

@@ -19,11 +19,11 @@ from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Grid, Report
 from jumplora_bench.rounds import Laps, run_rounds, spread
 from jumplora_bench.shapes import VOCABULARY, ShapeName
-from jumplora_server.core import Sampling
+from jumplora_server.core import Beams, Sampling
 from jumplora_server.engine.engine import Kernels
 from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.native.library import why_unavailable
-from jumplora_server.engine.sampling_reference import choose_reference
+from jumplora_server.engine.sampling_reference import choose_reference, list_reference
 
 _LIMIT = 1.10  # of a step with greedy rows; for T5-base on the CPU with the native kernels
 _GREEDY, _SAMPLED, _HALF = "greedy", "sampled", "half sampled"
@@ -89,6 +89,8 @@ def _mixes(plan: SamplingPlan) -> dict[str, list[Sampling]]:
         "temperature alone": [sampled],
         "top_p 0.9 alone": [replace(sampled, top_p=0.9)],
         "log-probabilities alone": [replace(greedy, logprobs="chosen")],
+        "no n-gram of 3 twice": [replace(greedy, no_repeat_ngram_size=3)],
+        "candidates of 4 beams": [replace(greedy, beams=Beams(4))],
     }
     return {
         name: [replace(mix[i % len(mix)], seed=i) for i in range(plan.rows)]
@@ -175,7 +177,8 @@ def _reference_seconds(plan: SamplingPlan) -> Mapping[str, float]:
         for _ in range(plan.rounds):
             began = time.perf_counter()
             for row, sampling in zip(logits, samplings, strict=True):
-                choose_reference(row, sampling, [0, 5, 7], ends=[1])
+                choose = choose_reference if sampling.beams is None else list_reference
+                choose(row, sampling, [0, 5, 7], ends=[1])
             seconds.append(time.perf_counter() - began)
         found[mix] = spread(seconds).median
     return found

@@ -8,7 +8,7 @@ knows HTTP, tensors or queues.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import Literal, Protocol
@@ -94,9 +94,17 @@ class Sampling:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the token is the one with the highest logit, and nothing changes the logits."""
-        plain = Sampling(self.max_new_tokens, seed=self.seed, stop=self.stop)
-        return self in (plain, replace(plain, logprobs="chosen"))
+        """Whether the token is the one with the highest logit, and nothing changes the logits.
+
+        It is looked at for every row of every step.
+        """
+        return (
+            self.mode == "greedy"
+            and self.beams is None
+            and self.min_new_tokens == 0
+            and self.repetition_penalty == 1.0
+            and self.no_repeat_ngram_size == 0
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,13 +259,15 @@ class Sequence:
 class RowCopy:
     """A row that continues where another one stands.
 
-    `tokens` is how many tokens the other one was fed: those are copied in the target caches. The
-    sequence that takes the row has the same tokens as its output.
+    `tokens` is how many tokens the other one was fed: those are copied in the target caches, but
+    for the first `same`, which this row was fed, too. The sequence that takes the row has the same
+    tokens as its output.
     """
 
     source: int
     row: int
     tokens: int
+    same: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,12 @@ def test_repeated_options(
         assert word in planned.command.replace("'", "")
 
 
+def test_a_flag_is_told_without_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = run(monkeypatch, "profile", "--lora")
+    assert planned.plan.lora is True
+    assert planned.command.endswith("bench profile --lora")
+
+
 @pytest.mark.parametrize(
     ("name", "given"),
     [

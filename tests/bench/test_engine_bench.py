@@ -144,7 +144,7 @@ def test_sampling_is_measured_engine_by_engine() -> None:
     starts: list[int] = []
     laps: list[str] = []
     report = measure_sampling(plan, "a command", on_start=starts.append, on_lap=laps.append)
-    assert starts == [len(laps)] == [6 * 2]
+    assert starts == [len(laps)] == [8 * 2]
     assert {name.partition(":")[0] for name in laps} == {"bf16 torch"}
     steps: dict[str, list[float]] = report.data["step_seconds"]  # type: ignore[assignment]
     assert all(len(values) == 1 and values[0] > 0 for values in steps.values())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumplora_bench.profile import _fill, _floor, _Line, _name
+from jumplora_bench.profile import Cost, _fill, _floor, _Line, _name
 from jumplora_bench.report import Report
 from jumplora_bench.roofs import Roofs, measure_roofs
 from jumplora_server.engine.native.layout import Kind
@@ -40,39 +40,33 @@ def timing(kind: Kind, *sizes: int) -> Timing:
 )
 def test_a_linear_reads_its_weights_once(kind: Kind, nbytes: int) -> None:
     found = timing(kind, 20, 30)
-    assert _floor(found, 5, 2, 0.0, SLOW_MEMORY) == pytest.approx(nbytes / 1e3)
-    assert _floor(found, 5, 2, 0.0, SLOW_ARITHMETIC) == pytest.approx(2 * 20 * 30 * 5 / 1e3)
+    assert _floor(found, 5, 2, (), SLOW_MEMORY) == pytest.approx(nbytes / 1e3)
+    assert _floor(found, 5, 2, (), SLOW_ARITHMETIC) == pytest.approx(2 * 20 * 30 * 5 * 2 / 1e3)
 
 
 @pytest.mark.parametrize("kind", [Kind.DELTA_FEW, Kind.DELTA_MANY])
-@pytest.mark.parametrize(
-    ("projections", "modules"),
-    [
-        pytest.param(3, 2, id="q and v of q, k, v"),
-        pytest.param(2, 1, id="the v of k, v"),
-        pytest.param(1, 1, id="a q alone"),
-    ],
-)
-def test_a_delta_reads_the_non_zeros_of_every_task(
-    kind: Kind, projections: int, modules: int
-) -> None:
-    found = timing(kind, 0, 0, 0, 0, projections)
-    memory = _floor(found, tokens=7, tasks=3, nonzeros=50.0, roofs=SLOW_MEMORY)
-    assert memory == pytest.approx(modules * 4 * 50 * 3 / 1e3)
-    arithmetic = _floor(found, tokens=7, tasks=3, nonzeros=50.0, roofs=SLOW_ARITHMETIC)
-    assert arithmetic == pytest.approx(modules * 2 * 50 * 7 / 1e3)
+def test_a_delta_reads_what_all_tasks_have_of_its_modules(kind: Kind) -> None:
+    costs = [Cost(7, 70), Cost(400, 50), Cost(), Cost(200, 25), Cost(9, 90)]
+    found = timing(kind, 0, 0, 0, 1, 3)  # the modules 1, 2 and 3
+    memory = _floor(found, tokens=7, tasks=3, costs=costs, roofs=SLOW_MEMORY)
+    assert memory == pytest.approx(600 / 1e3)
+    arithmetic = _floor(found, tokens=7, tasks=3, costs=costs, roofs=SLOW_ARITHMETIC)
+    assert arithmetic == pytest.approx(2 * 75 * 7 / 1e3)
+    none = timing(kind, 0, 0, 0, 2, 1)
+    assert _floor(none, tokens=7, tasks=3, costs=costs, roofs=SLOW_MEMORY) == 0
 
 
 def test_other_operations_have_no_floor() -> None:
     others = [kind for kind in Kind if "LINEAR" not in kind.name and "DELTA" not in kind.name]
     assert others
     for kind in others:
-        assert _floor(timing(kind, 1, 1, 1, 1, 1), 1, 1, 1.0, SLOW_MEMORY) is None
+        assert _floor(timing(kind, 1, 1, 1, 1, 1), 1, 1, (), SLOW_MEMORY) is None
 
 
 def test_linears_are_told_apart_by_their_size() -> None:
     assert _name(timing(Kind.LINEAR_F32, 20, 30)) == "linear f32 30 x 20"
-    assert _name(timing(Kind.DELTA_FEW, 1, 2, 3, 4, 1)) == "delta few"
+    assert _name(timing(Kind.DELTA_FEW, 1, 2, 3, 4, 1)) == "delta few 2 x 1"
+    assert _name(timing(Kind.RELU, 1)) == "relu"
 
 
 def test_the_table_has_the_slowest_first_and_a_sum() -> None:

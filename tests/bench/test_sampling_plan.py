@@ -9,6 +9,7 @@ import pytest
 from jumplora_bench.cases.case import Lap
 from jumplora_bench.report import Report
 from jumplora_bench.sampling import SamplingPlan, _bars, _engines, _fill, _mixes
+from jumplora_server.core import Beams
 from jumplora_server.engine.native.library import why_unavailable
 
 PLAN = SamplingPlan(shape="tiny", rows=3, source=8, new=4, rounds=1, dtypes=("float32",))
@@ -32,6 +33,8 @@ def test_mixes_differ_in_what_they_are_named_for() -> None:
     assert mixes["temperature alone"][0] == plain
     assert mixes["top_p 0.9 alone"][0] == replace(plain, top_p=0.9)
     assert mixes["log-probabilities alone"][0] == replace(mixes["greedy"][0], logprobs="chosen")
+    assert {row.no_repeat_ngram_size for row in mixes["no n-gram of 3 twice"]} == {3}
+    assert {row.beams for row in mixes["candidates of 4 beams"]} == {Beams(4)}
 
 
 @needs_native
@@ -54,7 +57,7 @@ def test_the_bar_stands_for_native_kernels_of_t5_base(shape: str, held: int) -> 
         "fp32 native: sampled",
         "fp32 native: half sampled",
     }
-    assert len(bars) == 2 * 5
+    assert len(bars) == 2 * 7
 
 
 def test_a_step_is_what_is_left_of_the_encode() -> None:

@@ -1,12 +1,14 @@
-"""Leases."""
+"""Leases, and when sampling is plain."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
-from jumplora_server.core import AdapterRef, Lease
+from jumplora_server.core import AdapterRef, Beams, Lease, Sampling
 
 V1 = "a1" * 32
 SERVED = AdapterRef("agnews", V1, (V1,))
@@ -66,3 +68,30 @@ def test_the_backbone_needs_no_count() -> None:
     with Lease.base() as lease:
         assert lease.ref is None
         lease.share().release()
+
+
+# Of every field another value than its default.
+OTHERS: dict[str, Any] = {
+    "max_new_tokens": 9,
+    "min_new_tokens": 1,
+    "mode": "sample",
+    "temperature": 0.5,
+    "top_k": 4,
+    "top_p": 0.5,
+    "repetition_penalty": 1.1,
+    "no_repeat_ngram_size": 2,
+    "beams": Beams(2),
+    "seed": 7,
+    "stop": ("x",),
+    "logprobs": "chosen",
+}
+# The last three are of a draw, and a greedy row has none.
+NO_EFFECT = {"max_new_tokens", "seed", "stop", "logprobs", "temperature", "top_k", "top_p"}
+
+
+def test_sampling_is_plain_where_nothing_changes_the_highest_logit() -> None:
+    plain = Sampling(5)
+    assert plain.is_plain
+    assert OTHERS.keys() == {field.name for field in fields(Sampling)}, "a field that is not judged"
+    for name, value in OTHERS.items():
+        assert replace(plain, **{name: value}).is_plain == (name in NO_EFFECT), name

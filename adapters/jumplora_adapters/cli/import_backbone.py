@@ -18,7 +18,7 @@ def import_backbone(
     out: Annotated[Path, typer.Option("--out", help="Folder to make; must not exist yet.")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Make a safetensors folder of a T5 or mT5 whose weights are pickled."""
+    """Make a safetensors folder of a T5 whose weights are pickled, with a tokenizer.json."""
     with reported_errors():
         from jumplora_adapters.backbone import read_backbone
         from jumplora_adapters.convert.backbone_import import import_backbone as run

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
+
+from jumplora_adapters.network import ALL_LINEAR, HEAD, Role
 
 _Option = typer.Option
 
@@ -22,8 +24,8 @@ Alpha = Annotated[float, _Option(help="The update is scaled by alpha / rank.")]
 Targets = Annotated[
     str,
     _Option(
-        help="Linear layers to adapt: q, k, v, o, wi, wi_0, wi_1, wo, lm_head; all-linear (all but "
-        'lm_head); ends of names; patterns. As "q,v,wo".'
+        help=f'Linear layers to adapt, as "q,v,wo": {", ".join(get_args(Role))}; {ALL_LINEAR} '
+        f"(all but {HEAD}); ends of names; patterns of names."
     ),
 ]
 LearningRate = Annotated[float, _Option("--lr", help="AdamW's learning rate.")]

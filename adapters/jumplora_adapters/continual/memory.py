@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,13 +16,11 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.continual.prepare import Prepared, Stage
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.training.config import ValueType
 from jumplora_adapters.training.options import POSITIONS_A_BATCH, SOURCE_TOKENS_A_BATCH
-from jumplora_adapters.training.targets import targets_of
+from jumplora_adapters.training.targets import VALUE_BYTES, targets_of
 
 _FLOAT = 4
 _GATED_DENSITY = 0.25  # of benchmarks/results/continual.md, the densest
-_VALUE_BYTES: Mapping[ValueType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SMALLEST = 10_000_000  # that is shown: 0.01 GB
 _PROGRAM = 500_000_000  # the interpreter with torch and transformers loaded, on a CPU
 _DENSE_AT_ONCE = 6
@@ -186,14 +183,14 @@ def _adapter_bytes(prepared: Prepared, stage: Stage, sizes: TrainingSizes) -> in
     """Of what is saved of the stages up to this one, all of which a run keeps."""
     config = prepared.config
     if not sizes.is_masked:
-        return stage.position * _VALUE_BYTES[stage.train.value_type] * sizes.factors
+        return stage.position * VALUE_BYTES[stage.train.value_type] * sizes.factors
     densities = [
         config.density(position) or _GATED_DENSITY for position in range(1, stage.position + 1)
     ]
     values = round(sum(densities) * sizes.entries)
     factors = stage.position * sizes.factors if config.method == "olora" else 0
     masks = stage.position * sizes.entries // 8
-    return masks + _VALUE_BYTES[stage.train.value_type] * values + _FLOAT * factors
+    return masks + VALUE_BYTES[stage.train.value_type] * values + _FLOAT * factors
 
 
 def _activations(sizes: TrainingSizes) -> int:

@@ -21,8 +21,8 @@ from jumplora_adapters.training.data import Example
 from jumplora_adapters.training.identity import backbone_digest
 from jumplora_adapters.training.processes import Processes
 from jumplora_adapters.training.schedule import Schedule
-from jumplora_adapters.training.targets import added_roles
-from jumplora_adapters.training.train import check_targets, device_of, plan_of
+from jumplora_adapters.training.targets import added_roles, check_targets
+from jumplora_adapters.training.train import device_of, plan_of
 
 _RUN_DIGITS = 12
 
@@ -107,7 +107,9 @@ def prepare(config: ContinualConfig) -> Prepared:
             "dropout draws differ between processes: several processes need --dropout 0"
         )
     backbone = read_backbone(resolve_backbone(config.backbone))
-    check_targets(config.stage(1, JOINT_TASK, config.data), backbone)
+    check_targets(
+        config.stage(1, JOINT_TASK, config.data), backbone, densest=max(config.prune or (0,))
+    )
     order = read_order(config.data, config.order)
     if config.prune is not None and len(config.prune) not in (1, _count(config, order)):
         raise DataError(

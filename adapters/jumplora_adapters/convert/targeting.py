@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.convert.expressions import Expression, match_all
-from jumplora_adapters.network import LINEAR, embeddings
+from jumplora_adapters.network import ALL_LINEAR, LINEAR, embeddings
 
-ALL_LINEAR = "all-linear"
 # The first number below a module of any name; int() refuses thousands of digits.
 _FIRST_LAYER = re.compile(r".*?\.[^.]*\.(?P<idx>\d{1,9})\.")
 

@@ -29,7 +29,7 @@ from jumplora_adapters.training.identity import backbone_digest
 from jumplora_adapters.training.lineage import read_ancestors
 from jumplora_adapters.training.outcome import check_not_collapsed, manifest_of
 from jumplora_adapters.training.schedule import Schedule
-from jumplora_adapters.training.targets import added_roles, targets_of
+from jumplora_adapters.training.targets import added_roles, check_targets
 from jumplora_adapters.training.work_folder import check_writable, work_folder
 
 
@@ -217,21 +217,3 @@ def device_of(wanted: Device | None) -> torch.device:
     if wanted == "cuda" and not has_cuda:
         raise DataError("device cuda was given, but torch sees none on this machine")
     return torch.device(wanted or ("cuda" if has_cuda else "cpu"))
-
-
-def check_targets(config: TrainConfig, backbone: Backbone) -> None:
-    """Raises DataError for targets that the backbone does not have, or cannot gate at this rank.
-
-    A gate starts with as many entries as the factors have: that must be fewer than all.
-    """
-    targets = targets_of(backbone, config.targets)
-    if config.method == "lora":
-        return
-    for name in targets:
-        d_out, d_in = backbone.sites[name].shape
-        if config.rank * (d_out + d_in) >= d_out * d_in:
-            raise DataError(
-                f"rank is {config.rank}: the factors of {name} have no fewer entries than its "
-                f"{d_out} x {d_in} update, so there is nothing to gate; allowed are ranks below "
-                f"{d_out * d_in / (d_out + d_in):g}"
-            )

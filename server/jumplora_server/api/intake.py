@@ -96,8 +96,8 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             )
             for ids in encoded:
                 opened = tuple(
-                    Stream(services.loop.cancel, services.metrics, record.task)
-                    for _ in wishes.samplings
+                    Stream(services.loop.cancel, services.metrics, record.task, counts_prompt=not n)
+                    for n in range(len(wishes.samplings))
                 )
                 first = len(streams) * len(opened)
                 wanted = zip(opened, wishes.samplings, reservations[first:], strict=False)
@@ -271,7 +271,9 @@ def make_wishes(
 def _beams(ask: Ask, merged: Mapping[str, Any], answers: int, max_beams: int) -> Beams:
     width, plain = merged["num_beams"], ask.names.plain
     if width > max_beams:
-        _refuse(ask, "num_beams", f"{width} is more than this server has rows for, {max_beams}")
+        whose = "" if "num_beams" in ask.parameters else ", the adapter's own default,"
+        why = f"{width}{whose} is more than this server has rows for, {max_beams}"
+        _refuse(ask, "num_beams", why)
     if merged.get("stop"):
         off = f"set it to [], or {plain('num_beams')} to 1"
         _refuse(ask, "stop", f"a beam search cannot end at a text; {off}")
@@ -299,8 +301,9 @@ def _check_answers(
         _refuse(ask, several, "a stream shows the tokens of one answer as they come; set it to 1")
     if has_beams:
         if samples:
-            off = f"set {plain('num_beams')} to 1, or {plain('do_sample')} to false"
-            _refuse(ask, "do_sample", f"is true or implied, and beams draw nothing; {off}")
+            name = next((n for n in ("do_sample", *_SAMPLERS) if n in asked), "do_sample")
+            why = f"beams draw nothing; leave it out, or set {plain('num_beams')} to 1"
+            _refuse(ask, name, why)
         _refuse_any(ask, ("best_of", "seed"), f"has no effect with {plain('num_beams')} over 1")
         if answers > width:
             _refuse(ask, count, f"{answers} is more than {plain('num_beams')}, {width}")

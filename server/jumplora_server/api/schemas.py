@@ -78,6 +78,15 @@ Prompts = Annotated[
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=bounds.MAX_STOP_CHARS)]
 
 
+def _early_stopping(value: object) -> object:
+    if value is None or isinstance(value, bool) or value == "never":
+        return value
+    raise ValueError('must be true, false or "never"')
+
+
+EarlyStopping = Annotated[bool | Literal["never"] | None, BeforeValidator(_early_stopping)]
+
+
 class Parameters(Received):
     """How to generate. What is not given comes from the adapter's manifest, then the server."""
 
@@ -99,7 +108,7 @@ class Parameters(Received):
     length_penalty: Annotated[float, bounds.LENGTH_PENALTY.field()] | None = Field(
         default=None, description="of beams: over 0 prefers longer answers, below 0 shorter ones"
     )
-    early_stopping: bool | Literal["never"] | None = Field(
+    early_stopping: EarlyStopping = Field(
         default=None, description="of beams: when the search ends, as in transformers"
     )
     n: Annotated[int, bounds.ANSWERS.field()] | None = Field(

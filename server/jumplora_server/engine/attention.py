@@ -20,9 +20,11 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_server.engine.cache import round_up
 from jumplora_server.engine.sampling import to_device
 
-MIN_WIDTH = 8  # of heads: MKL's sums over narrower ones, and of them, depend on the number of keys
-
 Direction = Literal["both", "past"]
+
+# Numbers of a head. torch computes products of under 400 numbers by itself, and leaves larger ones
+# to MKL, which sums in another order. LENGTH_STEP keys of so many numbers are always large.
+LEAST_WIDTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +153,10 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor
             may hold anything: a sequence that ended well can leave infinite ones behind.
     """
     rows, heads, width = q.shape
-    if missing := max(0, MIN_WIDTH - width):
-        q, keys, values = (F.pad(x, (0, missing)) for x in (q, keys, values))
-        return attend_rows(q, keys, values, bias).view(rows, heads, -1)[..., :width].flatten(1)
+    if width < LEAST_WIDTH:
+        q, keys, values = (F.pad(part, (0, LEAST_WIDTH - width)) for part in (q, keys, values))
+        read = attend_rows(q, keys, values, bias).view(rows, heads, LEAST_WIDTH)
+        return read[:, :, :width].reshape(rows, heads * width)
     length = bias.shape[-1]
     # Views with a uniform batch stride: nothing of the cache is copied.
     keys = keys.view(rows * heads, -1, width)[:, :length]

@@ -18,8 +18,8 @@ from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.sampling import to_device
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
-# have the same bits whatever longer rows stand beside it (tests/server/engine/test_engine.py): MKL
-# takes another kernel for products of up to 256 numbers, which is 16 keys of 16, or 32 of 8.
+# have the same bits whatever longer rows stand beside it (tests/server/engine/test_attention.py):
+# products of fewer keys have another order of sums (attention.LEAST_WIDTH).
 LENGTH_STEP = 64
 
 
@@ -68,12 +68,12 @@ class SourceCache:
         self.k[layer][places, :, :length] = k
         self.v[layer][places, :, :length] = v
 
-    def read(self, layer: int, places: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's keys and values [rows, heads, source, d_kv] at the rows' places.
+    def read(self, layer: int, places: slice | Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The first keys and values of a layer [rows, heads, length, d_kv] at the rows' places.
 
         A slice is a view of the cache; places in any order are copied.
         """
-        return self.k[layer][places], self.v[layer][places]
+        return self.k[layer][:, :, :length][places], self.v[layer][:, :, :length][places]
 
     def clear(self, place: int) -> None:
         """Forget a place's numbers: behind a mask, a value of NaN times 0 would show."""
@@ -110,7 +110,8 @@ class TargetCache:
         """Give rows the first tokens of others."""
         for cache in (self.k, self.v):
             for copy in copies:
-                cache[:, copy.row, :, : copy.tokens] = cache[:, copy.source, :, : copy.tokens]
+                tokens = slice(copy.same, copy.tokens)
+                cache[:, copy.row, :, tokens] = cache[:, copy.source, :, tokens]
 
     def clear(self, row: int) -> None:
         """Forget a row's numbers: behind a mask, a value of NaN times 0 would show."""

@@ -231,8 +231,8 @@ class Engine:
         if len({*targets}) < len(targets) or not {*targets}.isdisjoint(c.source for c in copies):
             raise ValueError("a row is copied to twice, or copied from and to")
         for copy in copies:
-            if not 0 <= copy.tokens <= self.limits.max_target_tokens:
-                raise IndexError(f"{copy.tokens} tokens of a row cannot be copied")
+            if not 0 <= copy.same <= copy.tokens <= self.limits.max_target_tokens:
+                raise IndexError(f"tokens {copy.same} to {copy.tokens} of a row cannot be copied")
             if not all(0 <= row < self.limits.max_rows for row in (copy.source, copy.row)):
                 raise IndexError(
                     f"row {copy.source} cannot be copied to row {copy.row}: there are 0 to "

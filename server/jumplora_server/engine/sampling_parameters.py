@@ -15,6 +15,7 @@ from torch import Tensor
 from jumplora_server.core import Sampling
 
 _PLAIN = Sampling(max_new_tokens=1)
+_BLOCK = 64  # tokens of n-grams that are compared at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,20 @@ def _penalise_repetition(x: Tensor, asked: Asked) -> None:
 def _forbid_repeated_ngrams(x: Tensor, asked: Asked) -> None:
     """Those that would complete one that stands already, the start token's too, as transformers."""
     size, position = asked["no_repeat_ngram_size"], asked["position"]
-    places = torch.arange(asked.fed.shape[1], device=x.device)  # of an n-gram's last token
-    is_repeated = (size > 0) & (places >= size - 1) & (places <= position)
     longest = max(sampling.no_repeat_ngram_size for sampling in asked.samplings)
-    for before in range(1, min(longest, len(places))):
-        here = asked.fed.gather(1, (position.long() + 1 - before).clamp(min=0))
-        is_repeated &= (asked.fed.roll(before, 1) == here) | (before >= size)
+    width = asked.fed.shape[1]
+    places = torch.arange(width, device=x.device)  # of an n-gram's last token
+    is_repeated = (size > 0) & (places >= size - 1) & (places <= position)
+    # What stands before each place and before the next token, many tokens at once: with a kernel
+    # for each of them, one row's long n-grams would slow all others.
+    blocks = max(1, -(-(min(longest, width) - 1) // _BLOCK))
+    windows = torch.nn.functional.pad(asked.fed, (blocks * _BLOCK, 0)).unfold(1, _BLOCK, 1)
+    for block in range(blocks):
+        first = (blocks - block - 1) * _BLOCK
+        end = (first + position.long() + 1)[..., None].expand(-1, -1, _BLOCK)
+        before = torch.arange((block + 1) * _BLOCK, block * _BLOCK, -1, device=x.device)
+        is_same = windows[:, first : first + width] == windows.gather(1, end)
+        is_repeated &= (is_same | (before >= size[..., None])).all(dim=-1)
     # The lowest counts where a token stands several times.
     forbidden = torch.where(is_repeated, -torch.inf, torch.inf).to(x.dtype)
     x.scatter_reduce_(1, asked.fed, forbidden, "amin")

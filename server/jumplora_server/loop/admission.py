@@ -83,7 +83,7 @@ class Admission:
         self._tokens = 0
         self._requests_of: Counter[str | None] = Counter()
         self._tokens_of: Counter[str | None] = Counter()
-        self._seconds_per_request = 0.1  # moving average between departures while others wait
+        self._seconds_per_request = 0.1  # moving average of a place while others wait
         self._last_departure: float | None = None
 
     @property
@@ -132,7 +132,7 @@ class Admission:
         with self._lock:
             now = self._clock()
             if self._last_departure is not None and self._requests > 1:
-                gap = min(now - self._last_departure, 60.0)
+                gap = min(now - self._last_departure, 60.0) / reservation.rows
                 self._seconds_per_request += 0.1 * (gap - self._seconds_per_request)
             self._count(reservation.task, -reservation.rows, -reservation.tokens)
             # Idle time says nothing about the pace: an emptied queue starts anew.

@@ -148,11 +148,20 @@ class Stream:
     Everything here runs on the event loop: `Delivery` posts `on_event` there.
     """
 
-    def __init__(self, cancel: Callable[[int], None], metrics: Metrics, task: str | None) -> None:
-        """`cancel` ends a sequence by its id at the next step."""
+    def __init__(
+        self,
+        cancel: Callable[[int], None],
+        metrics: Metrics,
+        task: str | None,
+        *,
+        counts_prompt: bool = True,
+    ) -> None:
+        """`cancel` ends a sequence by its id at the next step. `counts_prompt` is False where
+        another sequence of the same prompt counts its tokens."""
         self._cancel = cancel
         self._metrics = metrics
         self._task = task
+        self._counts_prompt = counts_prompt
         self._events: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self._collected: asyncio.Future[Collected] | None = None
         self._sequence_id: int | None = None
@@ -175,7 +184,7 @@ class Stream:
                 self._task,
                 self._outcome(finish),
                 finish.timing,
-                finish.prompt_tokens,
+                finish.prompt_tokens if self._counts_prompt else 0,
                 finish.generated_tokens,
             )
             if self._collected is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 
 from jumplora_server.core import Answer, Candidate, EngineLimits, RowCopy, Sequence, Token
 from jumplora_server.scheduler.beams import BeamSearch, Ended
+from jumplora_server.scheduler.text import OutputText
 
 
 class BeamGroup:
@@ -25,6 +27,7 @@ class BeamGroup:
         self.members: tuple[Sequence, ...] = (replace(sequence, row=rows[0], output=[]),)
         """Of the running hypotheses, in their order: with the id of `sequence`, and a row each."""
         self._copies: tuple[RowCopy, ...] = ()
+        self._fed: dict[int, list[int]] = {}  # by row, the tokens behind the start token
         self._ends = limits.end_token_ids
         self._search = BeamSearch(
             beams,
@@ -34,6 +37,7 @@ class BeamGroup:
 
     def advance(self, candidates: Rows[Rows[Candidate]]) -> bool:
         """Take the candidates of each member; False when the search is over."""
+        self._fed |= {member.row: member.output for member in self.members}
         parents = self._search.advance(candidates)
         kept = {self.members[parent].row for parent in parents}
         free = [row for row in self.rows if row not in kept]
@@ -43,7 +47,7 @@ class BeamGroup:
             row = self.members[parent].row
             if row not in kept:  # one that is likelier continues there
                 source, row = row, free.pop()
-                copies.append(RowCopy(source, row, len(hypothesis.tokens)))
+                copies.append(self._copy(source, row))
             kept.discard(row)
             members.append(replace(self.sequence, row=row, output=[*hypothesis.tokens]))
         self.members, self._copies = tuple(members), tuple(copies)
@@ -56,22 +60,33 @@ class BeamGroup:
         copies, self._copies = self._copies, ()
         return copies
 
+    def _copy(self, source: int, row: int) -> RowCopy:
+        """Most of what two rows were fed is the same, since they come of one hypothesis."""
+        wanted, held = self._fed[source], self._fed.get(row)
+        if held is None:
+            return RowCopy(source, row, 1 + len(wanted))
+        pairs = zip(wanted, held, strict=False)  # a row may have stood still for some steps
+        same = [*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        return RowCopy(source, row, 1 + len(wanted), 1 + len(same))
+
     def answers(self) -> tuple[Answer, ...]:
         """The best first; none where no hypothesis ended. Raises what a detokenizer raises."""
         return tuple(self._answer(ended) for ended in self._search.answers())
 
     def _answer(self, ended: Ended) -> Answer:
         detokenizer = self.sequence.detokenizer.fresh()
+        # Where only the end is wanted, it is detokenized once: other rows wait for it.
+        output = OutputText(detokenizer, (), in_pieces=self.sequence.wants == "tokens")
         tokens: list[Token] = []
         text = ""
         for token_id, logprob in zip(
             ended.hypothesis.tokens, ended.hypothesis.logprobs, strict=True
         ):
             is_end = token_id in self._ends  # it has no text, a control token or not
-            piece = "" if is_end else detokenizer.push(token_id)
+            piece = "" if is_end else output.push(token_id)
             is_special = is_end or detokenizer.is_special(token_id)
             tokens.append(Token(token_id, piece, logprob, is_special))
             text += piece
-        if rest := detokenizer.flush():
+        if rest := output.flush():
             tokens[-1] = replace(tokens[-1], text=tokens[-1].text + rest)
         return Answer(tuple(tokens), text + rest, ended.reason, len(tokens), ended.score)

@@ -1,7 +1,7 @@
 """What waits for rows, and whose turn it is: fair between tasks, in order of arrival within one.
 
 A sequence takes one row, a beam search as many as it is wide and all at once. While one waits for
-its rows, those that get free are kept for it.
+its rows, those that get free are kept for it, and its task is charged for them.
 
 A virtual token counter per task (VTC, Sheng et al., arXiv 2401.00588): the backlogged task that was
 served least goes first, and a task that comes back is lifted to the others, so that idle time
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from jumplora_server.core import Encoding, Sequence
+from jumplora_server.scheduler.shares import RowShares
 
 # take: remove and return it; drop: remove it, it is accounted for; pass: leave it and look on;
 # stop: leave it, nothing after it may go before it; wait: the same, until all of its rows are free.
@@ -28,54 +29,6 @@ Judge = Callable[[Sequence], Verdict]
 OUTPUT_TOKEN = 3.0  # a row's part of a decode step, with short prompts
 KEY = 0.005  # each position that attention reads again for every output token
 ANCESTOR = 0.1  # share of the work that each version of a lineage adds
-
-
-class RowShares:
-    """The rows of normal sequences by task (None: the bare backbone). Pure counting, one thread.
-
-    The last `spare` rows are for tasks that hold none, so that a task that was quiet waits for no
-    other task's rows. Of the rest, a task holds its even share at most while another that is below
-    its own waits. A row that no task below its share wants goes to the one that is next.
-    """
-
-    def __init__(self, rows: int, spare: int) -> None:
-        """`spare` of the `rows` are kept back; at least one is not."""
-        assert 0 <= spare < rows, f"{spare} of {rows} rows cannot be kept back"
-        self._all = rows
-        self._ordinary = rows - spare
-        self._held: Counter[str | None] = Counter()
-
-    @property
-    def tasks(self) -> int:
-        """How many tasks hold rows."""
-        return len(self._held)
-
-    def take(self, task: str | None, rows: int = 1) -> None:
-        """A sequence of the task got its rows."""
-        self._held[task] += rows
-
-    def give_back(self, task: str | None, rows: int = 1) -> None:
-        """A sequence of the task left its rows."""
-        self._held[task] -= rows
-        if not self._held[task]:
-            del self._held[task]
-
-    def may_take(self, task: str | None, taken: int, rows: int = 1) -> bool:
-        """Whether the task may have more rows while `taken` are in use, by any priority."""
-        is_quiet = not self._held[task]
-        return self.has_ordinary(taken, rows) or (is_quiet and taken + rows <= self._all)
-
-    def has_ordinary(self, taken: int, rows: int = 1) -> bool:
-        """Whether so many rows are free that are not kept back."""
-        return taken + rows <= self._ordinary
-
-    def present(self, waiting: Set[str | None]) -> int:
-        """How many tasks hold rows or are among those that wait."""
-        return len(self._held.keys() | waiting)
-
-    def is_over(self, task: str | None, present: int) -> bool:
-        """Whether the task holds its even share among so many tasks, or more."""
-        return self._held[task] * present >= self._ordinary
 
 
 class FairQueue:
@@ -118,15 +71,26 @@ class FairQueue:
     def pick(self, judge: Judge, shares: RowShares, taken: int) -> Sequence | None:
         """Take the first sequence that `judge` takes, of tasks that may have one more row.
 
-        Tasks below their share of the rows go first, then the least served. None when every
-        sequence was passed over or one said stop or wait.
+        Tasks below their share of the rows go first, then the least served; one whose beam search
+        takes it above its share goes first only where it is the least served itself. None when
+        every sequence was passed over or one said stop or wait.
         """
         present = shares.present(self._waiting.keys())
+        least = min(map(self.served, self._waiting), default=0.0)
 
         def turn(task: str | None) -> tuple[bool, float, int]:
-            return shares.is_over(task, present), self.served(task), self._waiting[task][0].id
+            first, served = self._waiting[task][0], self.served(task)
+            is_over = shares.is_over(task, present)
+            if (rows := rows_of(first)) > 1 and served > least:
+                is_over = is_over or shares.goes_over(task, present, rows)
+            return is_over, served, first.id
 
-        able = [task for task in self._waiting if shares.may_take(task, taken)]
+        def is_able(task: str | None) -> bool:
+            # A beam search gets what is kept back where it gets all of its rows, else it waits.
+            rows = rows_of(self._waiting[task][0])
+            return shares.has_ordinary(taken) or shares.may_take(task, taken, rows)
+
+        able = [*filter(is_able, self._waiting)]
         for task in sorted(able, key=turn):
             for sequence in tuple(self._waiting[task]):
                 verdict = judge(sequence)
@@ -241,6 +205,12 @@ class WaitingLine:
         else:
             self._shares.give_back(task_of(sequence), rows_of(sequence))
 
+    def charge_kept(self, taken: int) -> None:
+        """Charge the beam search that waits for a step of the rows that are free, which nothing
+        else may have: who asks for many rows and few tokens would stop the others for nothing."""
+        if self._large is not None:
+            self.charge(self._large, idle_cost(self._shares.free_ordinary(taken)))
+
     def has_rows(self, sequence: Sequence, taken: int) -> bool:
         """Whether all rows that it needs are free for it while `taken` are in use."""
         rows = rows_of(sequence)
@@ -248,7 +218,7 @@ class WaitingLine:
             return True  # it is looked at where there is a row only
         passed = sum(self._passed.values())
         if self._large is not None and sequence is not self._large:
-            return rows <= self._spare - passed
+            return rows <= self._spare - passed and taken + rows <= self._all_rows
         may_take = self._shares.may_take(task_of(sequence), taken, rows)
         return may_take or self._shares.has_ordinary(taken - passed, rows)
 
@@ -334,6 +304,11 @@ def token_cost(sequence: Sequence) -> float:
     """Of its next token."""
     keys = len(sequence.encoding.prompt) + len(sequence.output)
     return (OUTPUT_TOKEN + KEY * keys) * _lineage(sequence.encoding)
+
+
+def idle_cost(rows: int) -> float:
+    """Of a step of rows in which it computes nothing, and nothing else may."""
+    return OUTPUT_TOKEN * rows
 
 
 def _lineage(encoding: Encoding) -> float:

@@ -29,6 +29,7 @@ from jumplora_server.scheduler.group import BeamGroup
 from jumplora_server.scheduler.queue import (
     Verdict,
     WaitingLine,
+    idle_cost,
     prompt_cost,
     rows_of,
     token_cost,
@@ -116,6 +117,7 @@ class Scheduler:
             late = self._known[heapq.heappop(self._deadlines)[1]]
             self._end(late, FinishReason.TIMEOUT, now)
         admitted = self._admit(now)
+        self._line.charge_kept(len(self._rows))
         rows = [self._rows[row] for row in sorted(self._rows)]
         if not self._groups:
             return Batch(tuple(admitted), tuple(rows))
@@ -193,11 +195,11 @@ class Scheduler:
 
         def judge(sequence: Sequence) -> Verdict:
             encoding = sequence.encoding
+            has_rows = self._line.has_rows(sequence, len(self._rows))
             if encoding.place >= 0:
-                return "take"
+                return "take" if has_rows else "wait"
             if admitted and tokens + len(encoding.prompt) > self._encode_budget():
                 return "stop"  # not passed over: long prompts would starve
-            has_rows = self._line.has_rows(sequence, len(self._rows))
             if encoding.ref is None:
                 return "take" if has_rows else "wait"
             if (encoding.ref, sequence.priority) in cold:
@@ -295,6 +297,7 @@ class Scheduler:
             sequence.first_token = now
         for member in group.members:
             self._line.charge(sequence, token_cost(member))
+        self._line.charge(sequence, idle_cost(len(group.rows) - len(group.members)))
         if not all(candidates):
             self._end(sequence, FinishReason.ERROR, now, error=_not_finite())
             return

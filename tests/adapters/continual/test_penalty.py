@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import T5ForConditionalGeneration
 
+from factories import tiny_t5
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.continual.config import ContinualConfig
 from jumplora_adapters.continual.penalty import EllaPenalty, OrthogonalPenalty
@@ -110,6 +111,18 @@ BANDWIDTH, FRACTION, STRENGTH = 0.05, 0.75, 30.0
 TOKENS = torch.tensor([[5, 9, 7, 1], [8, 6, 11, 1]])
 
 
+@pytest.fixture(params=[("v1.1", "q,v"), ("v1.1", "all-linear,lm_head"),
+                        ("v1.0", "all-linear,lm_head")], ids=str)  # fmt: skip
+def config(
+    config: ContinualConfig, request: pytest.FixtureRequest, tmp_path: Path
+) -> ContinualConfig:
+    """With targets of few or all layers; the head of v1.0 is tied, and its input scaled."""
+    style, targets = request.param
+    if style != "v1.1":
+        config = replace(config, backbone=str(tiny_t5(tmp_path / "tied", style=style, layers=1)))
+    return replace(config, targets=tuple(targets.split(",")))
+
+
 @pytest.fixture
 def adapted(config: ContinualConfig) -> AdaptedBackbone:
     """The gate is set and three quarters closed; all entries have a size."""
@@ -133,6 +146,8 @@ def _loss(model: T5ForConditionalGeneration) -> Tensor:
 def _weight_gradients(adapted: AdaptedBackbone, config: ContinualConfig) -> dict[str, Tensor]:
     """d loss / d W by target, of an ordinary model whose weights are W0 + s Z_f."""
     model = T5ForConditionalGeneration.from_pretrained(config.backbone)
+    # A tied head's update is none of the embedding.
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     weights = {name: model.get_submodule(name).weight for name in adapted.layers}
     with torch.no_grad():
         for name, layer in adapted.layers.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,13 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from factories import Style, tiny_t5
+from factories import Style, tiny_t5, toy_backbone
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.network import HEAD, Site
 from jumplora_adapters.training.adapt import load_adapted
 from jumplora_adapters.training.config import TARGETS, Scope, TrainConfig
-from jumplora_adapters.training.targets import added_roles, group_of, targets_of
+from jumplora_adapters.training.targets import added_roles, check_targets, group_of, targets_of
 
 CPU = torch.device("cpu")
 Q = "encoder.block.0.layer.0.SelfAttention.q"
@@ -171,3 +172,33 @@ def test_a_tied_head_is_trained_apart_from_the_embedding(
         assert served is not None
         torch.testing.assert_close(served, embedding + deltas[HEAD].to_dense())
         assert torch.equal(embedding, plain.get_input_embeddings().weight)
+
+
+HUGE = {f"encoder.block.{block}.layer.0.SelfAttention.q": (16_384, 16_384) for block in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "densest", "message"),
+    [
+        pytest.param({"method": "lora", "rank": 16_385}, 0, "16384 is the highest", id="rank"),
+        pytest.param({"method": "lora", "rank": 2048}, 0, "at least 805306368 bytes", id="lora"),
+        pytest.param({"rank": 4096}, 0, r"at least 905969664 bytes, .* 536870912: choose fewer",
+                     id="gate"),
+        pytest.param({"method": "lora", "values": "float16"}, 0.4, "at least 744908390 bytes",
+                     id="pruned"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_saved_is_refused_before_training(
+    changes: dict[str, Any], densest: float, message: str
+) -> None:
+    config = TrainConfig("b", "t", Path(), Path(), targets=("q",), **changes)
+    with pytest.raises(DataError, match=message):
+        check_targets(config, toy_backbone(HUGE), densest=densest)
+    check_targets(replace(config, rank=8), toy_backbone(HUGE))
+
+
+def test_more_layers_than_an_adapter_may_have_are_refused() -> None:
+    many = {f"encoder.block.{n}.layer.0.SelfAttention.q": (4, 4) for n in range(2049)}
+    config = TrainConfig("b", "t", Path(), Path(), targets=("q",), method="lora")
+    with pytest.raises(DataError, match="2049 layers, and an adapter has at most 2048"):
+        check_targets(config, toy_backbone(many))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -93,6 +94,23 @@ def test_every_hypothesis_has_a_place_in_the_queue(http: httpx.Client, site: Sit
     wait_for(lambda: admission.requests == 0)
 
 
+@pytest.mark.parametrize("asked", [{"num_beams": 3}, {"n": 3, "top_k": 2}])
+def test_the_tokens_of_a_prompt_are_counted_once(
+    http: httpx.Client, site: Site, asked: dict[str, int]
+) -> None:
+    def counted() -> float:
+        page = http.get("/metrics").text
+        name = 'jumplora_prompt_tokens_total{task_id="counted"}'
+        return sum(float(line.split()[1]) for line in page.splitlines() if line.startswith(name))
+
+    site.publish("counted")
+    before = counted()
+    answer = ask(http, ["x", "yz"], task="counted", **asked)
+    sent = int(answer.headers["x-prompt-tokens"])
+    wait_for(lambda: counted() >= before + sent)
+    assert counted() == before + sent
+
+
 def test_more_rows_than_may_wait_are_refused(http: httpx.Client) -> None:
     answer = ask(http, ["x"] * 4, num_beams=4)
     assert answer.status_code == 422
@@ -105,6 +123,35 @@ def test_more_beams_than_rows_are_refused(http: httpx.Client) -> None:
     assert (
         "parameters.num_beams: 5 is more than this server has rows for, 4" in answer.json()["error"]
     )
+
+
+@pytest.mark.parametrize("name", ["do_sample", "temperature", "top_k", "top_p"])
+def test_the_advice_where_beams_and_a_draw_are_asked_for_helps(
+    http: httpx.Client, name: str
+) -> None:
+    asked: dict[str, Any] = {"num_beams": 2, name: True if name == "do_sample" else 1}
+    answer = ask(http, **asked)
+    assert answer.status_code == 422
+    assert f"parameters.{name}: beams draw nothing; leave it out" in answer.json()["error"]
+    asked.pop(name)
+    assert ask(http, **asked).status_code == 200
+
+
+@pytest.mark.parametrize("given", [1, 0, "always", "True", [], 0.5])
+def test_early_stopping_has_one_message(http: httpx.Client, given: object) -> None:
+    answer = ask(http, num_beams=2, early_stopping=given)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert error.startswith('parameters.early_stopping: must be true, false or "never"'), error
+
+
+def test_an_adapters_own_beams_that_there_are_no_rows_for(http: httpx.Client, site: Site) -> None:
+    site.publish("wide", generation={"num_beams": 8})
+    answer = ask(http, task="wide")
+    assert answer.status_code == 422
+    expected = "num_beams: 8, the adapter's own default, is more than this server has rows for, 4"
+    assert expected in answer.json()["error"]
+    assert ask(http, task="wide", num_beams=4).status_code == 200
 
 
 @pytest.mark.parametrize("asked", [{"num_beams": 2}, {"n": 2, "top_k": 2}])

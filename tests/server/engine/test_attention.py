@@ -84,11 +84,25 @@ def test_a_row_attends_to_the_keys_that_its_bias_lets_through(length: int, behin
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("width", [1, 3, 5, 6, 7, 8, 24, 64])
-def test_hidden_keys_do_not_change_a_rows_bits(width: int, dtype: torch.dtype) -> None:
-    q = numbers(4, HEADS, width, seed=1).to(dtype)
-    k, v = (numbers(4, HEADS, 512, width, seed=seed).to(dtype) for seed in (2, 3))
-    bias = torch.zeros(4, 1, 512, dtype=dtype)
-    bias[:, :, 40:] = torch.finfo(dtype).min
-    first, *others = (attend_rows(q, k, v, bias[:, :, :n]) for n in (64, 128, 192, 512))
-    assert all(torch.equal(first, other) for other in others)
+@pytest.mark.parametrize("width", range(1, 10))
+def test_a_rows_bits_do_not_depend_on_longer_ones(width: int, dtype: torch.dtype) -> None:
+    """Keys behind a mask up to the next multiples of LENGTH_STEP change nothing, at any width."""
+    rows, length = 4, 50
+    q = numbers(rows, HEADS, width, seed=1).to(dtype)
+    k, v = (numbers(rows, HEADS, 512, width, seed=seed).to(dtype) for seed in (2, 3))
+    bias = numbers(rows, HEADS, 512, seed=4).to(dtype)
+    bias[:, :, length:] = torch.finfo(dtype).min
+    alone = attend_rows(q, k, v, bias[:, :, : round_up(length)])
+    for longer in (128, 192, 512):
+        assert torch.equal(attend_rows(q, k, v, bias[:, :, :longer]), alone), f"{longer} keys"
+
+
+@pytest.mark.parametrize("width", [3, 8, 20, 64])
+@pytest.mark.parametrize("rows", [4, 9])
+def test_a_rows_bits_do_not_depend_on_where_its_keys_lie(rows: int, width: int) -> None:
+    """A view of a cache has another stride than a copy of its places (SourceCache.read)."""
+    q, bias = numbers(rows, HEADS, width, seed=1), numbers(rows, HEADS, 128, seed=4)
+    k, v = (numbers(rows, HEADS, 320, width, seed=seed)[:, :, :128] for seed in (2, 3))
+    assert torch.equal(
+        attend_rows(q, k, v, bias), attend_rows(q, k.contiguous(), v.contiguous(), bias)
+    )

@@ -24,7 +24,7 @@ PATHS = [
     ("float32", "torch"),
     ("bfloat16", "torch"),
 ]
-STEPS = 18  # past the first whole vector of keys
+STEPS = 34  # past two whole vectors of keys
 PLAIN = Sampling(STEPS, beams=Beams(3))
 EDITED = Sampling(
     STEPS, beams=Beams(4), repetition_penalty=1.4, no_repeat_ngram_size=2, min_new_tokens=5

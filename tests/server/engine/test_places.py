@@ -174,6 +174,31 @@ def test_a_sequence_that_takes_up_anothers_tokens_knows_them(
     assert output.token_ids[0] == output.token_ids[1]
 
 
+@pytest.mark.parametrize("tokens", [3, 16, 64, 79])
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
+def test_neighbours_of_one_prompt_have_the_bits_of_each_alone(
+    backbone: Backbone, dtype: str, kernels: Kernels, tokens: int
+) -> None:
+    """However many they are: kernels take some of them together."""
+    engine, _ = make_engine(backbone, dtype, kernels)
+    first = make_sequence(prompt(tokens), row=0)
+    other = make_sequence(prompt(20, seed=2), row=ROWS - 1)
+    first.encoding.place = 3
+    rows = [first, *(another(first, row) for row in range(1, ROWS - 1))]
+    engine.step(first_batch([*rows, other]))
+    with torch.inference_mode():
+        for row in rows:  # what they were fed differs
+            row.output.append(5 + row.row)
+        alone = [engine.runner.logits([row], [()])[0].clone() for row in rows]
+        assert not torch.equal(alone[0], alone[1]), "no contrast"
+        for count in range(1, len(rows) + 1):
+            for given in (rows[:count], [*rows[:count], other], [other, *rows[:count]]):
+                logits = engine.runner.logits(given, [()] * len(given))
+                start = given.index(rows[0])
+                for got, wanted in zip(logits[start : start + count], alone, strict=False):
+                    assert torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("kernels", [pytest.param("native", marks=native), "torch"])
 def test_a_copy_has_the_bits_of_its_source(backbone: Backbone, kernels: Kernels) -> None:
     engine, slot = make_engine(backbone, "float32", kernels)
@@ -196,10 +221,21 @@ def test_a_copy_has_the_bits_of_its_source(backbone: Backbone, kernels: Kernels)
         ([RowCopy(0, 1, 2), RowCopy(1, 2, 2)], ValueError),
         ([RowCopy(0, 0, 2)], ValueError),
         ([RowCopy(0, 1, TARGET + 1)], IndexError),
+        ([RowCopy(0, 1, 2, same=3)], IndexError),
+        ([RowCopy(0, 1, 2, same=-1)], IndexError),
         ([RowCopy(0, ROWS, 2)], IndexError),
         ([RowCopy(-1, 1, 2)], IndexError),
     ],
-    ids=["twice", "from and to", "itself", "too many tokens", "to no row", "from no row"],
+    ids=[
+        "twice",
+        "from and to",
+        "itself",
+        "too many tokens",
+        "more the same",
+        "less than none the same",
+        "to no row",
+        "from no row",
+    ],
 )
 def test_copies_that_have_no_meaning_are_refused(
     backbone: Backbone, copies: Rows[RowCopy], error: type[Exception]

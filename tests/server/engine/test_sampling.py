@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from choosing import EOS, MAX_ROWS, WAYS, Way, is_the_references, make_chooser
 from decoding import make_sequence, torch_threads
@@ -384,6 +385,46 @@ def test_repeated_ngrams_are_those_of_transformers(
             left = NoRepeatNGramLogitsProcessor(size[i])(fed, left.clone())
         expected.append(int(left.argmax()) if left.max().isfinite() else -1)
     assert chooser.choose(logits, rows).token_ids == tuple(expected)
+
+
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what torch computes."""
+
+    calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("way", [*WAYS, "reference"])
+def test_long_ngrams_are_those_of_transformers(way: Way) -> None:
+    """Also those of more tokens than are compared at once."""
+    from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
+
+    sizes = [2, 63, 64, 65, 66, 129, 130, 200, 8192]
+    logits = numbers(len(sizes), 8)
+    rows, expected = [], []
+    for i, size in enumerate(sizes):
+        output = [1 + n % 7 for n in range(size - 1 + i)][:220]
+        rows.append(make_sequence([1], row=i, sampling=Sampling(250, no_repeat_ngram_size=size)))
+        rows[i].output.extend(output)
+        fed = torch.tensor([[0, *output]])
+        left = NoRepeatNGramLogitsProcessor(size)(fed, logits[i : i + 1].clone())
+        expected.append(int(left.argmax()))
+    assert make_chooser(way, 8).choose(logits, rows).token_ids == tuple(expected)
+
+
+def test_what_long_ngrams_cost_does_not_grow_with_their_size() -> None:
+    """Each kernel is waited for by the whole batch."""
+    counts = []
+    for size in (2, 120):
+        row = make_sequence([1], row=0, sampling=Sampling(250, no_repeat_ngram_size=size))
+        row.output.extend(1 + n % 7 for n in range(124))
+        with Counted() as counted:  # type: ignore[no-untyped-call]
+            make_chooser("torch", 8).choose(numbers(1, 8), [row])
+        counts.append(counted.calls)
+    assert counts[1] < 1.5 * counts[0], counts
 
 
 def test_a_row_forgets_who_had_it_before(way: Way) -> None:

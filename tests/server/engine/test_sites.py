@@ -116,33 +116,6 @@ def test_a_row_beside_any_targets_has_the_tokens_that_it_has_alone(
         assert mixed[i] == alone, f"row {i}"
 
 
-@native
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_bits_do_not_depend_on_what_others_target(backbone: Backbone, dtype: str) -> None:
-    """Logits of a q-and-v row and of the bare backbone, alone and beside rows of every target."""
-    engine = make_engine(backbone, dtype, "native")
-    made = adapters(backbone)
-    small = engine.install(engine.pack(made["q and v, masked"]))
-    whole = engine.install(engine.pack(made["all, masked"]))
-    both = engine.install(engine.pack(made["all, combined"]))
-    lineages = ((small,), (), (whole,), (both,))
-    tokens = ([7], [9], [11], [13])
-
-    @torch.inference_mode()
-    def logits(rows: list[int]) -> torch.Tensor:
-        sequences = [make_sequence(prompts()[i], row=i, slots=lineages[i]) for i in rows]
-        encodings = [sequence.encoding for sequence in sequences]
-        bank = [engine._bank.lineage(encoding.slots) for encoding in encodings]
-        engine.runner.encode(encodings, bank)
-        for i, sequence in zip(rows, sequences, strict=True):
-            sequence.output.extend(tokens[i])  # its first token's keys are the empty cache's
-        return engine.runner.logits(sequences, bank).clone()
-
-    mixed = logits([0, 1, 2, 3])
-    for row in range(4):
-        assert torch.equal(logits([row])[0], mixed[row]), f"row {row}"
-
-
 class Asked:
     """A plan that adds nothing, and knows which sites asked it."""
 

@@ -23,8 +23,8 @@ class Door:
         self.rejected: list[RejectReason] = []
         self.admission = Admission(limits, lambda: self.now, self.rejected.append, random.Random(0))
 
-    def reserve(self, task: str | None, tokens: int) -> Reservation:
-        (place,) = self.admission.reserve(task, [tokens])
+    def reserve(self, task: str | None, tokens: int, rows: int = 1) -> Reservation:
+        (place,) = self.admission.reserve(task, [tokens], rows=rows)
         return place
 
     def try_reserve(self, task: str | None, tokens: int) -> Reservation | type[ServerError]:
@@ -100,22 +100,24 @@ def test_a_prompt_over_its_share_gets_in_when_its_task_has_nothing_waiting() -> 
     assert isinstance(door.try_reserve("a", 8), Reservation)
 
 
-def test_retry_after_follows_the_pace_of_the_queue() -> None:
+@pytest.mark.parametrize("rows", [1, 5])
+def test_retry_after_follows_the_pace_of_the_queue(rows: int) -> None:
+    """A beam search leaves as many places at once as it is wide."""
     door = Door(QueueLimits(max_requests=50, max_tokens=1000, task_share=1.0))
-    waits = []
+    waits, count = [], 50 // rows
     for pace in (0.01, 2.0):
-        held = [door.reserve("a", 1) for _ in range(50)]
-        for reservation in held[:40]:
-            door.now += pace
+        held = [door.reserve("a", 1, rows) for _ in range(count)]
+        for reservation in held[: count - 2]:
+            door.now += pace * rows
             reservation.release()
-        held = held[40:] + [door.reserve("a", 1) for _ in range(40)]
+        held = held[count - 2 :] + [door.reserve("a", 1, rows) for _ in range(count - 2)]
         with pytest.raises(QueueFull) as caught:
-            door.reserve("a", 1)
+            door.reserve("a", 1, rows)
         waits.append(caught.value.retry_after or 0.0)
         for reservation in held:
             reservation.release()
     assert 1 <= waits[0] < 10
-    assert 60 < waits[1] < 130, "50 places at about 2 s each"
+    assert 40 < waits[1] < 130, "50 places at about 2 s each"
 
 
 def test_idle_time_does_not_count_as_waiting() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fakes import FakeDetokenizer
 from jumplora_server.core import AdapterRef, Encoding, Sampling, Sequence
-from jumplora_server.scheduler.queue import FairQueue, RowShares, Verdict, task_of
+from jumplora_server.scheduler.queue import FairQueue, Verdict, task_of
+from jumplora_server.scheduler.shares import RowShares
 
 IDS = itertools.count()
 PLENTY = RowShares(1000, 0)

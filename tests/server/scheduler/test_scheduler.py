@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -24,6 +25,7 @@ from jumplora_server.core import (
     Wanted,
 )
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
+from jumplora_server.scheduler.queue import OUTPUT_TOKEN
 from jumplora_server.scheduler.scheduler import Scheduler
 
 LIMITS = EngineLimits(max_rows=3, max_source_tokens=64, max_target_tokens=32, end_token_ids=(EOS,))
@@ -604,6 +606,45 @@ def test_a_quiet_task_does_not_wait_for_a_beam_search() -> None:
     assert {*ids(bench.step().decode)} == {quiet.id, wide.id}
 
 
+@pytest.mark.parametrize("wants", ["tokens", "end"])
+def test_answers_of_beams_come_in_pieces_where_tokens_are_wanted(wants: Wanted) -> None:
+    """Else each is detokenized once: all other rows wait for it."""
+    bench = Bench()
+    search = bench.add("a", beams=Beams(2, answers=2), wants=wants, max_new_tokens=3)
+    for _ in range(3):
+        bench.step()
+    for answer in bench.finished[search.id].answers:
+        pieces = [token.text for token in answer.tokens]
+        assert "".join(pieces) == answer.text
+        assert len(answer.text) == 3
+        assert pieces == ([*answer.text] if wants == "tokens" else ["", "", answer.text])
+
+
+def test_a_quiet_tasks_beam_search_takes_free_rows_only() -> None:
+    """Of those that are kept back, some may have been taken before another search waited."""
+    bench = Bench(EngineLimits(4, 64, 32, (EOS,)), spare_rows=2)
+    for task in ("a", "a", "b"):
+        bench.add(task, max_new_tokens=9)
+        bench.step()
+    waiting = [bench.add(task, beams=Beams(2)) for task in ("c", "d")]
+    assert len(bench.step().decode) == 3
+    for _ in range(20):
+        bench.step()
+    assert {s.id for s in waiting} <= bench.finished.keys()
+
+
+def test_a_search_for_an_encoded_prompt_waits_for_its_rows_too() -> None:
+    bench = Bench()
+    first = bench.add("a", max_new_tokens=3)
+    bench.step()
+    second = replace(first, id=1, sampling=Sampling(3, beams=Beams(3)), output=[], row=-1)
+    bench.scheduler.add(second)
+    assert len(bench.step().decode) == 1
+    bench.step()
+    assert len(bench.next_batch().decode) == 1
+    assert bench.scheduler.running == 3
+
+
 def test_a_cancelled_beam_search_holds_nothing_up() -> None:
     bench = Bench()
     bench.add("a")
@@ -649,8 +690,9 @@ def test_a_task_is_charged_for_every_hypothesis() -> None:
         bench.step()
     served = bench.scheduler._line._queue.served
     prompt = 2.2  # two tokens, of a version of its own
-    ratio = (served("a") - prompt) / (served("b") - prompt)
-    assert ratio == pytest.approx(10 / 4, rel=0.01), "one runs in the first step, then three"
+    idle = 2 * OUTPUT_TOKEN  # one runs in the first step, then three
+    ratio = (served("a") - prompt - idle) / (served("b") - prompt)
+    assert ratio == pytest.approx(10 / 4, rel=0.01)
 
 
 def test_a_place_that_no_answer_uses_is_lent_to_another_prompt() -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from fakes import EOS, FakeDetokenizer
 from jumplora_server.core import (
@@ -23,7 +30,7 @@ from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.claims import Priority
 from jumplora_server.scheduler.scheduler import Scheduler
 
-ROWS, BUDGET, START = 3, 9, -1
+ROWS, BUDGET, START = 5, 9, -1
 TASKS = st.sampled_from([None, "a", "b", "c"])
 STATES = st.sampled_from(["ready", "cold", "broken"])
 
@@ -62,8 +69,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         super().__init__()
         self.state = dict.fromkeys("abc", "ready")
         self.claims: list[AdapterRef] = []
-        limits = EngineLimits(ROWS, 64, 6, (EOS,))
-        self.scheduler = Scheduler(limits, self, max_encode_tokens=BUDGET)
+        self.scheduler = self.make_scheduler(spare_rows=0)
         self.added: dict[int, Sequence] = {}
         self.ended: set[int] = set()
         self.rows: dict[int, set[int]] = {}  # by sequence, once admitted
@@ -71,6 +77,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.new: set[int] = set()  # that got their rows in this turn
         self.encoded: dict[Encoding, tuple[int, tuple[int, ...]]] = {}  # its place and slots
         self.now = 0.0
+
+    def make_scheduler(self, spare_rows: int) -> Scheduler:
+        limits = EngineLimits(ROWS, 64, 6, (EOS,))
+        return Scheduler(limits, self, max_encode_tokens=BUDGET, spare_rows=spare_rows)
+
+    @initialize(spare_rows=st.integers(0, ROWS - 3))
+    def keep_rows_back(self, spare_rows: int) -> None:
+        self.scheduler = self.make_scheduler(spare_rows)
 
     def claim(self, ref: AdapterRef, priority: Priority) -> tuple[int, ...] | None:
         if self.state[ref.task] == "broken":
@@ -190,6 +204,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not sources & targets
         assert len(targets) == len(batch.copies)
         for copy in batch.copies:
+            same = self.fed[copy.source][: copy.same]
+            assert self.fed.get(copy.row, [])[: copy.same] == same, "they have other tokens"
             self.fed[copy.row] = self.fed[copy.source][: copy.tokens]
             assert len(self.fed[copy.row]) == copy.tokens, "tokens that were never fed"
         self.new = {sequence.id for sequence in batch.decode} - self.rows.keys()

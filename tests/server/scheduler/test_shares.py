@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jumplora_server.scheduler.queue import RowShares
+from jumplora_server.scheduler.shares import RowShares
 
 
 def holding(rows: int, spare: int, **held: int) -> RowShares:

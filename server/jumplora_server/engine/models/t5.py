@@ -169,7 +169,7 @@ class T5:
             x = layer.out.onto(x, read, plan)
             q = cross.q(self._norm(x, cross.norm), plan)
             q = q.view(rows, self.config.num_heads, self.config.d_kv)
-            read = attend_rows(q, *caches.source.read(index, places), source_mask)
+            read = attend_rows(q, *caches.source.read(index, places, source), source_mask)
             x = cross.out.onto(x, read, plan)
             x = self._feed_forward(layer, x, plan)
         x = self._norm(x, self.decoder_norm) * self.config.logit_scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -138,7 +138,7 @@ class NativeRunner:
         """Copy what rows of the target cache hold."""
         prepared = _prepare(
             tokens=[0] * len(copies),
-            lengths=[0] * len(copies),
+            lengths=[copy.same for copy in copies],
             source_places=[copy.source for copy in copies],
             target_rows=[copy.row for copy in copies],
             positions=[copy.tokens for copy in copies],
@@ -146,6 +146,11 @@ class NativeRunner:
         self._model.copy(prepared.step)
         for copy in copies:
             self._samplings.forget(copy.row)
+
+    @property
+    def sites(self) -> Mapping[str, int]:
+        """Every linear layer's number in the tapes, ascending."""
+        return self._model.sites
 
     @property
     def tapes(self) -> dict[str, Tape]:

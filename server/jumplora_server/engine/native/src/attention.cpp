@@ -102,52 +102,76 @@ struct Rows {  // one layer's cache as one (row or place, head) sees it
     }
 };
 
-// One query over `n` tokens of a cache row: q [d_kv], scores scratch, out [d_kv]. `bias` may be null.
+// R queries over `n` tokens of one cache row, each query and its out [d_kv] `apart` from the next;
+// scores is scratch for R times n, rounded up. `bias`, the same for all of them, may be null.
+template <int R>
 void attend_cache(
-    const float* q, const Rows<float>& cache, int64_t d_kv, int64_t n, const float* bias,
-    float* scores, float* out) {
+    const float* q, int64_t apart, const Rows<float>& cache, int64_t d_kv, int64_t n,
+    const float* bias, float* scores, float* out) {
+    const int64_t width = round_up(n);
     for (int64_t j = 0; j < n; j += 4 * LANES) {
-        vec c[4] = {};
+        vec c[R][4] = {};
         const int64_t groups = std::min<int64_t>(4, (n - j + LANES - 1) / LANES);
         const float* keys = cache.keys + j * d_kv;
         const auto sum = [&]<int G>() {
             for (int64_t d = 0; d < d_kv; ++d) {
-                const vec scalar = _mm512_set1_ps(q[d]);
+                vec key[G];
 #pragma GCC unroll 8
-                for (int g = 0; g < G; ++g) {
-                    const vec key = _mm512_loadu_ps(keys + (g * d_kv + d) * LANES);
-                    c[g] = _mm512_fmadd_ps(scalar, key, c[g]);
+                for (int g = 0; g < G; ++g) key[g] = _mm512_loadu_ps(keys + (g * d_kv + d) * LANES);
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) {
+                    const vec scalar = _mm512_set1_ps(q[r * apart + d]);
+#pragma GCC unroll 8
+                    for (int g = 0; g < G; ++g) c[r][g] = _mm512_fmadd_ps(scalar, key[g], c[r][g]);
                 }
             }
         };
-        if (groups == 4) sum.operator()<4>();
-        else if (groups == 3) sum.operator()<3>();
-        else if (groups == 2) sum.operator()<2>();
-        else sum.operator()<1>();
-        for (int64_t g = 0; g < groups; ++g) {
-            const int64_t key = j + g * LANES;
-            if (bias != nullptr)
-                c[g] = _mm512_add_ps(c[g], _mm512_maskz_loadu_ps(tail_mask(n - key), bias + key));
-            _mm512_storeu_ps(scores + key, c[g]);
-        }
+        if (groups == 4) sum.template operator()<4>();
+        else if (groups == 3) sum.template operator()<3>();
+        else if (groups == 2) sum.template operator()<2>();
+        else sum.template operator()<1>();
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+            for (int64_t g = 0; g < groups; ++g) {
+                const int64_t key = j + g * LANES;
+                if (bias != nullptr)
+                    c[r][g] = _mm512_add_ps(c[r][g], _mm512_maskz_loadu_ps(tail_mask(n - key), bias + key));
+                _mm512_storeu_ps(scores + r * width + key, c[r][g]);
+            }
     }
-    const vec total = _mm512_set1_ps(exponentiate(scores, n));
+    float total[R];
+    for (int r = 0; r < R; ++r) total[r] = exponentiate(scores + r * width, n);
     for (int64_t d = 0; d < d_kv;) {
         if (d + 64 <= d_kv) {
-            vec c[1][4];
-            small_product<1, 4>(scores, 0, cache.values + d, d_kv, n, 0xFFFF, c);
+            vec c[R][4];
+            small_product<R, 4>(scores, width, cache.values + d, d_kv, n, 0xFFFF, c);
 #pragma GCC unroll 8
-            for (int v = 0; v < 4; ++v)
-                _mm512_storeu_ps(out + d + 16 * v, _mm512_div_ps(c[0][v], total));
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+                for (int v = 0; v < 4; ++v)
+                    _mm512_storeu_ps(
+                        out + r * apart + d + 16 * v,
+                        _mm512_div_ps(c[r][v], _mm512_set1_ps(total[r])));
             d += 64;
         } else {
             const __mmask16 mask = tail_mask(d_kv - d);
-            vec c[1][1];
-            small_product<1, 1>(scores, 0, cache.values + d, d_kv, n, mask, c);
-            _mm512_mask_storeu_ps(out + d, mask, _mm512_div_ps(c[0][0], total));
+            vec c[R][1];
+            small_product<R, 1>(scores, width, cache.values + d, d_kv, n, mask, c);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r)
+                _mm512_mask_storeu_ps(
+                    out + r * apart + d, mask, _mm512_div_ps(c[r][0], _mm512_set1_ps(total[r])));
             d += 16;
         }
     }
+}
+
+constexpr int SHARING = 4;  // neighbouring rows of one prompt that are taken together: a beam's
+
+template <int R, typename... Args>
+void attend_sharing(int64_t rows, Args... args) {
+    if (rows == R) return attend_cache<R>(args...);
+    if constexpr (R > 1) attend_sharing<R - 1>(rows, args...);
 }
 
 }  // namespace
@@ -216,10 +240,21 @@ void attend_self(const Op& op, const Team& team) {
         std::memcpy(cache.values + position * d_kv, q + 2 * inner, d_kv * sizeof(float));
         const float* bias =
             static_cast<const float*>(op.p[4]) + head * length + length - 1 - position;
-        attend_cache(
-            q, cache, d_kv, position + 1, bias, scores,
+        attend_cache<1>(
+            q, 0, cache, d_kv, position + 1, bias, scores,
             static_cast<float*>(op.p[1]) + sequence * inner + head * d_kv);
     });
+}
+
+// How many rows from this one on are taken together: neighbours whose prompts lie in one place. None
+// where an earlier row has taken this one.
+static int64_t rows_taken_with(const Step& step, int64_t row) {
+    const int64_t* const places = step.source_places;
+    int64_t first = row, rows = 1;
+    while (first > 0 && places[first - 1] == places[row]) --first;
+    if ((row - first) % SHARING != 0) return 0;
+    while (rows < SHARING && row + rows < step.rows && places[row + rows] == places[row]) ++rows;
+    return rows;
 }
 
 // p: q [rows, inner], out [rows, inner], keys, values (the layer's cross-attention cache).
@@ -228,28 +263,37 @@ void attend_cross(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
     team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
+        const int64_t rows = rows_taken_with(team.step, sequence);
+        if (rows == 0) return;
         const Rows<float> cache(op, 2, team.step.source_places[sequence], head, heads, d_kv, length);
         const int64_t n = team.step.lengths[sequence];
         const int64_t offset = sequence * inner + head * d_kv;
-        float* scores = team.scratch(round_up(n));
+        float* scores = team.scratch(SHARING * round_up(n));
         if (scores == nullptr) return;
-        attend_cache(
-            static_cast<const float*>(op.p[0]) + offset, cache, d_kv, n, nullptr,
-            scores, static_cast<float*>(op.p[1]) + offset);
+        attend_sharing<SHARING>(
+            rows, static_cast<const float*>(op.p[0]) + offset, inner, cache, d_kv, n,
+            static_cast<const float*>(nullptr), scores, static_cast<float*>(op.p[1]) + offset);
     });
 }
 
-// p: keys, values (the layer's own cache).  n: heads, d_kv, length. Keys are copied in whole vectors.
+// p: keys, values (the layer's own cache).  n: heads, d_kv, length.
+// Keys are copied in whole vectors: among them some that both rows have, which are equal.
 void copy_rows(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2];
     team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t copy = i / heads, head = i % heads;
         const int64_t tokens = team.step.positions[copy];
+        const int64_t first = team.step.lengths[copy] / LANES * LANES;
+        if (first >= tokens) return;
         const Rows<const float> from(
             op, 0, team.step.source_places[copy], head, heads, d_kv, length);
         const Rows<float> to(op, 0, team.step.target_rows[copy], head, heads, d_kv, length);
-        std::memcpy(to.keys, from.keys, round_up(tokens) * d_kv * sizeof(float));
-        std::memcpy(to.values, from.values, tokens * d_kv * sizeof(float));
+        const int64_t skipped = first * d_kv;
+        std::memcpy(
+            to.keys + skipped, from.keys + skipped,
+            (round_up(tokens) - first) * d_kv * sizeof(float));
+        std::memcpy(
+            to.values + skipped, from.values + skipped, (tokens - first) * d_kv * sizeof(float));
     });
 }
 

@@ -88,7 +88,7 @@ struct Step {
     int64_t sequences;
     const int32_t* tokens;      // [rows]
     const int64_t* starts;      // encode: [sequences] first row of each prompt
-    const int64_t* lengths;     // [sequences] source tokens
+    const int64_t* lengths;     // [sequences] source tokens; copies: tokens that are not copied
     const int64_t* source_places;  // [sequences] of their prompts; copies: the rows copied from
     const int64_t* target_rows;    // decode and copies: [sequences]
     const int64_t* positions;   // decode: [sequences] the position the token takes; copies: tokens
