@@ -20,7 +20,7 @@ from jumplora_adapters.convert.expressions import Expression, match_all
 from jumplora_adapters.convert.scaling import RankScaling, Scaling
 from jumplora_adapters.errors import ConvertError
 
-DEFAULT_RANK = 8  # PEFT's, where the field is missing
+DEFAULT_RANK = DEFAULT_ALPHA = 8  # PEFT's, where the field is missing
 MAX_NAMED = 3
 
 
@@ -39,7 +39,7 @@ def read_strengths(config: Mapping[str, object]) -> Strengths:
     """What adapter_config.json of a LoRA says. Raises ConvertError."""
     return Strengths(
         rank=rank_of("r", config.get("r", DEFAULT_RANK)),
-        alpha=alpha_of("lora_alpha", config.get("lora_alpha")),
+        alpha=alpha_of("lora_alpha", config.get("lora_alpha", DEFAULT_ALPHA)),
         rank_scaling="sqrt-r" if flag_of(config, "use_rslora") else "r",
         rank_pattern={
             name: rank_of(f"rank_pattern[{said(name)}]", rank)

@@ -20,6 +20,12 @@ def _strengths(**fields: object) -> Strengths:
     return read_strengths({"lora_alpha": 8, "r": 4, **fields})
 
 
+def test_fields_that_are_missing_have_the_value_that_peft_gives_them() -> None:
+    peft = pytest.importorskip("peft")
+    strengths, default = read_strengths({}), peft.LoraConfig()
+    assert (strengths.rank, strengths.alpha) == (default.r, default.lora_alpha)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(PATTERNS), unique=True), st.sampled_from(["rank", "alpha"]))
 def test_the_first_match_is_the_one_that_peft_takes(patterns: list[str], kind: str) -> None:
