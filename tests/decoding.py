@@ -94,14 +94,15 @@ def load_reference(folder: Path) -> Any:
     """transformers' model of a folder, in float32.
 
     transformers 5 multiplies the decoder's output of every umT5 by d_model ** -0.5, which the
-    published ones were not trained with. Its tokens are the same without that, its probabilities
-    are those of the training.
+    published ones were not trained with. Its greedy tokens are the same without that, its
+    probabilities are those of the training. Here as in the server, the folder's own field says so.
     """
     from transformers import AutoModelForSeq2SeqLM
 
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
     if model.config.model_type == "umt5":
-        model.config.tie_word_embeddings = False
+        scales = getattr(model.config, "scale_decoder_outputs", False)
+        model.config.tie_word_embeddings = scales  # what its forward looks at
     return model
 
 

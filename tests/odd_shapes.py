@@ -74,5 +74,6 @@ SHAPES: dict[str, Options] = {
     # Heads and tokens.
     "gated with a tied head": _activation("gated-gelu", style="v1.0"),
     "a head of its own that is scaled": _with(fields={"scale_decoder_outputs": True}),
+    "a umT5 that is scaled": _with(fields={"scale_decoder_outputs": True}, style="umt5"),
     "other tokens": _with(fields={"decoder_start_token_id": 9, "eos_token_id": 7}, style="mt5"),
 }

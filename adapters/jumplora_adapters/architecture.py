@@ -205,7 +205,7 @@ def _size(config: Mapping[str, object], model_type: ModelType, name: str, most: 
         if meant == name and config.get(synonym, size) != size:
             raise BackboneError(
                 f"config.json: {synonym} is {config[synonym]!r}, but {name} is {size}; both name "
-                f"one size: remove {synonym}"
+                f"one size: remove {synonym}, and write the size as {name}"
             )
     return size
 
@@ -256,10 +256,11 @@ def _scales_decoder_outputs(config: Mapping[str, object], model_type: ModelType)
     # T5 v1.0 multiplies the decoder's output by d_model ** -0.5 before its tied head. Old files say
     # so by tie_word_embeddings; transformers 5 always writes that as true and adds its own field.
     # No published umT5 was trained so. transformers 5 does it to all of them, since it takes
-    # tie_word_embeddings for true; their highest tokens stay the same.
-    if model_type != "t5":
+    # tie_word_embeddings for true: for umT5 that says nothing, and the other field alone counts.
+    if model_type == "mt5":  # never, whatever its files say
         return False
-    explicit = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    usual = model_type == "t5" and config.get("tie_word_embeddings") is not False
+    explicit = config.get("scale_decoder_outputs", usual)
     if not isinstance(explicit, bool):
         raise BackboneError(
             f"config.json: scale_decoder_outputs is {explicit!r}; true or false is allowed"

@@ -40,6 +40,7 @@ def inspect(
     """
     with reported_errors():
         from jumplora_adapters.convert.draft import file_digest
+        from jumplora_adapters.density import density_of
 
         source = find_source(spec, store)
         manifest = read_head(source.path, follow_links=source.digest is None)
@@ -62,7 +63,7 @@ def inspect(
     rows = (
         [(name, "1", share(value), "", "") for name, value in density.items()]
         if modules
-        else _site_rows(density)
+        else [*_site_rows(density), _whole_row(density, density_of(manifest))]
     )
     print_table(
         [
@@ -127,22 +128,26 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
     return facts
 
 
-def _site_rows(density: dict[str, float]) -> list[tuple[str, str, str, str, str]]:
+_Row = tuple[str, str, str, str, str]
+
+
+def _site_rows(density: dict[str, float]) -> list[_Row]:
     """Density by kind of module: all encoder self-attention q, and so on."""
-    sites: dict[str, list[float]] = {}
+    kinds: dict[str, list[float]] = {}
     for name, value in density.items():
-        sites.setdefault(kind_of(name), []).append(value)
-    sites["all"] = list(density.values())
-    return [
-        (
-            site,
-            str(len(values)),
-            share(sum(values) / len(values)),
-            share(min(values)),
-            share(max(values)),
-        )
-        for site, values in sites.items()
+        kinds.setdefault(kind_of(name), []).append(value)
+    return [  # those of a kind have one shape
+        _row(kind, values, sum(values) / len(values)) for kind, values in kinds.items()
     ]
+
+
+def _whole_row(density: dict[str, float], whole: float | None) -> _Row:
+    """All modules, which differ in size."""
+    return _row("all", list(density.values()), whole or 0.0)
+
+
+def _row(name: str, values: list[float], pooled: float) -> _Row:
+    return (name, str(len(values)), share(pooled), share(min(values)), share(max(values)))
 
 
 def _number(value: float | None) -> str:

@@ -69,6 +69,7 @@ def list_tasks(
 
 def _entry(store: Catalogue, task: str, found: str | StoreError) -> dict[str, object]:
     """One task; one whose pointer or adapter cannot be read is listed with its error."""
+    from jumplora_adapters.density import density_of
     from jumplora_adapters.errors import AdapterError
 
     entry: dict[str, object] = {"task_id": task, "version": None, "versions": None}
@@ -81,12 +82,11 @@ def _entry(store: Catalogue, task: str, found: str | StoreError) -> dict[str, ob
         file_bytes = store.path_of(version).stat().st_size
     except AdapterError as error:
         return entry | {"error": {"code": error.code, "message": str(error)}}
-    shares = manifest.density.values()
     return entry | {
         "kind": manifest.kind,
         "method": manifest.method,
         "backbone": manifest.backbone.name,
-        "density": sum(shares) / len(shares) if shares else None,
+        "density": density_of(manifest),
         "lineage": list(manifest.lineage),
         "file_bytes": file_bytes,
         "created": manifest.created,

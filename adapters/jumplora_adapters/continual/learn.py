@@ -20,13 +20,13 @@ from jumplora_adapters.continual.result import (
     StepTimes,
     TaskResult,
     module_densities,
-    pooled_density,
     warnings_of,
 )
 from jumplora_adapters.continual.scorebook import ScoreBook, after, alone
 from jumplora_adapters.continual.state import Scorer, canary_score
 from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.delta import Delta, LowRankDelta
+from jumplora_adapters.density import pooled_density
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.format import Adapter, Factors, read_adapter, write_adapter
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted

@@ -11,6 +11,7 @@ from typing import Any
 
 from jumplora_adapters.atomic_file import replace_file
 from jumplora_adapters.delta import Delta
+from jumplora_adapters.density import pooled_density
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.threshold_move import threshold_moves
 from jumplora_adapters.training.checkpoint import Progress
@@ -87,13 +88,6 @@ class StepTimes:
 def module_densities(deltas: Mapping[str, Delta]) -> dict[str, float]:
     """Share of kept entries by module; 1 for low-rank updates."""
     return {name: delta.density for name, delta in deltas.items()}
-
-
-def pooled_density(deltas: Mapping[str, Delta]) -> float:
-    """Share of kept entries over all modules."""
-    sizes = {name: delta.shape[0] * delta.shape[1] for name, delta in deltas.items()}
-    kept = sum(delta.density * sizes[name] for name, delta in deltas.items())
-    return kept / sum(sizes.values())
 
 
 def warnings_of(

@@ -28,6 +28,8 @@ from jumplora_adapters.checkpoint import (
     refuse_other_weights,
 )
 from jumplora_adapters.convert.class_tokenizer import (
+    OF_BYTES,
+    OF_PAIRS,
     PAIR_FILES,
     make_class_tokenizer,
     stated_class,
@@ -82,6 +84,7 @@ def import_backbone(
     architecture = read_architecture(source)
     read_generation(source, architecture.vocab_size)
     refuse_other_weights(source)
+    _check_has_tokenizer(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConvertError(f"{folder} exists and is not an empty folder: choose a new one")
     tensors = (
@@ -207,6 +210,18 @@ def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> Iterator[list[str]
         held += tensor.nbytes
     if names:
         yield names
+
+
+def _check_has_tokenizer(source: Path) -> None:
+    """Raise ConvertError where there is nothing that a tokenizer.json could be made of."""
+    if any((source / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        return
+    if stated_class(source) is None:
+        raise ConvertError(
+            f"{source} has no tokenizer: one of tokenizer.json, spiece.model is needed, or, as "
+            f"tokenizer_class in tokenizer_config.json, {OF_BYTES} (of ByT5) or {OF_PAIRS[0]} (of "
+            f"CodeT5, with {' and '.join(PAIR_FILES)})"
+        )
 
 
 def _complete_tokenizer(folder: Path, rows: int) -> TokenizerOrigin:

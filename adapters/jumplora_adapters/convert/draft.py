@@ -11,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta
+from jumplora_adapters.density import pooled_density
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.format import Adapter, Factors, kind_of, read_adapter, write_adapter
 from jumplora_adapters.manifest import (
@@ -106,15 +107,13 @@ def read_back(
 ) -> Converted:
     """What lies at `path`, after every check that a server would make."""
     adapter: Adapter = read_adapter(path, backbone, expect_digest=digest)
-    sizes = {name: delta.shape[0] * delta.shape[1] for name, delta in adapter.deltas.items()}
-    stored = sum(delta.density * sizes[name] for name, delta in adapter.deltas.items())
     return Converted(
         path=path,
         digest=digest,
         manifest=adapter.manifest,
         nonzeros=sum(delta.nnz for delta in adapter.deltas.values()),
         nbytes=sum(delta.nbytes for delta in adapter.deltas.values()),
-        density=stored / sum(sizes.values()),
+        density=pooled_density(adapter.deltas),
         warnings=(*warnings, *_idle(adapter.deltas)),
     )
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import Result
 
 from factories import random_adapter, write_random_adapter
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.store import Store
@@ -54,6 +56,25 @@ def test_inspect_shows_how_far_the_threshold_moved(
     text = run("inspect", tmp_path / "moved.safetensors").stdout
     assert "0.02 -> 0.03 (x 1.5)" in text
     assert "odd" not in text
+
+
+def test_the_density_of_all_modules_is_that_of_all_their_entries(
+    run: Run, run_json: RunJson, backbone: Backbone, tmp_path: Path
+) -> None:
+    targets = [Q, "lm_head"]
+    manifest, deltas = random_adapter(backbone, targets=targets, density=0.1)
+    head = torch.ones(backbone.sites["lm_head"].shape)
+    deltas["lm_head"] = SparseDelta.from_dense(head, torch.float32)
+    file = tmp_path / "task.safetensors"
+    write_adapter(file, manifest, deltas)
+    entries = sum(delta.shape[0] * delta.shape[1] for delta in deltas.values())
+    expected = sum(delta.nnz for delta in deltas.values()) / entries
+    lines = [line.split() for line in run("inspect", file).stdout.splitlines()]
+    assert ["all", "2", f"{100 * expected:.2f}", "%"] in [line[:4] for line in lines]
+    store = Store(tmp_path / "store")
+    store.publish(file, backbone)
+    (listed,) = run_json("list", "--store", store.root)["adapters"]
+    assert listed["density"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from jumplora_adapters.training.fit import Fit, StepReport
 from jumplora_adapters.training.work_folder import work_folder
 from odd_shapes import MEMBERS, SHAPES
 
-NAMES = (*MEMBERS, "GELU", "SiLU", "gated ReLU", "a head of its own that is scaled", "other tokens")
+SCALED = ("a head of its own that is scaled", "a umT5 that is scaled")
+NAMES = (*MEMBERS, "GELU", "SiLU", "gated ReLU", *SCALED, "other tokens")
 EXAMPLES = [
     Example((40, 17, 120, 260, 1), (9, 80, 1), "one"),
     Example((33, 1), (12, 7, 200, 31, 1), "two"),

@@ -38,7 +38,7 @@ GREEDY = Sampling(max_new_tokens=9)
 ROWS = 14
 
 
-@pytest.fixture(scope="module", params=("v1.0", "v1.1", "mt5"))
+@pytest.fixture(scope="module", params=("v1.0", "v1.1", "mt5", "umt5"))
 def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     folder = tmp_path_factory.mktemp(request.param.replace(".", ""))
     return read_backbone(tiny_t5(folder, style=request.param, seed=3))
