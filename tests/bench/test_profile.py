@@ -66,7 +66,7 @@ def test_other_operations_have_no_floor() -> None:
 def test_linears_are_told_apart_by_their_size() -> None:
     assert _name(timing(Kind.LINEAR_F32, 20, 30)) == "linear f32 30 x 20"
     assert _name(timing(Kind.DELTA_FEW, 1, 2, 3, 4, 1)) == "delta few 2 x 1"
-    assert _name(timing(Kind.RELU, 1)) == "relu"
+    assert _name(timing(Kind.NORM, 1)) == "norm"
 
 
 def test_the_table_has_the_slowest_first_and_a_sum() -> None:
