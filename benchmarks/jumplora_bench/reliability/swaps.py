@@ -24,7 +24,8 @@ from jumplora_bench.reliability.traffic import Expected, Traffic, asks_right
 from jumplora_bench.reliability.versions import Version
 
 FOLLOW_SECONDS = 15.0
-STEPS = tuple(step for step in get_args(Step) if step != "detached")  # which only a delete makes
+# Only a delete detaches, and only an archive is staged.
+STEPS = tuple(step for step in get_args(Step) if step not in ("detached", "staged"))
 TURNS = (
     "http",
     "publisher",
