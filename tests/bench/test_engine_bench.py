@@ -16,7 +16,7 @@ from jumplora_bench.adapters import AdaptersPlan
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Lap, Work
 from jumplora_bench.cases.hub_split import HubCase
-from jumplora_bench.cases.torch_peers import ALL_LINEAR
+from jumplora_bench.cases.torch_peers import ALL_LINEAR, BEAMS_CASE
 from jumplora_bench.engine import EnginePlan, _last_tokens, _peers, _sanity, measure_engine
 from jumplora_bench.fleet import Fleet, all_linear_name
 from jumplora_bench.prompts import random_prompts
@@ -90,7 +90,7 @@ def peers(plan: EnginePlan, work: Work, tmp_path: Path) -> list[str]:
 def test_peers_are_those_that_are_wanted(work: Work, tmp_path: Path) -> None:
     assert peers(replace(PLAN, cases=("ours*",)), work, tmp_path / "none") == []
     few = replace(PLAN, cases=("transformers*", "PEFT*"))
-    found = ["transformers bare", "PEFT mixed", ALL_LINEAR]
+    found = ["transformers bare", BEAMS_CASE, "PEFT mixed", ALL_LINEAR]
     assert peers(few, work, tmp_path / "few") == found
     hub = replace(PLAN, cases=(HubCase.name,))
     assert peers(hub, work, tmp_path / "hub") == [], "no interpreter was given"
