@@ -61,7 +61,7 @@ def test_a_commit_beside_itself_says_the_same(tmp_path: Path) -> None:
     )
     record = json.loads((tmp_path / "side-by-side.json").read_text())
     names = [name for name in record if name.startswith("ours ")]
-    assert len(names) == 10
+    assert len(names) == 14
     assert all(len(record[name]) == 1 for name in names)
     text = (tmp_path / "side-by-side.md").read_text()
-    assert text.count("100.0%") == 10, "the same tokens"
+    assert text.count("100.0%") == 14, "the same tokens"

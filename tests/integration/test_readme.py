@@ -118,9 +118,17 @@ def test_requests_lists_streams_and_listings_answer(desk: Desk) -> None:
 
 
 @pytest.mark.slow
+def test_a_prompt_gets_several_answers(desk: Desk) -> None:
+    printed = desk.type(bash_blocks()[2]).replace("}{", "}\n{").splitlines()
+    searched, sampled = (json.loads(line) for line in printed)
+    assert len(searched["details"]["best_of_sequences"]) == 2
+    assert len(sampled["details"]["best_of_sequences"]) == 1
+    assert searched["generated_text"] == "Business"
+
+
 @pytest.mark.timeout(900)
 def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
-    install, _, rest = bash_blocks()[2].partition("\n")
+    install, _, rest = bash_blocks()[3].partition("\n")
     assert install.startswith(".venv/bin/pip install"), "the environment has these packages"
     printed = desk.type(rest)  # as it stands: nothing waits between publishing and asking
     assert "12 of examples/tickets/canaries.jsonl, sent as text" in printed
