@@ -93,6 +93,11 @@ class Sampling:
     logprobs: Literal["none", "chosen"] = "none"
 
     @property
+    def rows(self) -> int:
+        """How many rows a sequence needs at the same time."""
+        return 1 if self.beams is None else self.beams.width
+
+    @property
     def is_plain(self) -> bool:
         """Whether the token is the one with the highest logit, and nothing changes the logits.
 

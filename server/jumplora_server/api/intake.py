@@ -128,8 +128,7 @@ def _reserve(
     services: Services, task: str | None, ask: Ask, wishes: Wishes, sizes: Sequence[int]
 ) -> list[Reservation]:
     """A place in the queue for each sequence of each prompt. Raises InvalidInput, QueueFull, ..."""
-    beams = wishes.samplings[0].beams
-    rows = 1 if beams is None else beams.width
+    rows = wishes.samplings[0].rows
     each, allowed = rows * len(wishes.samplings), services.settings.max_queued_requests
     if each * len(sizes) > allowed:
         raise InvalidInput(

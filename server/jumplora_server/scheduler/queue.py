@@ -81,13 +81,13 @@ class FairQueue:
         def turn(task: str | None) -> tuple[bool, float, int]:
             first, served = self._waiting[task][0], self.served(task)
             is_over = shares.is_over(task, present)
-            if (rows := rows_of(first)) > 1 and served > least:
+            if (rows := first.sampling.rows) > 1 and served > least:
                 is_over = is_over or shares.goes_over(task, present, rows)
             return is_over, served, first.id
 
         def is_able(task: str | None) -> bool:
             # A beam search gets what is kept back where it gets all of its rows, else it waits.
-            rows = rows_of(self._waiting[task][0])
+            rows = self._waiting[task][0].sampling.rows
             return shares.has_ordinary(taken) or shares.may_take(task, taken, rows)
 
         able = [*filter(is_able, self._waiting)]
@@ -190,20 +190,20 @@ class WaitingLine:
     def take_rows(self, sequence: Sequence, now: float) -> None:
         """It was given its rows."""
         if self._large is not None:
-            self._passed[sequence.id] = rows_of(sequence)
+            self._passed[sequence.id] = sequence.sampling.rows
         if sequence.priority == "low":
-            self._low_rows += rows_of(sequence)
+            self._low_rows += sequence.sampling.rows
             self._low_served = now
         else:
-            self._shares.take(task_of(sequence), rows_of(sequence))
+            self._shares.take(task_of(sequence), sequence.sampling.rows)
 
     def give_back_rows(self, sequence: Sequence) -> None:
         """It left its rows."""
         self._passed.pop(sequence.id, None)
         if sequence.priority == "low":
-            self._low_rows -= rows_of(sequence)
+            self._low_rows -= sequence.sampling.rows
         else:
-            self._shares.give_back(task_of(sequence), rows_of(sequence))
+            self._shares.give_back(task_of(sequence), sequence.sampling.rows)
 
     def charge_kept(self, taken: int) -> None:
         """Charge the beam search that waits for a step of the rows that are free, which nothing
@@ -213,10 +213,10 @@ class WaitingLine:
 
     def has_rows(self, sequence: Sequence, taken: int) -> bool:
         """Whether all rows that it needs are free for it while `taken` are in use."""
-        rows = rows_of(sequence)
+        rows = sequence.sampling.rows
         if rows == 1:
             return True  # it is looked at where there is a row only
-        passed = sum(self._passed.values())
+        passed = self._rows_passed
         if self._large is not None and sequence is not self._large:
             return rows <= self._spare - passed and taken + rows <= self._all_rows
         may_take = self._shares.may_take(task_of(sequence), taken, rows)
@@ -269,7 +269,7 @@ class WaitingLine:
     def _pick_quiet(self, large: Sequence, judge: Judge) -> Sequence | None:
         """One of a task that holds no row, as far as rows are kept back for those: they wait for no
         other task's rows. It may hold the large one up by as many rows, never by more."""
-        if sum(self._passed.values()) >= self._spare:
+        if self._rows_passed >= self._spare:
             return None
 
         def other(sequence: Sequence) -> Verdict:
@@ -278,15 +278,13 @@ class WaitingLine:
 
         return self._queue.pick(other, self._shares, self._all_rows - 1)
 
+    @property
+    def _rows_passed(self) -> int:
+        return sum(self._passed.values())
+
     def _forget_large(self) -> None:
         self._large = None
         self._passed.clear()
-
-
-def rows_of(sequence: Sequence) -> int:
-    """How many rows it needs at the same time."""
-    beams = sequence.sampling.beams
-    return 1 if beams is None else beams.width
 
 
 def task_of(sequence: Sequence) -> str | None:

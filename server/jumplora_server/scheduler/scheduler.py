@@ -31,7 +31,6 @@ from jumplora_server.scheduler.queue import (
     WaitingLine,
     idle_cost,
     prompt_cost,
-    rows_of,
     token_cost,
 )
 from jumplora_server.scheduler.text import OutputText, finish_of
@@ -234,7 +233,7 @@ class Scheduler:
         return admitted
 
     def _give_rows(self, sequence: Sequence, now: float) -> None:
-        rows = tuple(heapq.heappop(self._free_rows) for _ in range(rows_of(sequence)))
+        rows = tuple(heapq.heappop(self._free_rows) for _ in range(sequence.sampling.rows))
         self._line.take_rows(sequence, now)
         self._rows.update(dict.fromkeys(rows, sequence))
         sequence.started = now

@@ -99,28 +99,28 @@ void gate_rows(const Op& op, const Team& team) {
     });
 }
 
-}  // namespace
-
-// p: x [rows, d], in place.  n: d, a Function.
-void activate(const Op& op, const Team& team) {
-    switch (op.n[1]) {
-        case RELU: return activate_rows<Relu>(op, team);
-        case GELU_TANH: return activate_rows<GeluTanh>(op, team);
-        case GELU: return activate_rows<Gelu>(op, team);
-        case SILU: return activate_rows<Silu>(op, team);
+// compute<F>() for the function that an operation names.
+template <typename Compute>
+void with_function(int64_t function, const Team& team, Compute&& compute) {
+    switch (function) {
+        case RELU: return compute.template operator()<Relu>();
+        case GELU_TANH: return compute.template operator()<GeluTanh>();
+        case GELU: return compute.template operator()<Gelu>();
+        case SILU: return compute.template operator()<Silu>();
     }
     team.outcome.store(BROKEN, std::memory_order_relaxed);
 }
 
+}  // namespace
+
+// p: x [rows, d], in place.  n: d, a Function.
+void activate(const Op& op, const Team& team) {
+    with_function(op.n[1], team, [&]<typename F>() { activate_rows<F>(op, team); });
+}
+
 // p: x [rows, 2 d] (gate, value), y [rows, d].  n: d, a Function.
 void gate(const Op& op, const Team& team) {
-    switch (op.n[1]) {
-        case RELU: return gate_rows<Relu>(op, team);
-        case GELU_TANH: return gate_rows<GeluTanh>(op, team);
-        case GELU: return gate_rows<Gelu>(op, team);
-        case SILU: return gate_rows<Silu>(op, team);
-    }
-    team.outcome.store(BROKEN, std::memory_order_relaxed);
+    with_function(op.n[1], team, [&]<typename F>() { gate_rows<F>(op, team); });
 }
 
 }  // namespace jl
