@@ -18,6 +18,7 @@ MAX_ENTRIES = 1000
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 200  # of a name between two slashes; file systems take 255
 MAX_SHOWN = 80
+PIECE_BYTES = 1024 * 1024  # of a file, at a time
 MAC_FOLDER = "__MACOSX"  # macOS puts what its Finder knows of each file there
 
 

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from jumplora_adapters.archives.entries import Entry, check_entries, clean_name
+from jumplora_adapters.archives.entries import PIECE_BYTES, Entry, check_entries, clean_name
 from jumplora_adapters.errors import ArchiveError
 from jumplora_adapters.printable import shown
 
 BLOCK = 512
-PIECE_BYTES = 1024 * 1024
 MAX_EXTRA_BYTES = 64 * 1024  # of a long name or a pax header; macOS writes a few hundred
 MAX_EXTRA_HEADERS = 4  # in front of one entry
 _NO_FILES = {

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from jumplora_adapters.archives.entries import Archive, choose
+from jumplora_adapters.archives.entries import PIECE_BYTES, Archive, choose
 from jumplora_adapters.archives.tars import Tar
 from jumplora_adapters.archives.zips import Zip
 from jumplora_adapters.errors import ArchiveError, ArchiveTooLarge, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, ArchiveKind, kind_of
 from jumplora_adapters.peft_files import CONFIG_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE
 
-PIECE_BYTES = 1024 * 1024
 UNNAMED = "peft"  # the folder's name, where the files lie at the root of the archive
 
 

@@ -12,11 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from jumplora_adapters.archives.entries import MAX_ENTRIES, Entry, check_entries, clean_name
+from jumplora_adapters.archives.entries import (
+    MAX_ENTRIES,
+    PIECE_BYTES,
+    Entry,
+    check_entries,
+    clean_name,
+)
 from jumplora_adapters.errors import ArchiveError
 from jumplora_adapters.printable import shown
 
-PIECE_BYTES = 1024 * 1024
 MAX_DIRECTORY_BYTES = 1024 * 1024
 _END = struct.Struct("<4s4H2LH")  # the end of the central directory
 _END_MARK = b"PK\x05\x06"
