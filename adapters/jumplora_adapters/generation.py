@@ -22,9 +22,11 @@ MODEL_FILE = "config.json"
 
 OBEYED = ("decoder_start_token_id", "bos_token_id", "eos_token_id")
 
-# How long an answer gets and whether it is sampled: a request says so, or its adapter's manifest.
+# How long an answer gets, whether it is sampled, and how beams that a request asks for are scored:
+# a request says so, or its adapter's manifest.
 LEFT_TO_REQUESTS = (
     "max_length", "max_new_tokens", "max_time", "do_sample", "temperature", "top_k", "top_p",
+    "early_stopping", "length_penalty",
 )  # fmt: skip
 
 # Fields that would change an answer, with the values that change nothing; null never does.
@@ -72,10 +74,8 @@ REFUSED: Mapping[str, tuple[object, ...]] = {
 
 WITHOUT_EFFECT: Mapping[str, str] = {
     "pad_token_id": "only fills up what is over in a batch",
-    "early_stopping": "of beams only",
-    "length_penalty": "of beams only",
-    "num_beam_groups": "of beams only",
-    "diversity_penalty": "of beams only",
+    "num_beam_groups": "of groups of beams only, which no request can ask for",
+    "diversity_penalty": "of such groups only",
     "low_memory": "of searches that are refused",
     "renormalize_logits": "keeps the order and the distribution",
     "remove_invalid_values": "of logits that are not finite, whose sequence fails here",

@@ -291,3 +291,12 @@ def test_start_and_ends_are_part_of_the_second_fingerprint(folder: Path) -> None
     assert changed.fingerprints[1] == before.fingerprints[1]
     write(folder, {**TOKENS, "eos_token_id": [1, 3, 1], "decoder_start_token_id": 7}, {})
     assert read_backbone(folder).fingerprint == changed.fingerprint
+
+
+def test_how_beams_are_scored_is_left_to_requests(folder: Path) -> None:
+    """A request can ask for beams, and then these fields of the folder would have an effect."""
+    write(folder, {**TOKENS, "length_penalty": 2.0, "early_stopping": True}, {})
+    assert read_backbone(folder).generation.left_to_requests == (
+        "early_stopping True",
+        "length_penalty 2.0",
+    )
