@@ -15,13 +15,11 @@ namespace jl {
 
 namespace {
 
-vec load_values(const Delta& delta, int64_t at, __mmask16 mask) {
+vec load_values(const Delta& delta, int64_t at, int64_t left) {
     if (delta.value_type == VALUE_F32)
-        return _mm512_maskz_loadu_ps(mask, static_cast<const float*>(delta.values) + at);
-    const __m256i half =
-        _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(delta.values) + at);
-    if (delta.value_type == VALUE_F16) return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+        return load_some(static_cast<const float*>(delta.values) + at, left);
+    const uint16_t* from = static_cast<const uint16_t*>(delta.values) + at;
+    return delta.value_type == VALUE_F16 ? load_f16(from, left) : load_bf16(from, left);
 }
 
 // One row: y[o] += sum over the row o of D, for o in [from, to). Four sums take turns, so that one
@@ -34,7 +32,7 @@ void add_sparse_row(const Delta& delta, const float* x, float* y, int64_t from, 
         float sum[4] = {};
         for (int64_t j = delta.offsets[o]; j < end; j += 16) {
             const int64_t count = std::min<int64_t>(16, end - j);
-            _mm512_store_ps(values, load_values(delta, j, tail_mask(count)));
+            store(values, load_values(delta, j, count));
             const uint16_t* columns = delta.columns + j;
             int64_t k = 0;
             for (; k + 4 <= count; k += 4)
@@ -53,17 +51,16 @@ void add_dense(
     int64_t from, int64_t to) {
     for (int64_t o = from; o < to; o += PANEL) {
         const float* panel = static_cast<const float*>(delta.values) + o * d_in;
-        const __mmask16 masks[2] = {tail_mask(to - o), tail_mask(to - o - 16)};
         const auto some = [&]<int R>(int64_t first) {
             vec c[R][2];
-            small_product<R, 2>(x + first * d_in, d_in, panel, PANEL, d_in, 0xFFFF, c);
+            small_product<R, 2>(x + first * d_in, d_in, panel, PANEL, d_in, LANES, c);
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
                 for (int v = 0; v < 2; ++v) {
-                    float* at = y + (first + r) * y_stride + o + 16 * v;
-                    const vec before = _mm512_maskz_loadu_ps(masks[v], at);
-                    _mm512_mask_storeu_ps(at, masks[v], _mm512_add_ps(c[r][v], before));
+                    float* at = y + (first + r) * y_stride + o + LANES * v;
+                    const int64_t left = to - o - LANES * v;
+                    store_some(at, left, plus(c[r][v], load_some(at, left)));
                 }
         };
         int64_t r = 0;
@@ -80,33 +77,33 @@ void add_sparse_tile(
     alignas(64) float tile[16][16 * V];
     for (int64_t i = 0; i < outputs; ++i) {
         const int64_t begin = delta.offsets[o + i], end = delta.offsets[o + i + 1];
-        vec sum[V] = {};
+        vec sum[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[v] = fill(0);
         for (int64_t j = begin; j < end; j += 16) {
             alignas(64) float values[16];
             const int64_t count = std::min<int64_t>(16, end - j);
-            _mm512_store_ps(values, load_values(delta, j, tail_mask(count)));
+            store(values, load_values(delta, j, count));
             for (int64_t k = 0; k < count; ++k) {
                 const float* column = xt + int64_t{delta.columns[j + k]} * 16 * V;
-                const vec value = _mm512_set1_ps(values[k]);
+                const vec value = fill(values[k]);
 #pragma GCC unroll 8
                 for (int v = 0; v < V; ++v)
-                    sum[v] = _mm512_fmadd_ps(value, _mm512_load_ps(column + 16 * v), sum[v]);
+                    sum[v] = fused(value, load(column + 16 * v), sum[v]);
             }
         }
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) _mm512_store_ps(tile[i] + 16 * v, sum[v]);
+        for (int v = 0; v < V; ++v) store(tile[i] + 16 * v, sum[v]);
     }
-    const __mmask16 mask = tail_mask(outputs);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
         vec t[16];
         for (int i = 0; i < 16; ++i)
-            t[i] = i < outputs ? _mm512_load_ps(tile[i] + 16 * v) : _mm512_setzero_ps();
+            t[i] = i < outputs ? load(tile[i] + 16 * v) : fill(0);
         transpose(t);
         for (int64_t r = 0; r < 16 && 16 * v + r < tokens; ++r) {
             float* at = y + (16 * v + r) * y_stride + o;
-            const vec total = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), t[r]);
-            _mm512_mask_storeu_ps(at, mask, total);
+            store_some(at, outputs, plus(load_some(at, outputs), t[r]));
         }
     }
 }
