@@ -59,13 +59,16 @@ class NativeRunner:
         start_token_id: int,
         dtype: str,
         limits: EngineLimits,
+        library: ctypes.CDLL,
     ) -> None:
-        """Raises NativeUnavailable where the kernels do not run."""
+        """`library`: the kernels that compute."""
+        self._library = library
         self._start = start_token_id
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
         self._model = NATIVE_MODELS[config.family](
             config,
             weights,
+            library=library,
             end_token_ids=limits.end_token_ids,
             dtype=dtype,
             tokens=self._tokens,
@@ -83,7 +86,7 @@ class NativeRunner:
 
     def pack(self, adapter: Adapter) -> NativeAdapter:
         """Bring an adapter into the kernels' forms; any thread."""
-        return pack_native(adapter, self._model.sites)
+        return pack_native(adapter, self._model.sites, self._library)
 
     def encode(self, encodings: Rows[Encoding], lineages: Rows[Lineage]) -> None:
         """Write each prompt's keys and values into its source place."""

@@ -7,6 +7,8 @@ there is nothing to pad and nothing to round up.
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,7 @@ class NativeT5:
         config: Architecture,
         weights: StoredTensors,
         *,
+        library: ctypes.CDLL,
         end_token_ids: tuple[int, ...],
         dtype: str,
         tokens: int,
@@ -81,7 +84,7 @@ class NativeT5:
         self._biases: dict[tuple[str, Direction], Tensor] = {}  # by the name of their table
         # First, while there is room for the copies on their way: it is the largest.
         self._head = self._pack(modules.head)
-        self.encoding, self.decoding, self._copying = Tape(), Tape(), Tape()
+        self.encoding, self.decoding, self._copying = (Tape(library) for _ in range(3))
         self._record_encode(self.encoding, modules)
         self._record_decode(self.decoding, modules)
         self._record_copy(self._copying)

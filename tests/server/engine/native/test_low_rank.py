@@ -12,14 +12,12 @@ from torch import Tensor
 
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_server.engine.delta import product_reference
-from jumplora_server.engine.native import library
 from jumplora_server.engine.native.forms import low_rank_form
 from jumplora_server.engine.native.layout import LANES, Block, DeltaStruct, Kind, Step
+from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
 from jumplora_server.engine.native.tape import Tape
 
-pytestmark = pytest.mark.skipif(
-    library.why_unavailable() is not None, reason=str(library.why_unavailable())
-)
+pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 
 D_OUT, D_IN, MODULES = 150, 37, 3  # several ranges of outputs, and rests everywhere
 Slot = tuple[int, ...]  # the rank of each module; 0 for none
@@ -51,7 +49,7 @@ def added(kind: Kind, x: Tensor, slots: list[dict[int, LowRankDelta]]) -> Tensor
     inner = torch.empty(lanes * sum(form.rank for own in forms for form in own.values()))
     blocks = (Block * 1)(Block(0, len(x), 0, 0, len(slots), 0))
     y = torch.zeros(len(x), MODULES * D_OUT)
-    tape = Tape()
+    tape = Tape(load_library(best_set()))
     tape.add(
         kind, x, y, None, torch.empty(lanes * D_IN), n=(D_IN, D_OUT, MODULES * D_OUT, 0, MODULES)
     )
