@@ -275,7 +275,7 @@ def _choose_kernels(
             "native kernels compute float32 and int8 on the CPU, of the families "
             f"{', '.join(NATIVE_MODELS)}; not {dtype} of {family} on {device}"
         )
-    if wanted not in ("auto", "native"):
+    if wanted != "auto" and wanted != "native":
         load_library(wanted)
         return wanted
     try:
