@@ -225,7 +225,7 @@ def test_logits_are_those_of_transformers_on_the_merged_folder(
     versions = chain(backbone)[:3]  # the head keeps its embedding, so the folder stays tied
     engine = make_engine(backbone.path, "float32", kernels)
     trunk = engine.install(engine.fold(versions))
-    found = logits(engine, {row: (trunk,) for row in range(4)})
+    found = logits(engine, dict.fromkeys(range(4), (trunk,)))
     model = load_reference(merged(backbone, versions, tmp_path / "merged"))
     for row, prompt in enumerate(prompts()):
         with torch.inference_mode():
@@ -260,8 +260,9 @@ def test_a_row_has_its_bits_beside_bare_unfolded_and_folded_rows(
         # Alone it has another row, and the prompt and the slots that it has in company.
         alone = _alone(engine, asked, (row + 3) % 16, slots)
         assert torch.equal(mixed[row], alone), f"row {row}"
-    kinds = {mixed[row].numpy().tobytes() for row in range(len(lineages))}
-    assert len(kinds) == len(lineages), "each lineage and prompt has its own numbers"
+    asked_of = {(slots, row % len(LENGTHS)) for row, slots in enumerate(lineages)}
+    found = {rows.numpy().tobytes() for rows in mixed.values()}
+    assert len(found) == len(asked_of), "each lineage and prompt has numbers of its own"
 
 
 @torch.inference_mode()
