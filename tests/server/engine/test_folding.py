@@ -28,7 +28,7 @@ from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.trunk import merged_weight
 from jumplora_server.engine.weights import StoredTensors
 
-KERNELS: tuple[Kernels, ...] = ("torch",)
+KERNELS: tuple[Kernels, ...] = ("torch", "native")
 DTYPES = ("float32", "int8")
 STYLES: tuple[Style, ...] = ("v1.0", "v1.1")
 LENGTHS = (5, 17, 70, 12)
