@@ -15,8 +15,10 @@ from jumplora_server.engine.engine import Engine, Kernels
 Slots = tuple[int, ...]
 
 
-def make_engine(work: Work, dtype: str, kernels: Kernels = "auto", *, beams: int = 1) -> Engine:
-    """An engine with exactly the rows and lengths of the work, `beams` rows a prompt."""
+def make_engine(
+    work: Work, dtype: str, kernels: Kernels = "auto", *, rows: int | None = None
+) -> Engine:
+    """An engine with exactly the lengths of the work, and its rows where no number is given."""
     # As the server does: torch says it once of a class of operations, of which one is used.
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
     return Engine(
@@ -24,7 +26,7 @@ def make_engine(work: Work, dtype: str, kernels: Kernels = "auto", *, beams: int
         dtype=dtype,
         device=work.device,
         kernels=kernels,
-        max_rows=beams * work.rows,
+        max_rows=rows or work.rows,
         max_source_tokens=work.source,
         max_target_tokens=work.new,
     )
