@@ -129,6 +129,9 @@ class Asked:
     def add(self, module: str, x: torch.Tensor, y: torch.Tensor) -> None:
         raise AssertionError(f"{module} has no delta")
 
+    def instead(self, module: str) -> tuple[()]:
+        return ()
+
 
 def test_a_site_is_decoded_or_computes_once_a_prompt(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch

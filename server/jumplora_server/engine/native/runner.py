@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
@@ -84,6 +84,19 @@ class NativeRunner:
     def pack(self, adapter: Adapter) -> NativeAdapter:
         """Bring an adapter into the kernels' forms; any thread."""
         return pack_native(adapter, self._model.sites)
+
+    @property
+    def can_fold(self) -> bool:
+        """Not yet."""
+        return False
+
+    def fold(self, adapters: Rows[Adapter]) -> NativeAdapter:
+        """No kernel reads a trunk yet."""
+        raise NotImplementedError("the native kernels have no trunks yet; kernels torch has")
+
+    def trunk_bytes(self, names: Iterable[str]) -> int:
+        """No kernel reads a trunk yet."""
+        raise NotImplementedError("the native kernels have no trunks yet; kernels torch has")
 
     def encode(self, encodings: Rows[Encoding], lineages: Rows[Lineage]) -> None:
         """Write each prompt's keys and values into its source place."""
