@@ -16,7 +16,7 @@ from jumplora_bench.cases.ours_beams import OursBeamsCase
 from jumplora_bench.cases.torch_peers import BEAMS, RANK
 from jumplora_bench.folds import trunk_depth, trunk_depths
 from jumplora_bench.installed import Installed, Row, distinct, slots_of
-from jumplora_bench.lineages import LineageCase, lineage_cases
+from jumplora_bench.lineages import Lineage, LineageCase, lineage_cases
 from jumplora_bench.lowrank import draw_all_linear
 from jumplora_bench.masked import TURNS, Family, draw, draw_family, rolled, union_density
 from jumplora_bench.names import (
@@ -39,8 +39,8 @@ from jumplora_server.engine.memory import trim_memory
 class InstalledFamily:
     """What the adapters of a case took in one engine. Bytes of all of them together.
 
-    `slots` are those of a row, the most of all rows; `own_bytes` are the deltas' as their files
-    hold them: masks and bfloat16 values.
+    `slots` are those of a row, trunk included, the most of all rows; `own_bytes` are the deltas' as
+    their files hold them: masks and bfloat16 values.
     """
 
     name: str
@@ -182,28 +182,29 @@ class Fleet:
 
     def _lineage_case(self, case: LineageCase, dtype: str) -> Iterator[Case]:
         """In the form that a server gives it, and unfolded where that is another one."""
-        is_wanted = {name: self._wants(name) for name in (case.name, unfolded(case.name))}
-        if not any(is_wanted.values()):
+        default, plain = self._wants(case.name), self._wants(unfolded(case.name))
+        if not (default or plain):
             return
-        installed = self._engine(dtype)
-        folds = is_wanted[case.name] and installed.can_fold
-        rows: list[Row] = []
-        plain: list[Row] = []
-        longest = 0
+        engine = self._engine(dtype)
+        plain &= engine.engine.can_fold  # else both forms are the same
+        folded_rows: list[Row] = []
+        plain_rows: list[Row] = []
+        longest: Lineage = ()
         for lineage in case.lineages(self._members(case.family)):
-            depth = trunk_depth(dtype, len(lineage)) if folds else 0
-            rows.append(installed.folded(lineage, depth))
-            plain.append(installed.deltas(lineage))
-            longest = max(longest, len(lineage))
-        trim_memory()
+            if default:
+                folded_rows.append(engine.folded(lineage, trunk_depth(engine.engine, lineage)))
+            if plain:
+                plain_rows.append(engine.deltas(lineage))
+            longest = max(longest, lineage, key=len)
+            trim_memory()
         density, union = case.family.density, self._unions[case.family]
-        if is_wanted[case.name]:
-            self._add_family(case.name, rows, plain, density=density, union=union)
-            self._add_folding(case.name, dtype, rows, longest)
-            yield self._case(case.name, dtype, rows)
-        if is_wanted[unfolded(case.name)] and installed.can_fold:
-            self._add_family(unfolded(case.name), plain, density=density, union=union)
-            yield self._case(unfolded(case.name), dtype, plain)
+        if default:
+            self._add_family(case.name, folded_rows, density=density, union=union)
+            self._add_folding(case.name, dtype, folded_rows, longest)
+            yield self._case(case.name, dtype, folded_rows)
+        if plain:
+            self._add_family(unfolded(case.name), plain_rows, density=density, union=union)
+            yield self._case(unfolded(case.name), dtype, plain_rows)
 
     def _tasks(self, density: float) -> list[Adapter]:
         if density not in self._mixed:
@@ -223,17 +224,9 @@ class Fleet:
             self._unions[family] = _union(members[: family.length])
         return self._families[family]
 
-    def _add_family(
-        self,
-        name: str,
-        rows: Sequence[Row],
-        plain: Sequence[Row] = (),
-        *,
-        density: float,
-        union: float,
-    ) -> None:
-        """`plain` are the rows' lineages unfolded: a server holds every version beside trunks."""
-        deltas, parts = distinct(plain or rows), distinct(rows)
+    def _add_family(self, name: str, rows: Sequence[Row], *, density: float, union: float) -> None:
+        parts = distinct(rows)
+        deltas = [part for part in parts if not part.trunk]
         self.families.append(
             InstalledFamily(
                 name,
@@ -247,19 +240,13 @@ class Fleet:
             )
         )
 
-    def _add_folding(self, name: str, dtype: str, rows: Sequence[Row], longest: int) -> None:
+    def _add_folding(self, name: str, dtype: str, rows: Sequence[Row], longest: Lineage) -> None:
         trunks = [part for part in distinct(rows) if part.trunk]
         if trunks:
-            self.foldings.append(
-                Folding(
-                    name,
-                    dtype,
-                    [trunk.fold_seconds for trunk in trunks],
-                    max(trunk.nbytes for trunk in trunks),
-                    longest,
-                    len(trunk_depths(dtype, longest)),
-                )
-            )
+            chain = len(trunk_depths(self._engine(dtype).engine, longest))
+            nbytes = max(trunk.nbytes for trunk in trunks)
+            seconds = [trunk.fold_seconds for trunk in trunks]
+            self.foldings.append(Folding(name, dtype, seconds, nbytes, len(longest), chain))
 
 
 def _union(lineage: Sequence[Adapter]) -> float:

@@ -60,6 +60,7 @@ class Sizes:
 class Floor:
     """Seconds of one encode of all prompts, and of a decode step of all rows."""
 
+    dtype: str
     encode: float
     step: float
 
@@ -102,7 +103,7 @@ class Floors:
             2 * len(rows) * self.sizes.decode.entries,
             2 * sum(part.decoded for row in rows for part in row),
         )
-        return Floor(encode, step)
+        return Floor(dtype, encode, step)
 
     def _weight_bytes(self, dtype: str, phase: Phase, rows: Sequence[Row]) -> int:
         # None: rows without a trunk use the backbone's own q and v.

@@ -11,7 +11,6 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.format import Adapter
 from jumplora_bench.cases.ours import Slots
 from jumplora_server.engine.engine import Engine
-from jumplora_server.engine.memory import trim_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +53,6 @@ class Installed:
         self._deltas: dict[str, Part] = {}
         self._trunks: dict[tuple[str, ...], Part] = {}
 
-    @property
-    def can_fold(self) -> bool:
-        """Whether this engine merges versions into a trunk."""
-        return self.engine.can_fold
-
     def deltas(self, adapters: Sequence[Adapter]) -> Row:
         """A slot for each adapter."""
         new = [adapter for adapter in adapters if adapter.digest not in self._deltas]
@@ -89,10 +83,9 @@ class Installed:
                 trunk=len(ancestors),
                 fold_seconds=seconds,
             )
-            trim_memory()
         return self._trunks[key]
 
     def folded(self, lineage: Sequence[Adapter], depth: int) -> Row:
         """The first `depth` versions as a trunk, then a slot for each of the others."""
-        own = self.deltas(lineage)
-        return (self.trunk(lineage[:depth]), *own[depth:]) if depth else own
+        trunk = (self.trunk(lineage[:depth]),) if depth else ()
+        return (*trunk, *self.deltas(lineage[depth:]))
