@@ -128,7 +128,7 @@ def _floors(plan: EnginePlan, backbone: Backbone, work: Work) -> Floors | None:
     """Of the CPU; a tiny backbone is no measurement, nor need its roofs be exact."""
     if plan.device != "cpu":
         return None
-    return Floors.measured(backbone, work, shrink=64 if plan.shape == "tiny" else 1)
+    return Floors.measured(backbone, work, plan.dtypes, shrink=64 if plan.shape == "tiny" else 1)
 
 
 def _last_tokens(laps: Laps) -> dict[str, Tokens]:

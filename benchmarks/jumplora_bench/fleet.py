@@ -87,7 +87,9 @@ class Fleet:
         self.dtypes = dtypes
         self.families: list[InstalledFamily] = []
         self.foldings: list[Folding] = []
-        self.rows: dict[str, tuple[str, list[Row]]] = {}  # of a case: dtype, what its rows apply
+        self.rows: dict[
+            str, tuple[str, Sequence[Row]]
+        ] = {}  # of a case: dtype, what its rows apply
         self.backbone_bytes: dict[str, int] = {}
         self.kernels: dict[str, str] = {}  # those that compute, by dtype
         self._work = work
@@ -158,7 +160,7 @@ class Fleet:
         more = [rows for rows in MANY_ROWS if rows > self._work.rows]
         return [rows for rows in more if self._wants(rows_name(rows, dtype))]
 
-    def _case(self, name: str, dtype: str, rows: list[Row]) -> OursCase:
+    def _case(self, name: str, dtype: str, rows: Sequence[Row]) -> OursCase:
         self.rows[name] = (dtype, rows)
         return OursCase(name, self._engine(dtype).engine, self._work, slots_of(rows))
 

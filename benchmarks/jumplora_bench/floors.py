@@ -79,9 +79,12 @@ class Floors:
     new: int
 
     @classmethod
-    def measured(cls, backbone: Backbone, work: Work, *, shrink: int = 1) -> Self:
-        """Measure the roofs, of smaller reads and products with `shrink`."""
-        roofs = {dtype: measure_roofs(dtype, shrink) for dtype in _WIDTHS}
+    def measured(
+        cls, backbone: Backbone, work: Work, dtypes: Sequence[str], *, shrink: int = 1
+    ) -> Self:
+        """Measure the roofs of these dtypes, of smaller reads and products with `shrink`."""
+        wanted = [dtype for dtype in _WIDTHS if dtype in ("float32", *dtypes)]
+        roofs = {dtype: measure_roofs(dtype, shrink) for dtype in wanted}
         return cls(Sizes.of(backbone), roofs, work.source, work.new)
 
     def of(self, dtype: str, rows: Sequence[Row]) -> Floor:

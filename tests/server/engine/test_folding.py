@@ -225,7 +225,7 @@ def test_logits_are_those_of_transformers_on_the_merged_folder(
     versions = chain(backbone)[:3]  # the head keeps its embedding, so the folder stays tied
     engine = make_engine(backbone.path, "float32", kernels)
     trunk = engine.install(engine.fold(versions))
-    found = logits(engine, {row: (trunk,) for row in range(4)})
+    found = logits(engine, dict.fromkeys(range(4), (trunk,)))
     model = load_reference(merged(backbone, versions, tmp_path / "merged"))
     for row, prompt in enumerate(prompts()):
         with torch.inference_mode():
