@@ -158,17 +158,20 @@ def _peers(
     if plan.hub_python is not None and plan.wants(HubCase.name):
         yield held.enter_context(HubCase(plan.hub_python, work, scratch / "hub.log"))
     plain = {dtype: name for dtype in plan.dtypes if plan.wants(name := ct2_name(dtype))}
-    avx2 = ct2_avx2_name("int8")
-    restricted = "int8" in plan.dtypes and "avx2" in processor_flags().split() and plan.wants(avx2)
-    if plain or restricted:
-        model = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
-        trim_memory()
-        for dtype_name, name in plain.items():
-            yield MergedCase(name, model, work, dtype_name)
-        if restricted:
-            yield held.enter_context(
-                RestrictedCase(avx2, model, work, "int8", "AVX2", scratch / "ct2.log")
-            )
+    restricted: dict[bool, str] = {}
+    if "int8" in plan.dtypes and "avx2" in processor_flags().split():
+        names = {products: ct2_avx2_name("int8", products=products) for products in (False, True)}
+        restricted = {products: name for products, name in names.items() if plan.wants(name)}
+    if not (plain or restricted):
+        return
+    model = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
+    trim_memory()
+    for dtype_name, name in plain.items():
+        yield MergedCase(name, model, work, dtype_name)
+    for products, name in restricted.items():
+        log = scratch / f"{name}.log"
+        case = RestrictedCase(name, model, work, "int8", "AVX2", log, products=products)
+        yield held.enter_context(case)
 
 
 def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet, rows: int) -> Iterator[Sanity]:

@@ -92,6 +92,8 @@ def bars_of(shape: ShapeName, device: str, rows: int, kernels: Mapping[str, str]
                 ct2_name(dtype), tasks, "at least", goals.over_ct2),
             Bar(f"{label}: {rows} tasks over CTranslate2 {label} AVX2, one merged task",
                 ct2_avx2_name(dtype), tasks, "at least", goals.over_ct2_avx2),
+            Bar(f"{label}: {rows} tasks over CTranslate2 {label} AVX2, MKL too, one merged task",
+                ct2_avx2_name(dtype, products=True), tasks),
             Bar(f"{label}: bare over transformers", _TRANSFORMERS, bare, "at least",
                 goals.over_transformers),
             Bar(f"{label}: {BEAMS} beams over transformers", BEAMS_CASE, beams_name(dtype),

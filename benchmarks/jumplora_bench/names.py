@@ -84,6 +84,6 @@ def ct2_name(dtype: str) -> str:
     return f"CTranslate2 merged {label_of(dtype)}"
 
 
-def ct2_avx2_name(dtype: str) -> str:
-    """The same with `CT2_FORCE_CPU_ISA=AVX2`."""
-    return f"{ct2_name(dtype)} AVX2"
+def ct2_avx2_name(dtype: str, *, products: bool = False) -> str:
+    """The same with `CT2_FORCE_CPU_ISA=AVX2`; `products`: with those of MKL restricted too."""
+    return f"{ct2_name(dtype)} AVX2{', MKL too' if products else ''}"

@@ -117,7 +117,7 @@ def test_bars_stand_where_a_goal_was_set(
 
 def test_a_dtype_has_its_own_ratios() -> None:
     both = bars_of("base", "cpu", ROWS, {"float32": "native", "int8": "native"})
-    assert [bar.measure.partition(":")[0] for bar in both] == ["fp32"] * 19 + ["int8"] * 19
+    assert [bar.measure.partition(":")[0] for bar in both] == ["fp32"] * 20 + ["int8"] * 20
 
 
 def limits(dtype: str, kernels: str) -> dict[str, float | None]:
