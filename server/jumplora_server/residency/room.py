@@ -106,24 +106,14 @@ def _own_bytes(versions: Versions, missing: Iterable[str], stays: Iterable[str])
     return sum(new) + sum(old)
 
 
-def unused_trunks(versions: Versions, names: Iterable[str]) -> list[Version]:
-    """Those of the named ones that are resident trunks which no known version uses."""
-    named = (versions[name] for name in names if name in versions)
-    idle = [trunk for trunk in named if trunk.is_trunk and trunk.is_idle and trunk.is_resident]
-    return [t for t in idle if not any(t.digest in v.needs for v in versions.values())]
-
-
 def lower_guesses(versions: Collection[Version], possible: int) -> None:
     """Let what was never packed ask for no more than `possible` bytes together.
 
     Files also carry what is not resident (factors, headers): a guess must not refuse what may well
-    fit once it is measured.
+    fit once it is measured. Trunks need not fit.
     """
-    excess = -possible
-    for version in versions:
-        if version.size == "guessed":
-            version.nbytes = version.facts.guessed_bytes
-        excess += version.nbytes
+    trunks = sum(version.nbytes for version in versions if version.is_trunk)
+    excess = sum(version.nbytes for version in versions) - max(trunks, possible)
     for version in versions:
         if excess > 0 and version.size == "guessed":
             cut = min(excess, version.nbytes)

@@ -175,14 +175,15 @@ class Versions:
         holders = [self._versions[n] for d in missing for n in self._versions[d].needs]
         keep = self._kept(digest, beside)
         if room == "evict":
-            trunks = sum(self._versions[d].nbytes for d in missing if self._versions[d].is_trunk)
-            possible = max(trunks, self.budget_bytes - self._kept_bytes(keep))
-            making.lower_guesses([self._versions[d] for d in missing], possible)
+            for d in missing:
+                if self._versions[d].size == "guessed":
+                    self._versions[d].nbytes = self._versions[d].facts.guessed_bytes
+            self._lower_guesses(missing, keep)
         for holder in holders:
             holder.holds += 1  # what drains must not leave with what is evicted now
         is_room_made = False
         try:
-            is_room_made = self._make_room(missing, keep, room)
+            is_room_made = not missing or self._make_room(missing, keep, room)
         finally:
             if not is_room_made:
                 for holder in holders:
@@ -207,8 +208,10 @@ class Versions:
         if len(self._measured) >= _MAX_MEASURED:
             self._measured.clear()
         self._measured[digest] = nbytes
-        loading = (d for d, v in self._versions.items() if v.state is State.LOADING)
-        return self._make_room((), [*loading, *self._kept(digest, beside)], "evict")
+        loading = [d for d, v in self._versions.items() if v.state is State.LOADING]
+        keep = [*loading, *self._kept(digest, beside)]
+        self._lower_guesses(loading, keep)
+        return self._make_room((), keep, "evict")
 
     def install(self, digest: str, slot: int, nonzeros: int, density: float) -> None:
         """A loading version got its slot; it stays hidden."""
@@ -294,8 +297,10 @@ class Versions:
         served = (v for v in self._versions.values() if v.is_served)
         return named + [v.digest for v in served if v.serving & self._pinned]
 
-    def _kept_bytes(self, keep: list[str]) -> int:
-        return making.resident_bytes(self._versions, making.closure(self._versions, keep))
+    def _lower_guesses(self, loading: Collection[str], keep: list[str]) -> None:
+        kept = {*making.closure(self._versions, keep)}.difference(loading)
+        possible = self.budget_bytes - making.resident_bytes(self._versions, kept)
+        making.lower_guesses([self._versions[d] for d in loading], possible)
 
     def _lacking(self, missing: Collection[str], keep: list[str]) -> int:
         most = making.ceiling(self._versions, missing, keep, self.budget_bytes)
@@ -313,7 +318,7 @@ class Versions:
             self._versions, lacking, keep, lambda v: v.is_evictable, lambda v: v.used
         )
         for version in chosen or ():
-            if version.is_resident:  # a trunk may have left with the last that knew it
+            if version.is_resident:  # else it left with the last that needed it
                 self._leave(version, "lru")
         return chosen is not None
 
@@ -335,11 +340,19 @@ class Versions:
             return
         if version.state is State.DRAINING:
             self._leave(version, version.retired)
+        elif version.is_trunk and version.is_resident:
+            if self.used_bytes > self.budget_bytes or not self._is_used(version):
+                self._leave(version, "unload")
         elif version.state in (State.COLD, State.FAILED) and not version.is_served:
             self._versions.pop(version.digest, None)
             self._unindex(version)
-            for trunk in making.unused_trunks(self._versions, version.needs):
-                self._leave(trunk, "unload")
+            for name in version.needs:
+                if name in self._versions:
+                    self._rest(self._versions[name])
+
+    def _is_used(self, trunk: Version) -> bool:
+        """Whether a known version uses a trunk, resident or not: else the store may have none."""
+        return any(trunk.digest in version.needs for version in self._versions.values())
 
     def _unindex(self, version: Version) -> None:
         own = self._by_task.get(version.facts.task, {})
