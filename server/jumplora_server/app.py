@@ -203,9 +203,7 @@ def connect(
 
 def _folding(settings: Settings, engine: AnyEngine) -> Folding:
     try:
-        return Folding.of(
-            engine, settings.fold, settings.fold_share, settings.adapter_budget_bytes
-        )
+        return Folding.of(engine, settings.fold, settings.fold_share, settings.adapter_budget_bytes)
     except ValueError as error:
         raise StartupError(str(error)) from error
 

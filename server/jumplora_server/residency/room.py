@@ -73,16 +73,18 @@ def victims(
     return chosen
 
 
-def ceiling(versions: Versions, missing: Collection[str], keep: Iterable[str], budget: int) -> int:
-    """What may be in use while `missing` is loaded: the budget, or more where trunks are in the way.
+def lacking(versions: Versions, missing: Collection[str], keep: Iterable[str], budget: int) -> int:
+    """Bytes that have to go before `missing` may be loaded beside `keep`.
 
-    Nothing that fits without trunks is refused because of them: those that have to stay or are
-    needed may go over the budget.
+    Nothing that fits without trunks is refused because of them: those that are needed or have to
+    stay may go over the budget.
     """
     stays = closure(versions, keep)
-    need = sum(versions[d].nbytes for d in missing) + resident_bytes(versions, stays)
-    trunks = need - _own_bytes(versions, missing, stays)
-    return budget + max(0, min(trunks, need - budget))
+    need = sum(versions[d].nbytes for d in missing)
+    least = need + resident_bytes(versions, stays)
+    trunks = least - _own_bytes(versions, missing, stays)
+    excess = max(0, min(trunks, least - budget))
+    return need + resident_bytes(versions) - budget - excess
 
 
 def check_possible(
@@ -106,15 +108,18 @@ def _own_bytes(versions: Versions, missing: Iterable[str], stays: Iterable[str])
     return sum(new) + sum(old)
 
 
-def lower_guesses(versions: Collection[Version], possible: int) -> None:
-    """Let what was never packed ask for no more than `possible` bytes together.
+def lower_guesses(
+    versions: Versions, loading: Collection[str], keep: Iterable[str], budget: int
+) -> None:
+    """Let what was never packed ask for no more than `keep` leaves.
 
     Files also carry what is not resident (factors, headers): a guess must not refuse what may well
     fit once it is measured. Trunks need not fit.
     """
-    trunks = sum(version.nbytes for version in versions if version.is_trunk)
-    excess = sum(version.nbytes for version in versions) - max(trunks, possible)
-    for version in versions:
+    possible = budget - resident_bytes(versions, {*closure(versions, keep)}.difference(loading))
+    trunks = sum(versions[d].nbytes for d in loading if versions[d].is_trunk)
+    excess = sum(versions[d].nbytes for d in loading) - max(trunks, possible)
+    for version in (versions[d] for d in loading):
         if excess > 0 and version.size == "guessed":
             cut = min(excess, version.nbytes)
             version.nbytes -= cut

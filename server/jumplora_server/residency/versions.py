@@ -178,17 +178,13 @@ class Versions:
             for d in missing:
                 if self._versions[d].size == "guessed":
                     self._versions[d].nbytes = self._versions[d].facts.guessed_bytes
-            self._lower_guesses(missing, keep)
+            making.lower_guesses(self._versions, missing, keep, self.budget_bytes)
+            making.check_possible(self._versions, missing, keep, self.budget_bytes)
         for holder in holders:
             holder.holds += 1  # what drains must not leave with what is evicted now
-        is_room_made = False
-        try:
-            is_room_made = not missing or self._make_room(missing, keep, room)
-        finally:
-            if not is_room_made:
-                for holder in holders:
-                    holder.holds -= 1
-        if not is_room_made:
+        if missing and not self._make_room(missing, keep, room):
+            for holder in holders:
+                holder.holds -= 1
             return None
         if self._versions[digest].state is State.DRAINING:
             self._versions[digest].state = State.READY  # wanted again: it must stay until then
@@ -210,7 +206,8 @@ class Versions:
         self._measured[digest] = nbytes
         loading = [d for d, v in self._versions.items() if v.state is State.LOADING]
         keep = [*loading, *self._kept(digest, beside)]
-        self._lower_guesses(loading, keep)
+        making.lower_guesses(self._versions, loading, keep, self.budget_bytes)
+        making.check_possible(self._versions, (), keep, self.budget_bytes)
         return self._make_room((), keep, "evict")
 
     def install(self, digest: str, slot: int, nonzeros: int, density: float) -> None:
@@ -275,7 +272,8 @@ class Versions:
         their rows end, leased or not, and come back when it is their turn.
         """
         keep = self._kept(digest, beside)
-        lacking = self._lacking(self._missing(digest), keep)
+        missing = self._missing(digest)
+        lacking = making.lacking(self._versions, missing, keep, self.budget_bytes)
         chosen = making.victims(self._versions, lacking, keep, lambda v: True, lambda v: v.since)
         for version in chosen or ():
             version.is_yielding = True
@@ -297,23 +295,13 @@ class Versions:
         served = (v for v in self._versions.values() if v.is_served)
         return named + [v.digest for v in served if v.serving & self._pinned]
 
-    def _lower_guesses(self, loading: Collection[str], keep: list[str]) -> None:
-        kept = {*making.closure(self._versions, keep)}.difference(loading)
-        possible = self.budget_bytes - making.resident_bytes(self._versions, kept)
-        making.lower_guesses([self._versions[d] for d in loading], possible)
-
-    def _lacking(self, missing: Collection[str], keep: list[str]) -> int:
-        most = making.ceiling(self._versions, missing, keep, self.budget_bytes)
-        return sum(self._versions[d].nbytes for d in missing) + self.used_bytes - most
-
     def _make_room(self, missing: Collection[str], keep: list[str], room: Room) -> bool:
         need = sum(self._versions[d].nbytes for d in missing)
         if need + self.used_bytes <= self.budget_bytes:
             return True
         if room == "free":
             return False
-        making.check_possible(self._versions, missing, keep, self.budget_bytes)
-        lacking = self._lacking(missing, keep)
+        lacking = making.lacking(self._versions, missing, keep, self.budget_bytes)
         chosen = making.victims(
             self._versions, lacking, keep, lambda v: v.is_evictable, lambda v: v.used
         )
@@ -341,7 +329,9 @@ class Versions:
         if version.state is State.DRAINING:
             self._leave(version, version.retired)
         elif version.is_trunk and version.is_resident:
-            if self.used_bytes > self.budget_bytes or not self._is_used(version):
+            # Where no known version uses it, the store may have none that does.
+            is_used = any(version.digest in v.needs for v in self._versions.values())
+            if self.used_bytes > self.budget_bytes or not is_used:
                 self._leave(version, "unload")
         elif version.state in (State.COLD, State.FAILED) and not version.is_served:
             self._versions.pop(version.digest, None)
@@ -349,10 +339,6 @@ class Versions:
             for name in version.needs:
                 if name in self._versions:
                     self._rest(self._versions[name])
-
-    def _is_used(self, trunk: Version) -> bool:
-        """Whether a known version uses a trunk, resident or not: else the store may have none."""
-        return any(trunk.digest in version.needs for version in self._versions.values())
 
     def _unindex(self, version: Version) -> None:
         own = self._by_task.get(version.facts.task, {})
