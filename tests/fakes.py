@@ -171,8 +171,10 @@ class FakeEngine:
         return FakePacked((adapter.digest,), self.nbytes(adapter))
 
     def trunk_bytes(self, sites: Iterable[str]) -> int:
-        """The same for each site."""
-        return self.site_bytes * len({*sites})
+        """The same for each site. Raises KeyError for "unknown"."""
+        if "unknown" in (names := {*sites}):
+            raise KeyError("unknown")
+        return self.site_bytes * len(names)
 
     def fold(self, adapters: Rows[Adapter]) -> FakePacked:
         """Note which adapters were merged."""

@@ -51,7 +51,10 @@ class Folds(Protocol):
         """Bytes of the backbone's weights."""
 
     def trunk_bytes(self, sites: Iterable[str]) -> int:
-        """Bytes of a trunk whose versions have these targets."""
+        """Bytes of a trunk whose versions have these targets.
+
+        Raises KeyError for a name that is not a site of the backbone.
+        """
 
 
 class AdapterEngine(Folds, Protocol[P]):

@@ -62,7 +62,10 @@ class Folding:
         for depth, targets in enumerate(ancestors, start=1):
             if not sites.issuperset(targets):
                 sites.update(targets)
-                nbytes = self.trunk_bytes(sites)
+                try:
+                    nbytes = self.trunk_bytes(sites)
+                except KeyError:  # not a site: the load says what is wrong with that file
+                    break
             if self._stands(depth, nbytes):
                 deepest = depth
         return deepest
@@ -72,6 +75,11 @@ class Folding:
             return nbytes <= self.budget_bytes
         period = self.period(nbytes)
         return period is not None and _is_at(depth, period)
+
+    def is_out_of_reach(self, planned: Known) -> bool:
+        """Whether a version has ancestors that should be merged always, and no trunk fits."""
+        is_asked = self.fold == "always" and bool(planned.facts.ancestors)
+        return is_asked and planned.parts == planned.facts.ancestors
 
     def period(self, nbytes: int) -> int | None:
         """How many levels lie between two trunks of `nbytes`; None where not even one may stay."""

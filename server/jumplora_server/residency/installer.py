@@ -39,8 +39,8 @@ class Installer:
     def install(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> bool:
         """Read, validate, pack and install one version, hidden; its stages are added to `seconds`.
 
-        A trunk is folded from the files of all its versions. False when its bytes found no room: then all that was `loading` is undone. Raises what
-        reading and packing do.
+        A trunk is folded from the files of all its versions. False when its bytes found no room:
+        then all that was `loading` is undone. Raises what reading and packing do.
         """
         began = self._clock()
         with self._shared as table:

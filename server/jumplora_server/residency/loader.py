@@ -315,6 +315,13 @@ class Loader:
                 raise Refused(other_task(known.facts, task))
             seen.update(self._reader.stamps(known.facts.ancestors))
             needed = plan(self._reader.lineage(digest), digest, self._folding)
+        if self._folding.is_out_of_reach(needed[-1]):
+            _log.warning(
+                "version %s of task %s is computed unfolded: its trunk alone is larger than"
+                " JUMPLORA_ADAPTER_BUDGET_BYTES",
+                digest[:12],
+                task,
+            )
         with self._shared as table:
             begun = table.begin(needed, digest, room)
         if begun is None:

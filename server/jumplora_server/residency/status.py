@@ -24,8 +24,8 @@ class TaskStatus:
     are 0 until it was loaded once; `canary_accuracy` is None until its canaries were replayed here,
     and where it has none. `folded_depth` is how many ancestors of the served version its trunk
     merges (0: it has no trunk, None: not decided before its first load), `trunk_bytes` what that
-    trunk takes, which other versions may use as well. `history` lists the stored versions in the order in which they last
-    became current.
+    trunk takes, which other versions may use as well. `history` lists the stored versions in the
+    order in which they last became current.
     """
 
     task_id: str

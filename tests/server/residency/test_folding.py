@@ -72,6 +72,12 @@ def test_an_engine_that_cannot_fold() -> None:
         Folding.of(engine, "always", 1.0, 10**9)
 
 
+def test_a_target_that_is_not_a_site_ends_the_trunk() -> None:
+    """Such a file is refused when it is read, with its own code."""
+    rule = Folding("always", 10**9, 0, FakeEngine().trunk_bytes)
+    assert rule.depth([("q",), ("q", "v"), ("unknown",), ("q",)]) == 2
+
+
 chains = st.lists(st.sets(st.sampled_from("qkvow"), min_size=1).map(tuple), max_size=20)
 modes = st.sampled_from(["auto", "always", "never"])
 

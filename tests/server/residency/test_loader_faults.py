@@ -145,5 +145,6 @@ def test_the_steps_are_those_of_a_load(tmp_path: Path, monkeypatch: pytest.Monke
         "Table.commit", "Table.flip", "Versions.take_freed", "Versions.install", "Versions.begin",
         "Versions.ready", "Versions.serve", "StoreReader.desired", "StoreReader.known",
         "StoreReader.lineage", "StoreReader.adapter", "StoreReader.stamps", "FakeEngine.pack",
-        "FakeEngine.fold", "FakeEngine.trunk_bytes", "FakeEngine.install", "Report.state", "Report.loaded", "Report.flipped",
+        "FakeEngine.fold", "FakeEngine.trunk_bytes", "FakeEngine.install", "Report.state",
+        "Report.loaded", "Report.flipped",
     } <= met  # fmt: skip

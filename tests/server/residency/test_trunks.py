@@ -114,8 +114,8 @@ def test_trunks_that_must_stay_may_go_over_the_budget() -> None:
     assert table.load("c2") == [], "what is resident needs no room"
     table.versions.pin("c2", "pinned")
     assert table.load("d1") == [0]
-    with pytest.raises(OutOfMemoryBudget, match="beside 46 that have to stay; the budget .* is 45"):
-        table.versions.pin("d1", "pinned")
+    table.versions.pin("d1", "pinned")
+    with pytest.raises(OutOfMemoryBudget, match="beside 46 that have to stay"):
         table.load("e1", nbytes=16)
     table.versions.retire("a2", "a2", "unload")
     assert table.versions.used_bytes == 40, "its trunk leaves at once"
