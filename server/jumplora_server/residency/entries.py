@@ -200,7 +200,7 @@ class Version:
 
     @property
     def is_trunk(self) -> bool:
-        """Whether it is no version of a task, but the first versions of a lineage, merged."""
+        """Whether it is the first versions of a lineage, merged, instead of a version."""
         return bool(self.folds)
 
     @property

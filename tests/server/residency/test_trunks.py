@@ -218,6 +218,7 @@ def publish_chain(server: SmallServer, length: int) -> list[str]:
 
 def forms(server: SmallServer, lease: Lease) -> list[tuple[str, ...]]:
     """What the slots of a row hold: the digests that each merges."""
+    assert lease.ref is not None
     slots = server.residency.table.claim(lease.ref, "normal")
     assert slots is not None
     server.residency.table.unclaim(lease.ref)
