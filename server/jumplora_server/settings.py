@@ -71,6 +71,7 @@ def _size(default: int, description: str, ge: int, le: int) -> Any:
     return Field(default=default, ge=ge, le=le, description=description)
 
 
+Fold = Literal["never", "auto", "always"]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split_keys)]
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -156,6 +157,19 @@ class Settings(BaseSettings):
 
     adapter_budget_bytes: Bytes = _size(
         GIB, 'memory for resident adapters ("512MiB")', KIB, 1024**5
+    )
+    fold: Fold = Field(
+        default="auto",
+        description="whether to merge ancestors into trunks (copies of the backbone's weights): "
+        "auto: where the trunks of a chain of 15 take little enough; always: all but the last "
+        "version of each lineage",
+    )
+    fold_share: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="share of the adapter budget that the trunks of one chain may take with fold "
+        "auto; never more than the backbone's weights",
     )
     max_adapter_bytes: Bytes = _size(
         512 * MIB, "bytes of one adapter file, uploaded or published", KIB, 512 * MIB

@@ -16,17 +16,17 @@ from jumplora_bench.cases.case import Work
 from jumplora_bench.cases.ours import OursCase, make_engine
 from jumplora_bench.cases.torch_peers import RANK, transformers_bare, transformers_beams
 from jumplora_bench.engine import EnginePlan
-from jumplora_bench.fleet import (
+from jumplora_bench.fleet import Fleet
+from jumplora_bench.loading import PARTS, Loading, measure_parts
+from jumplora_bench.masked import draw
+from jumplora_bench.names import (
     DENSITIES,
     LINEAGES,
-    Fleet,
     beams_name,
     label_of,
     lineage_name,
     mixed_name,
 )
-from jumplora_bench.loading import PARTS, Loading, measure_parts
-from jumplora_bench.masked import draw
 from jumplora_bench.offline import OfflineEngine
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.published import publish_tasks, task_names, write_random

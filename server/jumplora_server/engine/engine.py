@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +55,17 @@ class Runner(Protocol):
     def weight_bytes(self) -> int: ...
 
     def pack(self, adapter: Adapter) -> PackedAdapter[Any]: ...
+
+    @property
+    def can_fold(self) -> bool: ...
+
+    def fold(self, adapters: Rows[Adapter]) -> PackedAdapter[Any]:
+        """Merge a lineage's first versions into the backbone's weights at their sites.
+
+        Raises ValueError where it cannot, as `trunk_bytes` does.
+        """
+
+    def trunk_bytes(self, names: Iterable[str]) -> int: ...
 
     def encode(self, encodings: Rows[Encoding], lineages: Rows[tuple[Any, ...]]) -> None:
         """Write each prompt's keys and values into its source place."""
@@ -173,6 +184,32 @@ class Engine:
     def pack(self, adapter: Adapter) -> PackedAdapter[Any]:
         """Bring an adapter into the form the engine applies; CPU heavy, off the engine's path."""
         return self._runner.pack(adapter)
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether it takes trunks: on the CPU, in float32 and int8."""
+        return self._runner.can_fold
+
+    def fold(self, adapters: Rows[Adapter]) -> PackedAdapter[Any]:
+        """Merge a lineage's first versions, oldest first, into a trunk; CPU heavy, as `pack` is.
+
+        A lineage's slots are then the trunk's and those of the later versions. A row takes the
+        trunk's product in place of the backbone's at each site that one of `adapters` targets.
+
+        Raises:
+            ValueError: no adapter is given, or `can_fold` is False.
+            BackboneError: the backbone's files cannot be read any more.
+        """
+        return self._runner.fold(adapters)
+
+    def trunk_bytes(self, sites: Iterable[str]) -> int:
+        """What a trunk takes whose versions target these sites (their names), before it is made.
+
+        Raises:
+            ValueError: `can_fold` is False.
+            KeyError: a name is not that of a linear layer.
+        """
+        return self._runner.trunk_bytes(sites)
 
     def install(self, packed: PackedAdapter[Any]) -> int:
         """Make a packed adapter addressable by the returned slot number."""
