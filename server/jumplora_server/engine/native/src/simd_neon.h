@@ -181,23 +181,6 @@ inline float sum_lanes(four a) {
     return vgetq_lane_f32(pairs, 0) + vgetq_lane_f32(pairs, 1);
 }
 
-// -- 4 floats
-
-using four = float32x4_t;
-
-inline four no_four() { return vdupq_n_f32(0); }
-inline four load_four(const float* from, int64_t left) {
-    if (left >= 4) return vld1q_f32(from);
-    float some[4] = {};
-    for (int64_t i = 0; i < left; ++i) some[i] = from[i];
-    return vld1q_f32(some);
-}
-inline four fused(four a, four b, four c) { return vfmaq_f32(c, a, b); }
-inline float sum_lanes(four a) {
-    return (vgetq_lane_f32(a, 0) + vgetq_lane_f32(a, 1)) +
-           (vgetq_lane_f32(a, 2) + vgetq_lane_f32(a, 3));
-}
-
 // -- comparisons
 
 // A bit for each of 16 lanes, of which a quarter each are all ones or all zeros.
