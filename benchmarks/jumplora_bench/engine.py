@@ -39,6 +39,7 @@ from jumplora_bench.names import (
 )
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
+from jumplora_bench.roofs import shrink_of
 from jumplora_bench.rounds import Laps, run_rounds, same_share
 from jumplora_bench.shapes import ShapeName, config_of
 from jumplora_server.engine.engine import Kernels
@@ -125,10 +126,10 @@ def measure_engine(
 
 
 def _floors(plan: EnginePlan, backbone: Backbone, work: Work) -> Floors | None:
-    """Of the CPU; a tiny backbone is no measurement, nor need its roofs be exact."""
+    """Of the CPU."""
     if plan.device != "cpu":
         return None
-    return Floors.measured(backbone, work, plan.dtypes, shrink=64 if plan.shape == "tiny" else 1)
+    return Floors.measured(backbone, work, plan.dtypes, shrink=shrink_of(plan.shape))
 
 
 def _last_tokens(laps: Laps) -> dict[str, Tokens]:

@@ -13,7 +13,7 @@ from jumplora_adapters.store import Store
 from jumplora_bench.adapters import bytes_of
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Work
-from jumplora_bench.cases.ours import OursCase, make_engine
+from jumplora_bench.cases.ours import EngineRefused, OursCase, make_engine
 from jumplora_bench.cases.torch_peers import RANK, transformers_bare, transformers_beams
 from jumplora_bench.engine import EnginePlan
 from jumplora_bench.fleet import Fleet
@@ -67,6 +67,11 @@ def test_our_beams_say_what_transformers_beams_say(setting: Setting) -> None:
     assert ours.tokens != greedy.tokens, "no contrast"
     assert ours.encode_seconds is not None
     assert 0 < ours.encode_seconds < ours.seconds
+
+
+def test_kernels_that_do_not_compute_a_dtype_are_refused(setting: Setting) -> None:
+    with pytest.raises(EngineRefused, match="not bfloat16"):
+        make_engine(setting[0], "bfloat16", "native")
 
 
 def test_work_is_as_long_as_its_longest_prompt() -> None:
