@@ -165,8 +165,8 @@ class DeltaPlan:
     """Which rows of a batch each slot's deltas apply to, grouped once per batch.
 
     `work` is ordered by position in the lineage, so that every row adds its ancestors' deltas
-    oldest first, as `flatten` and the trainer do. A trunk stands first in a lineage and is no
-    delta.
+    oldest first, as `flatten` and the trainer do. Trunks are apart: each stands first in its
+    lineage.
     """
 
     trunks: tuple[tuple[Mapping[str, TrunkForm], slice | Tensor], ...]

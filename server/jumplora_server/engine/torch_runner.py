@@ -44,7 +44,8 @@ class TorchRunner:
     ) -> None:
         self._device = device
         self._dtype = dtype
-        self._weights = weights  # kept for what is folded later: it holds open files, no tensors
+        # It holds open files and no tensors, and reads what is folded later.
+        self._weights = weights if self.can_fold else None
         self._sites = sites(config)
         self._start = start_token_id
         self._min_rows = min_rows(dtype)
@@ -84,7 +85,7 @@ class TorchRunner:
 
     def fold(self, adapters: Rows[Adapter]) -> PackedAdapter[TrunkForm]:
         """Merge a lineage's first versions into a trunk; any thread."""
-        if not self.can_fold:
+        if self._weights is None:
             refuse_to_fold(self._dtype, self._device)
         trunk = fold(
             adapters,

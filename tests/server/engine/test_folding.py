@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
@@ -19,6 +20,7 @@ from device_slots import CPU
 from factories import Style, random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
+from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.network import HEAD
 from jumplora_server.core import EngineLimits, Sequence
@@ -28,7 +30,7 @@ from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.trunk import merged_weight
 from jumplora_server.engine.weights import StoredTensors
 
-KERNELS: tuple[Kernels, ...] = ("torch",)
+KERNELS: tuple[Kernels, ...] = ("torch", "native")
 DTYPES = ("float32", "int8")
 STYLES: tuple[Style, ...] = ("v1.0", "v1.1")
 LENGTHS = (5, 17, 70, 12)
@@ -260,8 +262,9 @@ def test_a_row_has_its_bits_beside_bare_unfolded_and_folded_rows(
         # Alone it has another row, and the prompt and the slots that it has in company.
         alone = _alone(engine, asked, (row + 3) % 16, slots)
         assert torch.equal(mixed[row], alone), f"row {row}"
-    kinds = {mixed[row].numpy().tobytes() for row in range(len(lineages))}
-    assert len(kinds) == len(lineages), "each lineage and prompt has its own numbers"
+    asked_of = {(slots, row % len(LENGTHS)) for row, slots in enumerate(lineages)}
+    found = {rows.numpy().tobytes() for rows in mixed.values()}
+    assert len(found) == len(asked_of), "each lineage and prompt has numbers of its own"
 
 
 @torch.inference_mode()
@@ -302,6 +305,31 @@ def test_trunk_bytes_are_those_of_the_trunk(
     shapes = [small.sites[name].shape for name in {*names}]
     assert trunk.nnz == sum(d_out * d_in for d_out, d_in in shapes)
     assert trunk.density == 1.0
+
+
+def test_a_checkpoint_that_was_replaced_folds_as_it_was_and_an_overwritten_one_is_refused(
+    small: Backbone, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(small.path, tmp_path / "backbone")
+    engine = make_engine(folder, "float32", "torch")
+    versions, file = chain(small), folder / "model.safetensors"
+    before = engine.install(engine.fold(versions))
+    other = {name: tensor + 1 for name, tensor in load_file(file).items()}
+    save_file(other, tmp_path / "new", metadata={"format": "pt"})
+    os.link(file, tmp_path / "old")
+    os.replace(tmp_path / "new", file)
+    after = engine.install(engine.fold(versions))
+    assert torch.equal(logits(engine, {0: (before,)})[0], logits(engine, {0: (after,)})[0])
+
+    file.unlink()
+    os.link(tmp_path / "old", file)  # the one that was opened
+    content = bytearray(file.read_bytes())
+    content[-4:] = bytes(4)
+    stamp = file.stat().st_mtime_ns
+    file.write_bytes(content)
+    os.utime(file, ns=(stamp + 10**9, stamp + 10**9))
+    with pytest.raises(BackboneError, match="changed in place"):
+        engine.fold(versions)
 
 
 def test_a_trunk_of_no_version_is_refused(engine: Engine) -> None:

@@ -16,13 +16,13 @@ from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.delta import DENSE_ABOVE, is_filled, is_overranked
 from jumplora_server.engine.native.layout import LANES, MAX_MODULES, DeltaKind, DeltaStruct
 from jumplora_server.engine.native.library import load_library
-from jumplora_server.engine.native.weights import pack_float
+from jumplora_server.engine.native.weights import PackedWeight, pack_float
 
 _VALUE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 class NativeForm(Protocol):
-    """One module's delta, ready to be applied."""
+    """One module's delta, ready to be applied, or the weight that a trunk has for it."""
 
     @property
     def nbytes(self) -> int: ...
@@ -111,6 +111,27 @@ class CombinedForm:
         return both
 
 
+@dataclass(frozen=True, slots=True)
+class TrunkForm:
+    """A merged weight in the backbone's own form."""
+
+    weight: PackedWeight
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.weight.nbytes
+
+    def struct(self) -> DeltaStruct:
+        """The kernels' view."""
+        scales = self.weight.scales
+        return DeltaStruct(
+            kind=DeltaKind.TRUNK,
+            values=self.weight.panels.data_ptr(),
+            b=None if scales is None else scales.data_ptr(),
+        )
+
+
 def make_form(delta: Delta) -> NativeForm:
     """The cheapest form of a delta."""
     if isinstance(delta, CombinedDelta) and not is_filled(delta):
@@ -153,6 +174,7 @@ class NativeAdapter(PackedAdapter[NativeForm]):
     """An adapter and its table, through which the kernels find each module's delta."""
 
     table: ctypes.Array[DeltaStruct]
+    is_trunk: bool  # then it has weights, not deltas
     targeted: int  # a bit for each module that it has
     inner: int  # numbers that an operation computes for one row on its way: x A^T of its modules
 
@@ -168,7 +190,11 @@ def pack_native(adapter: Adapter, sites: Mapping[str, int]) -> NativeAdapter:
     Args:
         sites: the backbone's linear layers with their places in a table.
     """
-    plain = packed(adapter, make_form)
+    return with_table(packed(adapter, make_form), sites)
+
+
+def with_table(plain: PackedAdapter[NativeForm], sites: Mapping[str, int]) -> NativeAdapter:
+    """Enter forms into a table with a place for each of `sites`."""
     table = (DeltaStruct * len(sites))()
     targeted = 0
     for name, form in plain.forms.items():
@@ -176,5 +202,13 @@ def pack_native(adapter: Adapter, sites: Mapping[str, int]) -> NativeAdapter:
         targeted |= 1 << sites[name]
     inner = MAX_MODULES * max(map(_rank, plain.forms.values()), default=0)
     return NativeAdapter(
-        plain.version, plain.forms, plain.nbytes, plain.nnz, plain.density, table, targeted, inner
+        plain.version,
+        plain.forms,
+        plain.nbytes,
+        plain.nnz,
+        plain.density,
+        table,
+        is_trunk=any(isinstance(form, TrunkForm) for form in plain.forms.values()),
+        targeted=targeted,
+        inner=inner,
     )

@@ -14,7 +14,7 @@ from jumplora_server.engine.native.layout import Op, Step
 
 PATH = Path(__file__).with_name("_kernels.so")
 # Counted up in src/support.cpp and here when structures, kinds, operands or packings change.
-ABI = 9
+ABI = 10
 
 
 class NativeUnavailable(Exception):

@@ -19,66 +19,68 @@ int64_t round_up(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 // scores[0..n) become e^(s - max); returns what they sum up to. Lanes past n are zeroed.
 float exponentiate(float* scores, int64_t n) {
-    vec highest = _mm512_set1_ps(-INFINITY);
-    for (int64_t j = 0; j < n; j += 16)
-        highest = _mm512_mask_max_ps(
-            highest, tail_mask(n - j), highest, _mm512_maskz_loadu_ps(tail_mask(n - j), scores + j));
-    const vec top = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
-    vec total = _mm512_setzero_ps();
-    for (int64_t j = 0; j < n; j += 16) {
-        const vec s = _mm512_maskz_loadu_ps(tail_mask(n - j), scores + j);
-        const vec e = _mm512_maskz_mov_ps(tail_mask(n - j), exp_ps(_mm512_sub_ps(s, top)));
-        _mm512_storeu_ps(scores + j, e);
-        total = _mm512_add_ps(total, e);
+    vec highest = fill(-INFINITY);
+    for (int64_t j = 0; j < n; j += LANES)
+        highest = higher(highest, load_or(scores + j, n - j, -INFINITY));
+    const vec top = fill(highest_lane(highest));
+    vec total = fill(0);
+    for (int64_t j = 0; j < n; j += LANES) {  // what is not there is e^-infinity
+        const vec e = exp_ps(minus(load_or(scores + j, n - j, -INFINITY), top));
+        store(scores + j, e);
+        total = plus(total, e);
     }
-    return _mm512_reduce_add_ps(total);
+    return sum_lanes(total);
 }
 
-constexpr int QUERIES = 6;  // of a prompt, taken together: 6 times 4 vectors fill the registers
+// out[r] = the values [n, d_kv], weighted by scores[r], over the total of these weights.
+template <int R>
+void mean_values(
+    const float* scores, int64_t width, const float (&total)[R], const float* values,
+    int64_t stride, int64_t n, int64_t d_kv, float* out, int64_t apart) {
+    constexpr int WIDE = columns_of<R>();
+    const auto some = [&]<int NV>(int64_t d) {
+        vec c[R][NV];
+        const int64_t left = d_kv - d - LANES * (NV - 1);
+        small_product<R, NV>(scores, width, values + d, stride, n, left, c);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; ++v)
+                store_some(
+                    out + r * apart + d + LANES * v, d_kv - d - LANES * v,
+                    over(c[r][v], fill(total[r])));
+    };
+    int64_t d = 0;
+    for (; d + WIDE * LANES <= d_kv; d += WIDE * LANES) some.template operator()<WIDE>(d);
+    for (; d < d_kv; d += LANES) some.template operator()<1>(d);
+}
+
+constexpr int QUERIES = 6;                        // of a prompt, taken together
+constexpr int KEYS = columns_of<QUERIES>();       // vectors of their keys
+constexpr int64_t WIDTH = 4 * LANES;              // keys are padded with zeros to whole ones
 
 // One head of a prompt: R queries from `first` on over all n tokens.
 template <int R>
 void attend_block(
     const float* qkv, int64_t stride, int64_t inner, int64_t d_kv, const float* keys,
     int64_t width, const float* bias, int64_t first, int64_t n, float* scores, float* out) {
-    for (int64_t j = 0; j < n; j += 64) {  // keys are padded to whole 64s with zeros
-        vec c[R][4];
-        small_product<R, 4>(qkv + first * stride, stride, keys + j, width, d_kv, 0xFFFF, c);
+    for (int64_t j = 0; j < n; j += KEYS * LANES) {
+        vec c[R][KEYS];
+        small_product<R, KEYS>(qkv + first * stride, stride, keys + j, width, d_kv, LANES, c);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int v = 0; v < 4; ++v) {
-                const int64_t key = j + 16 * v;
-                const __mmask16 mask = tail_mask(n - key);
-                const vec at = _mm512_maskz_loadu_ps(mask, bias + key - (first + r));
-                _mm512_storeu_ps(scores + r * width + key, _mm512_add_ps(c[r][v], at));
+            for (int v = 0; v < KEYS; ++v) {
+                const int64_t key = j + LANES * v;
+                const vec at = load_some(bias + key - (first + r), n - key);
+                store(scores + r * width + key, plus(c[r][v], at));
             }
     }
     float total[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) total[r] = exponentiate(scores + r * width, n);
-    const float* values = qkv + 2 * inner;
-    for (int64_t d = 0; d < d_kv; d += 16) {
-        const __mmask16 mask = tail_mask(d_kv - d);
-        const auto store = [&](int r, int64_t at, vec value, __mmask16 m) {
-            const vec mean = _mm512_div_ps(value, _mm512_set1_ps(total[r]));
-            _mm512_mask_storeu_ps(out + (first + r) * inner + at, m, mean);
-        };
-        if (d + 64 <= d_kv) {
-            vec c[R][4];
-            small_product<R, 4>(scores, width, values + d, stride, n, 0xFFFF, c);
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-                for (int v = 0; v < 4; ++v) store(r, d + 16 * v, c[r][v], 0xFFFF);
-            d += 48;
-        } else {
-            vec c[R][1];
-            small_product<R, 1>(scores, width, values + d, stride, n, mask, c);
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) store(r, d, c[r][0], mask);
-        }
-    }
+    mean_values<R>(
+        scores, width, total, qkv + 2 * inner, stride, n, d_kv, out + first * inner, inner);
 }
 
 template <int R, typename... Args>
@@ -108,62 +110,45 @@ template <int R>
 void attend_cache(
     const float* q, int64_t apart, const Rows<float>& cache, int64_t d_kv, int64_t n,
     const float* bias, float* scores, float* out) {
+    constexpr int WIDE = columns_of<R>();
     const int64_t width = round_up(n);
-    for (int64_t j = 0; j < n; j += 4 * LANES) {
-        vec c[R][4] = {};
-        const int64_t groups = std::min<int64_t>(4, (n - j + LANES - 1) / LANES);
-        const float* keys = cache.keys + j * d_kv;
-        const auto sum = [&]<int G>() {
-            for (int64_t d = 0; d < d_kv; ++d) {
-                vec key[G];
-#pragma GCC unroll 8
-                for (int g = 0; g < G; ++g) key[g] = _mm512_loadu_ps(keys + (g * d_kv + d) * LANES);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) {
-                    const vec scalar = _mm512_set1_ps(q[r * apart + d]);
-#pragma GCC unroll 8
-                    for (int g = 0; g < G; ++g) c[r][g] = _mm512_fmadd_ps(scalar, key[g], c[r][g]);
-                }
-            }
-        };
-        if (groups == 4) sum.template operator()<4>();
-        else if (groups == 3) sum.template operator()<3>();
-        else if (groups == 2) sum.template operator()<2>();
-        else sum.template operator()<1>();
+    const auto score = [&]<int G>(int64_t j) {  // of G vectors of keys
+        vec c[R][G];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
-            for (int64_t g = 0; g < groups; ++g) {
-                const int64_t key = j + g * LANES;
-                if (bias != nullptr)
-                    c[r][g] = _mm512_add_ps(c[r][g], _mm512_maskz_loadu_ps(tail_mask(n - key), bias + key));
-                _mm512_storeu_ps(scores + r * width + key, c[r][g]);
+#pragma GCC unroll 8
+            for (int g = 0; g < G; ++g) c[r][g] = fill(0);
+        const float* keys = cache.keys + j * d_kv;
+        for (int64_t d = 0; d < d_kv; ++d) {
+            vec key[G];
+#pragma GCC unroll 8
+            for (int g = 0; g < G; ++g) key[g] = load(keys + (g * d_kv + d) * LANES);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                const vec scalar = fill(q[r * apart + d]);
+#pragma GCC unroll 8
+                for (int g = 0; g < G; ++g) c[r][g] = fused(scalar, key[g], c[r][g]);
             }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+            for (int g = 0; g < G; ++g) {
+                const int64_t at = j + g * LANES;
+                if (bias != nullptr) c[r][g] = plus(c[r][g], load_some(bias + at, n - at));
+                store(scores + r * width + at, c[r][g]);
+            }
+    };
+    int64_t j = 0;
+    for (; j + (WIDE - 1) * LANES < n; j += WIDE * LANES) score.template operator()<WIDE>(j);
+    if (WIDE > 2 && j + LANES < n) {
+        score.template operator()<2>(j);
+        j += 2 * LANES;
     }
+    for (; j < n; j += LANES) score.template operator()<1>(j);
     float total[R];
     for (int r = 0; r < R; ++r) total[r] = exponentiate(scores + r * width, n);
-    for (int64_t d = 0; d < d_kv;) {
-        if (d + 64 <= d_kv) {
-            vec c[R][4];
-            small_product<R, 4>(scores, width, cache.values + d, d_kv, n, 0xFFFF, c);
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-                for (int v = 0; v < 4; ++v)
-                    _mm512_storeu_ps(
-                        out + r * apart + d + 16 * v,
-                        _mm512_div_ps(c[r][v], _mm512_set1_ps(total[r])));
-            d += 64;
-        } else {
-            const __mmask16 mask = tail_mask(d_kv - d);
-            vec c[R][1];
-            small_product<R, 1>(scores, width, cache.values + d, d_kv, n, mask, c);
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r)
-                _mm512_mask_storeu_ps(
-                    out + r * apart + d, mask, _mm512_div_ps(c[r][0], _mm512_set1_ps(total[r])));
-            d += 16;
-        }
-    }
+    mean_values<R>(scores, width, total, cache.values, d_kv, n, d_kv, out, apart);
 }
 
 constexpr int SHARING = 4;  // neighbouring rows of one prompt that are taken together: a beam's
@@ -183,7 +168,7 @@ void attend_prompts(const Op& op, const Team& team) {
     const int64_t stride = 3 * inner;
     team.share(0, team.step.sequences * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
-        const int64_t n = team.step.lengths[sequence], width = (n + 63) / 64 * 64;
+        const int64_t n = team.step.lengths[sequence], width = (n + WIDTH - 1) / WIDTH * WIDTH;
         const int64_t start = team.step.starts[sequence];
         const float* qkv = static_cast<const float*>(op.p[0]) + start * stride + head * d_kv;
         float* out = static_cast<float*>(op.p[1]) + start * inner + head * d_kv;

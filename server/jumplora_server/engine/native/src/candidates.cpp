@@ -74,7 +74,7 @@ void Candidates::keep(Border border) {
     int64_t kept = 0;
     for (int64_t j = 0; j < count_; j += LANES) {
         const lanes here = tail_mask(count_ - j);
-        const vec x = load_or(x_ + j, count_ - j, 0);
+        const vec x = load_some(x_ + j, count_ - j);
         lanes ties = here & equal(x, value);
         while (std::popcount(ties) > border.ties) ties ^= std::bit_floor(ties);
         border.ties -= std::popcount(ties);

@@ -23,19 +23,17 @@ void norm(const Op& op, const Team& team) {
     team.share(0, team.step.rows, [&](int64_t i) {
         const float* x = static_cast<const float*>(op.p[0]) + i * d;
         float* y = static_cast<float*>(op.p[2]) + i * d;
-        vec squares[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-        for (int64_t j = 0; j < d; j += 16) {
-            const vec value = _mm512_maskz_loadu_ps(tail_mask(d - j), x + j);
-            vec& sum = squares[(j / 16) % 2];
-            sum = _mm512_fmadd_ps(value, value, sum);
+        vec squares[2] = {fill(0), fill(0)};
+        for (int64_t j = 0; j < d; j += LANES) {
+            const vec value = load_some(x + j, d - j);
+            vec& sum = squares[(j / LANES) % 2];
+            sum = fused(value, value, sum);
         }
-        const float mean = _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])) / d;
-        const vec scale = _mm512_set1_ps(op.f[1] / std::sqrt(mean + op.f[0]));
-        for (int64_t j = 0; j < d; j += 16) {
-            const __mmask16 mask = tail_mask(d - j);
-            const vec value = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + j), scale);
-            _mm512_mask_storeu_ps(
-                y + j, mask, _mm512_mul_ps(value, _mm512_maskz_loadu_ps(mask, weight + j)));
+        const float mean = sum_lanes(plus(squares[0], squares[1])) / d;
+        const vec scale = fill(op.f[1] / std::sqrt(mean + op.f[0]));
+        for (int64_t j = 0; j < d; j += LANES) {
+            const vec value = times(load_some(x + j, d - j), scale);
+            store_some(y + j, d - j, times(value, load_some(weight + j, d - j)));
         }
     });
 }
@@ -68,7 +66,7 @@ struct Gelu {
         for (const float term : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
             q = fused(q, t, fill(0.5f * term));
         const vec above_z = times(times(q, t), exp_ps(times(times(z, z), fill(-0.5f))));
-        return times(x, choose_lanes(above(fill(0.0f), x), above_z, minus(one(), above_z)));
+        return times(x, where_above(fill(0.0f), x, above_z, minus(one(), above_z)));
     }
 };
 
@@ -82,7 +80,7 @@ void activate_rows(const Op& op, const Team& team) {
     team.share(0, team.step.rows, [&](int64_t i) {
         float* x = static_cast<float*>(op.p[0]) + i * d;
         for (int64_t j = 0; j < d; j += LANES)
-            store_some(x + j, d - j, F::of(load_or(x + j, d - j, 0.0f)));
+            store_some(x + j, d - j, F::of(load_some(x + j, d - j)));
     });
 }
 
@@ -93,8 +91,8 @@ void gate_rows(const Op& op, const Team& team) {
         const float* gate = static_cast<const float*>(op.p[0]) + i * 2 * d;
         float* y = static_cast<float*>(op.p[1]) + i * d;
         for (int64_t j = 0; j < d; j += LANES) {
-            const vec value = load_or(gate + d + j, d - j, 0.0f);
-            store_some(y + j, d - j, times(F::of(load_or(gate + j, d - j, 0.0f)), value));
+            const vec value = load_some(gate + d + j, d - j);
+            store_some(y + j, d - j, times(F::of(load_some(gate + j, d - j)), value));
         }
     });
 }

@@ -1,8 +1,8 @@
 // The backbone's products, x [rows, d_in] times W [d_out, d_in] transposed.
 //
 // Weights lie in panels of 32 outputs: [panel][d_in][32] float, or [panel][d_in / 4][32][4] uint8,
-// so that a panel is one stream of memory. Rows are taken in blocks of up to 14, whose numbers are
-// first packed side by side: 14 rows times two vectors of outputs fill the registers.
+// so that a panel is one stream of memory. Rows are taken in blocks, whose numbers are first packed
+// side by side: a block's rows times some vectors of outputs fill the registers.
 #include "linear.h"
 
 #include <cmath>
@@ -15,88 +15,143 @@ namespace jl {
 
 namespace {
 
-// How n rows are cut: blocks of nearly one size, so that none is left with a row or two.
-struct RowBlocks {
-    int64_t size, count;
-    explicit RowBlocks(int64_t n) {
-        const int64_t fewest = (n + MAX_ROWS - 1) / MAX_ROWS;
-        size = (n + fewest - 1) / fewest;
-        count = (n + size - 1) / size;
+// A tile: rows of a block at most, and vectors of outputs.
+constexpr int VECS = VECTORS >= 32 ? 2 : 1;
+constexpr int ROWS_F32 = (VECTORS - VECS) / VECS - 1;   // 14, or 6
+constexpr int ROWS_I8 = (VECTORS - VECS * WEIGHT_VECTORS) / VECS - 1;
+
+// A block of rows, with one trunk or none.
+struct Rows {
+    int64_t first, count;
+    const Delta* trunk;
+};
+
+// How a step's rows are cut into blocks, of nearly one size so that none is left with a row or two.
+// None has rows of two trunks, where a trunk of the step has one of the operation's weights.
+class RowBlocks {
+  public:
+    RowBlocks(const Op& op, const Step& step, int64_t most)
+        : whole_{0, step.rows, nullptr}, segments_(&whole_), count_(1), most_(most) {
+        if (has_trunk(op, step)) {
+            segments_ = step.segments;
+            count_ = step.segments_count;
+        }
     }
-    int64_t rows(int64_t block, int64_t n) const {
-        return block + 1 < count ? size : n - block * size;
+
+    int64_t count() const {
+        int64_t blocks = 0;
+        for (int64_t s = 0; s < count_; ++s) blocks += blocks_of(segments_[s]);
+        return blocks;
     }
+
+    // visit(number, block) for all of them in their order.
+    template <typename Visit>
+    void each(Visit&& visit) const {
+        int64_t number = 0;
+        for (int64_t s = 0; s < count_; ++s) {
+            const auto& [row, rows, trunk] = segments_[s];
+            const int64_t blocks = blocks_of(segments_[s]), size = (rows + blocks - 1) / blocks;
+            for (int64_t b = 0; b < rows; b += size)
+                visit(number++, Rows{row + b, std::min(size, rows - b), trunk});
+        }
+    }
+
+  private:
+    int64_t blocks_of(const Segment& segment) const {
+        const int64_t fewest = (segment.rows + most_ - 1) / most_;
+        const int64_t size = (segment.rows + fewest - 1) / fewest;
+        return (segment.rows + size - 1) / size;
+    }
+
+    static bool has_trunk(const Op& op, const Step& step) {
+        if (step.segments_count == 0) return false;
+        if (step.merged == nullptr) return true;
+        for (int64_t module = op.n[4]; module < op.n[4] + op.n[5]; ++module)
+            if (step.merged[module / 8] >> (module % 8) & 1) return true;
+        return false;
+    }
+
+    const Segment whole_;
+    const Segment* segments_;
+    int64_t count_, most_;
 };
 
 struct Output {
-    float* y;       // the block's first row, the panel's first column
-    int64_t stride; // floats from row to row
-    __mmask16 mask[2];
+    float* y;        // the block's first row, the panel's first column
+    int64_t stride;  // floats from row to row
+    int64_t left;    // columns from the first one on
     bool adds;
 
-    void store(int r, int v, vec value) const {
-        float* at = y + r * stride + 16 * v;
-        if (adds) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask[v], at), value);
-        _mm512_mask_storeu_ps(at, mask[v], value);
+    void store(int r, int64_t column, vec value) const {
+        float* at = y + r * stride + column;
+        if (adds) value = plus(load_some(at, left - column), value);
+        store_some(at, left - column, value);
     }
 };
 
 template <int R>
-void product_f32(const float* x, const float* w, int64_t depth, const Output& out) {
-    vec sum[R][2];
+void product_f32(const float* x, const float* panel, int64_t depth, const Output& out) {
+    for (int64_t column = 0; column < PANEL; column += LANES * VECS) {
+        const float *own = x, *w = panel + column;
+        vec sum[R][VECS];
 #pragma GCC unroll 14
-    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < depth; ++k, w += PANEL, x += R) {
-        const vec w0 = _mm512_load_ps(w), w1 = _mm512_load_ps(w + 16);
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECS; ++v) sum[r][v] = fill(0);
+        for (int64_t k = 0; k < depth; ++k, w += PANEL, own += R) {
+            vec weights[VECS];
+#pragma GCC unroll 2
+            for (int v = 0; v < VECS; ++v) weights[v] = load(w + LANES * v);
 #pragma GCC unroll 14
-        for (int r = 0; r < R; ++r) {
-            const vec scalar = _mm512_set1_ps(x[r]);
-            sum[r][0] = _mm512_fmadd_ps(scalar, w0, sum[r][0]);
-            sum[r][1] = _mm512_fmadd_ps(scalar, w1, sum[r][1]);
+            for (int r = 0; r < R; ++r) {
+                const vec scalar = fill(own[r]);
+#pragma GCC unroll 2
+                for (int v = 0; v < VECS; ++v) sum[r][v] = fused(scalar, weights[v], sum[r][v]);
+            }
         }
-    }
 #pragma GCC unroll 14
-    for (int r = 0; r < R; ++r) {
-        out.store(r, 0, sum[r][0]);
-        out.store(r, 1, sum[r][1]);
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECS; ++v) out.store(r, column + LANES * v, sum[r][v]);
     }
 }
 
-// What a row was quantised with: value = scale * (q), sum over the row's q times 128.
+// What a row was quantised with: value = scale * (q), and what its sums have too much.
 struct RowScale {
     float scale;
     int32_t offset;
 };
 
-// Sums typed as what they hold: GCC keeps an array of __m512i in memory, not in registers.
-using ints = int __attribute__((vector_size(64)));
-
 template <int R>
 void product_i8(
-    const int32_t* x, const uint8_t* w, int64_t quads, const RowScale* scales,
+    const quad* x, const uint8_t* panel, int64_t quads, const RowScale* scales,
     const float* w_scale, const Output& out) {
-    ints sum[R][2];
+    for (int64_t column = 0; column < PANEL; column += LANES * VECS) {
+        const quad* own = x;
+        const uint8_t* w = panel + 4 * column;
+        ints sum[R][VECS];
 #pragma GCC unroll 14
-    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = ints{};
-    for (int64_t k = 0; k < quads; ++k, w += 4 * PANEL, x += R) {
-        const __m512i w0 = _mm512_load_si512(w), w1 = _mm512_load_si512(w + 64);
-#pragma GCC unroll 14
-        for (int r = 0; r < R; ++r) {
-            const __m512i four = _mm512_set1_epi32(x[r]);
-            sum[r][0] = (ints)_mm512_dpbusd_epi32((__m512i)sum[r][0], w0, four);
-            sum[r][1] = (ints)_mm512_dpbusd_epi32((__m512i)sum[r][1], w1, four);
-        }
-    }
-#pragma GCC unroll 14
-    for (int r = 0; r < R; ++r)
+        for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
-            const __m512i exact =
-                _mm512_sub_epi32((__m512i)sum[r][v], _mm512_set1_epi32(scales[r].offset));
-            const vec scaled =
-                _mm512_mul_ps(_mm512_cvtepi32_ps(exact), _mm512_set1_ps(scales[r].scale));
-            out.store(r, v, _mm512_mul_ps(scaled, _mm512_load_ps(w_scale + 16 * v)));
+            for (int v = 0; v < VECS; ++v) sum[r][v] = no_ints();
+        for (int64_t k = 0; k < quads; ++k, w += 4 * PANEL, own += R) {
+            bytes weights[VECS];
+#pragma GCC unroll 2
+            for (int v = 0; v < VECS; ++v) weights[v] = load_weights(w + 4 * LANES * v);
+#pragma GCC unroll 14
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+                for (int v = 0; v < VECS; ++v) sum[r][v] = dot(sum[r][v], weights[v], own[r]);
         }
+#pragma GCC unroll 14
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECS; ++v) {
+                const int64_t at = column + LANES * v;
+                const vec exact = to_floats(minus(sum[r][v], scales[r].offset));
+                out.store(r, at, times(times(exact, fill(scales[r].scale)), load(w_scale + at)));
+            }
+    }
 }
 
 template <int R>
@@ -105,103 +160,115 @@ void product_of(int64_t rows, auto&& call) {
     if constexpr (R > 1) product_of<R - 1>(rows, call);
 }
 
-// Symmetric int8 of one row, four neighbours an int32, written with a stride of `step` int32.
-RowScale quantise_row(const float* x, int64_t d, int32_t* q, int64_t step) {
-    vec largest = _mm512_setzero_ps();
-    __mmask16 unordered = 0;
-    for (int64_t j = 0; j < d; j += 16) {
-        const vec value = _mm512_maskz_loadu_ps(tail_mask(d - j), x + j);
-        unordered |= _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(value));
+// Symmetric int8 of one row, four neighbours a quad, written with a stride of `step` quads.
+RowScale quantise_row(const float* x, int64_t d, quad* q, int64_t step) {
+    vec largest = fill(0);
+    lanes broken = 0;
+    for (int64_t j = 0; j < d; j += LANES) {
+        const vec value = load_some(x + j, d - j);
+        broken |= unordered(value);
+        largest = higher(largest, magnitude(value));
     }
-    float scale = std::fmax(_mm512_reduce_max_ps(largest), 1e-12f) / 127.0f;
-    if (unordered != 0) scale = NAN;  // a broken row must not look sound
-    __m512i total = _mm512_setzero_si512();
-    alignas(16) int32_t packed[4];
-    for (int64_t j = 0; j < d; j += 16) {
-        const vec value = _mm512_maskz_loadu_ps(tail_mask(d - j), x + j);
-        const __m512i whole = _mm512_cvtps_epi32(_mm512_div_ps(value, _mm512_set1_ps(scale)));
-        const __m128i bytes = _mm512_cvtsepi32_epi8(whole);
-        total = _mm512_add_epi32(total, _mm512_cvtepi8_epi32(bytes));
-        _mm_store_si128(reinterpret_cast<__m128i*>(packed), bytes);
-        for (int64_t i = 0; i < 4 && j + 4 * i < d; ++i) q[(j / 4 + i) * step] = packed[i];
+    float scale = std::fmax(highest_lane(largest), 1e-12f) / 127.0f;
+    if (broken != 0) scale = NAN;  // a broken row must not look sound
+    ints total = no_ints();
+    int32_t fours[4];
+    for (int64_t j = 0; j < d; j += LANES) {
+        total = plus(total, round_to_bytes(over(load_some(x + j, d - j), fill(scale)), fours));
+        for (int64_t i = 0; i < 4 && j + 4 * i < d; ++i) q[(j / 4 + i) * step] = to_quad(fours[i]);
     }
-    return {scale, 128 * _mm512_reduce_add_epi32(total)};
+    return {scale, WEIGHT_OFFSET * sum_lanes(total)};
 }
 
-// Pieces of work: panels times groups of row blocks, enough of them for every thread.
-struct Pieces {
-    int64_t panels, groups;
-    Pieces(int64_t d_out, const RowBlocks& blocks, int threads) {
-        panels = (d_out + PANEL - 1) / PANEL;
-        groups = std::min<int64_t>(blocks.count, (4 * threads + panels - 1) / panels);
-    }
+// pack(row, block), as the threads ask for them: rows of a block lie side by side, so one thread has
+// them all where there are blocks for every thread.
+template <typename Pack>
+void each_row(const Team& team, const RowBlocks& blocks, Pack&& pack) {
+    const bool by_block = blocks.count() >= team.threads;
+    team.share(0, by_block ? blocks.count() : team.step.rows, [&](int64_t i) {
+        blocks.each([&](int64_t number, const Rows& rows) {
+            const bool is_own = i >= rows.first && i < rows.first + rows.count;
+            if (!by_block && is_own) pack(i, rows);
+            if (by_block && number == i)
+                for (int64_t r = rows.first; r < rows.first + rows.count; ++r) pack(r, rows);
+        });
+    });
+}
+
+// A panel of one module's weight, the backbone's or a trunk's.
+struct Panel {
+    const void* weights;
+    const float* scales;
 };
 
-template <typename Block>
+// compute(block, panel, output), as the threads ask for them: a piece of work is a panel with some of
+// the blocks, enough of them for every thread. `size` is a panel's bytes.
+template <typename Compute>
 void each_block(
-    const Op& op, const Team& team, const RowBlocks& blocks, Block&& compute) {
-    const int64_t d_out = op.n[1], stride = op.n[2];
-    const Pieces pieces(d_out, blocks, team.threads);
-    team.share(1, pieces.panels * pieces.groups, [&](int64_t i) {
-        const int64_t group = i / pieces.panels, panel = i % pieces.panels;
-        const int64_t column = panel * PANEL;
-        const int64_t end = (group + 1) * blocks.count / pieces.groups;
-        for (int64_t b = group * blocks.count / pieces.groups; b < end; ++b) {
-            float* y = static_cast<float*>(op.p[2]) + b * blocks.size * stride + column;
-            const Output out{
-                y, stride, {tail_mask(d_out - column), tail_mask(d_out - column - 16)},
-                op.n[3] != 0};
-            compute(b, panel, out);
-        }
+    const Op& op, const Team& team, const RowBlocks& blocks, int64_t size, Compute&& compute) {
+    const int64_t d_out = op.n[1], stride = op.n[2], count = blocks.count();
+    const int64_t each = (d_out + PANEL - 1) / PANEL, panels = op.n[5] * each;
+    const int64_t groups = std::min<int64_t>(count, (4 * team.threads + panels - 1) / panels);
+    team.share(1, panels * groups, [&](int64_t i) {
+        const int64_t group = i / panels, panel = i % panels;
+        const int64_t module = panel / each, own = panel % each;
+        blocks.each([&](int64_t number, const Rows& rows) {
+            if (number * groups / count != group) return;
+            const Delta* merged = rows.trunk == nullptr ? nullptr : rows.trunk + op.n[4] + module;
+            const bool is_merged = merged != nullptr && merged->kind == TRUNK;
+            const auto weights = static_cast<const uint8_t*>(is_merged ? merged->values : op.p[1]);
+            const int64_t at = is_merged ? own : panel;
+            const float* scales = is_merged ? merged->b : static_cast<const float*>(op.p[4]);
+            if (scales != nullptr) scales += at * PANEL;
+            float* y = static_cast<float*>(op.p[2]) + rows.first * stride + module * d_out;
+            compute(
+                rows, Panel{weights + at * size, scales},
+                Output{y + own * PANEL, stride, d_out - own * PANEL, op.n[3] != 0});
+        });
     });
 }
 
 }  // namespace
 
-// p: x [rows, d_in], panels, y [rows, stride], scratch [rows * d_in] float.
-// n: d_in, d_out, stride, whether y is added to.
+// p: x [rows, d_in], panels of all modules, y [rows, stride] whose columns m * d_out.. belong to the
+//    m-th module, scratch [rows * d_in] float.
+// n: d_in, d_out of a module, stride, whether y is added to, first module, modules.
 void linear_f32(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], n = team.step.rows;
-    const RowBlocks blocks(n);
+    const int64_t d_in = op.n[0];
+    const RowBlocks blocks(op, team.step, ROWS_F32);
     const float* x = static_cast<const float*>(op.p[0]);
     float* packed = static_cast<float*>(op.p[3]);
-    team.share(0, blocks.count, [&](int64_t b) {
-        const int64_t first = b * blocks.size, rows = blocks.rows(b, n);
-        float* to = packed + first * d_in;
-        for (int64_t r = 0; r < rows; ++r) {
-            const float* from = x + (first + r) * d_in;
-            for (int64_t k = 0; k < d_in; ++k) to[k * rows + r] = from[k];
-        }
+    each_row(team, blocks, [&](int64_t i, const Rows& rows) {
+        float* to = packed + rows.first * d_in + i - rows.first;
+        for (int64_t k = 0; k < d_in; ++k) to[k * rows.count] = x[i * d_in + k];
     });
-    each_block(op, team, blocks, [&](int64_t b, int64_t panel, const Output& out) {
-        const float* rows = packed + b * blocks.size * d_in;
-        const float* w = static_cast<const float*>(op.p[1]) + panel * d_in * PANEL;
-        product_of<MAX_ROWS>(
-            blocks.rows(b, n), [&]<int R>() { product_f32<R>(rows, w, d_in, out); });
+    const int64_t size = d_in * PANEL * static_cast<int64_t>(sizeof(float));
+    each_block(op, team, blocks, size, [&](const Rows& rows, const Panel& panel, const Output& out) {
+        const auto w = static_cast<const float*>(panel.weights);
+        product_of<ROWS_F32>(
+            rows.count, [&]<int R>() { product_f32<R>(packed + rows.first * d_in, w, d_in, out); });
     });
 }
 
-// p: x [rows, d_in], panels, y [rows, stride], scratch [rows * quads] int32, scales [d_out] of the
-//    weights padded to whole panels, row scales [rows] RowScale.
-// n: d_in, d_out, stride, whether y is added to.
+// p: x [rows, d_in], panels, y [rows, stride], scratch [rows * quads] quad, scales of the weights, as
+//    many as the panels have outputs, row scales [rows] RowScale.
+// n: as above.
 void linear_i8(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], n = team.step.rows, quads = (d_in + 3) / 4;
-    const RowBlocks blocks(n);
+    const int64_t d_in = op.n[0], quads = (d_in + 3) / 4;
+    const RowBlocks blocks(op, team.step, ROWS_I8);
     const float* x = static_cast<const float*>(op.p[0]);
-    int32_t* packed = static_cast<int32_t*>(op.p[3]);
+    quad* packed = static_cast<quad*>(op.p[3]);
     RowScale* scales = static_cast<RowScale*>(op.p[5]);
-    team.share(0, n, [&](int64_t i) {
-        const int64_t b = i / blocks.size, first = b * blocks.size;
-        int32_t* to = packed + first * quads + (i - first);
-        scales[i] = quantise_row(x + i * d_in, d_in, to, blocks.rows(b, n));
+    each_row(team, blocks, [&](int64_t i, const Rows& rows) {
+        quad* to = packed + rows.first * quads + i - rows.first;
+        scales[i] = quantise_row(x + i * d_in, d_in, to, rows.count);
     });
-    each_block(op, team, blocks, [&](int64_t b, int64_t panel, const Output& out) {
-        const int64_t first = b * blocks.size;
-        const uint8_t* w = static_cast<const uint8_t*>(op.p[1]) + panel * quads * 4 * PANEL;
-        const float* w_scale = static_cast<const float*>(op.p[4]) + panel * PANEL;
-        product_of<MAX_ROWS>(blocks.rows(b, n), [&]<int R>() {
-            product_i8<R>(packed + first * quads, w, quads, scales + first, w_scale, out);
+    const int64_t size = quads * 4 * PANEL;
+    each_block(op, team, blocks, size, [&](const Rows& rows, const Panel& panel, const Output& out) {
+        const auto w = static_cast<const uint8_t*>(panel.weights);
+        product_of<ROWS_I8>(rows.count, [&]<int R>() {
+            product_i8<R>(
+                packed + rows.first * quads, w, quads, scales + rows.first, panel.scales, out);
         });
     });
 }

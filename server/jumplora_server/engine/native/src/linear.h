@@ -6,7 +6,6 @@
 
 namespace jl {
 
-constexpr int64_t PANEL = 32;     // outputs of a panel
-constexpr int64_t MAX_ROWS = 14;  // rows of a block
+constexpr int64_t PANEL = 32;  // outputs of a panel
 
 }  // namespace jl

@@ -34,7 +34,7 @@ void dot_products(
     };
     int64_t k = 0;
     for (; k + LANES <= d_in; k += LANES) add(k, [](const float* from) { return load(from); });
-    if (k < d_in) add(k, [&](const float* from) { return load_or(from, d_in - k, 0); });
+    if (k < d_in) add(k, [&](const float* from) { return load_some(from, d_in - k); });
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -64,7 +64,7 @@ void outer_panel(
         for (int v = 0; v < 2; ++v) {
             float* at = y + r * y_stride + LANES * v;
             const int64_t columns = left - LANES * v;
-            store_some(at, columns, plus(load_or(at, columns, 0), sum[r][v]));
+            store_some(at, columns, plus(load_some(at, columns), sum[r][v]));
         }
 }
 

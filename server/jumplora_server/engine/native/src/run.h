@@ -6,7 +6,6 @@
 // cores are also wanted by an event loop this is what keeps a step's time.
 #pragma once
 
-#include <immintrin.h>
 #include <sched.h>
 
 #include <atomic>
@@ -74,7 +73,7 @@ struct Team {
         }
         for (int spins = 0; work.done.load(std::memory_order_acquire) < pieces; ++spins) {
             if (spins < SPINS) {
-                _mm_pause();
+                relax();
             } else {
                 sched_yield();
             }

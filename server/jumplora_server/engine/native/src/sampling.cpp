@@ -87,7 +87,7 @@ Highest find_highest(const float* x, int64_t count) {
     if (wrong != 0) return {NAN, 0};
     const float top = highest_lane(high);
     for (int64_t j = 0;; j += LANES) {
-        const lanes found = tail_mask(count - j) & equal(load_or(x + j, count - j, 0), fill(top));
+        const lanes found = tail_mask(count - j) & equal(load_some(x + j, count - j), fill(top));
         if (found != 0) return {top, j + std::countr_zero(found)};
     }
 }

@@ -1,7 +1,7 @@
 // Compiled for any x86-64: what a caller may ask before it uses the kernels.
 #include <cstdint>
 
-extern "C" __attribute__((visibility("default"))) int jl_abi() { return 9; }  // ABI in library.py
+extern "C" __attribute__((visibility("default"))) int jl_abi() { return 10; }  // ABI in library.py
 
 // Whether this processor has what the kernels were compiled for.
 extern "C" __attribute__((visibility("default"))) int jl_supported() {
