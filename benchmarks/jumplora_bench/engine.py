@@ -19,7 +19,9 @@ from jumplora_bench.cases.ct2_restricted import RestrictedCase
 from jumplora_bench.cases.hub_split import HubCase
 from jumplora_bench.cases.torch_peers import (
     ALL_LINEAR,
+    BARE,
     BEAMS_CASE,
+    load_model,
     peft_all_linear,
     peft_mixed,
     transformers_bare,
@@ -148,10 +150,12 @@ def _peers(
     plan: EnginePlan, work: Work, fleet: Fleet, scratch: Path, held: ExitStack
 ) -> Iterator[Case]:
     dtype = torch.float32 if "float32" in plan.dtypes else torch.bfloat16
-    if plan.wants("transformers bare"):
-        yield transformers_bare(work, dtype)
-    if plan.wants(BEAMS_CASE):
-        yield transformers_beams(work, dtype)
+    if plan.wants(BARE) or plan.wants(BEAMS_CASE):
+        model = load_model(work, dtype)
+        if plan.wants(BARE):
+            yield transformers_bare(work, model)
+        if plan.wants(BEAMS_CASE):
+            yield transformers_beams(work, model)
     if plan.wants("PEFT mixed"):
         yield peft_mixed(work, dtype)
     if plan.wants(ALL_LINEAR):
@@ -165,13 +169,13 @@ def _peers(
         restricted = {products: name for products, name in names.items() if plan.wants(name)}
     if not (plain or restricted):
         return
-    model = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
+    merged = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
     trim_memory()
     for dtype_name, name in plain.items():
-        yield MergedCase(name, model, work, dtype_name)
+        yield MergedCase(name, merged, work, dtype_name)
     for products, name in restricted.items():
         log = scratch / f"{name}.log"
-        case = RestrictedCase(name, model, work, "int8", "AVX2", log, products=products)
+        case = RestrictedCase(name, merged, work, "int8", "AVX2", log, products=products)
         yield held.enter_context(case)
 
 
@@ -182,7 +186,7 @@ def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet, rows: int) -> Iterator[S
         pairs = [
             (name, theirs, tokens.get(name))
             for name, theirs in (
-                (bare_name(dtype), "transformers bare"),
+                (bare_name(dtype), BARE),
                 (all_linear_name(rows, dtype), ALL_LINEAR),
             )
         ]
