@@ -10,6 +10,7 @@ from torch import Tensor
 from jumplora_server.engine.bank import PackedAdapter
 from jumplora_server.engine.native.forms import NativeAdapter, NativeForm, with_table
 from jumplora_server.engine.native.layout import LANES, Kind
+from jumplora_server.engine.native.library import best_set, load_library
 from jumplora_server.engine.native.step import prepare
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.work import decode_work, encode_work
@@ -47,7 +48,7 @@ def add_deltas(
         work = encode_work(((i, i + 1) for i in range(rows)), slots, first + count)
     inner = torch.full((work.inner,), torch.nan)
     scratch = torch.full(((rows + LANES * rows) * d_in,), torch.nan)
-    tape = Tape()
+    tape = Tape(load_library(best_set()))
     tape.add(kind, x, y, None, scratch, n=(d_in, d_out, y.stride(0), first, count))
     prepared = prepare(
         tokens=[0] * rows,

@@ -27,7 +27,7 @@ from jumplora_server.core import EngineLimits
 from jumplora_server.engine.bank import PackedAdapter
 from jumplora_server.engine.cuda.runner import CudaRunner
 from jumplora_server.engine.engine import Runner
-from jumplora_server.engine.native.library import why_unavailable
+from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.weights import StoredTensors
@@ -72,7 +72,10 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def make_runner(backbone: Backbone, way: Way, dtype: str) -> Runner:
     config, weights = backbone.architecture, StoredTensors(backbone.checkpoint)
     if way == "native":
-        return NativeRunner(config, weights, start_token_id=0, dtype=dtype, limits=LIMITS)
+        return NativeRunner(
+            config, weights, start_token_id=0, dtype=dtype, limits=LIMITS,
+            library=load_library(best_set()),
+        )  # fmt: skip
     make = TorchRunner if way == "torch" else CudaRunner
     return make(config, weights, start_token_id=0, dtype=dtype, device=CPU, limits=LIMITS)
 

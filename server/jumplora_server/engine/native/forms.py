@@ -15,7 +15,6 @@ from jumplora_adapters.format import Adapter
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.delta import DENSE_ABOVE, is_filled, is_overranked
 from jumplora_server.engine.native.layout import LANES, MAX_MODULES, DeltaKind, DeltaStruct
-from jumplora_server.engine.native.library import load_library
 from jumplora_server.engine.native.weights import PackedWeight, pack_float
 
 _VALUE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -132,15 +131,15 @@ class TrunkForm:
         )
 
 
-def make_form(delta: Delta) -> NativeForm:
+def make_form(delta: Delta, library: ctypes.CDLL) -> NativeForm:
     """The cheapest form of a delta."""
     if isinstance(delta, CombinedDelta) and not is_filled(delta):
-        return CombinedForm(sparse_form(delta.sparse), low_rank_form(delta.lowrank))
+        return CombinedForm(sparse_form(delta.sparse, library), low_rank_form(delta.lowrank))
     if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return low_rank_form(delta)
     if not isinstance(delta, SparseDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(pack_float(delta.to_dense(torch.float32)))
-    return sparse_form(delta)
+    return sparse_form(delta, library)
 
 
 def low_rank_form(delta: LowRankDelta) -> LowRankForm:
@@ -157,12 +156,12 @@ def _rank(form: NativeForm) -> int:
     return form.rank if isinstance(form, LowRankForm) else 0
 
 
-def sparse_form(delta: SparseDelta) -> SparseForm:
+def sparse_form(delta: SparseDelta, library: ctypes.CDLL) -> SparseForm:
     """Compressed rows of a masked delta."""
     d_out, d_in = delta.shape
     offsets = torch.empty(d_out + 1, dtype=torch.int32)
     columns = torch.empty(delta.nnz, dtype=torch.uint16)
-    found = load_library().jl_unpack_mask(
+    found = library.jl_unpack_mask(
         delta.mask.data_ptr(), d_out, d_in, offsets.data_ptr(), columns.data_ptr()
     )
     assert found == delta.nnz, "the mask was checked against its values when it was read"
@@ -184,13 +183,13 @@ class NativeAdapter(PackedAdapter[NativeForm]):
         return ctypes.addressof(self.table)
 
 
-def pack_native(adapter: Adapter, sites: Mapping[str, int]) -> NativeAdapter:
+def pack_native(adapter: Adapter, sites: Mapping[str, int], library: ctypes.CDLL) -> NativeAdapter:
     """Bring an adapter into the kernels' forms; any thread.
 
     Args:
         sites: the backbone's linear layers with their places in a table.
     """
-    return with_table(packed(adapter, make_form), sites)
+    return with_table(packed(adapter, lambda delta: make_form(delta, library)), sites)
 
 
 def with_table(plain: PackedAdapter[NativeForm], sites: Mapping[str, int]) -> NativeAdapter:

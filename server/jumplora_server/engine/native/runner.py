@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -51,8 +52,10 @@ class NativeRunner:
         start_token_id: int,
         dtype: str,
         limits: EngineLimits,
+        library: ctypes.CDLL,
     ) -> None:
-        """Raises NativeUnavailable where the kernels do not run."""
+        """`library`: the kernels that compute."""
+        self._library = library
         self._start = start_token_id
         self._dtype = dtype
         self._weights = weights  # kept for what is folded later: it holds open files, no tensors
@@ -61,6 +64,7 @@ class NativeRunner:
         self._model = NATIVE_MODELS[config.family](
             config,
             weights,
+            library=library,
             end_token_ids=limits.end_token_ids,
             dtype=dtype,
             tokens=self._tokens,
@@ -78,7 +82,7 @@ class NativeRunner:
 
     def pack(self, adapter: Adapter) -> NativeAdapter:
         """Bring an adapter into the kernels' forms; any thread."""
-        return pack_native(adapter, self._model.sites)
+        return pack_native(adapter, self._model.sites, self._library)
 
     @property
     def can_fold(self) -> bool:

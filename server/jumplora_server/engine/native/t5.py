@@ -7,6 +7,7 @@ there is nothing to pad and nothing to round up.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,7 @@ class NativeT5:
         config: Architecture,
         weights: StoredTensors,
         *,
+        library: ctypes.CDLL,
         end_token_ids: tuple[int, ...],
         dtype: str,
         tokens: int,
@@ -83,7 +85,7 @@ class NativeT5:
         self._biases: dict[tuple[str, Direction], Tensor] = {}  # by the name of their table
         # First, while there is room for the copies on their way: it is the largest.
         self._head = self._pack(modules.head)
-        self.encoding, self.decoding, self._copying = Tape(), Tape(), Tape()
+        self.encoding, self.decoding, self._copying = (Tape(library) for _ in range(3))
         self._record_encode(self.encoding, modules)
         self._record_decode(self.decoding, modules)
         self._record_copy(self._copying)

@@ -20,10 +20,10 @@ from delta_operation import slot_of
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_server.engine.delta import product_reference
 from jumplora_server.engine.linear import Int8Linear, int8_linear_reference
-from jumplora_server.engine.native import library
 from jumplora_server.engine.native.forms import (
     DenseForm,
     LowRankForm,
+    NativeForm,
     SparseForm,
     make_form,
     sparse_form,
@@ -38,12 +38,11 @@ from jumplora_server.engine.native.layout import (
     Segment,
     Step,
 )
+from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import pack_weights
 
-pytestmark = pytest.mark.skipif(
-    library.why_unavailable() is not None, reason=str(library.why_unavailable())
-)
+pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 
 SHAPES = [(1, 1), (37, 30), (64, 96), (96, 17)]  # (d_out, d_in): panels and vectors with a rest
 ROWS = (1, 2, 13, 14, 15, 29, 64, 70, 130)
@@ -57,6 +56,10 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def form_of(delta: Delta) -> NativeForm:
+    return make_form(delta, load_library(best_set()))
+
+
 def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -67,7 +70,7 @@ def linear(x: Tensor, weight: Tensor, dtype: str, y: Tensor | None = None) -> Te
     rows, d_out = len(x), len(weight)
     out = torch.full((rows, d_out), torch.nan) if y is None else y.clone()
     scratch, scales = torch.empty(rows * (x.shape[1] + 3)), torch.empty(rows, 2)
-    tape = Tape()
+    tape = Tape(load_library(best_set()))
     kind = Kind.LINEAR_F32 if packed.scales is None else Kind.LINEAR_I8
     tape.add(
         kind, x, packed.panels, out, scratch, packed.scales, scales,
@@ -135,7 +138,7 @@ def test_a_structure_takes_no_field_that_the_kernels_do_not_know(
 
 
 def test_an_unknown_operation_fails_its_step() -> None:
-    tape = Tape()
+    tape = Tape(load_library(best_set()))
     tape.add(99)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="could not compute a step"):
         tape.replay(Step(rows=1))
@@ -143,8 +146,8 @@ def test_an_unknown_operation_fails_its_step() -> None:
 
 def test_factors_that_take_more_than_twice_the_matrix_become_the_matrix() -> None:
     delta, x = low_rank((70, 96), rank=81), numbers(5, 96)
-    assert isinstance(make_form(low_rank((70, 96), rank=80)), LowRankForm)
-    form = make_form(delta)
+    assert isinstance(form_of(low_rank((70, 96), rank=80)), LowRankForm)
+    form = form_of(delta)
     assert isinstance(form, DenseForm)
     assert form.nbytes == 96 * 96 * 4  # whole panels of 32
     y = add_deltas(Kind.DELTA_FEW, x, torch.zeros(5, 3 * 70), [[delta]] * 5)
@@ -183,7 +186,7 @@ def add_deltas(kind: Kind, x: Tensor, y: Tensor, lineages: Sequence[Sequence[Del
     """y plus each row's lineage, oldest first; one module in the middle third of y's columns."""
     d_out = y.shape[1] // 3
     slots = {
-        id(delta): slot_of({1: make_form(delta)}, 2) for lineage in lineages for delta in lineage
+        id(delta): slot_of({1: form_of(delta)}, 2) for lineage in lineages for delta in lineage
     }
     out = y.clone()
     rows = [[slots[id(delta)] for delta in lineage] for lineage in lineages]
@@ -235,18 +238,18 @@ def test_a_mixed_batch_adds_each_rows_own_lineage(kind: Kind, rows: list[list[in
 
 def test_forms_follow_kind_and_density_and_take_four_bytes_a_non_zero() -> None:
     sparse, shape = masked(0.05, torch.bfloat16, 0, (64, 96)), (64, 96)
-    form = make_form(sparse)
+    form = form_of(sparse)
     assert isinstance(form, SparseForm)
     assert form.nbytes == 4 * sparse.nnz + 4 * 65
-    assert isinstance(make_form(masked(0.9, torch.bfloat16, 0, shape)), DenseForm)
-    assert isinstance(make_form(low_rank(shape)), LowRankForm)
+    assert isinstance(form_of(masked(0.9, torch.bfloat16, 0, shape)), DenseForm)
+    assert isinstance(form_of(low_rank(shape)), LowRankForm)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (48, 32), (5, 600)], ids=str)
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 def test_a_mask_unpacks_to_the_columns_of_its_csr(shape: tuple[int, int], density: float) -> None:
     delta = masked(density, torch.float32, 1, shape)
-    form = sparse_form(delta)
+    form = sparse_form(delta, load_library(best_set()))
     offsets, columns = delta.csr()
     assert torch.equal(form.offsets, offsets)
     assert torch.equal(form.columns.to(torch.int32), columns)

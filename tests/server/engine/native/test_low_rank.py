@@ -11,13 +11,11 @@ from torch import Tensor
 from delta_operation import add_deltas, slot_of
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_server.engine.delta import product_reference
-from jumplora_server.engine.native import library
 from jumplora_server.engine.native.forms import low_rank_form
 from jumplora_server.engine.native.layout import Kind
+from jumplora_server.engine.native.library import why_unavailable
 
-pytestmark = pytest.mark.skipif(
-    library.why_unavailable() is not None, reason=str(library.why_unavailable())
-)
+pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 
 D_OUT, D_IN, MODULES = 150, 37, 3  # several ranges of outputs, and rests everywhere
 Slot = tuple[int, ...]  # the rank of each module; 0 for none

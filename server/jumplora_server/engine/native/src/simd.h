@@ -40,7 +40,15 @@
 #include <cstdint>
 #include <cstdlib>
 
+#if defined(__AVX512F__) && defined(__AVX512VNNI__)
 #include "simd_avx512.h"
+#elif defined(__AVX2__)
+#include "simd_avx2.h"
+#elif defined(__aarch64__)
+#include "simd_neon.h"
+#else
+#error "the kernels are for AVX-512 with VNNI, AVX2 with FMA and F16C, or 64-bit ARM"
+#endif
 
 namespace jl {
 
