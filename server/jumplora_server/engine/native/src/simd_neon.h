@@ -156,15 +156,29 @@ inline vec times_power(vec a, vec n) {
 }
 
 inline float sum_lanes(vec value) {
-    const float32x4_t four = vaddq_f32(
+    const float32x4_t sum = vaddq_f32(
         vaddq_f32(value.q[0], value.q[2]), vaddq_f32(value.q[1], value.q[3]));
-    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    const float32x2_t two = vadd_f32(vget_low_f32(sum), vget_high_f32(sum));
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 inline float highest_lane(vec value) {
-    float32x4_t four = higher(higher(value.q[3], value.q[1]), higher(value.q[2], value.q[0]));
-    four = higher(four, vextq_f32(four, four, 2));
-    return vgetq_lane_f32(higher(four, vextq_f32(four, four, 1)), 0);
+    float32x4_t high = higher(higher(value.q[3], value.q[1]), higher(value.q[2], value.q[0]));
+    high = higher(high, vextq_f32(high, high, 2));
+    return vgetq_lane_f32(higher(high, vextq_f32(high, high, 1)), 0);
+}
+
+// -- 4 floats
+
+using four = float32x4_t;
+
+inline four no_four() { return vdupq_n_f32(0); }
+inline four load_four(const float* from, int64_t left) {
+    return load_quarter(from, left, no_four());
+}
+inline four fused(four a, four b, four c) { return vfmaq_f32(c, a, b); }
+inline float sum_lanes(four a) {
+    const float32x4_t pairs = vpaddq_f32(a, a);
+    return vgetq_lane_f32(pairs, 0) + vgetq_lane_f32(pairs, 1);
 }
 
 // -- 4 floats
@@ -242,8 +256,8 @@ inline bytes load_weights(const uint8_t* from) {
     return {{part(0), part(1), part(2), part(3)}};
 }
 inline ints dot(ints sum, bytes weights, const quad& x) {
-    const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(x));
-    for (int i = 0; i < 4; ++i) sum.q[i] = vdotq_s32(sum.q[i], weights.q[i], four);
+    const int8x16_t own = vreinterpretq_s8_s32(vdupq_n_s32(x));
+    for (int i = 0; i < 4; ++i) sum.q[i] = vdotq_s32(sum.q[i], weights.q[i], own);
     return sum;
 }
 inline ints minus(ints a, int32_t b) {
