@@ -19,7 +19,9 @@ from jumplora_bench.cases.ct2_restricted import RestrictedCase
 from jumplora_bench.cases.hub_split import HubCase
 from jumplora_bench.cases.torch_peers import (
     ALL_LINEAR,
+    BARE,
     BEAMS_CASE,
+    load_model,
     peft_all_linear,
     peft_mixed,
     transformers_bare,
@@ -39,6 +41,7 @@ from jumplora_bench.names import (
 )
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
+from jumplora_bench.roofs import shrink_of
 from jumplora_bench.rounds import Laps, run_rounds, same_share
 from jumplora_bench.shapes import ShapeName, config_of
 from jumplora_server.engine.engine import Kernels
@@ -125,10 +128,10 @@ def measure_engine(
 
 
 def _floors(plan: EnginePlan, backbone: Backbone, work: Work) -> Floors | None:
-    """Of the CPU; a tiny backbone is no measurement, nor need its roofs be exact."""
+    """Of the CPU."""
     if plan.device != "cpu":
         return None
-    return Floors.measured(backbone, work, plan.dtypes, shrink=64 if plan.shape == "tiny" else 1)
+    return Floors.measured(backbone, work, plan.dtypes, shrink=shrink_of(plan.shape))
 
 
 def _last_tokens(laps: Laps) -> dict[str, Tokens]:
@@ -147,10 +150,12 @@ def _peers(
     plan: EnginePlan, work: Work, fleet: Fleet, scratch: Path, held: ExitStack
 ) -> Iterator[Case]:
     dtype = torch.float32 if "float32" in plan.dtypes else torch.bfloat16
-    if plan.wants("transformers bare"):
-        yield transformers_bare(work, dtype)
-    if plan.wants(BEAMS_CASE):
-        yield transformers_beams(work, dtype)
+    if plan.wants(BARE) or plan.wants(BEAMS_CASE):
+        model = load_model(work, dtype)
+        if plan.wants(BARE):
+            yield transformers_bare(work, model)
+        if plan.wants(BEAMS_CASE):
+            yield transformers_beams(work, model)
     if plan.wants("PEFT mixed"):
         yield peft_mixed(work, dtype)
     if plan.wants(ALL_LINEAR):
@@ -164,13 +169,13 @@ def _peers(
         restricted = {products: name for products, name in names.items() if plan.wants(name)}
     if not (plain or restricted):
         return
-    model = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
+    merged = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
     trim_memory()
     for dtype_name, name in plain.items():
-        yield MergedCase(name, model, work, dtype_name)
+        yield MergedCase(name, merged, work, dtype_name)
     for products, name in restricted.items():
         log = scratch / f"{name}.log"
-        case = RestrictedCase(name, model, work, "int8", "AVX2", log, products=products)
+        case = RestrictedCase(name, merged, work, "int8", "AVX2", log, products=products)
         yield held.enter_context(case)
 
 
@@ -181,7 +186,7 @@ def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet, rows: int) -> Iterator[S
         pairs = [
             (name, theirs, tokens.get(name))
             for name, theirs in (
-                (bare_name(dtype), "transformers bare"),
+                (bare_name(dtype), BARE),
                 (all_linear_name(rows, dtype), ALL_LINEAR),
             )
         ]

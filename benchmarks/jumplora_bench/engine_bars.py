@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from jumplora_bench.bars import Bar
-from jumplora_bench.cases.torch_peers import ALL_LINEAR, BEAMS, BEAMS_CASE
+from jumplora_bench.cases.torch_peers import ALL_LINEAR, BARE, BEAMS, BEAMS_CASE
 from jumplora_bench.masked import TURNS
 from jumplora_bench.names import (
     DENSITIES,
@@ -28,7 +28,7 @@ from jumplora_bench.names import (
 )
 from jumplora_bench.shapes import ShapeName
 
-_TRANSFORMERS, _PEFT, _HUB = "transformers bare", "PEFT mixed", "AdapterHub BatchSplit"
+_PEFT, _HUB = "PEFT mixed", "AdapterHub BatchSplit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def bars_of(shape: ShapeName, device: str, rows: int, kernels: Mapping[str, str]
                 ct2_avx2_name(dtype), tasks, "at least", goals.over_ct2_avx2),
             Bar(f"{label}: {rows} tasks over CTranslate2 {label} AVX2, MKL too, one merged task",
                 ct2_avx2_name(dtype, products=True), tasks),
-            Bar(f"{label}: bare over transformers", _TRANSFORMERS, bare, "at least",
+            Bar(f"{label}: bare over transformers", BARE, bare, "at least",
                 goals.over_transformers),
             Bar(f"{label}: {BEAMS} beams over transformers", BEAMS_CASE, beams_name(dtype),
                 "at least", goals.beams_over_transformers),

@@ -133,6 +133,9 @@ class Fleet:
                 own = [(part,) for part in loras]
                 self._add_family(name, own, density=1.0, union=1.0)
                 yield OursCase(name, self._engine(dtype).engine, self._work, slots_of(own))
+        self._mixed.clear()  # the engines have them
+        self._families.clear()
+        trim_memory()
 
     def one_task_tokens(self, dtype: str) -> Tokens:
         """What our engine generates when all rows use the merged task. Not timed."""

@@ -45,7 +45,7 @@ def distinct(rows: Iterable[Row]) -> list[Part]:
 
 
 class Installed:
-    """An engine and its parts. Adapters are told apart by their digests."""
+    """An engine and its parts. A digest names an adapter."""
 
     def __init__(self, engine: Engine, backbone: Backbone) -> None:
         self.engine = engine

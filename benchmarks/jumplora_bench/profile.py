@@ -21,7 +21,7 @@ from jumplora_bench.lowrank import draw_all_linear
 from jumplora_bench.masked import draw
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Grid, Report
-from jumplora_bench.roofs import Roofs, measure_roofs
+from jumplora_bench.roofs import Roofs, measure_roofs, shrink_of
 from jumplora_bench.shapes import VOCABULARY, ShapeName
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.layout import Kind
@@ -78,7 +78,7 @@ def measure_profile(plan: ProfilePlan, command: str, on_state: Callable[[str], N
     )
     report = Report("profile", title, command)
     on_state("roofs")
-    roofs = measure_roofs(plan.dtype)
+    roofs = measure_roofs(plan.dtype, shrink_of(plan.shape))
     with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as folder:
         backbone = read_backbone(write_backbone(Path(folder) / "backbone", plan.shape))
         prompts = random_prompts(plan.rows, plan.source, VOCABULARY)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from jumplora_bench.shapes import ShapeName
+
 _BYTES = 1 << 30
 _ROWS, _DEPTH = 1024, 3072
 
@@ -22,6 +24,11 @@ class Roofs:
     def floor(self, nbytes: float, operations: float) -> float:
         """Seconds that neither the reads nor the arithmetic can go below."""
         return max(nbytes / self.bytes_per_second, operations / self.operations_per_second)
+
+
+def shrink_of(shape: ShapeName) -> int:
+    """Of `measure_roofs`: a tiny backbone measures nothing."""
+    return 64 if shape == "tiny" else 1
 
 
 def measure_roofs(dtype: str, shrink: int = 1) -> Roofs:

@@ -24,7 +24,8 @@ from jumplora_bench.masked import TURNS, draw, draw_family, rolled
 from jumplora_bench.names import chains_name, depths_name, lineage_name, rows_name, unfolded
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.shapes import VOCABULARY
-from jumplora_server.engine.engine import Engine
+from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.native.library import why_unavailable
 
 ROWS = 3
 
@@ -104,13 +105,19 @@ def test_an_engine_that_cannot_fold_has_no_trunks(work: Work, adapter: Adapter) 
     assert trunk_depth(engine, [adapter] * 15) == 0
 
 
-def cases_of(work: Work, backbone: Backbone, dtype: str, *names: str) -> tuple[Fleet, list[Case]]:
-    fleet = Fleet(work, backbone, (dtype,), lambda name: name in names, "torch")
+def cases_of(
+    work: Work, backbone: Backbone, dtype: str, *names: str, kernels: Kernels = "torch"
+) -> tuple[Fleet, list[Case]]:
+    fleet = Fleet(work, backbone, (dtype,), lambda name: name in names, kernels)
     cases = list(fleet.cases())
     assert [case.name for case in cases] == list(names)
     return fleet, cases
 
 
+needs_native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+
+
+@pytest.mark.parametrize("kernels", ["torch", pytest.param("native", marks=needs_native)])
 @pytest.mark.parametrize(
     ("name", "trunks", "deltas"),
     [
@@ -120,10 +127,10 @@ def cases_of(work: Work, backbone: Backbone, dtype: str, *names: str) -> tuple[F
     ],
 )
 def test_both_forms_of_a_lineage_say_the_same(
-    work: Work, backbone: Backbone, name: str, trunks: int, deltas: int
+    work: Work, backbone: Backbone, kernels: Kernels, name: str, trunks: int, deltas: int
 ) -> None:
     """In float32 a trunk is the merge itself. Its rows apply it and what stands on it."""
-    fleet, cases = cases_of(work, backbone, "float32", name, unfolded(name))
+    fleet, cases = cases_of(work, backbone, "float32", name, unfolded(name), kernels=kernels)
     folded, plain = (case.run().tokens for case in cases)
     assert folded == plain
     rows = fleet.rows[name][1]

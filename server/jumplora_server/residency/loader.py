@@ -317,10 +317,9 @@ class Loader:
             needed = plan(self._reader.lineage(digest), digest, self._folding)
         if self._folding.is_out_of_reach(needed[-1]):
             _log.warning(
-                "version %s of task %s is computed unfolded: its trunk alone is larger than"
-                " JUMPLORA_ADAPTER_BUDGET_BYTES",
+                "version %s is computed unfolded: a trunk is larger than the adapter budget"
+                " (JUMPLORA_ADAPTER_BUDGET_BYTES)",
                 digest[:12],
-                task,
             )
         with self._shared as table:
             begun = table.begin(needed, digest, room)

@@ -199,8 +199,7 @@ class Versions:
 
         Raises OutOfMemoryBudget like `begin`.
         """
-        self._versions[digest].nbytes = nbytes
-        self._versions[digest].size = "measured"
+        self._versions[digest].nbytes, self._versions[digest].size = nbytes, "measured"
         if len(self._measured) >= _MAX_MEASURED:
             self._measured.clear()
         self._measured[digest] = nbytes
@@ -336,8 +335,8 @@ class Versions:
         elif version.state in (State.COLD, State.FAILED) and not version.is_served:
             self._versions.pop(version.digest, None)
             self._unindex(version)
-            for name in version.needs:
-                if name in self._versions:
+            for name in version.needs[:1]:  # a trunk stands first
+                if name in self._versions and self._versions[name].is_trunk:
                     self._rest(self._versions[name])
 
     def _unindex(self, version: Version) -> None:
