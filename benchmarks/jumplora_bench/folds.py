@@ -6,21 +6,18 @@ from collections.abc import Sequence
 
 from jumplora_adapters.format import Adapter
 from jumplora_server.engine.engine import Engine
-
-# STAND-IN for residency/folding.py, T5-base and a budget of 1 GiB: replace the body of
-# `trunk_depth` by that rule.
-_EVERY = {"int8": 2, "float32": 3}
+from jumplora_server.residency.folding import Folding
+from jumplora_server.settings import Settings
 
 
 def trunk_depth(engine: Engine, lineage: Sequence[Adapter]) -> int:
-    """How many of a lineage's first versions are its trunk; 0: none.
-
-    The deepest depth that is 3 modulo 2 (int8) or modulo 3 (float32) and leaves a version over.
-    """
-    if not engine.can_fold:
-        return 0
-    deepest, every = len(lineage) - 1, _EVERY[engine.dtype]
-    return max(0, deepest - (deepest - 3) % every)
+    """How many of a lineage's first versions are its trunk; 0: none."""
+    fold, share, budget = (
+        Settings.model_fields[name].default
+        for name in ("fold", "fold_share", "adapter_budget_bytes")
+    )
+    rule = Folding.of(engine, fold, share, budget)
+    return rule.depth([adapter.manifest.targets for adapter in lineage[:-1]])
 
 
 def trunk_depths(engine: Engine, chain: Sequence[Adapter]) -> list[int]:

@@ -85,18 +85,13 @@ def test_different_chains_share_nothing(backbone: Backbone) -> None:
     assert len({digest for lineage in lineages for digest in lineage}) == 15 * ROWS
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [("int8", [0, 1, 1, 3, 3, 5]), ("float32", [0, 0, 0, 3, 3, 3, 6])],
-)
-def test_a_trunk_leaves_a_version_over(
-    work: Work, adapter: Adapter, dtype: str, expected: list[int]
-) -> None:
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_a_trunk_leaves_a_version_over(work: Work, adapter: Adapter, dtype: str) -> None:
+    """At every depth, as those of a tiny backbone are small."""
     engine = make_engine(work, dtype, "torch")
-    lineages = [[adapter] * length for length in range(1, len(expected) + 1)]
-    assert [trunk_depth(engine, lineage) for lineage in lineages] == expected
-    depths = trunk_depths(engine, lineages[-1])
-    assert depths == sorted(set(expected) - {0})
+    lineages = [[adapter] * length for length in range(1, 7)]
+    assert [trunk_depth(engine, lineage) for lineage in lineages] == [0, 1, 2, 3, 4, 5]
+    assert trunk_depths(engine, lineages[-1]) == [1, 2, 3, 4, 5]
 
 
 def test_an_engine_that_cannot_fold_has_no_trunks(work: Work, adapter: Adapter) -> None:
@@ -121,9 +116,9 @@ needs_native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_
 @pytest.mark.parametrize(
     ("name", "trunks", "deltas"),
     [
-        pytest.param(lineage_name(15, "float32"), 1, 2 + ROWS, id="leaves of one chain"),
-        pytest.param(depths_name(ROWS, "float32"), 1, 3, id="depths of one chain"),
-        pytest.param(chains_name(ROWS, "float32"), ROWS, 3 * ROWS, id="different chains"),
+        pytest.param(lineage_name(15, "float32"), 1, ROWS, id="leaves of one chain"),
+        pytest.param(depths_name(ROWS, "float32"), ROWS, ROWS, id="depths of one chain"),
+        pytest.param(chains_name(ROWS, "float32"), ROWS, ROWS, id="different chains"),
     ],
 )
 def test_both_forms_of_a_lineage_say_the_same(
@@ -138,17 +133,17 @@ def test_both_forms_of_a_lineage_say_the_same(
     assert [len([p for p in found if is_trunk is bool(p.trunk)]) for is_trunk in (True, False)] == [
         trunks, deltas,
     ]  # fmt: skip
-    assert all(row[0].trunk == 12 for row in rows)
+    assert all(row[0].trunk for row in rows)
     assert not any(part.trunk for row in fleet.rows[unfolded(name)][1] for part in row)
     first, second = fleet.families
     assert first.trunk_bytes == trunks * fleet.foldings[0].trunk_bytes
     assert second.trunk_bytes == 0
     assert first.packed_bytes < second.packed_bytes
-    assert (first.slots, second.slots) == (4, 15)
+    assert (first.slots, second.slots) == (2, 15)
     (folding,) = fleet.foldings
     assert len(folding.seconds) == trunks
     assert all(seconds > 0 for seconds in folding.seconds)
-    assert folding.chain == 4, "at the depths 3, 6, 9 and 12"
+    assert folding.chain == 14, "at every depth but the last"
 
 
 def test_what_cannot_fold_has_one_form_only(work: Work, backbone: Backbone) -> None:

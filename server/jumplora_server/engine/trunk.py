@@ -17,14 +17,18 @@ from jumplora_adapters.delta import Delta
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.network import Site
 from jumplora_server.engine.bank import PackedAdapter, Resident
-from jumplora_server.engine.linear import Linear, at_least_min_rows
+from jumplora_server.engine.linear import Int8Linear, Linear, at_least_min_rows
 
 F = TypeVar("F", bound=Resident)
 
 
 @dataclass(frozen=True, slots=True)
 class TrunkForm:
-    """One site's merged weight in the backbone's own form."""
+    """One site's merged weight in the backbone's own form.
+
+    In int8 its rows have two bytes a number, for what a trunk's versions add meets a quantised x;
+    beside the backbone's weight it would meet x itself.
+    """
 
     linear: Linear
 
@@ -35,7 +39,9 @@ class TrunkForm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [n, d_in] -> x W^T [n, d_out], a row's bits whatever n is."""
-        return self.linear(at_least_min_rows(x))[: x.shape[0]]
+        x, rows = at_least_min_rows(x), x.shape[0]
+        finely = self.linear.finely if isinstance(self.linear, Int8Linear) else self.linear
+        return finely(x)[:rows]
 
 
 def merged_weight(weights: Mapping[str, Tensor], site: Site, deltas: Iterable[Delta]) -> Tensor:

@@ -60,7 +60,7 @@ class NativeT5:
         widest = max(config.d_model, inner, config.d_ff)
         lanes = capacity + LANES * rows
         self._scratch = _buffer(max(capacity * (widest + 3), lanes * widest))
-        self._row_scales = _buffer(capacity, 2)
+        self._row_scales = _buffer(capacity, 4)
         self.logits = _buffer(rows, config.vocab_size)
         self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
         self.logprobs = torch.zeros(rows, dtype=torch.float64)

@@ -86,9 +86,10 @@ class _Growing:
         row, stop = members[0].start, members[-1].stop
         first = len(self.blocks)
         for position in range(max(len(member.deltas) for member in members)):
-            deep = [member for member in members if len(member.deltas) > position]
-            for _, same in itertools.groupby(deep, key=lambda member: id(member.deltas[position])):
-                self._add_block([*same], position)
+            at = slice(position, position + 1)
+            for delta, same in itertools.groupby(members, key=lambda each: _ids(each.deltas[at])):
+                if delta:
+                    self._add_block([*same], position)
         self.families.append(Family(row, stop - row, self.lane, first, len(self.blocks) - first))
         self.lane += _lanes(stop - row)
 

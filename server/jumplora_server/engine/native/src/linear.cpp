@@ -121,6 +121,9 @@ struct RowScale {
     float scale;
     int32_t offset;
 };
+struct RowScales {
+    RowScale first, second;  // of a row's two bytes
+};
 
 template <int R>
 void product_i8(
@@ -160,8 +163,12 @@ void product_of(int64_t rows, auto&& call) {
     if constexpr (R > 1) product_of<R - 1>(rows, call);
 }
 
-// Symmetric int8 of one row, four neighbours a quad, written with a stride of `step` quads.
-RowScale quantise_row(const float* x, int64_t d, quad* q, int64_t step) {
+// A row for a trunk has a second byte: what the first leaves over, in parts of 1 / PARTS.
+constexpr float PARTS = 254;
+
+// Symmetric int8 of one row, four neighbours a quad, written with a stride of `step` quads; where
+// `rest` is given, the second bytes go there. Gives what each of the two was quantised with.
+RowScales quantise_row(const float* x, int64_t d, quad* q, quad* rest, int64_t step) {
     vec largest = fill(0);
     lanes broken = 0;
     for (int64_t j = 0; j < d; j += LANES) {
@@ -171,13 +178,24 @@ RowScale quantise_row(const float* x, int64_t d, quad* q, int64_t step) {
     }
     float scale = std::fmax(highest_lane(largest), 1e-12f) / 127.0f;
     if (broken != 0) scale = NAN;  // a broken row must not look sound
-    ints total = no_ints();
+    ints total = no_ints(), rests = no_ints();
     int32_t fours[4];
+    const auto write = [&](quad* to, int64_t j) {
+        for (int64_t i = 0; i < 4 && j + 4 * i < d; ++i) to[(j / 4 + i) * step] = to_quad(fours[i]);
+    };
     for (int64_t j = 0; j < d; j += LANES) {
-        total = plus(total, round_to_bytes(over(load_some(x + j, d - j), fill(scale)), fours));
-        for (int64_t i = 0; i < 4 && j + 4 * i < d; ++i) q[(j / 4 + i) * step] = to_quad(fours[i]);
+        const vec exact = over(load_some(x + j, d - j), fill(scale));
+        const ints whole = round_to_bytes(exact, fours);
+        total = plus(total, whole);
+        write(q, j);
+        if (rest == nullptr) continue;
+        const vec left = times(minus(exact, to_floats(whole)), fill(PARTS));
+        rests = plus(rests, round_to_bytes(left, fours));
+        write(rest, j);
     }
-    return {scale, WEIGHT_OFFSET * sum_lanes(total)};
+    return {
+        {scale, WEIGHT_OFFSET * sum_lanes(total)},
+        {scale / PARTS, WEIGHT_OFFSET * sum_lanes(rests)}};
 }
 
 // pack(row, block), as the threads ask for them: rows of a block lie side by side, so one thread has
@@ -199,6 +217,7 @@ void each_row(const Team& team, const RowBlocks& blocks, Pack&& pack) {
 struct Panel {
     const void* weights;
     const float* scales;
+    bool is_merged;
 };
 
 // compute(block, panel, output), as the threads ask for them: a piece of work is a panel with some of
@@ -222,7 +241,7 @@ void each_block(
             if (scales != nullptr) scales += at * PANEL;
             float* y = static_cast<float*>(op.p[2]) + rows.first * stride + module * d_out;
             compute(
-                rows, Panel{weights + at * size, scales},
+                rows, Panel{weights + at * size, scales, is_merged},
                 Output{y + own * PANEL, stride, d_out - own * PANEL, op.n[3] != 0});
         });
     });
@@ -250,26 +269,35 @@ void linear_f32(const Op& op, const Team& team) {
     });
 }
 
-// p: x [rows, d_in], panels, y [rows, stride], scratch [rows * quads] quad, scales of the weights, as
-//    many as the panels have outputs, row scales [rows] RowScale.
+// p: x [rows, d_in], panels, y [rows, stride], scratch [2 * rows * quads] quad, scales of the weights,
+//    as many as the panels have outputs, row scales [2 * rows] RowScale.
 // n: as above.
+// The second bytes of all rows lie behind the first ones. A trunk's deltas would else meet a coarser
+// x than those that are applied beside the backbone's weights.
 void linear_i8(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], quads = (d_in + 3) / 4;
+    const int64_t d_in = op.n[0], quads = (d_in + 3) / 4, all = team.step.rows;
     const RowBlocks blocks(op, team.step, ROWS_I8);
     const float* x = static_cast<const float*>(op.p[0]);
     quad* packed = static_cast<quad*>(op.p[3]);
     RowScale* scales = static_cast<RowScale*>(op.p[5]);
     each_row(team, blocks, [&](int64_t i, const Rows& rows) {
         quad* to = packed + rows.first * quads + i - rows.first;
-        scales[i] = quantise_row(x + i * d_in, d_in, to, rows.count);
+        quad* rest = rows.trunk == nullptr ? nullptr : to + all * quads;
+        const RowScales found = quantise_row(x + i * d_in, d_in, to, rest, rows.count);
+        scales[i] = found.first;
+        scales[all + i] = found.second;
     });
     const int64_t size = quads * 4 * PANEL;
     each_block(op, team, blocks, size, [&](const Rows& rows, const Panel& panel, const Output& out) {
-        const auto w = static_cast<const uint8_t*>(panel.weights);
-        product_of<ROWS_I8>(rows.count, [&]<int R>() {
-            product_i8<R>(
-                packed + rows.first * quads, w, quads, scales + rows.first, panel.scales, out);
-        });
+        const auto add = [&](int64_t first, const Output& to) {
+            product_of<ROWS_I8>(rows.count, [&]<int R>() {
+                product_i8<R>(
+                    packed + first * quads, static_cast<const uint8_t*>(panel.weights), quads,
+                    scales + first, panel.scales, to);
+            });
+        };
+        add(rows.first, out);
+        if (panel.is_merged) add(all + rows.first, Output{out.y, out.stride, out.left, true});
     });
 }
 
