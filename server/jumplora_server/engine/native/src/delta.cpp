@@ -36,40 +36,65 @@ void lay(
         store(values + j - begin, load_values(delta, j, end - j));
     const uint16_t* columns = delta.columns + begin;
     const int64_t count = end - begin;
-    for (int64_t k = 0; k < count; ++k) numbers[k] = x[columns[k]];
+    int64_t k = 0;
+    for (; k + 8 <= count; k += 8)
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i) numbers[k + i] = x[columns[k + i]];
+    for (; k < count; ++k) numbers[k] = x[columns[k]];
 }
 
-four add_laid(const float* values, const float* numbers, int64_t count, four sums) {
+// Laid non-zeros of N outputs, from at[i] to at[i + 1], added to their sums. Outputs are taken together
+// so that one's sums need not wait for those of another, nor for the guess where it ends.
+template <int N>
+void add_laid(const float* values, const float* numbers, const int64_t (&at)[N + 1], four (&sums)[N]) {
+    int64_t least = at[1] - at[0], most = least;
+#pragma GCC unroll 8
+    for (int i = 1; i < N; ++i) {
+        least = std::min(least, at[i + 1] - at[i]);
+        most = std::max(most, at[i + 1] - at[i]);
+    }
     int64_t k = 0;
-    for (; k + TURNS <= count; k += TURNS)
-        sums = fused(load_four(values + k, TURNS), load_four(numbers + k, TURNS), sums);
-    return k == count ? sums
-                      : fused(load_four(values + k, count - k), load_four(numbers + k, count - k), sums);
+    for (; k + TURNS <= least; k += TURNS)
+#pragma GCC unroll 8
+        for (int i = 0; i < N; ++i)
+            sums[i] = fused(load_four(values + at[i] + k), load_four(numbers + at[i] + k), sums[i]);
+    for (; k < most; k += TURNS)
+#pragma GCC unroll 8
+        for (int i = 0; i < N; ++i) {
+            const int64_t left = at[i + 1] - at[i] - k;
+            sums[i] = fused(
+                load_four(values + at[i] + k, left), load_four(numbers + at[i] + k, left), sums[i]);
+        }
 }
 
 // One row: y[o] += sum over the row o of D, for o in [from, to).
 void add_sparse_row(const Delta& delta, const float* x, float* y, int64_t from, int64_t to) {
+    constexpr int TOGETHER = 4;
     alignas(64) float values[LAID + LANES], numbers[LAID + LANES];
     const int32_t* offsets = delta.offsets;
     while (from < to) {
         const int64_t begin = offsets[from];
         int64_t stop = from;
         while (stop < to && offsets[stop + 1] - begin <= LAID) ++stop;
-        if (stop > from) {
-            lay(delta, x, begin, offsets[stop], values, numbers);
-            for (; from < stop; ++from) {
-                const int64_t at = offsets[from] - begin, count = offsets[from + 1] - offsets[from];
-                y[from] += sum_lanes(add_laid(values + at, numbers + at, count, no_four()));
-            }
-        } else {  // an output of more
-            four sums = no_four();
-            for (int64_t j = begin; j < offsets[from + 1]; j += LAID) {
-                const int64_t end = std::min<int64_t>(j + LAID, offsets[from + 1]);
-                lay(delta, x, j, end, values, numbers);
-                sums = add_laid(values, numbers, end - j, sums);
-            }
-            y[from++] += sum_lanes(sums);
+        lay(delta, x, begin, offsets[stop], values, numbers);
+        for (; from < stop; from += TOGETHER) {
+            int64_t at[TOGETHER + 1];
+            four sums[TOGETHER];
+            for (int i = 0; i <= TOGETHER; ++i) at[i] = offsets[std::min(from + i, stop)] - begin;
+            for (int i = 0; i < TOGETHER; ++i) sums[i] = no_four();
+            add_laid<TOGETHER>(values, numbers, at, sums);
+            for (int64_t i = 0; i < std::min<int64_t>(TOGETHER, stop - from); ++i)
+                y[from + i] += sum_lanes(sums[i]);
         }
+        from = stop;
+        if (from == to || offsets[from + 1] - offsets[from] <= LAID) continue;
+        four sums[1] = {no_four()};  // an output of more
+        for (int64_t j = offsets[from]; j < offsets[from + 1]; j += LAID) {
+            const int64_t end = std::min<int64_t>(j + LAID, offsets[from + 1]);
+            lay(delta, x, j, end, values, numbers);
+            add_laid<1>(values, numbers, {0, end - j}, sums);
+        }
+        y[from++] += sum_lanes(sums[0]);
     }
 }
 

@@ -182,8 +182,8 @@ inline float highest_lane(vec value) {
 using four = __m128;
 
 inline four no_four() { return _mm_setzero_ps(); }
+inline four load_four(const float* from) { return _mm_loadu_ps(from); }
 inline four load_four(const float* from, int64_t left) {
-    if (left >= 4) return _mm_loadu_ps(from);
     const __m128i which = _mm_cmpgt_epi32(
         _mm_set1_epi32(static_cast<int32_t>(left)), _mm_setr_epi32(0, 1, 2, 3));
     return _mm_maskload_ps(from, which);

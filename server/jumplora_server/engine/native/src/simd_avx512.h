@@ -88,8 +88,10 @@ inline float highest_lane(vec value) { return _mm512_reduce_max_ps(value); }
 using four = __m128;
 
 inline four no_four() { return _mm_setzero_ps(); }
+inline four load_four(const float* from) { return _mm_loadu_ps(from); }
 inline four load_four(const float* from, int64_t left) {
-    return left >= 4 ? _mm_loadu_ps(from) : _mm_maskz_loadu_ps(tail_mask(left), from);
+    const int64_t held = left < 0 ? 0 : left > 4 ? 4 : left;
+    return _mm_maskz_loadu_ps(static_cast<__mmask8>((1u << held) - 1), from);
 }
 inline four fused(four a, four b, four c) { return _mm_fmadd_ps(a, b, c); }
 inline float sum_lanes(four a) {
