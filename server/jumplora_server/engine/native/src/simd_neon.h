@@ -174,10 +174,7 @@ using four = float32x4_t;
 inline four no_four() { return vdupq_n_f32(0); }
 inline four load_four(const float* from) { return vld1q_f32(from); }
 inline four load_four(const float* from, int64_t left) {
-    if (left >= 4) return vld1q_f32(from);
-    float some[4] = {};
-    for (int64_t i = 0; i < left; ++i) some[i] = from[i];
-    return vld1q_f32(some);
+    return load_quarter(from, left, no_four());
 }
 inline four fused(four a, four b, four c) { return vfmaq_f32(c, a, b); }
 inline float sum_lanes(four a) {
