@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace jl {
 
@@ -106,6 +107,16 @@ inline void transpose_quarter(__m256 (&t)[8]) {
         t[4 + j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x31);
     }
 }
+inline void store_f16(uint16_t* to, int64_t left, vec value) {
+    constexpr int EVEN = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    const __m256i found =
+        _mm256_set_m128i(_mm256_cvtps_ph(value.high, EVEN), _mm256_cvtps_ph(value.low, EVEN));
+    if (left >= 16) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), found);
+    alignas(32) uint16_t all[16];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(all), found);
+    if (left > 0) std::memcpy(to, all, left * sizeof(uint16_t));
+}
+
 inline void transpose(vec (&t)[16]) {
     for (int first = 0; first < 16; first += 8) {  // each half's rows become halves of columns
         __m256 low[8], high[8];

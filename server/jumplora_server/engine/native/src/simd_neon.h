@@ -90,6 +90,12 @@ inline vec load_bf16(const uint16_t* from, int64_t left) {
     });
 }
 
+inline void store_f16(uint16_t* to, int64_t left, vec value) {
+    uint16_t all[16];
+    for (int i = 0; i < 4; ++i) vst1_u16(all + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(value.q[i])));
+    if (left > 0) std::memcpy(to, all, (left < 16 ? left : 16) * sizeof(uint16_t));
+}
+
 inline void transpose(vec (&t)[16]) {
     const auto as_pairs = [](float32x4_t v) { return vreinterpretq_f64_f32(v); };
     const auto as_floats = [](float64x2_t v) { return vreinterpretq_f32_f64(v); };
@@ -183,23 +189,6 @@ inline four fused(four a, four b, four c) { return vfmaq_f32(c, a, b); }
 inline float sum_lanes(four a) {
     const float32x4_t pairs = vpaddq_f32(a, a);
     return vgetq_lane_f32(pairs, 0) + vgetq_lane_f32(pairs, 1);
-}
-
-// -- 4 floats
-
-using four = float32x4_t;
-
-inline four no_four() { return vdupq_n_f32(0); }
-inline four load_four(const float* from, int64_t left) {
-    if (left >= 4) return vld1q_f32(from);
-    float some[4] = {};
-    for (int64_t i = 0; i < left; ++i) some[i] = from[i];
-    return vld1q_f32(some);
-}
-inline four fused(four a, four b, four c) { return vfmaq_f32(c, a, b); }
-inline float sum_lanes(four a) {
-    return (vgetq_lane_f32(a, 0) + vgetq_lane_f32(a, 1)) +
-           (vgetq_lane_f32(a, 2) + vgetq_lane_f32(a, 3));
 }
 
 // -- comparisons
