@@ -75,8 +75,9 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Installing compiles the native kernels (hatch_build.py).
-NATIVE := hatch_build.py $(wildcard server/jumplora_server/engine/native/src/*)
+# Installing compiles the native kernels (hatch_build.py, native/build.py).
+NATIVE := hatch_build.py server/jumplora_server/engine/native/build.py \
+	$(wildcard server/jumplora_server/engine/native/src/*)
 
 $(VENV)/.serve: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(PIP) --editable .

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jumplora_server.core import Beams, Candidate, Sampling, Sequence, StepOutput
 from jumplora_server.engine.native.layout import Kind, Step
-from jumplora_server.engine.native.library import why_unavailable
+from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
 from jumplora_server.engine.native.sampling import CandidateLists, Samplings
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.sampling import Chooser, step_output, uniform
@@ -143,7 +143,7 @@ class _Native:
         fed = torch.zeros(MAX_ROWS, POSITIONS, dtype=torch.int32)
         self._samplings = Samplings(fed, START, len(ends))
         self._candidates = CandidateLists(MAX_ROWS, len(ends))
-        self._tape = Tape()
+        self._tape = Tape(load_library(best_set()))
         found = (self._logits, self._highest, self._tokens)
         self._tape.add(Kind.BEST, *found, n=(vocabulary,))
         self._tape.add(

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from jumplora_server.engine.native.library import PATH, why_unavailable
+from jumplora_server.engine.native.library import built_sets, why_not
 from jumplora_server.settings import Settings
 
 # Triton decides as it is imported, and transformers imports it: so here, before any test module.
@@ -42,9 +42,9 @@ settings.load_profile("no deadline")
 
 def pytest_sessionstart() -> None:
     """Kernels of another version would have the native tests skipped, and the run still green."""
-    reason = why_unavailable() or ""
-    if PATH.is_file() and "interface" in reason:
-        raise pytest.UsageError(f"{PATH.name}: {reason}")
+    for reason in map(why_not, built_sets()):
+        if "interface" in (reason or ""):
+            raise pytest.UsageError(reason)
 
 
 DEFAULT_PORT = Settings.model_fields["port"].default

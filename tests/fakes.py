@@ -7,7 +7,8 @@ answer which versions computed it; and it refuses what the real one must never b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Rows
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -96,9 +97,9 @@ def say(prompt: tuple[int, ...], versions: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FakePacked:
-    """A packed adapter that is only its name and size."""
+    """A packed adapter or trunk that is only the names of its versions and its size."""
 
-    version: str
+    versions: tuple[str, ...]
     nbytes: int
     nnz: int = 3
     density: float = 0.25
@@ -113,8 +114,15 @@ class FakeEngine:
     """
 
     device = "cpu"
+    weight_bytes = 1_000_000
 
-    def __init__(self, limits: EngineLimits = LIMITS) -> None:
+    def __init__(
+        self, limits: EngineLimits = LIMITS, *, can_fold: bool = True, site_bytes: int = 100
+    ) -> None:
+        """`site_bytes` is what a trunk takes for each of its sites."""
+        self.can_fold = can_fold
+        self.site_bytes = site_bytes
+        self.folded: list[tuple[str, ...]] = []
         self.limits = limits
         self.fail_step: Callable[[Batch], Exception | None] = lambda batch: None
         self.fail_pack: Callable[[str], Exception | None] = lambda digest: None
@@ -160,7 +168,24 @@ class FakeEngine:
         if error is not None:
             raise error
         self.packed.append(adapter.digest)
-        return FakePacked(adapter.digest, self.nbytes(adapter))
+        return FakePacked((adapter.digest,), self.nbytes(adapter))
+
+    def trunk_bytes(self, sites: Iterable[str]) -> int:
+        """The same for each site. Raises KeyError for "unknown"."""
+        if "unknown" in (names := {*sites}):
+            raise KeyError("unknown")
+        return self.site_bytes * len(names)
+
+    def fold(self, adapters: Rows[Adapter]) -> FakePacked:
+        """Note which adapters were merged."""
+        self._may_pack.enter()
+        versions = tuple(adapter.digest for adapter in adapters)
+        for error in map(self.fail_pack, versions):
+            if error is not None:
+                raise error
+        self.folded.append(versions)
+        sites = {site for adapter in adapters for site in adapter.manifest.targets}
+        return FakePacked(versions, self.trunk_bytes(sites))
 
     def install(self, packed: FakePacked) -> int:
         """Slot numbers are never used again."""
@@ -186,7 +211,8 @@ class FakeEngine:
         with self._lock:
             self._check(batch)
             lineages = [
-                tuple(self.slots[s].version for s in q.encoding.slots) for q in batch.decode
+                tuple(v for s in q.encoding.slots for v in self.slots[s].versions)
+                for q in batch.decode
             ]
         error = self.fail_step(batch)
         if error is not None:

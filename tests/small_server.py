@@ -30,9 +30,11 @@ from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import EngineLoop
 from jumplora_server.loop.outbox import Deliver
 from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.trials import CanaryRun, TrialRun
+from jumplora_server.settings import Fold
 
 BACKBONE = toy_backbone({"encoder.block.0.layer.0.SelfAttention.q": (2, 3)})
 PATIENCE = 20.0  # seconds a test waits for what must happen
@@ -75,6 +77,7 @@ class SmallServer:
         limits: EngineLimits = LIMITS,
         queue_limits: QueueLimits | None = None,
         budget_bytes: int = 10_000,
+        fold: Fold = "auto",
         watch_seconds: float = 60.0,
         patience_seconds: float = 0.05,
         waits: Waits = Waits(first=60.0),
@@ -96,7 +99,7 @@ class SmallServer:
             self.store,
             BACKBONE,
             self.engine,
-            budget_bytes=budget_bytes,
+            folding=Folding.of(self.engine, fold, 0.75, budget_bytes),
             metrics=self.metrics,
             warm_up=lambda lease: self.warm_up(lease),
             replay_canaries=lambda lease: self.replay_canaries(lease),

@@ -105,6 +105,17 @@ class SparseDelta:
         dense = torch.zeros(self.shape, dtype=dtype)
         return dense.masked_scatter_(self.support(), self.values.to(dtype))
 
+    def add_to(self, total: Tensor) -> None:
+        """total += the matrix, in float32: the bits of adding `to_dense()`, without making it.
+
+        `total` is float32 [d_out, d_in], contiguous and on the CPU. A zero of it gets positive.
+        """
+        rows, columns = self.shape
+        bits = np.unpackbits(self.mask.numpy(), count=rows * columns, bitorder="little")
+        total += 0.0  # as the matrix's zeros do
+        flat = total.view(-1).numpy()
+        flat[np.flatnonzero(bits.view(np.bool_))] += self.values.float().numpy()
+
     def csr(self) -> tuple[Tensor, Tensor]:
         """Row offsets int32 [d_out + 1] and column indices int32 [nnz], in the values' order."""
         support = self.support().numpy()
@@ -192,6 +203,10 @@ class LowRankDelta:
         """The product [d_out, d_in], taken in float32."""
         return (self.B.float() @ self.A.float()).to(dtype)
 
+    def add_to(self, total: Tensor) -> None:
+        """total += the product; `total` is float32 [d_out, d_in]."""
+        total += self.to_dense()
+
     def digest(self) -> str:
         """SHA-256 (hex) of shapes, types and factors."""
         head = f"lowrank {self.shape[0]} {self.shape[1]} {self.rank} "
@@ -251,6 +266,10 @@ class CombinedDelta:
         """The sum [d_out, d_in], taken in float32."""
         return (self.sparse.to_dense() + self.lowrank.to_dense()).to(dtype)
 
+    def add_to(self, total: Tensor) -> None:
+        """total += the sum of both parts, which is taken first; `total` is float32."""
+        total += self.to_dense()
+
     def digest(self) -> str:
         """SHA-256 (hex) of both parts' digests."""
         return _digest(f"combined {self.sparse.digest()} {self.lowrank.digest()}")
@@ -298,7 +317,7 @@ def sum_deltas(deltas: Sequence[Delta], dtype: torch.dtype = torch.float32) -> S
                 f"deltas of shapes {deltas[0].shape} and {delta.shape} cannot be added",
                 code="shape",
             )
-        total += delta.to_dense()
+        delta.add_to(total)
     return SparseDelta.from_dense(total, dtype)
 
 

@@ -19,9 +19,9 @@ from jumplora_bench.cases.case import Work
 from jumplora_bench.cases.ours import make_engine
 from jumplora_bench.cases.torch_peers import RANK
 from jumplora_bench.choices import AdaptersPart
-from jumplora_bench.fleet import DENSITIES
 from jumplora_bench.loading import UPLOADED, Loading, interfere, measure_parts, put
 from jumplora_bench.masked import draw
+from jumplora_bench.names import DENSITIES
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.published import publish_tasks, task_names, write_random
 from jumplora_bench.registered import RegisteredPlan, RegisteredRun, measure_registered

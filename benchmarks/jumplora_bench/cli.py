@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -25,6 +25,7 @@ Shape = Annotated[Literal["base", "large", "tiny"], _Option(help="T5's sizes; ti
 Device = Annotated[Literal["cpu", "cuda"], _Option(help="Where all compute.")]
 Density = Annotated[float, _Option(min=0.001, max=1.0, help="Of the adapters, 0 to 1.")]
 Threads = Annotated[int, _Option(min=0, help="CPU threads of every program (0: torch's default).")]
+Kernels = Annotated[str, _Option(help="Of our engine, as the server's setting names them.")]
 Out = Annotated[
     Path | None, _Option("--out", help="Folder for the result as JSON, markdown and plots.")
 ]
@@ -64,6 +65,7 @@ def engine(
         Path | None,
         _Option(help="Interpreter with the packages adapters and torch: its BatchSplit runs too."),
     ] = None,
+    kernels: Kernels = "auto",
     out: Out = None,
 ) -> None:
     """Offline, in turn: transformers, PEFT, AdapterHub, CTranslate2, ours; medians and ratios."""
@@ -81,6 +83,7 @@ def engine(
             threads=threads,
             cases=tuple(case or ("*",)),
             hub_python=adapterhub_python,
+            kernels=_known_kernels(kernels),
         )
         report = measure_engine(plan, command_line(context), on_start=on_start, on_lap=on_lap)
     _tell(report, out)
@@ -228,13 +231,15 @@ def profile(
     lora: Annotated[
         bool, _Option("--lora", help="LoRAs on all linear layers, not masked q and v.")
     ] = False,
+    kernels: Kernels = "native",
     out: Out = None,
 ) -> None:
     """Where encode and decode spend their time on the CPU, with the floor beside it."""
     with reported_errors(), _steps() as (_, __, on_state):
         from jumplora_bench.profile import ProfilePlan, measure_profile
 
-        plan = ProfilePlan(shape, str(dtype), rows, source, new, density, rounds, lora)
+        known = _known_kernels(kernels)
+        plan = ProfilePlan(shape, str(dtype), rows, source, new, density, rounds, lora, known)
         report = measure_profile(plan, command_line(context), on_state)
     _tell(report, out)
 
@@ -307,6 +312,16 @@ def sampling(
         plan = SamplingPlan(shape, rows, source, new, rounds, dtypes, device, threads)
         report = measure_sampling(plan, command_line(context), on_start=on_start, on_lap=on_lap)
     _tell(report, out)
+
+
+def _known_kernels(given: str) -> Any:
+    """What the engine takes, as its own type says it. Raises BadParameter."""
+    from jumplora_server.engine.engine import Kernels as Known
+
+    if given not in get_args(Known):
+        allowed = ", ".join(get_args(Known))
+        raise typer.BadParameter(f"--kernels {given} given; allowed are {allowed}")
+    return given
 
 
 def command_line(context: typer.Context) -> str:

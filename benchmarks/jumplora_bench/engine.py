@@ -11,25 +11,40 @@ from pathlib import Path
 
 import torch
 
-from jumplora_adapters.backbone import read_backbone
+from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Case, Tokens, Work
 from jumplora_bench.cases.ct2_merged import MergedCase, convert_merged
+from jumplora_bench.cases.ct2_restricted import RestrictedCase
 from jumplora_bench.cases.hub_split import HubCase
 from jumplora_bench.cases.torch_peers import (
     ALL_LINEAR,
+    BARE,
     BEAMS_CASE,
+    load_model,
     peft_all_linear,
     peft_mixed,
     transformers_bare,
     transformers_beams,
 )
 from jumplora_bench.engine_report import Measured, Sanity, report_of
-from jumplora_bench.fleet import Fleet, all_linear_name, beams_name, label_of
+from jumplora_bench.fleet import Fleet
+from jumplora_bench.floors import Floors
+from jumplora_bench.machine import processor_flags
+from jumplora_bench.names import (
+    all_linear_name,
+    bare_name,
+    beams_name,
+    ct2_avx2_name,
+    ct2_name,
+    label_of,
+)
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
+from jumplora_bench.roofs import shrink_of
 from jumplora_bench.rounds import Laps, run_rounds, same_share
 from jumplora_bench.shapes import ShapeName, config_of
+from jumplora_server.engine.engine import Kernels
 from jumplora_server.engine.memory import trim_memory
 
 
@@ -47,6 +62,7 @@ class EnginePlan:
     threads: int = 0
     cases: Sequence[str] = ("*",)
     hub_python: Path | None = None
+    kernels: Kernels = "auto"
 
     def wants(self, name: str) -> bool:
         """Whether the case is to run."""
@@ -75,7 +91,10 @@ def measure_engine(
             threads=torch.get_num_threads(),
             device=plan.device,
         )
-        fleet = Fleet(work, read_backbone(work.backbone), plan.dtypes, plan.wants)
+        backbone = read_backbone(work.backbone)
+        # Before anything else has the memory.
+        floors = _floors(plan, backbone, work)
+        fleet = Fleet(work, backbone, plan.dtypes, plan.wants, plan.kernels)
         cases: list[Case] = [*_peers(plan, work, fleet, scratch, held), *fleet.cases()]
         on_start(len(cases) * (plan.rounds + 1))
         laps = run_rounds(cases, plan.rounds, on_lap)
@@ -94,9 +113,25 @@ def measure_engine(
                 sanity=sanity,
                 hub_versions=None if hub is None else hub.versions,
                 new=plan.new,
+                rows=plan.rows,
+                kernels=fleet.kernels,
+                foldings=fleet.foldings,
+                floors={
+                    name: floors.of(dtype, rows)
+                    for name, (dtype, rows) in fleet.rows.items()
+                    if floors is not None and dtype in floors.roofs
+                },
+                roofs={} if floors is None else floors.roofs,
             ),
         )
     return report
+
+
+def _floors(plan: EnginePlan, backbone: Backbone, work: Work) -> Floors | None:
+    """Of the CPU."""
+    if plan.device != "cpu":
+        return None
+    return Floors.measured(backbone, work, plan.dtypes, shrink=shrink_of(plan.shape))
 
 
 def _last_tokens(laps: Laps) -> dict[str, Tokens]:
@@ -115,23 +150,33 @@ def _peers(
     plan: EnginePlan, work: Work, fleet: Fleet, scratch: Path, held: ExitStack
 ) -> Iterator[Case]:
     dtype = torch.float32 if "float32" in plan.dtypes else torch.bfloat16
-    if plan.wants("transformers bare"):
-        yield transformers_bare(work, dtype)
-    if plan.wants(BEAMS_CASE):
-        yield transformers_beams(work, dtype)
+    if plan.wants(BARE) or plan.wants(BEAMS_CASE):
+        model = load_model(work, dtype)
+        if plan.wants(BARE):
+            yield transformers_bare(work, model)
+        if plan.wants(BEAMS_CASE):
+            yield transformers_beams(work, model)
     if plan.wants("PEFT mixed"):
         yield peft_mixed(work, dtype)
     if plan.wants(ALL_LINEAR):
         yield peft_all_linear(work, dtype, fleet.all_linear)
     if plan.hub_python is not None and plan.wants(HubCase.name):
         yield held.enter_context(HubCase(plan.hub_python, work, scratch / "hub.log"))
-    wanted = {dtype: f"CTranslate2 merged {label_of(dtype)}" for dtype in plan.dtypes}
-    wanted = {dtype: name for dtype, name in wanted.items() if plan.wants(name)}
-    if wanted:
-        model = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
-        trim_memory()
-        for dtype_name, name in wanted.items():
-            yield MergedCase(name, model, work, dtype_name)
+    plain = {dtype: name for dtype in plan.dtypes if plan.wants(name := ct2_name(dtype))}
+    restricted: dict[bool, str] = {}
+    if "int8" in plan.dtypes and "avx2" in processor_flags().split():
+        names = {products: ct2_avx2_name("int8", products=products) for products in (False, True)}
+        restricted = {products: name for products, name in names.items() if plan.wants(name)}
+    if not (plain or restricted):
+        return
+    merged = convert_merged(work.backbone, fleet.merged_task.deltas, scratch / "merged")
+    trim_memory()
+    for dtype_name, name in plain.items():
+        yield MergedCase(name, merged, work, dtype_name)
+    for products, name in restricted.items():
+        log = scratch / f"{name}.log"
+        case = RestrictedCase(name, merged, work, "int8", "AVX2", log, products=products)
+        yield held.enter_context(case)
 
 
 def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet, rows: int) -> Iterator[Sanity]:
@@ -141,11 +186,11 @@ def _sanity(tokens: Mapping[str, Tokens], fleet: Fleet, rows: int) -> Iterator[S
         pairs = [
             (name, theirs, tokens.get(name))
             for name, theirs in (
-                (f"ours bare {label}", "transformers bare"),
+                (bare_name(dtype), BARE),
                 (all_linear_name(rows, dtype), ALL_LINEAR),
             )
         ]
-        merged = f"CTranslate2 merged {label}"
+        merged = ct2_name(dtype)
         if merged in tokens:
             pairs.append((f"ours, that one task {label}", merged, fleet.one_task_tokens(dtype)))
         pairs.append((beams_name(dtype), BEAMS_CASE, tokens.get(beams_name(dtype))))

@@ -5,57 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from jumplora_bench.bars import Bar, compare, verdict
+from jumplora_bench.bars import compare, verdict
 from jumplora_bench.cases.case import Lap
-from jumplora_bench.cases.torch_peers import ALL_LINEAR, BEAMS, BEAMS_CASE
-from jumplora_bench.fleet import (
-    DENSITIES,
-    LINEAGES,
-    InstalledFamily,
-    all_linear_name,
-    beams_name,
-    label_of,
+from jumplora_bench.engine_bars import bars_of
+from jumplora_bench.engine_grids import (
+    families_grid,
+    floors_grid,
+    foldings_grid,
+    throughput_grid,
+    throughputs,
 )
-from jumplora_bench.fleet import lineage_name as lineage
-from jumplora_bench.fleet import mixed_name as mixed
+from jumplora_bench.fleet import Folding, InstalledFamily
+from jumplora_bench.floors import Floor
+from jumplora_bench.names import label_of
 from jumplora_bench.plots import BarPlot
 from jumplora_bench.report import Grid, Report
+from jumplora_bench.roofs import Roofs
 from jumplora_bench.rounds import Laps, spread
 from jumplora_bench.shapes import ShapeName
-
-_PEERS = ("transformers bare", "PEFT mixed", "AdapterHub BatchSplit")
-
-
-@dataclass(frozen=True, slots=True)
-class Goals:
-    """What the project wants of one dtype's ratios; None: nothing, it is only printed."""
-
-    over_peft: float | None = None
-    over_ct2: float | None = None
-    over_transformers: float | None = None
-    beams_over_transformers: float | None = None
-    tax: Mapping[float, float] = field(default_factory=dict)  # by density
-    all_linear_over_peft: float | None = None
-
-
-# They were set for the CPU with T5-base and 8 rows, and for a GPU with T5-large and 64 rows.
-_GOALS: Mapping[tuple[ShapeName, str, str], Goals] = {
-    ("base", "cpu", "float32"): Goals(
-        over_peft=1.6,
-        over_transformers=1.4,
-        beams_over_transformers=1.8,
-        tax={0.051: 1.10, 0.124: 1.15},
-        all_linear_over_peft=1.5,
-    ),
-    ("base", "cpu", "int8"): Goals(
-        over_peft=4.0,
-        over_ct2=1.5,
-        over_transformers=2.5,
-        tax={0.051: 1.25, 0.124: 1.50},
-        all_linear_over_peft=3.0,
-    ),
-    ("large", "cuda", "bfloat16"): Goals(over_peft=30.0, tax={0.051: 1.25}),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,50 +43,26 @@ class Measured:
     shape: ShapeName
     device: str
     threads: int
+    rows: int
     laps: Laps
     families: Sequence[InstalledFamily]
     backbone_bytes: Mapping[str, int]
     sanity: Sequence[Sanity]
     hub_versions: Mapping[str, str] | None
     new: int
-
-
-def bars_of(shape: ShapeName, device: str, rows: int, dtypes: Sequence[str]) -> list[Bar]:
-    """Every ratio that is printed, in its order."""
-    bars: list[Bar] = []
-    for dtype in dtypes:
-        label, goals = label_of(dtype), _GOALS.get((shape, device, dtype), Goals())
-        bare, tasks = f"ours bare {label}", mixed(rows, DENSITIES[0], dtype)
-        loras = all_linear_name(rows, dtype)
-        bars += [
-            Bar(f"{label}: {rows} tasks over PEFT mixed", "PEFT mixed", tasks, "at least",
-                goals.over_peft),
-            Bar(f"{label}: {rows} tasks over AdapterHub BatchSplit", _PEERS[2], tasks),
-            Bar(f"{label}: {rows} tasks over CTranslate2 {label}, one merged task",
-                f"CTranslate2 merged {label}", tasks, "at least", goals.over_ct2),
-            Bar(f"{label}: bare over transformers", _PEERS[0], bare, "at least",
-                goals.over_transformers),
-            Bar(f"{label}: {BEAMS} beams over transformers", BEAMS_CASE, beams_name(dtype),
-                "at least", goals.beams_over_transformers),
-            Bar(f"{label}: bare over CTranslate2 {label}", f"CTranslate2 merged {label}", bare),
-            *(Bar(f"{label}: tax of {rows} tasks, density {density:.1%}",
-                  mixed(rows, density, dtype), bare, "at most", goals.tax.get(density))
-              for density in DENSITIES),
-            *(Bar(f"{label}: tax of a lineage of {slots}", lineage(slots, dtype), bare)
-              for slots, _, _ in LINEAGES),
-            Bar(f"{label}: {rows} all-linear LoRAs over PEFT mixed", ALL_LINEAR, loras, "at least",
-                goals.all_linear_over_peft),
-            Bar(f"{label}: tax of {rows} all-linear LoRAs", loras, bare),
-        ]  # fmt: skip
-    return bars
+    kernels: Mapping[str, str]  # what computed, by dtype
+    foldings: Sequence[Folding] = ()
+    floors: Mapping[str, Floor] = field(default_factory=dict)  # of cases of ours
+    roofs: Mapping[str, Roofs] = field(default_factory=dict)  # by dtype, where floors are
 
 
 def report_of(report: Report, found: Measured) -> None:
     """Fill the report in."""
     seconds = {name: [lap.seconds for lap in laps] for name, laps in found.laps.items()}
-    rows = len(next(iter(found.laps.values()))[0].tokens)
-    compared = compare(
-        bars_of(found.shape, found.device, rows, tuple(found.backbone_bytes)), seconds
+    rows, new = found.rows, found.new
+    compared = compare(bars_of(found.shape, found.device, rows, found.kernels), seconds)
+    report.about["kernels"] = ", ".join(
+        f"{label_of(dtype)} {name}" for dtype, name in found.kernels.items()
     )
     report.grids = [
         Grid(
@@ -136,16 +79,17 @@ def report_of(report: Report, found: Measured) -> None:
                 for bar, s in compared
             ],
         ),
-        Grid(
-            "Adapters in the engine",
-            ("case", "adapters", "slots a row", "density", "union", "packed MB", "as files MB"),
-            [_family_row(family) for family in found.families],
-        ),
+        families_grid(found.families),
         Grid(
             "Same weights, same prompts: tokens that agree",
             ("ours", "theirs", "tokens", "whole rows"),
             [(s.ours, s.theirs, f"{s.tokens:.1%}", f"{s.rows:.1%}") for s in found.sanity],
         ),
+        *(grid for grid in (
+            foldings_grid(found.foldings, found.backbone_bytes),
+            floors_grid(found.floors, seconds, rows, new),
+            throughput_grid(seconds, rows, new, "int8"),
+        ) if grid.rows),
     ]  # fmt: skip
     report.notes = _notes(found)
     report.data = {
@@ -159,6 +103,10 @@ def report_of(report: Report, found: Measured) -> None:
         "ratios": {bar.measure: {**asdict(s), "bar": bar.limit} for bar, s in compared},
         "adapters": [asdict(family) for family in found.families],
         "backbone_bytes": dict(found.backbone_bytes),
+        "foldings": [asdict(f) | {"chain_bytes": f.chain_bytes} for f in found.foldings],
+        "roofs": {dtype: asdict(roofs) for dtype, roofs in found.roofs.items()},
+        "floors": {n: asdict(f) | {"lap": f.lap(new)} for n, f in found.floors.items()},
+        "rows_at_once": {n: asdict(s) for n, s in throughputs(seconds, rows, "int8").items()},
         "agreement": [asdict(s) for s in found.sanity],
         "adapterhub_versions": found.hub_versions,
     }
@@ -190,18 +138,6 @@ def _three(*values: float) -> tuple[str, ...]:
     return tuple(f"{value:.3f}" for value in values)
 
 
-def _family_row(family: InstalledFamily) -> tuple[str, ...]:
-    return (
-        family.name,
-        str(family.adapters),
-        str(family.slots),
-        f"{family.density:.1%}",
-        f"{family.union:.1%}",
-        f"{family.packed_bytes / 1e6:.1f}",
-        f"{family.own_bytes / 1e6:.1f}",
-    )
-
-
 def _notes(found: Measured) -> list[str]:
     sizes = ", ".join(
         f"{label_of(dtype)} {nbytes / 1e6:.0f} MB" for dtype, nbytes in found.backbone_bytes.items()
@@ -214,5 +150,24 @@ def _notes(found: Measured) -> list[str]:
         notes.append(
             "A lineage's rows share all slots but the last. Packed: what the engine holds; as "
             "files: bit masks and bfloat16 values."
+        )
+    if found.foldings:
+        notes.append(
+            "A lineage's first versions are folded into a trunk, the form that a server gives it "
+            "by default; unfolded: a slot for every version. Different depths: one row at each of "
+            "the deepest depths of one chain. Different chains: the first, and the same with the "
+            "rows of its matrices moved."
+        )
+    if found.roofs:
+        told = "; ".join(
+            f"{label_of(dtype)} {each.operations_per_second / 1e9:.0f} G operations/s"
+            for dtype, each in found.roofs.items()
+        )
+        reads = max(each.bytes_per_second for each in found.roofs.values()) / 1e9
+        notes.append(
+            f"Roofs, measured before: {reads:.1f} GB/s read; torch's own products {told}. A floor "
+            "is what a lap takes at least at these roofs: weights, trunks, deltas, keys and values "
+            "once a step, or products and non-zeros. Bar: at most halfway between the floor and "
+            "the unfolded form."
         )
     return notes

@@ -4,58 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_bench.cases.case import Case, Tokens, Work
-from jumplora_bench.cases.ours import OursCase, Slots, make_engine
+from jumplora_bench.cases.ours import OursCase, make_engine
 from jumplora_bench.cases.ours_beams import OursBeamsCase
 from jumplora_bench.cases.torch_peers import BEAMS, RANK
+from jumplora_bench.folds import trunk_depth, trunk_depths
+from jumplora_bench.installed import Installed, Row, distinct, slots_of
+from jumplora_bench.lineages import Lineage, LineageCase, lineage_cases
 from jumplora_bench.lowrank import draw_all_linear
-from jumplora_bench.masked import Family, draw, draw_family, union_density
-from jumplora_server.engine.engine import Engine
+from jumplora_bench.masked import TURNS, Family, draw, draw_family, rolled, union_density
+from jumplora_bench.names import (
+    DENSITIES,
+    MANY_ROWS,
+    all_linear_name,
+    bare_name,
+    beams_name,
+    mixed_name,
+    rows_name,
+    unfolded,
+)
+from jumplora_bench.prompts import random_prompts
+from jumplora_bench.shapes import VOCABULARY
+from jumplora_server.engine.engine import Kernels
 from jumplora_server.engine.memory import trim_memory
-
-# T5-large's published sparsities, 94.9 and 87.6 % (arXiv 2604.16171), and what lineages of four
-# and of fifteen such deltas keep together.
-DENSITIES = (0.051, 0.124)
-LINEAGES = ((4, 0.124, 0.41), (15, 0.051, 0.54))  # slots, density of each, of their union
-_LABELS = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
-
-
-def label_of(dtype: str) -> str:
-    """The short name of a dtype in case names."""
-    return _LABELS[dtype]
-
-
-def mixed_name(rows: int, density: float, dtype: str) -> str:
-    """The case of as many tasks as rows."""
-    return f"ours {rows} tasks {density:.1%} {label_of(dtype)}"
-
-
-def beams_name(dtype: str) -> str:
-    """The case of a beam search a prompt, on the bare backbone."""
-    return f"ours {BEAMS} beams {label_of(dtype)}"
-
-
-def all_linear_name(rows: int, dtype: str) -> str:
-    """The case of as many LoRAs as rows, on every linear layer but the head."""
-    return f"ours {rows} all-linear LoRAs {label_of(dtype)}"
-
-
-def lineage_name(slots: int, dtype: str) -> str:
-    """The case of rows that each apply that many slots."""
-    return f"ours lineage of {slots} {label_of(dtype)}"
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledFamily:
-    """What a lineage's slots took in one engine. Bytes of all of its adapters together.
+    """What the adapters of a case took in one engine. Bytes of all of them together.
 
-    `own_bytes` are the deltas' as their files hold them: masks and bfloat16 values.
+    `slots` are those of a row, trunk included, the most of all rows; `own_bytes` are the deltas' as
+    their files hold them: masks and bfloat16 values.
     """
 
     name: str
@@ -65,23 +50,56 @@ class InstalledFamily:
     union: float
     packed_bytes: int
     own_bytes: int
+    trunk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """The trunks of a case's rows: seconds to fold each, bytes of one, and of a whole chain's.
+
+    `chain` are the trunks that all versions of the longest lineage use together.
+    """
+
+    name: str
+    dtype: str
+    seconds: Sequence[float]
+    trunk_bytes: int
+    length: int
+    chain: int
+
+    @property
+    def chain_bytes(self) -> int:
+        """What a chain takes above its own deltas once every version of it is resident."""
+        return self.chain * self.trunk_bytes
 
 
 class Fleet:
     """`wants` tells which cases are to be built; what none of them needs is not made."""
 
     def __init__(
-        self, work: Work, backbone: Backbone, dtypes: Sequence[str], wants: Callable[[str], bool]
+        self,
+        work: Work,
+        backbone: Backbone,
+        dtypes: Sequence[str],
+        wants: Callable[[str], bool],
+        kernels: Kernels = "auto",
     ) -> None:
         self.dtypes = dtypes
         self.families: list[InstalledFamily] = []
+        self.foldings: list[Folding] = []
+        self.rows: dict[
+            str, tuple[str, Sequence[Row]]
+        ] = {}  # of a case: dtype, what its rows apply
         self.backbone_bytes: dict[str, int] = {}
+        self.kernels: dict[str, str] = {}  # those that compute, by dtype
         self._work = work
         self._backbone = backbone
         self._wants = wants
-        self._engines: dict[str, Engine] = {}
+        self._wanted_kernels = kernels
+        self._installed: dict[str, Installed] = {}
         self._mixed: dict[float, list[Adapter]] = {}
         self._families: dict[Family, list[Adapter]] = {}
+        self._unions: dict[Family, float] = {}
 
     @cached_property
     def merged_task(self) -> Adapter:
@@ -97,49 +115,103 @@ class Fleet:
         ]
 
     def cases(self) -> Iterator[Case]:
-        """Bare, beams, both densities, lineages of both lengths, LoRAs, for every dtype."""
+        """Bare, beams, both densities, more rows, lineages, LoRAs, for every dtype."""
         for dtype in self.dtypes:
-            name = f"ours bare {label_of(dtype)}"
-            if self._wants(name):
-                yield OursCase(name, self._engine(dtype), self._work, [()] * self._work.rows)
-            name = beams_name(dtype)
-            if self._wants(name):
-                yield OursBeamsCase(name, self._engine(dtype), self._work, BEAMS)
+            if self._wants(name := bare_name(dtype)):
+                yield self._case(name, dtype, [()] * self._work.rows)
+            if self._wants(name := beams_name(dtype)):
+                yield OursBeamsCase(name, self._engine(dtype).engine, self._work, BEAMS)
             for density in DENSITIES:
-                name = mixed_name(self._work.rows, density, dtype)
-                if self._wants(name):
-                    yield OursCase(
-                        name, self._engine(dtype), self._work, self._mixed_slots(density, dtype)
-                    )
-            for length, density, union in LINEAGES:
-                name = lineage_name(length, dtype)
-                if self._wants(name):
-                    family = Family(length - 1, self._work.rows, density, union)
-                    yield OursCase(
-                        name, self._engine(dtype), self._work, self._lineages(name, family, dtype)
-                    )
-            name = all_linear_name(self._work.rows, dtype)
-            if self._wants(name):
-                slots = self._all_linear_slots(name, dtype)
-                yield OursCase(name, self._engine(dtype), self._work, slots)
+                if self._wants(name := mixed_name(self._work.rows, density, dtype)):
+                    yield self._mixed_case(name, density, dtype)
+            for rows in self._many_rows(dtype):
+                yield self._rows_case(rows, dtype)
+            for each in lineage_cases(self._work.rows, dtype):
+                yield from self._lineage_case(each, dtype)
+            if self._wants(name := all_linear_name(self._work.rows, dtype)):
+                loras = self._engine(dtype).deltas(self.all_linear)
+                own = [(part,) for part in loras]
+                self._add_family(name, own, density=1.0, union=1.0)
+                yield OursCase(name, self._engine(dtype).engine, self._work, slots_of(own))
+        self._mixed.clear()  # the engines have them
+        self._families.clear()
+        trim_memory()
 
     def one_task_tokens(self, dtype: str) -> Tokens:
         """What our engine generates when all rows use the merged task. Not timed."""
-        engine = self._engine(dtype)
+        engine = self._engine(dtype).engine
         slot = engine.install(engine.pack(self.merged_task))
         lap = OursCase("one task", engine, self._work, [(slot,)] * self._work.rows).run()
         engine.remove(slot)
         return lap.tokens
 
-    def _engine(self, dtype: str) -> Engine:
-        if dtype not in self._engines:
+    def _engine(self, dtype: str) -> Installed:
+        if dtype not in self._installed:
             beams = BEAMS if self._wants(beams_name(dtype)) else 1
-            engine = self._engines[dtype] = make_engine(self._work, dtype, beams=beams)
+            rows = max(beams * self._work.rows, *self._many_rows(dtype), 0)
+            engine = make_engine(self._work, dtype, self._wanted_kernels, rows=rows)
             trim_memory()
+            self._installed[dtype] = Installed(engine, self._backbone)
             self.backbone_bytes[dtype] = engine.weight_bytes
-        return self._engines[dtype]
+            self.kernels[dtype] = engine.kernels
+        return self._installed[dtype]
 
-    def _mixed_slots(self, density: float, dtype: str) -> list[Slots]:
+    def _many_rows(self, dtype: str) -> list[int]:
+        """The row counts above the plan's that are measured; of int8 only."""
+        if dtype != "int8":
+            return []
+        more = [rows for rows in MANY_ROWS if rows > self._work.rows]
+        return [rows for rows in more if self._wants(rows_name(rows, dtype))]
+
+    def _case(self, name: str, dtype: str, rows: Sequence[Row]) -> OursCase:
+        self.rows[name] = (dtype, rows)
+        return OursCase(name, self._engine(dtype).engine, self._work, slots_of(rows))
+
+    def _mixed_case(self, name: str, density: float, dtype: str) -> Case:
+        adapters = self._tasks(density)
+        rows = [(part,) for part in self._engine(dtype).deltas(adapters)]
+        self._add_family(name, rows, density=density, union=_union(adapters[:1]))
+        return self._case(name, dtype, rows)
+
+    def _rows_case(self, count: int, dtype: str) -> Case:
+        """As many tasks as rows: those of the mixed case, and what `rolled` makes of them."""
+        tasks, installed = self._tasks(DENSITIES[0]), self._engine(dtype)
+        rows: list[Row] = []
+        for row in range(count):
+            turn, task = divmod(row, len(tasks))
+            rows.append(installed.deltas([rolled(tasks[task], turn % TURNS)]))
+        name = rows_name(count, dtype)
+        self._add_family(name, rows, density=DENSITIES[0], union=_union(tasks[:1]))
+        work = replace(self._work, prompts=random_prompts(count, self._work.source, VOCABULARY))
+        return OursCase(name, installed.engine, work, slots_of(rows))
+
+    def _lineage_case(self, case: LineageCase, dtype: str) -> Iterator[Case]:
+        """In the form that a server gives it, and unfolded where that is another one."""
+        default, plain = self._wants(case.name), self._wants(unfolded(case.name))
+        if not (default or plain):
+            return
+        engine = self._engine(dtype)
+        plain &= engine.engine.can_fold  # else both forms are the same
+        folded_rows: list[Row] = []
+        plain_rows: list[Row] = []
+        longest: Lineage = ()
+        for lineage in case.lineages(self._members(case.family)):
+            if default:
+                folded_rows.append(engine.folded(lineage, trunk_depth(engine.engine, lineage)))
+            if plain:
+                plain_rows.append(engine.deltas(lineage))
+            longest = max(longest, lineage, key=len)
+            trim_memory()
+        density, union = case.family.density, self._unions[case.family]
+        if default:
+            self._add_family(case.name, folded_rows, density=density, union=union)
+            self._add_folding(case.name, dtype, folded_rows, longest)
+            yield self._case(case.name, dtype, folded_rows)
+        if plain:
+            self._add_family(unfolded(case.name), plain_rows, density=density, union=union)
+            yield self._case(unfolded(case.name), dtype, plain_rows)
+
+    def _tasks(self, density: float) -> list[Adapter]:
         if density not in self._mixed:
             with ThreadPoolExecutor() as threads:
                 self._mixed[density] = list(
@@ -148,59 +220,38 @@ class Fleet:
                         range(self._work.rows),
                     )
                 )
-        adapters = self._mixed[density]
-        slots, packed = self._install(adapters, dtype)
-        self.families.append(
-            InstalledFamily(
-                mixed_name(self._work.rows, density, dtype),
-                len(adapters),
-                1,
-                density,
-                _union(adapters[:1]),
-                packed,
-                _own_bytes(adapters),
-            )
-        )
-        return [(slot,) for slot in slots]
+        return self._mixed[density]
 
-    def _lineages(self, name: str, family: Family, dtype: str) -> list[Slots]:
+    def _members(self, family: Family) -> list[Adapter]:
         if family not in self._families:
-            self._families[family] = draw_family(self._backbone, family, seed=1000 * family.length)
-        adapters = self._families[family]
-        slots, packed = self._install(adapters, dtype)
-        ancestors, leaves = slots[: family.ancestors], slots[family.ancestors :]
+            members = draw_family(self._backbone, family, seed=1000 * family.length)
+            self._families[family] = members
+            self._unions[family] = _union(members[: family.length])
+        return self._families[family]
+
+    def _add_family(self, name: str, rows: Sequence[Row], *, density: float, union: float) -> None:
+        parts = distinct(rows)
+        deltas = [part for part in parts if not part.trunk]
         self.families.append(
             InstalledFamily(
                 name,
-                len(adapters),
-                family.length,
-                family.density,
-                _union(adapters[: family.length]),
-                packed,
-                _own_bytes(adapters),
+                len(deltas),
+                max(map(len, rows)),
+                density,
+                union,
+                sum(part.nbytes for part in deltas),
+                sum(part.own_bytes for part in deltas),
+                sum(part.nbytes for part in parts if part.trunk),
             )
         )
-        return [(*ancestors, leaf) for leaf in leaves]
 
-    def _all_linear_slots(self, name: str, dtype: str) -> list[Slots]:
-        adapters = self.all_linear
-        slots, packed = self._install(adapters, dtype)
-        self.families.append(
-            InstalledFamily(name, len(adapters), 1, 1.0, 1.0, packed, _own_bytes(adapters))
-        )
-        return [(slot,) for slot in slots]
-
-    def _install(self, adapters: Sequence[Adapter], dtype: str) -> tuple[list[int], int]:
-        """Slots of the adapters, and the bytes that they take."""
-        engine = self._engine(dtype)
-        with ThreadPoolExecutor() as threads:
-            packed = list(threads.map(engine.pack, adapters))
-        trim_memory()
-        return [engine.install(each) for each in packed], sum(each.nbytes for each in packed)
-
-
-def _own_bytes(adapters: Sequence[Adapter]) -> int:
-    return sum(delta.nbytes for adapter in adapters for delta in adapter.deltas.values())
+    def _add_folding(self, name: str, dtype: str, rows: Sequence[Row], longest: Lineage) -> None:
+        trunks = [part for part in distinct(rows) if part.trunk]
+        if trunks:
+            chain = len(trunk_depths(self._engine(dtype).engine, longest))
+            nbytes = max(trunk.nbytes for trunk in trunks)
+            seconds = [trunk.fold_seconds for trunk in trunks]
+            self.foldings.append(Folding(name, dtype, seconds, nbytes, len(longest), chain))
 
 
 def _union(lineage: Sequence[Adapter]) -> float:

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.delta import SparseDelta, pack_mask
+from jumplora_adapters.delta import Delta, SparseDelta, count_bits, pack_mask
 from jumplora_adapters.format import Adapter, describe
 from jumplora_adapters.manifest import Manifest, PromptSpec
 
 _STD = 0.01  # of the values: small beside the weights, so that activations stay as they are
+TURNS = 8
+"""How many adapters `rolled` makes of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,29 @@ def draw(
         prompt=prompt,
         created="2026-01-01T00:00:00Z",
     )
-    return Adapter(describe(manifest, deltas), deltas, f"{task}-{seed}")
+    return Adapter(describe(manifest, deltas), deltas, f"{task}-{seed}-{density:g}")
+
+
+def rolled(adapter: Adapter, turn: int) -> Adapter:
+    """Another adapter of the same numbers: its matrices' rows are moved down, `turn` of TURNS.
+
+    Random entries that have moved are as good as newly drawn ones, and cost a copy. Adapters that
+    are moved alike overlap as they did before.
+    """
+    if turn % TURNS == 0:
+        return adapter
+    deltas = {name: _rolled(delta, turn) for name, delta in adapter.deltas.items()}
+    return Adapter(describe(adapter.manifest, deltas), deltas, f"{adapter.digest}-turned{turn}")
+
+
+def _rolled(delta: Delta, turn: int) -> SparseDelta:
+    assert isinstance(delta, SparseDelta)
+    d_out, d_in = delta.shape
+    by = d_out * turn // TURNS
+    mask = delta.mask.view(d_out, d_in // 8)  # a row is whole bytes
+    moved = count_bits(mask[d_out - by :])
+    values = delta.values.roll(moved)
+    return SparseDelta(delta.shape, mask.roll(by, 0).flatten(), values)
 
 
 def draw_family(backbone: Backbone, family: Family, *, seed: int) -> list[Adapter]:

@@ -15,15 +15,15 @@ from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.format import Adapter
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Work
-from jumplora_bench.cases.ours import OursCase, Slots, make_engine
+from jumplora_bench.cases.ours import EngineRefused, OursCase, Slots, make_engine
 from jumplora_bench.cases.torch_peers import RANK
 from jumplora_bench.lowrank import draw_all_linear
 from jumplora_bench.masked import draw
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Grid, Report
-from jumplora_bench.roofs import Roofs, measure_roofs
+from jumplora_bench.roofs import Roofs, measure_roofs, shrink_of
 from jumplora_bench.shapes import VOCABULARY, ShapeName
-from jumplora_server.engine.engine import Kernels
+from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.layout import Kind
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.native.tape import Timing
@@ -45,6 +45,7 @@ class ProfilePlan:
     density: float = 0.051  # of masked adapters
     rounds: int = 5
     lora: bool = False  # LoRAs on every linear layer but the head, in place of masked q and v
+    kernels: Kernels = "native"  # beside torch's
 
     @property
     def adapters(self) -> str:
@@ -77,7 +78,7 @@ def measure_profile(plan: ProfilePlan, command: str, on_state: Callable[[str], N
     )
     report = Report("profile", title, command)
     on_state("roofs")
-    roofs = measure_roofs(plan.dtype)
+    roofs = measure_roofs(plan.dtype, shrink_of(plan.shape))
     with tempfile.TemporaryDirectory(prefix="jumplora-bench-") as folder:
         backbone = read_backbone(write_backbone(Path(folder) / "backbone", plan.shape))
         prompts = random_prompts(plan.rows, plan.source, VOCABULARY)
@@ -103,17 +104,23 @@ def measure_profile(plan: ProfilePlan, command: str, on_state: Callable[[str], N
 
 def _case(
     plan: ProfilePlan, work: Work, adapters: Sequence[Adapter], kernels: Kernels
-) -> tuple[OursCase, object]:
+) -> tuple[OursCase, Engine]:
     engine = make_engine(work, plan.dtype, kernels)
     slots: list[Slots] = [(engine.install(engine.pack(adapter)),) for adapter in adapters]
-    return OursCase(kernels, engine, work, slots), engine.runner
+    return OursCase(kernels, engine, work, slots), engine
 
 
 def _native(
     plan: ProfilePlan, work: Work, adapters: Sequence[Adapter], roofs: Roofs, report: Report
 ) -> None:
-    case, runner = _case(plan, work, adapters, "native")
-    assert isinstance(runner, NativeRunner)
+    case, engine = _case(plan, work, adapters, plan.kernels)
+    runner = engine.runner
+    if not isinstance(runner, NativeRunner):
+        raise EngineRefused(
+            f"kernels {plan.kernels} compute with {engine.kernels} here; only native kernels are "
+            "timed by operation: give --kernels native to see why they do not run"
+        )
+    report.about["kernels"] = engine.kernels
     case.run()
     for tape in runner.tapes.values():
         tape.start_timing()

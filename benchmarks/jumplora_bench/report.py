@@ -38,6 +38,7 @@ class Report:
     title: str
     command: str
     device: str = "cpu"
+    about: dict[str, str] = field(default_factory=dict)  # more facts, of what was measured
     grids: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     data: dict[str, object] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Report:
             "commit": commit(),
             "command": self.command,
             "versions": versions(),
+            **self.about,
             "load average before": self.load_before,
         }
 

@@ -14,7 +14,7 @@ from jumplora_bench.backbone import write_backbone
 from jumplora_bench.bars import Bar, compare, verdict
 from jumplora_bench.cases.case import Lap, Work
 from jumplora_bench.cases.ours import OursCase, make_engine
-from jumplora_bench.fleet import label_of
+from jumplora_bench.names import label_of
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Grid, Report
 from jumplora_bench.rounds import Laps, run_rounds, spread

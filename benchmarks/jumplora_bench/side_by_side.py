@@ -3,7 +3,7 @@
     .venv/bin/python -m jumplora_bench.side_by_side --old OTHER --rounds 21 --out benchmarks/results
 
 OTHER is a checkout of another commit whose kernels were built (`pip install .` there, or a copy
-with its `_kernels.so`). Both run under this interpreter and its packages, on one backbone. For
+with its `_kernels*.so`). Both run under this interpreter and its packages, on one backbone. For
 each round and case there is one ratio; the interval is of their median.
 """
 

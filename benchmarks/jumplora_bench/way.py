@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, get_args
+from typing import get_args
 
 import httpx
 from rich.console import Console
@@ -34,12 +34,12 @@ from jumplora_bench.backbone import write_backbone
 from jumplora_bench.published import publish_tasks
 from jumplora_server import app, logs
 from jumplora_server.api.middleware import ACCESS_LOG
+from jumplora_server.core import Kernels
 from jumplora_server.http.server import bound_socket
 from jumplora_server.settings import Settings
 
 TASK = "trec"
 MOST_SECONDS = 60.0  # any wait here
-Kernels = Literal["auto", "native", "torch"]
 _SERVER = Path(next(iter(jumplora_server.__path__)))
 _PREFIX = f"{_SERVER}{os.sep}"
 

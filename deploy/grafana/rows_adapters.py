@@ -24,8 +24,9 @@ MEMORY = Row(
             "Budget",
             "timeseries",
             "bytes",
-            "jumplora_adapter_budget_used_bytes of all resident adapters, against "
-            "jumplora_adapter_budget_limit_bytes. At the limit the least used are evicted.",
+            "jumplora_adapter_budget_used_bytes of all resident adapters and trunks, against "
+            "jumplora_adapter_budget_limit_bytes. At the limit the least used are evicted; only "
+            "trunks that cannot go may pass it. jumplora_trunk_memory_bytes is the trunks' part.",
             (
                 Query(
                     "sum by (instance) (jumplora_adapter_budget_used_bytes)", "{{instance}} used"
@@ -33,6 +34,7 @@ MEMORY = Row(
                 Query(
                     "sum by (instance) (jumplora_adapter_budget_limit_bytes)", "{{instance}} limit"
                 ),
+                Query("sum by (instance) (jumplora_trunk_memory_bytes)", "{{instance}} trunks"),
             ),
             width=12,
             no_value="No adapters",
@@ -196,8 +198,8 @@ ADAPTERS = Row(
             "Newest load",
             "timeseries",
             "s",
-            "jumplora_adapter_last_load_seconds: stages (read, pack, warmup, canaries) of each "
-            "task's newest load.",
+            "jumplora_adapter_last_load_seconds: stages (read, fold, pack, warmup, "
+            "canaries) of each task's newest load.",
             (
                 Query(
                     f"max by (task_id, stage) (jumplora_adapter_last_load_seconds{{{SELECTED}}})",

@@ -37,6 +37,7 @@ from jumplora_server.loop.outbox import Delivery
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.publishing import Publishing
 from jumplora_server.residency.engine import AdapterEngine
+from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.trials import CanaryRun, TrialRun
 from jumplora_server.services import Lifecycle, Services
@@ -146,7 +147,7 @@ def connect(
         store,
         backbone,
         engine,
-        budget_bytes=settings.adapter_budget_bytes,
+        folding=_folding(settings, engine),
         metrics=metrics,
         warm_up=TrialRun(submit, prompt, clock),
         replay_canaries=CanaryRun(
@@ -198,6 +199,13 @@ def connect(
         lifecycle=lifecycle,
     )
     return Parts(services, delivery)
+
+
+def _folding(settings: Settings, engine: AnyEngine) -> Folding:
+    try:
+        return Folding.of(engine, settings.fold, settings.fold_share, settings.adapter_budget_bytes)
+    except ValueError as error:
+        raise StartupError(str(error)) from error
 
 
 def _log_generation(generation: Generation) -> None:

@@ -15,6 +15,12 @@ from typing import Literal, Protocol
 
 from jumplora_adapters.manifest import Manifest
 
+InstructionSet = Literal["avx512", "avx2_vnni", "avx2", "neon"]
+"""What a processor may have and native kernels are compiled for."""
+
+Kernels = Literal["auto", "native", "torch", InstructionSet]
+"""An operator's choice: the best native ones or those of one instruction set, torch, or either."""
+
 
 class NoEmbedding(ValueError):
     """A prompt needs a token that the backbone's embedding has no row for."""

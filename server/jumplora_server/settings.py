@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from jumplora_server.core import QueueLimits
+from jumplora_server.core import Kernels, QueueLimits
 
 PREFIX = "JUMPLORA_"
 # Read by the command line's client commands, not by the server; a shell may well hold both.
@@ -71,6 +71,7 @@ def _size(default: int, description: str, ge: int, le: int) -> Any:
     return Field(default=default, ge=ge, le=le, description=description)
 
 
+Fold = Literal["never", "auto", "always"]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Keys = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(split_keys)]
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -92,9 +93,11 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "int8"] = Field(
         default="float32", description="arithmetic of the backbone's linear layers"
     )
-    kernels: Literal["auto", "native", "torch"] = Field(
+    kernels: Kernels = Field(
         default="auto",
-        description="native: compiled, float32 and int8 on the CPU; auto: native where possible",
+        description="native: compiled, float32 and int8 on the CPU, for the best instruction set "
+        "that was built and runs; auto: native where possible; an instruction set: native for this "
+        "one, or no start",
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where the engine computes")
     threads: int = _size(0, "CPU threads of the engine (0: as many as cores)", 0, 1024)
@@ -154,6 +157,19 @@ class Settings(BaseSettings):
 
     adapter_budget_bytes: Bytes = _size(
         GIB, 'memory for resident adapters ("512MiB")', KIB, 1024**5
+    )
+    fold: Fold = Field(
+        default="auto",
+        description="whether to merge ancestors into trunks (copies of the backbone's weights): "
+        "auto: where the trunks of a chain of 15 take little enough; always: all but the last "
+        "version of each lineage",
+    )
+    fold_share: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="share of the adapter budget that the trunks of one chain may take with fold "
+        "auto; never more than the backbone's weights",
     )
     max_adapter_bytes: Bytes = _size(
         512 * MIB, "bytes of one adapter file, uploaded or published", KIB, 512 * MIB
@@ -226,9 +242,11 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.dtype == "int8" and self.device != "cpu":
             raise ValueError("JUMPLORA_DTYPE int8 runs on JUMPLORA_DEVICE cpu only")
-        if self.kernels == "native" and (self.dtype == "bfloat16" or self.device != "cpu"):
+        if self.kernels not in ("auto", "torch") and (
+            self.dtype == "bfloat16" or self.device != "cpu"
+        ):
             raise ValueError(
-                "JUMPLORA_KERNELS native computes JUMPLORA_DTYPE float32 and int8 on "
+                f"JUMPLORA_KERNELS {self.kernels} computes JUMPLORA_DTYPE float32 and int8 on "
                 "JUMPLORA_DEVICE cpu only"
             )
         return self

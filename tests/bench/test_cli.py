@@ -76,6 +76,8 @@ def test_the_command_line_is_told_as_it_was_given(
             "engine", ["--case", "a b", "--case", "c*"], "cases", ("a b", "c*"), id="patterns"
         ),
         pytest.param("engine", ["--dtype", "bfloat16"], "dtypes", ("bfloat16",), id="a dtype"),
+        pytest.param("engine", ["--kernels", "torch"], "kernels", "torch", id="kernels"),
+        pytest.param("profile", ["--kernels", "auto"], "kernels", "auto", id="a profile's kernels"),
         pytest.param(
             "serving", ["--part", "low-load"], "parts", ("low-load",), id="a part of serving"
         ),
@@ -121,6 +123,8 @@ def test_a_flag_is_told_without_a_value(monkeypatch: pytest.MonkeyPatch) -> None
         pytest.param("fairness", ["--scenario", "flood"], id="an unknown flood"),
         pytest.param("engine", ["--dtype", "float16"], id="an unknown dtype"),
         pytest.param("engine", ["--shape", "xxl"], id="an unknown shape"),
+        pytest.param("engine", ["--kernels", "mmx"], id="unknown kernels"),
+        pytest.param("profile", ["--kernels", "mmx"], id="a profile of unknown kernels"),
         pytest.param("profile", ["--rounds", "0"], id="no round"),
         pytest.param("sampling", ["--device", "tpu"], id="an unknown device"),
     ],

@@ -15,12 +15,18 @@ from jumplora_adapters.backbone import read_backbone
 from jumplora_bench.adapters import AdaptersPlan
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Lap, Work
+from jumplora_bench.cases.ct2_merged import convert_merged
+from jumplora_bench.cases.ct2_restricted import RestrictedCase
 from jumplora_bench.cases.hub_split import HubCase
 from jumplora_bench.cases.torch_peers import ALL_LINEAR, BEAMS_CASE
 from jumplora_bench.engine import EnginePlan, _last_tokens, _peers, _sanity, measure_engine
-from jumplora_bench.fleet import Fleet, all_linear_name
+from jumplora_bench.extra import PeerMissing
+from jumplora_bench.fleet import Fleet
+from jumplora_bench.machine import processor_flags
+from jumplora_bench.names import all_linear_name, ct2_avx2_name, ct2_name
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Report
+from jumplora_bench.rounds import same_share
 from jumplora_bench.sampling import SamplingPlan, measure_sampling
 from jumplora_bench.shapes import VOCABULARY
 
@@ -122,6 +128,36 @@ def test_ctranslate2_serves_the_one_task_merged(work: Work, tmp_path: Path) -> N
     (pair,) = _sanity(tokens, fleet, work.rows)
     assert (pair.ours, pair.theirs) == ("ours, that one task fp32", "CTranslate2 merged fp32")
     assert (pair.tokens, pair.rows) == (1.0, 1.0)
+
+
+needs_avx2 = pytest.mark.skipif("avx2" not in processor_flags().split(), reason="no AVX2 here")
+
+
+@pytest.mark.slow
+@needs_avx2
+def test_a_restricted_ctranslate2_says_what_the_other_says(work: Work, tmp_path: Path) -> None:
+    restricted_names = [ct2_avx2_name("int8", products=products) for products in (False, True)]
+    names = (ct2_name("int8"), *restricted_names)
+    plan = replace(PLAN, dtypes=("int8",), cases=names)
+    fleet = Fleet(work, read_backbone(work.backbone), plan.dtypes, plan.wants)
+    with ExitStack() as held:
+        cases = list(_peers(plan, work, fleet, tmp_path, held))
+        usual, *restricted = (case.run() for case in cases)
+    assert tuple(case.name for case in cases) == names
+    own, products = restricted
+    assert same_share(own.tokens, usual.tokens)[0] >= 0.5
+    # Without VNNI its products saturate in 16 bits, and other tokens may come first.
+    assert [len(row) for row in products.tokens] == [PLAN.new] * PLAN.rows
+    assert all(lap.seconds > 0 for lap in restricted)
+
+
+def test_a_ctranslate2_that_does_not_take_the_restriction_is_refused(
+    work: Work, tmp_path: Path
+) -> None:
+    fleet = Fleet(work, read_backbone(work.backbone), ("int8",), lambda name: False)
+    model = convert_merged(work.backbone, fleet.merged_task.deltas, tmp_path)
+    with pytest.raises(PeerMissing, match=r"did not start with SSE9\. It said: .*SSE9"):
+        RestrictedCase("it", model, work, "int8", "SSE9", tmp_path / "log", products=False)
 
 
 def test_the_last_rounds_tokens_are_compared() -> None:

@@ -13,20 +13,21 @@ from jumplora_adapters.store import Store
 from jumplora_bench.adapters import bytes_of
 from jumplora_bench.backbone import write_backbone
 from jumplora_bench.cases.case import Work
-from jumplora_bench.cases.ours import OursCase, make_engine
-from jumplora_bench.cases.torch_peers import RANK, transformers_bare, transformers_beams
+from jumplora_bench.cases.ours import EngineRefused, OursCase, make_engine
+from jumplora_bench.cases.torch_peers import RANK, load_model, transformers_bare, transformers_beams
 from jumplora_bench.engine import EnginePlan
-from jumplora_bench.fleet import (
+from jumplora_bench.fleet import Fleet
+from jumplora_bench.loading import PARTS, Loading, measure_parts
+from jumplora_bench.masked import draw
+from jumplora_bench.names import (
     DENSITIES,
     LINEAGES,
-    Fleet,
     beams_name,
     label_of,
     lineage_name,
     mixed_name,
+    unfolded,
 )
-from jumplora_bench.loading import PARTS, Loading, measure_parts
-from jumplora_bench.masked import draw
 from jumplora_bench.offline import OfflineEngine
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.published import publish_tasks, task_names, write_random
@@ -48,7 +49,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 def test_the_bare_engine_says_what_transformers_says(setting: Setting) -> None:
     work, _ = setting
     ours = OursCase("ours", make_engine(work, "float32"), work, [()] * ROWS).run()
-    theirs = transformers_bare(work, torch.float32).run()
+    theirs = transformers_bare(work, load_model(work, torch.float32)).run()
     assert same_share(ours.tokens, theirs.tokens) == (1.0, 1.0)
     assert {len(row) for row in ours.tokens} == {NEW}
     assert len({token for row in ours.tokens for token in row}) > 1, "not one token over and over"
@@ -60,13 +61,18 @@ def test_our_beams_say_what_transformers_beams_say(setting: Setting) -> None:
     work, backbone = setting
     fleet = Fleet(work, backbone, ("float32",), lambda name: name == beams_name("float32"))
     (case,) = fleet.cases()
-    ours, theirs = case.run(), transformers_beams(work, torch.float32).run()
+    ours, theirs = case.run(), transformers_beams(work, load_model(work, torch.float32)).run()
     assert same_share(ours.tokens, theirs.tokens) == (1.0, 1.0)
     assert {len(row) for row in ours.tokens} == {NEW}
     greedy = OursCase("greedy", make_engine(work, "float32"), work, [()] * ROWS).run()
     assert ours.tokens != greedy.tokens, "no contrast"
     assert ours.encode_seconds is not None
     assert 0 < ours.encode_seconds < ours.seconds
+
+
+def test_kernels_that_do_not_compute_a_dtype_are_refused(setting: Setting) -> None:
+    with pytest.raises(EngineRefused, match="not bfloat16"):
+        make_engine(setting[0], "bfloat16", "native")
 
 
 def test_work_is_as_long_as_its_longest_prompt() -> None:
@@ -91,7 +97,7 @@ def test_a_fleet_makes_only_what_is_wanted(setting: Setting) -> None:
 def test_a_fleets_lineages_share_all_but_the_last_slot(setting: Setting) -> None:
     work, backbone = setting
     slots, density, union = LINEAGES[0]
-    name = lineage_name(slots, "float32")
+    name = unfolded(lineage_name(slots, "float32"))
     fleet = Fleet(work, backbone, ("float32",), lambda each: each == name)
     (case,) = fleet.cases()
     assert isinstance(case, OursCase)

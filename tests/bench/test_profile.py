@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumplora_bench.profile import Cost, _fill, _floor, _Line, _name
+from jumplora_bench.cases.ours import EngineRefused
+from jumplora_bench.profile import (
+    Cost,
+    ProfilePlan,
+    _fill,
+    _floor,
+    _Line,
+    _name,
+    measure_profile,
+)
 from jumplora_bench.report import Report
 from jumplora_bench.roofs import Roofs, measure_roofs
 from jumplora_server.engine.native.layout import Kind
@@ -61,6 +70,12 @@ def test_other_operations_have_no_floor() -> None:
     assert others
     for kind in others:
         assert _floor(timing(kind, 1, 1, 1, 1, 1), 1, 1, (), SLOW_MEMORY) is None
+
+
+def test_only_native_kernels_are_timed() -> None:
+    plan = ProfilePlan("tiny", "float32", rows=1, source=4, new=1, rounds=1, kernels="torch")
+    with pytest.raises(EngineRefused, match="kernels torch compute with torch here"):
+        measure_profile(plan, "a command", lambda state: None)
 
 
 def test_linears_are_told_apart_by_their_size() -> None:

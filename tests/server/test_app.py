@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from factories import tiny_t5, write_random_adapter
+from fakes import FakeEngine
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.errors import BackboneError, StoreError
 from jumplora_adapters.manifest import PromptSpec
@@ -32,7 +33,8 @@ from jumplora_server.cli.main import command_line
 from jumplora_server.client import Client
 from jumplora_server.engine.tokenizer import MAX_EXTRA_TOKENS
 from jumplora_server.settings import load_settings
-from serving import connected, make_site, wait_for
+from serving import character_tokenizer, connected, make_site, wait_for
+from small_server import BACKBONE
 
 PROMPT = PromptSpec(template="Text: {text}\nAnswer:")
 
@@ -47,6 +49,13 @@ def references(value: Any) -> Iterator[str]:
         case list():
             for inner in value:
                 yield from references(inner)
+
+
+def test_always_folding_needs_an_engine_that_folds(tmp_path: Path) -> None:
+    settings = load_settings(backbone="toy", store=tmp_path / "store", fold="always")
+    engine = FakeEngine(can_fold=False)
+    with pytest.raises(app.StartupError, match=r"JUMPLORA_FOLD is always.*JUMPLORA_FOLD=auto"):
+        app.connect(settings, BACKBONE, engine, character_tokenizer())
 
 
 def test_the_description_is_complete(tmp_path: Path) -> None:

@@ -247,6 +247,8 @@ def status_with(task: str, desired: str, failure: LoadFailure | None) -> TaskSta
         nonzeros=0,
         density=0.0,
         canary_accuracy=None,
+        folded_depth=0,
+        trunk_bytes=0,
         manifest=None,
         history=(),
     )

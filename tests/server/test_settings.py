@@ -73,6 +73,16 @@ def test_a_canary_floor_is_a_share(given: str) -> None:
         load(canary_floor=given)
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("fold", "sometimes"), ("fold_share", "0"), ("fold_share", "1.01"), ("fold_share", "nan")],
+)
+def test_folding(name: str, given: str) -> None:
+    assert (load().fold, load().fold_share) == ("auto", 0.75)
+    with pytest.raises(SettingsError, match=f"JUMPLORA_{name.upper()}: "):
+        load(**{name: given})
+
+
 @pytest.mark.parametrize("given", ["", "MiB", "-1MiB", "1 parsec", "1e9", "0x10"], ids=repr)
 def test_bytes_that_are_none(given: str) -> None:
     with pytest.raises(SettingsError, match=r"JUMPLORA_MAX_ADAPTER_BYTES.*512MiB"):

@@ -8,26 +8,42 @@ from collections.abc import Sequence as Rows
 
 import torch
 
+from jumplora_adapters.errors import AdapterError
 from jumplora_bench.cases.case import Lap, Work
 from jumplora_server.core import Batch, Encoding, NoText, Sampling, Sequence
 from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.native.library import NativeUnavailable
 
 Slots = tuple[int, ...]
 
 
-def make_engine(work: Work, dtype: str, kernels: Kernels = "auto", *, beams: int = 1) -> Engine:
-    """An engine with exactly the rows and lengths of the work, `beams` rows a prompt."""
+class EngineRefused(AdapterError):
+    """The engine does not compute so on this machine."""
+
+    code = "engine"
+
+
+def make_engine(
+    work: Work, dtype: str, kernels: Kernels = "auto", *, rows: int | None = None
+) -> Engine:
+    """An engine with exactly the lengths of the work, and its rows where no number is given.
+
+    Raises EngineRefused where dtype, device and kernels do not go together or do not run here.
+    """
     # As the server does: torch says it once of a class of operations, of which one is used.
     warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-    return Engine(
-        work.backbone,
-        dtype=dtype,
-        device=work.device,
-        kernels=kernels,
-        max_rows=beams * work.rows,
-        max_source_tokens=work.source,
-        max_target_tokens=work.new,
-    )
+    try:
+        return Engine(
+            work.backbone,
+            dtype=dtype,
+            device=work.device,
+            kernels=kernels,
+            max_rows=rows or work.rows,
+            max_source_tokens=work.source,
+            max_target_tokens=work.new,
+        )
+    except (ValueError, NativeUnavailable) as error:
+        raise EngineRefused(str(error)) from error
 
 
 class OursCase:

@@ -15,6 +15,7 @@ from jumplora_bench.extra import peer
 
 RANK = 8
 BEAMS = 4
+BARE = "transformers bare"
 BEAMS_CASE = f"transformers {BEAMS} beams"
 ALL_LINEAR = "PEFT mixed all-linear"
 
@@ -45,14 +46,14 @@ class GenerateCase:
         return Lap(seconds, tuple(tuple(row) for row in out[:, 1:].tolist()))
 
 
-def transformers_bare(work: Work, dtype: torch.dtype) -> GenerateCase:
+def transformers_bare(work: Work, model: Any) -> GenerateCase:
     """The backbone alone."""
-    return GenerateCase("transformers bare", _model(work, dtype), work)
+    return GenerateCase(BARE, model, work)
 
 
-def transformers_beams(work: Work, dtype: torch.dtype) -> GenerateCase:
+def transformers_beams(work: Work, model: Any) -> GenerateCase:
     """The backbone alone, with beams."""
-    return GenerateCase(BEAMS_CASE, _model(work, dtype), work, num_beams=BEAMS)
+    return GenerateCase(BEAMS_CASE, model, work, num_beams=BEAMS)
 
 
 def peft_mixed(work: Work, dtype: torch.dtype) -> GenerateCase:
@@ -79,13 +80,14 @@ def _wrapped(work: Work, dtype: torch.dtype, names: Sequence[str], **options: An
     """The backbone with a new LoRA of each name."""
     peft = peer("peft")
     config = peft.LoraConfig(r=RANK, task_type="SEQ_2_SEQ_LM", **options)
-    model = peft.get_peft_model(_model(work, dtype), config, adapter_name=names[0])
+    model = peft.get_peft_model(load_model(work, dtype), config, adapter_name=names[0])
     for name in names[1:]:
         model.add_adapter(name, config)
     return model.to(device=work.device, dtype=dtype).eval()
 
 
-def _model(work: Work, dtype: torch.dtype) -> Any:
+def load_model(work: Work, dtype: torch.dtype) -> Any:
+    """transformers' model of the backbone, whose answers have all of their tokens."""
     transformers = peer("transformers")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -42,6 +42,13 @@ class AdapterSummary(BaseModel):
     bytes: Bytes
     nonzeros: int
     density: float
+    folded_depth: int | None = Field(
+        description="how many ancestors are merged into the trunk that the version uses; 0: it "
+        "uses none; null: decided when it is loaded"
+    )
+    trunk_bytes: int = Field(
+        description="memory of that trunk, which other versions may use as well; not in bytes"
+    )
 
 
 class AdapterDetail(AdapterSummary):
@@ -112,4 +119,6 @@ def _fields(status: TaskStatus) -> dict[str, object]:
         },
         "nonzeros": status.nonzeros,
         "density": status.density,
+        "folded_depth": status.folded_depth,
+        "trunk_bytes": status.trunk_bytes,
     }

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from jumplora_adapters.bounds import FREE_RANK
 from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
-from jumplora_server.engine.linear import MIN_ROWS, make_linear
+from jumplora_server.engine.linear import at_least_min_rows, make_linear
+from jumplora_server.engine.trunk import TrunkForm
 
 Phase = Literal["encode", "decode"]
 
@@ -95,7 +96,7 @@ class DenseForm:
 
     def product(self, x: Tensor, phase: Phase) -> Tensor:
         """x [n, d_in] float32 -> [n, d_out] float32."""
-        return self._linear(_at_least_min_rows(x))[: x.shape[0]]
+        return self._linear(at_least_min_rows(x))[: x.shape[0]]
 
 
 class LowRankForm:
@@ -108,7 +109,7 @@ class LowRankForm:
 
     def product(self, x: Tensor, phase: Phase) -> Tensor:
         """x [n, d_in] float32 -> [n, d_out] float32."""
-        return self._b(self._a(_at_least_min_rows(x)))[: x.shape[0]]
+        return self._b(self._a(at_least_min_rows(x)))[: x.shape[0]]
 
 
 class CombinedForm:
@@ -122,11 +123,6 @@ class CombinedForm:
         """x [n, d_in] float32 -> [n, d_out] float32."""
         sparse, lowrank = self._parts
         return sparse.product(x, phase) + lowrank.product(x, phase)
-
-
-def _at_least_min_rows(x: Tensor) -> Tensor:
-    missing = MIN_ROWS - x.shape[0]
-    return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x
 
 
 def make_form(delta: Delta, device: torch.device) -> DeltaForm:
@@ -160,7 +156,8 @@ def product_reference(delta: Delta, x: Tensor) -> Tensor:
     return (x.double() @ delta.to_dense(torch.float32).double().t()).float()
 
 
-Forms = Mapping[str, DeltaForm]  # module name -> form
+Forms = Mapping[str, DeltaForm | TrunkForm]
+"""Module name -> form, of what a slot holds: a version's own deltas, or a trunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +165,22 @@ class DeltaPlan:
     """Which rows of a batch each slot's deltas apply to, grouped once per batch.
 
     `work` is ordered by position in the lineage, so that every row adds its ancestors' deltas
-    oldest first, as `flatten` and the trainer do.
+    oldest first, as `flatten` and the trainer do. Trunks are apart: each stands first in its
+    lineage.
     """
 
-    work: tuple[tuple[Forms, slice | Tensor], ...]
+    trunks: tuple[tuple[Mapping[str, TrunkForm], slice | Tensor], ...]
+    work: tuple[tuple[Mapping[str, DeltaForm], slice | Tensor], ...]
     phase: Phase
-    modules: frozenset[str]
+    modules: frozenset[str]  # of `work`
 
     def has(self, module: str) -> bool:
-        """Whether any slot has `module`."""
+        """Whether any slot has a delta of `module`."""
         return module in self.modules
+
+    def instead(self, module: str) -> list[tuple[TrunkForm, slice | Tensor]]:
+        """The trunks that have `module`, and their rows."""
+        return [(forms[module], rows) for forms, rows in self.trunks if module in forms]
 
     def add(self, module: str, x: Tensor, y: Tensor) -> None:
         """y[rows] += x[rows] D^T for every slot that has `module`; x [n, d_in], y [n, d_out]."""
@@ -203,14 +206,26 @@ def make_plan(
     Args:
         lineages: per sequence the forms of its slots, oldest ancestor first; () is the backbone.
         spans: per sequence its rows [start, stop) of the batch's activations.
+
+    Raises:
+        ValueError: a trunk does not stand first in its lineage.
     """
     groups: dict[tuple[int, int], tuple[Forms, list[tuple[int, int]]]] = {}
     for lineage, span in zip(lineages, spans, strict=True):
         for position, forms in enumerate(lineage):
             groups.setdefault((position, id(forms)), (forms, []))[1].append(span)
     ordered = sorted(groups.items(), key=lambda item: item[0][0])
-    work = tuple((forms, _rows(spans, device)) for _, (forms, spans) in ordered)
-    return DeltaPlan(work, phase, frozenset().union(*(forms for forms, _ in work)))
+    trunks, work = [], []
+    for (position, _), (forms, own) in ordered:
+        rows = _rows(own, device)
+        trunk = {name: form for name, form in forms.items() if isinstance(form, TrunkForm)}
+        deltas = {name: form for name, form in forms.items() if not isinstance(form, TrunkForm)}
+        if trunk and position > 0:
+            raise ValueError(f"a trunk stands first in its lineage, not at place {position}")
+        trunks += [(trunk, rows)] if trunk else []
+        work += [(deltas, rows)] if deltas else []
+    modules = frozenset().union(*(deltas for deltas, _ in work))
+    return DeltaPlan(tuple(trunks), tuple(work), phase, modules)
 
 
 def _rows(spans: list[tuple[int, int]], device: torch.device) -> slice | Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from pathlib import Path
@@ -24,20 +24,26 @@ from jumplora_server.core import (
     Batch,
     Encoding,
     EngineLimits,
+    InstructionSet,
     RowCopy,
     Sequence,
     StepOutput,
 )
+from jumplora_server.core import (
+    Kernels as Kernels,
+)
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.memory import lean_memory
-from jumplora_server.engine.native.library import load_library, why_unavailable
+from jumplora_server.engine.native.library import (
+    NativeUnavailable,
+    best_set,
+    load_library,
+)
 from jumplora_server.engine.native.model import NATIVE_MODELS
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.warm_up import warm_up
 from jumplora_server.engine.weights import StoredTensors
-
-Kernels = Literal["auto", "native", "torch"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +55,17 @@ class Runner(Protocol):
     def weight_bytes(self) -> int: ...
 
     def pack(self, adapter: Adapter) -> PackedAdapter[Any]: ...
+
+    @property
+    def can_fold(self) -> bool: ...
+
+    def fold(self, adapters: Rows[Adapter]) -> PackedAdapter[Any]:
+        """Merge a lineage's first versions into the backbone's weights at their sites.
+
+        Raises ValueError where it cannot, as `trunk_bytes` does.
+        """
+
+    def trunk_bytes(self, names: Iterable[str]) -> int: ...
 
     def encode(self, encodings: Rows[Encoding], lineages: Rows[tuple[Any, ...]]) -> None:
         """Write each prompt's keys and values into its source place."""
@@ -89,12 +106,12 @@ class Engine:
             folder: a local Hugging Face folder of the T5 family with safetensors.
             dtype: float32, bfloat16, or int8 (CPU only: int8 linears, the rest in float32).
             max_rows: sequences that decode together.
-            kernels: native (compiled, float32 and int8 on a CPU with AVX-512), torch, or auto:
-                native where they run.
+            kernels: native (compiled, float32 and int8 on the CPU), torch, auto: native where they
+                run, or the instruction set of native ones.
 
         Raises:
             BackboneError: the folder is not servable.
-            NativeUnavailable: kernels are native and do not run here.
+            NativeUnavailable: native kernels are asked for and do not run here.
             ValueError: dtype, device and kernels do not go together.
         """
         if dtype not in ("float32", "bfloat16", "int8"):
@@ -123,9 +140,15 @@ class Engine:
     def _load(self, backbone: Backbone, wanted: Kernels) -> Runner:
         config, start = backbone.architecture, backbone.generation.start_token_id
         weights = StoredTensors(backbone.checkpoint)
-        if self.kernels == "native":
+        if self.kernels != "torch":
+            _log.info("native kernels for %s compute", self.kernels)
             return NativeRunner(
-                config, weights, start_token_id=start, dtype=self.dtype, limits=self.limits
+                config,
+                weights,
+                start_token_id=start,
+                dtype=self.dtype,
+                limits=self.limits,
+                library=load_library(self.kernels),
             )
         device = torch.device(self.device)
         runner = choose_torch_runner(device, wanted, config.family)
@@ -161,6 +184,32 @@ class Engine:
     def pack(self, adapter: Adapter) -> PackedAdapter[Any]:
         """Bring an adapter into the form the engine applies; CPU heavy, off the engine's path."""
         return self._runner.pack(adapter)
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether it takes trunks: on the CPU, in float32 and int8."""
+        return self._runner.can_fold
+
+    def fold(self, adapters: Rows[Adapter]) -> PackedAdapter[Any]:
+        """Merge a lineage's first versions, oldest first, into a trunk; CPU heavy, as `pack` is.
+
+        A lineage's slots are then the trunk's and those of the later versions. A row takes the
+        trunk's product in place of the backbone's at each site that one of `adapters` targets.
+
+        Raises:
+            ValueError: no adapter is given, or `can_fold` is False.
+            BackboneError: the backbone's files cannot be read any more.
+        """
+        return self._runner.fold(adapters)
+
+    def trunk_bytes(self, sites: Iterable[str]) -> int:
+        """What a trunk takes whose versions target these sites (their names), before it is made.
+
+        Raises:
+            ValueError: `can_fold` is False.
+            KeyError: a name is not that of a linear layer.
+        """
+        return self._runner.trunk_bytes(sites)
 
     def install(self, packed: PackedAdapter[Any]) -> int:
         """Make a packed adapter addressable by the returned slot number."""
@@ -254,7 +303,7 @@ def choose_torch_runner(device: torch.device, wanted: Kernels, family: str) -> t
 
 def _choose_kernels(
     wanted: Kernels, dtype: str, device: str, family: Family
-) -> Literal["native", "torch"]:
+) -> InstructionSet | Literal["torch"]:
     is_for_native = device == "cpu" and dtype in ("float32", "int8") and family in NATIVE_MODELS
     if wanted == "torch" or (wanted == "auto" and not is_for_native):
         return "torch"
@@ -263,9 +312,13 @@ def _choose_kernels(
             "native kernels compute float32 and int8 on the CPU, of the families "
             f"{', '.join(NATIVE_MODELS)}; not {dtype} of {family} on {device}"
         )
-    if wanted == "native":
-        load_library()
-    elif (reason := why_unavailable()) is not None:
+    if wanted != "auto" and wanted != "native":
+        load_library(wanted)
+        return wanted
+    try:
+        return best_set()
+    except NativeUnavailable as reason:
+        if wanted == "native":
+            raise
         _log.warning("the slower torch path computes: %s", reason)
         return "torch"
-    return "native"

@@ -8,7 +8,7 @@ That is what makes a mixed batch equal to each request alone (tests/server/engin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jumplora_adapters.network import Site
+from jumplora_server.engine.weights import to_dtype
 
 # BLAS takes another path, with another summation order, below 4 rows; the caller pads to this.
 MIN_ROWS = 4
 QUANTISED_ELEMENTS = 1 << 22  # of a weight, at a time
+REST_PARTS = 254  # of an int8 step: half of one, which rounding leaves over, is 127 of them
 
 
 class Linear(Protocol):
@@ -34,6 +36,13 @@ class Linear(Protocol):
         """y [n, d_out] + self(x); the sum may be written into y."""
 
 
+class Product(Protocol):
+    """x W^T of a weight, for any number of rows."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """x [n, d_in] -> [n, d_out]."""
+
+
 class Plan(Protocol):
     """Which deltas each row of one batch adds, whatever applies them."""
 
@@ -42,6 +51,9 @@ class Plan(Protocol):
 
     def add(self, module: str, x: Tensor, y: Tensor) -> None:
         """y[rows] += x[rows] D^T for every slot that has `module`; x [n, d_in], y [n, d_out]."""
+
+    def instead(self, module: str) -> Sequence[tuple[Product, slice | Tensor]]:
+        """Other weights than the backbone's, and the rows that take their products instead."""
 
 
 class PlainLinear:
@@ -102,7 +114,20 @@ class Int8Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """x [n, d_in] float32 -> [n, d_out] float32."""
         row_scale, quantised = quantise_rows(x)
-        if x.shape[1] == 1:  # where the library's product is wrong
+        return self._product(row_scale, quantised)
+
+    def finely(self, x: Tensor) -> Tensor:
+        """The same with two bytes a number of x, the second for what the first leaves over."""
+        row_scale, quantised = quantise_rows(x)
+        rest = ((x / row_scale - quantised) * REST_PARTS).round_().to(torch.int8)
+        first, second = (
+            self._product(row_scale, quantised),
+            self._product(row_scale / REST_PARTS, rest),
+        )
+        return first + second
+
+    def _product(self, row_scale: Tensor, quantised: Tensor) -> Tensor:
+        if quantised.shape[1] == 1:  # where the library's product is wrong
             sums = quantised.int() * self.weight.t().int()
         else:
             sums = torch._int_mm(quantised, self.weight.t())  # [n, d_out] int32
@@ -145,6 +170,20 @@ def int8_linear_reference(x: Tensor, layer: Int8Linear) -> Tensor:
     return sums.to(torch.float32) * row_scale * layer.scale
 
 
+def at_least_min_rows(x: Tensor) -> Tensor:
+    """x [n, d], filled up with rows of zeros where it has fewer than `MIN_ROWS`."""
+    missing = MIN_ROWS - x.shape[0]
+    return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x
+
+
+def linear_bytes(shape: tuple[int, int], dtype: str) -> int:
+    """What `make_linear` makes of a weight of this shape takes."""
+    d_out, d_in = shape
+    if dtype == "int8":
+        return d_out * d_in + 4 * d_out
+    return d_out * d_in * to_dtype(dtype).itemsize
+
+
 def make_linear(weight: Tensor, dtype: str, device: torch.device) -> Linear:
     """The fastest form for a weight [d_out, d_in] under a `dtype` setting."""
     if dtype == "int8":
@@ -168,18 +207,36 @@ class Projection:
 
     def __call__(self, x: Tensor, plan: Plan) -> Tensor:
         """x [n, d_in] -> [n, sites * d_out]."""
-        return self._with_deltas(x, self.linear(x), plan)
+        return self._with_deltas(x, self._product(x, plan), plan)
 
     def onto(self, y: Tensor, x: Tensor, plan: Plan) -> Tensor:
         """y [n, sites * d_out] + self(x); the sum may be written into y."""
+        if any(plan.instead(name) for name in self._names):
+            return self._with_deltas(x, y + self._product(x, plan), plan)
         return self._with_deltas(x, self.linear.onto(y, x), plan)
 
     def has_deltas(self, plan: Plan) -> bool:
         """Whether a row of the batch adds anything here."""
         return any(plan.has(name) for name in self._names)
 
-    def _with_deltas(self, x: Tensor, y: Tensor, plan: Plan) -> Tensor:
-        for i, name in enumerate(self._names):
-            if plan.has(name):
-                plan.add(name, x, y[:, i * self._width : (i + 1) * self._width])
+    def _product(self, x: Tensor, plan: Plan) -> Tensor:
+        """The backbone's product, but for the rows that take another weight's at a site."""
+        y = self.linear(x)
+        for name, part in self._parts(y):
+            for product, rows in plan.instead(name):
+                if isinstance(rows, slice):
+                    part[rows] = product(x[rows])
+                else:
+                    part.index_copy_(0, rows, product(x.index_select(0, rows)))
         return y
+
+    def _with_deltas(self, x: Tensor, y: Tensor, plan: Plan) -> Tensor:
+        for name, part in self._parts(y):
+            if plan.has(name):
+                plan.add(name, x, part)
+        return y
+
+    def _parts(self, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Each site's columns of y [n, sites * d_out]."""
+        for i, name in enumerate(self._names):
+            yield name, y[:, i * self._width : (i + 1) * self._width]

@@ -5,6 +5,7 @@ Turns encodings and sequences into the tensors that a model wants, and owns the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 
 import torch
@@ -12,18 +13,20 @@ from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.network import sites
 from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, StepOutput
 from jumplora_server.engine.attention import group_prompts
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import Caches, round_up
 from jumplora_server.engine.delta import DeltaForm, make_form, make_plan
-from jumplora_server.engine.linear import Plan, min_rows
+from jumplora_server.engine.linear import Plan, linear_bytes, make_linear, min_rows
 from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.models.model import MODELS, Model
 from jumplora_server.engine.sampling import Chooser, to_device
+from jumplora_server.engine.trunk import TrunkForm, fold, refuse_to_fold
 from jumplora_server.engine.weights import StoredTensors
 
-Lineage = tuple[PackedAdapter[DeltaForm], ...]
+Lineage = tuple[PackedAdapter[DeltaForm | TrunkForm], ...]
 
 
 class TorchRunner:
@@ -40,6 +43,10 @@ class TorchRunner:
         limits: EngineLimits,
     ) -> None:
         self._device = device
+        self._dtype = dtype
+        # It holds open files and no tensors, and reads what is folded later.
+        self._weights = weights if self.can_fold else None
+        self._sites = sites(config)
         self._start = start_token_id
         self._min_rows = min_rows(dtype)
         self._model = self._make_model(config, weights, dtype, limits)
@@ -70,6 +77,30 @@ class TorchRunner:
         if self._device.type == "cpu":
             trim_memory()  # holes between the forms, which the next pack would not use
         return forms
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether it takes trunks."""
+        return self._device.type == "cpu" and self._dtype != "bfloat16"
+
+    def fold(self, adapters: Rows[Adapter]) -> PackedAdapter[TrunkForm]:
+        """Merge a lineage's first versions into a trunk; any thread."""
+        if self._weights is None:
+            refuse_to_fold(self._dtype, self._device)
+        trunk = fold(
+            adapters,
+            self._weights,
+            self._sites,
+            lambda merged: TrunkForm(make_linear(merged, self._dtype, self._device)),
+        )
+        trim_memory()
+        return trunk
+
+    def trunk_bytes(self, names: Iterable[str]) -> int:
+        """What a trunk of these sites takes, without making it."""
+        if not self.can_fold:
+            refuse_to_fold(self._dtype, self._device)
+        return sum(linear_bytes(self._sites[name].shape, self._dtype) for name in {*names})
 
     def encode(self, encodings: Rows[Encoding], lineages: Rows[Lineage]) -> None:
         """Write each prompt's keys and values into its source place."""

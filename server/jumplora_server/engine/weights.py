@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,22 @@ class StoredTensors(Mapping[str, Tensor]):
     """A checkpoint's tensors in their stored dtypes, each read whenever it is asked for.
 
     What is read is a copy and nothing is mapped, so a tensor that is kept keeps nothing but itself,
-    and a load needs room for one tensor beside what it makes of them.
+    and a load needs room for one tensor beside what it makes of them. The files stay open, so a new
+    one under a name changes nothing; one that is overwritten is not read any more.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Open every file; nothing is read yet. Raises BackboneError."""
         self._places = places = checkpoint.places
         self._files: dict[Path, Any] = {}  # of safe_open, which has no types
+        self._stamps: dict[Path, os.stat_result] = {}
         for path in sorted({place.file for place in places.values()}):
             try:
+                stamp = path.stat()
                 self._files[path] = safe_open(path, framework="pt", backend="pread")
             except (OSError, SafetensorError) as error:
                 raise BackboneError(f"{path} cannot be read: {error}") from error
+            self._stamps[path] = stamp
 
     def are_tied(self, name: str, other: str) -> bool:
         """Whether the two parameters are one tensor."""
@@ -42,6 +47,11 @@ class StoredTensors(Mapping[str, Tensor]):
             tensor: Tensor = self._files[place.file].get_tensor(place.name)
         except (OSError, SafetensorError) as error:
             raise BackboneError(f"{place.name} of {place.file} cannot be read: {error}") from error
+        if _was_overwritten(place.file, self._stamps[place.file]):
+            raise BackboneError(
+                f"{place.file} was changed in place after it was opened, so its tensors may be of "
+                "two backbones: start again, and replace such a file by renaming a new one"
+            )
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -52,6 +62,16 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._places  # Mapping's own would read it
+
+
+def _was_overwritten(path: Path, opened: os.stat_result) -> bool:
+    """Whether the file that was opened has changed; another one under its name does not count."""
+    try:
+        now = path.stat()
+    except OSError:
+        return False
+    is_same = (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino)
+    return is_same and (now.st_size, now.st_mtime_ns) != (opened.st_size, opened.st_mtime_ns)
 
 
 def stacked(weights: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:

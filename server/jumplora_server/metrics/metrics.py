@@ -99,6 +99,8 @@ class Metrics:
         self._rows_total = table.ROWS_TOTAL.gauge(registry)
         self._budget_used = table.BUDGET_USED.gauge(registry)
         self._budget_limit = table.BUDGET_LIMIT.gauge(registry)
+        self._trunk_bytes = table.TRUNK_BYTES.gauge(registry)
+        self._trunks = table.TRUNKS.gauge(registry)
         self._model_bytes = table.MODEL_BYTES.gauge(registry)
         refused = table.HTTP_REFUSED.counter(registry)
         self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
@@ -268,9 +270,14 @@ class Metrics:
         self._state.forget(task)
 
     def budget(self, used: int, limit: int) -> None:
-        """Set the bytes of all resident adapters and their limit."""
+        """Set the bytes of all resident adapters and trunks, and their limit."""
         self._budget_used.set(used)
         self._budget_limit.set(limit)
+
+    def trunks(self, count: int, nbytes: int) -> None:
+        """Set how many trunks are resident, and their bytes, which `budget` counts as well."""
+        self._trunks.set(count)
+        self._trunk_bytes.set(nbytes)
 
     def lora_requests(self, running: Iterable[str], waiting: Iterable[str], max_slots: int) -> None:
         """Set the task ids the inference gateway routes by."""

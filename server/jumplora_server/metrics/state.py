@@ -21,7 +21,7 @@ from jumplora_server.metrics.tasks import OTHER, TaskTable
 
 AdapterState = Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
 Tier = Literal["disk", "host", "device"]
-Stage = Literal["read", "pack", "warmup", "canaries"]
+Stage = Literal["read", "fold", "pack", "warmup", "canaries"]
 ScoreName = Literal["test_exact_match", "dev_exact_match"]
 Row = tuple[str, tuple[str, ...], float]  # task, the labels after task_id, value
 

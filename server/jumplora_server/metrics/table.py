@@ -234,11 +234,17 @@ STEP = Instrument(
 ROWS_IN_USE = Instrument("jumplora_cache_rows_in_use", "gauge", "Cache rows held by sequences.")
 ROWS_TOTAL = Instrument("jumplora_cache_rows", "gauge", "All cache rows.")
 BUDGET_USED = Instrument(
-    "jumplora_adapter_budget_used_bytes", "gauge", "Bytes of all resident adapters."
+    "jumplora_adapter_budget_used_bytes", "gauge", "Bytes of all resident adapters and trunks."
 )
 BUDGET_LIMIT = Instrument(
     "jumplora_adapter_budget_limit_bytes", "gauge", "Byte budget for resident adapters."
 )
+TRUNK_BYTES = Instrument(
+    "jumplora_trunk_memory_bytes",
+    "gauge",
+    "Bytes of all resident trunks: ancestors merged into the backbone's weights, in the budget.",
+)
+TRUNKS = Instrument("jumplora_trunks", "gauge", "Resident trunks.")
 MODEL_BYTES = Instrument("jumplora_model_memory_bytes", "gauge", "Bytes of the backbone's weights.")
 HEARTBEAT = Instrument(
     "jumplora_engine_heartbeat_age_seconds",
@@ -296,7 +302,8 @@ TABLE: tuple[Instrument, ...] = (
     ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
     ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
-    STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, MODEL_BYTES, HEARTBEAT, BUILD_INFO,
+    STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES,
+    HEARTBEAT, BUILD_INFO,
     THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, DEVICE_ALLOCATED, DEVICE_RESERVED,
     VLLM_WAITING, VLLM_RUNNING, VLLM_LORA,
 )  # fmt: skip

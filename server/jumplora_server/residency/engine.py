@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
@@ -39,7 +39,25 @@ class Packed(Protocol):
 P = TypeVar("P", bound=Packed)
 
 
-class AdapterEngine(Protocol[P]):
+class Folds(Protocol):
+    """What it takes to decide which lineages are folded."""
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether this engine makes trunks at all."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the backbone's weights."""
+
+    def trunk_bytes(self, sites: Iterable[str]) -> int:
+        """Bytes of a trunk whose versions have these targets.
+
+        Raises KeyError for a name that is not a site of the backbone.
+        """
+
+
+class AdapterEngine(Folds, Protocol[P]):
     """Packs adapters and keeps them in slots; any thread."""
 
     @property
@@ -48,6 +66,9 @@ class AdapterEngine(Protocol[P]):
 
     def pack(self, adapter: Adapter) -> P:
         """Bring an adapter into the engine's form; CPU heavy."""
+
+    def fold(self, adapters: Sequence[Adapter]) -> P:
+        """Merge a lineage's first versions, oldest first, into a trunk; CPU heavy."""
 
     def install(self, packed: P) -> int:
         """Make it addressable; returns its slot."""

@@ -158,7 +158,7 @@ class Freed:
     """A slot that nothing uses any more, to be removed from the engine."""
 
     slot: int
-    task: str
+    task: str  # "": a trunk's
     reason: Reason
 
 
@@ -169,6 +169,8 @@ class Version:
     facts: VersionFacts
     manifest: Manifest
     nbytes: int  # in the engine; guessed by the file until it was packed once
+    parts: tuple[str, ...] | None = None  # as Known has them
+    folds: tuple[Known, ...] = ()  # as Known has them
     size: Literal["guessed", "measured"] = "guessed"
     state: State = State.COLD
     slot: int = -1
@@ -195,6 +197,24 @@ class Version:
     def ref(self) -> AdapterRef:
         """What rows compute with."""
         return AdapterRef(self.facts.task, self.digest, (*self.facts.ancestors, self.digest))
+
+    @property
+    def is_trunk(self) -> bool:
+        """Whether it is the first versions of a lineage, merged, instead of a version."""
+        return bool(self.folds)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What has to be resident before it: its rows use these slots, then its own."""
+        return self.facts.ancestors if self.parts is None else self.parts
+
+    @property
+    def folded_depth(self) -> int | None:
+        """How many of its ancestors its trunk merges; None before its lineage was read."""
+        if self.parts is None:
+            return None
+        ancestors = self.facts.ancestors
+        return 0 if self.parts == ancestors else len(ancestors) - len(self.parts) + 1
 
     @property
     def owes_canaries(self) -> bool:
@@ -233,10 +253,16 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A version as the store describes it."""
+    """A version as the store describes it, or a trunk.
+
+    `parts` is what stands before its own slot: its ancestors, or a trunk and the ancestors after
+    it; None while that was not decided. `folds` are the versions that a trunk merges, oldest first.
+    """
 
     facts: VersionFacts
     manifest: Manifest
+    parts: tuple[str, ...] | None = None
+    folds: tuple[Known, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

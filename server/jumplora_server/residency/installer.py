@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from jumplora_adapters.errors import StoreError
+from jumplora_adapters.format import Adapter
 from jumplora_server.metrics.state import Stage
 from jumplora_server.residency.engine import AdapterEngine
-from jumplora_server.residency.entries import Freed
+from jumplora_server.residency.entries import Freed, Known
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
 from jumplora_server.residency.shared import Shared
@@ -38,17 +39,16 @@ class Installer:
     def install(self, digest: str, loading: tuple[str, ...], seconds: dict[Stage, float]) -> bool:
         """Read, validate, pack and install one version, hidden; its stages are added to `seconds`.
 
-        False when its bytes found no room: then all that was `loading` is undone. Raises what
-        reading and packing do.
+        A trunk is folded from the files of all its versions. False when its bytes found no room:
+        then all that was `loading` is undone. Raises what reading and packing do.
         """
         began = self._clock()
-        adapter = self._reader.adapter(digest)
         with self._shared as table:
-            facts = table.versions.known[digest].facts
-        if (adapter.manifest.task, adapter.manifest.lineage) != (facts.task, facts.ancestors):
-            raise StoreError(f"the file of version {digest[:12]} was replaced while it was read")
+            version = table.versions.known[digest]
+            folds, own = version.folds, Known(version.facts, version.manifest)
+        adapters = [self._read(known) for known in folds or (own,)]
         read = self._clock()
-        packed = self._engine.pack(adapter)
+        packed = self._engine.fold(adapters) if folds else self._engine.pack(adapters[0])
         with self._shared as table:
             fits = table.measure(digest, packed.nbytes, loading)
         if not fits:
@@ -62,8 +62,21 @@ class Installer:
             self._engine.remove(slot)  # the table does not know of it
             raise
         seconds["read"] = seconds.get("read", 0.0) + read - began
-        seconds["pack"] = seconds.get("pack", 0.0) + self._clock() - read
+        stage: Stage = "fold" if folds else "pack"
+        seconds[stage] = seconds.get(stage, 0.0) + self._clock() - read
         return True
+
+    def _read(self, known: Known) -> Adapter:
+        """Raises StoreError where the file is not what its header said before: what is folded was
+        chosen by that."""
+        facts, manifest = known.facts, known.manifest
+        adapter = self._reader.adapter(facts.digest)
+        found = (adapter.manifest.task, adapter.manifest.lineage, adapter.manifest.targets)
+        if found != (facts.task, facts.ancestors, manifest.targets):
+            raise StoreError(
+                f"the file of version {facts.digest[:12]} was replaced while it was read"
+            )
+        return adapter
 
     def tidy(self) -> None:
         """Take out of the engine what nothing uses any more."""

@@ -17,6 +17,7 @@ from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, Un
 from jumplora_server.metrics.state import Stage
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.entries import LoadFailure, other_task
+from jumplora_server.residency.folding import Folding, plan
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Job, Jobs, Turn
 from jumplora_server.residency.overlaps import Overlaps
@@ -51,6 +52,7 @@ class Loader:
         jobs: Jobs,
         report: Report,
         overlaps: Overlaps,
+        folding: Folding,
         changed: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
@@ -62,6 +64,7 @@ class Loader:
         self._jobs = jobs
         self._report = report
         self._overlaps = overlaps
+        self._folding = folding
         self._changed = changed
         self._clock = clock
         self.pulse = Pulse("loader", clock)
@@ -270,7 +273,7 @@ class Loader:
             self._jobs.request("settle", task)  # it falls back where this is what it served
 
     def _load(self, task: str, digest: str, room: Room) -> bool:
-        """Bring a version to READY, with its ancestors. False when it failed, which is noted."""
+        """Bring a version to READY, with what it needs. False when it failed, which is noted."""
         seconds: dict[Stage, float] = {}
         loading: tuple[str, ...] = ()
         seen: dict[str, tuple[object, ...]] = {}
@@ -311,9 +314,15 @@ class Loader:
             if known.facts.task != task:
                 raise Refused(other_task(known.facts, task))
             seen.update(self._reader.stamps(known.facts.ancestors))
-            lineage = self._reader.lineage(digest)
+            needed = plan(self._reader.lineage(digest), digest, self._folding)
+        if self._folding.is_out_of_reach(needed[-1]):
+            _log.warning(
+                "version %s is computed unfolded: a trunk is larger than the adapter budget"
+                " (JUMPLORA_ADAPTER_BUDGET_BYTES)",
+                digest[:12],
+            )
         with self._shared as table:
-            begun = table.begin(lineage, digest, room)
+            begun = table.begin(needed, digest, room)
         if begun is None:
             raise _NoRoom(digest)
         return begun

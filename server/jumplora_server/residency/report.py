@@ -53,9 +53,7 @@ class Report:
 
     def state(self, task: str) -> None:
         """The task's state, memory and version as they are now."""
-        with self._shared as table:
-            used, budget = table.versions.used_bytes, table.versions.budget_bytes
-        self._metrics.budget(used, budget)
+        self._memory()
         try:
             status = self.status(task)
         except UnknownTask:
@@ -80,7 +78,11 @@ class Report:
         self.state(task)
         self._metrics.adapter_loaded(task, seconds)
         _log.info(
-            "task %s: version %s is loaded, %.3f s", task, version[:12], sum(seconds.values())
+            "task %s: version %s is loaded, %.3f s (%s)",
+            task,
+            version[:12],
+            sum(seconds.values()),
+            ", ".join(f"{stage} {each:.3f}" for stage, each in seconds.items()),
         )
 
     def failed(self, task: str, code: str) -> None:
@@ -98,9 +100,12 @@ class Report:
             self._metrics.rolled_back(task)
 
     def freed(self, freed: Freed) -> None:
-        """A version left memory."""
-        self._metrics.evicted(freed.task, freed.reason)
-        self.state(freed.task)
+        """A version or a trunk left memory."""
+        if freed.task:
+            self._metrics.evicted(freed.task, freed.reason)
+            self.state(freed.task)
+        else:
+            self._memory()
 
     def overlaps(self, overlaps: Iterable[OverlapSnapshot]) -> None:
         """How served versions overlap, as far as they were compared."""
@@ -109,3 +114,11 @@ class Report:
     def removed(self, task: str) -> None:
         """Nothing is left of a forgotten task."""
         self._metrics.task_removed(task)
+
+    def _memory(self) -> None:
+        with self._shared as table:
+            versions = table.versions
+            used, budget = versions.used_bytes, versions.budget_bytes
+            trunks = [trunk.nbytes for trunk in versions.trunks]
+        self._metrics.budget(used, budget)
+        self._metrics.trunks(len(trunks), sum(trunks))

@@ -18,6 +18,7 @@ from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
 from jumplora_server.residency.entries import Known, PinState
+from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
 from jumplora_server.residency.loader import Loader
@@ -48,7 +49,7 @@ class Residency:
         backbone: Backbone,
         engine: AdapterEngine[Any],
         *,
-        budget_bytes: int,
+        folding: Folding,
         metrics: Metrics,
         warm_up: WarmUp,
         replay_canaries: ReplayCanaries,
@@ -59,7 +60,8 @@ class Residency:
         max_overlap_tasks: int = 12,
         reserved: str | None = None,
     ) -> None:
-        """`budget_bytes` bounds what adapters take in the engine; no task may be `reserved`.
+        """`folding` has the budget of what adapters take in the engine, and says which of a
+        version's ancestors are merged; no task may be `reserved`.
 
         A load waits `patience_seconds` for room before those that are in use must yield; what
         failed is tried again after `waits`. The supports of at most `max_overlap_tasks` are
@@ -68,7 +70,7 @@ class Residency:
         self._clock = clock
         self._jobs = Jobs(clock, patience_seconds)
         # Requests ask it for leases, and the engine loop for slots.
-        self.table = Shared(Table(budget_bytes, waits or Waits()), self._jobs, clock)
+        self.table = Shared(Table(folding.budget_bytes, waits or Waits()), self._jobs, clock)
         self._reader = StoreReader(store, backbone, reserved)
         tier: Tier = "host" if engine.device == "cpu" else "device"
         self._report = Report(metrics, self.table, tier, clock)
@@ -83,6 +85,7 @@ class Residency:
             jobs=self._jobs,
             report=self._report,
             overlaps=Overlaps(self._reader, max_overlap_tasks),
+            folding=folding,
             changed=self._tell,
             clock=clock,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.residency.entries import LoadFailure, State
+from jumplora_server.residency.entries import LoadFailure, State, Version
 from jumplora_server.residency.table import Table
 
 Tier = Literal["host", "device"]  # where the engine keeps adapters
@@ -22,8 +22,10 @@ class TaskStatus:
     and at once when a file changes. `in_flight` counts leases. Bytes are those of all resident
     versions of the task, `bytes_disk` those of the served version's file. `nonzeros` and `density`
     are 0 until it was loaded once; `canary_accuracy` is None until its canaries were replayed here,
-    and where it has none. `history` lists the stored versions in the order in which they last
-    became current.
+    and where it has none. `folded_depth` is how many ancestors of the served version its trunk
+    merges (0: it has no trunk, None: not decided before its first load), `trunk_bytes` what that
+    trunk takes, which other versions may use as well. `history` lists the stored versions in the
+    order in which they last became current.
     """
 
     task_id: str
@@ -41,6 +43,8 @@ class TaskStatus:
     nonzeros: int
     density: float
     canary_accuracy: float | None
+    folded_depth: int | None
+    trunk_bytes: int
     manifest: Manifest | None
     history: tuple[str, ...]
 
@@ -73,6 +77,13 @@ def status_of(table: Table, task: str, tier: Tier, now: float) -> TaskStatus:
         nonzeros=0 if served is None else served.nonzeros,
         density=0.0 if served is None else served.density,
         canary_accuracy=None if served is None else served.canary_accuracy,
+        folded_depth=None if served is None else served.folded_depth,
+        trunk_bytes=0 if served is None else _trunk_bytes(table, served),
         manifest=route.manifest,
         history=route.versions,
     )
+
+
+def _trunk_bytes(table: Table, version: Version) -> int:
+    used = [each for name in version.needs[:1] if (each := table.versions.known.get(name))]
+    return sum(each.resident_bytes for each in used if each.is_trunk)

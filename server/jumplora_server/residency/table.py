@@ -224,9 +224,9 @@ class Table:
             return other_task(version.facts, task)
         return self.versions.revive(digest)
 
-    def begin(self, lineage: Iterable[Known], digest: str, room: Room) -> tuple[str, ...] | None:
-        """See Versions.begin. `lineage` is `digest` and all that it stands on."""
-        for known in lineage:
+    def begin(self, needed: Iterable[Known], digest: str, room: Room) -> tuple[str, ...] | None:
+        """See Versions.begin. `needed` is `digest` and all that it needs."""
+        for known in needed:
             self.versions.know(known)
         begun = self.versions.begin(digest, beside=self._beside(digest), room=room)
         self._is_room_wanted |= begun is None

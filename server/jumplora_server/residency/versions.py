@@ -1,17 +1,17 @@
 """Which versions are resident, what uses them, and which have to go: a pure table.
 
 Decides, never acts: slots that fell free are handed out by `take_freed`. One loader at a time.
-A resident version's ancestors are resident; bytes in use never exceed the budget; what is leased,
-has rows, is held by a descendant or pinned is not evicted (the one exception is `yield_for`).
+What a resident version needs is resident: its ancestors, or its trunk and the ancestors after it.
+Bytes in use exceed the budget only by trunks that cannot go; what is leased, has rows, is needed by
+another or pinned is not evicted (the one exception is `yield_for`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from jumplora_server.errors import OutOfMemoryBudget
 from jumplora_server.residency import room as making
 from jumplora_server.residency.entries import (
     Freed,
@@ -29,7 +29,7 @@ Use = Literal["in_service", "hidden"]  # "hidden": may be used before it is READ
 
 
 class Versions:
-    """Versions by digest. Bytes are those in the engine."""
+    """Versions by digest, and trunks by their names. Bytes are those in the engine."""
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
@@ -53,6 +53,11 @@ class Versions:
     def used_bytes(self) -> int:
         """Bytes of all loading and resident versions."""
         return making.resident_bytes(self._versions)
+
+    @property
+    def trunks(self) -> list[Version]:
+        """Loading and resident trunks."""
+        return [v for v in self._versions.values() if v.is_trunk and v.resident_bytes]
 
     @property
     def has_freed(self) -> bool:
@@ -81,15 +86,20 @@ class Versions:
         facts = new.facts
         known = self._versions.get(facts.digest)
         if known is None:
-            known = Version(facts, new.manifest, nbytes=facts.guessed_bytes)
+            known = Version(facts, new.manifest, facts.guessed_bytes, new.parts, new.folds)
+            if known.is_trunk:
+                known.size = "measured"  # the engine said it
             if facts.digest in self._measured:
                 known.nbytes, known.size = self._measured[facts.digest], "measured"
             self._versions[facts.digest] = known
-        elif known.facts != facts and known.state in (State.COLD, State.FAILED):
-            self._unindex(known)
-            known.facts = facts
+        elif known.state in (State.COLD, State.FAILED):
+            if known.facts != facts:
+                self._unindex(known)
+                known.facts, known.parts = facts, None
+            known.parts = known.parts if new.parts is None else new.parts
         known.manifest = new.manifest
-        self._by_task.setdefault(known.facts.task, {})[facts.digest] = known
+        if not known.is_trunk:
+            self._by_task.setdefault(known.facts.task, {})[facts.digest] = known
 
     def lease(self, digest: str) -> None:
         """Count a lease on a known version."""
@@ -104,14 +114,14 @@ class Versions:
         self._rest(version)
 
     def claim(self, digest: str, use: Use) -> tuple[int, ...] | None:
-        """Count a row and return the slots of the lineage; None while it has none to give."""
+        """Count a row and return the slots that it uses; None while it has none to give."""
         version = self._versions[digest]
         is_installed = version.is_resident or (use == "hidden" and version.slot >= 0)
         if not is_installed or version.is_yielding:
             return None
         version.rows += 1
         version.used = self._next_tick()
-        return tuple(self._versions[d].slot for d in (*version.facts.ancestors, digest))
+        return tuple(self._versions[d].slot for d in (*version.needs, digest))
 
     def unclaim(self, digest: str) -> None:
         """Give a row back."""
@@ -154,26 +164,30 @@ class Versions:
     # Loading
 
     def begin(self, digest: str, *, beside: str | None, room: Room) -> tuple[str, ...] | None:
-        """Make room for a version and its cold ancestors and mark them LOADING.
+        """Make room for a version and what it needs and lacks, and mark them LOADING.
 
-        Returns what to install, ancestors first. None when there is no room now (with "evict":
+        Returns what to install, needed ones first. None when there is no room now (with "evict":
         because what could go is in use). `beside` stays resident: the version to be replaced.
-        Raises OutOfMemoryBudget when no waiting could help. All ancestors must be known.
+        Raises OutOfMemoryBudget when no waiting could help. All that it needs must be known.
         """
         missing = self._missing(digest)
         # Looked up before anything changes: one that is not known must leave nothing half done.
-        holders = [self._versions[a] for d in missing for a in self._versions[d].facts.ancestors]
+        holders = [self._versions[n] for d in missing for n in self._versions[d].needs]
         keep = self._kept(digest, beside)
         if room == "evict":
-            possible = self.budget_bytes - self._kept_bytes(keep)
-            making.lower_guesses([self._versions[d] for d in missing], possible)
-        need = sum(self._versions[d].nbytes for d in missing)
-        if not self._make_room(need, keep, room):
+            for d in missing:
+                if self._versions[d].size == "guessed":
+                    self._versions[d].nbytes = self._versions[d].facts.guessed_bytes
+            making.lower_guesses(self._versions, missing, keep, self.budget_bytes)
+            making.check_possible(self._versions, missing, keep, self.budget_bytes)
+        for holder in holders:
+            holder.holds += 1  # what drains must not leave with what is evicted now
+        if missing and not self._make_room(missing, keep, room):
+            for holder in holders:
+                holder.holds -= 1
             return None
         if self._versions[digest].state is State.DRAINING:
             self._versions[digest].state = State.READY  # wanted again: it must stay until then
-        for holder in holders:
-            holder.holds += 1
         for d in missing:
             version = self._versions[d]
             version.state, version.failure = State.LOADING, None
@@ -185,13 +199,15 @@ class Versions:
 
         Raises OutOfMemoryBudget like `begin`.
         """
-        self._versions[digest].nbytes = nbytes
-        self._versions[digest].size = "measured"
+        self._versions[digest].nbytes, self._versions[digest].size = nbytes, "measured"
         if len(self._measured) >= _MAX_MEASURED:
             self._measured.clear()
         self._measured[digest] = nbytes
-        loading = (d for d, v in self._versions.items() if v.state is State.LOADING)
-        return self._make_room(0, [*loading, *self._kept(digest, beside)], "evict")
+        loading = [d for d, v in self._versions.items() if v.state is State.LOADING]
+        keep = [*loading, *self._kept(digest, beside)]
+        making.lower_guesses(self._versions, loading, keep, self.budget_bytes)
+        making.check_possible(self._versions, (), keep, self.budget_bytes)
+        return self._make_room((), keep, "evict")
 
     def install(self, digest: str, slot: int, nonzeros: int, density: float) -> None:
         """A loading version got its slot; it stays hidden."""
@@ -254,10 +270,10 @@ class Versions:
         For a load that waits while leases never reach zero: yielding versions are evicted when
         their rows end, leased or not, and come back when it is their turn.
         """
-        need = sum(self._versions[d].nbytes for d in self._missing(digest))
-        need -= self.budget_bytes - self.used_bytes
         keep = self._kept(digest, beside)
-        chosen = making.victims(self._versions, need, keep, lambda v: True, lambda v: v.since)
+        missing = self._missing(digest)
+        lacking = making.lacking(self._versions, missing, keep, self.budget_bytes)
+        chosen = making.victims(self._versions, lacking, keep, lambda v: True, lambda v: v.since)
         for version in chosen or ():
             version.is_yielding = True
 
@@ -278,40 +294,31 @@ class Versions:
         served = (v for v in self._versions.values() if v.is_served)
         return named + [v.digest for v in served if v.serving & self._pinned]
 
-    def _kept_bytes(self, keep: list[str]) -> int:
-        return making.resident_bytes(self._versions, making.closure(self._versions, keep))
-
-    def _make_room(self, need: int, keep: list[str], room: Room) -> bool:
-        lacking = need + self.used_bytes - self.budget_bytes
-        if lacking <= 0:
+    def _make_room(self, missing: Collection[str], keep: list[str], room: Room) -> bool:
+        need = sum(self._versions[d].nbytes for d in missing)
+        if need + self.used_bytes <= self.budget_bytes:
             return True
         if room == "free":
             return False
-        self._check_possible(need, keep)
+        lacking = making.lacking(self._versions, missing, keep, self.budget_bytes)
         chosen = making.victims(
             self._versions, lacking, keep, lambda v: v.is_evictable, lambda v: v.used
         )
         for version in chosen or ():
-            self._leave(version, "lru")
+            if version.is_resident:  # else it left with the last that needed it
+                self._leave(version, "lru")
         return chosen is not None
-
-    def _check_possible(self, need: int, keep: list[str]) -> None:
-        kept = self._kept_bytes(keep)
-        if need + kept > self.budget_bytes:
-            raise OutOfMemoryBudget(
-                f"{need} more bytes are needed beside {kept} that have to stay; the budget for"
-                f" adapters is {self.budget_bytes}",
-                reason="memory_budget",
-            )
 
     def _leave(self, version: Version, reason: Reason) -> None:
         """Out of the engine, to COLD."""
         if version.slot >= 0:
             self._freed.append(Freed(version.slot, version.facts.task, reason))
         version.state, version.slot, version.is_yielding = State.COLD, -1, False
-        for ancestor in version.facts.ancestors:
-            self._versions[ancestor].holds -= 1
-            self._rest(self._versions[ancestor])
+        for digest in version.needs:
+            needed = self._versions[digest]
+            needed.holds -= 1
+            needed.used = max(needed.used, version.used)
+            self._rest(needed)
         self._rest(version)
 
     def _rest(self, version: Version) -> None:
@@ -320,9 +327,17 @@ class Versions:
             return
         if version.state is State.DRAINING:
             self._leave(version, version.retired)
+        elif version.is_trunk and version.is_resident:
+            # Where no known version uses it, the store may have none that does.
+            is_used = any(version.digest in v.needs for v in self._versions.values())
+            if self.used_bytes > self.budget_bytes or not is_used:
+                self._leave(version, "unload")
         elif version.state in (State.COLD, State.FAILED) and not version.is_served:
             self._versions.pop(version.digest, None)
             self._unindex(version)
+            for name in version.needs[:1]:  # a trunk stands first
+                if name in self._versions and self._versions[name].is_trunk:
+                    self._rest(self._versions[name])
 
     def _unindex(self, version: Version) -> None:
         own = self._by_task.get(version.facts.task, {})

@@ -37,6 +37,8 @@ def test_list(started: Started) -> None:
         "in_flight": 0,
         "nonzeros": 3,
         "density": 0.25,
+        "folded_depth": 0,
+        "trunk_bytes": 0,
     }
 
 

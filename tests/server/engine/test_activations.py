@@ -13,7 +13,7 @@ from jumplora_adapters.architecture import Activation, architecture_of
 from jumplora_adapters.errors import BackboneError
 from jumplora_server.engine.activations import activate
 from jumplora_server.engine.native.layout import Function, Kind, Step
-from jumplora_server.engine.native.library import why_unavailable
+from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
 from jumplora_server.engine.native.tape import Tape
 
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
@@ -74,7 +74,7 @@ def test_bits_ignore_mates_at_any_width(
 
 def replayed(activation: Activation, x: Tensor, *, is_gated: bool) -> Tensor:
     """By the kernels: of x itself, or of its first half times its second."""
-    width, tape = x.shape[1], Tape()
+    width, tape = x.shape[1], Tape(load_library(best_set()))
     function = Function[activation.upper()]
     if is_gated:
         out = torch.full((len(x), width // 2), torch.nan)
@@ -117,7 +117,7 @@ def test_kernels_hide_no_broken_number(activation: Activation) -> None:
 @native
 @pytest.mark.parametrize("kind", [Kind.ACTIVATE, Kind.GATE])
 def test_a_function_of_another_version_fails_its_step(kind: Kind) -> None:
-    tape, x = Tape(), torch.zeros(1, 8)
+    tape, x = Tape(load_library(best_set())), torch.zeros(1, 8)
     tape.add(kind, x, x, n=(4, len(Function)))
     with pytest.raises(RuntimeError, match="could not compute a step"):
         tape.replay(Step(rows=1))

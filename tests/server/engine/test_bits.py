@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -24,9 +24,10 @@ from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDe
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.network import Site
 from jumplora_server.core import EngineLimits
+from jumplora_server.engine.bank import PackedAdapter
 from jumplora_server.engine.cuda.runner import CudaRunner
 from jumplora_server.engine.engine import Runner
-from jumplora_server.engine.native.library import why_unavailable
+from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.weights import StoredTensors
@@ -40,6 +41,7 @@ WAYS = [
     ("torch", "int8"),
     ("torch", "bfloat16"),
 ]
+FOLDING: list[tuple[Way, str]] = [("torch", "float32"), ("torch", "int8")]
 STYLES: tuple[Style, ...] = ("v1.0", "v1.1")
 LENGTHS = (4, 70, 16, 11, 32)
 FED = (7, 11)  # after the start token
@@ -70,7 +72,10 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def make_runner(backbone: Backbone, way: Way, dtype: str) -> Runner:
     config, weights = backbone.architecture, StoredTensors(backbone.checkpoint)
     if way == "native":
-        return NativeRunner(config, weights, start_token_id=0, dtype=dtype, limits=LIMITS)
+        return NativeRunner(
+            config, weights, start_token_id=0, dtype=dtype, limits=LIMITS,
+            library=load_library(best_set()),
+        )  # fmt: skip
     make = TorchRunner if way == "torch" else CudaRunner
     return make(config, weights, start_token_id=0, dtype=dtype, device=CPU, limits=LIMITS)
 
@@ -136,7 +141,30 @@ def in_one_batch(runner: Runner, made: Mapping[str, Adapter]) -> Tensor:
 def faults(runner: Runner, made: Mapping[str, Adapter]) -> list[str]:
     """Lineages that have other bits alone, and those that add nothing to the bare backbone."""
     packed = {kind: runner.pack(adapter) for kind, adapter in made.items()}
-    names = lineages_of(list(packed))
+    return faults_of(runner, packed, lineages_of(list(packed)))
+
+
+def folded_faults(runner: Runner, made: Mapping[str, Adapter]) -> list[str]:
+    """The same of trunks: of each kind, under later deltas, and beside the same unfolded."""
+    slots = {kind: runner.pack(adapter) for kind, adapter in made.items()}
+    head = "decoder head lm_head"
+    trunks = {f"trunk of {kind}": runner.fold([adapter]) for kind, adapter in made.items()}
+    trunks["trunk of two"] = runner.fold([made["all"], made[head]])
+    names: list[Lineage] = [
+        *((trunk,) for trunk in trunks),
+        (),
+        ("all",),
+        ("all", head),
+        ("trunk of two", "encoder self o"),
+        ("trunk of two", "encoder self o"),
+        (f"trunk of {head}", "all"),
+    ]
+    return faults_of(runner, slots | trunks, names)
+
+
+def faults_of(
+    runner: Runner, packed: Mapping[str, PackedAdapter[Any]], names: list[Lineage]
+) -> list[str]:
     lineages = [tuple(packed[name] for name in own) for own in names]
     everywhere = {i: i for i in range(len(names))}
     bare = logits(runner, everywhere, [()] * len(names))
@@ -157,6 +185,12 @@ def test_a_row_has_its_bits_in_any_company(
     backbone: Backbone, way: Way, dtype: str, form: str
 ) -> None:
     assert faults(make_runner(backbone, way, dtype), adapters(backbone, form)) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("way", "dtype"), FOLDING)
+def test_a_row_of_a_trunk_has_them_too(backbone: Backbone, way: Way, dtype: str, form: str) -> None:
+    assert folded_faults(make_runner(backbone, way, dtype), adapters(backbone, form)) == []
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from jumplora_adapters.network import HEAD, Site
 from jumplora_server.engine.engine import Engine, Kernels
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
+from jumplora_server.engine.native.work import decode_work
 
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 KERNELS = [pytest.param("native", marks=native), "torch"]
@@ -129,6 +130,9 @@ class Asked:
     def add(self, module: str, x: torch.Tensor, y: torch.Tensor) -> None:
         raise AssertionError(f"{module} has no delta")
 
+    def instead(self, module: str) -> tuple[()]:
+        return ()
+
 
 def test_a_site_is_decoded_or_computes_once_a_prompt(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
@@ -154,8 +158,8 @@ def test_a_step_names_the_targets_of_its_rows_and_no_others(backbone: Backbone) 
     packed = {name: runner.pack(adapter) for name, adapter in made.items()}
 
     def named(*lineages: tuple[str, ...]) -> set[str]:
-        spans = [(i, i + 1) for i in range(len(lineages))]
-        work = runner._work(spans, [tuple(packed[n] for n in names) for names in lineages])
+        slots = [tuple(packed[n] for n in names) for names in lineages]
+        work = decode_work(slots, len(backbone.sites))
         bits = int.from_bytes(work.targeted, "little")
         assert len(work.targeted) * 8 >= len(backbone.sites)
         return {name for i, name in enumerate(backbone.sites) if bits >> i & 1}

@@ -16,7 +16,7 @@ from jumplora_server.core import Timing
 from jumplora_server.metrics import table as metrics_table
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
-from jumplora_server.metrics.state import AdapterQuality, AdapterState
+from jumplora_server.metrics.state import AdapterQuality, AdapterState, Stage
 
 DIGEST = "0123456789abcdef" * 4
 QUALITY = AdapterQuality("test_exact_match", 0.81, canary_accuracy=0.9, backward_transfer=-0.08)
@@ -85,7 +85,8 @@ def use_everything(metrics: Metrics, task: str) -> None:
     publish(metrics, task)
     metrics.in_flight(task, 1)
     metrics.request_finished(task, "ok", TIMING, 12, 3)
-    metrics.adapter_loaded(task, {"read": 0.1, "pack": 0.2, "warmup": 0.3, "canaries": 0.4})
+    seconds: dict[Stage, float] = {"read": 0.1, "fold": 0.5, "pack": 0.2, "warmup": 0.3}
+    metrics.adapter_loaded(task, {**seconds, "canaries": 0.4})
     metrics.adapter_load_failed(task, "nonfinite")
     metrics.swapped(task)
     metrics.rolled_back(task)

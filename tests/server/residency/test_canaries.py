@@ -311,7 +311,7 @@ def test_a_removed_task_leaves_no_accuracy(tmp_path: Path) -> None:
 
 
 def test_a_version_that_was_loaded_as_an_ancestor_owes_its_own(tmp_path: Path) -> None:
-    with SmallServer(tmp_path) as server:
+    with SmallServer(tmp_path, fold="never") as server:
         knows(server)
         first = server.publish("one", canaries=CANARIES)
         server.publish("two", lineage=[first])

@@ -81,8 +81,8 @@ UNKNOWABLE = (FakeEngine, "install", "after")
 def test_a_step_that_raises_ends_its_job_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type[Any], name: str, when: str
 ) -> None:
-    """A chain of two is loaded, an update of its child follows; a step of the update raises, before
-    it did anything or after it did all."""
+    """A chain of two is loaded, an update of its child with a longer trunk follows; a step of the
+    update raises, before it did anything or after it did all."""
     with SmallServer(tmp_path, waits=SOON, budget_bytes=100_000) as server:
         parent = server.publish("parent")
         child = server.publish("child", lineage=[parent])
@@ -93,21 +93,22 @@ def test_a_step_that_raises_ends_its_job_alone(
         if when == "after":
             fuse = AfterFuse(owner, name, after=1)
         monkeypatch.setattr(owner, name, fuse)
-        newer = server.publish("child", seed=1, lineage=[parent])
+        newer = server.publish("child", seed=1, lineage=[parent, other])
+        texts = [f"{parent[:8]}+{child[:8]}:hi", f"{parent[:8]}+{other[:8]}+{newer[:8]}:hi"]
         error = server.residency.sync("child").exception(PATIENCE)
         assert error is None or isinstance(error, AdapterUnavailable)
         answer = server.submit("child")[1].finish()
         if answer.reason is not FinishReason.ERROR:
-            assert answer.text in (f"{parent[:8]}+{v[:8]}:hi" for v in (child, newer))
+            assert answer.text in texts
         assert server.generate("other") == f"{other[:8]}:hi"
         assert server.has_threads
         wait_until(lambda: server.residency.status("child").version == newer)
         wait_until(lambda: server.residency.status("child").failure is None)
-        assert server.generate("child") == f"{parent[:8]}+{newer[:8]}:hi"
+        assert server.generate("child") == texts[1]
         assert server.generate("parent") == f"{parent[:8]}:hi"
         monkeypatch.undo()  # what did not blow by now must not at the end
         if fuse.is_blown:
-            leftover = server.engine.resident_bytes - 100 * 4
+            leftover = server.engine.resident_bytes - 100 * 6  # two trunks among them
             assert leftover <= 0, "nothing of the failed attempt is left"
 
 
@@ -130,13 +131,13 @@ class AfterFuse(Fuse):
 def test_the_steps_are_those_of_a_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of what is broken above is on a load's way: else the test above shows nothing."""
     with SmallServer(tmp_path) as server:
-        server.publish("a")
+        first = server.publish("a")
         server.settle("a")
         fuses = {}
         for owner, name in steps():
             fuses[owner, name] = Fuse(owner, name, after=0)
             monkeypatch.setattr(owner, name, fuses[owner, name])
-        server.publish("a", seed=1)
+        server.publish("a", seed=1, lineage=[first])
         server.settle("a")
         met = {f"{owner.__name__}.{name}" for (owner, name), fuse in fuses.items() if fuse.hits}
     assert {
@@ -144,5 +145,6 @@ def test_the_steps_are_those_of_a_load(tmp_path: Path, monkeypatch: pytest.Monke
         "Table.commit", "Table.flip", "Versions.take_freed", "Versions.install", "Versions.begin",
         "Versions.ready", "Versions.serve", "StoreReader.desired", "StoreReader.known",
         "StoreReader.lineage", "StoreReader.adapter", "StoreReader.stamps", "FakeEngine.pack",
-        "FakeEngine.install", "Report.state", "Report.loaded", "Report.flipped",
+        "FakeEngine.fold", "FakeEngine.trunk_bytes", "FakeEngine.install", "Report.state",
+        "Report.loaded", "Report.flipped",
     } <= met  # fmt: skip

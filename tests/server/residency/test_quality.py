@@ -32,6 +32,8 @@ def status(canary_accuracy: float | None = None, **fields: Any) -> TaskStatus:
         nonzeros=1,
         density=0.5,
         canary_accuracy=canary_accuracy,
+        folded_depth=0,
+        trunk_bytes=0,
         manifest=manifest.model_copy(update=fields),
         history=(),
     )

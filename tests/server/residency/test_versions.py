@@ -251,6 +251,18 @@ def test_a_guessed_size_does_not_refuse() -> None:
         table.versions.measure("a2", 11, "a1")
 
 
+def test_the_guesses_of_a_chain_do_not_refuse_it() -> None:
+    table = Loading(budget=20)
+    for name, ancestors in (("a", ()), ("b", ("a",))):
+        table.versions.know(Known(VersionFacts(name, name, ancestors, 999), MANIFEST))
+    assert table.versions.begin("b", beside=None, room="evict") == ("a", "b")
+    assert table.versions.measure("a", 12, None), "the other may turn out small"
+    assert table.versions.used_bytes == 20
+    assert table.versions.measure("b", 8, None)
+    with pytest.raises(OutOfMemoryBudget):
+        table.versions.measure("b", 9, None)
+
+
 def test_what_is_always_in_use_yields_to_one_that_waited() -> None:
     table = Loading()
     table.add("a", "b", "c")

@@ -11,6 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from factories import random_adapter
 from jumplora_server.errors import OutOfMemoryBudget
 from jumplora_server.residency.entries import Known, LoadFailure, State, VersionFacts
+from jumplora_server.residency.folding import Folding, plan
+from jumplora_server.residency.room import closure
 from jumplora_server.residency.versions import Versions
 from small_server import BACKBONE
 
@@ -24,13 +26,29 @@ WORLD: dict[str, tuple[tuple[str, ...], int]] = {
     "d1": ((), 25),
     "e1": (("d1",), 9),
     "f1": ((), 41),
+    "g1": (("a1", "b1", "c1"), 5),
+    "h1": (("a1",), 7),
 }
+TRUNK = 9
 NAMES = st.sampled_from(sorted(WORLD))
 MANIFEST, _ = random_adapter(BACKBONE)
 
 
+def folding(trunks: int) -> Folding:
+    """With room for that many trunks of a chain: for 7 they stand at depths 1 and 3."""
+    return Folding("auto", BUDGET, trunks * TRUNK, lambda sites: TRUNK)
+
+
+def needed(name: str, rule: Folding) -> tuple[Known, ...]:
+    lineage = (*WORLD[name][0], name)
+    facts = [VersionFacts(each, each[0], *WORLD[each]) for each in lineage]
+    return plan([Known(fact, MANIFEST) for fact in facts], name, rule)
+
+
 class VersionsMachine(RuleBasedStateMachine):
     """The model: who is leased, who has rows, and which engine slots are installed."""
+
+    folding = folding(0)
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,16 +63,23 @@ class VersionsMachine(RuleBasedStateMachine):
         self.next_slot = 0
 
     def know(self, name: str) -> None:
-        ancestors, size = WORLD[name]
-        for ancestor in ancestors:
-            self.know(ancestor)
-        self.versions.know(Known(VersionFacts(name, name[0], ancestors, size), MANIFEST))
+        for known in needed(name, self.folding):
+            self.versions.know(known)
+
+    def size(self, name: str) -> int:
+        return WORLD[name][1] if name in WORLD else TRUNK
+
+    @property
+    def most(self) -> int:
+        """What may be in use: only trunks may go over the budget."""
+        return BUDGET + sum(trunk.nbytes for trunk in self.versions.trunks)
 
     def tidy(self) -> None:
         for freed in self.versions.take_freed():
             name = self.installed.pop(freed.slot)  # KeyError: freed twice
-            assert not self.rows[name], f"{name} is removed under its rows"
-            assert freed.task == name[0]
+            users = [user for user, slots in self.row_slots.items() if freed.slot in slots]
+            assert not users, f"{name} is removed under the rows of {users}"
+            assert freed.task == (name[0] if name in WORLD else "")
 
     @rule(name=NAMES)
     def lease(self, name: str) -> None:
@@ -74,7 +99,9 @@ class VersionsMachine(RuleBasedStateMachine):
         if self.leases[name] > self.rows[name]:
             slots = self.versions.claim(name, "in_service")
             if slots is not None:
-                assert [self.installed[s] for s in slots] == [*WORLD[name][0], name]
+                own = next(k for k in needed(name, self.folding) if k.facts.digest == name)
+                assert own.parts is not None
+                assert [self.installed[s] for s in slots] == [*own.parts, name]
                 self.rows[name] += 1
                 kept = self.row_slots.setdefault(name, slots)
                 assert kept == slots, "a version moved under its rows"
@@ -87,7 +114,7 @@ class VersionsMachine(RuleBasedStateMachine):
             if not self.rows[name]:
                 del self.row_slots[name]
 
-    @rule(task=st.sampled_from("abcdef"), pinned=st.sampled_from(["pinned", "unpinned"]))
+    @rule(task=st.sampled_from("abcdefgh"), pinned=st.sampled_from(["pinned", "unpinned"]))
     def pin(self, task: str, pinned: str) -> None:
         self.versions.pin(task, "pinned" if pinned == "pinned" else "unpinned")
         (self.pinned.add if pinned == "pinned" else self.pinned.discard)(task)
@@ -111,6 +138,11 @@ class VersionsMachine(RuleBasedStateMachine):
         self.tidy()
         gone = before - set(self.installed)
         assert room == "evict" or not gone
+        if loading and self.versions.used_bytes > BUDGET:
+            keep = [d for task, d in self.served.items() if task in self.pinned]
+            kept = closure(self.versions.known, [name, *keep, *([beside] if beside else [])])
+            resident = {d for d, v in self.versions.known.items() if v.resident_bytes}
+            assert resident <= {*kept}, "all that could go went first"
         self.loading = loading or ()
 
     @precondition(lambda self: bool(self.loading))
@@ -120,7 +152,7 @@ class VersionsMachine(RuleBasedStateMachine):
         for name in loading:
             served = self.served.get(target[0])
             try:
-                fits = self.versions.measure(name, int(WORLD[name][1] * factor), served)
+                fits = self.versions.measure(name, int(self.size(name) * factor), served)
             except OutOfMemoryBudget:
                 fits = False
             if not fits:
@@ -128,7 +160,7 @@ class VersionsMachine(RuleBasedStateMachine):
                 self.tidy()
                 return
             self.tidy()
-            assert sum(v.resident_bytes for v in self.versions.known.values()) <= BUDGET
+            assert self.versions.used_bytes <= self.most
             self.installed[self.next_slot] = name
             self.versions.install(name, self.next_slot, 1, 0.5)
             self.next_slot += 1
@@ -161,7 +193,7 @@ class VersionsMachine(RuleBasedStateMachine):
             self.versions.retire(before, before[0], "replaced")
 
     @precondition(lambda self: not self.loading)
-    @rule(task=st.sampled_from("abcdef"))
+    @rule(task=st.sampled_from("abcdefgh"))
     def forget(self, task: str) -> None:
         if task in self.served:
             self.versions.retire(self.served.pop(task), task, "unload")
@@ -176,7 +208,7 @@ class VersionsMachine(RuleBasedStateMachine):
     def agrees_with_the_model(self) -> None:
         self.tidy()
         versions = self.versions.known
-        assert self.versions.used_bytes <= BUDGET
+        assert self.versions.used_bytes <= self.most
         resident = {d for d, v in versions.items() if v.is_resident}
         for digest, version in versions.items():
             assert version.leases == self.leases[digest]
@@ -184,11 +216,11 @@ class VersionsMachine(RuleBasedStateMachine):
             holders = {
                 d
                 for d, v in versions.items()
-                if digest in v.facts.ancestors and (v.is_resident or v.state is State.LOADING)
+                if digest in v.needs and (v.is_resident or v.state is State.LOADING)
             }
             assert version.holds == len(holders)
             if digest in resident:
-                assert resident.issuperset(version.facts.ancestors)
+                assert resident.issuperset(version.needs)
             if version.state is State.DRAINING:
                 assert not version.is_idle, "it should be gone"
         assert all(d in versions for d, count in self.leases.items() if count)
@@ -197,6 +229,8 @@ class VersionsMachine(RuleBasedStateMachine):
         for task, digest in self.served.items():
             assert versions[digest].is_served
             assert versions[digest].facts.task == task
+        listed = {v.digest for task in "abcdefgh" for v in self.versions.of_task(task)}
+        assert listed == {digest for digest in versions if digest in WORLD}, "no trunk is listed"
 
     def teardown(self) -> None:
         self.versions.abort(self.loading)
@@ -204,6 +238,7 @@ class VersionsMachine(RuleBasedStateMachine):
             for _ in range(count):
                 self.versions.unclaim(name)
         self.rows.clear()
+        self.row_slots.clear()
         for name, count in self.leases.items():
             for _ in range(count):
                 self.versions.unlease(name)
@@ -216,5 +251,13 @@ class VersionsMachine(RuleBasedStateMachine):
         assert self.versions.used_bytes == 0
 
 
+class FoldedMachine(VersionsMachine):
+    """The same with trunks, which several of the versions share."""
+
+    folding = folding(7)
+
+
 TestVersions = VersionsMachine.TestCase
-TestVersions.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestFolded = FoldedMachine.TestCase
+TestVersions.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestFolded.settings = TestVersions.settings

@@ -105,6 +105,10 @@ class DecodePlan:
         """y[row] += x[row] D^T for every slot of the row's lineage; one launch."""
         self._kernels.add_decode(self._lineages, self._modules[module], x, y)
 
+    def instead(self, module: str) -> tuple[()]:
+        """None: a GPU has no trunks."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -220,6 +224,10 @@ class EncodePlan:
                 form = span.adapter.forms[module]
                 update = form.product(x[span.start : span.stop].float(), "encode")
                 y[span.start : span.stop] += update.to(y.dtype)
+
+    def instead(self, module: str) -> tuple[()]:
+        """None: a GPU has no trunks."""
+        return ()
 
     def _transposed(self, x: Tensor) -> Tensor:
         """x^T [d_in, n], kept for the next module: q and v of a block read the same x."""

@@ -131,6 +131,11 @@ class CudaRunner(TorchRunner):
             return packed
         return load(adapter, self._modules, sound, self._uploader)
 
+    @property
+    def can_fold(self) -> bool:
+        """Not yet: its plans and graphs read the backbone's own weights."""
+        return False
+
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary] float32."""
         rows = [sequence.row for sequence in sequences]

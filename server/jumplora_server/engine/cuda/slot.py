@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from jumplora_adapters.format import Adapter
-from jumplora_server.engine.bank import PackedAdapter
+from jumplora_server.engine.bank import PackedAdapter, Resident
 from jumplora_server.engine.cuda.factored import GatedFactors
 from jumplora_server.engine.cuda.forms import DeviceForm, place
 from jumplora_server.engine.cuda.pool import Pool
 from jumplora_server.engine.cuda.upload import Uploader
-from jumplora_server.engine.delta import DeltaForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def load(
     )
 
 
-def on_device(lineage: tuple[PackedAdapter[DeltaForm], ...]) -> tuple[DeviceAdapter, ...]:
+def on_device(lineage: tuple[PackedAdapter[Resident], ...]) -> tuple[DeviceAdapter, ...]:
     """A lineage of slots that this runner packed."""
     slots = tuple(adapter for adapter in lineage if isinstance(adapter, DeviceAdapter))
     assert len(slots) == len(lineage), "a slot of another runner"

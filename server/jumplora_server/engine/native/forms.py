@@ -15,14 +15,13 @@ from jumplora_adapters.format import Adapter
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.delta import DENSE_ABOVE, is_filled, is_overranked
 from jumplora_server.engine.native.layout import LANES, MAX_MODULES, DeltaKind, DeltaStruct
-from jumplora_server.engine.native.library import load_library
-from jumplora_server.engine.native.weights import pack_float
+from jumplora_server.engine.native.weights import PackedWeight, pack_float
 
 _VALUE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 class NativeForm(Protocol):
-    """One module's delta, ready to be applied."""
+    """One module's delta, ready to be applied, or the weight that a trunk has for it."""
 
     @property
     def nbytes(self) -> int: ...
@@ -111,15 +110,36 @@ class CombinedForm:
         return both
 
 
-def make_form(delta: Delta) -> NativeForm:
+@dataclass(frozen=True, slots=True)
+class TrunkForm:
+    """A merged weight in the backbone's own form."""
+
+    weight: PackedWeight
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes."""
+        return self.weight.nbytes
+
+    def struct(self) -> DeltaStruct:
+        """The kernels' view."""
+        scales = self.weight.scales
+        return DeltaStruct(
+            kind=DeltaKind.TRUNK,
+            values=self.weight.panels.data_ptr(),
+            b=None if scales is None else scales.data_ptr(),
+        )
+
+
+def make_form(delta: Delta, library: ctypes.CDLL) -> NativeForm:
     """The cheapest form of a delta."""
     if isinstance(delta, CombinedDelta) and not is_filled(delta):
-        return CombinedForm(sparse_form(delta.sparse), low_rank_form(delta.lowrank))
+        return CombinedForm(sparse_form(delta.sparse, library), low_rank_form(delta.lowrank))
     if isinstance(delta, LowRankDelta) and not is_overranked(delta):
         return low_rank_form(delta)
     if not isinstance(delta, SparseDelta) or delta.density > DENSE_ABOVE:
         return DenseForm(pack_float(delta.to_dense(torch.float32)))
-    return sparse_form(delta)
+    return sparse_form(delta, library)
 
 
 def low_rank_form(delta: LowRankDelta) -> LowRankForm:
@@ -136,12 +156,12 @@ def _rank(form: NativeForm) -> int:
     return form.rank if isinstance(form, LowRankForm) else 0
 
 
-def sparse_form(delta: SparseDelta) -> SparseForm:
+def sparse_form(delta: SparseDelta, library: ctypes.CDLL) -> SparseForm:
     """Compressed rows of a masked delta."""
     d_out, d_in = delta.shape
     offsets = torch.empty(d_out + 1, dtype=torch.int32)
     columns = torch.empty(delta.nnz, dtype=torch.uint16)
-    found = load_library().jl_unpack_mask(
+    found = library.jl_unpack_mask(
         delta.mask.data_ptr(), d_out, d_in, offsets.data_ptr(), columns.data_ptr()
     )
     assert found == delta.nnz, "the mask was checked against its values when it was read"
@@ -153,6 +173,7 @@ class NativeAdapter(PackedAdapter[NativeForm]):
     """An adapter and its table, through which the kernels find each module's delta."""
 
     table: ctypes.Array[DeltaStruct]
+    is_trunk: bool  # then it has weights, not deltas
     targeted: int  # a bit for each module that it has
     inner: int  # numbers that an operation computes for one row on its way: x A^T of its modules
 
@@ -162,13 +183,17 @@ class NativeAdapter(PackedAdapter[NativeForm]):
         return ctypes.addressof(self.table)
 
 
-def pack_native(adapter: Adapter, sites: Mapping[str, int]) -> NativeAdapter:
+def pack_native(adapter: Adapter, sites: Mapping[str, int], library: ctypes.CDLL) -> NativeAdapter:
     """Bring an adapter into the kernels' forms; any thread.
 
     Args:
         sites: the backbone's linear layers with their places in a table.
     """
-    plain = packed(adapter, make_form)
+    return with_table(packed(adapter, lambda delta: make_form(delta, library)), sites)
+
+
+def with_table(plain: PackedAdapter[NativeForm], sites: Mapping[str, int]) -> NativeAdapter:
+    """Enter forms into a table with a place for each of `sites`."""
     table = (DeltaStruct * len(sites))()
     targeted = 0
     for name, form in plain.forms.items():
@@ -176,5 +201,13 @@ def pack_native(adapter: Adapter, sites: Mapping[str, int]) -> NativeAdapter:
         targeted |= 1 << sites[name]
     inner = MAX_MODULES * max(map(_rank, plain.forms.values()), default=0)
     return NativeAdapter(
-        plain.version, plain.forms, plain.nbytes, plain.nnz, plain.density, table, targeted, inner
+        plain.version,
+        plain.forms,
+        plain.nbytes,
+        plain.nnz,
+        plain.density,
+        table,
+        is_trunk=any(isinstance(form, TrunkForm) for form in plain.forms.values()),
+        targeted=targeted,
+        inner=inner,
     )

@@ -36,12 +36,14 @@ class Function(IntEnum):
 
 
 class DeltaKind(IntFlag):
-    """The form of one module's delta; a sparse one may have a low-rank one beside."""
+    """The form of one module's delta, of which a sparse one may have a low-rank one beside; or that
+    a trunk has the module's weight."""
 
     NONE = 0
     SPARSE = 1
     DENSE = 2
     LOW_RANK = 4
+    TRUNK = 8
 
 
 class Outcome(IntEnum):
@@ -54,7 +56,7 @@ class Outcome(IntEnum):
 
 PANEL = 32  # outputs of a panel of packed weights
 LANES = 16  # floats of a vector
-MAX_LANES = 64  # tokens of a block
+MAX_LANES = 64  # tokens of a family
 MAX_MODULES = 3  # of a delta operation
 
 # Without slots a structure takes a field that it has not, by any name, and the kernels read the
@@ -89,8 +91,27 @@ class DeltaStruct(ctypes.Structure):
     )
 
 
+class Segment(ctypes.Structure):
+    """Neighbouring rows with one trunk, or without one."""
+
+    __slots__ = ()
+    _fields_ = (("row", ctypes.c_int64), ("rows", ctypes.c_int64), ("trunk", ctypes.c_void_p))
+
+
 class Block(ctypes.Structure):
-    """Neighbouring rows of one lineage."""
+    """Neighbouring rows that add the deltas of one table."""
+
+    __slots__ = ()
+    _fields_ = (
+        ("row", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("table", ctypes.c_void_p),
+        ("inner", ctypes.c_int64),
+    )
+
+
+class Family(ctypes.Structure):
+    """Neighbouring rows and their blocks, each after those that its rows add before."""
 
     __slots__ = ()
     _fields_ = (
@@ -98,8 +119,7 @@ class Block(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("lane", ctypes.c_int64),
         ("first", ctypes.c_int64),
-        ("tables", ctypes.c_int64),
-        ("inner", ctypes.c_int64),
+        ("blocks", ctypes.c_int64),
     )
 
 
@@ -133,10 +153,14 @@ class Step(ctypes.Structure):
         ("source_places", ctypes.c_void_p),
         ("target_rows", ctypes.c_void_p),
         ("positions", ctypes.c_void_p),
+        ("segments_count", ctypes.c_int64),
+        ("segments", ctypes.c_void_p),
+        ("families_count", ctypes.c_int64),
+        ("families", ctypes.c_void_p),
         ("blocks_count", ctypes.c_int64),
         ("blocks", ctypes.c_void_p),
-        ("tables", ctypes.c_void_p),
         ("targeted", ctypes.c_char_p),
+        ("merged", ctypes.c_char_p),
         ("inner", ctypes.c_void_p),
         ("samplings", ctypes.c_void_p),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -50,6 +51,7 @@ class MakeModel(Protocol):
         config: Architecture,
         weights: StoredTensors,
         *,
+        library: ctypes.CDLL,
         end_token_ids: tuple[int, ...],
         dtype: str,
         tokens: int,

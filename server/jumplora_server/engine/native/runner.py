@@ -5,47 +5,40 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from jumplora_adapters import network
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, StepOutput
-from jumplora_server.engine.native.forms import NativeAdapter, pack_native
-from jumplora_server.engine.native.layout import LANES, MAX_LANES, Block, Step
+from jumplora_server.engine.native.forms import (
+    NativeAdapter,
+    TrunkForm,
+    pack_native,
+    with_table,
+)
 from jumplora_server.engine.native.model import NATIVE_MODELS
 from jumplora_server.engine.native.sampling import Samplings
+from jumplora_server.engine.native.step import prepare
 from jumplora_server.engine.native.tape import Tape
+from jumplora_server.engine.native.weights import pack_weights, packed_bytes
+from jumplora_server.engine.native.work import (
+    Lineage,
+    decode_order,
+    decode_work,
+    encode_work,
+)
 from jumplora_server.engine.sampling import step_output
+from jumplora_server.engine.trunk import fold
 from jumplora_server.engine.weights import StoredTensors
-
-Lineage = tuple[NativeAdapter, ...]
 
 # Prompts are encoded in portions of about this many tokens: activations stay near the processor,
 # and the buffers stay small.
 ENCODE_TOKENS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A step and the arrays that it points into: hold it until the step was computed."""
-
-    step: Step
-    arrays: tuple[object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Which deltas the rows of a step add."""
-
-    blocks: Rows[Block] = ()
-    tables: Rows[int] = ()  # addresses of slots, one lineage after another
-    targeted: bytes = b""
-    inner: int = 0  # numbers of x A^T of the low-rank ones, of the operation that has most
 
 
 class NativeRunner:
@@ -59,13 +52,19 @@ class NativeRunner:
         start_token_id: int,
         dtype: str,
         limits: EngineLimits,
+        library: ctypes.CDLL,
     ) -> None:
-        """Raises NativeUnavailable where the kernels do not run."""
+        """`library`: the kernels that compute."""
+        self._library = library
         self._start = start_token_id
+        self._dtype = dtype
+        self._weights = weights  # kept for what is folded later: it holds open files, no tensors
+        self._sites = network.sites(config)
         self._tokens = max(ENCODE_TOKENS, limits.max_source_tokens)
         self._model = NATIVE_MODELS[config.family](
             config,
             weights,
+            library=library,
             end_token_ids=limits.end_token_ids,
             dtype=dtype,
             tokens=self._tokens,
@@ -83,7 +82,26 @@ class NativeRunner:
 
     def pack(self, adapter: Adapter) -> NativeAdapter:
         """Bring an adapter into the kernels' forms; any thread."""
-        return pack_native(adapter, self._model.sites)
+        return pack_native(adapter, self._model.sites, self._library)
+
+    @property
+    def can_fold(self) -> bool:
+        """Whether it takes trunks."""
+        return True
+
+    def fold(self, adapters: Rows[Adapter]) -> NativeAdapter:
+        """Merge a lineage's first versions into a trunk; any thread."""
+        trunk = fold(
+            adapters,
+            self._weights,
+            self._sites,
+            lambda merged: TrunkForm(pack_weights([merged], self._dtype)),
+        )
+        return with_table(trunk, self._model.sites)
+
+    def trunk_bytes(self, names: Iterable[str]) -> int:
+        """What a trunk of these sites takes, without making it."""
+        return sum(packed_bytes(*self._sites[name].shape, self._dtype) for name in {*names})
 
     def encode(self, encodings: Rows[Encoding], lineages: Rows[Lineage]) -> None:
         """Write each prompt's keys and values into its source place."""
@@ -94,8 +112,9 @@ class NativeRunner:
         for portion in _portions(pairs, self._tokens):
             prompts = [encoding.prompt for encoding, _ in portion]
             starts = list(itertools.accumulate(map(len, prompts), initial=0))
-            work = self._work([*itertools.pairwise(starts)], [slots for _, slots in portion])
-            prepared = _prepare(
+            spans = itertools.pairwise(starts)
+            work = encode_work(spans, [slots for _, slots in portion], len(self._model.sites))
+            prepared = prepare(
                 tokens=[*itertools.chain(*prompts)],
                 lengths=[*map(len, prompts)],
                 starts=starts[:-1],
@@ -107,22 +126,35 @@ class NativeRunner:
 
     def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> StepOutput:
         """Choose each sequence's next token."""
-        self._decode(sequences, lineages)
+        order = decode_order(lineages)
+        ordered = [sequences[n] for n in order]
+        self._decode(ordered, [lineages[n] for n in order])
         highest, tokens, logprobs = (
-            found[: len(sequences)].tolist()
+            found[: len(ordered)].tolist()
             for found in (self._model.highest, self._model.best, self._model.logprobs)
         )
-        candidates = self._model.candidates.read(sequences)
-        return step_output(sequences, [*map(math.isfinite, highest)], tokens, logprobs, candidates)
+        candidates = self._model.candidates.read(ordered)
+        places = sorted(
+            range(len(order)), key=order.__getitem__
+        )  # where each sequence was computed
+        return step_output(
+            sequences,
+            [math.isfinite(highest[n]) for n in places],
+            [tokens[n] for n in places],
+            [logprobs[n] for n in places],
+            {order[n]: listed for n, listed in candidates.items()},
+        )
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary]; valid until the next decode."""
-        self._decode(sequences, lineages)
-        return self._model.logits[: len(sequences)]
+        order = decode_order(lineages)
+        self._decode([sequences[n] for n in order], [lineages[n] for n in order])
+        logits = self._model.logits[: len(order)]
+        return logits[sorted(range(len(order)), key=order.__getitem__)]
 
     def _decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
-        work = self._work([(i, i + 1) for i in range(len(sequences))], lineages)
-        prepared = _prepare(
+        work = decode_work(lineages, len(self._model.sites))
+        prepared = prepare(
             tokens=[s.output[-1] if s.output else self._start for s in sequences],
             lengths=[len(sequence.encoding.prompt) for sequence in sequences],
             source_places=[sequence.encoding.place for sequence in sequences],
@@ -136,7 +168,7 @@ class NativeRunner:
 
     def copy(self, copies: Rows[RowCopy]) -> None:
         """Copy what rows of the target cache hold."""
-        prepared = _prepare(
+        prepared = prepare(
             tokens=[0] * len(copies),
             lengths=[copy.same for copy in copies],
             source_places=[copy.source for copy in copies],
@@ -163,37 +195,6 @@ class NativeRunner:
     def clear_place(self, place: int) -> None:
         """Nothing to do: what kernels read past a prompt's own keys is masked away."""
 
-    def _work(self, spans: Rows[tuple[int, int]], lineages: Rows[Lineage]) -> Work:
-        """Cut neighbouring rows of one lineage into blocks; rows of the bare backbone are in none.
-
-        Args:
-            spans: of each lineage, its rows of activations [start, stop).
-        """
-        blocks: list[Block] = []
-        tables: list[int] = []
-        targeted = 0
-        lane = inner = 0
-        addresses = [[slot.address for slot in lineage] for lineage in lineages]
-        for _, group in itertools.groupby(
-            zip(addresses, spans, lineages, strict=True), key=lambda member: member[0]
-        ):
-            members = [*group]
-            lineage, (start, _), slots = members[0]
-            stop = members[-1][1][1]
-            if not lineage:
-                continue
-            for row in range(start, stop, MAX_LANES):
-                rows = min(MAX_LANES, stop - row)
-                blocks.append(Block(row, rows, lane, len(tables), len(lineage), inner))
-                lanes = -(-rows // LANES) * LANES
-                lane += lanes
-                inner += lanes * sum(slot.inner for slot in slots)
-            tables.extend(lineage)
-        for slot in {id(slot): slot for lineage in lineages for slot in lineage}.values():
-            targeted |= slot.targeted
-        sites = targeted.to_bytes(-(-len(self._model.sites) // 8), "little")
-        return Work(blocks, tables, sites, inner)
-
     def _room(self, numbers: int) -> Tensor | None:
         """For what a step's low-rank deltas compute on their way, kept for the next step.
 
@@ -202,43 +203,6 @@ class NativeRunner:
         if numbers > self._inner.numel():
             self._inner = torch.empty(numbers)
         return self._inner if numbers else None
-
-
-def _prepare(
-    *,
-    tokens: Rows[int],
-    lengths: Rows[int],
-    source_places: Rows[int],
-    starts: Rows[int] = (),
-    target_rows: Rows[int] = (),
-    positions: Rows[int] = (),
-    work: Work | None = None,
-    inner: Tensor | None = None,
-    samplings: Rows[int | None] = (),
-) -> Prepared:
-    """The step of these numbers; layout.Step says what they are."""
-    work = work or Work()
-    numbers = [
-        (ctypes.c_int64 * len(values))(*values)
-        for values in (starts, lengths, source_places, target_rows, positions)
-    ]
-    given = (ctypes.c_int32 * len(tokens))(*tokens)
-    blocks = (Block * len(work.blocks))(*work.blocks)
-    tables = (ctypes.c_void_p * len(work.tables))(*work.tables)
-    asked = (ctypes.c_void_p * len(samplings))(*samplings) if any(samplings) else None
-    step = Step(
-        len(tokens),
-        len(lengths),
-        ctypes.addressof(given),
-        *map(ctypes.addressof, numbers),
-        len(work.blocks),
-        ctypes.addressof(blocks),
-        ctypes.addressof(tables),
-        work.targeted,
-        None if inner is None else inner.data_ptr(),
-        None if asked is None else ctypes.addressof(asked),
-    )
-    return Prepared(step, (given, *numbers, blocks, tables, inner, asked))
 
 
 def _portions(

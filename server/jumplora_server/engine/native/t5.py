@@ -7,6 +7,9 @@ there is nothing to pad and nothing to round up.
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,8 +21,8 @@ from jumplora_server.engine.memory import lazy_zeros
 from jumplora_server.engine.native.layout import LANES, MAX_MODULES, Function, Kind, Step
 from jumplora_server.engine.native.sampling import CandidateLists
 from jumplora_server.engine.native.tape import Tape
-from jumplora_server.engine.native.weights import PackedWeight, pack_weight, roomy
-from jumplora_server.engine.weights import StoredTensors, stacked
+from jumplora_server.engine.native.weights import PackedWeight, pack_weights, roomy
+from jumplora_server.engine.weights import StoredTensors
 
 
 class NativeT5:
@@ -30,6 +33,7 @@ class NativeT5:
         config: Architecture,
         weights: StoredTensors,
         *,
+        library: ctypes.CDLL,
         end_token_ids: tuple[int, ...],
         dtype: str,
         tokens: int,
@@ -56,7 +60,7 @@ class NativeT5:
         widest = max(config.d_model, inner, config.d_ff)
         lanes = capacity + LANES * rows
         self._scratch = _buffer(max(capacity * (widest + 3), lanes * widest))
-        self._row_scales = _buffer(capacity, 2)
+        self._row_scales = _buffer(capacity, 4)
         self.logits = _buffer(rows, config.vocab_size)
         self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
         self.logprobs = torch.zeros(rows, dtype=torch.float64)
@@ -81,7 +85,7 @@ class NativeT5:
         self._biases: dict[tuple[str, Direction], Tensor] = {}  # by the name of their table
         # First, while there is room for the copies on their way: it is the largest.
         self._head = self._pack(modules.head)
-        self.encoding, self.decoding, self._copying = Tape(), Tape(), Tape()
+        self.encoding, self.decoding, self._copying = (Tape(library) for _ in range(3))
         self._record_encode(self.encoding, modules)
         self._record_decode(self.decoding, modules)
         self._record_copy(self._copying)
@@ -149,7 +153,7 @@ class NativeT5:
             self._linear(tape, few, self._mid, self._x, cross.o, adds=True)
             self._feed_forward(tape, few, block.feed_forward)
         self._norm(tape, modules.decoder.norm, factor=config.logit_scale)
-        self._product(tape, self._h, self._head, self.logits)
+        self._product(tape, self._h, self._head, self.logits, modules.head)
         self._deltas(tape, few, self._h, self.logits, modules.head)
         self._choose(tape)
 
@@ -194,13 +198,20 @@ class NativeT5:
 
         Deltas that no row of a step adds cost nothing: their operations are passed over.
         """
-        self._product(tape, x, self._pack(*sites), y, adds=adds)
+        self._product(tape, x, self._pack(*sites), y, *sites, adds=adds)
         self._deltas(tape, kind, x, y, *sites)
 
     def _product(
-        self, tape: Tape, x: Tensor, weight: PackedWeight, y: Tensor, *, adds: bool = False
+        self,
+        tape: Tape,
+        x: Tensor,
+        weight: PackedWeight,
+        y: Tensor,
+        *sites: Site,
+        adds: bool = False,
     ) -> None:
-        sizes = (weight.d_in, weight.d_out, weight.d_out, int(adds))
+        d_in, d_out, first, modules = self._numbers(sites)
+        sizes = (d_in, d_out, modules * d_out, int(adds), first, modules)
         if weight.scales is None:
             tape.add(Kind.LINEAR_F32, x, weight.panels, y, self._scratch, n=sizes)
         else:
@@ -210,15 +221,17 @@ class NativeT5:
             )  # fmt: skip
 
     def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
+        d_in, d_out, first, modules = self._numbers(sites)
+        tape.add(kind, x, y, None, self._scratch, n=(d_in, d_out, modules * d_out, first, modules))
+
+    def _numbers(self, sites: Sequence[Site]) -> tuple[int, int, int, int]:
+        """d_in and d_out of each, the place of the first in a table, and how many there are."""
         assert len(sites) <= MAX_MODULES
         d_out, d_in = sites[0].shape
         first = self.sites[sites[0].name]
         for number, site in enumerate(sites, first):  # the kernels count on from the first
             assert (self.sites[site.name], site.shape) == (number, (d_out, d_in)), site.name
-        tape.add(
-            kind, x, y, None, self._scratch,
-            n=(d_in, d_out, len(sites) * d_out, first, len(sites)),
-        )  # fmt: skip
+        return d_in, d_out, first, len(sites)
 
     # -- parameters
 
@@ -228,8 +241,7 @@ class NativeT5:
         return tensor
 
     def _pack(self, *sites: Site) -> PackedWeight:
-        weight = stacked(self._weights, [site.weight for site in sites])
-        packed = pack_weight(weight, self._dtype)
+        packed = pack_weights([self._weights[site.weight] for site in sites], self._dtype)
         self.weight_bytes += packed.nbytes
         return packed
 

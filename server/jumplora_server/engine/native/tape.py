@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from jumplora_server.engine.native.layout import Kind, Op, Outcome, Step
-from jumplora_server.engine.native.library import load_library
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,9 @@ class Timing:
 class Tape:
     """Operations in their order, with the tensors they point into kept alive."""
 
-    def __init__(self) -> None:
-        self._library = load_library()
+    def __init__(self, library: ctypes.CDLL) -> None:
+        """`library`: the kernels that replay it."""
+        self._library = library
         self._recorded: list[Op] = []
         self._kept: list[Tensor] = []
         self._ops: ctypes.Array[Op] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,10 @@ _MADV_HUGEPAGE = 14  # from <sys/mman.h>
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """One linear's weight [d_out, d_in]; `scales` [padded d_out] where it is int8."""
+    """Linears' weights [d_out, d_in], each in whole panels; `scales`, as many, where it is int8."""
 
     panels: Tensor
     scales: Tensor | None
-    d_in: int
-    d_out: int
 
     @property
     def nbytes(self) -> int:
@@ -60,13 +59,20 @@ def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return packed, F.pad(scale, (0, panels * PANEL - d_out))
 
 
-def pack_weight(weight: Tensor, dtype: str) -> PackedWeight:
-    """Pack a weight [d_out, d_in] for `dtype` float32 or int8."""
-    d_out, d_in = weight.shape
+def pack_weights(weights: Sequence[Tensor], dtype: str) -> PackedWeight:
+    """Pack weights of one shape [d_out, d_in] one behind the other, in float32 or int8."""
+    missing = -len(weights[0]) % PANEL
+    whole = [F.pad(weight, (0, 0, 0, missing)) if missing else weight for weight in weights]
+    stacked = whole[0] if len(whole) == 1 else torch.cat(whole)
     if dtype == "int8":
-        panels, scales = pack_int8(weight)
-        return PackedWeight(panels, scales, d_in, d_out)
-    return PackedWeight(pack_float(weight.float()), None, d_in, d_out)
+        return PackedWeight(*pack_int8(stacked))
+    return PackedWeight(pack_float(stacked.float()), None)
+
+
+def packed_bytes(d_out: int, d_in: int, dtype: str) -> int:
+    """What a weight takes when it is packed."""
+    outputs = -(-d_out // PANEL) * PANEL
+    return outputs * (-(-d_in // 4) * 4 + 4) if dtype == "int8" else 4 * outputs * d_in
 
 
 def roomy(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from jumplora_server.engine.native.layout import Kind, Step
+from jumplora_server.engine.native.library import best_set, load_library
 from jumplora_server.engine.native.tape import Tape
 
 ROWS, HEADS = 4, 4
@@ -29,7 +30,7 @@ class Attention:
         self.q = torch.randn(ROWS, HEADS)  # heads of one number
         self.keys, self.values = torch.randn(HEADS, length), torch.randn(HEADS, length)
         self.read = torch.zeros(ROWS, HEADS)
-        self._tape = Tape()
+        self._tape = Tape(load_library(best_set()))
         self._tape.add(
             Kind.ATTEND_CROSS, self.q, self.read, self.keys, self.values, n=(HEADS, 1, length)
         )

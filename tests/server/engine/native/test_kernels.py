@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import delta_operation
+from delta_operation import slot_of
 from jumplora_adapters.delta import Delta, LowRankDelta, SparseDelta
 from jumplora_server.engine.delta import product_reference
 from jumplora_server.engine.linear import Int8Linear, int8_linear_reference
-from jumplora_server.engine.native import library
 from jumplora_server.engine.native.forms import (
     DenseForm,
     LowRankForm,
+    NativeForm,
     SparseForm,
     make_form,
     sparse_form,
@@ -29,17 +31,18 @@ from jumplora_server.engine.native.forms import (
 from jumplora_server.engine.native.layout import (
     Block,
     DeltaStruct,
+    Family,
     Kind,
     Op,
     SamplingStruct,
+    Segment,
     Step,
 )
+from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
 from jumplora_server.engine.native.tape import Tape
-from jumplora_server.engine.native.weights import pack_weight
+from jumplora_server.engine.native.weights import pack_weights
 
-pytestmark = pytest.mark.skipif(
-    library.why_unavailable() is not None, reason=str(library.why_unavailable())
-)
+pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 
 SHAPES = [(1, 1), (37, 30), (64, 96), (96, 17)]  # (d_out, d_in): panels and vectors with a rest
 ROWS = (1, 2, 13, 14, 15, 29, 64, 70, 130)
@@ -53,21 +56,25 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def form_of(delta: Delta) -> NativeForm:
+    return make_form(delta, load_library(best_set()))
+
+
 def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def linear(x: Tensor, weight: Tensor, dtype: str, y: Tensor | None = None) -> Tensor:
     """x W^T by the kernel; added to `y` where it is given."""
-    packed = pack_weight(weight, dtype)
+    packed = pack_weights([weight], dtype)
     rows, d_out = len(x), len(weight)
     out = torch.full((rows, d_out), torch.nan) if y is None else y.clone()
-    scratch, scales = torch.empty(rows * (x.shape[1] + 3)), torch.empty(rows, 2)
-    tape = Tape()
+    scratch, scales = torch.empty(rows * (x.shape[1] + 3)), torch.empty(rows, 4)
+    tape = Tape(load_library(best_set()))
     kind = Kind.LINEAR_F32 if packed.scales is None else Kind.LINEAR_I8
     tape.add(
         kind, x, packed.panels, out, scratch, packed.scales, scales,
-        n=(x.shape[1], d_out, d_out, int(y is not None)),
+        n=(x.shape[1], d_out, d_out, int(y is not None), 0, 1),
     )  # fmt: skip
     tape.replay(Step(rows=rows))
     return out
@@ -120,7 +127,9 @@ def test_a_step_without_memory_fails_and_the_next_one_computes() -> None:
     assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("structure", [Op, DeltaStruct, Block, SamplingStruct, Step])
+@pytest.mark.parametrize(
+    "structure", [Op, DeltaStruct, Segment, Block, Family, SamplingStruct, Step]
+)
 def test_a_structure_takes_no_field_that_the_kernels_do_not_know(
     structure: type[ctypes.Structure],
 ) -> None:
@@ -129,7 +138,7 @@ def test_a_structure_takes_no_field_that_the_kernels_do_not_know(
 
 
 def test_an_unknown_operation_fails_its_step() -> None:
-    tape = Tape()
+    tape = Tape(load_library(best_set()))
     tape.add(99)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="could not compute a step"):
         tape.replay(Step(rows=1))
@@ -137,8 +146,8 @@ def test_an_unknown_operation_fails_its_step() -> None:
 
 def test_factors_that_take_more_than_twice_the_matrix_become_the_matrix() -> None:
     delta, x = low_rank((70, 96), rank=81), numbers(5, 96)
-    assert isinstance(make_form(low_rank((70, 96), rank=80)), LowRankForm)
-    form = make_form(delta)
+    assert isinstance(form_of(low_rank((70, 96), rank=80)), LowRankForm)
+    form = form_of(delta)
     assert isinstance(form, DenseForm)
     assert form.nbytes == 96 * 96 * 4  # whole panels of 32
     y = add_deltas(Kind.DELTA_FEW, x, torch.zeros(5, 3 * 70), [[delta]] * 5)
@@ -173,38 +182,15 @@ def low_rank(shape: tuple[int, int], rank: int = 5) -> LowRankDelta:
     return LowRankDelta(A=numbers(rank, shape[1], seed=7), B=numbers(shape[0], rank, seed=8))
 
 
-def add_deltas(kind: Kind, x: Tensor, y: Tensor, lineages: list[list[Delta]]) -> Tensor:
+def add_deltas(kind: Kind, x: Tensor, y: Tensor, lineages: Sequence[Sequence[Delta]]) -> Tensor:
     """y plus each row's lineage, oldest first; one module in the middle third of y's columns."""
     d_out = y.shape[1] // 3
-    forms = {id(delta): make_form(delta) for lineage in lineages for delta in lineage}
-    tables = {key: (DeltaStruct * 2)(DeltaStruct(), form.struct()) for key, form in forms.items()}
-    addresses: list[int] = []
-    blocks: list[Block] = []
-    row = lane = numbers_inside = 0
-    while row < len(lineages):
-        lineage = lineages[row]
-        rows = 1
-        while row + rows < len(lineages) and rows < 64 and lineages[row + rows] is lineage:
-            rows += 1
-        lanes = -(-rows // 16) * 16
-        if lineage:
-            blocks.append(Block(row, rows, lane, len(addresses), len(lineage), numbers_inside))
-            lane += lanes
-            numbers_inside += lanes * sum(tables[id(delta)][1].rank for delta in lineage)
-            addresses += [ctypes.addressof(tables[id(delta)]) for delta in lineage]
-        row += rows
-    block_array = (Block * len(blocks))(*blocks)
-    table_array = (ctypes.c_void_p * len(addresses))(*addresses)
+    slots = {
+        id(delta): slot_of({1: form_of(delta)}, 2) for lineage in lineages for delta in lineage
+    }
     out = y.clone()
-    scratch = torch.empty((len(x) + 16 * len(x)) * x.shape[1])
-    inner = torch.full((numbers_inside,), torch.nan)
-    tape = Tape()
-    tape.add(kind, x, out[:, d_out:], None, scratch, n=(x.shape[1], d_out, y.shape[1], 1, 1))
-    step = Step(
-        rows=len(x), blocks_count=len(blocks), blocks=ctypes.addressof(block_array),
-        tables=ctypes.addressof(table_array), inner=inner.data_ptr() if numbers_inside else None,
-    )  # fmt: skip
-    tape.replay(step)
+    rows = [[slots[id(delta)] for delta in lineage] for lineage in lineages]
+    delta_operation.add_deltas(kind, x, out[:, d_out:], rows, d_out=d_out, modules=(1, 1))
     return out
 
 
@@ -252,18 +238,18 @@ def test_a_mixed_batch_adds_each_rows_own_lineage(kind: Kind, rows: list[list[in
 
 def test_forms_follow_kind_and_density_and_take_four_bytes_a_non_zero() -> None:
     sparse, shape = masked(0.05, torch.bfloat16, 0, (64, 96)), (64, 96)
-    form = make_form(sparse)
+    form = form_of(sparse)
     assert isinstance(form, SparseForm)
     assert form.nbytes == 4 * sparse.nnz + 4 * 65
-    assert isinstance(make_form(masked(0.9, torch.bfloat16, 0, shape)), DenseForm)
-    assert isinstance(make_form(low_rank(shape)), LowRankForm)
+    assert isinstance(form_of(masked(0.9, torch.bfloat16, 0, shape)), DenseForm)
+    assert isinstance(form_of(low_rank(shape)), LowRankForm)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (48, 32), (5, 600)], ids=str)
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 def test_a_mask_unpacks_to_the_columns_of_its_csr(shape: tuple[int, int], density: float) -> None:
     delta = masked(density, torch.float32, 1, shape)
-    form = sparse_form(delta)
+    form = sparse_form(delta, load_library(best_set()))
     offsets, columns = delta.csr()
     assert torch.equal(form.offsets, offsets)
     assert torch.equal(form.columns.to(torch.int32), columns)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from delta_operation import add_deltas, slot_of
 from jumplora_adapters.delta import LowRankDelta
 from jumplora_server.engine.delta import product_reference
-from jumplora_server.engine.native import library
 from jumplora_server.engine.native.forms import low_rank_form
-from jumplora_server.engine.native.layout import LANES, Block, DeltaStruct, Kind, Step
-from jumplora_server.engine.native.tape import Tape
+from jumplora_server.engine.native.layout import Kind
+from jumplora_server.engine.native.library import why_unavailable
 
-pytestmark = pytest.mark.skipif(
-    library.why_unavailable() is not None, reason=str(library.why_unavailable())
-)
+pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 
 D_OUT, D_IN, MODULES = 150, 37, 3  # several ranges of outputs, and rests everywhere
 Slot = tuple[int, ...]  # the rank of each module; 0 for none
@@ -39,27 +35,11 @@ def deltas_of(slot: Slot, seed: int) -> dict[int, LowRankDelta]:
 
 def added(kind: Kind, x: Tensor, slots: list[dict[int, LowRankDelta]]) -> Tensor:
     """x D^T of all slots by the kernel [rows, MODULES * D_OUT], the rows being one block."""
-    forms = [{m: low_rank_form(delta) for m, delta in slot.items()} for slot in slots]
-    tables = [
-        (DeltaStruct * MODULES)(
-            *(own[m].struct() if m in own else DeltaStruct() for m in range(MODULES))
-        )
-        for own in forms
+    lineage = [
+        slot_of({m: low_rank_form(delta) for m, delta in slot.items()}, MODULES) for slot in slots
     ]
-    addresses = (ctypes.c_void_p * len(slots))(*map(ctypes.addressof, tables))
-    lanes = -(-len(x) // LANES) * LANES
-    inner = torch.empty(lanes * sum(form.rank for own in forms for form in own.values()))
-    blocks = (Block * 1)(Block(0, len(x), 0, 0, len(slots), 0))
     y = torch.zeros(len(x), MODULES * D_OUT)
-    tape = Tape()
-    tape.add(
-        kind, x, y, None, torch.empty(lanes * D_IN), n=(D_IN, D_OUT, MODULES * D_OUT, 0, MODULES)
-    )
-    step = Step(
-        rows=len(x), blocks_count=1, blocks=ctypes.addressof(blocks),
-        tables=ctypes.addressof(addresses), inner=inner.data_ptr(),
-    )  # fmt: skip
-    tape.replay(step)
+    add_deltas(kind, x, y, [lineage] * len(x), d_out=D_OUT, modules=(0, MODULES))
     return y
 
 

@@ -1,9 +1,11 @@
 // What adapters add: y += x D^T, for rows that each have a lineage of their own.
 //
-// A sparse D is compressed rows: 2 bytes a column, 2 or 4 bytes a value. For the few rows of a
-// decode step each non-zero picks its number of x; for the many tokens of an encode x is transposed
-// first, and each non-zero is one product with a whole vector of tokens.
-// Which of the two runs depends on the phase alone. A low-rank D is two products (low_rank.h).
+// A sparse D is compressed rows: 2 bytes a column, 2 or 4 bytes a value. Where several rows add one D,
+// x is transposed first, and each non-zero is one product with a vector of rows: 16 to 64 tokens of an
+// encode, or the rows of a decode that have an ancestor in common. A row that is alone with its D picks
+// its numbers of x instead, in the same order of sums.
+// A row's order is that of its phase: four sums an output take turns in a decode, and one does in an
+// encode. A low-rank D is two products (low_rank.h).
 #include <cstring>
 
 #include "linear.h"
@@ -22,26 +24,52 @@ vec load_values(const Delta& delta, int64_t at, int64_t left) {
     return delta.value_type == VALUE_F16 ? load_f16(from, left) : load_bf16(from, left);
 }
 
-// One row: y[o] += sum over the row o of D, for o in [from, to). Four sums take turns, so that one
-// need not wait for the other. Loading x one number at a time beats the gather instruction, which
-// takes more than twice as long here.
+constexpr int TURNS = 4;        // sums of an output that take turns in a decode
+constexpr int64_t LAID = 1024;  // non-zeros that are laid side by side: a multiple of TURNS
+
+// Non-zeros from `begin` to `end` and the numbers of x that they belong to, side by side: nothing here
+// depends on where an output ends, and a wrong guess of that costs as much as 20 of them. Loading x one
+// number at a time beats the gather instruction, which takes more than twice as long on AMD.
+void lay(
+    const Delta& delta, const float* x, int64_t begin, int64_t end, float* values, float* numbers) {
+    for (int64_t j = begin; j < end; j += LANES)
+        store(values + j - begin, load_values(delta, j, end - j));
+    const uint16_t* columns = delta.columns + begin;
+    const int64_t count = end - begin;
+    for (int64_t k = 0; k < count; ++k) numbers[k] = x[columns[k]];
+}
+
+four add_laid(const float* values, const float* numbers, int64_t count, four sums) {
+    int64_t k = 0;
+    for (; k + TURNS <= count; k += TURNS)
+        sums = fused(load_four(values + k, TURNS), load_four(numbers + k, TURNS), sums);
+    return k == count ? sums
+                      : fused(load_four(values + k, count - k), load_four(numbers + k, count - k), sums);
+}
+
+// One row: y[o] += sum over the row o of D, for o in [from, to).
 void add_sparse_row(const Delta& delta, const float* x, float* y, int64_t from, int64_t to) {
-    alignas(64) float values[16];
-    for (int64_t o = from; o < to; ++o) {
-        const int64_t end = delta.offsets[o + 1];
-        float sum[4] = {};
-        for (int64_t j = delta.offsets[o]; j < end; j += 16) {
-            const int64_t count = std::min<int64_t>(16, end - j);
-            store(values, load_values(delta, j, count));
-            const uint16_t* columns = delta.columns + j;
-            int64_t k = 0;
-            for (; k + 4 <= count; k += 4)
-                for (int i = 0; i < 4; ++i)
-                    sum[i] = __builtin_fmaf(values[k + i], x[columns[k + i]], sum[i]);
-            for (int i = 0; k < count; ++k, ++i)
-                sum[i] = __builtin_fmaf(values[k], x[columns[k]], sum[i]);
+    alignas(64) float values[LAID + LANES], numbers[LAID + LANES];
+    const int32_t* offsets = delta.offsets;
+    while (from < to) {
+        const int64_t begin = offsets[from];
+        int64_t stop = from;
+        while (stop < to && offsets[stop + 1] - begin <= LAID) ++stop;
+        if (stop > from) {
+            lay(delta, x, begin, offsets[stop], values, numbers);
+            for (; from < stop; ++from) {
+                const int64_t at = offsets[from] - begin, count = offsets[from + 1] - offsets[from];
+                y[from] += sum_lanes(add_laid(values + at, numbers + at, count, no_four()));
+            }
+        } else {  // an output of more
+            four sums = no_four();
+            for (int64_t j = begin; j < offsets[from + 1]; j += LAID) {
+                const int64_t end = std::min<int64_t>(j + LAID, offsets[from + 1]);
+                lay(delta, x, j, end, values, numbers);
+                sums = add_laid(values, numbers, end - j, sums);
+            }
+            y[from++] += sum_lanes(sums);
         }
-        y[o] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
 }
 
@@ -74,189 +102,203 @@ void add_dense(
     }
 }
 
-// Tokens of a block, transposed: xt [d_in][16 V]. y[tokens, o..o + 16) += their products.
-template <int V>
+// Rows of a family, transposed: xt [d_in][16 V]. y[o..o + 16) of those of a block += their products;
+// T sums of an output take turns.
+template <int V, int T>
 void add_sparse_tile(
-    const Delta& delta, const float* xt, int64_t tokens, float* y, int64_t y_stride, int64_t o,
-    int64_t outputs) {
-    alignas(64) float tile[16][16 * V];
+    const Delta& delta, const float* xt, int64_t skipped, int64_t rows, float* y, int64_t y_stride,
+    int64_t o, int64_t outputs) {
+    alignas(64) float tile[LANES][LANES * V];
     for (int64_t i = 0; i < outputs; ++i) {
         const int64_t begin = delta.offsets[o + i], end = delta.offsets[o + i + 1];
-        vec sum[V];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[v] = fill(0);
-        for (int64_t j = begin; j < end; j += 16) {
-            alignas(64) float values[16];
-            const int64_t count = std::min<int64_t>(16, end - j);
+        vec sum[T][V];
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sum[t][v] = fill(0);
+        const auto add = [&](float number, int64_t column, vec (&sums)[V]) {
+            const vec value = fill(number);
+            const float* own = xt + column * LANES * V;
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sums[v] = fused(value, load(own + LANES * v), sums[v]);
+        };
+        for (int64_t j = begin; j < end; j += LANES) {
+            alignas(64) float values[LANES];
+            const int64_t count = std::min<int64_t>(LANES, end - j);
             store(values, load_values(delta, j, count));
-            for (int64_t k = 0; k < count; ++k) {
-                const float* column = xt + int64_t{delta.columns[j + k]} * 16 * V;
-                const vec value = fill(values[k]);
-#pragma GCC unroll 8
-                for (int v = 0; v < V; ++v)
-                    sum[v] = fused(value, load(column + 16 * v), sum[v]);
-            }
+            const uint16_t* columns = delta.columns + j;
+            int64_t k = 0;
+            for (; k + T <= count; k += T)
+#pragma GCC unroll 4
+                for (int t = 0; t < T; ++t) add(values[k + t], columns[k + t], sum[t]);
+            if constexpr (T > 1)
+#pragma GCC unroll 4
+                for (int t = 0; t < T - 1; ++t)
+                    if (k + t < count) add(values[k + t], columns[k + t], sum[t]);
         }
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) store(tile[i] + 16 * v, sum[v]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+            if constexpr (T == TURNS)
+                sum[0][v] = plus(plus(sum[0][v], sum[1][v]), plus(sum[2][v], sum[3][v]));
+            store(tile[i] + LANES * v, sum[0][v]);
+        }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-        vec t[16];
-        for (int i = 0; i < 16; ++i)
-            t[i] = i < outputs ? load(tile[i] + 16 * v) : fill(0);
+        vec t[LANES];
+        for (int i = 0; i < LANES; ++i) t[i] = i < outputs ? load(tile[i] + LANES * v) : fill(0);
         transpose(t);
-        for (int64_t r = 0; r < 16 && 16 * v + r < tokens; ++r) {
-            float* at = y + (16 * v + r) * y_stride + o;
+        for (int64_t r = 0; r < LANES; ++r) {
+            const int64_t row = LANES * v + r - skipped;
+            if (row < 0 || row >= rows) continue;
+            float* at = y + row * y_stride + o;
             store_some(at, outputs, plus(load_some(at, outputs), t[r]));
         }
     }
 }
 
-void add_sparse_tokens(
-    const Delta& delta, const float* xt, int64_t lanes, int64_t tokens, float* y,
-    int64_t y_stride, int64_t from, int64_t to) {
-    for (int64_t o = from; o < to; o += 16) {
-        const int64_t outputs = std::min<int64_t>(16, to - o);
-        switch (lanes / LANES) {
-            case 1: add_sparse_tile<1>(delta, xt, tokens, y, y_stride, o, outputs); break;
-            case 2: add_sparse_tile<2>(delta, xt, tokens, y, y_stride, o, outputs); break;
-            case 3: add_sparse_tile<3>(delta, xt, tokens, y, y_stride, o, outputs); break;
-            default: add_sparse_tile<4>(delta, xt, tokens, y, y_stride, o, outputs);
-        }
-    }
-}
+int64_t lanes_of(int64_t rows) { return (rows + LANES - 1) / LANES * LANES; }
 
-int64_t lanes_of(const Block& block) { return (block.rows + LANES - 1) / LANES * LANES; }
-
-constexpr int64_t FEW_OUTPUTS = 256;   // outputs of a piece of work: 3 pieces a row of each of T5-base's modules
+constexpr int64_t FEW_OUTPUTS = 128;  // outputs of a piece of work
 constexpr int64_t MANY_OUTPUTS = 128;
 
-// A delta of a block's lineage, and where its x A^T lies.
+// A block's delta for one module, its family, and where its x A^T lies.
 struct Piece {
+    const Family& family;
     const Block& block;
     const Delta& delta;
     float* inner;
 };
 
-// Calls visit(piece) for one module's deltas of a block, oldest first: the sum is ordered.
-template <typename Visit>
-void each_delta(const Op& op, const Step& step, const Block& block, int64_t m, Visit&& visit) {
-    const Delta* const* tables = step.tables + block.first;
-    const int64_t module = op.n[3], lanes = lanes_of(block);
+Piece piece_of(const Op& op, const Step& step, const Family& family, const Block& block, int64_t m) {
     float* inner = step.inner;
     if (inner != nullptr) {  // behind those of the modules before it
         inner += block.inner;
-        for (int64_t before = module; before < module + m; ++before)
-            for (int64_t t = 0; t < block.tables; ++t) inner += tables[t][before].rank * lanes;
+        for (int64_t before = op.n[3]; before < op.n[3] + m; ++before)
+            inner += block.table[before].rank * lanes_of(block.rows);
     }
-    for (int64_t t = 0; t < block.tables; ++t) {
-        const Delta& delta = tables[t][module + m];
-        visit(Piece{block, delta, inner});
-        if (inner != nullptr) inner += delta.rank * lanes;
-    }
+    return {family, block, block.table[op.n[3] + m], inner};
 }
 
-// x A^T of a block's low-rank deltas for one module.
-void multiply_inners(const Op& op, const Step& step, const Block& block, int64_t m) {
-    const int64_t d_in = op.n[0];
-    const float* x = static_cast<const float*>(op.p[0]) + block.row * d_in;
-    each_delta(op, step, block, m, [&](const Piece& piece) {
-        if (piece.delta.kind & LOW_RANK)
-            multiply_inner(piece.delta, x, d_in, block.rows, piece.inner, lanes_of(block));
-    });
-}
-
-// How many pieces of work multiply_inners is: none where no row of the step needs it.
+// Work before the products: x A^T of each block's low-rank deltas, where a row of the step needs it,
+// and what a kernel asks for.
 int64_t inners_of(const Op& op, const Step& step) {
     return step.inner == nullptr ? 0 : step.blocks_count * op.n[4];
 }
 
-// Walks (block, module, range of outputs), as the threads ask for them: add(piece, y, from, to).
+void multiply_inners(const Op& op, const Step& step, int64_t i) {
+    const int64_t d_in = op.n[0], modules = op.n[4];
+    const Block& block = step.blocks[i / modules];
+    const Piece piece = piece_of(op, step, step.families[0], block, i % modules);
+    if (piece.delta.kind & LOW_RANK)
+        multiply_inner(
+            piece.delta, static_cast<const float*>(op.p[0]) + block.row * d_in, d_in, block.rows,
+            piece.inner, lanes_of(block.rows));
+}
+
+// Walks (family, module, range of outputs), as the threads ask for them: add(piece, y, from, to), and
+// what is not sparse.
 template <typename Add>
 void each_range(const Op& op, const Team& team, int64_t outputs, Add&& add) {
     const int64_t d_in = op.n[0], d_out = op.n[1], stride = op.n[2], modules = op.n[4];
     const int64_t ranges = (d_out + outputs - 1) / outputs;
     const float* x = static_cast<const float*>(op.p[0]);
-    team.share(1, team.step.blocks_count * modules * ranges, [&](int64_t i) {
-        const Block& block = team.step.blocks[i / (modules * ranges)];
+    const Step& step = team.step;
+    team.share(1, step.families_count * modules * ranges, [&](int64_t i) {
+        const Family& family = step.families[i / (modules * ranges)];
         const int64_t m = i / ranges % modules, from = i % ranges * outputs;
         const int64_t to = std::min(d_out, from + outputs);
-        float* y = static_cast<float*>(op.p[1]) + block.row * stride + m * d_out;
-        each_delta(op, team.step, block, m, [&](const Piece& piece) {
+        for (int64_t b = family.first; b < family.first + family.blocks; ++b) {
+            const Piece piece = piece_of(op, step, family, step.blocks[b], m);
+            const auto& [row, rows, table, at] = piece.block;
+            float* y = static_cast<float*>(op.p[1]) + row * stride + m * d_out;
             if (piece.delta.kind & SPARSE) add(piece, y, from, to);
             if (piece.delta.kind & DENSE)
-                add_dense(
-                    piece.delta, x + block.row * d_in, d_in, block.rows, y, stride, from, to);
+                add_dense(piece.delta, x + row * d_in, d_in, rows, y, stride, from, to);
             if (piece.delta.kind & LOW_RANK)
-                add_outer(
-                    piece.delta, piece.inner, lanes_of(block), block.rows, y, stride, from, to);
-        });
+                add_outer(piece.delta, piece.inner, lanes_of(rows), rows, y, stride, from, to);
+        }
     });
 }
 
-// Some columns of a block's tokens, [d_in][lanes]; lanes without a token become zeros.
-void transpose_stripe(
-    const float* x, int64_t d_in, const Block& block, int64_t from, int64_t to, float* xt) {
-    const int64_t lanes = lanes_of(block);
-    for (int64_t k = from; k < to; k += LANES)
-        for (int64_t r = 0; r < lanes; r += LANES)
-            transpose_tile(
-                x + (block.row + r) * d_in + k, d_in, std::min(LANES, block.rows - r),
-                std::min(LANES, to - k), xt + k * lanes + r, lanes);
-}
-
-bool has_sparse(const Op& op, const Step& step, const Block& block) {
-    for (int64_t t = block.first; t < block.first + block.tables; ++t)
-        for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
-            if (step.tables[t][module].kind & SPARSE) return true;
+// Whether the transposed x of a family is wanted: some module's delta is sparse, of a block of `least`
+// rows or more.
+bool is_transposed(const Op& op, const Step& step, const Family& family, int64_t least) {
+    for (int64_t b = family.first; b < family.first + family.blocks; ++b)
+        for (int64_t m = op.n[3]; m < op.n[3] + op.n[4]; ++m)
+            if (step.blocks[b].rows >= least && step.blocks[b].table[m].kind & SPARSE) return true;
     return false;
 }
 
-}  // namespace
-
-// p: x [rows, d_in], y [rows, stride] whose columns m * d_out.. belong to the m-th module.
-// n: d_in, d_out, stride, first module, modules.
-void delta_few(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], stride = op.n[2], modules = op.n[4];
+// Transposes x of families, [d_in][lanes] each, in a scratch for the lanes of all; lanes without a row
+// become zeros. Beside it, the low-rank deltas' x A^T.
+void prepare(const Op& op, const Team& team, int64_t least) {
+    const int64_t d_in = op.n[0];
     const float* x = static_cast<const float*>(op.p[0]);
-    team.share(0, inners_of(op, team.step), [&](int64_t i) {
-        multiply_inners(op, team.step, team.step.blocks[i / modules], i % modules);
-    });
-    each_range(op, team, FEW_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
-        for (int64_t r = 0; r < piece.block.rows; ++r)
-            add_sparse_row(
-                piece.delta, x + (piece.block.row + r) * d_in, y + r * stride, from, to);
+    constexpr int64_t STRIPE = 64;  // columns of x of a piece
+    const int64_t stripes = (d_in + STRIPE - 1) / STRIPE, inners = inners_of(op, team.step);
+    team.share(0, inners + team.step.families_count * stripes, [&](int64_t i) {
+        if (i < inners) return multiply_inners(op, team.step, i);
+        const Family& family = team.step.families[(i - inners) / stripes];
+        if (!is_transposed(op, team.step, family, least)) return;
+        const int64_t from = (i - inners) % stripes * STRIPE, to = std::min(d_in, from + STRIPE);
+        const int64_t lanes = lanes_of(family.rows);
+        float* xt = static_cast<float*>(op.p[3]) + family.lane * d_in;
+        for (int64_t k = from; k < to; k += LANES)
+            for (int64_t r = 0; r < lanes; r += LANES)
+                transpose_tile(
+                    x + (family.row + r) * d_in + k, d_in, std::min(LANES, family.rows - r),
+                    std::min(LANES, to - k), xt + k * lanes + r, lanes);
     });
 }
 
-// The same; p[3] is scratch for the transposed tokens, [lanes of all blocks][d_in] float.
-void delta_many(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], stride = op.n[2], modules = op.n[4];
-    const float* x = static_cast<const float*>(op.p[0]);
-    float* transposed = static_cast<float*>(op.p[3]);
-    constexpr int64_t STRIPE = 64;  // columns of x of a piece
-    const int64_t stripes = (d_in + STRIPE - 1) / STRIPE;
-    const int64_t inners = inners_of(op, team.step);
-    team.share(0, inners + team.step.blocks_count * stripes, [&](int64_t i) {
-        if (i < inners)
-            return multiply_inners(op, team.step, team.step.blocks[i / modules], i % modules);
-        const Block& block = team.step.blocks[(i - inners) / stripes];
-        const int64_t from = (i - inners) % stripes * STRIPE, to = std::min(d_in, from + STRIPE);
-        if (has_sparse(op, team.step, block))
-            transpose_stripe(x, d_in, block, from, to, transposed + block.lane * d_in);
+constexpr int64_t SHARING = 2;  // rows of a decode that are rather computed together
+
+}  // namespace
+
+// p: x [rows, d_in], y [rows, stride] whose columns m * d_out.. belong to the m-th module, null,
+//    scratch for transposed rows, [lanes of all families][d_in] float.
+// n: d_in, d_out, stride, first module, modules.
+void delta_few(const Op& op, const Team& team) {
+    const int64_t d_in = op.n[0], stride = op.n[2];
+    prepare(op, team, SHARING);
+    each_range(op, team, FEW_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
+        const auto& [row, rows, table, at] = piece.block;
+        if (rows < SHARING)
+            return add_sparse_row(
+                piece.delta, static_cast<const float*>(op.p[0]) + row * d_in, y, from, to);
+        const float* xt = static_cast<const float*>(op.p[3]) + piece.family.lane * d_in;
+        for (int64_t o = from; o < to; o += LANES)
+            add_sparse_tile<1, TURNS>(
+                piece.delta, xt, row - piece.family.row, rows, y, stride, o,
+                std::min(LANES, to - o));
     });
+}
+
+void delta_many(const Op& op, const Team& team) {
+    const int64_t d_in = op.n[0], stride = op.n[2];
+    prepare(op, team, 1);
     each_range(op, team, MANY_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
-        add_sparse_tokens(
-            piece.delta, transposed + piece.block.lane * d_in, lanes_of(piece.block),
-            piece.block.rows, y, stride, from, to);
+        const float* xt = static_cast<const float*>(op.p[3]) + piece.family.lane * d_in;
+        const auto add = [&]<int V>() {
+            for (int64_t o = from; o < to; o += LANES)
+                add_sparse_tile<V, 1>(
+                    piece.delta, xt, piece.block.row - piece.family.row, piece.block.rows, y,
+                    stride, o, std::min(LANES, to - o));
+        };
+        switch (lanes_of(piece.family.rows) / LANES) {
+            case 1: return add.template operator()<1>();
+            case 2: return add.template operator()<2>();
+            case 3: return add.template operator()<3>();
+            default: return add.template operator()<4>();
+        }
     });
 }
 
 // The modules of a delta operation have numbers one after another.
 bool is_delta_of_none(const Op& op, const Step& step) {
     if (op.kind != DELTA_FEW && op.kind != DELTA_MANY) return false;
-    if (step.blocks_count == 0) return true;
+    if (step.families_count == 0) return true;
     if (step.targeted == nullptr) return false;
     for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
         if (step.targeted[module / 8] >> (module % 8) & 1) return false;

@@ -20,17 +20,60 @@ constexpr int VECS = VECTORS >= 32 ? 2 : 1;
 constexpr int ROWS_F32 = (VECTORS - VECS) / VECS - 1;   // 14, or 6
 constexpr int ROWS_I8 = (VECTORS - VECS * WEIGHT_VECTORS) / VECS - 1;
 
-// How n rows are cut: blocks of nearly one size, so that none is left with a row or two.
-struct RowBlocks {
-    int64_t size, count;
-    RowBlocks(int64_t n, int64_t most) {
-        const int64_t fewest = (n + most - 1) / most;
-        size = (n + fewest - 1) / fewest;
-        count = (n + size - 1) / size;
+// A block of rows, with one trunk or none.
+struct Rows {
+    int64_t first, count;
+    const Delta* trunk;
+};
+
+// How a step's rows are cut into blocks, of nearly one size so that none is left with a row or two.
+// None has rows of two trunks, where a trunk of the step has one of the operation's weights.
+class RowBlocks {
+  public:
+    RowBlocks(const Op& op, const Step& step, int64_t most)
+        : whole_{0, step.rows, nullptr}, segments_(&whole_), count_(1), most_(most) {
+        if (has_trunk(op, step)) {
+            segments_ = step.segments;
+            count_ = step.segments_count;
+        }
     }
-    int64_t rows(int64_t block, int64_t n) const {
-        return block + 1 < count ? size : n - block * size;
+
+    int64_t count() const {
+        int64_t blocks = 0;
+        for (int64_t s = 0; s < count_; ++s) blocks += blocks_of(segments_[s]);
+        return blocks;
     }
+
+    // visit(number, block) for all of them in their order.
+    template <typename Visit>
+    void each(Visit&& visit) const {
+        int64_t number = 0;
+        for (int64_t s = 0; s < count_; ++s) {
+            const auto& [row, rows, trunk] = segments_[s];
+            const int64_t blocks = blocks_of(segments_[s]), size = (rows + blocks - 1) / blocks;
+            for (int64_t b = 0; b < rows; b += size)
+                visit(number++, Rows{row + b, std::min(size, rows - b), trunk});
+        }
+    }
+
+  private:
+    int64_t blocks_of(const Segment& segment) const {
+        const int64_t fewest = (segment.rows + most_ - 1) / most_;
+        const int64_t size = (segment.rows + fewest - 1) / fewest;
+        return (segment.rows + size - 1) / size;
+    }
+
+    static bool has_trunk(const Op& op, const Step& step) {
+        if (step.segments_count == 0) return false;
+        if (step.merged == nullptr) return true;
+        for (int64_t module = op.n[4]; module < op.n[4] + op.n[5]; ++module)
+            if (step.merged[module / 8] >> (module % 8) & 1) return true;
+        return false;
+    }
+
+    const Segment whole_;
+    const Segment* segments_;
+    int64_t count_, most_;
 };
 
 struct Output {
@@ -78,6 +121,9 @@ struct RowScale {
     float scale;
     int32_t offset;
 };
+struct RowScales {
+    RowScale first, second;  // of a row's two bytes
+};
 
 template <int R>
 void product_i8(
@@ -117,8 +163,12 @@ void product_of(int64_t rows, auto&& call) {
     if constexpr (R > 1) product_of<R - 1>(rows, call);
 }
 
-// Symmetric int8 of one row, four neighbours a quad, written with a stride of `step` quads.
-RowScale quantise_row(const float* x, int64_t d, quad* q, int64_t step) {
+// A row for a trunk has a second byte: what the first leaves over, in parts of 1 / PARTS.
+constexpr float PARTS = 254;
+
+// Symmetric int8 of one row, four neighbours a quad, written with a stride of `step` quads; where
+// `rest` is given, the second bytes go there. Gives what each of the two was quantised with.
+RowScales quantise_row(const float* x, int64_t d, quad* q, quad* rest, int64_t step) {
     vec largest = fill(0);
     lanes broken = 0;
     for (int64_t j = 0; j < d; j += LANES) {
@@ -128,86 +178,126 @@ RowScale quantise_row(const float* x, int64_t d, quad* q, int64_t step) {
     }
     float scale = std::fmax(highest_lane(largest), 1e-12f) / 127.0f;
     if (broken != 0) scale = NAN;  // a broken row must not look sound
-    ints total = no_ints();
+    ints total = no_ints(), rests = no_ints();
     int32_t fours[4];
+    const auto write = [&](quad* to, int64_t j) {
+        for (int64_t i = 0; i < 4 && j + 4 * i < d; ++i) to[(j / 4 + i) * step] = to_quad(fours[i]);
+    };
     for (int64_t j = 0; j < d; j += LANES) {
-        total = plus(total, round_to_bytes(over(load_some(x + j, d - j), fill(scale)), fours));
-        for (int64_t i = 0; i < 4 && j + 4 * i < d; ++i) q[(j / 4 + i) * step] = to_quad(fours[i]);
+        const vec exact = over(load_some(x + j, d - j), fill(scale));
+        const ints whole = round_to_bytes(exact, fours);
+        total = plus(total, whole);
+        write(q, j);
+        if (rest == nullptr) continue;
+        const vec left = times(minus(exact, to_floats(whole)), fill(PARTS));
+        rests = plus(rests, round_to_bytes(left, fours));
+        write(rest, j);
     }
-    return {scale, WEIGHT_OFFSET * sum_lanes(total)};
+    return {
+        {scale, WEIGHT_OFFSET * sum_lanes(total)},
+        {scale / PARTS, WEIGHT_OFFSET * sum_lanes(rests)}};
 }
 
-// Pieces of work: panels times groups of row blocks, enough of them for every thread.
-struct Pieces {
-    int64_t panels, groups;
-    Pieces(int64_t d_out, const RowBlocks& blocks, int threads) {
-        panels = (d_out + PANEL - 1) / PANEL;
-        groups = std::min<int64_t>(blocks.count, (4 * threads + panels - 1) / panels);
-    }
+// pack(row, block), as the threads ask for them: rows of a block lie side by side, so one thread has
+// them all where there are blocks for every thread.
+template <typename Pack>
+void each_row(const Team& team, const RowBlocks& blocks, Pack&& pack) {
+    const bool by_block = blocks.count() >= team.threads;
+    team.share(0, by_block ? blocks.count() : team.step.rows, [&](int64_t i) {
+        blocks.each([&](int64_t number, const Rows& rows) {
+            const bool is_own = i >= rows.first && i < rows.first + rows.count;
+            if (!by_block && is_own) pack(i, rows);
+            if (by_block && number == i)
+                for (int64_t r = rows.first; r < rows.first + rows.count; ++r) pack(r, rows);
+        });
+    });
+}
+
+// A panel of one module's weight, the backbone's or a trunk's.
+struct Panel {
+    const void* weights;
+    const float* scales;
+    bool is_merged;
 };
 
-template <typename Block>
+// compute(block, panel, output), as the threads ask for them: a piece of work is a panel with some of
+// the blocks, enough of them for every thread. `size` is a panel's bytes.
+template <typename Compute>
 void each_block(
-    const Op& op, const Team& team, const RowBlocks& blocks, Block&& compute) {
-    const int64_t d_out = op.n[1], stride = op.n[2];
-    const Pieces pieces(d_out, blocks, team.threads);
-    team.share(1, pieces.panels * pieces.groups, [&](int64_t i) {
-        const int64_t group = i / pieces.panels, panel = i % pieces.panels;
-        const int64_t column = panel * PANEL;
-        const int64_t end = (group + 1) * blocks.count / pieces.groups;
-        for (int64_t b = group * blocks.count / pieces.groups; b < end; ++b) {
-            float* y = static_cast<float*>(op.p[2]) + b * blocks.size * stride + column;
-            compute(b, panel, Output{y, stride, d_out - column, op.n[3] != 0});
-        }
+    const Op& op, const Team& team, const RowBlocks& blocks, int64_t size, Compute&& compute) {
+    const int64_t d_out = op.n[1], stride = op.n[2], count = blocks.count();
+    const int64_t each = (d_out + PANEL - 1) / PANEL, panels = op.n[5] * each;
+    const int64_t groups = std::min<int64_t>(count, (4 * team.threads + panels - 1) / panels);
+    team.share(1, panels * groups, [&](int64_t i) {
+        const int64_t group = i / panels, panel = i % panels;
+        const int64_t module = panel / each, own = panel % each;
+        blocks.each([&](int64_t number, const Rows& rows) {
+            if (number * groups / count != group) return;
+            const Delta* merged = rows.trunk == nullptr ? nullptr : rows.trunk + op.n[4] + module;
+            const bool is_merged = merged != nullptr && merged->kind == TRUNK;
+            const auto weights = static_cast<const uint8_t*>(is_merged ? merged->values : op.p[1]);
+            const int64_t at = is_merged ? own : panel;
+            const float* scales = is_merged ? merged->b : static_cast<const float*>(op.p[4]);
+            if (scales != nullptr) scales += at * PANEL;
+            float* y = static_cast<float*>(op.p[2]) + rows.first * stride + module * d_out;
+            compute(
+                rows, Panel{weights + at * size, scales, is_merged},
+                Output{y + own * PANEL, stride, d_out - own * PANEL, op.n[3] != 0});
+        });
     });
 }
 
 }  // namespace
 
-// p: x [rows, d_in], panels, y [rows, stride], scratch [rows * d_in] float.
-// n: d_in, d_out, stride, whether y is added to.
+// p: x [rows, d_in], panels of all modules, y [rows, stride] whose columns m * d_out.. belong to the
+//    m-th module, scratch [rows * d_in] float.
+// n: d_in, d_out of a module, stride, whether y is added to, first module, modules.
 void linear_f32(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], n = team.step.rows;
-    const RowBlocks blocks(n, ROWS_F32);
+    const int64_t d_in = op.n[0];
+    const RowBlocks blocks(op, team.step, ROWS_F32);
     const float* x = static_cast<const float*>(op.p[0]);
     float* packed = static_cast<float*>(op.p[3]);
-    team.share(0, blocks.count, [&](int64_t b) {
-        const int64_t first = b * blocks.size, rows = blocks.rows(b, n);
-        float* to = packed + first * d_in;
-        for (int64_t r = 0; r < rows; ++r) {
-            const float* from = x + (first + r) * d_in;
-            for (int64_t k = 0; k < d_in; ++k) to[k * rows + r] = from[k];
-        }
+    each_row(team, blocks, [&](int64_t i, const Rows& rows) {
+        float* to = packed + rows.first * d_in + i - rows.first;
+        for (int64_t k = 0; k < d_in; ++k) to[k * rows.count] = x[i * d_in + k];
     });
-    each_block(op, team, blocks, [&](int64_t b, int64_t panel, const Output& out) {
-        const float* rows = packed + b * blocks.size * d_in;
-        const float* w = static_cast<const float*>(op.p[1]) + panel * d_in * PANEL;
+    const int64_t size = d_in * PANEL * static_cast<int64_t>(sizeof(float));
+    each_block(op, team, blocks, size, [&](const Rows& rows, const Panel& panel, const Output& out) {
+        const auto w = static_cast<const float*>(panel.weights);
         product_of<ROWS_F32>(
-            blocks.rows(b, n), [&]<int R>() { product_f32<R>(rows, w, d_in, out); });
+            rows.count, [&]<int R>() { product_f32<R>(packed + rows.first * d_in, w, d_in, out); });
     });
 }
 
-// p: x [rows, d_in], panels, y [rows, stride], scratch [rows * quads] quad, scales [d_out] of the
-//    weights padded to whole panels, row scales [rows] RowScale.
-// n: d_in, d_out, stride, whether y is added to.
+// p: x [rows, d_in], panels, y [rows, stride], scratch [2 * rows * quads] quad, scales of the weights,
+//    as many as the panels have outputs, row scales [2 * rows] RowScale.
+// n: as above.
+// The second bytes of all rows lie behind the first ones. A trunk's deltas would else meet a coarser
+// x than those that are applied beside the backbone's weights.
 void linear_i8(const Op& op, const Team& team) {
-    const int64_t d_in = op.n[0], n = team.step.rows, quads = (d_in + 3) / 4;
-    const RowBlocks blocks(n, ROWS_I8);
+    const int64_t d_in = op.n[0], quads = (d_in + 3) / 4, all = team.step.rows;
+    const RowBlocks blocks(op, team.step, ROWS_I8);
     const float* x = static_cast<const float*>(op.p[0]);
     quad* packed = static_cast<quad*>(op.p[3]);
     RowScale* scales = static_cast<RowScale*>(op.p[5]);
-    team.share(0, n, [&](int64_t i) {
-        const int64_t b = i / blocks.size, first = b * blocks.size;
-        quad* to = packed + first * quads + (i - first);
-        scales[i] = quantise_row(x + i * d_in, d_in, to, blocks.rows(b, n));
+    each_row(team, blocks, [&](int64_t i, const Rows& rows) {
+        quad* to = packed + rows.first * quads + i - rows.first;
+        quad* rest = rows.trunk == nullptr ? nullptr : to + all * quads;
+        const RowScales found = quantise_row(x + i * d_in, d_in, to, rest, rows.count);
+        scales[i] = found.first;
+        scales[all + i] = found.second;
     });
-    each_block(op, team, blocks, [&](int64_t b, int64_t panel, const Output& out) {
-        const int64_t first = b * blocks.size;
-        const uint8_t* w = static_cast<const uint8_t*>(op.p[1]) + panel * quads * 4 * PANEL;
-        const float* w_scale = static_cast<const float*>(op.p[4]) + panel * PANEL;
-        product_of<ROWS_I8>(blocks.rows(b, n), [&]<int R>() {
-            product_i8<R>(packed + first * quads, w, quads, scales + first, w_scale, out);
-        });
+    const int64_t size = quads * 4 * PANEL;
+    each_block(op, team, blocks, size, [&](const Rows& rows, const Panel& panel, const Output& out) {
+        const auto add = [&](int64_t first, const Output& to) {
+            product_of<ROWS_I8>(rows.count, [&]<int R>() {
+                product_i8<R>(
+                    packed + first * quads, static_cast<const uint8_t*>(panel.weights), quads,
+                    scales + first, panel.scales, to);
+            });
+        };
+        add(rows.first, out);
+        if (panel.is_merged) add(all + rows.first, Output{out.y, out.stride, out.left, true});
     });
 }
 

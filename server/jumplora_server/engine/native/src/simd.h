@@ -21,6 +21,8 @@
 //   higher(a, b), lower(a, b)     if b is NaN, it is b
 //   times_power(a, n)             a 2^n for a whole number n, rounded once
 //   sum_lanes, highest_lane       lane i + lane i + 8, then i + 4, i + 2, i + 1
+//   four, no_four, fused          4 floats; their sum_lanes is (0 + 1) + (2 + 3)
+//   load_four(from, left)         as load_some
 //   above, equal, unordered       lanes where a > b, a = b; where a is NaN
 //   where_above(a, b, yes, no)    lanes of `yes` where a > b, of `no` elsewhere
 //   pack_lanes(to, which, from)   the lanes of `which` side by side, of float, int32_t or double; `to`

@@ -177,6 +177,23 @@ inline float highest_lane(vec value) {
     return _mm_max_ps(two, _mm_movehdup_ps(two))[0];
 }
 
+// -- 4 floats
+
+using four = __m128;
+
+inline four no_four() { return _mm_setzero_ps(); }
+inline four load_four(const float* from, int64_t left) {
+    if (left >= 4) return _mm_loadu_ps(from);
+    const __m128i which = _mm_cmpgt_epi32(
+        _mm_set1_epi32(static_cast<int32_t>(left)), _mm_setr_epi32(0, 1, 2, 3));
+    return _mm_maskload_ps(from, which);
+}
+inline four fused(four a, four b, four c) { return _mm_fmadd_ps(a, b, c); }
+inline float sum_lanes(four a) {
+    const four pairs = _mm_add_ps(a, _mm_movehdup_ps(a));
+    return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)));
+}
+
 // -- comparisons
 
 inline lanes joined(__m256 low, __m256 high) {

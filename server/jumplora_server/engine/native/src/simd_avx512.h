@@ -83,6 +83,20 @@ inline vec times_power(vec a, vec n) { return _mm512_scalef_ps(a, n); }
 inline float sum_lanes(vec value) { return _mm512_reduce_add_ps(value); }
 inline float highest_lane(vec value) { return _mm512_reduce_max_ps(value); }
 
+// -- 4 floats
+
+using four = __m128;
+
+inline four no_four() { return _mm_setzero_ps(); }
+inline four load_four(const float* from, int64_t left) {
+    return left >= 4 ? _mm_loadu_ps(from) : _mm_maskz_loadu_ps(tail_mask(left), from);
+}
+inline four fused(four a, four b, four c) { return _mm_fmadd_ps(a, b, c); }
+inline float sum_lanes(four a) {
+    const four pairs = _mm_add_ps(a, _mm_movehdup_ps(a));
+    return _mm_cvtss_f32(_mm_add_ss(pairs, _mm_movehl_ps(pairs, pairs)));
+}
+
 // -- comparisons
 
 inline lanes above(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }

@@ -13,7 +13,7 @@ enum Kind : int64_t {
     NOTHING = -1,    // a delta that no row of the step adds: see is_delta_of_none
     EMBED = 0,       // x[i] = table[tokens[i]]
     NORM,            // root mean square norm, times a weight and a constant
-    LINEAR_F32,      // y = x W^T, or y += x W^T
+    LINEAR_F32,      // y = x W^T, or y += x W^T; W is a trunk's for its rows
     LINEAR_I8,       // the same with int8 weights and rows quantised to int8
     DELTA_FEW,       // y += x D^T for the few rows of a decode step
     DELTA_MANY,      // y += x D^T for the many tokens of an encode
@@ -39,29 +39,46 @@ struct Op {
     float f[2];
 };
 
-// One module's delta in one slot. Matrices are [d_out, d_in]; scales are folded in.
+// One module's delta in one slot, or what a trunk has in place of the backbone's weight. Matrices
+// are [d_out, d_in]; scales are folded in.
 struct Delta {
     int64_t kind;            // a DeltaKind, or SPARSE | LOW_RANK
     int64_t value_type;      // a ValueType, of sparse values
     int64_t rank;            // of a low-rank delta
     const int32_t* offsets;  // sparse: [d_out + 1]
     const uint16_t* columns; // sparse: [nnz], ascending in each row
-    const void* values;      // sparse: [nnz]; dense: panels of float
+    const void* values;      // sparse: [nnz]; dense: panels of float; trunk: the backbone's panels
     const float* a;          // low rank: A [rank, d_in], rows filled up to whole vectors
-    const float* b;          // low rank: panels of B [d_out, rank]
+    const float* b;          // low rank: panels of B [d_out, rank]; trunk: scales of int8 panels
 };
-enum DeltaKind : int64_t { NO_DELTA = 0, SPARSE = 1, DENSE = 2, LOW_RANK = 4 };
+enum DeltaKind : int64_t { NO_DELTA = 0, SPARSE = 1, DENSE = 2, LOW_RANK = 4, TRUNK = 8 };
 enum ValueType : int64_t { VALUE_F32, VALUE_F16, VALUE_BF16 };
 
-// Neighbouring rows that have one lineage. Its tables are slots, oldest ancestor first; a table
-// has one Delta for each module.
+// A slot has a table: one Delta for each module.
+//
+// Neighbouring rows whose lineages begin with one trunk; without one the backbone's weights are used.
+struct Segment {
+    int64_t row;         // first row
+    int64_t rows;
+    const Delta* trunk;  // a table, or null
+};
+
+// Neighbouring rows that add the deltas of one table.
 struct Block {
-    int64_t row;    // first row
-    int64_t rows;   // how many: 1 to MAX_LANES
-    int64_t lane;   // DELTA_MANY: first lane of the transposed scratch
-    int64_t first;  // index into Step.tables
-    int64_t tables; // how many
-    int64_t inner;  // first number of its part of Step.inner
+    int64_t row;         // first row
+    int64_t rows;        // how many: 1 to those of its family
+    const Delta* table;
+    int64_t inner;       // first number of its part of Step.inner
+};
+
+// Neighbouring rows, and their blocks: those of a table that others stand on come before these, so
+// that each row adds its deltas oldest first. Families share no row.
+struct Family {
+    int64_t row;     // first row
+    int64_t rows;    // how many: 1 to MAX_LANES, of a decode to LANES
+    int64_t lane;    // first lane of the transposed scratch
+    int64_t first;   // index into Step.blocks
+    int64_t blocks;  // how many
 };
 constexpr int64_t LANES = 16;  // floats of a vector
 constexpr int64_t MAX_LANES = 64;
@@ -92,10 +109,14 @@ struct Step {
     const int64_t* source_places;  // [sequences] of their prompts; copies: the rows copied from
     const int64_t* target_rows;    // decode and copies: [sequences]
     const int64_t* positions;   // decode: [sequences] the position the token takes; copies: tokens
+    int64_t segments_count;     // 0: no row has a trunk
+    const Segment* segments;    // of all rows, in their order
+    int64_t families_count;
+    const Family* families;
     int64_t blocks_count;
     const Block* blocks;
-    const Delta* const* tables;
-    const uint8_t* targeted;  // a bit for each module that any of the tables has; null: all of them
+    const uint8_t* targeted;  // a bit for each module that any of the tables adds to; null: all of them
+    const uint8_t* merged;    // a bit for each module that any trunk has; null: all of them
     float* inner;  // room for x A^T of the low-rank deltas of an operation; null where there are none
     const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
 };
