@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from jumplora_server.core import Beams, Candidate, Sampling, Sequence, StepOutput
+from jumplora_server.core import Beams, Candidate, InstructionSet, Sampling, Sequence, StepOutput
 from jumplora_server.engine.native.layout import Kind, Step
-from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
+from jumplora_server.engine.native.library import load_library, runnable_sets
 from jumplora_server.engine.native.sampling import CandidateLists, Samplings
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.sampling import Chooser, step_output, uniform
@@ -28,10 +28,8 @@ from jumplora_server.engine.sampling_reference import (
 START, EOS = 0, 1
 MAX_ROWS, POSITIONS = 128, 256
 
-Way = Literal["native", "torch", "cuda", "reference"]
-WAYS: list[Way] = ["torch"]
-if why_unavailable() is None:
-    WAYS.insert(0, "native")
+Way = Literal["torch", "cuda", "reference", InstructionSet]
+WAYS: list[Way] = [*runnable_sets(), "torch"]
 if torch.cuda.is_available():
     WAYS.append("cuda")
 
@@ -44,11 +42,11 @@ class Chooses(Protocol):
 
 def make_chooser(way: Way, vocabulary: int, ends: Rows[int] = (EOS,)) -> Chooses:
     """One that has seen nothing yet."""
-    if way == "native":
-        return _Native(vocabulary, ends)
     if way == "reference":
         return _Reference(ends)
-    return _Torch(torch.device("cuda" if way == "cuda" else "cpu"), ends)
+    if way == "torch" or way == "cuda":
+        return _Torch(torch.device("cuda" if way == "cuda" else "cpu"), ends)
+    return _Native(vocabulary, ends, load_library(way))
 
 
 def is_the_references(
@@ -135,7 +133,7 @@ class _Reference:
 class _Native:
     """The last two operations of a decode's tape, on logits that are given."""
 
-    def __init__(self, vocabulary: int, ends: Rows[int]) -> None:
+    def __init__(self, vocabulary: int, ends: Rows[int], library: ctypes.CDLL) -> None:
         self._logits = torch.empty(MAX_ROWS, vocabulary)
         self._highest = torch.empty(MAX_ROWS)
         self._tokens = torch.empty(MAX_ROWS, dtype=torch.int64)
@@ -143,7 +141,7 @@ class _Native:
         fed = torch.zeros(MAX_ROWS, POSITIONS, dtype=torch.int32)
         self._samplings = Samplings(fed, START, len(ends))
         self._candidates = CandidateLists(MAX_ROWS, len(ends))
-        self._tape = Tape(load_library(best_set()))
+        self._tape = Tape(library)
         found = (self._logits, self._highest, self._tokens)
         self._tape.add(Kind.BEST, *found, n=(vocabulary,))
         self._tape.add(

@@ -20,7 +20,7 @@ from jumplora_adapters.store import Store
 from jumplora_server.app import assemble, build, traffic
 from jumplora_server.core import Sampling
 from jumplora_server.engine.engine import Engine, Kernels
-from jumplora_server.engine.native.library import why_unavailable
+from jumplora_server.engine.native.library import runnable_sets
 from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.settings import Settings
 from serving import serving_app, wait_for
@@ -28,10 +28,9 @@ from serving import serving_app, wait_for
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 ANSWERS: Any = json.loads((GOLDEN / "answers.json").read_text(encoding="utf-8"))["answers"]
 NEW_TOKENS = 8
-native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 
 
-@pytest.fixture(scope="module", params=["torch", pytest.param("native", marks=native)])
+@pytest.fixture(scope="module", params=["torch", *runnable_sets()])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """The golden backbone, float32."""
     kernels: Kernels = request.param

@@ -23,11 +23,16 @@ from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDelta
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.network import Site
-from jumplora_server.core import EngineLimits
+from jumplora_server.core import EngineLimits, InstructionSet
 from jumplora_server.engine.bank import PackedAdapter
 from jumplora_server.engine.cuda.runner import CudaRunner
 from jumplora_server.engine.engine import Runner
-from jumplora_server.engine.native.library import best_set, load_library, why_unavailable
+from jumplora_server.engine.native.library import (
+    best_set,
+    load_library,
+    runnable_sets,
+    why_unavailable,
+)
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.torch_runner import TorchRunner
 from jumplora_server.engine.weights import StoredTensors
@@ -69,12 +74,15 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return read_backbone(tiny_t5(folder, style=request.param, vocab=160, layers=1, seed=3))
 
 
-def make_runner(backbone: Backbone, way: Way, dtype: str) -> Runner:
+def make_runner(
+    backbone: Backbone, way: Way, dtype: str, name: InstructionSet | None = None
+) -> Runner:
+    """`name`: of native kernels; None is the best that runs here."""
     config, weights = backbone.architecture, StoredTensors(backbone.checkpoint)
     if way == "native":
         return NativeRunner(
             config, weights, start_token_id=0, dtype=dtype, limits=LIMITS,
-            library=load_library(best_set()),
+            library=load_library(name or best_set()),
         )  # fmt: skip
     make = TorchRunner if way == "torch" else CudaRunner
     return make(config, weights, start_token_id=0, dtype=dtype, device=CPU, limits=LIMITS)
@@ -191,6 +199,19 @@ def test_a_row_has_its_bits_in_any_company(
 @pytest.mark.parametrize(("way", "dtype"), FOLDING)
 def test_a_row_of_a_trunk_has_them_too(backbone: Backbone, way: Way, dtype: str, form: str) -> None:
     assert folded_faults(make_runner(backbone, way, dtype), adapters(backbone, form)) == []
+
+
+@pytest.mark.parametrize("name", runnable_sets()[1:])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_row_has_its_bits_on_every_processor(
+    backbone: Backbone, dtype: str, form: str, name: InstructionSet
+) -> None:
+    made = adapters(backbone, form)
+    of_the_best = in_one_batch(make_runner(backbone, "native", dtype), made)
+    assert torch.equal(
+        in_one_batch(make_runner(backbone, "native", dtype, name), made), of_the_best
+    )
 
 
 @pytest.mark.slow

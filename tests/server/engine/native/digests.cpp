@@ -3,7 +3,9 @@
 //
 //     digests LIBRARY
 #include <dlfcn.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -30,12 +32,23 @@ uint64_t draw() {
     return z ^ (z >> 31);
 }
 
-float number(float scale) { return static_cast<float>(static_cast<int64_t>(draw()) >> 40) * 0x1p-23f * scale; }
+float number(float scale) {  // of 24 bits, from -scale to scale
+    return static_cast<float>(static_cast<int64_t>(draw()) >> 40) * 0x1p-23f * scale;
+}
 
+// Zeros that end where a page begins that may not be touched: a kernel that reads or writes past them
+// ends the process. Whole cache lines start at one.
 template <typename T>
-T* room(int64_t count) {  // zeros, which start at a cache line
-    const size_t size = (count * sizeof(T) + 127) / 64 * 64;
-    return static_cast<T*>(std::memset(std::aligned_alloc(64, size), 0, size));
+T* room(int64_t count) {
+    constexpr size_t PAGE = 4096;
+    const size_t bytes = count * sizeof(T), whole = (bytes + PAGE - 1) / PAGE * PAGE;
+    void* pages = mmap(
+        nullptr, whole + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED || mprotect(static_cast<char*>(pages) + whole, PAGE, PROT_NONE) != 0) {
+        std::perror("digests: memory");
+        std::exit(4);
+    }
+    return reinterpret_cast<T*>(static_cast<char*>(pages) + whole - bytes);
 }
 
 float* numbers(int64_t count, float scale = 1) {
@@ -77,7 +90,9 @@ struct Output {
 };
 
 // FNV-1a of what the operations wrote.
-void print(const char* name, std::initializer_list<Op> ops, const Step& step, std::initializer_list<Output> outputs) {
+void print(
+    const char* name, std::initializer_list<Op> ops, const Step& step,
+    std::initializer_list<Output> outputs) {
     const std::vector<Op> all(ops);
     const int outcome = replay(all.data(), static_cast<int64_t>(all.size()), &step, 2, nullptr);
     uint64_t digest = 0xCBF29CE484222325;
@@ -95,8 +110,8 @@ Output floats(const float* at, int64_t count) { return {at, count * 4}; }
 constexpr int64_t MODULES = 3, D_OUT = 150, D_IN = 90, RANK = 5;
 
 uint16_t half_of(ValueType type) {
-    const auto bits = static_cast<uint16_t>(draw());  // half precision: 0 and numbers that are not normal
-    if (type == VALUE_F16) return bits & 0xBFFF;      // among them, none that is not finite
+    // Of half precision some that are not normal, and none that is not finite.
+    if (type == VALUE_F16) return static_cast<uint16_t>(draw()) & 0xBFFF;
     uint32_t wide;
     const float value = number(0.5f);
     std::memcpy(&wide, &value, 4);
@@ -154,21 +169,22 @@ void deltas(const char* name, Kind kind, int64_t rows) {
         blocks.push_back({.row = 1 + first, .rows = rows - first, .table = tables[t], .inner = inner});
         inner += MODULES * RANK * whole(rows, LANES);
     }
+    const auto count = static_cast<int64_t>(blocks.size());
     const Family families[] = {
-        {.row = 1, .rows = rows, .lane = 0, .first = 0, .blocks = static_cast<int64_t>(blocks.size())}};
+        {.row = 1, .rows = rows, .lane = 0, .first = 0, .blocks = count}};
     Step step{};
     step.rows = rows + 1;  // one that adds nothing
     step.families_count = 1;
     step.families = families;
-    step.blocks_count = static_cast<int64_t>(blocks.size());
+    step.blocks_count = count;
     step.blocks = blocks.data();
     step.inner = room<float>(inner);
-    const int64_t stride = MODULES * D_OUT, count = step.rows * stride;
-    float* y = numbers(count);
+    const int64_t stride = MODULES * D_OUT;
+    float* y = numbers(step.rows * stride);
     print(name,
           {op_of(kind, {numbers(step.rows * D_IN), y, nullptr, room<float>((rows + 32) * D_IN)},
                  {D_IN, D_OUT, stride, 0, MODULES})},
-          step, {floats(y, count)});
+          step, {floats(y, step.rows * stride)});
 }
 
 // -- the backbone's products, of two modules; some rows have a trunk, which has the second one's
@@ -197,7 +213,7 @@ void linear(int64_t rows, int64_t d_in, int64_t d_out, bool adds) {
     print("int8 linear",
           {op_of(LINEAR_I8,
                  {x, random_bytes(2 * padded * quads * 4), y, room<float>(rows * (d_in + 3)),
-                  numbers(2 * padded), room<float>(2 * rows)},
+                  numbers(2 * padded), room<float>(4 * rows)},
                  {d_in, d_out, stride, adds, 0, 2})},
           step, {floats(y, rows * stride)});
 }
@@ -217,11 +233,13 @@ void attention(int64_t d_kv) {
     step.source_places = places;
     float* out = room<float>(step.rows * inner);
     print("attend in prompts",
-          {op_of(ATTEND_PROMPTS, {numbers(step.rows * 3 * inner, 3), out, numbers(HEADS * (2 * LONGEST - 1))},
+          {op_of(ATTEND_PROMPTS,
+                 {numbers(step.rows * 3 * inner, 3), out, numbers(HEADS * (2 * LONGEST - 1))},
                  {HEADS, d_kv, LONGEST})},
           step, {floats(out, step.rows * inner)});
     print("store prompts",
-          {op_of(STORE_SOURCE, {numbers(step.rows * 2 * inner, 2), keys, values}, {HEADS, d_kv, LENGTH})},
+          {op_of(STORE_SOURCE, {numbers(step.rows * 2 * inner, 2), keys, values},
+                 {HEADS, d_kv, LENGTH})},
           step, {floats(keys, cache), floats(values, cache)});
     const int64_t read[] = {0, 0, 2, 1}, tokens[] = {70, 70, 5, 16}, own[] = {3, 0, 2, 1};
     step.rows = step.sequences = ROWS;
@@ -282,8 +300,11 @@ void sampling(int64_t vocabulary) {
     Sampling all[ROWS - 1];
     for (Sampling& one : all) one = plain;
     all[1].temperature = 0.7;
-    all[2] = {.temperature = 1.5, .top_p = 0.9, .repetition_penalty = 1.3, .top_k = 0, .min_new_tokens = 9,
-              .no_repeat_ngram_size = 2, .seed = 11, .wants_logprob = 1, .candidates = 0};
+    all[2].temperature = 1.5;
+    all[2].top_p = 0.9;
+    all[2].repetition_penalty = 1.3;
+    all[2].min_new_tokens = 9;
+    all[2].no_repeat_ngram_size = 2;
     all[3].temperature = 2;
     all[3].top_k = 40;
     all[4].candidates = MOST;
@@ -315,7 +336,8 @@ void sampling(int64_t vocabulary) {
     // Log-probabilities as float: they have a logarithm of the C library's, which may differ at the
     // end of a double.
     print("choose", {choose}, step,
-          {floats(highest, ROWS), {found, ROWS * 8}, {ids, ROWS * MOST * 4}, floats(listed, ROWS * MOST)});
+          {floats(highest, ROWS), {found, ROWS * 8}, {ids, ROWS * MOST * 4},
+           floats(listed, ROWS * MOST)});
     float* rounded = room<float>(ROWS);
     for (int64_t i = 0; i < ROWS; ++i) rounded[i] = static_cast<float>(logprobs[i]);
     print("log-probabilities", {}, step, {floats(rounded, ROWS)});

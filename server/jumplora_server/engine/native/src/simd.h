@@ -1,6 +1,6 @@
 // Vectors of 16 floats, whatever the processor has, and what kernels make of them.
 //
-// Kernels name no instruction set. A header for each implements the same functions, and hatch_build.py
+// Kernels name no instruction set. A header for each implements the same functions, and build.py
 // compiles the kernels once with each of them. All give the same bits: products and sums are rounded as
 // IEEE 754 has it, `fused` once, and the lanes of a vector are summed in one order.
 //

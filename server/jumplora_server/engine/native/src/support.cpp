@@ -1,5 +1,5 @@
 // Compiled for any processor of its kind: what a caller may ask before it uses the kernels, and what
-// needs no vectors. build.py defines the instruction set that the rest of the library was compiled for.
+// needs no vectors. build.py defines which instruction set the rest of the library was compiled for.
 #include <cstdint>
 
 #if defined(JL_NEON)
