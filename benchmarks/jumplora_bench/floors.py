@@ -18,7 +18,7 @@ from jumplora_bench.roofs import Roofs, measure_roofs
 
 _WIDTHS = {"float32": 4, "int8": 1}  # bytes of a weight
 _NONZERO = 4  # a bfloat16 value and a 16-bit column
-_CACHED = 4  # bytes of a key's or value's number
+_CACHED = {"float32": 4, "int8": 2}  # bytes of a key's or value's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Floors:
             dtype,
             self._weight_bytes(dtype, self.sizes.decode, rows)
             + _NONZERO * sum(part.decoded for part in deltas)
-            + _CACHED * self.sizes.cached * keys * len(rows),
+            + _CACHED[dtype] * self.sizes.cached * keys * len(rows),
             2 * len(rows) * self.sizes.decode.entries,
             2 * sum(part.decoded for row in rows for part in row),
         )

@@ -71,8 +71,11 @@ class NativeT5:
         # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
         # 512 keys, and a short prompt writes a little of every head's part.
         layers, numbers = config.num_decoder_layers, rows * inner
+        # Beside int8 weights, which a decode reads as well, these would be a third of all bytes.
+        self._is_source_half = dtype == "int8"
+        kept = torch.float16 if self._is_source_half else torch.float32
         self._source_k, self._source_v = (
-            lazy_zeros((layers, numbers * self._source), torch.float32) for _ in range(2)
+            lazy_zeros((layers, numbers * self._source), kept) for _ in range(2)
         )
         self._target_k, self._target_v = (
             lazy_zeros((layers, numbers * self._target), torch.float32) for _ in range(2)
@@ -128,7 +131,10 @@ class NativeT5:
         ):
             assert block.cross is not None
             self._linear(tape, many, self._h, self._wide, block.cross.k, block.cross.v)
-            tape.add(Kind.STORE_SOURCE, self._wide, keys, values, n=(*sizes, self._source))
+            tape.add(
+                Kind.STORE_SOURCE, self._wide, keys, values,
+                n=(*sizes, self._source, int(self._is_source_half)),
+            )  # fmt: skip
 
     def _record_decode(self, tape: Tape, modules: network.Network) -> None:
         config, few = self.config, Kind.DELTA_FEW
@@ -148,7 +154,7 @@ class NativeT5:
             self._linear(tape, few, self._h, self._wide, cross.q)
             tape.add(
                 Kind.ATTEND_CROSS, self._wide, self._mid, self._source_k[i], self._source_v[i],
-                n=(*sizes, self._source),
+                n=(*sizes, self._source, int(self._is_source_half)),
             )  # fmt: skip
             self._linear(tape, few, self._mid, self._x, cross.o, adds=True)
             self._feed_forward(tape, few, block.feed_forward)

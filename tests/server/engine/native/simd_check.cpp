@@ -118,6 +118,21 @@ void check_tails(char* end) {
     }
 }
 
+void check_four(char* end) {
+    const float given[4] = {1.0f / 3, -1e8f, 1e8f, 0.7f};
+    for (int64_t left = -1; left <= 5; ++left) {
+        const int64_t some = left < 0 ? 0 : left < 4 ? left : 4;
+        float* const at = reinterpret_cast<float*>(end) - some;
+        float all[4] = {};
+        for (int64_t i = 0; i < some; ++i) all[i] = at[i] = given[i];
+        const float expected = (all[0] + all[1]) + (all[2] + all[3]);
+        require(same(sum_lanes(load_four(at, left)), expected), "four", left);
+        const four twice = fused(load_four(at, left), load_four(at, left), no_four());
+        for (float& each : all) each *= each;
+        require(same(sum_lanes(twice), (all[0] + all[1]) + (all[2] + all[3])), "four fused", left);
+    }
+}
+
 // Every number of 16 bits.
 void check_halves() {
     for (uint32_t first = 0; first < 0x10000; first += 16) {
@@ -247,9 +262,9 @@ void check_ints() {
         for (uint8_t& each : stored) each = any({1, 255, 255, 128});
         for (int8_t& each : x) each = static_cast<int8_t>(any({127, 129, 129, 127}));
         if (i == 0) std::memset(stored, 255, 64), std::memset(x, 129, 4);  // 255 * -127 in all
-        int32_t four;
-        std::memcpy(&four, x, 4);
-        const quad q = to_quad(four);
+        int32_t neighbours;
+        std::memcpy(&neighbours, x, 4);
+        const quad q = to_quad(neighbours);
         ints sum = dot(dot(no_ints(), load_weights(stored), q), load_weights(stored), q);
         sum = minus(sum, 2 * (WEIGHT_OFFSET - 128) * (x[0] + x[1] + x[2] + x[3]));
         float found[16];
@@ -314,7 +329,9 @@ void check_wide() {
 }  // namespace
 
 int main() {
-    check_tails(page_end());
+    char* const end = page_end();
+    check_tails(end);
+    check_four(end);
     check_halves();
     check_arithmetic();
     check_powers();

@@ -4,7 +4,8 @@
 // A row's own keys and values lie in its row of the target caches, its prompt's in a place of the
 // source caches. Caches of one layer: keys [row][head][length / 16][d_kv][16], so that the keys a
 // row really has are one stream of memory and 16 scores come out of one vector; values
-// [row][head][length][d_kv].
+// [row][head][length][d_kv]. Source caches may be float16: a decode reads all of them in each step,
+// as many bytes as half of int8 weights.
 #include <cmath>
 #include <cstring>
 
@@ -33,9 +34,9 @@ float exponentiate(float* scores, int64_t n) {
 }
 
 // out[r] = the values [n, d_kv], weighted by scores[r], over the total of these weights.
-template <int R>
+template <int R, typename T>
 void mean_values(
-    const float* scores, int64_t width, const float (&total)[R], const float* values,
+    const float* scores, int64_t width, const float (&total)[R], const T* values,
     int64_t stride, int64_t n, int64_t d_kv, float* out, int64_t apart) {
     constexpr int WIDE = columns_of<R>();
     const auto some = [&]<int NV>(int64_t d) {
@@ -106,9 +107,9 @@ struct Rows {  // one layer's cache as one (row or place, head) sees it
 
 // R queries over `n` tokens of one cache row, each query and its out [d_kv] `apart` from the next;
 // scores is scratch for R times n, rounded up. `bias`, the same for all of them, may be null.
-template <int R>
+template <int R, typename T>
 void attend_cache(
-    const float* q, int64_t apart, const Rows<float>& cache, int64_t d_kv, int64_t n,
+    const float* q, int64_t apart, const Rows<T>& cache, int64_t d_kv, int64_t n,
     const float* bias, float* scores, float* out) {
     constexpr int WIDE = columns_of<R>();
     const int64_t width = round_up(n);
@@ -118,7 +119,7 @@ void attend_cache(
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
             for (int g = 0; g < G; ++g) c[r][g] = fill(0);
-        const float* keys = cache.keys + j * d_kv;
+        const T* keys = cache.keys + j * d_kv;
         for (int64_t d = 0; d < d_kv; ++d) {
             vec key[G];
 #pragma GCC unroll 8
@@ -153,10 +154,52 @@ void attend_cache(
 
 constexpr int SHARING = 4;  // neighbouring rows of one prompt that are taken together: a beam's
 
-template <int R, typename... Args>
+template <int R, typename T, typename... Args>
 void attend_sharing(int64_t rows, Args... args) {
-    if (rows == R) return attend_cache<R>(args...);
-    if constexpr (R > 1) attend_sharing<R - 1>(rows, args...);
+    if (rows == R) return attend_cache<R, T>(args...);
+    if constexpr (R > 1) attend_sharing<R - 1, T>(rows, args...);
+}
+
+constexpr float MOST_OF_HALF = 65504;  // the highest float16: what is above becomes it
+
+void keep(float* to, int64_t left, vec value) { store_some(to, left, value); }
+void keep(half* to, int64_t left, vec value) {
+    store_f16(to, left, higher(fill(-MOST_OF_HALF), lower(fill(MOST_OF_HALF), value)));
+}
+
+template <typename T>
+void store_prompt(const Op& op, const Step& step, int64_t sequence, int64_t head) {
+    const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
+    const Rows<T> cache(op, 1, step.source_places[sequence], head, heads, d_kv, length);
+    const int64_t n = step.lengths[sequence], stride = 2 * inner;
+    const float* kv =
+        static_cast<const float*>(op.p[0]) + step.starts[sequence] * stride + head * d_kv;
+    for (int64_t t = 0; t < n; t += LANES)
+        for (int64_t d = 0; d < d_kv; d += LANES) {
+            alignas(64) float tile[LANES * LANES];
+            const int64_t columns = std::min(LANES, d_kv - d);
+            transpose_tile(
+                kv + t * stride + d, stride, std::min(LANES, n - t), columns, tile, LANES);
+            for (int64_t c = 0; c < columns; ++c)
+                keep(cache.keys + t * d_kv + (d + c) * LANES, LANES, load(tile + c * LANES));
+        }
+    for (int64_t t = 0; t < n; ++t)
+        for (int64_t d = 0; d < d_kv; d += LANES)
+            keep(
+                cache.values + t * d_kv + d, d_kv - d,
+                load_some(kv + t * stride + inner + d, d_kv - d));
+}
+
+template <typename T>
+void attend_source(const Op& op, const Team& team, int64_t sequence, int64_t head, int64_t rows) {
+    const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
+    const Rows<T> cache(op, 2, team.step.source_places[sequence], head, heads, d_kv, length);
+    const int64_t n = team.step.lengths[sequence], offset = sequence * inner + head * d_kv;
+    float* scores = team.scratch(SHARING * round_up(n));
+    if (scores == nullptr) return;
+    attend_sharing<SHARING, T>(
+        rows, static_cast<const float*>(op.p[0]) + offset, inner, cache, d_kv, n,
+        static_cast<const float*>(nullptr), scores, static_cast<float*>(op.p[1]) + offset);
 }
 
 }  // namespace
@@ -189,23 +232,13 @@ void attend_prompts(const Op& op, const Team& team) {
     });
 }
 
-// p: kv [rows, 2 inner], keys, values (the layer's cross-attention cache).  n: heads, d_kv, length.
+// p: kv [rows, 2 inner], keys, values (the layer's cross-attention cache).
+// n: heads, d_kv, length, whether the cache is float16.
 void store_source(const Op& op, const Team& team) {
-    const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
+    const int64_t heads = op.n[0];
     team.share(0, team.step.sequences * heads, [&](int64_t i) {
-        const int64_t sequence = i / heads, head = i % heads;
-        Rows<float> cache(op, 1, team.step.source_places[sequence], head, heads, d_kv, length);
-        const int64_t n = team.step.lengths[sequence], stride = 2 * inner;
-        const float* kv = static_cast<const float*>(op.p[0]) +
-                          team.step.starts[sequence] * stride + head * d_kv;
-        for (int64_t t = 0; t < n; t += LANES)
-            for (int64_t d = 0; d < d_kv; d += LANES)
-                transpose_tile(
-                    kv + t * stride + d, stride, std::min(LANES, n - t),
-                    std::min(LANES, d_kv - d), cache.keys + (t * d_kv + d * LANES), LANES);
-        for (int64_t t = 0; t < n; ++t)
-            std::memcpy(
-                cache.values + t * d_kv, kv + t * stride + inner, d_kv * sizeof(float));
+        if (op.n[3]) return store_prompt<half>(op, team.step, i / heads, i % heads);
+        store_prompt<float>(op, team.step, i / heads, i % heads);
     });
 }
 
@@ -225,7 +258,7 @@ void attend_self(const Op& op, const Team& team) {
         std::memcpy(cache.values + position * d_kv, q + 2 * inner, d_kv * sizeof(float));
         const float* bias =
             static_cast<const float*>(op.p[4]) + head * length + length - 1 - position;
-        attend_cache<1>(
+        attend_cache<1, float>(
             q, 0, cache, d_kv, position + 1, bias, scores,
             static_cast<float*>(op.p[1]) + sequence * inner + head * d_kv);
     });
@@ -243,21 +276,15 @@ static int64_t rows_taken_with(const Step& step, int64_t row) {
 }
 
 // p: q [rows, inner], out [rows, inner], keys, values (the layer's cross-attention cache).
-// n: heads, d_kv, length.
+// n: heads, d_kv, length, whether the cache is float16.
 void attend_cross(const Op& op, const Team& team) {
-    const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
+    const int64_t heads = op.n[0];
     team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
         const int64_t rows = rows_taken_with(team.step, sequence);
         if (rows == 0) return;
-        const Rows<float> cache(op, 2, team.step.source_places[sequence], head, heads, d_kv, length);
-        const int64_t n = team.step.lengths[sequence];
-        const int64_t offset = sequence * inner + head * d_kv;
-        float* scores = team.scratch(SHARING * round_up(n));
-        if (scores == nullptr) return;
-        attend_sharing<SHARING>(
-            rows, static_cast<const float*>(op.p[0]) + offset, inner, cache, d_kv, n,
-            static_cast<const float*>(nullptr), scores, static_cast<float*>(op.p[1]) + offset);
+        if (op.n[3]) return attend_source<half>(op, team, sequence, head, rows);
+        attend_source<float>(op, team, sequence, head, rows);
     });
 }
 

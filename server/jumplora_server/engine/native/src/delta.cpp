@@ -102,22 +102,27 @@ void add_sparse_row(const Delta& delta, const float* x, float* y, int64_t from, 
 void add_dense(
     const Delta& delta, const float* x, int64_t d_in, int64_t rows, float* y, int64_t y_stride,
     int64_t from, int64_t to) {
+    constexpr int MOST = VECTORS >= 32 ? 8 : 6;
     for (int64_t o = from; o < to; o += PANEL) {
         const float* panel = static_cast<const float*>(delta.values) + o * d_in;
         const auto some = [&]<int R>(int64_t first) {
-            vec c[R][2];
-            small_product<R, 2>(x + first * d_in, d_in, panel, PANEL, d_in, LANES, c);
+            constexpr int WIDE = std::min(2, columns_of<R>());
+            for (int64_t column = 0; column < PANEL; column += WIDE * LANES) {
+                vec c[R][WIDE];
+                small_product<R, WIDE>(
+                    x + first * d_in, d_in, panel + column, PANEL, d_in, LANES, c);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r)
+                for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-                for (int v = 0; v < 2; ++v) {
-                    float* at = y + (first + r) * y_stride + o + LANES * v;
-                    const int64_t left = to - o - LANES * v;
-                    store_some(at, left, plus(c[r][v], load_some(at, left)));
-                }
+                    for (int v = 0; v < WIDE; ++v) {
+                        const int64_t at_column = o + column + LANES * v;
+                        float* at = y + (first + r) * y_stride + at_column;
+                        store_some(at, to - at_column, plus(c[r][v], load_some(at, to - at_column)));
+                    }
+            }
         };
         int64_t r = 0;
-        for (; r + 8 <= rows; r += 8) some.template operator()<8>(r);
+        for (; r + MOST <= rows; r += MOST) some.template operator()<MOST>(r);
         for (; r < rows; ++r) some.template operator()<1>(r);
     }
 }

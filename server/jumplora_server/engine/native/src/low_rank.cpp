@@ -11,6 +11,11 @@ namespace jl {
 
 namespace {
 
+// Tiles: rows times as many rows of A, a row times more of them, and rows times vectors of B.
+constexpr int SIDE = VECTORS >= 32 ? 4 : 2;
+constexpr int ALONE = VECTORS >= 32 ? 8 : 4;
+constexpr int MOST = VECTORS >= 32 ? 8 : 6;
+
 // R rows times K rows of A: each sum over whole vectors of both, whose lanes are added at its end.
 template <int R, int K>
 void dot_products(
@@ -46,26 +51,35 @@ template <int R>
 void outer_panel(
     const float* inner, int64_t lanes, int64_t rank, const float* panel, float* y,
     int64_t y_stride, int64_t left) {
-    vec sum[R][2];
+    constexpr int WIDE = std::min(2, columns_of<R>());
+    for (int64_t column = 0; column < PANEL; column += WIDE * LANES) {
+        const float *b = panel + column, *number = inner;
+        vec sum[R][WIDE];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = fill(0);
-    for (int64_t j = 0; j < rank; ++j, panel += PANEL, inner += lanes) {
-        const vec low = load(panel), high = load(panel + LANES);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-            const vec number = fill(inner[r]);
-            sum[r][0] = fused(number, low, sum[r][0]);
-            sum[r][1] = fused(number, high, sum[r][1]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+        for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
-            float* at = y + r * y_stride + LANES * v;
-            const int64_t columns = left - LANES * v;
-            store_some(at, columns, plus(load_some(at, columns), sum[r][v]));
+            for (int v = 0; v < WIDE; ++v) sum[r][v] = fill(0);
+        for (int64_t j = 0; j < rank; ++j, b += PANEL, number += lanes) {
+            vec numbers[WIDE];
+#pragma GCC unroll 2
+            for (int v = 0; v < WIDE; ++v) numbers[v] = load(b + LANES * v);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                const vec own = fill(number[r]);
+#pragma GCC unroll 2
+                for (int v = 0; v < WIDE; ++v) sum[r][v] = fused(own, numbers[v], sum[r][v]);
+            }
         }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < WIDE; ++v) {
+                const int64_t at_column = column + LANES * v;
+                float* at = y + r * y_stride + at_column;
+                store_some(
+                    at, left - at_column, plus(load_some(at, left - at_column), sum[r][v]));
+            }
+    }
 }
 
 template <int R>
@@ -88,21 +102,21 @@ void multiply_inner(
                     dot_products<R, K>(
                         x + r * d_in, d_in, delta.a + j * stride, inner + j * lanes + r, lanes);
             };
-            add.template operator()<R == 1 ? 8 : 4>();
+            add.template operator()<R == 1 ? ALONE : SIDE>();
             add.template operator()<1>();
         }
     };
-    some.template operator()<4>();
+    some.template operator()<SIDE>();
     some.template operator()<1>();
 }
 
 void add_outer(
     const Delta& delta, const float* inner, int64_t lanes, int64_t rows, float* y,
     int64_t y_stride, int64_t from, int64_t to) {
-    for (int64_t r = 0; r < rows; r += 8)  // a few rows of y at a time are streams of memory
+    for (int64_t r = 0; r < rows; r += MOST)  // a few rows of y at a time are streams of memory
         for (int64_t o = from; o < to; o += PANEL)
-            outer_rest<8>(
-                std::min<int64_t>(8, rows - r), inner + r, lanes, delta.rank,
+            outer_rest<MOST>(
+                std::min<int64_t>(MOST, rows - r), inner + r, lanes, delta.rank,
                 delta.b + o * delta.rank, y + r * y_stride + o, y_stride, to - o);
 }
 

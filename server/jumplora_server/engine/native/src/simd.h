@@ -13,6 +13,8 @@
 //   load_or(from, left, rest)     `rest` stands for it
 //   store_some(to, left, v)       writes the first `left`
 //   load_f16, load_bf16           like load_some, from 16 bits
+//   store_f16(to, left, v)        like store_some, rounded to even; what float16 has no number for
+//                                 becomes infinite
 //   transpose(t)                  16 vectors turned over their diagonal
 //   plus, minus, times, over      a + b, a - b, a * b, a / b
 //   fused(a, b, c)                a b + c, rounded once
@@ -52,6 +54,11 @@
 
 namespace jl {
 
+// Numbers that are kept as float16.
+using half = uint16_t;
+inline vec load(const half* from) { return load_f16(from, 16); }
+inline vec load_some(const half* from, int64_t left) { return load_f16(from, left); }
+
 // e^x, within 2 units in the last place. Below -87.3 it gives 0 and above 88.7 a large number; NaN
 // stays NaN. Cody and Waite's reduction to |r| <= ln(2) / 2, then the Taylor polynomial of order 6.
 inline vec exp_ps(vec x) {
@@ -89,9 +96,9 @@ inline wide exp_wide(wide x) {
 
 // C[r][j] = sum over k of a[r * lda + k] * b[k * ldb + j], k ascending, for R rows and NV vectors
 // of columns, of whose last one `left` remain.
-template <int R, int NV>
+template <int R, int NV, typename T>
 inline void small_product(
-    const float* a, int64_t lda, const float* b, int64_t ldb, int64_t depth, int64_t left,
+    const float* a, int64_t lda, const T* b, int64_t ldb, int64_t depth, int64_t left,
     vec (&c)[R][NV]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace jl {
 
@@ -106,6 +107,16 @@ inline void transpose_quarter(__m256 (&t)[8]) {
         t[4 + j] = _mm256_permute2f128_ps(b[j], b[4 + j], 0x31);
     }
 }
+inline void store_f16(uint16_t* to, int64_t left, vec value) {
+    constexpr int EVEN = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    const __m256i found =
+        _mm256_set_m128i(_mm256_cvtps_ph(value.high, EVEN), _mm256_cvtps_ph(value.low, EVEN));
+    if (left >= 16) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), found);
+    alignas(32) uint16_t all[16];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(all), found);
+    if (left > 0) std::memcpy(to, all, left * sizeof(uint16_t));
+}
+
 inline void transpose(vec (&t)[16]) {
     for (int first = 0; first < 16; first += 8) {  // each half's rows become halves of columns
         __m256 low[8], high[8];
@@ -166,14 +177,15 @@ inline vec times_power(vec a, vec n) {
 
 inline float sum_lanes(vec value) {
     const __m256 eight = value.high + value.low;
-    const __m128 four = _mm256_extractf128_ps(eight, 1) + _mm256_castps256_ps128(eight);
-    const __m128 two = four + _mm_movehl_ps(four, four);
+    const __m128 quarter = _mm256_extractf128_ps(eight, 1) + _mm256_castps256_ps128(eight);
+    const __m128 two = quarter + _mm_movehl_ps(quarter, quarter);
     return two[0] + two[1];
 }
 inline float highest_lane(vec value) {
     const __m256 eight = _mm256_max_ps(value.high, value.low);
-    const __m128 four = _mm_max_ps(_mm256_extractf128_ps(eight, 1), _mm256_castps256_ps128(eight));
-    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    const __m128 quarter =
+        _mm_max_ps(_mm256_extractf128_ps(eight, 1), _mm256_castps256_ps128(eight));
+    const __m128 two = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
     return _mm_max_ps(two, _mm_movehdup_ps(two))[0];
 }
 
@@ -237,7 +249,7 @@ struct bytes {
 using quad = int32_t;
 constexpr int WEIGHT_VECTORS = 1;
 
-inline quad to_quad(int32_t four) { return four; }
+inline quad to_quad(int32_t neighbours) { return neighbours; }
 inline bytes load_weights(const uint8_t* from) {
     const auto at = reinterpret_cast<const __m256i*>(from);
     return {(eight_ints)_mm256_load_si256(at), (eight_ints)_mm256_load_si256(at + 1)};
@@ -262,11 +274,11 @@ struct quad {
 };
 constexpr int WEIGHT_VECTORS = 2;
 
-inline quad to_quad(int32_t four) {
-    const auto pair = [four](int first) {
-        const int32_t low = static_cast<int8_t>(four >> first);
+inline quad to_quad(int32_t neighbours) {
+    const auto pair = [neighbours](int first) {
+        const int32_t low = static_cast<int8_t>(neighbours >> first);
         return (low & 0xFFFF) | static_cast<int32_t>(
-            static_cast<uint32_t>(static_cast<int8_t>(four >> (first + 16))) << 16);
+            static_cast<uint32_t>(static_cast<int8_t>(neighbours >> (first + 16))) << 16);
     };
     return {pair(0), pair(8)};
 }
@@ -362,10 +374,10 @@ inline wide higher(wide a, wide b) {
     return each([](auto x, auto y) { return _mm256_max_pd(x, y); }, a, b);
 }
 inline wide nearest(wide a) {
-    const auto four = [](auto x) {
+    const auto round = [](auto x) {
         return _mm256_round_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     };
-    return each(four, a);
+    return each(round, a);
 }
 
 // As with floats, from n = -1022 to 1024.
@@ -374,21 +386,21 @@ inline wide times_power(wide a, wide n) {
         const __m128i biased = _mm_add_epi32(exponent, _mm_set1_epi32(1023));
         return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_cvtepi32_epi64(biased), 52));
     };
-    const auto four = [&](__m256d x, __m256d y) {
+    const auto scale = [&](__m256d x, __m256d y) {
         const __m128i all = _mm256_cvtpd_epi32(y), half = _mm_srai_epi32(all, 1);
         return x * power(half) * power(_mm_sub_epi32(all, half));
     };
-    return each(four, a, n);
+    return each(scale, a, n);
 }
 inline wide where_above(wide a, wide b, wide yes, wide no) {
-    const auto four = [](auto x, auto y, auto if_so, auto if_not) {
+    const auto blend = [](auto x, auto y, auto if_so, auto if_not) {
         return _mm256_blendv_pd(if_not, if_so, _mm256_cmp_pd(x, y, _CMP_GT_OQ));
     };
-    return each(four, a, b, yes, no);
+    return each(blend, a, b, yes, no);
 }
 inline double sum_lanes(wide value) {
-    const __m256d four = (value.b + value.d) + (value.a + value.c);
-    const __m128d two = _mm256_extractf128_pd(four, 1) + _mm256_castpd256_pd128(four);
+    const __m256d sums = (value.b + value.d) + (value.a + value.c);
+    const __m128d two = _mm256_extractf128_pd(sums, 1) + _mm256_castpd256_pd128(sums);
     return two[0] + two[1];
 }
 

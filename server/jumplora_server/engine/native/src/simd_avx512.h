@@ -42,6 +42,11 @@ inline vec load_bf16(const uint16_t* from, int64_t left) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+inline void store_f16(uint16_t* to, int64_t left, vec value) {
+    const __m256i half = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_mask_storeu_epi16(to, tail_mask(left), half);
+}
+
 inline void transpose(vec (&t)[16]) {
     __m512i a[16], b[16];
     for (int i = 0; i < 16; ++i) a[i] = _mm512_castps_si512(t[i]);

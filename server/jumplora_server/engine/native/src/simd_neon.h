@@ -90,6 +90,12 @@ inline vec load_bf16(const uint16_t* from, int64_t left) {
     });
 }
 
+inline void store_f16(uint16_t* to, int64_t left, vec value) {
+    uint16_t all[16];
+    for (int i = 0; i < 4; ++i) vst1_u16(all + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(value.q[i])));
+    if (left > 0) std::memcpy(to, all, (left < 16 ? left : 16) * sizeof(uint16_t));
+}
+
 inline void transpose(vec (&t)[16]) {
     const auto as_pairs = [](float32x4_t v) { return vreinterpretq_f64_f32(v); };
     const auto as_floats = [](float64x2_t v) { return vreinterpretq_f32_f64(v); };
