@@ -220,11 +220,13 @@ void linear(int64_t rows, int64_t d_in, int64_t d_out, bool adds) {
 
 // -- attention: three prompts, and four rows of which two neighbours read one of them
 
-void attention(int64_t d_kv) {
+void attention(int64_t d_kv, bool is_half) {
     constexpr int64_t HEADS = 2, LENGTH = 96, LONGEST = 90, ROWS = 4;
     const int64_t inner = HEADS * d_kv, cache = ROWS * inner * LENGTH;
     const int64_t starts[] = {0, 5, 75}, lengths[] = {5, 70, 16}, places[] = {2, 0, 1};
+    const int64_t bytes = cache * (is_half ? 2 : 4);  // of the prompts' caches
     float *keys = room<float>(cache), *values = room<float>(cache);
+    void *source_keys = room<uint16_t>(bytes / 2), *source_values = room<uint16_t>(bytes / 2);
     Step step{};
     step.rows = 91;
     step.sequences = 3;
@@ -238,16 +240,17 @@ void attention(int64_t d_kv) {
                  {HEADS, d_kv, LONGEST})},
           step, {floats(out, step.rows * inner)});
     print("store prompts",
-          {op_of(STORE_SOURCE, {numbers(step.rows * 2 * inner, 2), keys, values},
-                 {HEADS, d_kv, LENGTH})},
-          step, {floats(keys, cache), floats(values, cache)});
+          {op_of(STORE_SOURCE, {numbers(step.rows * 2 * inner, 2), source_keys, source_values},
+                 {HEADS, d_kv, LENGTH, is_half})},
+          step, {{source_keys, bytes}, {source_values, bytes}});
     const int64_t read[] = {0, 0, 2, 1}, tokens[] = {70, 70, 5, 16}, own[] = {3, 0, 2, 1};
     step.rows = step.sequences = ROWS;
     step.lengths = tokens;
     step.source_places = read;
     step.target_rows = own;
     print("attend to prompts",
-          {op_of(ATTEND_CROSS, {numbers(ROWS * inner, 3), out, keys, values}, {HEADS, d_kv, LENGTH})},
+          {op_of(ATTEND_CROSS, {numbers(ROWS * inner, 3), out, source_keys, source_values},
+                 {HEADS, d_kv, LENGTH, is_half})},
           step, {floats(out, ROWS * inner)});
     const int64_t positions[] = {0, 15, 16, 77};
     step.positions = positions;
@@ -363,7 +366,8 @@ int main(int count, char** given) {
         }
     for (const int64_t rows : {1, 2, 3, 16}) deltas("few deltas", DELTA_FEW, rows);
     for (const int64_t rows : {1, 15, 17, 48, 64}) deltas("many deltas", DELTA_MANY, rows);
-    for (const int64_t d_kv : {8, 16, 50, 64}) attention(d_kv);
+    for (const int64_t d_kv : {8, 16, 50, 64})
+        for (const bool is_half : {false, true}) attention(d_kv, is_half);
     for (const int64_t d : {2, 19, 48, 130}) elementwise(d);
     for (const int64_t vocabulary : {12, 90, 3001}) sampling(vocabulary);
     return 0;
