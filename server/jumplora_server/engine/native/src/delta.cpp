@@ -262,7 +262,8 @@ void prepare(const Op& op, const Team& team, int64_t least) {
     const float* x = static_cast<const float*>(op.p[0]);
     constexpr int64_t STRIPE = 64;  // columns of x of a piece
     const int64_t stripes = (d_in + STRIPE - 1) / STRIPE, inners = inners_of(op, team.step);
-    team.share(0, inners + team.step.families_count * stripes, [&](int64_t i) {
+    const int64_t families = op.n[5] != 0 ? team.step.families_count : 0;
+    team.share(0, inners + families * stripes, [&](int64_t i) {
         if (i < inners) return multiply_inners(op, team.step, i);
         const Family& family = team.step.families[(i - inners) / stripes];
         if (!is_transposed(op, team.step, family, least)) return;
@@ -283,7 +284,7 @@ constexpr int64_t SHARING = 2;  // rows of a decode that are rather computed tog
 
 // p: x [rows, d_in], y [rows, stride] whose columns m * d_out.. belong to the m-th module, null,
 //    scratch for transposed rows, [lanes of all families][d_in] float.
-// n: d_in, d_out, stride, first module, modules.
+// n: d_in, d_out, stride, first module, modules, what settle_delta sets.
 void delta_few(const Op& op, const Team& team) {
     const int64_t d_in = op.n[0], stride = op.n[2];
     prepare(op, team, SHARING);
@@ -320,14 +321,21 @@ void delta_many(const Op& op, const Team& team) {
     });
 }
 
-// The modules of a delta operation have numbers one after another.
-bool is_delta_of_none(const Op& op, const Step& step) {
-    if (op.kind != DELTA_FEW && op.kind != DELTA_MANY) return false;
-    if (step.families_count == 0) return true;
-    if (step.targeted == nullptr) return false;
-    for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
-        if (step.targeted[module / 8] >> (module % 8) & 1) return false;
-    return true;
+// Sets n[5]: whether rows are to be transposed. The modules of an operation have numbers one after
+// another.
+void settle_delta(Op& op, const Step& step) {
+    bool is_wanted = step.families_count > 0 && step.targeted == nullptr;
+    if (step.families_count > 0 && step.targeted != nullptr)
+        for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
+            is_wanted = is_wanted || step.targeted[module / 8] >> (module % 8) & 1;
+    if (!is_wanted) {
+        op.kind = NOTHING;
+        return;
+    }
+    op.n[5] = 0;
+    const int64_t least = op.kind == DELTA_FEW ? SHARING : 1;
+    for (int64_t f = 0; f < step.families_count && op.n[5] == 0; ++f)
+        op.n[5] = is_transposed(op, step, step.families[f], least);
 }
 
 }  // namespace jl

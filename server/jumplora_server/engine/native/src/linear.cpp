@@ -32,7 +32,7 @@ class RowBlocks {
   public:
     RowBlocks(const Op& op, const Step& step, int64_t most)
         : whole_{0, step.rows, nullptr}, segments_(&whole_), count_(1), most_(most) {
-        if (has_trunk(op, step)) {
+        if (op.n[6] != 0) {
             segments_ = step.segments;
             count_ = step.segments_count;
         }
@@ -61,14 +61,6 @@ class RowBlocks {
         const int64_t fewest = (segment.rows + most_ - 1) / most_;
         const int64_t size = (segment.rows + fewest - 1) / fewest;
         return (segment.rows + size - 1) / size;
-    }
-
-    static bool has_trunk(const Op& op, const Step& step) {
-        if (step.segments_count == 0) return false;
-        if (step.merged == nullptr) return true;
-        for (int64_t module = op.n[4]; module < op.n[4] + op.n[5]; ++module)
-            if (step.merged[module / 8] >> (module % 8) & 1) return true;
-        return false;
     }
 
     const Segment whole_;
@@ -249,9 +241,18 @@ void each_block(
 
 }  // namespace
 
+// Sets n[6]: whether a trunk of the step has one of the weights.
+void settle_linear(Op& op, const Step& step) {
+    op.n[6] = step.segments_count > 0 && step.merged == nullptr;
+    if (step.segments_count > 0 && step.merged != nullptr)
+        for (int64_t module = op.n[4]; module < op.n[4] + op.n[5]; ++module)
+            if (step.merged[module / 8] >> (module % 8) & 1) op.n[6] = 1;
+}
+
 // p: x [rows, d_in], panels of all modules, y [rows, stride] whose columns m * d_out.. belong to the
 //    m-th module, scratch [rows * d_in] float.
-// n: d_in, d_out of a module, stride, whether y is added to, first module, modules.
+// n: d_in, d_out of a module, stride, whether y is added to, first module, modules, what
+//    settle_linear sets.
 void linear_f32(const Op& op, const Team& team) {
     const int64_t d_in = op.n[0];
     const RowBlocks blocks(op, team.step, ROWS_F32);

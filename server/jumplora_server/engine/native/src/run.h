@@ -26,13 +26,21 @@ struct Phase {
 // Everything a late thread may still look at is copied: it can outlive the caller's step.
 struct Run {
     Run(const Op* first, int64_t count, const Step& step, int threads)
-        : ops(first, first + count), step(step), threads(threads), phases(new Phase[2 * count]) {
-        for (Op& op : ops)
-            if (is_delta_of_none(op, step)) op.kind = NOTHING;
+        : ops(first, first + count),
+          segments(step.segments, step.segments + step.segments_count),
+          step(step),
+          threads(threads),
+          phases(new Phase[2 * count]) {
+        this->step.segments = segments.data();
+        for (Op& op : ops) {
+            if (op.kind == DELTA_FEW || op.kind == DELTA_MANY) settle_delta(op, step);
+            if (op.kind == LINEAR_F32 || op.kind == LINEAR_I8) settle_linear(op, step);
+        }
     }
 
     std::vector<Op> ops;
-    const Step step;
+    const std::vector<Segment> segments;
+    Step step;
     const int threads;
     const std::unique_ptr<Phase[]> phases;  // two an operation
     mutable std::atomic<int> outcome{DONE};

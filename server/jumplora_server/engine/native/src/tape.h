@@ -10,7 +10,7 @@
 namespace jl {
 
 enum Kind : int64_t {
-    NOTHING = -1,    // a delta that no row of the step adds: see is_delta_of_none
+    NOTHING = -1,    // a delta that no row of the step adds
     EMBED = 0,       // x[i] = table[tokens[i]]
     NORM,            // root mean square norm, times a weight and a constant
     LINEAR_F32,      // y = x W^T, or y += x W^T; W is a trunk's for its rows
@@ -131,7 +131,10 @@ void linear_f32(const Op&, const Team&);
 void linear_i8(const Op&, const Team&);
 void delta_few(const Op&, const Team&);
 void delta_many(const Op&, const Team&);
-bool is_delta_of_none(const Op&, const Step&);  // whether it adds modules that no row targets
+// What of an operation depends on the step alone, decided before threads walk it: a late one may find
+// the step's arrays gone. A delta that no row adds becomes NOTHING.
+void settle_delta(Op&, const Step&);
+void settle_linear(Op&, const Step&);
 void attend_prompts(const Op&, const Team&);
 void store_source(const Op&, const Team&);
 void attend_self(const Op&, const Team&);
