@@ -3,7 +3,8 @@
 #   docker build -t jumplora:0.1.0 .
 #   docker run --rm -p 127.0.0.1:8000:8000 jumplora:0.1.0
 #
-# It is for the processor that builds it; --platform linux/arm64 makes one for ARM (not tried).
+# An image has kernels for all processors of the builder's kind, x86-64 here; --platform linux/arm64
+# makes one for ARM (not tried).
 # For a GPU, build with the index of CUDA wheels and run with JUMPLORA_DEVICE=cuda:
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126 -t jumplora:0.1.0-cuda .
 

@@ -96,8 +96,8 @@ class Settings(BaseSettings):
     kernels: Kernels = Field(
         default="auto",
         description="native: compiled, float32 and int8 on the CPU, for the best instruction set "
-        "that was built and runs; auto: native where possible; an instruction set: native for this "
-        "one, or no start",
+        "that was built and runs; auto: native where possible; an instruction set (avx512, ...): "
+        "native for this one; what cannot run stops the start",
     )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="where the engine computes")
     threads: int = _size(0, "CPU threads of the engine (0: as many as cores)", 0, 1024)
@@ -156,13 +156,13 @@ class Settings(BaseSettings):
     )
 
     adapter_budget_bytes: Bytes = _size(
-        GIB, 'memory for resident adapters ("512MiB")', KIB, 1024**5
+        GIB, 'memory for resident adapters and trunks ("512MiB")', KIB, 1024**5
     )
     fold: Fold = Field(
         default="auto",
         description="whether to merge ancestors into trunks (copies of the backbone's weights): "
-        "auto: where the trunks of a chain of 15 take little enough; always: all but the last "
-        "version of each lineage",
+        "auto: where the trunks of a chain of 15 take little enough (fold_share); always: all but "
+        "the last version of each lineage; only on the CPU, in float32 and int8",
     )
     fold_share: float = Field(
         default=0.75,

@@ -237,7 +237,7 @@ BUDGET_USED = Instrument(
     "jumplora_adapter_budget_used_bytes", "gauge", "Bytes of all resident adapters and trunks."
 )
 BUDGET_LIMIT = Instrument(
-    "jumplora_adapter_budget_limit_bytes", "gauge", "Byte budget for resident adapters."
+    "jumplora_adapter_budget_limit_bytes", "gauge", "Byte budget for resident adapters and trunks."
 )
 TRUNK_BYTES = Instrument(
     "jumplora_trunk_memory_bytes",

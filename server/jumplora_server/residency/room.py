@@ -94,9 +94,9 @@ def check_possible(
     need = _own_bytes(versions, missing, ())
     kept = _own_bytes(versions, (), closure(versions, keep))
     if need + kept > budget:
+        more = f" and {need} more are needed" if need else ""  # 0: a guess that was lowered
         raise OutOfMemoryBudget(
-            f"{need} more bytes are needed beside {kept} that have to stay; the budget for"
-            f" adapters is {budget}",
+            f"{kept} bytes have to stay{more}; JUMPLORA_ADAPTER_BUDGET_BYTES is {budget}",
             reason="memory_budget",
         )
 

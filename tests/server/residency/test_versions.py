@@ -95,7 +95,7 @@ def test_what_is_pinned_stays_and_counts_against_what_can_fit() -> None:
     table.add("d")
     assert table.states()["c"] == "COLD"
     table.know("e", nbytes=11)
-    with pytest.raises(OutOfMemoryBudget, match="11 more bytes are needed beside 20"):
+    with pytest.raises(OutOfMemoryBudget, match="20 bytes have to stay and 11 more are needed"):
         table.load("e")
     table.versions.pin("task-b", "unpinned")
     assert table.load("e") == ("e",)

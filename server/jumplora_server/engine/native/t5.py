@@ -59,8 +59,7 @@ class NativeT5:
         # For rows packed side by side, or for tokens transposed: each prompt's to whole vectors.
         widest = max(config.d_model, inner, config.d_ff)
         lanes = capacity + LANES * rows
-        self._scratch = _buffer(max(capacity * (widest + 3), lanes * widest))
-        self._row_scales = _buffer(capacity, 4)
+        self._scratch = _buffer(max(capacity * (widest + 7), lanes * widest))
         self.logits = _buffer(rows, config.vocab_size)
         self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
         self.logprobs = torch.zeros(rows, dtype=torch.float64)
@@ -222,9 +221,8 @@ class NativeT5:
             tape.add(Kind.LINEAR_F32, x, weight.panels, y, self._scratch, n=sizes)
         else:
             tape.add(
-                Kind.LINEAR_I8, x, weight.panels, y, self._scratch, weight.scales,
-                self._row_scales, n=sizes,
-            )  # fmt: skip
+                Kind.LINEAR_I8, x, weight.panels, y, self._scratch, weight.scales, n=sizes
+            )
 
     def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
         d_in, d_out, first, modules = self._numbers(sites)

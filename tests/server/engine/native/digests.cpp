@@ -212,8 +212,8 @@ void linear(int64_t rows, int64_t d_in, int64_t d_out, bool adds) {
     trunk[1].b = numbers(padded);
     print("int8 linear",
           {op_of(LINEAR_I8,
-                 {x, random_bytes(2 * padded * quads * 4), y, room<float>(rows * (d_in + 3)),
-                  numbers(2 * padded), room<float>(4 * rows)},
+                 {x, random_bytes(2 * padded * quads * 4), y, room<float>(rows * (d_in + 7)),
+                  numbers(2 * padded)},
                  {d_in, d_out, stride, adds, 0, 2})},
           step, {floats(y, rows * stride)});
 }

@@ -69,11 +69,11 @@ def linear(x: Tensor, weight: Tensor, dtype: str, y: Tensor | None = None) -> Te
     packed = pack_weights([weight], dtype)
     rows, d_out = len(x), len(weight)
     out = torch.full((rows, d_out), torch.nan) if y is None else y.clone()
-    scratch, scales = torch.empty(rows * (x.shape[1] + 3)), torch.empty(rows, 4)
+    scratch = torch.empty(rows * (x.shape[1] + 7))
     tape = Tape(load_library(best_set()))
     kind = Kind.LINEAR_F32 if packed.scales is None else Kind.LINEAR_I8
     tape.add(
-        kind, x, packed.panels, out, scratch, packed.scales, scales,
+        kind, x, packed.panels, out, scratch, packed.scales,
         n=(x.shape[1], d_out, d_out, int(y is not None), 0, 1),
     )  # fmt: skip
     tape.replay(Step(rows=rows))

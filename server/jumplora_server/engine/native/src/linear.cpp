@@ -196,20 +196,44 @@ RowScales quantise_row(const float* x, int64_t d, quad* q, quad* rest, int64_t s
         {scale / PARTS, WEIGHT_OFFSET * sum_lanes(rests)}};
 }
 
-// pack(row, block), as the threads ask for them: rows of a block lie side by side, so one thread has
-// them all where there are blocks for every thread.
-template <typename Pack>
-void each_row(const Team& team, const RowBlocks& blocks, Pack&& pack) {
-    const bool by_block = blocks.count() >= team.threads;
-    team.share(0, by_block ? blocks.count() : team.step.rows, [&](int64_t i) {
-        blocks.each([&](int64_t number, const Rows& rows) {
-            const bool is_own = i >= rows.first && i < rows.first + rows.count;
-            if (!by_block && is_own) pack(i, rows);
-            if (by_block && number == i)
-                for (int64_t r = rows.first; r < rows.first + rows.count; ++r) pack(r, rows);
+// Where the rows of an operation lie packed. Those of a decode step are packed by each thread for
+// itself: that takes less than waiting for the other threads, and for cache lines that they write to.
+// Of more rows each block is packed by one thread, or each row where there are few blocks.
+template <typename Pack>  // pack(where, row, block)
+class PackedRows {
+  public:
+    // `shared` has room for `floats`.
+    PackedRows(
+        const Team& team, const RowBlocks& blocks, float* shared, int64_t floats, const Pack& pack)
+        : team_(team), blocks_(blocks), floats_(floats), pack_(pack) {
+        if (team.step.rows <= FEW) return;
+        at_ = shared;
+        const bool by_block = blocks.count() >= team.threads;
+        team.share(0, by_block ? blocks.count() : team.step.rows, [&](int64_t i) {
+            blocks.each([&](int64_t number, const Rows& rows) {
+                for (int64_t r = rows.first; r < rows.first + rows.count; ++r)
+                    if (by_block ? number == i : r == i) pack(at_, r, rows);
+            });
         });
-    });
-}
+    }
+
+    // Inside of a piece of work; null where there is no memory.
+    float* get() {
+        if (at_ != nullptr || (at_ = team_.scratch(floats_)) == nullptr) return at_;
+        blocks_.each([&](int64_t, const Rows& rows) {
+            for (int64_t r = rows.first; r < rows.first + rows.count; ++r) pack_(at_, r, rows);
+        });
+        return at_;
+    }
+
+  private:
+    static constexpr int64_t FEW = 16;
+    const Team& team_;
+    const RowBlocks& blocks_;
+    const int64_t floats_;
+    const Pack& pack_;
+    float* at_ = nullptr;
+};
 
 // A panel of one module's weight, the backbone's or a trunk's.
 struct Panel {
@@ -263,43 +287,54 @@ void linear_f32(const Op& op, const Team& team) {
     const int64_t d_in = op.n[0];
     const RowBlocks blocks(op, team.step, ROWS_F32);
     const float* x = static_cast<const float*>(op.p[0]);
-    float* packed = static_cast<float*>(op.p[3]);
-    each_row(team, blocks, [&](int64_t i, const Rows& rows) {
-        float* to = packed + rows.first * d_in + i - rows.first;
+    const auto pack = [&](float* to, int64_t i, const Rows& rows) {
+        to += rows.first * d_in + i - rows.first;
         for (int64_t k = 0; k < d_in; ++k) to[k * rows.count] = x[i * d_in + k];
-    });
+    };
+    PackedRows packed(
+        team, blocks, static_cast<float*>(op.p[3]), team.step.rows * d_in, pack);
     const int64_t size = d_in * PANEL * static_cast<int64_t>(sizeof(float));
     each_block(op, team, blocks, size, [&](const Rows& rows, const Panel& panel, const Output& out) {
+        const float* const own = packed.get();
+        if (own == nullptr) return;
         const auto w = static_cast<const float*>(panel.weights);
         product_of<ROWS_F32>(
-            rows.count, [&]<int R>() { product_f32<R>(packed + rows.first * d_in, w, d_in, out); });
+            rows.count, [&]<int R>() { product_f32<R>(own + rows.first * d_in, w, d_in, out); });
     });
 }
 
-// p: x [rows, d_in], panels, y [rows, stride], scratch [2 * rows * quads] quad, scales of the weights,
-//    as many as the panels have outputs, row scales [2 * rows] RowScale.
+// p: x [rows, d_in], panels, y [rows, stride], scratch [4 * rows] float and [2 * rows * quads] quad,
+//    scales of the weights, as many as the panels have outputs.
 // n: as above.
-// The second bytes of all rows lie behind the first ones. A trunk's deltas would else meet a coarser
-// x than those that are applied beside the backbone's weights.
+// A row's scales come first, those of second bytes behind those of the first ones, and so do the bytes.
+// A trunk's deltas would without the second ones meet a coarser x than those that are applied beside
+// the backbone's weights.
 void linear_i8(const Op& op, const Team& team) {
     const int64_t d_in = op.n[0], quads = (d_in + 3) / 4, all = team.step.rows;
     const RowBlocks blocks(op, team.step, ROWS_I8);
     const float* x = static_cast<const float*>(op.p[0]);
-    quad* packed = static_cast<quad*>(op.p[3]);
-    RowScale* scales = static_cast<RowScale*>(op.p[5]);
-    each_row(team, blocks, [&](int64_t i, const Rows& rows) {
-        quad* to = packed + rows.first * quads + i - rows.first;
-        quad* rest = rows.trunk == nullptr ? nullptr : to + all * quads;
+    constexpr int64_t EACH = sizeof(RowScale) / sizeof(float), WIDE = sizeof(quad) / sizeof(float);
+    const auto pack = [&](float* packed, int64_t i, const Rows& rows) {
+        const auto scales = reinterpret_cast<RowScale*>(packed);
+        const auto to =
+            reinterpret_cast<quad*>(packed + 2 * EACH * all) + rows.first * quads + i - rows.first;
+        quad* const rest = rows.trunk == nullptr ? nullptr : to + all * quads;
         const RowScales found = quantise_row(x + i * d_in, d_in, to, rest, rows.count);
         scales[i] = found.first;
         scales[all + i] = found.second;
-    });
+    };
+    PackedRows packed(
+        team, blocks, static_cast<float*>(op.p[3]), 2 * all * (EACH + WIDE * quads), pack);
     const int64_t size = quads * 4 * PANEL;
     each_block(op, team, blocks, size, [&](const Rows& rows, const Panel& panel, const Output& out) {
+        const float* const own = packed.get();
+        if (own == nullptr) return;
+        const auto scales = reinterpret_cast<const RowScale*>(own);
+        const auto bytes = reinterpret_cast<const quad*>(own + 2 * EACH * all);
         const auto add = [&](int64_t first, const Output& to) {
             product_of<ROWS_I8>(rows.count, [&]<int R>() {
                 product_i8<R>(
-                    packed + first * quads, static_cast<const uint8_t*>(panel.weights), quads,
+                    bytes + first * quads, static_cast<const uint8_t*>(panel.weights), quads,
                     scales + first, panel.scales, to);
             });
         };
