@@ -126,21 +126,20 @@ def _segments(members: Sequence[Member]) -> Iterator[Segment]:
         yield Segment(same[0].start, same[-1].stop - same[0].start, address)
 
 
-def _cut(members: Iterable[Member], most: int) -> Iterator[list[Member]]:
+def _cut(members: Sequence[Member], most: int) -> Iterator[list[Member]]:
     """Parts of at most `most` rows; a member may lie in several."""
     part: list[Member] = []
-    start = -1
+    start = members[0].start
     for member in members:
         at = member.start
-        if not part:
-            start = at
-        while member.stop - start > most:
-            yield [*part, Member(at, start + most, member.trunk, member.deltas)]
-            part, start = [], start + most
-            at = start
-        part.append(Member(at, member.stop, member.trunk, member.deltas))
-    if part:
-        yield part
+        while at < member.stop:
+            if at == start + most:
+                yield part
+                part, start = [], at
+            stop = min(member.stop, start + most)
+            part.append(Member(at, stop, member.trunk, member.deltas))
+            at = stop
+    yield part
 
 
 def _bits(adapters: Iterable[NativeAdapter], sites: int) -> bytes:
