@@ -15,6 +15,7 @@ from jumplora_adapters import network
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, StepOutput
+from jumplora_server.engine.native.arrangement import Arrangement
 from jumplora_server.engine.native.forms import (
     NativeAdapter,
     TrunkForm,
@@ -26,12 +27,7 @@ from jumplora_server.engine.native.sampling import Samplings
 from jumplora_server.engine.native.step import prepare
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import pack_weights, packed_bytes
-from jumplora_server.engine.native.work import (
-    Lineage,
-    decode_order,
-    decode_work,
-    encode_work,
-)
+from jumplora_server.engine.native.work import Lineage, Work, encode_work
 from jumplora_server.engine.sampling import step_output
 from jumplora_server.engine.trunk import fold
 from jumplora_server.engine.weights import StoredTensors
@@ -74,6 +70,7 @@ class NativeRunner:
         )
         self._samplings = Samplings(self._model.fed, start_token_id, len(limits.end_token_ids))
         self._inner = torch.empty(0)
+        self._arranged: Arrangement | None = None  # the last step's
 
     @property
     def weight_bytes(self) -> int:
@@ -126,34 +123,35 @@ class NativeRunner:
 
     def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> StepOutput:
         """Choose each sequence's next token."""
-        order = decode_order(lineages)
-        ordered = [sequences[n] for n in order]
-        self._decode(ordered, [lineages[n] for n in order])
+        arranged = self._arrange(lineages)
+        ordered = [sequences[n] for n in arranged.order]
+        self._decode(ordered, arranged.work)
         highest, tokens, logprobs = (
             found[: len(ordered)].tolist()
             for found in (self._model.highest, self._model.best, self._model.logprobs)
         )
         candidates = self._model.candidates.read(ordered)
-        places = sorted(
-            range(len(order)), key=order.__getitem__
-        )  # where each sequence was computed
+        places = arranged.places
         return step_output(
             sequences,
             [math.isfinite(highest[n]) for n in places],
             [tokens[n] for n in places],
             [logprobs[n] for n in places],
-            {order[n]: listed for n, listed in candidates.items()},
+            {arranged.order[n]: listed for n, listed in candidates.items()},
         )
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary]; valid until the next decode."""
-        order = decode_order(lineages)
-        self._decode([sequences[n] for n in order], [lineages[n] for n in order])
-        logits = self._model.logits[: len(order)]
-        return logits[sorted(range(len(order)), key=order.__getitem__)]
+        arranged = self._arrange(lineages)
+        self._decode([sequences[n] for n in arranged.order], arranged.work)
+        return self._model.logits[: len(sequences)][arranged.places]
 
-    def _decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> None:
-        work = decode_work(lineages, len(self._model.sites))
+    def _arrange(self, lineages: Rows[Lineage]) -> Arrangement:
+        if self._arranged is None or not self._arranged.holds(lineages):
+            self._arranged = Arrangement.of(lineages, len(self._model.sites))
+        return self._arranged
+
+    def _decode(self, sequences: Rows[Sequence], work: Work) -> None:
         prepared = prepare(
             tokens=[s.output[-1] if s.output else self._start for s in sequences],
             lengths=[len(sequence.encoding.prompt) for sequence in sequences],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from jumplora_server.engine.native.layout import Block, Family, Segment, Step
+from jumplora_server.engine.native.layout import Step
 from jumplora_server.engine.native.work import Work
 
 
@@ -40,11 +40,7 @@ def prepare(
         for values in (starts, lengths, source_places, target_rows, positions)
     ]
     given = (ctypes.c_int32 * len(tokens))(*tokens)
-    parts = (
-        (Segment * len(work.segments))(*work.segments),
-        (Family * len(work.families))(*work.families),
-        (Block * len(work.blocks))(*work.blocks),
-    )
+    parts = (work.segments, work.families, work.blocks)
     asked = (ctypes.c_void_p * len(samplings))(*samplings) if any(samplings) else None
     step = Step(
         len(tokens),
@@ -57,4 +53,4 @@ def prepare(
         None if inner is None else inner.data_ptr(),
         None if asked is None else ctypes.addressof(asked),
     )
-    return Prepared(step, (given, *numbers, *parts, inner, asked))
+    return Prepared(step, (given, *numbers, work, inner, asked))

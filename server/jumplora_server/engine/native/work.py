@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ Lineage = tuple[NativeAdapter, ...]
 class Work:
     """The parts of a step that layout.Step points to."""
 
-    segments: Sequence[Segment] = ()
-    families: Sequence[Family] = ()
-    blocks: Sequence[Block] = ()
+    segments: ctypes.Array[Segment] = field(default_factory=Segment * 0)
+    families: ctypes.Array[Family] = field(default_factory=Family * 0)
+    blocks: ctypes.Array[Block] = field(default_factory=Block * 0)
     targeted: bytes = b""
     merged: bytes = b""
     inner: int = 0  # numbers of x A^T of the low-rank ones, of the operation that has most
@@ -38,31 +39,24 @@ class Member:
 def encode_work(spans: Iterable[tuple[int, int]], lineages: Iterable[Lineage], sites: int) -> Work:
     """Prompts' tokens: neighbours of one lineage are together, up to 64 tokens."""
     members = _members(spans, lineages)
-    runs = itertools.groupby(members, key=lambda member: (id(member.trunk), _ids(member.deltas)))
+    runs = itertools.groupby(members, key=lambda member: (id(member.trunk), ids(member.deltas)))
     return _work(members, [[*run] for _, run in runs], MAX_LANES, sites)
 
 
 def decode_work(lineages: Sequence[Lineage], sites: int) -> Work:
     """A row of each sequence: neighbours whose deltas begin with the same one, up to 16 rows."""
     members = _members(((i, i + 1) for i in range(len(lineages))), lineages)
-    runs = itertools.groupby(
-        members, key=lambda member: (id(member.trunk), _ids(member.deltas[:1]))
-    )
+    runs = itertools.groupby(members, key=lambda member: (id(member.trunk), ids(member.deltas[:1])))
     return _work(members, [[*run] for _, run in runs], LANES, sites)
 
 
-def decode_order(lineages: Sequence[Lineage]) -> list[int]:
-    """The numbers of rows so that those with most in common are neighbours; equals as they were."""
-    ids = {n: (_ids(lineage) if _trunk(lineage) else (0, *_ids(lineage)))
-           for n, lineage in enumerate(lineages)}  # fmt: skip
-    return sorted(ids, key=lambda n: ids[n])
-
-
-def _trunk(lineage: Lineage) -> NativeAdapter | None:
+def trunk_of(lineage: Lineage) -> NativeAdapter | None:
+    """The trunk that a lineage begins with, if it does."""
     return lineage[0] if lineage and lineage[0].is_trunk else None
 
 
-def _ids(lineage: Lineage) -> tuple[int, ...]:
+def ids(lineage: Lineage) -> tuple[int, ...]:
+    """What tells two lineages apart."""
     return tuple(map(id, lineage))
 
 
@@ -70,7 +64,7 @@ def _members(spans: Iterable[tuple[int, int]], lineages: Iterable[Lineage]) -> l
     return [
         Member(*span, trunk, lineage if trunk is None else lineage[1:])
         for span, lineage in zip(spans, lineages, strict=True)
-        for trunk in (_trunk(lineage),)
+        for trunk in (trunk_of(lineage),)
     ]
 
 
@@ -108,10 +102,11 @@ def _work(members: Sequence[Member], runs: Iterable[list[Member]], most: int, si
                 growing.add(cut)
     trunks = {id(m.trunk): m.trunk for m in members if m.trunk is not None}.values()
     deltas = {id(delta): delta for m in members for delta in m.deltas}.values()
+    segments = [*_segments(members)] if trunks else []
     return Work(
-        [*_segments(members)] if trunks else (),
-        growing.families,
-        growing.blocks,
+        (Segment * len(segments))(*segments),
+        (Family * len(growing.families))(*growing.families),
+        (Block * len(growing.blocks))(*growing.blocks),
         _bits(deltas, sites),
         _bits(trunks, sites),
         growing.inner,
