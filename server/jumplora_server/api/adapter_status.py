@@ -42,12 +42,15 @@ class AdapterSummary(BaseModel):
     bytes: Bytes
     nonzeros: int
     density: float
+    # Servers before these had no trunks; the command line reads their answers as well.
     folded_depth: int | None = Field(
+        default=0,
         description="how many ancestors are merged into the trunk that the version uses; 0: it "
-        "uses none; null: decided when it is loaded"
+        "uses none; null: decided when it is loaded",
     )
     trunk_bytes: int = Field(
-        description="memory of that trunk, which other versions may use as well; not in bytes"
+        default=0,
+        description="memory of that trunk, which other versions may use as well; not in bytes",
     )
 
 

@@ -174,7 +174,10 @@ def test_a_changed_folder_is_refused_or_converted(
         (folder / CONFIG).write_text(json.dumps(config))
         state = load_file(folder / WEIGHTS)
         for key in data.draw(st.lists(st.sampled_from(sorted(state)), max_size=2)):
-            state[key] = data.draw(st.sampled_from(CHANGES))(state[key]).contiguous()
+            change = data.draw(st.sampled_from(CHANGES))
+            given = state[key]
+            real = given.real if given.is_complex() else given  # torch warns when it casts others
+            state[key] = change(real).contiguous()
         save_file(state, folder / WEIGHTS)
         draft = Draft(task="task", created="2026-01-01T00:00:00Z")
         with suppress(ConvertError):

@@ -81,7 +81,7 @@ class _Growing:
         first = len(self.blocks)
         for position in range(max(len(member.deltas) for member in members)):
             at = slice(position, position + 1)
-            for delta, same in itertools.groupby(members, key=lambda each: _ids(each.deltas[at])):
+            for delta, same in itertools.groupby(members, key=lambda each: ids(each.deltas[at])):
                 if delta:
                     self._add_block([*same], position)
         self.families.append(Family(row, stop - row, self.lane, first, len(self.blocks) - first))

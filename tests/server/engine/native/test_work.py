@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jumplora_server.engine.bank import PackedAdapter
+from jumplora_server.engine.native.arrangement import decode_order
 from jumplora_server.engine.native.forms import NativeAdapter, NativeForm, with_table
 from jumplora_server.engine.native.layout import LANES, MAX_LANES
-from jumplora_server.engine.native.work import Lineage, Work, decode_order, decode_work, encode_work
+from jumplora_server.engine.native.work import Lineage, Work, decode_work, encode_work
 
 
 def slot(*, is_trunk: bool = False) -> NativeAdapter:
