@@ -220,9 +220,7 @@ class NativeT5:
         if weight.scales is None:
             tape.add(Kind.LINEAR_F32, x, weight.panels, y, self._scratch, n=sizes)
         else:
-            tape.add(
-                Kind.LINEAR_I8, x, weight.panels, y, self._scratch, weight.scales, n=sizes
-            )
+            tape.add(Kind.LINEAR_I8, x, weight.panels, y, self._scratch, weight.scales, n=sizes)
 
     def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
         d_in, d_out, first, modules = self._numbers(sites)
