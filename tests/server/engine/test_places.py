@@ -284,6 +284,20 @@ def test_a_place_and_a_row_are_clean_after_a_step_that_raised(
     )
 
 
+@pytest.mark.parametrize("role", ["k", "v"])
+@pytest.mark.parametrize(("dtype", "kernels"), PATHS)
+def test_a_row_whose_prompt_has_infinite_keys_or_values_fails_alone(
+    backbone: Backbone, dtype: str, kernels: Kernels, role: str
+) -> None:
+    """They are kept in 16 bits in int8, where what is merely large becomes the largest number."""
+    engine, _ = make_engine(backbone, dtype, kernels)
+    targets = [f"decoder.block.0.layer.1.EncDecAttention.{role}"]
+    manifest, deltas = random_adapter(backbone, scale=6e37, density=1, targets=targets)
+    slot = engine.install(engine.pack(Adapter(manifest, deltas, "f" * 64)))
+    rows = [make_sequence(prompt(20), row=row, slots=(slot,) * row) for row in (0, 1)]
+    assert engine.step(first_batch(rows)).failed == (1,)
+
+
 def tokens_at(engine: Engine, row: int = 1, place: int = 1) -> list[int]:
     """Of a short prompt beside a long one, whose length its attention reads, too."""
     short, long = make_sequence(prompt(10), row=row), make_sequence(prompt(85, seed=4), row=0)

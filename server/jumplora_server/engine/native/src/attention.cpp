@@ -163,7 +163,9 @@ void attend_sharing(int64_t rows, Args... args) {
 constexpr float MOST_OF_HALF = 65504;  // the highest float16: what is above becomes it
 
 void keep(float* to, int64_t left, vec value) { store_some(to, left, value); }
+// What is infinite becomes NaN: a broken row must not look sound.
 void keep(half* to, int64_t left, vec value) {
+    value = plus(value, minus(value, value));
     store_f16(to, left, higher(fill(-MOST_OF_HALF), lower(fill(MOST_OF_HALF), value)));
 }
 
