@@ -13,9 +13,11 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 _PATIENCE = 600.0  # seconds for one answer; the server's own deadline comes first
+_STATUS = re.compile(rb"http/1\.[01] (\d{3}) ")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n")
 
-FAILURES = (OSError, EOFError, ValueError)  # how an answer fails that is cut, malformed or absent
+# How an answer fails that is cut, malformed or absent.
+FAILURES = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
 
 
 class Connections:
@@ -57,7 +59,7 @@ class Connections:
             try:
                 writer.write(request)
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                status = int(head.split(b" ", 2)[1])
+                status = _status(head)
                 refusal: list[bytes] = []
                 lines = _Lines(on_line)
                 await _read(reader, head, lines.add if status == 200 else refusal.append)
@@ -78,6 +80,13 @@ class Connections:
                 return reader, writer
             writer.close()
         return await asyncio.open_connection(self._place.hostname, self._place.port)
+
+
+def _status(head: bytes) -> int:
+    found = _STATUS.match(head)
+    if found is None:
+        raise ValueError(f"not the head of an answer: {head[:80]!r}")
+    return int(found[1])
 
 
 async def _read(
