@@ -127,6 +127,8 @@ class TextDecoder:
 
     def is_cut(self, ids: Sequence[int]) -> bool:
         """Whether the last ids are bytes of a character that the next byte may complete."""
+        if not ids or ids[-1] not in self._bytes:  # as most tokens: this is asked of each
+            return False
         last = bytes(
             self._bytes[token]
             for token in itertools.takewhile(self._bytes.__contains__, reversed(ids[-3:]))

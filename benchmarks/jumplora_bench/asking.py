@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, IncompleteRead
 from typing import Literal
 
-import httpx
-
 from jumplora_bench.answers import Answer
+from jumplora_bench.connections import FAILURES, Connections
 from jumplora_bench.traffic import Question
 
 _HEADERS = {"content-type": "application/json"}
@@ -32,24 +31,21 @@ class Asker:
     new: int
     how: How = "streamed"
 
-    def client(self) -> httpx.AsyncClient:
-        """A client with as many connections as are wanted, to be closed by the caller."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        return httpx.AsyncClient(base_url=self.url, timeout=_PATIENCE, limits=limits)
+    def connections(self) -> Connections:
+        """To be closed by the caller."""
+        return Connections(self.url)
 
-    async def ask(self, client: httpx.AsyncClient, question: Question, began: float) -> Answer:
+    async def ask(self, connections: Connections, question: Question, began: float) -> Answer:
         """Get one answer. `began` is the start of the run by time.perf_counter."""
         heard = _Heard(question, began)
+        request = connections.request(self._path, self._body(question), _HEADERS)
         try:
-            async with client.stream(
-                "POST", self._path, content=self._body(question), headers=_HEADERS
-            ) as response:
-                if response.status_code != 200:
-                    heard.refused(response.status_code, await response.aread())
-                async for line in response.aiter_lines():
-                    heard.line(line)
-        except httpx.TransportError as trouble:
+            status, body = await connections.ask(request, heard.line)
+        except FAILURES as trouble:
             heard.error = f"{type(trouble).__name__}: {trouble}"
+        else:
+            if status != 200:
+                heard.refused(status, body)
         return heard.answer(self)
 
     def ask_alone(self, connection: HTTPConnection, question: Question, began: float) -> Answer:
@@ -124,12 +120,12 @@ async def open_loop(
     asker: Asker, questions: Sequence[Question], on_answer: Callable[[], None]
 ) -> list[Answer]:
     """Send each question when it is due, whatever became of the others."""
-    async with asker.client() as client:
+    async with asker.connections() as connections:
         began = time.perf_counter()
 
         async def send(question: Question) -> Answer:
             await asyncio.sleep(max(0.0, question.at - (time.perf_counter() - began)))
-            answer = await asker.ask(client, question, began)
+            answer = await asker.ask(connections, question, began)
             on_answer()
             return answer
 
@@ -143,14 +139,14 @@ async def closed_loop(
 
     The questions come in turn, again from the first when they are used up.
     """
-    async with asker.client() as client:
+    async with asker.connections() as connections:
         began = time.perf_counter()
         turns = itertools.cycle(questions)
         answers: list[Answer] = []
 
         async def repeat() -> None:
             while (now := time.perf_counter() - began) < seconds:
-                answers.append(await asker.ask(client, replace(next(turns), at=now), began))
+                answers.append(await asker.ask(connections, replace(next(turns), at=now), began))
 
         await asyncio.gather(*(repeat() for _ in range(clients)))
         return answers

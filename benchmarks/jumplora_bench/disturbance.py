@@ -19,6 +19,7 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import mask_bytes
 from jumplora_bench.answers import Answer
 from jumplora_bench.asking import Asker, closed_loop
+from jumplora_bench.connections import Connections
 from jumplora_bench.published import write_random
 from jumplora_bench.scrape import window
 from jumplora_bench.server_process import BenchServer
@@ -107,13 +108,16 @@ class _Load:
     async def _scrape(self) -> list[float]:
         """Ten a second, each when it is due; seconds of each."""
         took: list[float] = []
-        async with httpx.AsyncClient(base_url=self.server.url, timeout=60) as client:
+        async with Connections(self.server.url) as connections:
+            request = connections.request("/metrics")
             began = time.perf_counter()
             for turn in range(int(self.seconds * SCRAPES_PER_SECOND)):
                 due = began + turn / SCRAPES_PER_SECOND
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 sent = time.perf_counter()
-                (await client.get("/metrics")).raise_for_status()
+                status, body = await connections.ask(request, lambda line: None)
+                if status != 200:
+                    raise RuntimeError(f"/metrics answered {status}: {body[:80]!r}")
                 took.append(time.perf_counter() - sent)
         return took
 

@@ -71,6 +71,9 @@ class NativeRunner:
         self._samplings = Samplings(self._model.fed, start_token_id, len(limits.end_token_ids))
         self._inner = torch.empty(0)
         self._arranged: Arrangement | None = None  # the last step's
+        # Where kernels write what they found. A slice of an array costs a tenth of a tensor's.
+        chosen = (self._model.highest, self._model.best, self._model.logprobs)
+        self._found = [tensor.numpy() for tensor in chosen]
 
     @property
     def weight_bytes(self) -> int:
@@ -126,10 +129,7 @@ class NativeRunner:
         arranged = self._arrange(lineages)
         ordered = [sequences[n] for n in arranged.order]
         self._decode(ordered, arranged.work)
-        highest, tokens, logprobs = (
-            found[: len(ordered)].tolist()
-            for found in (self._model.highest, self._model.best, self._model.logprobs)
-        )
+        highest, tokens, logprobs = (found[: len(ordered)].tolist() for found in self._found)
         candidates = self._model.candidates.read(ordered)
         places = arranged.places
         return step_output(
