@@ -16,7 +16,7 @@ from jumplora_bench.rounds import Spread, ratios, spread
 
 LEAST_SERVED = 0.95  # of the engine's own throughput
 MOST_ADDED_SECONDS = 0.003
-MOST_DISTURBED = 1.10
+MOST_DISTURBED = 1.08
 
 
 @dataclass(slots=True)
