@@ -1,4 +1,4 @@
-"""How room is made under a byte budget: pure functions over the table of versions."""
+"""How room is made under a byte budget. Of the table of versions only guesses are changed here."""
 
 from __future__ import annotations
 
