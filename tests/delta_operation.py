@@ -49,7 +49,7 @@ def add_deltas(
     inner = torch.full((work.inner,), torch.nan)
     scratch = torch.full(((rows + LANES * rows) * d_in,), torch.nan)
     tape = Tape(load_library(best_set()))
-    tape.add(kind, x, y, None, scratch, n=(d_in, d_out, y.stride(0), first, count))
+    tape.add(kind, x, y, scratch, n=(d_in, d_out, y.stride(0), first, count))
     prepared = prepare(
         tokens=[0] * rows,
         lengths=[1] * rows,

@@ -224,7 +224,7 @@ class NativeT5:
 
     def _deltas(self, tape: Tape, kind: Kind, x: Tensor, y: Tensor, *sites: Site) -> None:
         d_in, d_out, first, modules = self._numbers(sites)
-        tape.add(kind, x, y, None, self._scratch, n=(d_in, d_out, modules * d_out, first, modules))
+        tape.add(kind, x, y, self._scratch, n=(d_in, d_out, modules * d_out, first, modules))
 
     def _numbers(self, sites: Sequence[Site]) -> tuple[int, int, int, int]:
         """d_in and d_out of each, the place of the first in a table, and how many there are."""

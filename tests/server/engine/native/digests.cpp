@@ -182,7 +182,7 @@ void deltas(const char* name, Kind kind, int64_t rows) {
     const int64_t stride = MODULES * D_OUT;
     float* y = numbers(step.rows * stride);
     print(name,
-          {op_of(kind, {numbers(step.rows * D_IN), y, nullptr, room<float>((rows + 32) * D_IN)},
+          {op_of(kind, {numbers(step.rows * D_IN), y, room<float>((rows + 32) * D_IN)},
                  {D_IN, D_OUT, stride, 0, MODULES})},
           step, {floats(y, step.rows * stride)});
 }

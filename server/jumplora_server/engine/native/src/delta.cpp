@@ -184,8 +184,7 @@ void add_sparse_tile(
 
 int64_t lanes_of(int64_t rows) { return (rows + LANES - 1) / LANES * LANES; }
 
-constexpr int64_t FEW_OUTPUTS = 128;  // outputs of a piece of work
-constexpr int64_t MANY_OUTPUTS = 128;
+constexpr int64_t OUTPUTS = 128;  // of a piece of work
 
 // A block's delta for one module, its family, and where its x A^T lies.
 struct Piece {
@@ -224,15 +223,15 @@ void multiply_inners(const Op& op, const Step& step, int64_t i) {
 // Walks (family, module, range of outputs), as the threads ask for them: add(piece, y, from, to), and
 // what is not sparse.
 template <typename Add>
-void each_range(const Op& op, const Team& team, int64_t outputs, Add&& add) {
+void each_range(const Op& op, const Team& team, Add&& add) {
     const int64_t d_in = op.n[0], d_out = op.n[1], stride = op.n[2], modules = op.n[4];
-    const int64_t ranges = (d_out + outputs - 1) / outputs;
+    const int64_t ranges = (d_out + OUTPUTS - 1) / OUTPUTS;
     const float* x = static_cast<const float*>(op.p[0]);
     const Step& step = team.step;
     team.share(1, step.families_count * modules * ranges, [&](int64_t i) {
         const Family& family = step.families[i / (modules * ranges)];
-        const int64_t m = i / ranges % modules, from = i % ranges * outputs;
-        const int64_t to = std::min(d_out, from + outputs);
+        const int64_t m = i / ranges % modules, from = i % ranges * OUTPUTS;
+        const int64_t to = std::min(d_out, from + OUTPUTS);
         for (int64_t b = family.first; b < family.first + family.blocks; ++b) {
             const Piece piece = piece_of(op, step, family, step.blocks[b], m);
             const auto& [row, rows, table, at] = piece.block;
@@ -269,7 +268,7 @@ void prepare(const Op& op, const Team& team, int64_t least) {
         if (!is_transposed(op, team.step, family, least)) return;
         const int64_t from = (i - inners) % stripes * STRIPE, to = std::min(d_in, from + STRIPE);
         const int64_t lanes = lanes_of(family.rows);
-        float* xt = static_cast<float*>(op.p[3]) + family.lane * d_in;
+        float* xt = static_cast<float*>(op.p[2]) + family.lane * d_in;
         for (int64_t k = from; k < to; k += LANES)
             for (int64_t r = 0; r < lanes; r += LANES)
                 transpose_tile(
@@ -282,18 +281,18 @@ constexpr int64_t SHARING = 2;  // rows of a decode that are rather computed tog
 
 }  // namespace
 
-// p: x [rows, d_in], y [rows, stride] whose columns m * d_out.. belong to the m-th module, null,
-//    scratch for transposed rows, [lanes of all families][d_in] float.
+// p: x [rows, d_in], y [rows, stride] whose columns m * d_out.. belong to the m-th module, scratch
+//    for transposed rows, [lanes of all families][d_in] float.
 // n: d_in, d_out, stride, first module, modules, what settle_delta sets.
 void delta_few(const Op& op, const Team& team) {
     const int64_t d_in = op.n[0], stride = op.n[2];
     prepare(op, team, SHARING);
-    each_range(op, team, FEW_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
+    each_range(op, team, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
         const auto& [row, rows, table, at] = piece.block;
         if (rows < SHARING)
             return add_sparse_row(
                 piece.delta, static_cast<const float*>(op.p[0]) + row * d_in, y, from, to);
-        const float* xt = static_cast<const float*>(op.p[3]) + piece.family.lane * d_in;
+        const float* xt = static_cast<const float*>(op.p[2]) + piece.family.lane * d_in;
         for (int64_t o = from; o < to; o += LANES)
             add_sparse_tile<1, TURNS>(
                 piece.delta, xt, row - piece.family.row, rows, y, stride, o,
@@ -304,8 +303,8 @@ void delta_few(const Op& op, const Team& team) {
 void delta_many(const Op& op, const Team& team) {
     const int64_t d_in = op.n[0], stride = op.n[2];
     prepare(op, team, 1);
-    each_range(op, team, MANY_OUTPUTS, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
-        const float* xt = static_cast<const float*>(op.p[3]) + piece.family.lane * d_in;
+    each_range(op, team, [&](const Piece& piece, float* y, int64_t from, int64_t to) {
+        const float* xt = static_cast<const float*>(op.p[2]) + piece.family.lane * d_in;
         const auto add = [&]<int V>() {
             for (int64_t o = from; o < to; o += LANES)
                 add_sparse_tile<V, 1>(
@@ -324,11 +323,7 @@ void delta_many(const Op& op, const Team& team) {
 // Sets n[5]: whether rows are to be transposed. The modules of an operation have numbers one after
 // another.
 void settle_delta(Op& op, const Step& step) {
-    bool is_wanted = step.families_count > 0 && step.targeted == nullptr;
-    if (step.families_count > 0 && step.targeted != nullptr)
-        for (int64_t module = op.n[3]; module < op.n[3] + op.n[4]; ++module)
-            is_wanted = is_wanted || step.targeted[module / 8] >> (module % 8) & 1;
-    if (!is_wanted) {
+    if (step.families_count == 0 || !has_any(step.targeted, op.n[3], op.n[4])) {
         op.kind = NOTHING;
         return;
     }

@@ -273,10 +273,7 @@ void each_block(
 
 // Sets n[6]: whether a trunk of the step has one of the weights.
 void settle_linear(Op& op, const Step& step) {
-    op.n[6] = step.segments_count > 0 && step.merged == nullptr;
-    if (step.segments_count > 0 && step.merged != nullptr)
-        for (int64_t module = op.n[4]; module < op.n[4] + op.n[5]; ++module)
-            if (step.merged[module / 8] >> (module % 8) & 1) op.n[6] = 1;
+    op.n[6] = step.segments_count > 0 && has_any(step.merged, op.n[4], op.n[5]);
 }
 
 // p: x [rows, d_in], panels of all modules, y [rows, stride] whose columns m * d_out.. belong to the

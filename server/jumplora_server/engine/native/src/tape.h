@@ -121,6 +121,13 @@ struct Step {
     const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
 };
 
+// Whether one of `count` modules from the first has its bit.
+inline bool has_any(const uint8_t* bits, int64_t first, int64_t count) {
+    for (int64_t module = first; module < first + count; ++module)
+        if (bits == nullptr || bits[module / 8] >> (module % 8) & 1) return true;
+    return false;
+}
+
 struct Team;  // run.h
 
 void embed(const Op&, const Team&);
