@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from jumplora_bench.choices import AdaptersPart, Dtype, FairnessScenario, Servin
 
 if TYPE_CHECKING:
     from jumplora_bench.report import Report
+    from jumplora_server import core
 
     Told = Callable[[str], None]
 
@@ -314,14 +315,14 @@ def sampling(
     _tell(report, out)
 
 
-def _known_kernels(given: str) -> Any:
+def _known_kernels(given: str) -> core.Kernels:
     """What the engine takes, as its own type says it. Raises BadParameter."""
-    from jumplora_server.engine.engine import Kernels as Known
+    from jumplora_server.core import Kernels as Known
 
     if given not in get_args(Known):
         allowed = ", ".join(get_args(Known))
         raise typer.BadParameter(f"--kernels {given} given; allowed are {allowed}")
-    return given
+    return cast("core.Kernels", given)
 
 
 def command_line(context: typer.Context) -> str:

@@ -87,9 +87,8 @@ class Fleet:
         self.dtypes = dtypes
         self.families: list[InstalledFamily] = []
         self.foldings: list[Folding] = []
-        self.rows: dict[
-            str, tuple[str, Sequence[Row]]
-        ] = {}  # of a case: dtype, what its rows apply
+        # Of a case: its dtype, and what its rows apply.
+        self.rows: dict[str, tuple[str, Sequence[Row]]] = {}
         self.backbone_bytes: dict[str, int] = {}
         self.kernels: dict[str, str] = {}  # those that compute, by dtype
         self._work = work
