@@ -70,7 +70,7 @@ _GOALS: Mapping[tuple[ShapeName, str, str], Goals] = {
 def goals_of(shape: ShapeName, device: str, dtype: str, kernels: str) -> Goals:
     """Kernels for AVX2 stand beside a torch that uses AVX-512 where the processor has it."""
     goals = _GOALS.get((shape, device, dtype), Goals())
-    if "avx2" not in kernels.lower() or goals == Goals():
+    if not kernels.startswith("avx2") or goals == Goals():
         return goals
     if dtype == "int8":
         return replace(goals, over_peft=3.5, over_ct2=None, over_ct2_avx2=1.3)
