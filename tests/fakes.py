@@ -13,7 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jumplora_server.core import Batch, Candidate, Encoding, EngineLimits, Sequence, StepOutput
+from jumplora_server.core import (
+    Batch,
+    Candidate,
+    Encoding,
+    EngineLimits,
+    Pass,
+    Sequence,
+    StepOutput,
+)
 
 if TYPE_CHECKING:
     from jumplora_adapters.format import Adapter
@@ -227,13 +235,36 @@ class FakeEngine:
                 tokens[-1] = -1
         logprobs = tuple(-0.5 if s.sampling.logprobs == "chosen" else None for s in batch.decode)
         candidates = [*map(_candidates, batch.decode, tokens)]
+        passes = [self._logprobs_of(each) for each in batch.passes]
         return StepOutput(
             tuple(tokens),
             logprobs,
             failed=tuple(failed),
             encode_seconds=0.0,
             candidates=tuple(candidates) if any(candidates) else (),
+            passes=tuple(passes),
         )
+
+    def _logprobs_of(self, each: Pass) -> tuple[tuple[float, ...], ...]:
+        """`say`'s next character is likely, all others are not; nothing of a nonfinite version."""
+        encoding = each.sequence.encoding
+        versions = tuple(v for s in encoding.slots for v in self.slots[s].versions)
+        if self.nonfinite & set(versions):
+            return ()
+        said = self.say(encoding.prompt, versions)
+        found = []
+        for node in each.nodes:
+            path = [each.trie.tokens[n] for n in each.trie.path(node)[1:]]
+            at = len(path)
+            is_on_way = [ord(c) for c in said[:at]] == path
+            likely = ord(said[at]) if at < len(said) else EOS
+            found.append(
+                tuple(
+                    -0.1 if is_on_way and edge.token == likely else -3.0
+                    for edge in each.trie.edges[node]
+                )
+            )
+        return tuple(found)
 
     @property
     def live(self) -> dict[int, tuple[int, tuple[int, ...]]]:
@@ -253,6 +284,16 @@ class FakeEngine:
             kept = self._encodings.get(encoding)
             assert kept == (encoding.place, encoding.slots), f"{encoding} was moved from {kept}"
         singles = [s for s in batch.decode if s.sampling.beams is None]  # beams change their rows
+        nodes = sum(len(each.nodes) for each in batch.passes)
+        assert nodes <= self.limits.max_nodes, f"a step of {nodes} nodes"
+        for each in batch.passes:
+            encoding = each.sequence.encoding
+            kept = self._encodings.get(encoding)
+            assert kept == (encoding.place, encoding.slots), f"{encoding} was moved from {kept}"
+            missing = [slot for slot in encoding.slots if slot not in self.slots]
+            assert not missing, f"sequence {each.sequence.id} uses slots {missing} that are gone"
+            parents = {each.trie.parents[node] for node in each.nodes} - {-1}
+            assert parents <= {*each.nodes}, "a pass leaves out a node's parent"
         for sequence in singles:
             encoding = sequence.encoding
             if sequence.id not in self._started:

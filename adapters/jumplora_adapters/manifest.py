@@ -33,6 +33,7 @@ MAX_TARGETS = 2048
 MAX_LINEAGE = 64
 MAX_OPTIONS = 1024
 MAX_CANARIES = 32
+MAX_CALIBRATIONS = 6  # three dtypes, folded or not
 MAX_PROFILE_WIDTH = 8192
 MAX_PROFILE_TOKENS = 1 << 24
 MAX_DEV_TEXTS = 256
@@ -175,6 +176,38 @@ class ProfileSpec(_Frozen):
         return 4 * (numbers + self.dev_texts * (self.width + self.dev_length))
 
 
+class Calibration(_Frozen):
+    """How sure one form of a version is of its choices: what its probabilities are divided by.
+
+    A log-probability is divided by `temperature` before those of all options are compared.
+    `options` is the digest of the prompt section that it was fitted with: with other labels it says
+    nothing.
+    """
+
+    dtype: Literal["float32", "bfloat16", "int8"]
+    is_folded: bool
+    options: Digest
+    temperature: Annotated[float, Field(ge=0.05, le=20.0)]
+    rows: Annotated[int, Field(ge=1, le=(1 << 31) - 1)]
+    error: Share  # expected calibration error on these rows, with the temperature
+    error_before: Share  # and without
+
+
+class ChoicesSpec(_Frozen):
+    """What holds for requests with choices that do not say it themselves."""
+
+    min_probability: Share | None = None
+    min_mass: Share | None = None
+    calibrations: Annotated[tuple[Calibration, ...], Field(max_length=MAX_CALIBRATIONS)] = ()
+
+    @model_validator(mode="after")
+    def _check_once(self) -> Self:
+        forms = [(each.dtype, each.is_folded) for each in self.calibrations]
+        if len(set(forms)) != len(forms):
+            raise ValueError("calibrations: one dtype and form is listed twice")
+        return self
+
+
 Kind = Literal["masked", "lowrank", "combined"]
 
 
@@ -203,6 +236,7 @@ class Manifest(_Frozen):
     generation: GenerationDefaults = {}
     canaries: Annotated[tuple[Canary, ...], Field(max_length=MAX_CANARIES)] = ()
     profile: ProfileSpec | None = None
+    choices: ChoicesSpec | None = None
     created: ShortText = ""
 
     @model_validator(mode="after")
@@ -226,9 +260,12 @@ def canonical_json(manifest: Manifest) -> str:
 
     Raises FormatError (manifest) when that takes more than MAX_MANIFEST_BYTES in UTF-8.
     """
+    sections = manifest.model_dump(mode="json")
+    if manifest.choices is None:  # so that programs that do not know the section read the others
+        del sections["choices"]
     try:
         text = json.dumps(
-            manifest.model_dump(mode="json"),
+            sections,
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=False,
@@ -271,7 +308,7 @@ def first_faults(error: ValidationError) -> str:
 def _check_version(manifest: Manifest) -> None:
     """What version 1 did not have. A manifest being made has no version yet."""
     newer = ["kind combined"] if manifest.kind == "combined" else []
-    newer += ["profile"] if "profile" in manifest.model_fields_set else []
+    newer += [name for name in ("profile", "choices") if name in manifest.model_fields_set]
     if manifest.format_version == 1 and newer:
         raise FormatError(
             f"the manifest is not valid: {' and '.join(newer)} given in format_version 1; 2 is "

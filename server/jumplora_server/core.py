@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Literal, Protocol
 
 from jumplora_adapters.manifest import Manifest
+from jumplora_server.trie import Trie
 
 InstructionSet = Literal["avx512", "avx2_vnni", "avx2", "neon"]
 """What a processor may have and native kernels are compiled for."""
@@ -82,6 +83,18 @@ class Beams:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """Which of some options is how likely, in place of generated text.
+
+    `temperature` divides log-probabilities before they are compared. Here it only decides which
+    options are so unlikely that they are not looked at.
+    """
+
+    trie: Trie
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen. All bounds are checked at the edge (api/schemas)."""
 
@@ -94,6 +107,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0  # 0: any may come again
     beams: Beams | None = None  # with "greedy" only, and without stop strings
+    choices: Choices | None = None  # then nothing else counts
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: Literal["none", "chosen"] = "none"
@@ -112,6 +126,7 @@ class Sampling:
         return (
             self.mode == "greedy"
             and self.beams is None
+            and self.choices is None
             and self.min_new_tokens == 0
             and self.repetition_penalty == 1.0
             and self.no_repeat_ngram_size == 0
@@ -164,6 +179,9 @@ class Finish:
 
     Of a beam search `answers` are its best hypotheses, the best first, which `reason` and `text`
     are of; `generated_tokens` is the sum of their tokens.
+
+    Of choices `options` has the natural log-probability of each, its end token included; None where
+    it is too small to count. `text` and `generated_tokens` are the likeliest one's.
     """
 
     reason: FinishReason
@@ -174,6 +192,7 @@ class Finish:
     error: Exception | None = None
     score: float | None = None
     answers: tuple[Answer, ...] = ()
+    options: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,20 +301,36 @@ class RowCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """Nodes of the trie of a sequence with choices, which one step computes side by side.
+
+    Each attends to the nodes on its path from node 0, which are all among them, and to the
+    sequence's prompt. Nothing is written to the target caches.
+    """
+
+    sequence: Sequence
+    trie: Trie
+    nodes: tuple[int, ...]  # ascending, so node 0 first and parents before their children
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """What one engine step computes: copies, prompts to encode, one token for each of `decode`.
+    """What one engine step computes: copies, prompts to encode, one token for each of `decode`,
+    the nodes of `passes`.
 
     Every encoding has its place and slots, every sequence its row and an encoding that is in
-    `encode` or was in an earlier batch's. No row is copied to twice, or copied from and to.
+    `encode` or was in an earlier batch's. No row is copied to twice, or copied from and to. All
+    passes together have at most as many nodes as the limits say.
     """
 
     encode: tuple[Encoding, ...]
     decode: tuple[Sequence, ...]
     copies: tuple[RowCopy, ...] = ()
+    passes: tuple[Pass, ...] = ()
 
     def is_empty(self) -> bool:
         """Whether there is nothing to compute."""
-        return not self.encode and not self.decode
+        return not (self.encode or self.decode or self.passes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +357,9 @@ class StepOutput:
     `candidates[i]` has the likeliest tokens of a row with beams, the likeliest first and of equals
     the lower id: as many as `Beams.candidates` says, or all that are allowed. Its token is the
     first of them. Other rows have none, and where no row has any the whole is empty.
+
+    `passes[i]` has, for each node of `Batch.passes[i]`, the natural log-probability of each of its
+    edges under the model's own distribution. It is empty where a node's logits were not finite.
     """
 
     token_ids: tuple[int, ...]
@@ -329,6 +367,11 @@ class StepOutput:
     failed: tuple[int, ...] = ()
     encode_seconds: float = 0.0
     candidates: tuple[tuple[Candidate, ...], ...] = ()
+    passes: tuple[tuple[tuple[float, ...], ...], ...] = ()
+
+
+MAX_NODES = 64
+"""Nodes of tries that one step computes: their logits take memory, and other rows wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +382,7 @@ class EngineLimits:
     max_source_tokens: int
     max_target_tokens: int
     end_token_ids: tuple[int, ...]  # each ends an answer; empty where only the length does
+    max_nodes: int = MAX_NODES  # of all passes of a step together
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,24 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
         description="task id that means the bare backbone",
     )
+    default_task: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[0-9a-f]{8,64})?$",
+        description="task of requests that name none, for clients that cannot (none: refused)",
+    )
+    served_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$",
+        description="what clients are told the backbone is called (default: its folder's name)",
+    )
+    open_models: Literal["yes", "no"] = Field(
+        default="no",
+        description="whether GET /v1/models needs no key, as a Kubernetes gateway asks it",
+    )
+    load_folder: Path | None = Field(
+        default=None,
+        description="folder whose adapters POST /v1/load_lora_adapter may publish (none: no route)",
+    )
 
     drain_grace: float = Field(
         default=5.0, ge=0, le=600, description="seconds between not ready and no new requests"

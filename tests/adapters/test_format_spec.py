@@ -34,6 +34,8 @@ from jumplora_adapters.manifest import (
     MAX_READ_FRAME_BYTES,
     MAX_TARGETS,
     TASK_ID,
+    Calibration,
+    ChoicesSpec,
     GenerationDefaults,
     Kind,
     Manifest,
@@ -145,10 +147,16 @@ def test_the_limits_are_those_of_the_code(specification: str, limit: str) -> Non
 
 def test_every_field_and_code_is_described(specification: str) -> None:
     section = specification.split("\n## 4")[1].split("\n**Prompt.**")[0]
-    table, profile = section.split("| field of `profile` |")
+    table, rest = section.split("| field of `profile` |")
+    profile, choices = rest.split("| field of `choices` |")
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(Manifest.model_fields)
     assert re.findall(r"^\| `(\w+)` \|", profile, re.MULTILINE) == list(ProfileSpec.model_fields)
-    for name in [*GenerationDefaults.__annotations__, *PromptSpec.model_fields]:
+    assert re.findall(r"^\| `(\w+)` \|", choices, re.MULTILINE) == list(ChoicesSpec.model_fields)
+    for name in [
+        *GenerationDefaults.__annotations__,
+        *PromptSpec.model_fields,
+        *Calibration.model_fields,
+    ]:
         assert f"`{name}`" in specification
     for code in get_args(FormatCode):
         assert code == "format" or f"`{code}`" in specification

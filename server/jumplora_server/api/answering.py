@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -13,12 +14,19 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from jumplora_server.api.ask import Ask, Origin, RequestRecord, Result, record_of
-from jumplora_server.api.dialect import Dialect
+from jumplora_server.api.dialect import Writer
 from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.intake import Admitted, take_in
-from jumplora_server.core import Answer, Finish, Sampling, Token, TokenEvent
+from jumplora_server.core import Answer, Finish, Sampling, Token
 from jumplora_server.errors import DeadlineExceeded
-from jumplora_server.loop.outbox import CancelCause, Collected, failure_of, look_at
+from jumplora_server.loop.outbox import (
+    CancelCause,
+    Collected,
+    Numbered,
+    failure_of,
+    look_at,
+    merged,
+)
 from jumplora_server.services import Services
 
 _LAST_RESORT_SECONDS = 2.0
@@ -29,7 +37,7 @@ class HungUp(Exception):
     """The client closed the connection before the answer."""
 
 
-async def answer(request: Request, services: Services, ask: Ask, dialect: Dialect) -> Response:
+async def answer(request: Request, services: Services, ask: Ask, writer: Writer) -> Response:
     """All of it in one body. Raises server errors."""
     record = record_of(request.scope)
     admitted = await take_in(services, record, ask)
@@ -52,15 +60,15 @@ async def answer(request: Request, services: Services, ask: Ask, dialect: Dialec
         admitted.cancel(cause)
     finishes = [finish for _, finish in ended]
     record.generated_tokens = sum(finish.generated_tokens for finish in finishes)
-    pieces = []
+    pieces: list[str] = []
     each = len(admitted.samplings)
     for first in range(0, len(ended), each):
         result = _result(admitted, ended[first : first + each], shows_tokens=ask.wants == "tokens")
-        pieces.append(dialect.piece(admitted.origin, result))
+        pieces.append(writer.piece(admitted.origin, len(pieces), result))
         if ask.logprobs != "none":  # half a millisecond each, which others should not wait for
             await asyncio.sleep(0)
     headers = identity_headers(admitted.origin) | timing_headers(finishes)
-    content = dialect.whole(ask, pieces)
+    content = writer.whole(admitted.origin, pieces)
     return Response(content, media_type="application/json", headers=headers)
 
 
@@ -85,19 +93,21 @@ def answer_of(finish: Finish, sampling: Sampling, tokens: Sequence[Token]) -> An
     )
 
 
-async def stream(request: Request, services: Services, ask: Ask, dialect: Dialect) -> Response:
-    """One prompt's events. Raises server errors, also that of a sequence that never began."""
+async def stream(request: Request, services: Services, ask: Ask, writer: Writer) -> Response:
+    """The events of all sequences as they come. Raises server errors, also that of a sequence that
+    never began."""
     record = record_of(request.scope)
     admitted = await take_in(services, record, ask)
-    ((only,),) = admitted.streams
-    events = only.events()
+    opened = [one for streams in admitted.streams for one in streams]
+    events = opened[0].numbered(0) if len(opened) == 1 else merged(opened)
     try:
         # The first event decides the status: a prompt that times out in the queue is still a 504.
         first = await unless_hung_up(request, anext(events), _patience(services, admitted))
-        failure = None if first.finish is None else failure_of(first.finish)
+        finish = first.event.finish
+        failure = None if finish is None else failure_of(finish)
         if failure is not None:
             raise failure
-        return EventStream(admitted, record, dialect, first, events)
+        return EventStream(admitted, record, writer, first, events)
     except HungUp:
         admitted.cancel("client_disconnect")
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -107,9 +117,10 @@ async def stream(request: Request, services: Services, ask: Ask, dialect: Dialec
 
 
 class EventStream(StreamingResponse):
-    """`first` and `rest` are the sequence's events; it is cancelled when the client goes away.
+    """`first` and `rest` are the sequences' events; all are cancelled when the client goes away.
 
-    A failure after the first event is a last event of its own, as the dialect writes it.
+    A failure after the first event is a last event of its own, as the dialect writes it; what the
+    other sequences still do is then cancelled.
     """
 
     media_type = "text/event-stream"
@@ -118,15 +129,15 @@ class EventStream(StreamingResponse):
         self,
         admitted: Admitted,
         record: RequestRecord,
-        dialect: Dialect,
-        first: TokenEvent,
-        rest: AsyncIterator[TokenEvent],
+        writer: Writer,
+        first: Numbered,
+        rest: AsyncIterator[Numbered],
     ) -> None:
         headers = identity_headers(admitted.origin)
         # nginx would hold events back otherwise.
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         self._admitted = admitted
-        self._lines = _lines(admitted, record, dialect, first, rest)
+        self._lines = _lines(admitted, record, writer, first, rest)
         super().__init__(self._lines, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,23 +152,28 @@ class EventStream(StreamingResponse):
 async def _lines(
     admitted: Admitted,
     record: RequestRecord,
-    dialect: Dialect,
-    first: TokenEvent,
-    rest: AsyncIterator[TokenEvent],
+    writer: Writer,
+    first: Numbered,
+    rest: AsyncIterator[Numbered],
 ) -> AsyncGenerator[bytes]:
-    origin, (sampling,) = admitted.origin, admitted.samplings
-    yield dialect.event(origin, sampling, 0, first)
-    if first.finish is not None:
-        return
-    index = 0
-    async for event in rest:
-        index += 1
-        record.generated_tokens = index + 1
+    origin, samplings = admitted.origin, admitted.samplings
+    indices = Counter[int]()
+    yield writer.event(
+        origin, first.number, samplings[first.number % len(samplings)], 0, first.event
+    )
+    indices[first.number] = 1
+    async for number, event in rest:
         failure = None if event.finish is None else failure_of(event.finish)
         if failure is not None:
-            yield dialect.broken_off(failure)
+            admitted.cancel("error")
+            yield writer.broken_off(failure)
             return
-        yield dialect.event(origin, sampling, index, event)
+        sampling = samplings[number % len(samplings)]
+        yield writer.event(origin, number, sampling, indices[number], event)
+        indices[number] += 1
+        record.generated_tokens = indices.total()
+    if ending := writer.ending(origin):
+        yield ending
 
 
 async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -> T:

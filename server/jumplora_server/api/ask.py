@@ -70,13 +70,28 @@ class FieldNames:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoicesAsked:
+    """That one of some options is to be the answer, with the probabilities of all.
+
+    `options` are texts; None: those of the adapter's manifest. Where the best one's probability, or
+    the share of all answers that the options make up, is less than asked, none is the answer. None
+    asks for what the manifest says, and for nothing where it is silent.
+    """
+
+    options: tuple[str, ...] | None = None
+    min_probability: float | None = None
+    min_mass: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """Prompts for one task, all with the same wishes.
 
     `task` is "task" or "task@version", None for the bare backbone. `form` says whether the
     prompts are whole, or texts for the adapter's template. `parameters` has what was asked, by
     the names of a manifest's `generation` section, and `do_sample` and `seed`. `truncate` is in
-    tokens. `shape` says whether one answer is expected or a list.
+    tokens. `shape` says whether one answer is expected or a list, `streamed` how many sequences one
+    stream may show.
     """
 
     caller: Caller
@@ -88,7 +103,8 @@ class Ask:
     names: FieldNames
     parameters: Mapping[str, Any] = field(default_factory=dict)
     logprobs: Literal["none", "chosen"] = "none"
-    is_streamed: bool = False
+    streamed: Literal["no", "one", "several"] = "no"
+    choices: ChoicesAsked | None = None
     truncate: int | None = None
     timeout_seconds: float | None = None
 

@@ -3,35 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from re import Pattern
 from typing import Protocol
 
 from starlette.types import Scope
 
-from jumplora_server.api.ask import Ask, Origin, Result
+from jumplora_server.api.ask import Origin, Result
 from jumplora_server.core import Sampling, TokenEvent
 from jumplora_server.errors import ServerError
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """Each function is called with everything it may use.
+class Writer(Protocol):
+    """Writes the answer to one request; made for it, so it may keep what it needs on the way.
 
-    `piece` is the JSON of one prompt's result, `whole` the body made of all pieces; `event` is the
-    server-sent event at an index of a stream, `broken_off` the last one of a stream that failed.
-    `error` is the body of an error, of its code, message and reason.
+    One body is made of `piece` for each prompt in order, then `whole`. A stream is `event` for each
+    event of each sequence, then `ending`; or `broken_off`, which is its last one.
     """
 
-    piece: Callable[[Origin, Result], str]
-    whole: Callable[[Ask, Sequence[str]], str]
-    event: Callable[[Origin, Sampling, int, TokenEvent], bytes]
-    broken_off: Callable[[ServerError], bytes]
-    error: Callable[[str, str, str | None], Mapping[str, object]]
+    def piece(self, origin: Origin, index: int, result: Result) -> str:
+        """The JSON of what became of the prompt at `index`."""
+
+    def whole(self, origin: Origin, pieces: Sequence[str]) -> str:
+        """The body made of all pieces."""
+
+    def event(
+        self, origin: Origin, number: int, sampling: Sampling, index: int, event: TokenEvent
+    ) -> bytes:
+        """The server-sent event, or several of them, of the event at `index` of a sequence.
+
+        Sequences are numbered from 0: those of the first prompt, then those of the second.
+        """
+
+    def ending(self, origin: Origin) -> bytes:
+        """What stands behind the events of all sequences; b"" for nothing."""
+
+    def broken_off(self, error: ServerError) -> bytes:
+        """The last event of a stream that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What an error says. `code` is the server's own, `reason` the check behind it, if any."""
+
+    status: int
+    code: str
+    message: str  # bounded, and safe to print
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How errors look, whatever they are of. `statuses` replaces the server's HTTP statuses."""
+
+    error: Callable[[Fault], Mapping[str, object]]
+    statuses: Mapping[int, int] = field(default_factory=dict)
 
 
 class HasDialect(Protocol):
-    """A route of a dialect."""
+    """A route of a dialect that generates."""
 
     dialect: Dialect
     path_regex: Pattern[str]
@@ -48,3 +78,15 @@ def dialect_of(scope: Scope) -> Dialect | None:
         if route.path_regex.match(scope["path"]) is not None:
             return route.dialect
     return None
+
+
+def form_of(scope: Scope) -> Dialect | None:
+    """The dialect that an error is written in: that of the route, else that of the longest prefix
+    of the path that has one; None is the server's own form."""
+    if (dialect := dialect_of(scope)) is not None:
+        return dialect
+    path, found, form = scope["path"], "", None
+    for prefix, dialect in getattr(scope["app"].state, "error_forms", {}).items():
+        if (path == prefix or path.startswith(prefix + "/")) and len(prefix) > len(found):
+            found, form = prefix, dialect
+    return form

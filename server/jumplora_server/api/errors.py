@@ -22,7 +22,7 @@ from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.printable import shown
 from jumplora_server import errors
 from jumplora_server.api.ask import record_of
-from jumplora_server.api.dialect import dialect_of
+from jumplora_server.api.dialect import Dialect, Fault, form_of
 from jumplora_server.errors import ServerError
 from jumplora_server.http.refusal import Refused
 
@@ -119,15 +119,24 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An error in the form of the route that the request is for."""
-    dialect = dialect_of(scope)
-    body = (error_body if dialect is None else dialect.error)(code, message, reason)
-    return JSONResponse(body, status_code=status, headers=headers)
+    form = form_of(scope) or PLAIN
+    fault = Fault(form.statuses.get(status, status), code, shown_message(message), reason)
+    return JSONResponse(form.error(fault), status_code=fault.status, headers=headers)
 
 
-def error_body(code: str, message: str, reason: str | None) -> dict[str, object]:
-    """The form of an error wherever no dialect has another."""
-    body: dict[str, object] = {"error": shown_message(message), "error_type": code}
-    return body if reason is None else body | {"reason": reason}
+def error_body(fault: Fault) -> dict[str, object]:
+    """The form of an error wherever no dialect has another: TGI's, with a reason."""
+    body: dict[str, object] = {"error": fault.message, "error_type": fault.code}
+    return body if fault.reason is None else body | {"reason": fault.reason}
+
+
+PLAIN = Dialect(error_body)
+
+
+def fault_of(error: ServerError, statuses: Mapping[int, int] | None = None) -> Fault:
+    """What a stream that began well says of its end."""
+    status = (statuses or {}).get(error.status, error.status)
+    return Fault(status, error.code, shown_message(error.message), error.reason)
 
 
 def shown_message(message: str) -> str:

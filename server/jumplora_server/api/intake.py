@@ -296,8 +296,10 @@ def _check_answers(
     if asked.get("num_return_sequences", answers) != answers:
         _refuse(ask, "n", f"{plain('num_return_sequences')} is another name of it, and differs")
     several = "num_beams" if has_beams else "best_of" if "best_of" in asked else count
-    if ask.is_streamed and (has_beams or best_of > 1):
+    if ask.streamed == "one" and (has_beams or best_of > 1):
         _refuse(ask, several, "a stream shows the tokens of one answer as they come; set it to 1")
+    if ask.streamed == "several" and (has_beams or best_of > answers):
+        _refuse(ask, several, "a stream shows tokens as they come, before the best are known")
     if has_beams:
         if samples:
             name = next((n for n in ("do_sample", *_SAMPLERS) if n in asked), "do_sample")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -124,11 +124,19 @@ class DialectRoute(APIRoute):
         return handler
 
 
-def add_dialect(app: FastAPI, router: APIRouter) -> None:
-    """Serve a dialect's routes; what is refused before it finds its route is still theirs."""
+def add_dialect(
+    app: FastAPI, router: APIRouter, forms: Mapping[str, Dialect | None] | None = None
+) -> None:
+    """Serve a dialect's routes; what is refused before it finds its route is still theirs.
+
+    `forms` says in which dialect's form the errors of all paths below a prefix are, routes or none;
+    None is the server's own.
+    """
     app.include_router(router)
     known: tuple[DialectRoute, ...] = getattr(app.state, "dialect_routes", ())
-    app.state.dialect_routes = (*known, *router.routes)
+    generating = (route for route in router.routes if isinstance(route, DialectRoute))
+    app.state.dialect_routes = (*known, *generating)
+    app.state.error_forms = {**getattr(app.state, "error_forms", {}), **(forms or {})}
 
 
 def is_json(content_type: str) -> bool:

@@ -54,46 +54,62 @@ def to_ask(
         names=FieldNames("inputs" if body.text is None else "text", prefix="parameters."),
         parameters=parameters.model_dump(exclude_none=True, exclude=set(_OTHERS)),
         logprobs="chosen" if parameters.details else "none",
-        is_streamed=is_streamed,
+        streamed="one" if is_streamed else "no",
         truncate=parameters.truncate,
         timeout_seconds=None if timeout is None else timeout / 1000,
     )
 
 
-def _piece(origin: Origin, result: Result) -> str:
-    best, *others = result.answers
-    details = _details(origin, best, result.prompt_tokens)
-    if others:
-        details["best_of_sequences"] = [
-            {"generated_text": other.text, **_ending(other)} for other in others
-        ]
-    return GenerateResponse(
-        generated_text=best.text, details=Details.model_validate(details)
-    ).model_dump_json()
+class TgiWriter:
+    """Answers as TGI writes them."""
 
+    def __init__(self, ask: Ask) -> None:
+        self._is_list = ask.shape == "list"
 
-def _whole(ask: Ask, pieces: Sequence[str]) -> str:
-    return f"[{','.join(pieces)}]" if ask.shape == "list" else pieces[0]
+    def piece(self, origin: Origin, index: int, result: Result) -> str:
+        """An object with the text and its details."""
+        del index
+        best, *others = result.answers
+        details = _details(origin, best, result.prompt_tokens)
+        if others:
+            details["best_of_sequences"] = [
+                {"generated_text": other.text, **_ending(other)} for other in others
+            ]
+        return GenerateResponse(
+            generated_text=best.text, details=Details.model_validate(details)
+        ).model_dump_json()
 
+    def whole(self, origin: Origin, pieces: Sequence[str]) -> str:
+        """A list where a list was given."""
+        del origin
+        return f"[{','.join(pieces)}]" if self._is_list else pieces[0]
 
-def _event(origin: Origin, sampling: Sampling, index: int, event: TokenEvent) -> bytes:
-    """The last one has the whole text and the details."""
-    finish, details = event.finish, None
-    if finish is not None:
-        whole = answer_of(finish, sampling, ())  # all tokens were shown before
-        details = Details.model_validate(_details(origin, whole, finish.prompt_tokens))
-    told = StreamEvent(
-        index=index,
-        token=None if event.token is None else _token(event.token),
-        generated_text=None if finish is None else finish.text,
-        details=details,
-    )
-    return b"data:" + told.model_dump_json().encode() + b"\n\n"
+    def event(
+        self, origin: Origin, number: int, sampling: Sampling, index: int, event: TokenEvent
+    ) -> bytes:
+        """A token; the last one has the whole text and the details."""
+        del number
+        finish, details = event.finish, None
+        if finish is not None:
+            whole = answer_of(finish, sampling, ())  # all tokens were shown before
+            details = Details.model_validate(_details(origin, whole, finish.prompt_tokens))
+        told = StreamEvent(
+            index=index,
+            token=None if event.token is None else _token(event.token),
+            generated_text=None if finish is None else finish.text,
+            details=details,
+        )
+        return b"data:" + told.model_dump_json().encode() + b"\n\n"
 
+    def ending(self, origin: Origin) -> bytes:
+        """Nothing: the last event says that it is the last."""
+        del origin
+        return b""
 
-def _broken_off(error: ServerError) -> bytes:
-    body = {"error": shown_message(error.message), "error_type": error.code}
-    return b"data:" + json.dumps(body).encode() + b"\n\n"
+    def broken_off(self, error: ServerError) -> bytes:
+        """The error, as an event."""
+        body = {"error": shown_message(error.message), "error_type": error.code}
+        return b"data:" + json.dumps(body).encode() + b"\n\n"
 
 
 def _details(origin: Origin, answer: Answer, prompt_tokens: int) -> dict[str, Any]:
@@ -119,7 +135,7 @@ def _token(token: Token) -> TokenInfo:
     return TokenInfo(id=token.id, text=token.text, logprob=token.logprob, special=token.special)
 
 
-TGI = Dialect(_piece, _whole, _event, _broken_off, error_body)
+TGI = Dialect(error_body)
 
 
 def named_task(
@@ -199,7 +215,8 @@ async def generate(
     Repeating a request is safe: generation changes nothing.
     """
     task = named_task(body, header=x_task_id)
-    return await answer(request, services, to_ask(_caller(request), body, task), TGI)
+    ask = to_ask(_caller(request), body, task)
+    return await answer(request, services, ask, TgiWriter(ask))
 
 
 @router.post("/v1/tasks/{task_id:path}/generate", response_model=_ANSWER, responses=_ERRORS)
@@ -212,7 +229,8 @@ async def generate_for_task(
 ) -> Response:
     """The same with the task in the path, where proxies can hash on it."""
     task = named_task(body, path=task_id, header=x_task_id)
-    return await answer(request, services, to_ask(_caller(request), body, task), TGI)
+    ask = to_ask(_caller(request), body, task)
+    return await answer(request, services, ask, TgiWriter(ask))
 
 
 @router.post(
@@ -228,7 +246,7 @@ async def generate_stream(
     """Answer one prompt token by token. Errors before the first token have their status."""
     task = named_task(body, header=x_task_id)
     ask = to_ask(_caller(request), body, task, is_streamed=True)
-    return await stream(request, services, ask, TGI)
+    return await stream(request, services, ask, TgiWriter(ask))
 
 
 @router.post(
@@ -248,7 +266,7 @@ async def generate_stream_for_task(
     """The same with the task in the path."""
     task = named_task(body, path=task_id, header=x_task_id)
     ask = to_ask(_caller(request), body, task, is_streamed=True)
-    return await stream(request, services, ask, TGI)
+    return await stream(request, services, ask, TgiWriter(ask))
 
 
 def _caller(request: Request) -> Caller:

@@ -6,6 +6,7 @@ Knows tensors; knows no queue, task or HTTP. `step` belongs to the engine thread
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from jumplora_server.core import (
     Encoding,
     EngineLimits,
     InstructionSet,
+    Pass,
     RowCopy,
     Sequence,
     StepOutput,
@@ -70,7 +72,14 @@ class Runner(Protocol):
     def encode(self, encodings: Rows[Encoding], lineages: Rows[tuple[Any, ...]]) -> None:
         """Write each prompt's keys and values into its source place."""
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> StepOutput: ...
+    def decode(
+        self,
+        sequences: Rows[Sequence],
+        lineages: Rows[tuple[Any, ...]],
+        passes: Rows[Pass] = (),
+        lineages_of_passes: Rows[tuple[Any, ...]] = (),
+    ) -> StepOutput:
+        """A token for each sequence, and the log-probabilities of each pass."""
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[tuple[Any, ...]]) -> Tensor:
         """What a decode chooses from [n, vocabulary], to compare numbers."""
@@ -227,7 +236,7 @@ class Engine:
         try:
             return self._step(batch)
         except Exception:  # what it wrote was not looked at, and may not be finite
-            self._forget(batch.decode)
+            self._forget([*batch.decode, *(each.sequence for each in batch.passes)])
             self._spoiled.update(encoding.place for encoding in batch.encode)
             raise
 
@@ -238,13 +247,25 @@ class Engine:
         if batch.encode:
             self._encode(batch.encode)
         encode_seconds = self._clock() - began
-        if not batch.decode:
+        if not batch.decode and not batch.passes:
             return StepOutput((), (), (), encode_seconds)
         for sequence in batch.decode:
             self._check(sequence.output)
-        lineages = [self._bank.lineage(sequence.encoding.slots) for sequence in batch.decode]
-        output = self._runner.decode(batch.decode, lineages)
+        self._check_passes(batch.passes)
+        output = self._runner.decode(
+            batch.decode,
+            [self._bank.lineage(sequence.encoding.slots) for sequence in batch.decode],
+            batch.passes,
+            [self._bank.lineage(each.sequence.encoding.slots) for each in batch.passes],
+        )
         self._forget([batch.decode[index] for index in output.failed])
+        self._forget(
+            [
+                each.sequence
+                for each, found in zip(batch.passes, output.passes, strict=True)
+                if not found
+            ]
+        )
         return replace(output, encode_seconds=encode_seconds)
 
     def _forget(self, sequences: Rows[Sequence]) -> None:
@@ -274,6 +295,24 @@ class Engine:
             raise IndexError(f"a row was given the token {output[-1]}")
         if len(output) >= self.limits.max_target_tokens:
             raise IndexError(f"a row takes {self.limits.max_target_tokens} tokens and has them all")
+
+    def _check_passes(self, passes: Rows[Pass]) -> None:
+        """Raise IndexError for what would read or write outside of the kernels' arrays."""
+        count = sum(len(each.nodes) for each in passes)
+        if count > self.limits.max_nodes:
+            raise IndexError(f"{count} nodes given; a step takes {self.limits.max_nodes}")
+        for each in passes:
+            trie, nodes, given = each.trie, each.nodes, {*each.nodes}
+            is_ascending = all(a < b for a, b in itertools.pairwise(nodes))
+            if not nodes or not is_ascending or nodes[0] != 0 or nodes[-1] >= len(trie):
+                raise IndexError(f"a pass of {len(trie)} nodes cannot compute {nodes}")
+            for node in nodes:
+                if node and trie.parents[node] not in given:
+                    raise IndexError(f"node {node} is in a pass that has not its parent")
+                fed = () if node == 0 else (trie.tokens[node],)
+                for token in (*fed, *(edge.token for edge in trie.edges[node])):
+                    if not 0 <= token < self.vocab_size:
+                        raise IndexError(f"a trie has tokens outside of 0 to {self.vocab_size - 1}")
 
     def _copy(self, copies: Rows[RowCopy]) -> None:
         targets = [copy.row for copy in copies]

@@ -14,7 +14,7 @@ from torch import Tensor
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.network import sites
-from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, StepOutput
+from jumplora_server.core import Encoding, EngineLimits, Pass, RowCopy, Sequence, StepOutput
 from jumplora_server.engine.attention import group_prompts
 from jumplora_server.engine.bank import PackedAdapter, packed
 from jumplora_server.engine.cache import Caches, round_up
@@ -125,8 +125,16 @@ class TorchRunner:
         forms = [tuple(member.forms for member in lineage) for lineage in lineages]
         return make_plan(forms, spans, "encode", self._device)
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> StepOutput:
-        """Choose each sequence's next token."""
+    def decode(
+        self,
+        sequences: Rows[Sequence],
+        lineages: Rows[Lineage],
+        passes: Rows[Pass] = (),
+        lineages_of_passes: Rows[Lineage] = (),
+    ) -> StepOutput:
+        """Choose each sequence's next token, and read off what the nodes of passes lead to."""
+        if passes or lineages_of_passes:
+            raise NotImplementedError("choices are not computed yet")
         return self._chooser.choose(self.logits(sequences, lineages), sequences)
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from jumplora_server.core import Finish, FinishReason, Lease, Sequence, Token, TokenEvent
 from jumplora_server.errors import DeadlineExceeded, Draining, GenerationFailed, ServerError
@@ -14,6 +15,14 @@ from jumplora_server.loop.admission import Reservation
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.tasks import Outcome
 from jumplora_server.scheduler.text import finish_of
+
+
+class Numbered(NamedTuple):
+    """An event, and which of a request's sequences it is of."""
+
+    number: int
+    event: TokenEvent
+
 
 OnEvent = Callable[[TokenEvent], None]
 Events = list[tuple[OnEvent, TokenEvent]]
@@ -204,6 +213,11 @@ class Stream:
             if event.finish is not None:
                 return
 
+    async def numbered(self, number: int) -> AsyncGenerator[Numbered]:
+        """The same, each with `number`."""
+        async for event in self.events():
+            yield Numbered(number, event)
+
     def collected(self) -> asyncio.Future[Collected]:
         """All tokens, at the end. Fails with the server error of a sequence that did not end well.
 
@@ -237,6 +251,26 @@ class Stream:
                 return "shed" if isinstance(finish.error, Draining) else "error"
             case _:
                 return "ok"
+
+
+async def merged(streams: Rows[Stream]) -> AsyncGenerator[Numbered]:
+    """The events of several streams as they come, each with the number of its stream."""
+    ready: asyncio.Queue[Numbered] = asyncio.Queue()
+
+    async def pump(number: int, stream: Stream) -> None:
+        async for event in stream.events():
+            ready.put_nowait(Numbered(number, event))
+
+    pumps = [asyncio.ensure_future(pump(n, stream)) for n, stream in enumerate(streams)]
+    try:
+        left = len(streams)
+        while left:
+            numbered = await ready.get()
+            left -= numbered.event.finish is not None
+            yield numbered
+    finally:
+        for each in pumps:
+            each.cancel()
 
 
 def failure_of(finish: Finish) -> ServerError | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections.abc import Sequence as Rows
 
 from jumplora_server.core import (
     AdapterRef,
@@ -18,6 +19,7 @@ from jumplora_server.core import (
     Encoding,
     EngineLimits,
     FinishReason,
+    Pass,
     Sequence,
     StepOutput,
     Token,
@@ -34,6 +36,7 @@ from jumplora_server.scheduler.queue import (
     token_cost,
 )
 from jumplora_server.scheduler.text import OutputText, finish_of
+from jumplora_server.scheduler.walk import Walk
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Scheduler:
         self._free_places = list(range(limits.max_rows))  # a heap
         self._rows: dict[int, Sequence] = {}  # a beam search has several
         self._groups: dict[int, BeamGroup] = {}  # of those that run, by sequence id
+        self._walks: dict[int, Walk] = {}  # of those that run and have choices, the oldest first
         self._known: dict[int, Sequence] = {}  # by sequence id, until the terminal event
         self._texts: dict[int, OutputText] = {}
         self._cancelled: list[int] = []
@@ -118,17 +122,19 @@ class Scheduler:
         admitted = self._admit(now)
         self._line.charge_kept(len(self._rows))
         rows = [self._rows[row] for row in sorted(self._rows)]
-        if not self._groups:
+        if not self._groups and not self._walks:
             return Batch(tuple(admitted), tuple(rows))
         groups = self._groups.values()
-        rows = [sequence for sequence in rows if sequence.id not in self._groups]
+        others = self._groups.keys() | self._walks.keys()
+        rows = [sequence for sequence in rows if sequence.id not in others]
         rows += [member for group in groups for member in group.members]
         copies = [copy for group in groups for copy in group.take_copies()]
-        return Batch(tuple(admitted), tuple(sorted(rows, key=lambda s: s.row)), tuple(copies))
+        rows.sort(key=lambda sequence: sequence.row)
+        return Batch(tuple(admitted), tuple(rows), tuple(copies), self._passes())
 
     def apply(self, batch: Batch, output: StepOutput, now: float) -> None:
         """Account for a step: one token for each sequence of `batch.decode`."""
-        for member in batch.decode:
+        for member in (*batch.decode, *(each.sequence for each in batch.passes)):
             sequence = self._known[member.id]
             if sequence.encoded is None:
                 assert sequence.started is not None
@@ -148,13 +154,15 @@ class Scheduler:
         if candidates:
             for group in tuple(self._groups.values()):
                 self._advance(group, [candidates[member.row] for member in group.members], now)
+        for each, logprobs in zip(batch.passes, output.passes, strict=True):
+            self._walk_on(each, logprobs, now)
 
     def fail(self, batch: Batch, error: Exception, now: float) -> None:
         """End what is still running of a batch whose step raised.
 
         What it was to encode may not be in its place: a sequence that waits encodes it again.
         """
-        for sequence in batch.decode:
+        for sequence in (*batch.decode, *(each.sequence for each in batch.passes)):
             if (known := self._known.get(sequence.id)) is not None:
                 self._end(known, FinishReason.ERROR, now, error=error)
         for encoding in batch.encode:
@@ -175,7 +183,7 @@ class Scheduler:
         assert self._known or (
             sorted(self._free_rows) == list(range(self._limits.max_rows))
             and sorted(self._free_places) == list(range(self._limits.max_rows))
-            and not (self._rows or self._texts or self._groups)
+            and not (self._rows or self._texts or self._groups or self._walks)
             and self._line.is_empty
         ), (
             f"leaked: rows {sorted(self._rows)}, {len(self._line)} waiting, free places "
@@ -241,6 +249,9 @@ class Scheduler:
             self._groups[sequence.id] = BeamGroup(sequence, rows, self._limits)
             return
         (sequence.row,) = rows
+        if sequence.sampling.choices is not None:  # its row stays unused
+            self._walks[sequence.id] = Walk(sequence.sampling.choices, self._limits.max_nodes)
+            return
         self._texts[sequence.id] = OutputText(
             sequence.detokenizer, sequence.sampling.stop, in_pieces=sequence.wants == "tokens"
         )
@@ -310,6 +321,36 @@ class Scheduler:
             return
         self._end(sequence, answers[0].reason, now, answers=answers)
 
+    def _passes(self) -> tuple[Pass, ...]:
+        """The next pass of each sequence with choices, those that came first first, as far as one
+        step computes them."""
+        passes: list[Pass] = []
+        left = self._limits.max_nodes
+        for sequence_id, walk in self._walks.items():
+            sequence = self._known[sequence_id]
+            assert sequence.sampling.choices is not None
+            nodes = walk.next_nodes()
+            if len(nodes) > left:  # not passed over: large ones would starve
+                break
+            left -= len(nodes)
+            passes.append(Pass(sequence, sequence.sampling.choices.trie, nodes))
+        return tuple(passes)
+
+    def _walk_on(self, done: Pass, logprobs: Rows[Rows[float]], now: float) -> None:
+        """Take what a pass found; end the sequence where nothing is left that counts."""
+        sequence, walk = self._known[done.sequence.id], self._walks[done.sequence.id]
+        if sequence.first_token is None:
+            sequence.first_token = now
+        self._line.charge(sequence, len(done.nodes) * token_cost(sequence))
+        if not logprobs:
+            self._end(sequence, FinishReason.ERROR, now, error=_not_finite())
+            return
+        walk.take(done.nodes, logprobs)
+        if walk.next_nodes():
+            return
+        sequence.output = walk.tokens_of(walk.best())
+        self._end(sequence, FinishReason.EOS_TOKEN, now, options=tuple(walk.found))
+
     def _end(
         self,
         sequence: Sequence,
@@ -319,10 +360,12 @@ class Scheduler:
         token: Token | None = None,
         error: Exception | None = None,
         answers: tuple[Answer, ...] = (),
+        options: tuple[float | None, ...] = (),
     ) -> None:
         """The one way out: free what the sequence holds and make its terminal event."""
         del self._known[sequence.id]
         self._texts.pop(sequence.id, None)
+        self._walks.pop(sequence.id, None)
         group = self._groups.pop(sequence.id, None)
         rows = (sequence.row,) if group is None else group.rows
         if self._rows.get(rows[0]) is sequence:
@@ -334,7 +377,7 @@ class Scheduler:
             self._line.discard(sequence)
         self._line.leave(sequence)
         self._leave_encoding(sequence.encoding)
-        finish = finish_of(sequence, reason, now, error, answers)
+        finish = finish_of(sequence, reason, now, error, answers, options)
         self._events.append((sequence, TokenEvent(sequence.id, token, finish)))
         sequence.row = -1
 

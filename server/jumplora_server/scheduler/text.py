@@ -87,10 +87,11 @@ def finish_of(
     now: float,
     error: Exception | None = None,
     answers: tuple[Answer, ...] = (),
+    options: tuple[float | None, ...] = (),
 ) -> Finish:
     """What to tell of `sequence`, which ends at `now`. Phases that it never reached take 0 s.
 
-    `answers` are those of a beam search that ended well.
+    `answers` are those of a beam search that ended well, `options` what choices came to.
     """
     started = now if sequence.started is None else sequence.started
     encoded = now if sequence.encoded is None else sequence.encoded
@@ -111,4 +112,5 @@ def finish_of(
         error=error,
         score=sequence.logprob / generated if has_score else None,
         answers=answers,
+        options=options,
     )

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from jumplora_server.api.answering import answer, stream
 from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, record_of
-from jumplora_server.api.dialect import Dialect
+from jumplora_server.api.dialect import Dialect, Fault
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.route import DialectRoute, add_dialect
 from jumplora_server.core import Sampling, TokenEvent
@@ -38,35 +38,41 @@ def _ask(question: Question, caller: Caller) -> Ask:
         form="prompts",
         shape="list",
         wants="tokens" if question.flow else "end",
+        streamed="several" if question.flow else "no",
         names=FieldNames("say", renamed={"max_new_tokens": "most"}),
         parameters={"max_new_tokens": question.most},
     )
 
 
-def _whole(ask: Ask, pieces: Sequence[str]) -> str:
-    return json.dumps({ask.name(index): piece for index, piece in enumerate(pieces)})
+class ToyWriter:
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def piece(self, origin: Origin, index: int, result: Result) -> str:
+        assert origin.ref is not None
+        return f"{index} {origin.ref.task} {result.answers[0].text}"
+
+    def whole(self, origin: Origin, pieces: Sequence[str]) -> str:
+        return json.dumps({self._ask.name(index): piece for index, piece in enumerate(pieces)})
+
+    def event(
+        self, origin: Origin, number: int, sampling: Sampling, index: int, event: TokenEvent
+    ) -> bytes:
+        return f"data:{number}.{index} {event.token.text if event.token else ''}\n\n".encode()
+
+    def ending(self, origin: Origin) -> bytes:
+        return b"data:over\n\n"
+
+    def broken_off(self, error: ServerError) -> bytes:
+        return f"data:{error.code}\n\n".encode()
 
 
-def _piece(origin: Origin, result: Result) -> str:
-    assert origin.ref is not None
-    return f"{origin.ref.task} {result.answers[0].text}"
-
-
-def _event(origin: Origin, sampling: Sampling, index: int, event: TokenEvent) -> bytes:
-    del origin, sampling
-    return f"data:{index} {event.token.text if event.token else ''}\n\n".encode()
-
-
-def _broken_off(error: ServerError) -> bytes:
-    return f"data:{error.code}\n\n".encode()
-
-
-def _error(code: str, message: str, reason: str | None) -> dict[str, object]:
-    return {"wrong": code, "because": message, "check": reason}
+def _error(fault: Fault) -> dict[str, object]:
+    return {"wrong": fault.code, "because": fault.message, "check": fault.reason}
 
 
 class ToyRoute(DialectRoute):
-    dialect = Dialect(_piece, _whole, _event, _broken_off, _error)
+    dialect = Dialect(_error, statuses={422: 400})
     body = Question
 
 
@@ -77,7 +83,7 @@ router = APIRouter(route_class=ToyRoute)
 async def toy(request: Request, services: WithServices, body: Question, **_: object) -> Response:
     ask = _ask(body, record_of(request.scope).caller)
     work = stream if body.flow else answer
-    return await work(request, services, ask, ToyRoute.dialect)
+    return await work(request, services, ask, ToyWriter(ask))
 
 
 @pytest.fixture(scope="module")
@@ -97,22 +103,33 @@ def http(site: Site) -> Iterator[httpx.Client]:
 def test_answers(http: httpx.Client) -> None:
     answered = http.post("/toy", json={"who": "alpha", "say": ["a", "b"]}).json()
     assert list(answered) == ["say[0]", "say[1]"]
-    assert all(text.startswith("alpha ") for text in answered.values())
+    assert [text.split()[:2] for text in answered.values()] == [["0", "alpha"], ["1", "alpha"]]
 
 
 def test_events(http: httpx.Client) -> None:
     body = {"who": "alpha", "say": ["a"], "flow": True, "most": 3}
     events = http.post("/toy", json=body).text.split("\n\n")
-    assert [event.split()[0] for event in events if event] == ["data:0", "data:1", "data:2"]
+    names = [event.split()[0] for event in events if event]
+    assert names == ["data:0.0", "data:0.1", "data:0.2", "data:over"]
+
+
+def test_events_of_several_prompts(http: httpx.Client) -> None:
+    body = {"who": "alpha", "say": ["a", "b", "c"], "flow": True, "most": 2}
+    *events, over, _ = http.post("/toy", json=body).text.split("\n\n")
+    names = [event.split()[0] for event in events]
+    assert sorted(names) == [f"data:{number}.{index}" for number in range(3) for index in range(2)]
+    for number in range(3):  # each one's in its order
+        assert names.index(f"data:{number}.0") < names.index(f"data:{number}.1")
+    assert over == "data:over"
 
 
 @pytest.mark.parametrize(
     ("body", "status", "code", "words"),
     [
-        ({"who": "alpha", "say": ["a"], "most": 10**6}, 422, "validation", "most: 1000000 is more"),
+        ({"who": "alpha", "say": ["a"], "most": 10**6}, 400, "validation", "most: 1000000 is more"),
         ({"who": "alpha", "say": ["a" * 10**5] * 2}, 413, "input_too_long", "say[0]: 100000 bytes"),
         ({"who": "nobody", "say": ["a"]}, 404, "unknown_task", "nobody"),
-        ({"who": "alpha", "say": 3}, 422, "validation", "say"),
+        ({"who": "alpha", "say": 3}, 400, "validation", "say"),
     ],
 )
 def test_errors_are_in_its_form(
@@ -141,7 +158,7 @@ def test_a_caller_finds_only_its_own_tasks(http: httpx.Client, site: Site) -> No
         request: Request, services: WithServices, body: Question, **_: object
     ) -> Response:
         ask = _ask(body, Caller("k", frozenset({"api"}), frozenset({"beta"})))
-        return await answer(request, services, ask, ToyRoute.dialect)
+        return await answer(request, services, ask, ToyWriter(ask))
 
     add_dialect(site.app, of_one)
     site.publish("beta")
@@ -149,3 +166,10 @@ def test_a_caller_finds_only_its_own_tasks(http: httpx.Client, site: Site) -> No
     for task in ("alpha", "nothing"):
         refused = http.post("/toy-of-beta", json={"who": task, "say": ["a"]})
         assert (refused.status_code, refused.json()["wrong"]) == (404, "unknown_task")
+
+
+def test_paths_below_a_prefix_have_its_form(site: Site, http: httpx.Client) -> None:
+    add_dialect(site.app, APIRouter(), {"/toys": ToyRoute.dialect, "/toys/plain": None})
+    assert http.get("/toys/none").json()["wrong"] == "not_found"
+    assert http.get("/toysnone").json()["error_type"] == "not_found"
+    assert http.get("/toys/plain/none").json()["error_type"] == "not_found"

@@ -6,6 +6,7 @@ import json
 from typing import get_args
 
 import pytest
+from fastapi import FastAPI
 
 from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
@@ -15,7 +16,7 @@ from jumplora_server.api.errors import as_server_error, server_error_response
 from jumplora_server.errors import ServerError
 from jumplora_server.metrics.tasks import Outcome
 
-NOWHERE = {"route": None}  # the scope of a request for a route of no dialect
+NOWHERE = {"route": None, "path": "/", "app": FastAPI()}  # the scope of a request for a route of no dialect
 
 
 def every_server_error() -> list[type[ServerError]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from jumplora_adapters import network
 from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Encoding, EngineLimits, RowCopy, Sequence, StepOutput
+from jumplora_server.core import Encoding, EngineLimits, Pass, RowCopy, Sequence, StepOutput
 from jumplora_server.engine.native.arrangement import Arrangement
 from jumplora_server.engine.native.forms import (
     NativeAdapter,
@@ -124,8 +124,16 @@ class NativeRunner:
             )
             self._model.encode(prepared.step)
 
-    def decode(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> StepOutput:
-        """Choose each sequence's next token."""
+    def decode(
+        self,
+        sequences: Rows[Sequence],
+        lineages: Rows[Lineage],
+        passes: Rows[Pass] = (),
+        lineages_of_passes: Rows[Lineage] = (),
+    ) -> StepOutput:
+        """Choose each sequence's next token, and read off what the nodes of passes lead to."""
+        if passes or lineages_of_passes:
+            raise NotImplementedError("choices are not computed yet")
         arranged = self._arrange(lineages)
         ordered = [sequences[n] for n in arranged.order]
         self._decode(ordered, arranged.work)
