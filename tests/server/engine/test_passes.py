@@ -28,7 +28,7 @@ from jumplora_server.trie import Trie
 from tries import EOS, choosing, computed, random_options, teacher_forced, whole_pass
 
 Way = Literal["native", "torch", "cuda"]
-WAYS: tuple[Way, ...] = ("torch", "cuda")
+WAYS: tuple[Way, ...] = ("native", "torch", "cuda")
 DTYPES: Mapping[Way, tuple[str, ...]] = {
     "native": ("float32", "int8"),
     "torch": ("float32", "int8", "bfloat16"),
@@ -95,7 +95,8 @@ class Shelf:
         }  # fmt: skip
         self._adapters = {
             name: Adapter(*random_adapter(
-                backbone, seed=seed, kind=kind, density=density, scale=0.05 if name == "dense" else 0.3,
+                backbone, seed=seed, kind=kind, density=density,
+                scale=0.05 if name == "dense" else 0.3,
                 targets=list(backbone.sites) if name == "dense" else None,
             ), f"{seed}" * 64)
             for seed, (name, (kind, density)) in enumerate(kinds.items())
