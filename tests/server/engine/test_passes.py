@@ -90,17 +90,18 @@ class Shelf:
     """Adapters of the kinds that a lineage mixes, as one runner holds them, and their deltas."""
 
     def __init__(self, runner: Runner, backbone: Backbone) -> None:
-        kinds: dict[str, tuple[Kind, float]] = {
-            "a": ("masked", 0.1), "dense": ("masked", 0.8), "lora": ("lowrank", 1.0),
-        }  # fmt: skip
-        self._adapters = {
-            name: Adapter(*random_adapter(
-                backbone, seed=seed, kind=kind, density=density,
-                scale=0.05 if name == "dense" else 0.3,
+        kinds: dict[str, tuple[Kind, float, float]] = {
+            "a": ("masked", 0.1, 0.3),
+            "dense": ("masked", 0.8, 0.05),
+            "lora": ("lowrank", 1.0, 0.3),
+        }
+        self._adapters: dict[str, Adapter] = {}
+        for seed, (name, (kind, density, scale)) in enumerate(kinds.items()):
+            manifest, deltas = random_adapter(
+                backbone, seed=seed, kind=kind, density=density, scale=scale,
                 targets=list(backbone.sites) if name == "dense" else None,
-            ), f"{seed}" * 64)
-            for seed, (name, (kind, density)) in enumerate(kinds.items())
-        }  # fmt: skip
+            )  # fmt: skip
+            self._adapters[name] = Adapter(manifest, deltas, str(seed) * 64)
         self._packed = {name: runner.pack(adapter) for name, adapter in self._adapters.items()}
         if runner.can_fold:
             self._packed["trunk"] = runner.fold([self._adapters["a"], self._adapters["dense"]])
