@@ -97,8 +97,8 @@ class Parameters(Neutral, Received):
     min_new_tokens: Annotated[int, bounds.MIN_NEW_TOKENS.field()] | None = None
     do_sample: bool | None = Field(
         default=None,
-        description="default: true if temperature, top_k or top_p is given; false: these, typical_p "
-        "and seed have no effect",
+        description="default: true if temperature, top_k or top_p is given; false: these and "
+        "typical_p and seed have no effect",
     )
     temperature: Temperature | None = Field(default=None, description="0: do_sample is false")
     top_k: Annotated[int, bounds.TOP_K.field()] | None = None
