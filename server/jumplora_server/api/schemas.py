@@ -212,7 +212,7 @@ _SCORE = Field(
     "the power of length_penalty); null where neither details, several answers nor a stream were "
     "asked for",
 )
-_PREFILL = Field(default=[], description="always empty; TGI's clients require it")
+_PREFILL: list[TokenInfo] = Field(default=[], description="always empty; TGI's clients require it")
 
 
 class BestOfSequence(BaseModel):

@@ -174,7 +174,7 @@ _TYPES = {
 
 
 def _typed_error(fault: Fault) -> dict[str, object]:
-    """An error by TGI's type for it; the server's own code is then the reason, if none was given."""
+    """An error by TGI's type for it. Our own code is then the reason, if it has no other."""
     body = error_body(fault)
     if fault.code not in _TYPES:
         return body
