@@ -279,6 +279,7 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     if has_docs:
         app.router.routes.insert(0, health.document_route(app))
     add_dialect(app, tgi.router)
+    add_dialect(app, tgi.compatible)
     app.include_router(adapters.router)
     app.include_router(health.router)
     errors.install(app)
@@ -327,7 +328,7 @@ async def _start(parts: Parts) -> None:
     services.watchdog.start()
     _log.info(
         "backbone %s (%s) as %s on %s; %d tasks in %s",
-        services.backbone.name,
+        services.served_name,
         services.backbone.fingerprint[:12],
         services.settings.dtype,
         services.settings.device,
