@@ -56,7 +56,7 @@ class Rated:
     @property
     def is_right(self) -> NDArray[np.bool_]:
         """[rows]: whether the likeliest option is the right one."""
-        return self.values.argmax(axis=1) == self.right
+        return np.equal(self.values.argmax(axis=1), self.right)
 
     @property
     def accuracy(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec
 PROMPT = PromptSpec(template="{text}", options=("a", "b"))
 
 
-def rated(*rows: tuple[list[float | None], int]) -> Rated:
+def rated(*rows: tuple[Sequence[float | None], int]) -> Rated:
     return Rated.of([values for values, _ in rows], [right for _, right in rows])
 
 
