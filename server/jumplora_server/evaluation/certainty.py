@@ -48,7 +48,7 @@ class Rankings:
         probabilities: list[list[float | None]] = []
         details = [answer.response.details for answer in transcript.answers]
         for answer, each in zip(transcript.answers, details, strict=True):
-            ranked = {choice.text: choice for choice in each.choices}
+            ranked = {choice.text: choice for choice in each.choices or ()}
             if ranked.keys() != place.keys():
                 raise DataError(
                     f"line {answer.question.line} was answered with the options"
@@ -110,7 +110,7 @@ class Certainty:
 
 def options_of(transcript: Transcript) -> tuple[str, ...]:
     """The options of the first answer, sorted; an answer ranks them by their probability."""
-    return tuple(sorted(each.text for each in transcript.answers[0].response.details.choices))
+    return tuple(sorted(each.text for each in transcript.answers[0].response.details.choices or ()))
 
 
 def _given(value: float | None) -> float:
