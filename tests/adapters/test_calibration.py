@@ -185,9 +185,10 @@ def test_what_is_asked_of_answers_stays() -> None:
         update={"prompt": PROMPT, "choices": limits}
     )
     manifest, _ = calibrated(plain, made("int8"))
-    assert manifest.choices is not None
-    assert manifest.choices.min_probability == 0.5
-    assert manifest.choices.min_mass == 0.25
+    assert manifest.choices == limits.model_copy(update={"calibrations": (made("int8"),)})
+    other, _ = calibrated(plain, made("int8"), min_mass=0.0)
+    assert other.choices is not None
+    assert (other.choices.min_probability, other.choices.min_mass) == (0.5, 0.0)
     assert manifest.model_copy(update={"choices": None}) == plain.model_copy(
         update={"choices": None}
     )

@@ -63,9 +63,9 @@ class Served:
         return result
 
     def calibrate(self, spec: object, rows: Path, *words: object, code: int = 0) -> Result:
-        place = ("--server", self.address, "--backbone", GOLDEN)
+        place: list[object] = ["--server", self.address, "--backbone", GOLDEN]
         if not str(spec).endswith(".safetensors"):
-            place += ("--store", self.folder / "store")
+            place += ["--store", self.folder / "store"]
         return self.run("calibrate", spec, "--rows", rows, *place, *words, code=code)
 
     def evaluate(self, task: str, rows: Path, *words: object, code: int = 0) -> Result:
@@ -133,14 +133,16 @@ def test_a_calibrated_version_is_published_and_served(served: Served) -> None:
     assert found["choices"]["temperatures"] == [made.temperature]
     assert found["choices"]["calibration_error"] == pytest.approx(0, abs=1e-5)
     assert found["versions"] == [{"version": after, "rows": 60}]
-    again = served.calibrate(
-        "topic", served.rows("other", *["no", "yes"] * 30), "--json", "--quiet"
-    )
+    other = served.rows("other", *["no", "yes"] * 30)
+    floors = ("--min-probability", 0.5, "--min-mass", 0)
+    again = served.calibrate("topic", other, *floors, "--json", "--quiet")
     assert again.stderr.startswith("warning: the temperature ran to its bound, 20")
     replaced = json.loads(again.stdout)
     assert (replaced["calibrated"], replaced["dropped"]) == (after, [])
-    (new,) = manifest_of(served, replaced["version"]).choices.calibrations  # type: ignore[union-attr]
-    assert new.temperature == 20
+    new = manifest_of(served, replaced["version"]).choices
+    assert new is not None
+    assert (new.min_probability, new.min_mass) == (0.5, 0.0)
+    assert [each.temperature for each in new.calibrations] == [20]
 
 
 def test_a_file_is_calibrated_into_another(served: Served, tmp_path: Path) -> None:

@@ -71,6 +71,20 @@ def calibrate(
             help="Adapter file to write instead of publishing into --store.",
         ),
     ] = None,
+    min_probability: Annotated[
+        float | None,
+        _Option(
+            min=0.0,
+            max=1.0,
+            help="For the manifest: where the best option has less, the task abstains.",
+        ),
+    ] = None,
+    min_mass: Annotated[
+        float | None,
+        _Option(
+            min=0.0, max=1.0, help="For the manifest: nor where all options together have less."
+        ),
+    ] = None,
     min_rows: Annotated[int, _Option(min=1, help="Fewer rows are refused.")] = _LEAST_ROWS,
     batch: Annotated[int, _Option(min=1, help="Rows sent in one request.")] = 8,
     concurrency: Annotated[int, _Option(min=1, max=64, help="Requests at a time.")] = 4,
@@ -103,7 +117,9 @@ def calibrate(
         check_enough(len(sheet.questions), min_rows)
         ask = _Asking(server, key, batch, concurrency, quiet)
         rankings, made = _fit(adapter, sheet, ask)
-        manifest, stale = calibrated(adapter.manifest, made)
+        manifest, stale = calibrated(
+            adapter.manifest, made, min_probability=min_probability, min_mass=min_mass
+        )
         written = _write(adapter, manifest, network, out=out, store=store)
     _warn(made, stale)
     if as_json:

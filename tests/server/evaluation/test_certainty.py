@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from jumplora_adapters.calibration import options_digest
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.rows import Row, RowFile
-from jumplora_server.api.adapter_status import AdapterDetail, Bytes
+from jumplora_server.api.adapter_status import AdapterDetail
 from jumplora_server.api.schemas import Details, GenerateResponse, Info
 from jumplora_server.evaluation import fitting
 from jumplora_server.evaluation.certainty import Certainty, Rankings, options_of
@@ -26,7 +28,7 @@ MINE, OTHER = "ab" * 32, "cd" * 32
 
 def answer(
     expected: str,
-    logprobs: dict[str, float | None],
+    logprobs: Mapping[str, float | None],
     *,
     mass: float = 0.5,
     line: int = 1,
@@ -128,7 +130,8 @@ def test_labels_that_are_no_options_are_named() -> None:
 
 
 def info(dtype: str) -> Info:
-    return Info.model_construct(model_dtype=dtype)
+    fields: dict[str, Any] = {"model_dtype": dtype}
+    return Info.model_construct(**fields)
 
 
 def test_a_calibration_in_closed_form() -> None:
@@ -174,12 +177,12 @@ def test_only_the_versions_own_answers_count() -> None:
 
 
 def status(version: str | None, folded_depth: int | None) -> AdapterDetail:
-    return AdapterDetail.model_construct(
-        task_id="alpha",
-        version=version,
-        folded_depth=folded_depth,
-        bytes=Bytes(disk=0, host=0, device=0),
-    )
+    fields: dict[str, Any] = {
+        "task_id": "alpha",
+        "version": version,
+        "folded_depth": folded_depth,
+    }
+    return AdapterDetail.model_construct(**fields)
 
 
 def test_the_form_is_what_the_server_says_of_the_version() -> None:
