@@ -14,7 +14,17 @@ from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
 from jumplora_server.api.answering import EventStream, answer, answer_of, stream
-from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, check_spec, record_of
+from jumplora_server.api.ask import (
+    Ask,
+    Caller,
+    ChoicesAsked,
+    FieldNames,
+    Origin,
+    Ranking,
+    Result,
+    check_spec,
+    record_of,
+)
 from jumplora_server.api.dialect import Dialect, Fault
 from jumplora_server.api.errors import error_body, fault_of
 from jumplora_server.api.health import WithServices
@@ -34,7 +44,10 @@ from jumplora_server.errors import InvalidInput, ServerError, UnknownTask, Unkno
 from jumplora_server.services import Services
 
 # Of `parameters`, those that choose tokens; the others are fields of an Ask, or change nothing.
-_OTHERS = frozenset({"truncate", "details", "timeout_ms", "adapter_id", "typical_p", "api_token"})
+_OTHERS = frozenset(
+    {"truncate", "details", "timeout_ms", "adapter_id", "typical_p", "api_token"}
+    | {"choices", "min_probability", "min_mass"}
+)
 _SAMPLERS = ("temperature", "top_k", "top_p", "seed")
 
 
@@ -61,9 +74,18 @@ def to_ask(
         parameters=_asked(parameters),
         logprobs="chosen" if shows_tokens else "none",
         streamed="one" if is_streamed else "no",
+        choices=_choices(parameters),
         truncate=parameters.truncate,
         timeout_seconds=None if timeout is None else timeout / 1000,
     )
+
+
+def _choices(parameters: Parameters) -> ChoicesAsked | None:
+    given = parameters.choices
+    if given is None:
+        return None
+    options = None if given is True else tuple(given)
+    return ChoicesAsked(options, parameters.min_probability, parameters.min_mass)
 
 
 def _asked(parameters: Parameters) -> dict[str, Any]:
@@ -103,6 +125,8 @@ class TgiWriter:
             details["best_of_sequences"] = [
                 {"generated_text": other.text, **_ending(other)} for other in others
             ]
+        if result.ranking is not None:
+            details |= _ranking(result.ranking)
         return GenerateResponse(
             generated_text=best.text, details=Details.model_validate(details)
         ).model_dump_json()
@@ -147,6 +171,15 @@ def _details(origin: Origin, answer: Answer, prompt_tokens: int) -> dict[str, An
         "prompt_tokens": prompt_tokens,
         "task_id": None if origin.ref is None else origin.ref.task,
         "adapter_version": None if origin.ref is None else origin.ref.version,
+    }
+
+
+def _ranking(ranking: Ranking) -> dict[str, Any]:
+    return {
+        "choices": [option._asdict() for option in ranking.options],
+        "mass": ranking.mass,
+        "temperature": ranking.temperature,
+        "calibrated_by": ranking.calibrated_by,
     }
 
 
