@@ -64,7 +64,8 @@ def user_text(messages: object) -> str:
             f"before it. {_INSTEAD}"
         )
     if roles != ["user"]:
-        raise ValueError(f"the role {roles[0][:40]!a} was given; only user is allowed. {_INSTEAD}")
+        given = str(roles[0])[:40]
+        raise ValueError(f"the role {given!a} was given; only user is allowed. {_INSTEAD}")
     (message,) = messages
     for name in message:
         if name not in _FIELDS:
