@@ -69,6 +69,7 @@ def test_the_description_is_complete(tmp_path: Path) -> None:
     assert schemas["GenerateRequest"]["examples"]
     assert schemas["GenerateRequest"]["additionalProperties"] is False
     assert set(document["paths"]) == {
+        "/",
         "/generate",
         "/generate_stream",
         "/v1/tasks/{task_id}/generate",

@@ -132,8 +132,8 @@ class Parameters(Neutral, Received):
     min_new_tokens: Annotated[int, bounds.MIN_NEW_TOKENS.field()] | None = None
     do_sample: bool | None = Field(
         default=None,
-        description="default: true if temperature, top_k or top_p is given; false: these, typical_p "
-        "and seed have no effect",
+        description="default: true if temperature, top_k or top_p is given; false: these and "
+        "typical_p and seed have no effect",
     )
     temperature: Temperature | None = Field(default=None, description="0: do_sample is false")
     top_k: Annotated[int, bounds.TOP_K.field()] | None = None
@@ -268,7 +268,7 @@ _SCORE = Field(
     "the power of length_penalty); null where neither details, several answers nor a stream were "
     "asked for",
 )
-_PREFILL = Field(default=[], description="always empty; TGI's clients require it")
+_PREFILL: list[TokenInfo] = Field(default=[], description="always empty; TGI's clients require it")
 
 
 class ChoiceInfo(BaseModel):
@@ -357,7 +357,9 @@ class GenerateResponse(BaseModel):
 class StreamDetails(Details):
     """How a streamed answer came about."""
 
-    input_length: int = Field(description="the same as prompt_tokens: TGI's name in streams")
+    input_length: int | None = Field(
+        default=None, description="the same as prompt_tokens: TGI's name in streams"
+    )
 
 
 class StreamEvent(BaseModel):

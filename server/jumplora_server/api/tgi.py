@@ -30,7 +30,6 @@ from jumplora_server.api.errors import error_body, fault_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.route import TASK_HEADER, DialectRoute
 from jumplora_server.api.schemas import (
-    BestOfSequence,
     Details,
     ErrorBody,
     GenerateRequest,
@@ -208,7 +207,7 @@ _TYPES = {
 
 
 def _typed_error(fault: Fault) -> dict[str, object]:
-    """An error by TGI's type, if it has one; the server's own code is the reason then."""
+    """An error by TGI's type for it. Our own code is then the reason, if it has no other."""
     body = error_body(fault)
     if fault.code not in _TYPES:
         return body

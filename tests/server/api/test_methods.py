@@ -44,6 +44,7 @@ def test_head_is_get_without_the_body(http: httpx.Client, path: str) -> None:
     ("method", "path", "allowed"),
     [
         ("HEAD", "/generate", {"POST"}),
+        ("GET", "/", {"POST"}),
         ("POST", "/livez", {"GET", "HEAD"}),
         ("TRACE", "/info", {"GET", "HEAD"}),
         ("FOO", "/docs", {"GET", "HEAD"}),
@@ -69,6 +70,7 @@ def test_options_says_what_is_allowed(http: httpx.Client) -> None:
 
 
 READING = [
+    ("POST", "/"),
     ("POST", "/generate"),
     ("POST", "/generate_stream"),
     ("POST", "/v1/tasks/alpha/generate"),
