@@ -79,12 +79,22 @@ def test_the_description_is_complete(tmp_path: Path) -> None:
         "/v1/adapters/{task_id}/rollback",
         "/v1/adapters/{task_id}/load",
         "/v1/adapters/{task_id}/pin",
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/completions",
+        "/v1/chat/completions",
         "/livez",
         "/readyz",
         "/health",
         "/metrics",
         "/info",
     }
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        answers = document["paths"][path]["post"]["responses"]
+        assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
+        assert answers["400"]["content"]["application/json"]["schema"] == {
+            "$ref": "#/components/schemas/OpenAiError"
+        }
     stream = document["paths"]["/generate_stream"]["post"]["responses"]
     assert set(stream["200"]["content"]) == {"text/event-stream"}
     assert set(stream["404"]["content"]) == {"application/json"}
