@@ -327,7 +327,7 @@ async def _start(parts: Parts) -> None:
     services.watchdog.start()
     _log.info(
         "backbone %s (%s) as %s on %s; %d tasks in %s",
-        services.backbone.name,
+        services.served_name,
         services.backbone.fingerprint[:12],
         services.settings.dtype,
         services.settings.device,

@@ -65,3 +65,8 @@ class Services:
     reads: StoreThreads = field(default_factory=StoreThreads)
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
     lanes: Lanes = field(default_factory=Lanes)
+
+    @property
+    def served_name(self) -> str:
+        """What clients are told the backbone is called."""
+        return self.settings.served_name or self.backbone.name

@@ -282,6 +282,7 @@ class Info(BaseModel):
     max_concurrent_requests: int
     max_batch_size: int
     base: str | None
+    default_task: str | None = Field(description="task of a request that names none")
     adapters: int
 
 
