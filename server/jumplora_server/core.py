@@ -47,11 +47,12 @@ class AdapterRef:
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended. The first three are the values clients see (TGI's names)."""
+    """Why a sequence ended. Clients see the first four: TGI's names, and one for choices."""
 
     EOS_TOKEN = "eos_token"
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
+    ABSTAINED = "abstained"  # no sequence ends so; an answer of choices may
     CANCELLED = "cancelled"
     TIMEOUT = "timeout"
     ERROR = "error"
