@@ -22,7 +22,17 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import adapters, errors, health, kserve, tgi, vllm
+from jumplora_server.api import (
+    adapters,
+    errors,
+    health,
+    kserve,
+    openai,
+    openai_chat,
+    openai_completions,
+    tgi,
+    vllm,
+)
 from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
 from jumplora_server.api.route import add_dialect
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
@@ -289,8 +299,11 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     if has_docs:
         app.router.routes.insert(0, health.document_route(app))
     add_dialect(app, tgi.router)
+    add_dialect(app, openai.router, openai.FORMS)
+    add_dialect(app, openai_completions.router)
+    add_dialect(app, openai_chat.router)
     add_dialect(app, kserve.router, {"/v2": kserve.KSERVE})
-    app.include_router(vllm.router)
+    add_dialect(app, vllm.router, vllm.FORMS)
     app.include_router(adapters.router)
     app.include_router(health.router)
     errors.install(app)

@@ -17,10 +17,12 @@ from jumplora_server.api.adapters import publication
 from jumplora_server.api.ask import check_spec, check_task, record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.load_folder import LoadFolder
+from jumplora_server.api.openai import OPENAI
+from jumplora_server.api.openai_answers import OpenAiError
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
-from jumplora_server.api.schemas import ErrorBody, Received
-from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput, UnknownTask
+from jumplora_server.api.schemas import Received
+from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -124,10 +126,11 @@ class Detokenized(BaseModel):
     prompt: str
 
 
+FORMS = dict.fromkeys(("/version", "/tokenize", "/detokenize"), OPENAI)  # others are below /v1
 router = APIRouter(tags=["vllm"], route_class=JsonRoute)
-_ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 404, 413, 422)}
+_ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": OpenAiError} for s in (400, 401, 404)}
 _WRITE: dict[int | str, dict[str, Any]] = {
-    s: {"model": ErrorBody} for s in (400, 401, 403, 404, 409, 413, 422, 503, 507)
+    s: {"model": OpenAiError} for s in (400, 401, 403, 404, 409, 503, 507)
 }
 
 
@@ -146,7 +149,7 @@ async def load_lora_adapter(
             "loading by path is switched off: start the server with JUMPLORA_LOAD_FOLDER, or send "
             f"the file by PUT /v1/adapters/{task}"
         )
-    if not body.load_inplace and _is_known(services, task):
+    if not body.load_inplace and services.residency.knows(task):
         raise InvalidInput(
             f"lora_name: task {task!r} has an adapter; set load_inplace to true to replace it",
             reason="duplicate",
@@ -217,20 +220,16 @@ async def detokenize(services: WithServices, body: DetokenizeRequest) -> Detoken
     for index, token in enumerate(body.tokens):
         if token > highest:
             raise InvalidInput(f"tokens.{index}: {token} is no token; ids are 0 to {highest}")
-    text = await services.lanes.small.run(READING, partial(services.tokenizer.decode, body.tokens))
-    return Detokenized(prompt=text)
+    work = partial(_text_of, services.tokenizer, body.tokens)
+    return Detokenized(prompt=await services.lanes.small.run(READING, work))
+
+
+def _text_of(tokenizer: Tokenizer, tokens: list[int]) -> str:
+    return tokenizer.decode([token for token in tokens if tokenizer.has_text(token)])
 
 
 def _check_model(services: Services, spec: str | None) -> None:
     """Raise UnknownTask where a name means neither a task nor the backbone."""
-    if spec in (None, services.served_name, services.settings.base_name):
+    if spec is None or spec in (services.served_name, services.settings.base_name):
         return
     services.residency.status(check_spec(spec).partition("@")[0])
-
-
-def _is_known(services: Services, task: str) -> bool:
-    try:
-        services.residency.status(task)
-    except UnknownTask:
-        return False
-    return True
