@@ -35,7 +35,7 @@ class LoadFolder:
         """The bytes of the file at a path; of a PEFT folder a tar of its two files.
 
         The path begins at the folder, or names it. Raises InvalidInput for one outside and for
-        what is no adapter, PathNotFound, and AdapterTooLarge.
+        what cannot be an adapter, PathNotFound, and AdapterTooLarge.
         """
         try:
             yield from self._pieces(given)

@@ -219,7 +219,7 @@ async def detokenize(services: WithServices, body: DetokenizeRequest) -> Detoken
     highest = services.tokenizer.highest_id
     for index, token in enumerate(body.tokens):
         if token > highest:
-            raise InvalidInput(f"tokens.{index}: {token} is no token; ids are 0 to {highest}")
+            raise InvalidInput(f"tokens.{index}: {token} is not a token; ids are 0 to {highest}")
     work = partial(_text_of, services.tokenizer, body.tokens)
     return Detokenized(prompt=await services.lanes.small.run(READING, work))
 

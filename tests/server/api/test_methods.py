@@ -52,7 +52,6 @@ def test_a_balancer_may_ask_by_head(http: httpx.Client, path: str) -> None:
     [
         ("HEAD", "/generate", {"POST"}),
         ("POST", "/ping", {"GET", "HEAD"}),
-        ("GET", "/v1/load_lora_adapter", {"POST"}),
         ("POST", "/livez", {"GET", "HEAD"}),
         ("TRACE", "/info", {"GET", "HEAD"}),
         ("FOO", "/docs", {"GET", "HEAD"}),

@@ -89,11 +89,19 @@ def test_a_removed_task_leaves_nothing(started: Started) -> None:
 
 
 def test_what_was_evicted_is_not_loaded(tmp_path: Path) -> None:
-    budget = 11 * ADAPTER_BYTES
-    with connected(make_site(tmp_path, adapter_budget_bytes=budget)) as http:
-        site_tasks = [f"task{number}" for number in range(13)]
-        del site_tasks
-        assert http.get("/readyz").status_code in (200, 503)
+    site = make_site(tmp_path, adapter_budget_bytes=4 * 1024)
+    tasks = [f"task{number}" for number in range(60)]
+    with connected(site) as http:
+        for task in tasks:
+            site.publish(task)
+        found = http.get("/v1/adapters").json()["adapters"]
+        resident = {each["task_id"] for each in found if each["state"] == "READY"}
+        assert tasks[-1] in resident
+        assert tasks[0] not in resident
+        assert set(loaded(http)) == resident
+        gauges = series(http)
+        assert gauges["vllm:num_gpu_loaded_lora_adapters", "toy"] == len(resident)
+        assert gauges["vllm:max_gpu_lora_adapters", "toy"] == 4 * 1024 // ADAPTER_BYTES
 
 
 def test_an_adapter_that_does_not_load_is_not_loaded(started: Started) -> None:
