@@ -182,7 +182,8 @@ class Finish:
     are of; `generated_tokens` is the sum of their tokens.
 
     Of choices `options` has the natural log-probability of each, its end token included; None where
-    it is too small to count. `text` and `generated_tokens` are the likeliest one's.
+    it is too small to count. `generated_tokens` and `score` are the likeliest one's; there is no
+    text, for texts of options are not known here.
     """
 
     reason: FinishReason

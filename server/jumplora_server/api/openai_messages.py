@@ -64,7 +64,8 @@ def user_text(messages: object) -> str:
             f"before it. {_INSTEAD}"
         )
     if roles != ["user"]:
-        raise ValueError(f"the role {roles[0][:40]!a} was given; only user is allowed. {_INSTEAD}")
+        given = str(roles[0])[:40]
+        raise ValueError(f"the role {given!a} was given; only user is allowed. {_INSTEAD}")
     (message,) = messages
     for name in message:
         if name not in _FIELDS:
@@ -93,7 +94,7 @@ def _text_of(content: object) -> str:
 def _part(part: object) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or kind != "text":
-        given = repr(kind[:40]) if isinstance(kind, str) else "another"
+        given = ascii(kind[:40]) if isinstance(kind, str) else "another"
         raise ValueError(f"content may have text parts only; {given} was given")
     text = part.get("text")
     if not isinstance(text, str):
