@@ -299,6 +299,7 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     if has_docs:
         app.router.routes.insert(0, health.document_route(app))
     add_dialect(app, tgi.router)
+    add_dialect(app, tgi.compatible)
     add_dialect(app, openai.router, openai.FORMS)
     add_dialect(app, openai_completions.router)
     add_dialect(app, openai_chat.router)

@@ -28,6 +28,8 @@ from jumplora_server.api.dialect import Dialect, Fault
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.kserve_schemas import (
     BINARY_HEADER,
+    OUTPUTS,
+    TRANSPORT,
     KserveError,
     Live,
     ModelMetadata,
@@ -40,13 +42,13 @@ from jumplora_server.api.kserve_schemas import (
     TextInferred,
 )
 from jumplora_server.api.route import DialectRoute
+from jumplora_server.api.tgi import asked_parameters, choices_asked
 from jumplora_server.errors import InvalidInput
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
 PLATFORM = "jumplora_t5"
-_OTHERS = frozenset({"truncate", "timeout_ms", "content_type", "binary_data_output"})
 
 
 def _error(fault: Fault) -> dict[str, object]:
@@ -59,7 +61,9 @@ KSERVE = Dialect(_error, statuses={422: 400})
 def to_ask(caller: Caller, body: TextInference, task: str | None) -> Ask:
     """What a request wants."""
     parameters, tensor = body.parameters, body.inputs[0]
-    asked = parameters.model_dump(exclude_none=True, exclude=set(_OTHERS))
+    asked = asked_parameters(parameters)
+    for name in TRANSPORT:
+        asked.pop(name, None)
     if "best_of" in asked:  # its default is as many answers; an output has one for each prompt
         asked["n"] = 1
     return Ask(
@@ -71,6 +75,7 @@ def to_ask(caller: Caller, body: TextInference, task: str | None) -> Ask:
         wants="end",
         names=FieldNames("inputs[0].data", prefix="parameters."),
         parameters=asked,
+        choices=choices_asked(parameters),
         truncate=parameters.truncate,
         timeout_seconds=None if parameters.timeout_ms is None else parameters.timeout_ms / 1000,
     )
@@ -104,11 +109,20 @@ class KserveWriter:
         return json.dumps(body)
 
     def _tensor(self, name: OutputName) -> dict[str, object]:
-        best = [result.answers[0] for result in self._results]
-        data: list[str] = (
-            [each.text for each in best] if name == "text" else [each.reason.value for each in best]
-        )
-        return {"name": name, "datatype": "BYTES", "shape": self._shape, "data": data}
+        return {
+            "name": name,
+            "datatype": OUTPUTS[name],
+            "shape": self._shape,
+            "data": [_element(name, result) for result in self._results],
+        }
+
+
+def _element(name: OutputName, result: Result) -> str | float:
+    best = result.answers[0]
+    if name == "probability":  # wanted with choices only
+        assert result.ranking is not None
+        return result.ranking.options[0].probability
+    return best.text if name == "text" else best.reason.value
 
 
 ModelName = Annotated[str, Path(description="the task")]
@@ -181,10 +195,7 @@ def _metadata(request: Request, services: Services, spec: str) -> ModelMetadata:
         versions=versions,
         platform=PLATFORM,
         inputs=[TensorMetadata(name="text" if has_template else "prompt", datatype="BYTES")],
-        outputs=[
-            TensorMetadata(name="text", datatype="BYTES"),
-            TensorMetadata(name="finish_reason", datatype="BYTES"),
-        ],
+        outputs=[TensorMetadata(name=name, datatype=kind) for name, kind in OUTPUTS.items()],
     )
 
 

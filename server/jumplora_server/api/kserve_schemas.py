@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from jumplora_server.api.schemas import Parameters, Prompts, Received
 
 BINARY_HEADER = "Inference-Header-Content-Length"  # of the extension for binary tensors
-OutputName = Literal["text", "finish_reason"]
-OUTPUTS: tuple[OutputName, ...] = ("text", "finish_reason")
+TRANSPORT = ("content_type", "binary_data_output")  # parameters that say how tensors are sent
+OutputName = Literal["text", "finish_reason", "probability"]
+OUTPUTS: Mapping[OutputName, Literal["BYTES", "FP32"]] = MappingProxyType(
+    {"text": "BYTES", "finish_reason": "BYTES", "probability": "FP32"}
+)
 MAX_ID_CHARS = 256
 
 
@@ -101,19 +106,28 @@ class TextInference(Received):
         default=None, max_length=len(OUTPUTS), description="default: all"
     )
 
+    @model_validator(mode="after")
+    def _check_outputs(self) -> Self:
+        if "probability" in self.wanted and self.parameters.choices is None:
+            raise ValueError("outputs: probability is an output of requests with choices only")
+        return self
+
     @property
     def wanted(self) -> list[OutputName]:
         """The outputs to answer with."""
-        return [each.name for each in self.outputs] if self.outputs else list(OUTPUTS)
+        if self.outputs:
+            return [each.name for each in self.outputs]
+        has_choices = self.parameters.choices is not None
+        return [name for name in OUTPUTS if name != "probability" or has_choices]
 
 
 class OutputTensor(BaseModel):
     """As many elements as the input has."""
 
     name: OutputName
-    datatype: Literal["BYTES"]
+    datatype: Literal["BYTES", "FP32"]
     shape: list[int]
-    data: list[Any]
+    data: list[str | float]
 
 
 class TextInferred(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -232,8 +233,19 @@ def test_info(started: Started) -> None:
     assert (told["model_id"], told["model_dtype"]) == ("toy", "float32")
     assert (told["max_input_tokens"], told["max_new_tokens"]) == (64, 256)
     assert told["backbone_fingerprints"] == [told["backbone_fingerprint"], "ba" * 32]
-    assert told["base"] is None
+    assert told["base"] is told["default_task"] is None
     assert told["adapters"] == 1
+
+
+def test_info_has_the_names_that_an_operator_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    site = make_site(tmp_path, served_name="google/flan-t5", default_task="alpha@01234567")
+    with connected(site) as http:
+        told = http.get("/info").json()
+    assert (told["model_id"], told["default_task"]) == ("google/flan-t5", "alpha@01234567")
+    assert "backbone google/flan-t5 (" in caplog.text
 
 
 def test_a_server_that_can_serve_none_of_its_tasks_is_not_ready(tmp_path: Path) -> None:

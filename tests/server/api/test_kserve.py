@@ -65,7 +65,8 @@ def test_a_model_is_a_task_with_its_versions(started: Started) -> None:
     told = http.get("/v2/models/grown").json()
     assert (told["name"], told["versions"]) == ("grown", [old, new])
     assert told["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
-    assert [each["name"] for each in told["outputs"]] == ["text", "finish_reason"]
+    kinds = {each["name"]: each["datatype"] for each in told["outputs"]}
+    assert kinds == {"text": "BYTES", "finish_reason": "BYTES", "probability": "FP32"}
     of_old = http.get(f"/v2/models/grown/versions/{old[:8]}").json()
     assert of_old == {**told, "versions": [old]}
     for version in ("", f"/versions/{old}", f"/versions/{new[:12]}"):
@@ -119,6 +120,28 @@ def test_parameters_are_those_of_generate(started: Started) -> None:
     told = outputs(infer(http, tensor("x"), parameters=asked))
     assert len(told["text"]["data"][0]) == 3
     assert told["finish_reason"]["data"] == ["length"]
+
+
+def test_choices_have_a_probability(started: Started) -> None:
+    _, http = started
+    asked = {"choices": ["World", "Sports"]}
+    told = outputs(infer(http, tensor("x", "y", shape=[2, 1]), parameters=asked))
+    native = http.post(
+        "/generate", json={"task_id": "alpha", "text": ["x", "y"], "parameters": asked}
+    )
+    best = [each["details"]["choices"][0] for each in native.json()]
+    assert told["text"]["data"] == [each["text"] for each in best]
+    assert told["probability"] == {
+        "name": "probability",
+        "datatype": "FP32",
+        "shape": [2, 1],
+        "data": [each["probability"] for each in best],
+    }
+    asked_more = {**asked, "min_probability": 1.0}
+    abstained = outputs(infer(http, tensor("x"), parameters=asked_more))
+    assert abstained["text"]["data"] == [""]
+    assert abstained["finish_reason"]["data"] == ["abstained"]
+    assert abstained["probability"]["data"] == told["probability"]["data"][:1]
 
 
 def test_outputs_are_those_that_are_wanted(started: Started) -> None:
@@ -183,8 +206,10 @@ def test_binary_tensors_are_refused_by_name(started: Started) -> None:
         ([tensor("a" * 70000)], {}, "inputs[0].data: 70000 bytes"),
         ([tensor("a", parameters={"binary_data_size": 5})], {}, "'binary_data_size'"),
         ([tensor("a", parameters={"content_type": "base64"})], {}, "content_type"),
-        ([tensor("a")], {"outputs": [{"name": "logits"}]}, "'text' or 'finish_reason'"),
-        ([tensor("a")], {"parameters": {"typical_p": 0.5}}, "'typical_p'"),
+        ([tensor("a")], {"outputs": [{"name": "logits"}]}, "'text', 'finish_reason' or"),
+        ([tensor("a")], {"outputs": [{"name": "probability"}]}, "with choices only"),
+        ([tensor("a")], {"parameters": {"typical_p": 0.5, "do_sample": True}}, "typical_p"),
+        ([tensor("a")], {"parameters": {"min_mass": 0.5}}, "min_mass"),
         ([tensor("a")], {"parameters": {"sequence_id": 1}}, "'sequence_id'"),
         ([tensor("a")], {"parameters": {"details": True}}, "details"),
         ([tensor("a")], {"parameters": {"n": 2, "do_sample": True}}, "n: an output has one"),

@@ -51,6 +51,7 @@ def test_a_balancer_may_ask_by_head(http: httpx.Client, path: str) -> None:
     ("method", "path", "allowed"),
     [
         ("HEAD", "/generate", {"POST"}),
+        ("GET", "/", {"POST"}),
         ("POST", "/ping", {"GET", "HEAD"}),
         ("POST", "/livez", {"GET", "HEAD"}),
         ("TRACE", "/info", {"GET", "HEAD"}),
@@ -77,6 +78,7 @@ def test_options_says_what_is_allowed(http: httpx.Client) -> None:
 
 
 READING = [
+    ("POST", "/"),
     ("POST", "/generate"),
     ("POST", "/generate_stream"),
     ("POST", "/v1/tasks/alpha/generate"),
