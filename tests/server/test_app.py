@@ -83,18 +83,27 @@ def test_the_description_is_complete(tmp_path: Path) -> None:
         "/v1/models/{model}",
         "/v1/completions",
         "/v1/chat/completions",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        "/version",
+        "/tokenize",
+        "/detokenize",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{model_name}",
+        "/v2/models/{model_name}/ready",
+        "/v2/models/{model_name}/infer",
+        "/v2/models/{model_name}/versions/{model_version}",
+        "/v2/models/{model_name}/versions/{model_version}/ready",
+        "/v2/models/{model_name}/versions/{model_version}/infer",
         "/livez",
         "/readyz",
         "/health",
+        "/ping",
         "/metrics",
         "/info",
     }
-    for path in ("/v1/completions", "/v1/chat/completions"):
-        answers = document["paths"][path]["post"]["responses"]
-        assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
-        assert answers["400"]["content"]["application/json"]["schema"] == {
-            "$ref": "#/components/schemas/OpenAiError"
-        }
     stream = document["paths"]["/generate_stream"]["post"]["responses"]
     assert set(stream["200"]["content"]) == {"text/event-stream"}
     assert set(stream["404"]["content"]) == {"application/json"}
