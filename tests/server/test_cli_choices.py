@@ -89,7 +89,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("site")
-    site = make_site(folder, backbone=read_backbone(GOLDEN), dtype="int8")
+    site = make_site(folder, backbone=read_backbone(GOLDEN), dtype="int8", fold="always")
     site.engine.say = say
     with listening(site) as address:
         yield Served(site, address, folder)
@@ -143,6 +143,24 @@ def test_a_calibrated_version_is_published_and_served(served: Served) -> None:
     assert new is not None
     assert (new.min_probability, new.min_mass) == (0.5, 0.0)
     assert [each.temperature for each in new.calibrations] == [20]
+
+
+def test_a_version_with_folded_ancestors(served: Served) -> None:
+    parent = served.publish("parent")
+    child = served.publish("child", lineage=[parent])
+    told = json.loads(served.calibrate("child", served.mixed(), "--json", "--quiet").stdout)
+    assert told["calibrated"] == child
+    assert told["calibration"]["is_folded"] is True
+    assert manifest_of(served, told["version"]).lineage == (parent,)
+    residency = served.site.parts.services.residency
+    wait_for(lambda: residency.status("child").version == told["version"])
+    found = served.evaluate_json("child", served.mixed())["choices"]
+    assert found["calibrated_by"] == "manifest"
+    assert found["calibration_error"] == pytest.approx(0, abs=1e-5)
+    old = served.calibrate(
+        f"child@{child}", served.mixed(), "--out", served.folder / "x.safetensors", code=1
+    )
+    assert "it does not say whether it folds the ancestors of" in old.stderr
 
 
 def test_a_file_is_calibrated_into_another(served: Served, tmp_path: Path) -> None:
