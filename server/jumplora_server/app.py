@@ -22,7 +22,15 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import adapters, errors, health, tgi
+from jumplora_server.api import (
+    adapters,
+    errors,
+    health,
+    openai,
+    openai_chat,
+    openai_completions,
+    tgi,
+)
 from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
 from jumplora_server.api.route import add_dialect
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
@@ -279,6 +287,9 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     if has_docs:
         app.router.routes.insert(0, health.document_route(app))
     add_dialect(app, tgi.router)
+    add_dialect(app, openai.router, openai.FORMS)
+    add_dialect(app, openai_completions.router)
+    add_dialect(app, openai_chat.router)
     app.include_router(adapters.router)
     app.include_router(health.router)
     errors.install(app)
@@ -327,7 +338,7 @@ async def _start(parts: Parts) -> None:
     services.watchdog.start()
     _log.info(
         "backbone %s (%s) as %s on %s; %d tasks in %s",
-        services.backbone.name,
+        services.served_name,
         services.backbone.fingerprint[:12],
         services.settings.dtype,
         services.settings.device,

@@ -144,7 +144,7 @@ async def info(services: WithServices) -> Any:
     settings, limits = services.settings, services.limits
     return Info(
         version=VERSION,
-        model_id=services.backbone.name,
+        model_id=services.served_name,
         model_dtype=settings.dtype,
         model_device_type=settings.device,
         backbone_fingerprint=services.backbone.fingerprint,
@@ -155,6 +155,7 @@ async def info(services: WithServices) -> Any:
         max_concurrent_requests=settings.max_queued_requests,
         max_batch_size=limits.max_rows,
         base=settings.base_name if settings.allow_base == "yes" else None,
+        default_task=settings.default_task,
         adapters=services.residency.tasks,
     )
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from jumplora_adapters import sampling_bounds as bounds
+from jumplora_server.options import LONGEST_OPTION, MOST_OPTIONS, find_fault
 
 
 class Received(BaseModel):
@@ -87,6 +88,40 @@ def _early_stopping(value: object) -> object:
 EarlyStopping = Annotated[bool | Literal["never"] | None, BeforeValidator(_early_stopping)]
 
 
+def _choices(value: object) -> object:
+    if value is None or value is True:
+        return value
+    if not isinstance(value, list):
+        raise ValueError(
+            "must be true, for the options of the adapter's prompt, or a list of texts"
+        )
+    if not 1 <= len(value) <= MOST_OPTIONS:
+        raise ValueError(f"{len(value)} options given; 1 to {MOST_OPTIONS} are allowed")
+    if (fault := find_fault(value)) is not None:
+        raise ValueError(f"item {fault.index} {fault.what}")
+    return value
+
+
+ChoicesGiven = Annotated[
+    Literal[True] | list[str] | None,
+    BeforeValidator(_choices),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": True, "type": "boolean"},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": MOST_OPTIONS,
+                    "items": {"type": "string", "minLength": 1, "maxLength": LONGEST_OPTION},
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
 class Parameters(Received):
     """How to generate. What is not given comes from the adapter's manifest, then the server."""
 
@@ -127,12 +162,33 @@ class Parameters(Received):
         description="of the first sampled answer; the others have the next ones",
     )
     stop: list[StopString] | None = Field(default=None, max_length=bounds.MAX_STOPS)
+    choices: ChoicesGiven = Field(
+        default=None,
+        description="one of these is the answer, and details has the probabilities of all; true: "
+        "the options of the adapter's prompt",
+    )
+    min_probability: float | None = Field(
+        default=None, ge=0, le=1, description="of choices: below it, the best one is no answer"
+    )
+    min_mass: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="of choices: nor where all together are less likely than this",
+    )
     truncate: int | None = Field(
         default=None, ge=1, le=32768, description="cut the prompt to that many tokens"
     )
     details: bool = Field(default=False, description="list the tokens with log-probabilities")
     timeout_ms: int | None = Field(default=None, ge=1, le=3_600_000)
     adapter_id: str | None = Field(default=None, description="alias of task_id")
+
+    @model_validator(mode="after")
+    def _need_choices(self) -> Self:
+        for name in ("min_probability", "min_mass"):
+            if self.choices is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} has no effect without choices; leave it out")
+        return self
 
 
 class GenerateRequest(Received):
@@ -201,6 +257,25 @@ _SCORE = Field(
 )
 
 
+class ChoiceInfo(BaseModel):
+    """An option and how likely it is: among the options, and as the model has it."""
+
+    text: str
+    probability: float
+    logprob: float | None = Field(
+        description="natural, the end token included; null where it is too small to count"
+    )
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+def _of_choices(description: str) -> Any:
+    """A field of answers with choices, which others do not have."""
+    return Field(default=None, exclude_if=_is_none, description=description)
+
+
 class BestOfSequence(BaseModel):
     """Another answer to the same prompt."""
 
@@ -215,7 +290,7 @@ class BestOfSequence(BaseModel):
 class Details(BaseModel):
     """How an answer came about."""
 
-    finish_reason: Literal["eos_token", "length", "stop_sequence"]
+    finish_reason: Literal["eos_token", "length", "stop_sequence", "abstained"]
     prompt_tokens: int
     generated_tokens: int
     seed: int | None = _SEED
@@ -225,6 +300,12 @@ class Details(BaseModel):
     tokens: list[TokenInfo] = []
     best_of_sequences: list[BestOfSequence] = Field(
         default=[], description="the other answers that were asked for, the best first"
+    )
+    choices: list[ChoiceInfo] | None = _of_choices("all options, the likeliest first")
+    mass: float | None = _of_choices("how likely it is that an answer is one of the options")
+    temperature: float | None = _of_choices("what log-probabilities were divided by")
+    calibrated_by: Literal["manifest", "nothing"] | None = _of_choices(
+        "where the temperature is from: the adapter's calibration, or nothing and it is 1"
     )
 
 
@@ -282,6 +363,7 @@ class Info(BaseModel):
     max_concurrent_requests: int
     max_batch_size: int
     base: str | None
+    default_task: str | None = Field(description="task of a request that names none")
     adapters: int
 
 

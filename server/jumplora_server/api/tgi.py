@@ -14,7 +14,17 @@ from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
 from jumplora_server.api.answering import EventStream, answer, answer_of, stream
-from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, check_spec, record_of
+from jumplora_server.api.ask import (
+    Ask,
+    Caller,
+    ChoicesAsked,
+    FieldNames,
+    Origin,
+    Ranking,
+    Result,
+    check_spec,
+    record_of,
+)
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.errors import error_body, shown_message
 from jumplora_server.api.health import WithServices
@@ -24,6 +34,7 @@ from jumplora_server.api.schemas import (
     ErrorBody,
     GenerateRequest,
     GenerateResponse,
+    Parameters,
     StreamEvent,
     TokenInfo,
 )
@@ -31,7 +42,9 @@ from jumplora_server.core import Answer, Sampling, Token, TokenEvent, Wanted
 from jumplora_server.errors import InvalidInput, ServerError
 
 # Of `parameters`, those that choose tokens; the others are fields of an Ask.
-_OTHERS = frozenset({"truncate", "details", "timeout_ms", "adapter_id"})
+_OTHERS = frozenset(
+    {"truncate", "details", "timeout_ms", "adapter_id", "choices", "min_probability", "min_mass"}
+)
 
 
 def to_ask(
@@ -55,9 +68,18 @@ def to_ask(
         parameters=parameters.model_dump(exclude_none=True, exclude=set(_OTHERS)),
         logprobs="chosen" if parameters.details else "none",
         streamed="one" if is_streamed else "no",
+        choices=_choices(parameters),
         truncate=parameters.truncate,
         timeout_seconds=None if timeout is None else timeout / 1000,
     )
+
+
+def _choices(parameters: Parameters) -> ChoicesAsked | None:
+    given = parameters.choices
+    if given is None:
+        return None
+    options = None if given is True else tuple(given)
+    return ChoicesAsked(options, parameters.min_probability, parameters.min_mass)
 
 
 class TgiWriter:
@@ -75,6 +97,8 @@ class TgiWriter:
             details["best_of_sequences"] = [
                 {"generated_text": other.text, **_ending(other)} for other in others
             ]
+        if result.ranking is not None:
+            details |= _ranking(result.ranking)
         return GenerateResponse(
             generated_text=best.text, details=Details.model_validate(details)
         ).model_dump_json()
@@ -118,6 +142,15 @@ def _details(origin: Origin, answer: Answer, prompt_tokens: int) -> dict[str, An
         "prompt_tokens": prompt_tokens,
         "task_id": None if origin.ref is None else origin.ref.task,
         "adapter_version": None if origin.ref is None else origin.ref.version,
+    }
+
+
+def _ranking(ranking: Ranking) -> dict[str, Any]:
+    return {
+        "choices": [option._asdict() for option in ranking.options],
+        "mass": ranking.mass,
+        "temperature": ranking.temperature,
+        "calibrated_by": ranking.calibrated_by,
     }
 
 

@@ -38,7 +38,7 @@ from jumplora_server.metrics.state import (
     StateCollector,
     Tier,
 )
-from jumplora_server.metrics.tasks import EvictionReason, Outcome, TaskTable
+from jumplora_server.metrics.tasks import AbstentionCause, EvictionReason, Outcome, TaskTable
 from jumplora_server.metrics.trouble import TroubleCollector
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
@@ -140,6 +140,13 @@ class Metrics:
         if generated_tokens > 1:
             after_first = max(0.0, timing.total - timing.first_token)
             series.per_token.observe(after_first / (generated_tokens - 1))
+
+    def chosen(self, task: str | None, mass: float, abstained: AbstentionCause | None) -> None:
+        """Note how likely all options of a prompt were together, and why none is its answer."""
+        series = self._tasks.choices_of(task)
+        series.mass.observe(mass)
+        if abstained is not None:
+            series.abstentions[abstained].inc()
 
     def in_flight(self, task: str | None, delta: int) -> None:
         """Add `delta` (1 at acceptance, -1 at the answer) to the task's requests in flight."""

@@ -22,6 +22,7 @@ PHASE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
@@ -114,6 +115,19 @@ GENERATION_TOKENS = Instrument(
 )
 IN_FLIGHT = Instrument(
     "jumplora_requests_in_flight", "gauge", "Requests accepted and not yet answered.", _TASK
+)
+CHOICES_MASS = Instrument(
+    "jumplora_choices_mass",
+    "histogram",
+    "How likely an answer was one of the options, 0 to 1, one observation a prompt with choices.",
+    _TASK,
+    SHARES,
+)
+ABSTENTIONS = Instrument(
+    "jumplora_abstentions_total",
+    "counter",
+    "Prompts with choices that were answered with none, by what was less than asked.",
+    ("task_id", "cause"),
 )
 
 # Adapters, per task.
@@ -296,7 +310,7 @@ VLLM_LORA = Instrument(
 
 TABLE: tuple[Instrument, ...] = (
     REQUESTS, REQUEST_DURATION, REQUEST_QUEUE, REQUEST_ENCODE, REQUEST_DECODE, FIRST_TOKEN,
-    PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT,
+    PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT, CHOICES_MASS, ABSTENTIONS,
     ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_DENSITY, ADAPTER_ACCURACY, ADAPTER_CANARY_ACCURACY,
     ADAPTER_BACKWARD_TRANSFER, ADAPTER_OVERLAP_JACCARD, ADAPTER_OVERLAP_CHANCE, ADAPTER_INFO,
     ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,

@@ -201,6 +201,11 @@ class Residency:
         with self.table as table:
             return len(table.routing.routes)
 
+    def knows(self, task: str) -> bool:
+        """Whether the task is registered."""
+        with self.table as table:
+            return task in table.routing.routes
+
     def each_status(self) -> Iterator[TaskStatus]:
         """All registered tasks, sorted by id, looked up as they are asked for."""
         return self._report.statuses()
