@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 MODULES = ("openai_calls", "hub_calls", "tgi_calls", "litellm_calls", "langchain_calls")
 Call = Callable[[], object]
@@ -24,9 +24,9 @@ def outcome(call: Call) -> dict[str, object]:
         return {"error": f"{kind.__module__}.{kind.__qualname__}", "message": str(error)}
 
 
-def main(url: str) -> None:
+def main(url: str, modules: Sequence[str] = MODULES) -> None:
     """All modules in turn."""
-    for module in MODULES:
+    for module in modules:
         calls: Mapping[str, Call] = importlib.import_module(f"integration.clients.{module}").calls(
             url
         )
@@ -35,4 +35,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:] or MODULES)

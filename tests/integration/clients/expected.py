@@ -129,7 +129,7 @@ _TGI: Mapping[str, object] = {
     "lorax: another task": "Village",
     "lorax: a version": "Sports",
     "lorax: streamed": ["Sports", "Sports", "eos_token"],
-    "lorax: at /generate": "Sports",
+    "lorax: at /generate, streamed": ["Sports", "Sports", "eos_token"],
     "lorax: task in a header": "Village",
     "lorax: nearly greedy": "Sports",
     "lorax: seed in the details": 3,
@@ -146,7 +146,7 @@ _TGI: Mapping[str, object] = {
     "tgi: generate": "Sports",
     "tgi: details": _DETAILED,
     "tgi: streamed": ["Business", "Business", "eos_token"],
-    "tgi: task in the path": "Village",
+    "tgi: task in the path, streamed": ["Village", "Village", "eos_token"],
     "tgi: task in a header": "Village",
     "tgi: nearly greedy": "Sports",
     "tgi: best_of": 2,
@@ -170,6 +170,7 @@ _FRAMEWORKS: Mapping[str, object] = {
     "litellm: unknown model": Refused("litellm.exceptions.NotFoundError", "agnew"),
     "litellm: refused parameter": Refused("litellm.exceptions.BadRequestError", "presence_penalty"),
     "langchain: OpenAI": "Sports",
+    "langchain: OpenAI, its own temperature": True,
     "langchain: OpenAI, batch": _BOTH,
     "langchain: OpenAI, streamed": "Sports",
     "langchain: ChatOpenAI": "Sports",
@@ -181,7 +182,9 @@ _FRAMEWORKS: Mapping[str, object] = {
     "langchain: ChatOpenAI, unknown model": Refused(
         "langchain_openai.chat_models.base.OpenAIModelNotFoundError", "agnew"
     ),
-    "langchain: ChatOpenAI, refused structured output": Refused(_BAD, "response_format"),
+    "langchain: ChatOpenAI, refused structured output": Refused(
+        "langchain_openai.chat_models.base.OpenAIInvalidRequestError", "response_format"
+    ),
     "langchain: HuggingFaceEndpoint": "Sports",
     "langchain: HuggingFaceEndpoint, default task": "Business",
     "langchain: HuggingFaceEndpoint, batch": _BOTH,

@@ -38,8 +38,10 @@ def calls(url: str) -> Mapping[str, Call]:
         given = {"adapter_id": "agnews", "max_new_tokens": 8, **more}
         return at.text_generation(prompt(text), **given)
 
-    def at(path: str, **more: Any) -> Any:
-        return InferenceClient(model=url + path, **more)
+    route = InferenceClient(model=f"{url}/generate")
+    stream_route = InferenceClient(model=f"{url}/generate_stream")
+    task_route = InferenceClient(model=f"{url}/v1/tasks/agnews/generate")
+    header = InferenceClient(model=f"{url}/generate", headers={"x-task-id": "dbpedia"})
 
     def best(answer: Any) -> list[object]:
         others = answer.details.best_of_sequences
@@ -53,20 +55,14 @@ def calls(url: str) -> Mapping[str, Call]:
         "hub: default task": lambda: generate(BUSINESS, adapter_id=None),
         "hub: another task": lambda: generate(VILLAGE, adapter_id="dbpedia"),
         "hub: a version": lambda: generate(adapter_id="agnews@0a9f0be4"),
-        "hub: at /generate": lambda: generate(at=at("/generate")),
-        "hub: at /generate, streamed": lambda: "".join(generate(at=at("/generate"), stream=True)),
-        "hub: at /generate_stream": lambda: "".join(
-            generate(at=at("/generate_stream"), stream=True)
-        ),
-        "hub: task in the path": lambda: generate(
-            at=at("/v1/tasks/agnews/generate"), adapter_id=None
-        ),
+        "hub: at /generate": lambda: generate(at=route),
+        "hub: at /generate, streamed": lambda: "".join(generate(at=route, stream=True)),
+        "hub: at /generate_stream": lambda: "".join(generate(at=stream_route, stream=True)),
+        "hub: task in the path": lambda: generate(at=task_route, adapter_id=None),
         "hub: task in the path, streamed": lambda: "".join(
-            generate(at=at("/v1/tasks/agnews/generate"), adapter_id=None, stream=True)
+            generate(at=task_route, adapter_id=None, stream=True)
         ),
-        "hub: task in a header": lambda: generate(
-            VILLAGE, at=at("/generate", headers={"x-task-id": "dbpedia"}), adapter_id=None
-        ),
+        "hub: task in a header": lambda: generate(VILLAGE, at=header, adapter_id=None),
         "hub: neutral parameters": lambda: generate(**NEUTRAL),
         "hub: nearly greedy": lambda: generate(
             do_sample=True, temperature=0.01, top_k=5, top_p=0.9, seed=3, truncate=200

@@ -18,7 +18,7 @@ def calls(url: str) -> Mapping[str, Call]:
     given: Any = {
         "base_url": f"{url}/v1", "api_key": "x", "model": "agnews", "max_retries": 0
     }  # fmt: skip
-    text = OpenAI(**given)
+    text = OpenAI(temperature=0, **given)
     chat = ChatOpenAI(**given)
     both = [prompt(SPORTS), prompt(BUSINESS)]
 
@@ -34,6 +34,7 @@ def calls(url: str) -> Mapping[str, Call]:
     named: Any = {"model_kwargs": {"adapter_id": "agnews"}}
     return {
         "langchain: OpenAI": lambda: text.invoke(both[0]),
+        "langchain: OpenAI, its own temperature": lambda: len(OpenAI(**given).invoke(both[0])) > 0,
         "langchain: OpenAI, batch": lambda: text.batch(both),
         "langchain: OpenAI, streamed": lambda: "".join(text.stream(both[0])),
         "langchain: ChatOpenAI": lambda: chat.invoke(SPORTS).content,

@@ -19,10 +19,8 @@ from integration.clients.prompts import BUSINESS, SPORTS, prompt
 def calls(url: str) -> Mapping[str, Call]:
     """By name."""
     litellm.suppress_debug_info = True
-    api: Mapping[str, Any] = {
-        "api_base": f"{url}/v1", "api_key": "x", "max_tokens": 8, "num_retries": 0
-    }  # fmt: skip
-    hub: Mapping[str, Any] = {**api, "api_base": url}
+    hub: Mapping[str, Any] = {"api_base": url, "api_key": "x", "max_tokens": 8}
+    api: Mapping[str, Any] = {**hub, "api_base": f"{url}/v1", "num_retries": 0}
     messages = [{"role": "user", "content": SPORTS}]
 
     def text(**more: Any) -> Any:

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,18 +18,22 @@ from integration.clients.environment import ROOT, clients_python
 from integration.clients.expected import EXPECTED, Refused
 from jumplora_bench.server_process import served
 
-# The first run installs the clients; a later one takes 20 s on 2 cores.
+# The first run installs the clients; a later one takes 30 s on 2 cores.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 DEMO = ROOT / "adapters" / "demo"
 SECONDS = 180.0
 
 
+Outcomes = Mapping[str, Mapping[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What was printed, by the calls' names."""
+    """What came of the calls, by name."""
 
-    outcomes: Mapping[str, Mapping[str, Any]]
+    pinned: Outcomes
+    newest_hub: Outcomes  # of the project's own huggingface_hub, which is newer than the pinned one
     log: str
 
 
@@ -38,31 +44,48 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     shutil.copytree(DEMO / "store", folder / "store")
     settings = {"default_task": "agnews", "threads": 1}
     with served(DEMO / "backbone", folder / "store", folder / "log", settings) as server:
-        done = subprocess.run(
-            [python, "-W", "ignore", "-m", "integration.clients.calls", server.url],
-            env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "HF_HUB_DISABLE_TELEMETRY": "1"},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+        pinned = outcomes(python, server.url)
+        newest = outcomes(Path(sys.executable), server.url, "hub_calls")
+    return Run(pinned, newest, (folder / "log").read_text(encoding="utf-8"))
+
+
+def outcomes(python: Path, *arguments: str) -> Outcomes:
+    """Run `calls` by that interpreter."""
+    done = subprocess.run(
+        [python, "-W", "ignore", "-m", "integration.clients.calls", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "HF_HUB_DISABLE_TELEMETRY": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return Run({line["call"]: line for line in lines}, (folder / "log").read_text(encoding="utf-8"))
+    return {line["call"]: line for line in lines}
 
 
-def test_all_calls_were_made_and_are_expected(run: Run) -> None:
-    assert sorted(run.outcomes) == sorted(EXPECTED)
-
-
-@pytest.mark.parametrize("name", EXPECTED)
-def test_a_call(name: str, run: Run) -> None:
-    outcome, expected = run.outcomes[name], EXPECTED[name]
+def check(outcome: Mapping[str, Any], expected: object) -> None:
+    """An answer is the one expected; a refusal has its type, and names what it is about."""
     if isinstance(expected, Refused):
         assert outcome.get("error") == expected.error, outcome
         assert expected.names in outcome["message"]
     else:
         assert outcome.get("answer") == expected, outcome
+
+
+def test_all_calls_were_made_and_are_expected(run: Run) -> None:
+    assert sorted(run.pinned) == sorted(EXPECTED)
+    assert sorted(run.newest_hub) == sorted(name for name in EXPECTED if name.startswith("hub: "))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_call(name: str, run: Run) -> None:
+    check(run.pinned[name], EXPECTED[name])
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name.startswith("hub: ")])
+def test_a_call_of_the_newest_hub(name: str, run: Run) -> None:
+    check(run.newest_hub[name], EXPECTED[name])
 
 
 def test_the_server_failed_nowhere(run: Run) -> None:

@@ -41,10 +41,10 @@ def _lorax(url: str) -> Mapping[str, Call]:
         "lorax: streamed": lambda: _streamed(
             client.generate_stream(prompt(SPORTS), adapter_id="agnews", max_new_tokens=8)
         ),
-        "lorax: at /generate": lambda: (
-            lorax.Client(f"{url}/generate", timeout=PATIENCE)
-            .generate(prompt(SPORTS), adapter_id="agnews")
-            .generated_text
+        "lorax: at /generate, streamed": lambda: _streamed(
+            lorax.Client(f"{url}/generate", timeout=PATIENCE).generate_stream(
+                prompt(SPORTS), adapter_id="agnews"
+            )
         ),
         "lorax: task in a header": lambda: (
             lorax.Client(url, headers={"x-task-id": "dbpedia"}, timeout=PATIENCE)
@@ -93,8 +93,8 @@ def _text_generation(url: str) -> Mapping[str, Call]:
         "tgi: streamed": lambda: _streamed(
             client.generate_stream(prompt(BUSINESS), max_new_tokens=8)
         ),
-        "tgi: task in the path": lambda: (
-            generate(VILLAGE, at=at("/v1/tasks/dbpedia/generate")).generated_text
+        "tgi: task in the path, streamed": lambda: _streamed(
+            at("/v1/tasks/dbpedia/generate").generate_stream(prompt(VILLAGE))
         ),
         "tgi: task in a header": lambda: (
             generate(VILLAGE, at=at("", headers={"x-task-id": "dbpedia"})).generated_text
