@@ -92,7 +92,7 @@ class TokenizeRequest(Received):
     @property
     def text(self) -> str:
         """What is read."""
-        return self.prompt if self.inputs is None else self.inputs or ""
+        return self.prompt or self.inputs or ""
 
 
 class Tokenized(BaseModel):
