@@ -357,7 +357,9 @@ class GenerateResponse(BaseModel):
 class StreamDetails(Details):
     """How a streamed answer came about."""
 
-    input_length: int = Field(description="the same as prompt_tokens: TGI's name in streams")
+    input_length: int | None = Field(
+        default=None, description="the same as prompt_tokens: TGI's name in streams"
+    )
 
 
 class StreamEvent(BaseModel):

@@ -116,6 +116,16 @@ def causal_bias(table: Tensor, positions: Tensor, length: int, config: Architect
     return bias.masked_fill((distance > 0)[:, None, :], torch.finfo(table.dtype).min)
 
 
+def path_bias(table: Tensor, depths: Tensor, hidden: Tensor, config: Architecture) -> Tensor:
+    """Of a pass's nodes among each other: table [buckets, heads] -> [1, heads, n, n].
+
+    depths [n] are the nodes' positions; hidden [n, n] marks the keys that a node does not see.
+    """
+    distance = depths[None, :] - depths[:, None]  # key minus query
+    bias = table[position_buckets(distance, config, sees="past")].permute(2, 0, 1)[None]
+    return bias.contiguous().masked_fill_(hidden, torch.finfo(table.dtype).min)
+
+
 def masked_bias(bias: Tensor, group: LengthGroup) -> Tensor:
     """A group's position bias [heads, L, L] with its padding masked: [b or 1, heads, L, L]."""
     if group.outside is None:

@@ -21,14 +21,17 @@ from jumplora_server.api.intake import make_wishes
 from jumplora_server.api.openai import FORMS
 from jumplora_server.api.openai_completions import to_ask
 from jumplora_server.api.openai_fields import Ignored, Neutral
-from jumplora_server.api.openai_schemas import ChatRequest, CompletionRequest
+from jumplora_server.api.openai_schemas import ChatRequest, CompletionRequest, OpenAiRequest
 from jumplora_server.core import Sampling
 from jumplora_server.errors import QueueFull, ServerError
 from serving import Site, connected, make_site
 
 KEY = "key-of-tests"
 PLAIN, _ = random_adapter(toy_backbone())
-PATHS = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest}
+PATHS: dict[str, type[OpenAiRequest]] = {
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
+}
 WANTED: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": "alpha", "prompt": "x"},
     "/v1/chat/completions": {
