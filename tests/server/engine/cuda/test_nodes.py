@@ -37,7 +37,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     folder: Path = tmp_path_factory.mktemp("nodes")
-    tiny = tiny_t5(folder, style="v1.0", layers=1, vocab=140, d_model=16, heads=2, d_ff=24, seed=3)
+    tiny = tiny_t5(folder, style="v1.1", layers=1, vocab=140, d_model=16, heads=2, d_ff=24, seed=3)
     return read_backbone(tiny)
 
 
@@ -69,9 +69,9 @@ def gated(backbone: Backbone) -> Adapter:
 
 def lineages_of(runner: TorchRunner, backbone: Backbone) -> list[Lineage]:
     made = {"gated": gated(backbone)}
-    for seed, (name, density) in enumerate({"a": 0.1, "full": 0.9, "lora": 1.0}.items()):
+    for seed, (name, density) in enumerate({"a": 0.3, "full": 0.9, "lora": 1.0}.items()):
         manifest, deltas = random_adapter(
-            backbone, seed=seed, density=density, scale=0.5,
+            backbone, seed=seed, density=density, scale=1.0,
             kind="lowrank" if name == "lora" else "masked",
         )  # fmt: skip
         made[name] = Adapter(manifest, deltas, str(seed) * 64)
@@ -92,7 +92,7 @@ def test_the_kernels_give_the_torch_runners_numbers(backbone: Backbone, dtype: s
         runner = runner_of(backbone, dtype, on_gpu=on_gpu)
         found.append(computed(runner, asked(), lineages_of(runner, backbone)))
         bare = computed(runner, asked(), [()] * len(OPTIONS))
-    slack = 1e-4 if dtype == "float32" else 0.05
+    slack = 1e-4 if dtype == "float32" else 0.25
     for names, mine, other, without in zip(LINEAGES, *found, bare, strict=True):
         assert mine == pytest.approx(other, abs=slack)
         assert not names or mine != pytest.approx(without, abs=2 * slack), "no contrast"
