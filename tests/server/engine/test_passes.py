@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from decoding import make_sequence, merged_model
+from decoding import make_sequence, merged_model, torch_threads
 from device_slots import CPU
 from factories import Style, random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
@@ -188,6 +188,27 @@ def test_a_pass_has_its_bits_in_any_company(small: Backbone, way: Way, dtype: st
         assert computed(runner, [again(sequence, 7 - i)], [lineages[i]]) == [together[i]]
         bare = computed(runner, [sequence], [()])
         assert (bare == [together[i]]) == (LINEAGES[i] == ()), "no contrast"
+
+
+@pytest.mark.parametrize(("way", "dtype"), [pair for pair in ALL if pair[0] != "cuda"])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_it_has_them_at_real_widths_and_any_thread_count(
+    tmp_path: Path, threads: int, way: Way, dtype: str
+) -> None:
+    backbone = read_backbone(
+        tiny_t5(tmp_path, d_model=256, heads=4, d_kv=64, d_ff=2816, layers=1, seed=3)
+    )
+    with torch_threads(threads):
+        runner = make_runner(backbone, way, dtype)
+        shelf, sequences = Shelf(runner, backbone), asked()
+        lineages = [shelf.lineage(names) for names in LINEAGES]
+        alone = [
+            computed(runner, [sequence], [lineage])[0]
+            for sequence, lineage in zip(sequences, lineages, strict=True)
+        ]
+        for order in ((0, 1), (4, 2), (3, 0, 4), (2, 3, 1, 0), (4, 1, 3, 2, 0), (1, 1, 1, 2, 2)):
+            mixed = computed(runner, [sequences[i] for i in order], [lineages[i] for i in order])
+            assert mixed == [alone[i] for i in order], order
 
 
 @pytest.mark.parametrize(("way", "dtype"), ALL)
