@@ -8,6 +8,7 @@ seconds.
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 from collections.abc import Sequence as Rows
 
@@ -65,7 +66,7 @@ class Scheduler:
         self._free_places = list(range(limits.max_rows))  # a heap
         self._rows: dict[int, Sequence] = {}  # a beam search has several
         self._groups: dict[int, BeamGroup] = {}  # of those that run, by sequence id
-        self._walks: dict[int, Walk] = {}  # of those that run and have choices, the oldest first
+        self._walks: dict[int, Walk] = {}  # of those that run and have choices, in turn
         self._known: dict[int, Sequence] = {}  # by sequence id, until the terminal event
         self._texts: dict[int, OutputText] = {}
         self._cancelled: list[int] = []
@@ -162,7 +163,9 @@ class Scheduler:
 
         What it was to encode may not be in its place: a sequence that waits encodes it again.
         """
-        for sequence in (*batch.decode, *(each.sequence for each in batch.passes)):
+        # One with choices may not have had a pass in this step yet.
+        others = [s for s in self._rows.values() if s.encoding in batch.encode]
+        for sequence in (*batch.decode, *(each.sequence for each in batch.passes), *others):
             if (known := self._known.get(sequence.id)) is not None:
                 self._end(known, FinishReason.ERROR, now, error=error)
         for encoding in batch.encode:
@@ -322,18 +325,20 @@ class Scheduler:
         self._end(sequence, answers[0].reason, now, answers=answers)
 
     def _passes(self) -> tuple[Pass, ...]:
-        """The next pass of each sequence with choices, those that came first first, as far as one
-        step computes them."""
+        """The next pass of sequences with choices, as many as one step computes. They take turns,
+        so that a trie of many passes holds up no others."""
         passes: list[Pass] = []
         left = self._limits.max_nodes
         for sequence_id, walk in self._walks.items():
-            sequence = self._known[sequence_id]
-            assert sequence.sampling.choices is not None
-            nodes = walk.next_nodes()
-            if len(nodes) > left:  # not passed over: large ones would starve
+            if len(walk.nodes) > left:  # not passed over: large ones would starve
                 break
-            left -= len(nodes)
-            passes.append(Pass(sequence, sequence.sampling.choices.trie, nodes))
+            left -= len(walk.nodes)
+            passes.append(Pass(self._known[sequence_id], walk.trie, walk.nodes))
+        for each in passes:
+            self._walks[each.sequence.id] = self._walks.pop(each.sequence.id)
+        waiting = itertools.islice(self._walks, len(self._walks) - len(passes))
+        for sequence_id in waiting:  # for its row
+            self._line.charge(self._known[sequence_id], idle_cost(1))
         return tuple(passes)
 
     def _walk_on(self, done: Pass, logprobs: Rows[Rows[float]], now: float) -> None:
@@ -345,10 +350,11 @@ class Scheduler:
         if not logprobs:
             self._end(sequence, FinishReason.ERROR, now, error=_not_finite())
             return
-        walk.take(done.nodes, logprobs)
-        if walk.next_nodes():
+        walk.take(logprobs)
+        if walk.nodes:
             return
-        sequence.output = walk.tokens_of(walk.best())
+        best, sequence.logprob = walk.best()
+        sequence.output = list(walk.trie.ids[best])
         self._end(sequence, FinishReason.EOS_TOKEN, now, options=tuple(walk.found))
 
     def _end(
