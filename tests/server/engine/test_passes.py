@@ -223,7 +223,7 @@ def test_passes_and_rows_of_one_step_do_not_disturb_each_other(
     alone = computed(runner, sequences, lineages)
     plain = Sampling(8, logprobs="chosen")
     prompts = [[*random_ids(9 + row, seed=row), EOS] for row in (5, 6)]
-    told = []
+    outputs = []
     for company in (False, True):
         rows = [make_sequence(p, row=5 + i, sampling=plain) for i, p in enumerate(prompts)]
         own = [lineages[1], ()]
@@ -232,10 +232,10 @@ def test_passes_and_rows_of_one_step_do_not_disturb_each_other(
         for _ in range(3):
             output = runner.decode(rows, own, passes, lineages if company else [])
             assert len(output.passes) == len(passes)
-            told.append((output.token_ids, output.logprobs))
+            outputs.append((output.token_ids, output.logprobs))
             for row, token in zip(rows, output.token_ids, strict=True):
                 row.output.append(token)
-    assert told[:3] == told[3:]
+    assert outputs[:3] == outputs[3:]
     assert computed(runner, sequences, lineages) == alone
 
 

@@ -25,7 +25,7 @@ from jumplora_server.trie import Trie
 from scheduled import Asked, Site
 from tries import EOS, random_options, teacher_forced
 
-KERNELS: tuple[Kernels, ...] = ("torch",)
+KERNELS: tuple[Kernels, ...] = ("native", "torch")
 DTYPES = {"native": ("float32", "int8"), "torch": ("float32", "int8", "bfloat16")}
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 MARKS = {"native": [native], "torch": []}
@@ -37,8 +37,8 @@ ALL = [
 LARGE = random_options(200, seed=5, vocab=150, longest=7, words=5)
 SMALL = [[7, EOS], [7, 8, EOS], [9, EOS]]
 PROMPTS = [[*range(3 + i, 30 + i, 2 + i), EOS] for i in range(6)]
-# Of neighbouring log-probabilities, by how many nodes there are beside a node: rounding alone.
-SLACK = {"float32": 1e-4, "int8": 0.2, "bfloat16": 0.3}
+# Passes of other nodes are rounded otherwise; a log-probability adds up to seven tokens'.
+SLACK = {"float32": 1e-4, "int8": 0.2, "bfloat16": 1.0}
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_a_pass_is_computed_as_it_is_alone(backbone: Backbone, dtype: str) -> No
 def test_passes_between_replays_of_a_graph(backbone: Backbone) -> None:
     """A pass is launched eagerly; what the graph reads and writes stays as it is."""
     runner = runner_of(backbone, "float32", on_gpu=True)
-    lineages, told = lineages_of(runner, backbone), []
+    lineages, outputs = lineages_of(runner, backbone), []
     for company in (False, True):
         row = make_sequence((5, 9, 3, EOS), row=6, sampling=Sampling(8, logprobs="chosen"))
         runner.encode([row.encoding], [lineages[1]])
@@ -128,6 +128,6 @@ def test_passes_between_replays_of_a_graph(backbone: Backbone) -> None:
             output = runner.decode([row], [lineages[1]], passes, lineages if company else [])
             assert all(output.passes)
             assert len(output.passes) == len(passes)
-            told.append((output.token_ids, output.logprobs))
+            outputs.append((output.token_ids, output.logprobs))
             row.output.append(output.token_ids[0])
-    assert told[:4] == told[4:]
+    assert outputs[:4] == outputs[4:]
