@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -32,7 +31,7 @@ TASKS = ("one", "two")
 class Served:
     """A server's parts, a client of it, and the model that one of its tasks is."""
 
-    def __init__(self, parts: Parts, http: httpx.Client, models: dict[str, Any]) -> None:
+    def __init__(self, parts: Parts, http: TestClient, models: dict[str, Any]) -> None:
         self.parts = parts
         self.http = http
         self.models = models
