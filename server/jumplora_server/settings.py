@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     )
     load_folder: Path | None = Field(
         default=None,
-        description="folder whose adapters POST /v1/load_lora_adapter may publish (none: no route)",
+        description="folder whose adapters POST /v1/load_lora_adapter may publish (none: refused)",
     )
 
     drain_grace: float = Field(

@@ -89,7 +89,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("site")
-    site = make_site(folder, backbone=read_backbone(GOLDEN), dtype="int8")
+    site = make_site(folder, backbone=read_backbone(GOLDEN), dtype="int8", fold="always")
     site.engine.say = say
     with listening(site) as address:
         yield Served(site, address, folder)
@@ -124,9 +124,9 @@ def test_a_calibrated_version_is_published_and_served(served: Served) -> None:
     plain = manifest_of(served, before)
     assert manifest.model_copy(update={"choices": limits}) == plain
     assert manifest.canaries == (canary,)
-    one, other = (load_file(served.file(each)) for each in (before, after))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    old, new = (load_file(served.file(each)) for each in (before, after))
+    assert old.keys() == new.keys()
+    assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
     wait_for(lambda: served.site.parts.services.residency.status("topic").version == after)
     found = served.evaluate_json("topic", served.mixed())
     assert found["choices"]["calibrated_by"] == "manifest"
@@ -139,10 +139,28 @@ def test_a_calibrated_version_is_published_and_served(served: Served) -> None:
     assert again.stderr.startswith("warning: the temperature ran to its bound, 20")
     replaced = json.loads(again.stdout)
     assert (replaced["calibrated"], replaced["dropped"]) == (after, [])
-    new = manifest_of(served, replaced["version"]).choices
-    assert new is not None
-    assert (new.min_probability, new.min_mass) == (0.5, 0.0)
-    assert [each.temperature for each in new.calibrations] == [20]
+    section = manifest_of(served, replaced["version"]).choices
+    assert section is not None
+    assert (section.min_probability, section.min_mass) == (0.5, 0.0)
+    assert [each.temperature for each in section.calibrations] == [20]
+
+
+def test_a_version_with_folded_ancestors(served: Served) -> None:
+    parent = served.publish("parent")
+    child = served.publish("child", lineage=[parent])
+    told = json.loads(served.calibrate("child", served.mixed(), "--json", "--quiet").stdout)
+    assert told["calibrated"] == child
+    assert told["calibration"]["is_folded"] is True
+    assert manifest_of(served, told["version"]).lineage == (parent,)
+    residency = served.site.parts.services.residency
+    wait_for(lambda: residency.status("child").version == told["version"])
+    found = served.evaluate_json("child", served.mixed())["choices"]
+    assert found["calibrated_by"] == "manifest"
+    assert found["calibration_error"] == pytest.approx(0, abs=1e-5)
+    old = served.calibrate(
+        f"child@{child}", served.mixed(), "--out", served.folder / "x.safetensors", code=1
+    )
+    assert "it does not say whether it folds the ancestors of" in old.stderr
 
 
 def test_a_file_is_calibrated_into_another(served: Served, tmp_path: Path) -> None:

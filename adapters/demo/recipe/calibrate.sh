@@ -16,7 +16,8 @@ server=
 trap '[ -z "$server" ] || kill "$server"' EXIT
 
 for dtype in float32 int8; do
-    JUMPLORA_PORT=$port "$python" -m jumplora_server serve --dtype "$dtype" &
+    JUMPLORA_PORT=$port "$python" -m jumplora_server serve --dtype "$dtype" \
+        >"$WORK/serve-$dtype.log" 2>&1 &
     server=$!
     curl -sf --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$port/readyz" >/dev/null
     for folder in "$WORK"/store/*/; do

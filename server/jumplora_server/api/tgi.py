@@ -45,9 +45,11 @@ from jumplora_server.services import Services
 
 # Of `parameters`, those that choose tokens; the others are fields of an Ask, or change nothing.
 _OTHERS = frozenset(
-    {"truncate", "details", "timeout_ms", "adapter_id", "typical_p", "api_token"}
-    | {"choices", "min_probability", "min_mass"}
-)
+    {
+        "truncate", "details", "timeout_ms", "adapter_id", "choices", "min_probability", "min_mass",
+        "typical_p", "api_token",
+    }
+)  # fmt: skip
 _SAMPLERS = ("temperature", "top_k", "top_p", "seed")
 
 
@@ -71,16 +73,17 @@ def to_ask(
         shape=body.shape,
         wants=wants,
         names=FieldNames("inputs" if body.text is None else "text", prefix="parameters."),
-        parameters=_asked(parameters),
+        parameters=asked_parameters(parameters),
         logprobs="chosen" if shows_tokens else "none",
         streamed="one" if is_streamed else "no",
-        choices=_choices(parameters),
+        choices=choices_asked(parameters),
         truncate=parameters.truncate,
         timeout_seconds=None if timeout is None else timeout / 1000,
     )
 
 
-def _choices(parameters: Parameters) -> ChoicesAsked | None:
+def choices_asked(parameters: Parameters) -> ChoicesAsked | None:
+    """That one of some options is wanted, if it is."""
     given = parameters.choices
     if given is None:
         return None
@@ -88,7 +91,7 @@ def _choices(parameters: Parameters) -> ChoicesAsked | None:
     return ChoicesAsked(options, parameters.min_probability, parameters.min_mass)
 
 
-def _asked(parameters: Parameters) -> dict[str, Any]:
+def asked_parameters(parameters: Parameters) -> dict[str, Any]:
     """The parameters that choose tokens, without those that have no effect beside the others.
 
     Raises InvalidInput for a typical_p that would have one.

@@ -144,7 +144,7 @@ def _check_place(source: Source, store: Path | None, out: Path | None) -> None:
         return
     if source.digest is None or store is None:
         fail(f"{source.spec} is a file: give --out FILE for the calibrated one, to be published")
-    current = open_store(store).current(source.path.parent.name)
+    current = open_store(store).current(source.spec.partition("@")[0])
     if source.digest != current:
         fail(
             f"{source.spec} is not the current version ({short(current)}), and its calibrated copy"

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import toy_backbone
+from jumplora_server.api.health import PROBES
 from jumplora_server.residency.residency import FIRST_LOADS_SECONDS, Residency
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
@@ -32,7 +33,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         yield site, http
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/ping"])
 def test_all_is_well(started: Started, path: str) -> None:
     response = started[1].get(path)
     assert (response.status_code, response.json()["status"]) == (200, "ok")
@@ -126,7 +127,7 @@ def test_a_ready_server_has_loaded_its_few_adapters(tmp_path: Path) -> None:
         assert site.parts.services.residency.settled
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/info"])
+@pytest.mark.parametrize("path", sorted(PROBES))
 def test_probes_are_answered_while_every_common_thread_waits(tmp_path: Path, path: str) -> None:
     """As for a disk that hangs: anyio has 40 threads for all blocking work of the routes."""
     site = make_site(tmp_path)

@@ -28,7 +28,7 @@ from jumplora_server.trie import Trie
 from tries import EOS, choosing, computed, random_options, teacher_forced, whole_pass
 
 Way = Literal["native", "torch", "cuda"]
-WAYS: tuple[Way, ...] = ("torch", "cuda")
+WAYS: tuple[Way, ...] = ("native", "torch", "cuda")
 DTYPES: Mapping[Way, tuple[str, ...]] = {
     "native": ("float32", "int8"),
     "torch": ("float32", "int8", "bfloat16"),

@@ -195,6 +195,7 @@ class TestEngine:
         assert value(metrics, "jumplora_step_seconds_count", phase="encode") == 0
         assert value(metrics, "jumplora_cache_rows_in_use") == 7
         assert value(metrics, "jumplora_cache_rows") == 16
+        assert value(metrics, "vllm:kv_cache_usage_perc") == 7 / 16
 
     def test_heartbeat_is_an_age(self, metrics: Metrics, clock: FakeClock) -> None:
         assert value(metrics, "jumplora_engine_heartbeat_age_seconds") is None
@@ -463,6 +464,7 @@ class TestPage:
     def test_every_instrument_of_the_table_is_on_the_page(self, metrics: Metrics) -> None:
         use_everything(metrics, "a")
         metrics.trouble(lambda: {"loader": 45.0, "watcher": 0.0}, lambda: True)
+        metrics.residents("t5", 8, list, lambda: 0)
         page = metrics.render()[0].decode()
         assert 'jumplora_thread_stuck_seconds{thread="loader"} 45.0' in page
         assert "jumplora_store_fault 1.0" in page

@@ -24,6 +24,7 @@ class Kind(IntEnum):
     BEST = 12
     CHOOSE = 13
     COPY = 14
+    READ_EDGES = 15
 
 
 class Function(IntEnum):
@@ -163,4 +164,9 @@ class Step(ctypes.Structure):
         ("merged", ctypes.c_char_p),
         ("inner", ctypes.c_void_p),
         ("samplings", ctypes.c_void_p),
+        ("paths_at", ctypes.c_void_p),
+        ("paths", ctypes.c_void_p),
+        ("edges_at", ctypes.c_void_p),
+        ("edges", ctypes.c_void_p),
+        ("edge_logprobs", ctypes.c_void_p),
     )

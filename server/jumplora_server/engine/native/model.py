@@ -44,7 +44,8 @@ class NativeModel(Protocol):
 
 
 class MakeModel(Protocol):
-    """A model's constructor: `tokens` is how many one encode takes at most."""
+    """A model's constructor: `tokens` is how many one encode takes at most, `nodes` how many
+    nodes of tries a decode takes beside its rows."""
 
     def __call__(
         self,
@@ -56,6 +57,7 @@ class MakeModel(Protocol):
         dtype: str,
         tokens: int,
         rows: int,
+        nodes: int,
         max_source: int,
         max_target: int,
     ) -> NativeModel: ...

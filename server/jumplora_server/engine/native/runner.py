@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,11 +24,12 @@ from jumplora_server.engine.native.forms import (
     with_table,
 )
 from jumplora_server.engine.native.model import NATIVE_MODELS
+from jumplora_server.engine.native.nodes import NodeArrays, Nodes
 from jumplora_server.engine.native.sampling import Samplings
 from jumplora_server.engine.native.step import prepare
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import pack_weights, packed_bytes
-from jumplora_server.engine.native.work import Lineage, Work, encode_work
+from jumplora_server.engine.native.work import Lineage, encode_work
 from jumplora_server.engine.sampling import step_output
 from jumplora_server.engine.trunk import fold
 from jumplora_server.engine.weights import StoredTensors
@@ -65,6 +67,7 @@ class NativeRunner:
             dtype=dtype,
             tokens=self._tokens,
             rows=limits.max_rows,
+            nodes=limits.max_nodes,
             max_source=limits.max_source_tokens,
             max_target=limits.max_target_tokens,
         )
@@ -132,45 +135,72 @@ class NativeRunner:
         lineages_of_passes: Rows[Lineage] = (),
     ) -> StepOutput:
         """Choose each sequence's next token, and read off what the nodes of passes lead to."""
-        if passes or lineages_of_passes:
-            raise NotImplementedError("choices are not computed yet")
-        arranged = self._arrange(lineages)
-        ordered = [sequences[n] for n in arranged.order]
-        self._decode(ordered, arranged.work)
-        highest, tokens, logprobs = (found[: len(ordered)].tolist() for found in self._found)
-        candidates = self._model.candidates.read(ordered)
-        places = arranged.places
-        return step_output(
-            sequences,
-            [math.isfinite(highest[n]) for n in places],
-            [tokens[n] for n in places],
-            [logprobs[n] for n in places],
-            {arranged.order[n]: listed for n, listed in candidates.items()},
+        nodes = self._nodes(passes, lineages_of_passes, first=len(sequences))
+        arranged = self._arrange([*lineages, *nodes.lineages] if nodes else lineages)
+        places = arranged.places[: len(sequences)]
+        read = self._decode(sequences, nodes, arranged)
+        highest, tokens, logprobs = (found[: len(arranged.order)].tolist() for found in self._found)
+        return replace(
+            step_output(
+                sequences,
+                [math.isfinite(highest[n]) for n in places],
+                [tokens[n] for n in places],
+                [logprobs[n] for n in places],
+                self._model.candidates.read(sequences, places),
+            ),
+            passes=read,
         )
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary]; valid until the next decode."""
         arranged = self._arrange(lineages)
-        self._decode([sequences[n] for n in arranged.order], arranged.work)
+        self._decode(sequences, None, arranged)
         return self._model.logits[: len(sequences)][arranged.places]
+
+    def _nodes(self, passes: Rows[Pass], lineages: Rows[Lineage], *, first: int) -> Nodes | None:
+        if not passes:
+            return None
+        return Nodes.of(passes, lineages, first=first, start_token_id=self._start)
 
     def _arrange(self, lineages: Rows[Lineage]) -> Arrangement:
         if self._arranged is None or not self._arranged.holds(lineages):
             self._arranged = Arrangement.of(lineages, len(self._model.sites))
         return self._arranged
 
-    def _decode(self, sequences: Rows[Sequence], work: Work) -> None:
+    def _decode(
+        self, sequences: Rows[Sequence], nodes: Nodes | None, arranged: Arrangement
+    ) -> tuple[tuple[tuple[float, ...], ...], ...]:
+        """Compute a step; returns what the nodes lead to."""
+        order = arranged.order
+        tokens = [s.output[-1] if s.output else self._start for s in sequences]
+        encodings = [sequence.encoding for sequence in sequences]
+        rows = [sequence.row for sequence in sequences]
+        positions = [len(sequence.output) for sequence in sequences]
+        samplings = self._samplings.of(sequences)
+        arrays: NodeArrays | None = None
+        if nodes is not None:
+            tokens += nodes.tokens
+            encodings += nodes.encodings
+            rows += [-1] * len(nodes.tokens)  # nothing is written there
+            positions += [len(path) - 1 for path in nodes.paths]
+            samplings += [None] * len(nodes.tokens)
+            arrays = nodes.arrays(order, arranged.places)
+        work = arranged.work
         prepared = prepare(
-            tokens=[s.output[-1] if s.output else self._start for s in sequences],
-            lengths=[len(sequence.encoding.prompt) for sequence in sequences],
-            source_places=[sequence.encoding.place for sequence in sequences],
-            target_rows=[sequence.row for sequence in sequences],
-            positions=[len(sequence.output) for sequence in sequences],
+            tokens=[tokens[n] for n in order],
+            lengths=[len(encodings[n].prompt) for n in order],
+            source_places=[encodings[n].place for n in order],
+            target_rows=[rows[n] for n in order],
+            positions=[positions[n] for n in order],
             work=work,
             inner=self._room(work.inner),
-            samplings=self._samplings.of(sequences),
+            samplings=[samplings[n] for n in order],
+            nodes=arrays,
         )
         self._model.decode(prepared.step)
+        if nodes is None or arrays is None:
+            return ()
+        return nodes.read(arrays, arranged.places)
 
     def copy(self, copies: Rows[RowCopy]) -> None:
         """Copy what rows of the target cache hold."""

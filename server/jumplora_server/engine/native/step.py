@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from jumplora_server.engine.native.layout import Step
+from jumplora_server.engine.native.nodes import NodeArrays
 from jumplora_server.engine.native.work import Work
 
 
@@ -32,6 +33,7 @@ def prepare(
     work: Work | None = None,
     inner: Tensor | None = None,
     samplings: Rows[int | None] = (),
+    nodes: NodeArrays | None = None,
 ) -> Prepared:
     """The step of these numbers; layout.Step says what they are."""
     work = work or Work()
@@ -52,5 +54,6 @@ def prepare(
         work.merged,
         None if inner is None else inner.data_ptr(),
         None if asked is None else ctypes.addressof(asked),
+        *(() if nodes is None else map(ctypes.addressof, nodes.fields)),
     )
-    return Prepared(step, (given, *numbers, work, inner, asked))
+    return Prepared(step, (given, *numbers, work, inner, asked, nodes))

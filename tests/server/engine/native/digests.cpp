@@ -259,6 +259,16 @@ void attention(int64_t d_kv, bool is_half) {
                  {numbers(ROWS * 3 * inner, 3), out, keys, values, numbers(HEADS * LENGTH)},
                  {HEADS, d_kv, LENGTH})},
           step, {floats(out, ROWS * inner), floats(keys, cache), floats(values, cache)});
+    const int64_t depths[] = {0, 1, 1, 2}, begins[] = {0, 1, -1, 3}, path[] = {0, 0, 1, 0, 1, 3};
+    step.positions = depths;
+    step.paths_at = begins;
+    step.paths = path;
+    print("attend to paths",
+          {op_of(ATTEND_SELF,
+                 {numbers(ROWS * 3 * inner, 3), out, keys, values, numbers(HEADS * LENGTH)},
+                 {HEADS, d_kv, LENGTH})},
+          step, {floats(out, ROWS * inner), floats(keys, cache), floats(values, cache)});
+    step.paths_at = step.paths = nullptr;
     const int64_t from[] = {3, 1}, to[] = {0, 2}, same[] = {0, 17}, copied[] = {40, 33};
     step.rows = step.sequences = 2;
     step.source_places = from;
@@ -344,6 +354,18 @@ void sampling(int64_t vocabulary) {
     float* rounded = room<float>(ROWS);
     for (int64_t i = 0; i < ROWS; ++i) rounded[i] = static_cast<float>(logprobs[i]);
     print("log-probabilities", {}, step, {floats(rounded, ROWS)});
+    const int64_t edges_at[] = {0, 2, 2, 3, 3, 3, 3, 5};
+    const int32_t edges[] = {4, 5, 0, 2, 3};
+    auto* of_edges = room<double>(5);
+    step.edges_at = edges_at;
+    step.edges = edges;
+    step.edge_logprobs = of_edges;
+    print("best", {op_of(BEST, {logits, highest, found}, {vocabulary})}, step,
+          {floats(highest, ROWS), {found, ROWS * 8}});
+    print("read edges", {op_of(READ_EDGES, {logits, highest}, {vocabulary})}, step, {});
+    float* values = room<float>(5);
+    for (int64_t i = 0; i < 5; ++i) values[i] = static_cast<float>(of_edges[i]);
+    print("edges", {}, step, {floats(values, 5)});
 }
 
 }  // namespace

@@ -100,6 +100,7 @@ struct Rows {  // one layer's cache as one (row or place, head) sees it
         keys = static_cast<T*>(op.p[keys_at]) + offset;
         values = static_cast<T*>(op.p[keys_at + 1]) + offset;
     }
+    Rows(T* keys, T* values) : keys(keys), values(values) {}
     T& key(int64_t position, int64_t d, int64_t d_kv) {
         return keys[(position / LANES * d_kv + d) * LANES + position % LANES];
     }
@@ -244,20 +245,40 @@ void store_source(const Op& op, const Team& team) {
     });
 }
 
+// The rows of a node's path, or null where the row is no node.
+static const int64_t* path_of(const Step& step, int64_t row) {
+    if (step.paths_at == nullptr || step.paths_at[row] < 0) return nullptr;
+    return step.paths + step.paths_at[row];
+}
+
 // p: qkv [rows, 3 inner], out [rows, inner], keys, values (the layer's own cache),
 //    bias [heads, length] by distance: column length - 1 - (query - key).
 // n: heads, d_kv, length.
+// A node of a trie finds the keys and values of its path in qkv, and leaves the cache alone.
 void attend_self(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
     team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
-        const int64_t position = team.step.positions[sequence];
-        float* scores = team.scratch(round_up(position + 1));
+        const int64_t position = team.step.positions[sequence], width = round_up(position + 1);
+        const int64_t* const path = path_of(team.step, sequence);
+        // A node's cache is made here: keys, values, and room that a vector may read beyond them.
+        const int64_t own = path == nullptr ? 0 : 2 * width * d_kv + LANES;
+        float* scores = team.scratch(width + own);
         if (scores == nullptr) return;
-        Rows<float> cache(op, 2, team.step.target_rows[sequence], head, heads, d_kv, length);
-        const float* q = static_cast<const float*>(op.p[0]) + sequence * 3 * inner + head * d_kv;
-        for (int64_t d = 0; d < d_kv; ++d) cache.key(position, d, d_kv) = q[inner + d];
-        std::memcpy(cache.values + position * d_kv, q + 2 * inner, d_kv * sizeof(float));
+        Rows<float> cache(scores + width, scores + width * (1 + d_kv));
+        const auto append = [&](int64_t at, const float* q) {
+            for (int64_t d = 0; d < d_kv; ++d) cache.key(at, d, d_kv) = q[inner + d];
+            std::memcpy(cache.values + at * d_kv, q + 2 * inner, d_kv * sizeof(float));
+        };
+        const float* qkv = static_cast<const float*>(op.p[0]) + head * d_kv;
+        const float* q = qkv + sequence * 3 * inner;
+        if (path == nullptr) {
+            const int64_t row = team.step.target_rows[sequence];
+            cache = Rows<float>(op, 2, row, head, heads, d_kv, length);
+            append(position, q);
+        } else {
+            for (int64_t at = 0; at <= position; ++at) append(at, qkv + path[at] * 3 * inner);
+        }
         const float* bias =
             static_cast<const float*>(op.p[4]) + head * length + length - 1 - position;
         attend_cache<1, float>(

@@ -189,4 +189,21 @@ void choose(const Op& op, const Team& team) {
     });
 }
 
+// p: logits [rows, d], highest [rows].  n: d.
+// After `best`. Where a row's highest logit is not finite, its edges' log-probabilities are NaN.
+void read_edges(const Op& op, const Team& team) {
+    const Step& step = team.step;
+    if (step.edges_at == nullptr) return;
+    const int64_t d = op.n[0];
+    team.share(0, step.rows, [&](int64_t i) {
+        const int64_t first = step.edges_at[i], stop = step.edges_at[i + 1];
+        if (first == stop) return;
+        const float* logits = static_cast<const float*>(op.p[0]) + i * d;
+        const float top = static_cast<const float*>(op.p[1])[i];
+        const double mass = std::isfinite(top) ? log_mass(logits, d, top) : NAN;
+        for (int64_t e = first; e < stop; ++e)
+            step.edge_logprobs[e] = double{logits[step.edges[e]]} - top - mass;
+    });
+}
+
 }  // namespace jl
