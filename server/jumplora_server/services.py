@@ -67,3 +67,8 @@ class Services:
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
     lanes: Lanes = field(default_factory=Lanes)
     options: RecentOptions = field(default_factory=RecentOptions)
+
+    @property
+    def served_name(self) -> str:
+        """The name of the backbone for clients."""
+        return self.settings.served_name or self.backbone.name

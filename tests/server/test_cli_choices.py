@@ -124,9 +124,9 @@ def test_a_calibrated_version_is_published_and_served(served: Served) -> None:
     plain = manifest_of(served, before)
     assert manifest.model_copy(update={"choices": limits}) == plain
     assert manifest.canaries == (canary,)
-    one, other = (load_file(served.file(each)) for each in (before, after))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    old, new = (load_file(served.file(each)) for each in (before, after))
+    assert old.keys() == new.keys()
+    assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
     wait_for(lambda: served.site.parts.services.residency.status("topic").version == after)
     found = served.evaluate_json("topic", served.mixed())
     assert found["choices"]["calibrated_by"] == "manifest"
@@ -139,10 +139,10 @@ def test_a_calibrated_version_is_published_and_served(served: Served) -> None:
     assert again.stderr.startswith("warning: the temperature ran to its bound, 20")
     replaced = json.loads(again.stdout)
     assert (replaced["calibrated"], replaced["dropped"]) == (after, [])
-    new = manifest_of(served, replaced["version"]).choices
-    assert new is not None
-    assert (new.min_probability, new.min_mass) == (0.5, 0.0)
-    assert [each.temperature for each in new.calibrations] == [20]
+    section = manifest_of(served, replaced["version"]).choices
+    assert section is not None
+    assert (section.min_probability, section.min_mass) == (0.5, 0.0)
+    assert [each.temperature for each in section.calibrations] == [20]
 
 
 def test_a_version_with_folded_ancestors(served: Served) -> None:

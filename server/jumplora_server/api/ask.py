@@ -50,11 +50,17 @@ ANYBODY = Caller()
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """How a dialect calls what a message is about: `prompts` as a whole, and each parameter."""
+    """How a dialect calls what a message is about: `prompts` as a whole, and each parameter.
+
+    `whole` says how a whole prompt is given where an adapter has no template, `sampled` how answers
+    are drawn.
+    """
 
     prompts: str
     prefix: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
+    whole: str = "give the whole prompt as inputs, with `jumplora generate` by --raw"
+    sampled: str = "set do_sample to true"
 
     def parameter(self, name: str) -> str:
         """Where a client wrote the parameter that is `name` here."""

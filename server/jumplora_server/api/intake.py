@@ -98,7 +98,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                     spec=spec,
                     truncate=ask.truncate,
                     allowed=services.limits.max_source_tokens,
-                    name=ask.name,
+                    names=ask.names,
                     is_late=lambda: services.clock() >= deadline,
                 ),
             )
@@ -325,8 +325,8 @@ def _check_answers(
         return 1, answers
     _refuse_any(ask, _OF_BEAMS[1:], f"has no effect without {plain('num_beams')} over 1")
     if best_of > 1 and not samples:
-        ways = f"{plain('do_sample')} to true, or {plain('num_beams')}"
-        _refuse(ask, several, f"all would be the same; set {ways}")
+        ways = f"{ask.names.sampled}, or set {plain('num_beams')}"
+        _refuse(ask, several, f"all would be the same; {ways}")
     if answers > best_of:
         _refuse(ask, count, f"{answers} is more than {plain('best_of')}, {best_of}")
     return best_of, answers
@@ -363,9 +363,6 @@ def _check_asked(ask: Ask, limits: EngineLimits) -> None:
             f"{names.parameter('truncate')}: {ask.truncate} is more than this server reads, "
             f"{limits.max_source_tokens}"
         )
-    if asked.get("do_sample") is False:
-        why = f"has no effect when {names.plain('do_sample')} is false"
-        _refuse_any(ask, (*_SAMPLERS, "seed"), why)
 
 
 def _seed(asked: Mapping[str, Any]) -> int:
