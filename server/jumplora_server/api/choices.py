@@ -208,7 +208,7 @@ def _fault_of(ids: Ids, limits: EngineLimits) -> str | None:
     if len(ids) == 1:
         return "has no tokens but the end token; give a text that the backbone can read"
     if not {*limits.end_token_ids, ids[-1]}.isdisjoint(ids[:-1]):
-        return "has an end token inside, behind which no answer goes on; leave that out"
+        return "has an end token inside, which would end the answer there; leave that out"
     if len(ids) > most:
         return f"has {len(ids)} tokens with its end token; at most {most} are allowed: shorten it"
     return None

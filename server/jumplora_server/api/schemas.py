@@ -173,7 +173,7 @@ class Parameters(Neutral, Received):
         "the options of the adapter's prompt",
     )
     min_probability: float | None = Field(
-        default=None, ge=0, le=1, description="of choices: below it, the best one is no answer"
+        default=None, ge=0, le=1, description="of choices: below it, the best one is not given"
     )
     min_mass: float | None = Field(
         default=None,

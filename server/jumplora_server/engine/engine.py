@@ -26,13 +26,11 @@ from jumplora_server.core import (
     Encoding,
     EngineLimits,
     InstructionSet,
+    Kernels,
     Pass,
     RowCopy,
     Sequence,
     StepOutput,
-)
-from jumplora_server.core import (
-    Kernels as Kernels,
 )
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.memory import lean_memory

@@ -33,7 +33,7 @@ class Walk:
         """What to compute next, as `core.Pass` wants it; empty when the walk is over."""
 
     def take(self, logprobs: Rows[Rows[float]]) -> None:
-        """Note what the edges of `nodes` are worth, and go on."""
+        """Note what the edges of `nodes` are worth, then choose the next ones."""
         for node, values in zip(self.nodes, logprobs, strict=True):
             if node not in self._front:  # it was computed again, as part of a path
                 continue

@@ -19,11 +19,12 @@ from jumplora_server.core import (
     Beams,
     Encoding,
     Finish,
+    Kernels,
     NoText,
     Sampling,
     Sequence,
 )
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.scheduler.claims import Priority
 from jumplora_server.scheduler.scheduler import Scheduler
