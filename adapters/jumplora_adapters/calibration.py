@@ -35,6 +35,11 @@ def options_digest(prompt: PromptSpec) -> str:
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
+def is_stale(calibration: Calibration, manifest: Manifest) -> bool:
+    """Whether it was fitted with another prompt section than the manifest's."""
+    return manifest.prompt is None or calibration.options != options_digest(manifest.prompt)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rated:
     """Rows with a weight for each option, and which option is right.
@@ -56,7 +61,8 @@ class Rated:
     @property
     def is_right(self) -> NDArray[np.bool_]:
         """[rows]: whether the likeliest option is the right one."""
-        return self.values.argmax(axis=1) == self.right
+        right: NDArray[np.bool_] = self.values.argmax(axis=1) == self.right
+        return right
 
     @property
     def accuracy(self) -> float:
@@ -148,11 +154,17 @@ def confusion(rated: Rated) -> NDArray[np.int64]:
     return np.bincount(places, minlength=options**2).reshape(options, options)
 
 
-def calibrated(manifest: Manifest, new: Calibration) -> tuple[Manifest, tuple[Calibration, ...]]:
+def calibrated(
+    manifest: Manifest,
+    new: Calibration,
+    *,
+    min_probability: float | None = None,
+    min_mass: float | None = None,
+) -> tuple[Manifest, tuple[Calibration, ...]]:
     """The manifest with one more calibration, and those that it lost because they are stale.
 
     A calibration of the same dtype and form is replaced. One that was fitted with another prompt
-    section says nothing of this one.
+    section says nothing of this one. `min_probability` and `min_mass` replace the manifest's.
     """
     choices = manifest.choices or ChoicesSpec()
     others = [
@@ -163,7 +175,13 @@ def calibrated(manifest: Manifest, new: Calibration) -> tuple[Manifest, tuple[Ca
     stale = tuple(each for each in others if each.options != new.options)
     kept = [*(each for each in others if each not in stale), new]
     kept.sort(key=lambda each: (each.dtype, each.is_folded))
-    section = choices.model_copy(update={"calibrations": tuple(kept)})
+    asked = {"min_probability": min_probability, "min_mass": min_mass}
+    section = choices.model_copy(
+        update={
+            "calibrations": tuple(kept),
+            **{name: least for name, least in asked.items() if least is not None},
+        }
+    )
     return manifest.model_copy(update={"choices": section}), stale
 
 

@@ -70,5 +70,5 @@ class Services:
 
     @property
     def served_name(self) -> str:
-        """What clients are told the backbone is called."""
+        """The name of the backbone for clients."""
         return self.settings.served_name or self.backbone.name

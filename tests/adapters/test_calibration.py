@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec
 PROMPT = PromptSpec(template="{text}", options=("a", "b"))
 
 
-def rated(*rows: tuple[list[float | None], int]) -> Rated:
+def rated(*rows: tuple[Sequence[float | None], int]) -> Rated:
     return Rated.of([values for values, _ in rows], [right for _, right in rows])
 
 
@@ -184,9 +185,10 @@ def test_what_is_asked_of_answers_stays() -> None:
         update={"prompt": PROMPT, "choices": limits}
     )
     manifest, _ = calibrated(plain, made("int8"))
-    assert manifest.choices is not None
-    assert manifest.choices.min_probability == 0.5
-    assert manifest.choices.min_mass == 0.25
+    assert manifest.choices == limits.model_copy(update={"calibrations": (made("int8"),)})
+    other, _ = calibrated(plain, made("int8"), min_mass=0.0)
+    assert other.choices is not None
+    assert (other.choices.min_probability, other.choices.min_mass) == (0.5, 0.0)
     assert manifest.model_copy(update={"choices": None}) == plain.model_copy(
         update={"choices": None}
     )

@@ -126,6 +126,18 @@ def test_a_prompt_gets_several_answers(desk: Desk) -> None:
     assert searched["generated_text"] == "Business"
 
 
+def test_openais_clients(desk: Desk) -> None:
+    (block,) = [block for block in bash_blocks() if "/v1/chat/completions" in block]
+    models, chat, streamed = (line for line in re.split(r"\n(?=curl)", block.strip()))
+    assert "agnews" in [card["id"] for card in json.loads(desk.type(models))["data"]]
+    assert json.loads(desk.type(chat))["choices"][0]["message"]["content"] == "Sports"
+    *lines, done = desk.type(streamed).strip().split("\n\n")
+    assert done == "data: [DONE]"
+    *events, last = (json.loads(line.removeprefix("data: ")) for line in lines)
+    assert "".join(event["choices"][0]["text"] for event in events) == "Sports"
+    assert last["usage"]["completion_tokens"] == len(events)
+
+
 @pytest.mark.timeout(900)
 def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
     install, _, rest = bash_blocks()[3].partition("\n")

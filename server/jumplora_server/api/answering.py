@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from jumplora_adapters.manifest import Calibration
 from jumplora_server.api.ask import Ask, Origin, RequestRecord, Result, record_of
 from jumplora_server.api.choices import Offer, choose
-from jumplora_server.api.dialect import Writer
+from jumplora_server.api.dialect import BodyWriter, Writer
 from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.intake import Admitted, take_in
 from jumplora_server.core import Answer, Finish, Sampling, Token
@@ -39,7 +39,7 @@ class HungUp(Exception):
     """The client closed the connection before the answer."""
 
 
-async def answer(request: Request, services: Services, ask: Ask, writer: Writer) -> Response:
+async def answer(request: Request, services: Services, ask: Ask, writer: BodyWriter) -> Response:
     """All of it in one body. Raises server errors."""
     record = record_of(request.scope)
     admitted = await take_in(services, record, ask)

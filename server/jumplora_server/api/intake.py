@@ -363,9 +363,6 @@ def _check_asked(ask: Ask, limits: EngineLimits) -> None:
             f"{names.parameter('truncate')}: {ask.truncate} is more than this server reads, "
             f"{limits.max_source_tokens}"
         )
-    if asked.get("do_sample") is False:
-        why = f"has no effect when {names.plain('do_sample')} is false"
-        _refuse_any(ask, (*_SAMPLERS, "seed"), why)
 
 
 def _seed(asked: Mapping[str, Any]) -> int:

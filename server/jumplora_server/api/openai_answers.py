@@ -182,15 +182,3 @@ class ChunkChoice(BaseModel):
     delta: Delta
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
-
-
-class ChatChunk(BaseModel):
-    """One event of a stream; its last one may have the usage alone."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str | None = Field(description="the beginning of the adapter's version")
-    choices: list[ChunkChoice]
-    usage: Usage | None = None

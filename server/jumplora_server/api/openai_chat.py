@@ -21,7 +21,7 @@ from jumplora_server.api.openai_answers import (
     TopLogprob,
 )
 from jumplora_server.api.openai_generation import (
-    ERRORS,
+    ANSWERS,
     Given,
     Head,
     OpenAiRoute,
@@ -122,7 +122,7 @@ class ChatRoute(OpenAiRoute):
 router = APIRouter(tags=["openai"], route_class=ChatRoute)
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ANSWERS)
 async def chat(
     request: Request, services: WithServices, body: ChatRequest, x_task_id: TaskHeader = None
 ) -> Response:

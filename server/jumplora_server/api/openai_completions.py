@@ -13,7 +13,7 @@ from jumplora_server.api.ask import Ask, Caller, Origin, record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.openai_answers import Completion, CompletionChoice, Logprobs
 from jumplora_server.api.openai_generation import (
-    ERRORS,
+    ANSWERS,
     Given,
     Head,
     OpenAiRoute,
@@ -105,7 +105,7 @@ class CompletionRoute(OpenAiRoute):
 router = APIRouter(tags=["openai"], route_class=CompletionRoute)
 
 
-@router.post("/v1/completions", response_model=Completion, responses=ERRORS)
+@router.post("/v1/completions", response_model=Completion, responses=ANSWERS)
 async def completions(
     request: Request, services: WithServices, body: CompletionRequest, x_task_id: TaskHeader = None
 ) -> Response:

@@ -33,13 +33,13 @@ class Neutral:
     """Marks a field that may be null or one of some values, which ask for nothing."""
 
     def __init__(self, *values: object, instead: str = "") -> None:
-        self._values = (None, *values)
+        self.values = (None, *values)
         give = (f"give {_shown(value)}" for value in values)
         self._instead = instead or " or ".join(["leave it out", *give])
 
     def check(self, value: object) -> object:
         """`value`, where it asks for nothing. Raises ValueError."""
-        for one in self._values:
+        for one in self.values:
             if value == one and isinstance(value, bool) == isinstance(one, bool):
                 return value
         raise ValueError(f"{_shown(value)} was given, which is not built here: {self._instead}")
@@ -55,7 +55,7 @@ class Neutral:
     ) -> dict[str, Any]:
         """All that is taken."""
         del schema, handler
-        return {"enum": list(self._values)}
+        return {"enum": list(self.values)}
 
 
 def _temperature(value: float) -> float:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from fastapi import Header, Request
 from pydantic import BaseModel
 
+from jumplora_server.api.answering import EventStream
 from jumplora_server.api.ask import (
     Ask,
     Caller,
@@ -41,8 +42,12 @@ from jumplora_server.core import FinishReason as Reason
 from jumplora_server.errors import InvalidInput, ServerError, UnknownTask
 from jumplora_server.services import Services
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": OpenAiError} for status in (400, 401, 403, 404, 429, 500, 503, 504)
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the answer; with `stream` a chunk for each token, then `[DONE]`",
+        "content": {EventStream.media_type: {"schema": {"type": "string"}}},
+    },
+    **{status: {"model": OpenAiError} for status in (400, 401, 403, 404, 415, 429, 500, 503, 504)},
 }
 TaskHeader = Annotated[
     str | None, Header(alias=TASK_HEADER, description="may carry the task; must agree with model")

@@ -94,7 +94,7 @@ def _text_of(content: object) -> str:
 def _part(part: object) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or kind != "text":
-        given = repr(kind[:40]) if isinstance(kind, str) else "another"
+        given = ascii(kind[:40]) if isinstance(kind, str) else "another"
         raise ValueError(f"content may have text parts only; {given} was given")
     text = part.get("text")
     if not isinstance(text, str):

@@ -36,7 +36,7 @@ class Asked(Received):
     def _refuse_unknown(cls, value: Any) -> Any:
         for name in value if isinstance(value, dict) else ():
             if name not in cls.model_fields:
-                shown = str(name)[:64]
+                shown = ascii(str(name)[:64])[1:-1]
                 close = difflib.get_close_matches(shown, cls.model_fields, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"{shown}: is not a field of this route{hint}")

@@ -298,7 +298,7 @@ DEVICE_RESERVED = Instrument(
 )
 
 # Names that Kubernetes' inference gateway looks for (Gateway API Inference Extension, proposal
-# 003); the colon is theirs.
+# 003; llm-d-router, docs/plugin-metric-protocol.md); the colon is theirs.
 VLLM_WAITING = Instrument("vllm:num_requests_waiting", "gauge", "As jumplora_requests_waiting.")
 VLLM_RUNNING = Instrument("vllm:num_requests_running", "gauge", "As jumplora_requests_running.")
 VLLM_LORA = Instrument(
@@ -306,6 +306,29 @@ VLLM_LORA = Instrument(
     "gauge",
     "Unix time of the last change; the labels list task ids, separated by commas.",
     ("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
+)
+VLLM_CACHE_USAGE = Instrument(
+    "vllm:kv_cache_usage_perc", "gauge", "Share of the cache rows that sequences hold, 0 to 1."
+)
+VLLM_LORA_LOADED = Instrument(
+    "vllm:lora_adapter_loaded",
+    "gauge",
+    "1 for each task whose adapter answers without a load. The level is gpu on every device: it "
+    "says that nothing has to be moved.",
+    ("adapter_name", "level", "pinned"),
+)
+VLLM_LORA_COUNT = Instrument(
+    "vllm:num_gpu_loaded_lora_adapters",
+    "gauge",
+    "Adapters that answer without a load; the label is the backbone's name for clients.",
+    ("model_name",),
+)
+VLLM_LORA_MOST = Instrument(
+    "vllm:max_gpu_lora_adapters",
+    "gauge",
+    "How many adapters fit the memory budget if more are as large as those loaded are on average; "
+    "the cache rows until one is loaded.",
+    ("model_name",),
 )
 
 TABLE: tuple[Instrument, ...] = (
@@ -319,7 +342,8 @@ TABLE: tuple[Instrument, ...] = (
     STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES,
     HEARTBEAT, BUILD_INFO,
     THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, DEVICE_ALLOCATED, DEVICE_RESERVED,
-    VLLM_WAITING, VLLM_RUNNING, VLLM_LORA,
+    VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
+    VLLM_LORA, VLLM_LORA_LOADED, VLLM_LORA_COUNT, VLLM_LORA_MOST,
 )  # fmt: skip
 
 # Families whose values `metrics_state` reads at a scrape.
