@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from jumplora_bench.reliability.siege.senders import Sender
 from jumplora_bench.reliability.siege.shot import TASKS
 from serving import ADMIN_KEY, listening, make_site
 
-COUNT = 300
+COUNT = 160
 SECONDS = 120.0
 
 
+@pytest.mark.slow
 def test_no_operation_answers_a_fault(tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
     loads = tmp_path / "loads"

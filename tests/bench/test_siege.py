@@ -130,6 +130,7 @@ OPENAI = b'{"error": {"message": "why", "type": "t", "param": null, "code": "tim
         ("/v2/models/agnews", 503, b'{"error": "why"}', "5xx"),  # without retry-after
         ("/v2/models/agnews", 404, SOUND, "error form"),
         ("/tokenize", 400, b'{"error": "why"}', "error form"),
+        ("/tokenize", 400, b'{"error": "why", "error_type": "bad_request"}', None),
         ("/", 404, b'{"error": "why"}', "error form"),
         ("/", 404, SOUND, None),
     ],

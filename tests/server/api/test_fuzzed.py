@@ -14,7 +14,7 @@ from jumplora_bench.reliability.siege.judge import form_at
 from jumplora_bench.reliability.siege.odd_dialects import BODIES_OF, DIALECTS
 from jumplora_bench.reliability.siege.own_sender import faults_of
 from jumplora_bench.reliability.siege.shot import TASKS, Shot, post
-from jumplora_bench.reliability.siege.wire import exchange
+from jumplora_bench.reliability.siege.wire import Heard, exchange
 from serving import Site, listening, make_site
 
 PATIENCE = 20.0
@@ -36,9 +36,12 @@ def address(site: Site) -> Iterator[tuple[str, int]]:
         yield parts.hostname, parts.port
 
 
+def heard(address: tuple[str, int], shot: Shot) -> Heard:
+    return exchange(address, shot.raw, methods=shot.methods, seconds=PATIENCE, linger=0)
+
+
 def faults(address: tuple[str, int], shot: Shot) -> list[str]:
-    heard = exchange(address, shot.raw, methods=shot.methods, ending=shot.ending, seconds=PATIENCE)
-    return faults_of(shot, heard)
+    return faults_of(shot, heard(address, shot))
 
 
 @pytest.mark.parametrize("path", BODIES_OF)
@@ -46,9 +49,8 @@ def test_a_body_of_all_fields_is_answered(path: str, address: tuple[str, int]) -
     """So what is changed in it would be answered too: of 20, at least one is."""
     statuses = set()
     for seed in range(20):
-        raw = post(BODIES_OF[path](random.Random(seed)), path)
-        heard = exchange(address, raw, methods=("POST",), ending="wait", seconds=PATIENCE)
-        statuses |= {answer.status for answer in heard.answers}
+        shot = Shot(post(BODIES_OF[path](random.Random(seed)), path))
+        statuses |= {answer.status for answer in heard(address, shot).answers}
     assert 200 in statuses
     assert max(statuses) < 500
 

@@ -1,4 +1,4 @@
-"""Odd bodies for each dialect's routes: sound ones with all their fields, and some values changed."""
+"""Odd bodies for each dialect's routes: sound ones of all fields, and some values changed."""
 
 from __future__ import annotations
 

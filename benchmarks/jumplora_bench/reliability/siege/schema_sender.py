@@ -7,7 +7,6 @@ request with the operator's key. Stateless: no answer is used in another request
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -76,7 +75,7 @@ def main(url: str, key: str, seed_: int, wanted: int) -> None:
     operations = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
     sender = SchemaSender(url, key, wanted)
     # Fewer, where all operations would not get their turn otherwise.
-    examples = min(_ROUND, math.ceil(wanted / len(operations) / len(GenerationMode)))
+    examples = max(1, min(_ROUND, wanted // (len(operations) * len(GenerationMode))))
     for turn in count():
         before = sender.left
         for operation, mode in product(operations, GenerationMode):
