@@ -140,7 +140,7 @@ class _Native:
         self._logprobs = torch.empty(MAX_ROWS, dtype=torch.float64)
         fed = torch.zeros(MAX_ROWS, POSITIONS, dtype=torch.int32)
         self._samplings = Samplings(fed, START, len(ends))
-        self._candidates = CandidateLists(MAX_ROWS, len(ends))
+        self._candidates = CandidateLists(MAX_ROWS, MAX_ROWS, len(ends))
         self._tape = Tape(library)
         found = (self._logits, self._highest, self._tokens)
         self._tape.add(Kind.BEST, *found, n=(vocabulary,))
@@ -172,6 +172,6 @@ class _Native:
         highest, chosen, logprobs = (
             found[:n].tolist() for found in (self._highest, self._tokens, self._logprobs)
         )
-        candidates = self._candidates.read(sequences)
+        candidates = self._candidates.read(sequences, range(len(sequences)))
         is_sound = [*map(math.isfinite, highest)]
         return step_output(sequences, is_sound, chosen, logprobs, candidates)

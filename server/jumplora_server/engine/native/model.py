@@ -22,10 +22,10 @@ class NativeModel(Protocol):
     weight_bytes: int
     encoding: Tape
     decoding: Tape
-    logits: Tensor  # [rows, vocabulary], of the last decode
-    highest: Tensor  # [rows]
-    best: Tensor  # [rows]
-    logprobs: Tensor  # [rows]
+    logits: Tensor  # [rows and nodes, vocabulary], of the last decode
+    highest: Tensor  # [rows and nodes]
+    best: Tensor  # [rows and nodes]
+    logprobs: Tensor  # [rows and nodes]
     candidates: CandidateLists
     fed: Tensor  # [rows, positions] int32, what each row was fed, where its sampling looks at that
 
@@ -37,14 +37,18 @@ class NativeModel(Protocol):
         """Write packed prompts' keys and values into their source places."""
 
     def decode(self, step: Step) -> None:
-        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th."""
+        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th row.
+
+        Of nodes it writes the step's `edge_logprobs`.
+        """
 
     def copy(self, step: Step) -> None:
         """Copy what rows of the target cache hold."""
 
 
 class MakeModel(Protocol):
-    """A model's constructor: `tokens` is how many one encode takes at most."""
+    """A model's constructor: `tokens` is how many one encode takes at most, `nodes` how many a decode
+    takes beside its rows."""
 
     def __call__(
         self,
@@ -56,6 +60,7 @@ class MakeModel(Protocol):
         dtype: str,
         tokens: int,
         rows: int,
+        nodes: int,
         max_source: int,
         max_target: int,
     ) -> NativeModel: ...

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Encoding, EngineLimits, Pass, RowCopy, Sequence, StepOutput
 from jumplora_server.engine.native.arrangement import Arrangement
+from jumplora_server.engine.native.feeding import Fed, feed_nodes
 from jumplora_server.engine.native.forms import (
     NativeAdapter,
     TrunkForm,
@@ -24,10 +26,10 @@ from jumplora_server.engine.native.forms import (
 )
 from jumplora_server.engine.native.model import NATIVE_MODELS
 from jumplora_server.engine.native.sampling import Samplings
-from jumplora_server.engine.native.step import prepare
+from jumplora_server.engine.native.step import Edges, prepare
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import pack_weights, packed_bytes
-from jumplora_server.engine.native.work import Lineage, Work, encode_work
+from jumplora_server.engine.native.work import Lineage, encode_work
 from jumplora_server.engine.sampling import step_output
 from jumplora_server.engine.trunk import fold
 from jumplora_server.engine.weights import StoredTensors
@@ -65,6 +67,7 @@ class NativeRunner:
             dtype=dtype,
             tokens=self._tokens,
             rows=limits.max_rows,
+            nodes=limits.max_nodes,
             max_source=limits.max_source_tokens,
             max_target=limits.max_target_tokens,
         )
@@ -132,26 +135,35 @@ class NativeRunner:
         lineages_of_passes: Rows[Lineage] = (),
     ) -> StepOutput:
         """Choose each sequence's next token, and read off what the nodes of passes lead to."""
-        if passes or lineages_of_passes:
-            raise NotImplementedError("choices are not computed yet")
+        nodes = [*feed_nodes(passes, len(sequences), self._start)]
+        for each, lineage in zip(passes, lineages_of_passes, strict=True):
+            lineages = [*lineages, *(lineage for _ in each.nodes)]
         arranged = self._arrange(lineages)
-        ordered = [sequences[n] for n in arranged.order]
-        self._decode(ordered, arranged.work)
-        highest, tokens, logprobs = (found[: len(ordered)].tolist() for found in self._found)
-        candidates = self._model.candidates.read(ordered)
-        places = arranged.places
-        return step_output(
+        edges = self._decode([*self._feed(sequences), *nodes], arranged)
+        highest, tokens, logprobs = (found[: len(lineages)].tolist() for found in self._found)
+        places = arranged.places[: len(sequences)]
+        output = step_output(
             sequences,
             [math.isfinite(highest[n]) for n in places],
             [tokens[n] for n in places],
             [logprobs[n] for n in places],
-            {arranged.order[n]: listed for n, listed in candidates.items()},
+            self._model.candidates.read(sequences, places),
+        )
+        if edges is None:
+            return output
+        node_places = iter(arranged.places[len(sequences) :])
+        return replace(
+            output,
+            passes=tuple(
+                _read_pass([*itertools.islice(node_places, len(each.nodes))], highest, edges)
+                for each in passes
+            ),
         )
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary]; valid until the next decode."""
         arranged = self._arrange(lineages)
-        self._decode([sequences[n] for n in arranged.order], arranged.work)
+        self._decode([*self._feed(sequences)], arranged)
         return self._model.logits[: len(sequences)][arranged.places]
 
     def _arrange(self, lineages: Rows[Lineage]) -> Arrangement:
@@ -159,18 +171,34 @@ class NativeRunner:
             self._arranged = Arrangement.of(lineages, len(self._model.sites))
         return self._arranged
 
-    def _decode(self, sequences: Rows[Sequence], work: Work) -> None:
+    def _feed(self, sequences: Rows[Sequence]) -> Iterator[Fed]:
+        for sequence, sampling in zip(sequences, self._samplings.of(sequences), strict=True):
+            output = sequence.output
+            token = output[-1] if output else self._start
+            yield Fed(sequence.encoding, token, len(output), sequence.row, sampling)
+
+    def _decode(self, given: Rows[Fed], arranged: Arrangement) -> Edges | None:
+        """Compute the rows as they are arranged. Of nodes, if there are any: what was found."""
+        rows = [given[n] for n in arranged.order]
+        edges, parents = None, list[int]()
+        if any(row.edges for row in rows):
+            edges = Edges([row.edges for row in rows])
+            parents = [-1 if row.parent < 0 else arranged.places[row.parent] for row in rows]
+        work = arranged.work
         prepared = prepare(
-            tokens=[s.output[-1] if s.output else self._start for s in sequences],
-            lengths=[len(sequence.encoding.prompt) for sequence in sequences],
-            source_places=[sequence.encoding.place for sequence in sequences],
-            target_rows=[sequence.row for sequence in sequences],
-            positions=[len(sequence.output) for sequence in sequences],
+            tokens=[row.token for row in rows],
+            lengths=[len(row.encoding.prompt) for row in rows],
+            source_places=[row.encoding.place for row in rows],
+            target_rows=[row.row for row in rows],
+            positions=[row.position for row in rows],
             work=work,
             inner=self._room(work.inner),
-            samplings=self._samplings.of(sequences),
+            samplings=[row.sampling for row in rows],
+            parents=parents,
+            edges=edges,
         )
         self._model.decode(prepared.step)
+        return edges
 
     def copy(self, copies: Rows[RowCopy]) -> None:
         """Copy what rows of the target cache hold."""
@@ -209,6 +237,15 @@ class NativeRunner:
         if numbers > self._inner.numel():
             self._inner = torch.empty(numbers)
         return self._inner if numbers else None
+
+
+def _read_pass(
+    rows: Rows[int], highest: Rows[float], edges: Edges
+) -> tuple[tuple[float, ...], ...]:
+    """What a pass whose nodes were computed in `rows` found; nothing where a node failed."""
+    found = tuple([edges.found(row) for row in rows])
+    are_finite = map(math.isfinite, itertools.chain([highest[row] for row in rows], *found))
+    return found if all(are_finite) else ()
 
 
 def _portions(

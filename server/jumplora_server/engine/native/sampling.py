@@ -69,18 +69,23 @@ def struct_of(sampling: Sampling, end_tokens: int) -> SamplingStruct:
 class CandidateLists:
     """Where the kernels write the candidates of rows with beams."""
 
-    def __init__(self, rows: int, end_tokens: int) -> None:
-        # A search has a row for each of its beams, so none is wider than there are rows.
-        self.most = Beams(width=rows).candidates(end_tokens)
+    def __init__(self, rows: int, widest: int, end_tokens: int) -> None:
+        """Args: `rows` of a step, and the width of the widest search: it has a row for each beam."""
+        self.most = Beams(width=widest).candidates(end_tokens)
         self.ids = torch.zeros(rows, self.most, dtype=torch.int32)
         self.logprobs = torch.zeros(rows, self.most)
         self._end_tokens = end_tokens
 
-    def read(self, sequences: Rows[Sequence]) -> dict[int, tuple[Candidate, ...]]:
-        """Those of a step's rows with beams, by index; worthless where one failed."""
+    def read(
+        self, sequences: Rows[Sequence], places: Rows[int]
+    ) -> dict[int, tuple[Candidate, ...]]:
+        """Those of sequences with beams, by index, where `places` are their rows of the step.
+
+        They are worthless where a row failed.
+        """
         samplings = [sequence.sampling for sequence in sequences]
         if all(sampling.beams is None for sampling in samplings):
             return {}
-        rows = with_beams(samplings)
+        rows = [places[i] for i in with_beams(samplings)]
         found = self.ids[rows].tolist(), self.logprobs[rows].tolist()
         return read_candidates(samplings, self._end_tokens, *found)

@@ -38,6 +38,7 @@ class NativeT5:
         dtype: str,
         tokens: int,
         rows: int,
+        nodes: int,
         max_source: int,
         max_target: int,
     ) -> None:
@@ -51,22 +52,24 @@ class NativeT5:
         self._target = _whole(max_target)
         self._longest = max_source
         inner, wide = config.inner, config.d_ff * (2 if config.is_gated else 1)
-        capacity = max(tokens, rows)
+        fed = rows + nodes  # of a decode step
+        capacity = max(tokens, fed)
         self._x = _buffer(capacity, config.d_model)
         self._h = _buffer(capacity, config.d_model)
         self._wide = _buffer(capacity, max(3 * inner, wide))
         self._mid = _buffer(capacity, max(inner, config.d_ff))
         # For rows packed side by side, or for tokens transposed: each prompt's to whole vectors.
         widest = max(config.d_model, inner, config.d_ff)
-        lanes = capacity + LANES * rows
+        lanes = max(capacity + LANES * rows, LANES * fed)
         self._scratch = _buffer(max(capacity * (widest + 7), lanes * widest))
-        self.logits = _buffer(rows, config.vocab_size)
-        self.highest, self.best = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
-        self.logprobs = torch.zeros(rows, dtype=torch.float64)
+        # Not written here: rows that no step has had cost no memory.
+        self.logits = roomy((fed, config.vocab_size), torch.float32)
+        self.highest, self.best = torch.zeros(fed), torch.zeros(fed, dtype=torch.int64)
+        self.logprobs = torch.zeros(fed, dtype=torch.float64)
         # The tokens that each cache row was fed: repetition counts the start token, too.
         self.fed = torch.zeros(rows, max_target, dtype=torch.int32)
         self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
-        self.candidates = CandidateLists(rows, len(end_token_ids))
+        self.candidates = CandidateLists(fed, rows, len(end_token_ids))
         # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
         # 512 keys, and a short prompt writes a little of every head's part.
         layers, numbers = config.num_decoder_layers, rows * inner
@@ -98,7 +101,7 @@ class NativeT5:
         self.encoding.replay(step)
 
     def decode(self, step: Step) -> None:
-        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th.
+        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th row.
 
         `highest[i]` is not finite where it can have none; `logits[i]` are as they were computed.
         """
@@ -177,6 +180,7 @@ class NativeT5:
             self.candidates.ids, self.candidates.logprobs,
             n=(size, self.fed.shape[1], len(self._ends), self.candidates.most),
         )  # fmt: skip
+        tape.add(Kind.READ_EDGES, self.logits, self.highest, n=(size,))
 
     def _norm(self, tape: Tape, name: str, *, factor: float = 1.0) -> None:
         tape.add(

@@ -100,6 +100,7 @@ struct Rows {  // one layer's cache as one (row or place, head) sees it
         keys = static_cast<T*>(op.p[keys_at]) + offset;
         values = static_cast<T*>(op.p[keys_at + 1]) + offset;
     }
+    Rows(T* keys, T* values) : keys(keys), values(values) {}
     T& key(int64_t position, int64_t d, int64_t d_kv) {
         return keys[(position / LANES * d_kv + d) * LANES + position % LANES];
     }
@@ -150,6 +151,12 @@ void attend_cache(
     float total[R];
     for (int r = 0; r < R; ++r) total[r] = exponentiate(scores + r * width, n);
     mean_values<R>(scores, width, total, cache.values, d_kv, n, d_kv, out, apart);
+}
+
+// Lays a head's key and value [d_kv], `inner` apart from one another, where those of a position lie.
+void append(Rows<float>& cache, int64_t position, const float* key, int64_t inner, int64_t d_kv) {
+    for (int64_t d = 0; d < d_kv; ++d) cache.key(position, d, d_kv) = key[d];
+    std::memcpy(cache.values + position * d_kv, key + inner, d_kv * sizeof(float));
 }
 
 constexpr int SHARING = 4;  // neighbouring rows of one prompt that are taken together: a beam's
@@ -247,17 +254,29 @@ void store_source(const Op& op, const Team& team) {
 // p: qkv [rows, 3 inner], out [rows, inner], keys, values (the layer's own cache),
 //    bias [heads, length] by distance: column length - 1 - (query - key).
 // n: heads, d_kv, length.
+// The path of a node is laid out in scratch as a cache row has its tokens, so that the sums are those
+// of a row that was fed the same tokens one by one.
 void attend_self(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
-    team.share(0, team.step.rows * heads, [&](int64_t i) {
+    const Step& step = team.step;
+    team.share(0, step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
-        const int64_t position = team.step.positions[sequence];
-        float* scores = team.scratch(round_up(position + 1));
+        const int64_t position = step.positions[sequence], width = round_up(position + 1);
+        const bool is_node = step.target_rows[sequence] < 0;
+        float* scores = team.scratch(is_node ? width * (1 + 2 * d_kv) : width);
         if (scores == nullptr) return;
-        Rows<float> cache(op, 2, team.step.target_rows[sequence], head, heads, d_kv, length);
-        const float* q = static_cast<const float*>(op.p[0]) + sequence * 3 * inner + head * d_kv;
-        for (int64_t d = 0; d < d_kv; ++d) cache.key(position, d, d_kv) = q[inner + d];
-        std::memcpy(cache.values + position * d_kv, q + 2 * inner, d_kv * sizeof(float));
+        const auto q_of = [&](int64_t row) {
+            return static_cast<const float*>(op.p[0]) + row * 3 * inner + head * d_kv;
+        };
+        const float* q = q_of(sequence);
+        Rows<float> cache =
+            is_node ? Rows<float>(scores + width, scores + width * (1 + d_kv))
+                    : Rows<float>(op, 2, step.target_rows[sequence], head, heads, d_kv, length);
+        append(cache, position, q + inner, inner, d_kv);
+        for (int64_t row = sequence, at = position; is_node && at-- > 0;) {
+            row = step.parents[row];
+            append(cache, at, q_of(row) + inner, inner, d_kv);
+        }
         const float* bias =
             static_cast<const float*>(op.p[4]) + head * length + length - 1 - position;
         attend_cache<1, float>(
