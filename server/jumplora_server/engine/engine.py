@@ -309,6 +309,11 @@ class Engine:
             for node in nodes:
                 if node and trie.parents[node] not in given:
                     raise IndexError(f"node {node} is in a pass that has not its parent")
+                if (depth := len(trie.path(node))) > self.limits.max_target_tokens:
+                    raise IndexError(
+                        f"node {node} is token {depth} of its path; a row takes "
+                        f"{self.limits.max_target_tokens}"
+                    )
                 fed = () if node == 0 else (trie.tokens[node],)
                 for token in (*fed, *(edge.token for edge in trie.edges[node])):
                     if not 0 <= token < self.vocab_size:
