@@ -47,8 +47,10 @@ class NativeModel(Protocol):
 
 
 class MakeModel(Protocol):
-    """A model's constructor: `tokens` is how many one encode takes at most, `nodes` how many a decode
-    takes beside its rows."""
+    """A model's constructor.
+
+    `tokens` is how many one encode takes at most, `nodes` how many a decode takes beside its rows.
+    """
 
     def __call__(
         self,

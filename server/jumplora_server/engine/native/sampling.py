@@ -70,7 +70,7 @@ class CandidateLists:
     """Where the kernels write the candidates of rows with beams."""
 
     def __init__(self, rows: int, widest: int, end_tokens: int) -> None:
-        """Args: `rows` of a step, and the width of the widest search: it has a row for each beam."""
+        """Args: `rows` of a step; `widest`, the beams of the widest search."""
         self.most = Beams(width=widest).candidates(end_tokens)
         self.ids = torch.zeros(rows, self.most, dtype=torch.int32)
         self.logprobs = torch.zeros(rows, self.most)
