@@ -20,13 +20,16 @@ class Edges:
         """`tokens[i]`: of the i-th row."""
         self._bounds = [*itertools.accumulate(map(len, tokens), initial=0)]
         count = self._bounds[-1]
-        self.starts = (ctypes.c_int64 * len(self._bounds))(*self._bounds)
-        self.tokens = (ctypes.c_int32 * count)(*itertools.chain.from_iterable(tokens))
-        self.logprobs = (ctypes.c_double * count)()
+        self._logprobs = (ctypes.c_double * count)()
+        self.arrays = (  # as a step wants them
+            (ctypes.c_int64 * len(self._bounds))(*self._bounds),
+            (ctypes.c_int32 * count)(*itertools.chain.from_iterable(tokens)),
+            self._logprobs,
+        )
 
     def found(self, row: int) -> tuple[float, ...]:
         """The log-probabilities of a row's edges, once the step was computed."""
-        return tuple(self.logprobs[self._bounds[row] : self._bounds[row + 1]])
+        return tuple(self._logprobs[self._bounds[row] : self._bounds[row + 1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def prepare(
     parts = (work.segments, work.families, work.blocks)
     asked = (ctypes.c_void_p * len(samplings))(*samplings) if any(samplings) else None
     before = (ctypes.c_int64 * len(parents))(*parents) if edges is not None else None
-    found = () if edges is None else (edges.starts, edges.tokens, edges.logprobs)
+    found = () if edges is None else edges.arrays
     step = Step(
         len(tokens),
         len(lengths),
@@ -73,6 +76,6 @@ def prepare(
         None if inner is None else inner.data_ptr(),
         None if asked is None else ctypes.addressof(asked),
         None if before is None else ctypes.addressof(before),
-        *map(ctypes.addressof, found),
+        *(ctypes.addressof(array) for array in found),
     )
     return Prepared(step, (given, *numbers, work, inner, asked, before, *found))

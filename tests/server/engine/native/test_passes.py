@@ -15,6 +15,7 @@ from decoding import first_batch, make_sequence, run, torch_threads
 from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
+from jumplora_adapters.manifest import Kind
 from jumplora_server.core import Batch, Beams, Choices, Encoding, Pass, Sampling, StepOutput
 from jumplora_server.core import Sequence as Decoded
 from jumplora_server.engine.engine import Engine, Kernels
@@ -24,6 +25,7 @@ from jumplora_server.trie import Trie
 pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 
 TARGET = 40
+KINDS: Mapping[int, Kind] = {5: "masked", 6: "lowrank", 7: "masked"}
 Known = Mapping[tuple[int, ...], float]
 """The log-probability of a path's last token."""
 PROMPT = [*range(40, 71), 1]
@@ -49,7 +51,7 @@ def make_engine(backbone: Backbone, dtype: str, kernels: Kernels = "native") -> 
     )  # fmt: skip
     chain = [
         Adapter(*random_adapter(backbone, seed=seed, kind=kind, scale=0.2), f"{seed}" * 64)
-        for seed, kind in ((5, "masked"), (6, "lowrank"), (7, "masked"))
+        for seed, kind in KINDS.items()
     ]
     one, two, three = (engine.install(engine.pack(adapter)) for adapter in chain)
     trunk = engine.install(engine.fold(chain[:2]))
