@@ -140,7 +140,7 @@ class _Native:
         self._logprobs = torch.empty(MAX_ROWS, dtype=torch.float64)
         fed = torch.zeros(MAX_ROWS, POSITIONS, dtype=torch.int32)
         self._samplings = Samplings(fed, START, len(ends))
-        self._candidates = CandidateLists(MAX_ROWS, MAX_ROWS, len(ends))
+        self._candidates = CandidateLists(MAX_ROWS, len(ends), widest_search=MAX_ROWS)
         self._tape = Tape(library)
         found = (self._logits, self._highest, self._tokens)
         self._tape.add(Kind.BEST, *found, n=(vocabulary,))

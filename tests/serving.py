@@ -18,8 +18,9 @@ from tokenizers.models import WordLevel
 
 from factories import random_adapter, toy_backbone
 from fakes import EOS, LIMITS, ByteDetokenizer, FakeDetokenizer, FakeEngine
+from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.format import write_adapter
-from jumplora_adapters.manifest import Canary, PromptSpec
+from jumplora_adapters.manifest import Canary, ChoicesSpec, PromptSpec
 from jumplora_server.app import Parts, build, connect, traffic
 from jumplora_server.core import Batch, EngineLimits
 from jumplora_server.engine import tokenizer as engine_tokenizer
@@ -59,6 +60,7 @@ class Site:
     parts: Parts
     engine: FakeEngine
     folder: Path
+    backbone: Backbone = BACKBONE
     _seeds: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def adapter(
@@ -67,22 +69,27 @@ class Site:
         *,
         generation: Mapping[str, Any] | None = None,
         canaries: Sequence[Canary] = (),
+        choices: ChoicesSpec | None = None,
         **options: Any,
     ) -> Path:
         """Write an adapter file of random content, another one each time."""
         options.setdefault("prompt", PROMPT)
         seed = next(self._seeds)
-        manifest, deltas = random_adapter(BACKBONE, task=task, seed=seed, **options)
+        manifest, deltas = random_adapter(self.backbone, task=task, seed=seed, **options)
         path = self.folder / "files" / f"{task}-{seed}.safetensors"
         path.parent.mkdir(exist_ok=True)
-        fields = {"generation": generation or {}, "canaries": tuple(canaries)}
+        fields = {
+            "generation": generation or {},
+            "canaries": tuple(canaries),
+            "choices": choices,
+        }
         write_adapter(path, manifest.model_copy(update=fields), deltas)
         return path
 
     def publish(self, task: str, **options: Any) -> str:
         """Publish a random adapter into the store and wait until it answers; its version."""
         services = self.parts.services
-        published = services.store.publish(self.adapter(task, **options), BACKBONE)
+        published = services.store.publish(self.adapter(task, **options), self.backbone)
         services.residency.sync(task).result(timeout=10)
         return published.digest
 
@@ -107,6 +114,7 @@ def make_site(
     limits: EngineLimits = LIMITS,
     bytes_as_text: bool = False,
     tokenizer: engine_tokenizer.Tokenizer | None = None,
+    backbone: Backbone = BACKBONE,
     **settings: Any,
 ) -> Site:
     """A server that is not started. `settings` override the defaults of tests."""
@@ -127,9 +135,9 @@ def make_site(
     engine = FakeEngine(limits)
     detokenizer = ByteDetokenizer if bytes_as_text else FakeDetokenizer
     parts = connect(
-        chosen, BACKBONE, engine, tokenizer or character_tokenizer(), detokenizer=detokenizer
+        chosen, backbone, engine, tokenizer or character_tokenizer(), detokenizer=detokenizer
     )
-    return Site(build(chosen, parts), parts, engine, folder)
+    return Site(build(chosen, parts), parts, engine, folder, backbone)
 
 
 @contextmanager

@@ -46,15 +46,20 @@ def open_regular(
     access: Literal["read", "change", "create"] = "read",
     *,
     follow_links: bool = False,
+    folder: int | None = None,
 ) -> int:
-    """A descriptor of an ordinary file. Raises NotRegular and other OSError."""
+    """A descriptor of an ordinary file. Raises NotRegular and other OSError.
+
+    With `folder`, a descriptor of one, the path begins there.
+    """
     # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
     flags = _FLAGS[access] | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, flags | (0 if follow_links else os.O_NOFOLLOW), 0o666)
+        no_links = 0 if follow_links else os.O_NOFOLLOW
+        descriptor = os.open(path, flags | no_links, 0o666, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise NotRegular(path, _kind_at(path)) from error
+            raise NotRegular(path, _kind_at(path, folder)) from error
         raise
     try:
         mode = os.fstat(descriptor).st_mode
@@ -85,8 +90,8 @@ def now_ns() -> int:
     return time.time_ns()
 
 
-def _kind_at(path: str | Path) -> str:
+def _kind_at(path: str | Path, folder: int | None) -> str:
     try:
-        return kind_of(os.lstat(path).st_mode)
+        return kind_of(os.stat(path, dir_fd=folder, follow_symlinks=False).st_mode)
     except OSError:
         return "no file"

@@ -9,6 +9,7 @@ import torch
 
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.format import write_adapter
+from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.store import Store
 from jumplora_bench.masked import draw
 
@@ -27,9 +28,12 @@ def write_random(
     seed: int,
     dtype: torch.dtype = torch.bfloat16,
     targets: Iterable[str] | None = None,
+    prompt: PromptSpec | None = None,
 ) -> Path:
     """One random masked adapter as a file, which is returned."""
-    adapter = draw(backbone, task, density=density, seed=seed, dtype=dtype, targets=targets)
+    adapter = draw(
+        backbone, task, density=density, seed=seed, dtype=dtype, targets=targets, prompt=prompt
+    )
     write_adapter(file, adapter.manifest, adapter.deltas)
     return file
 
@@ -42,6 +46,7 @@ def publish_tasks(
     density: float,
     first_seed: int = 0,
     targets: Iterable[str] | None = None,
+    prompt: PromptSpec | None = None,
     on_task: Callable[[], None] = lambda: None,
 ) -> None:
     """One version of each task; `targets` None: every q and v."""
@@ -49,7 +54,7 @@ def publish_tasks(
     opened, file = Store(store), store.with_name(f"{store.name}.next.safetensors")
     names = None if targets is None else tuple(targets)
     for seed, task in enumerate(tasks, start=first_seed):
-        write_random(file, backbone, task, density=density, seed=seed, targets=names)
+        write_random(file, backbone, task, density=density, seed=seed, targets=names, prompt=prompt)
         opened.publish(file, backbone)
         on_task()
     file.unlink(missing_ok=True)

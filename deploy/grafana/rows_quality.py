@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.panel import Panel, Query, Row
-from deploy.grafana.promql import SELECTED
+from deploy.grafana.promql import SELECTED, quantile, rate
 
 
 def _of_a_pair(metric: str) -> str:
@@ -46,6 +46,39 @@ QUALITY = Row(
             width=12,
             by_task="by task",
             no_value="No canaries",
+        ),
+        Panel(
+            "Mass of the options",
+            "timeseries",
+            "percentunit",
+            "jumplora_choices_mass: how likely an answer was one of the options, of requests with "
+            "choices; half of the prompts, and a tenth, had less. A fall says that texts come that "
+            "the task was not trained on.",
+            (
+                Query(quantile(0.5, "jumplora_choices_mass"), "{{task_id}} median"),
+                Query(quantile(0.1, "jumplora_choices_mass"), "{{task_id}} p10"),
+            ),
+            width=12,
+            by_task="by task",
+            no_value="No choices",
+        ),
+        Panel(
+            "Abstained",
+            "timeseries",
+            "percentunit",
+            "jumplora_abstentions_total over jumplora_choices_mass_count: share of the prompts "
+            "with choices that no option answered, by what was less than asked.",
+            (
+                Query(
+                    rate("jumplora_abstentions_total", "task_id, cause")
+                    + " / on (task_id) group_left () "
+                    + f"({rate('jumplora_choices_mass_count')} > 0)",
+                    "{{task_id}} {{cause}}",
+                ),
+            ),
+            width=12,
+            by_task="by task",
+            no_value="No choices",
         ),
         Panel(
             "Backward transfer",

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +22,17 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import adapters, errors, health, tgi
+from jumplora_server.api import (
+    adapters,
+    errors,
+    health,
+    kserve,
+    openai,
+    openai_chat,
+    openai_completions,
+    tgi,
+    vllm,
+)
 from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
 from jumplora_server.api.route import add_dialect
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
@@ -34,9 +44,11 @@ from jumplora_server.http.connections import Traffic
 from jumplora_server.http.server import HttpServer, http_server
 from jumplora_server.loop.loop import EngineLoop, StepEngine
 from jumplora_server.loop.outbox import Delivery
+from jumplora_server.metrics.gateway import Resident
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.publishing import Publishing
 from jumplora_server.residency.engine import AdapterEngine
+from jumplora_server.residency.entries import State
 from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.trials import CanaryRun, TrialRun
@@ -181,6 +193,12 @@ def connect(
         glances = (pulse.glance for pulse in residency.pulses)
         return {g.name: g.seconds if is_stuck(g, settings.stall_seconds) else 0.0 for g in glances}
 
+    def residents() -> Iterator[Resident]:
+        for status in residency.each_status():
+            if status.state is State.READY and status.version is not None:
+                nbytes = status.bytes_host + status.bytes_device
+                yield Resident(status.task_id, nbytes, status.pinned)
+
     metrics.trouble(stuck_seconds, lambda: residency.store_fault is not None)
     services = Services(
         settings=settings,
@@ -198,6 +216,8 @@ def connect(
         watchdog=Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds)),
         lifecycle=lifecycle,
     )
+    rows = engine.limits.max_rows
+    metrics.residents(services.served_name, rows, residents, lambda: residency.free_bytes)
     return Parts(services, delivery)
 
 
@@ -279,6 +299,12 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     if has_docs:
         app.router.routes.insert(0, health.document_route(app))
     add_dialect(app, tgi.router)
+    add_dialect(app, tgi.compatible)
+    add_dialect(app, openai.router, openai.FORMS)
+    add_dialect(app, openai_completions.router)
+    add_dialect(app, openai_chat.router)
+    add_dialect(app, kserve.router, {"/v2": kserve.KSERVE})
+    add_dialect(app, vllm.router, vllm.FORMS)
     app.include_router(adapters.router)
     app.include_router(health.router)
     errors.install(app)
@@ -290,6 +316,7 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
         KeyCheck,
         admin_hashes=settings.key_hashes("admin"),
         api_hashes=settings.key_hashes("api"),
+        open_models=settings.open_models == "yes",
     )
     app.add_middleware(AccessLog)
     return app
@@ -327,7 +354,7 @@ async def _start(parts: Parts) -> None:
     services.watchdog.start()
     _log.info(
         "backbone %s (%s) as %s on %s; %d tasks in %s",
-        services.backbone.name,
+        services.served_name,
         services.backbone.fingerprint[:12],
         services.settings.dtype,
         services.settings.device,

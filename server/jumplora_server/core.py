@@ -47,11 +47,12 @@ class AdapterRef:
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended. The first three are the values clients see (TGI's names)."""
+    """Why a sequence ended. Clients see the first four: TGI's names, and one for choices."""
 
     EOS_TOKEN = "eos_token"
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
+    ABSTAINED = "abstained"  # no sequence ends so; an answer of choices may
     CANCELLED = "cancelled"
     TIMEOUT = "timeout"
     ERROR = "error"
@@ -181,7 +182,8 @@ class Finish:
     are of; `generated_tokens` is the sum of their tokens.
 
     Of choices `options` has the natural log-probability of each, its end token included; None where
-    it is too small to count. `text` and `generated_tokens` are the likeliest one's.
+    it is too small to count. `generated_tokens` and `score` are the likeliest one's; there is no
+    text, for texts of options are not known here.
     """
 
     reason: FinishReason

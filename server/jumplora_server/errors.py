@@ -5,6 +5,7 @@ ServerError
 ├── InputTooLong            413  input_too_long
 ├── UnknownTask             404  unknown_task
 ├── UnknownVersion          404  unknown_version
+├── PathNotFound            404  path_not_found
 ├── BaseNotAllowed          403  base_not_allowed
 ├── AdapterUnavailable      503  adapter_unavailable   (reason: the load failure's code)
 ├── AdapterRefused          422  adapter_refused       (reason: the check that failed)
@@ -71,6 +72,13 @@ class UnknownVersion(ServerError):
 
     status = 404
     code = "unknown_version"
+
+
+class PathNotFound(ServerError):
+    """Nothing that can be read lies at a path that a client named."""
+
+    status = 404
+    code = "path_not_found"
 
 
 class BaseNotAllowed(ServerError):

@@ -119,6 +119,22 @@ class Publishing:
         """Make the file durable; its SHA-256."""
         return await self._writers.run(incoming.finish, _log_late)
 
+    async def fill(self, incoming: Incoming, pieces: Iterator[bytes]) -> str:
+        """Write all pieces, each made on the thread that writes it, and finish; the file's SHA-256.
+
+        Raises what `pieces` raises.
+        """
+
+        def write_next() -> bool:
+            piece = next(pieces, None)
+            if piece is not None:
+                incoming.write(piece)
+            return piece is not None
+
+        while await self._writers.run(write_next, _log_late):
+            pass
+        return await self.finish(incoming)
+
     async def publish(self, task: str, incoming: Incoming, if_match: str | None = None) -> Release:
         """Make a finished file the current version of `task` and wait until it answers.
 

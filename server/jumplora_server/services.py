@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from anyio import CapacityLimiter
 
 from jumplora_server.lanes import Lanes
+from jumplora_server.options import RecentOptions
 from jumplora_server.store_threads import StoreThreads
 
 if TYPE_CHECKING:
@@ -65,3 +66,9 @@ class Services:
     reads: StoreThreads = field(default_factory=StoreThreads)
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
     lanes: Lanes = field(default_factory=Lanes)
+    options: RecentOptions = field(default_factory=RecentOptions)
+
+    @property
+    def served_name(self) -> str:
+        """The name of the backbone for clients."""
+        return self.settings.served_name or self.backbone.name

@@ -213,7 +213,7 @@ class Settings(BaseSettings):
     served_name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$",
-        description="what clients are told the backbone is called (default: its folder's name)",
+        description="name of the backbone for clients (default: its folder's name)",
     )
     open_models: Literal["yes", "no"] = Field(
         default="no",
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     )
     load_folder: Path | None = Field(
         default=None,
-        description="folder whose adapters POST /v1/load_lora_adapter may publish (none: no route)",
+        description="folder whose adapters POST /v1/load_lora_adapter may publish (none: refused)",
     )
 
     drain_grace: float = Field(

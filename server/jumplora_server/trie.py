@@ -1,4 +1,4 @@
-"""Options as tokens: a tree in which beginnings that several of them have stand once."""
+"""The options of a request as a tree of tokens. Knows no texts, tensors or probabilities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Trie:
     tokens: tuple[int, ...]  # [nodes] what is fed; -1 at node 0, which is fed the start token
     parents: tuple[int, ...]  # [nodes] lower than the node's own number; -1 of node 0
     edges: tuple[tuple[Edge, ...], ...]  # [nodes] at least one, in the order of the options
-    options: int
+    behind: tuple[int, ...]  # [nodes] how many options each leads to
+    ids: tuple[tuple[int, ...], ...]  # [options] all tokens of each
 
     @classmethod
     def of(cls, options: Sequence[Sequence[int]]) -> Trie:
@@ -35,11 +36,12 @@ class Trie:
         Raises ValueError for an option without tokens, and where one is the beginning of another
         (so where two are the same): with the end token, neither can be.
         """
-        tokens, parents, edges = [-1], [-1], [dict[int, Edge]()]
+        tokens, parents, edges, behind = [-1], [-1], [dict[int, Edge]()], [0]
         for option, ids in enumerate(options):
             if not ids:
                 raise ValueError(f"option {option} has no tokens")
             node = 0
+            behind[0] += 1
             for token in ids[:-1]:
                 edge = edges[node].get(token)
                 if edge is None:
@@ -47,14 +49,26 @@ class Trie:
                     tokens.append(token)
                     parents.append(node)
                     edges.append({})
+                    behind.append(0)
                 if edge.node < 0:
                     raise ValueError(f"option {edge.option} is a beginning of option {option}")
                 node = edge.node
+                behind[node] += 1
             if ids[-1] in edges[node]:
                 raise ValueError(f"option {option} is a beginning of an earlier one, or equals it")
             edges[node][ids[-1]] = Edge(ids[-1], -1, option)
-        listed = tuple(tuple(found.values()) for found in edges)
-        return cls(tuple(tokens), tuple(parents), listed, len(options))
+        return cls(
+            tuple(tokens),
+            tuple(parents),
+            tuple(tuple(found.values()) for found in edges),
+            tuple(behind),
+            tuple(map(tuple, options)),
+        )
+
+    @property
+    def options(self) -> int:
+        """How many there are."""
+        return len(self.ids)
 
     def __len__(self) -> int:
         """How many nodes there are."""

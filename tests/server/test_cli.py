@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from jumplora_adapters.manifest import ChoicesSpec, PromptSpec
 from jumplora_server.app import STARTUP_ERRORS
 from jumplora_server.cli.main import command_line
 from jumplora_server.cli.serve import NOT_FLAGS
@@ -200,6 +201,34 @@ def test_generate_from_stdin_with_details(served: tuple[Site, str]) -> None:
         answers = json.loads(result.output)
         assert len(answers) == 2
         assert [each["details"]["generated_tokens"] for each in answers] == [12, 12]
+
+
+def test_generate_with_choices(served: tuple[Site, str]) -> None:
+    site, address = served
+    site.publish("labels", prompt=PromptSpec(template="{text}", options=("World", "Sports")))
+    asked = ["generate", "labels", "x", "--server", address]
+    own = run(*asked, "--choices")
+    assert own.exit_code == 0, own.output
+    lines = [line.split() for line in own.output.splitlines() if line.strip(" ─")]
+    assert [words[0] for words in lines] == ["answer", "mass", "option", "World", "Sports"]
+    assert (lines[0][1], lines[3][1], lines[3][2]) == ("World", "0.9526", "-18.00")
+    given = run(*asked, "--choice", "two words", "--choice", "yes")
+    assert "answer  yes" in given.output
+    assert "two words" in given.output
+    as_json = json.loads(run(*asked, "--choice", "yes", "--choice", "no", "--json").output)
+    assert [each["text"] for each in as_json[0]["details"]["choices"]] == ["no", "yes"]
+    both = run(*asked, "--choices", "--choice", "yes")
+    assert (both.exit_code, "not both" in both.output) == (2, True)
+
+
+def test_generate_where_no_option_is_likely(served: tuple[Site, str]) -> None:
+    site, address = served
+    spec = ChoicesSpec(min_mass=0.9)
+    prompt = PromptSpec(template="{text}", options=("World", "Sports"))
+    site.publish("unsure", prompt=prompt, choices=spec)
+    result = run("generate", "unsure", "x", "--choices", "--server", address)
+    assert "answer  none: too unlikely" in result.output
+    assert "World" in result.output
 
 
 def test_generate_for_an_unknown_task(served: tuple[Site, str]) -> None:

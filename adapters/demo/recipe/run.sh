@@ -45,8 +45,15 @@ done <"$demo/recipe/adapters.txt"
 
 "$python" -m demo.recipe.baselines "$work/tasks" "$demo/backbone" --output "$work/baselines.json"
 # Publish what reaches its floor; the card is written from the store and fails on what does not.
+# Each calibration is another version, and the demo's store has one a task.
+rm -rf "$work/store"
 for task in ${PUBLISH:-agnews dbpedia register subject}; do
     "$python" -m jumplora_server publish "$work/$task.safetensors" \
+        --store "$work/store" --backbone "$demo/backbone"
+done
+WORK=$work "$demo/recipe/calibrate.sh"
+for folder in "$work"/store/*/; do
+    "$python" -m jumplora_server publish "$folder/$(cat "$folder/current").safetensors" \
         --store "$demo/store" --backbone "$demo/backbone"
 done
-"$python" -m demo.recipe.card "$work/baselines.json"
+"$python" -m demo.recipe.card "$work/baselines.json" "$work/choices"

@@ -120,11 +120,33 @@ def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> lis
             )
         )
     facts.append(("canaries", str(len(manifest.canaries))))
+    facts += _choices(manifest)
     if (profile := manifest.profile) is not None:
         group = "" if profile.group is None else f", group {profile.group}"
         text = f"{profile.features} of {profile.texts} texts, {profile.tokens} tokens{group}"
         facts.append(("profile", text))
     facts.append(("created", manifest.created or "-"))
+    return facts
+
+
+def _choices(manifest: Manifest) -> list[tuple[str, str]]:
+    """When it abstains, and how sure it is of its choices, by dtype and form."""
+    if manifest.choices is None:
+        return []
+    from jumplora_adapters.calibration import is_stale
+
+    asked = manifest.choices.model_dump(include={"min_probability", "min_mass"}, exclude_none=True)
+    facts = [(name, f"{least:g}") for name, least in asked.items()]
+    for each in manifest.choices.calibrations:
+        stale = ", of other options: not used" if is_stale(each, manifest) else ""
+        facts.append(
+            (
+                f"calibrated {each.dtype}",
+                f"{'folded' if each.is_folded else 'unfolded'}: temperature {each.temperature:.3f},"
+                f" error {each.error:.3f} (before {each.error_before:.3f}) on {each.rows} rows"
+                f"{stale}",
+            )
+        )
     return facts
 
 

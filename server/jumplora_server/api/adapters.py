@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -28,6 +30,7 @@ from jumplora_server.api.uploads import ARCHIVE_TYPES, received
 from jumplora_server.errors import AdapterRefused, InvalidInput
 from jumplora_server.publishing import require_served
 from jumplora_server.residency.status import TaskStatus
+from jumplora_server.services import Services
 
 TaskPath = Annotated[str, Path(description="the task")]
 LINES_A_TURN = 64  # of the event loop, which others wait for: less than a millisecond
@@ -135,16 +138,10 @@ async def put_adapter(
     one name give equal versions.
     """
     _note(request, check_task(task_id))
-    if task_id == services.settings.base_name:
-        raise InvalidInput(f"task id {task_id!r} means the bare backbone here", reason="task_id")
     limit = services.settings.max_adapter_bytes
-    try:
+    with publication(services, task_id):
         async with received(request, services.publishing, limit) as incoming:
             release = await services.publishing.publish(task_id, incoming, _etag_of(if_match))
-    except AdapterError as error:
-        if isinstance(as_server_error(error), AdapterRefused):
-            services.metrics.adapter_load_failed(task_id, error.code)
-        raise
     outcome = release.published.outcome
     told = _told(release.status, response)
     response.status_code = 201 if outcome == "created" else 200
@@ -159,6 +156,20 @@ async def delete_adapter(request: Request, services: WithServices, task_id: Task
     _note(request, check_task(task_id))
     await services.publishing.remove(task_id)
     return Removed(task_id=task_id)
+
+
+@contextmanager
+def publication(services: Services, task: str) -> Iterator[None]:
+    """Count a file of `task` that is refused within this. Raises InvalidInput where no adapter may
+    have that task."""
+    if task == services.settings.base_name:
+        raise InvalidInput(f"task id {task!r} means the bare backbone here", reason="task_id")
+    try:
+        yield
+    except AdapterError as error:
+        if isinstance(as_server_error(error), AdapterRefused):
+            services.metrics.adapter_load_failed(task, error.code)
+        raise
 
 
 def _told(status: TaskStatus, response: Response) -> AdapterDetail:

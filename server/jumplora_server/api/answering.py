@@ -13,8 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from jumplora_adapters.manifest import Calibration
 from jumplora_server.api.ask import Ask, Origin, RequestRecord, Result, record_of
-from jumplora_server.api.dialect import Writer
+from jumplora_server.api.choices import Offer, choose
+from jumplora_server.api.dialect import BodyWriter, Writer
 from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.intake import Admitted, take_in
 from jumplora_server.core import Answer, Finish, Sampling, Token
@@ -37,7 +39,7 @@ class HungUp(Exception):
     """The client closed the connection before the answer."""
 
 
-async def answer(request: Request, services: Services, ask: Ask, writer: Writer) -> Response:
+async def answer(request: Request, services: Services, ask: Ask, writer: BodyWriter) -> Response:
     """All of it in one body. Raises server errors."""
     record = record_of(request.scope)
     admitted = await take_in(services, record, ask)
@@ -50,6 +52,9 @@ async def answer(request: Request, services: Services, ask: Ask, writer: Writer)
         else:
             (only,) = collected
             ended = [await unless_hung_up(request, only, _patience(services, admitted))]
+        calibration = None
+        if admitted.offer is not None:
+            calibration = admitted.offer.calibration(services.residency)
     except HungUp:
         cause = "client_disconnect"
         return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -63,7 +68,11 @@ async def answer(request: Request, services: Services, ask: Ask, writer: Writer)
     pieces: list[str] = []
     each = len(admitted.samplings)
     for first in range(0, len(ended), each):
-        result = _result(admitted, ended[first : first + each], shows_tokens=ask.wants == "tokens")
+        if admitted.offer is not None:
+            result = _chosen(services, record, admitted.offer, calibration, ended[first][1])
+        else:
+            tokens = ask.wants == "tokens"
+            result = _result(admitted, ended[first : first + each], shows_tokens=tokens)
         pieces.append(writer.piece(admitted.origin, len(pieces), result))
         if ask.logprobs != "none":  # half a millisecond each, which others should not wait for
             await asyncio.sleep(0)
@@ -83,6 +92,19 @@ def _result(admitted: Admitted, ended: Sequence[Collected], *, shows_tokens: boo
     if not shows_tokens:
         best = [replace(answer, tokens=()) for answer in best]
     return Result(best, ended[0][1].prompt_tokens)
+
+
+def _chosen(
+    services: Services,
+    record: RequestRecord,
+    offer: Offer,
+    calibration: Calibration | None,
+    finish: Finish,
+) -> Result:
+    """Of one prompt with choices."""
+    chosen, ranking, cause = choose(offer, calibration, finish)
+    services.metrics.chosen(record.task, ranking.mass, cause)
+    return Result([chosen], finish.prompt_tokens, ranking)
 
 
 def answer_of(finish: Finish, sampling: Sampling, tokens: Sequence[Token]) -> Answer:

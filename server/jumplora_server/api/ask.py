@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jumplora_adapters.errors import TaskIdInvalid
 from jumplora_adapters.manifest import check_task_id
@@ -50,11 +50,17 @@ ANYBODY = Caller()
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """How a dialect calls what a message is about: `prompts` as a whole, and each parameter."""
+    """How a dialect calls what a message is about: `prompts` as a whole, and each parameter.
+
+    `whole` says how a whole prompt is given where an adapter has no template, `sampled` how answers
+    are drawn.
+    """
 
     prompts: str
     prefix: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
+    whole: str = "give the whole prompt as inputs, with `jumplora generate` by --raw"
+    sampled: str = "set do_sample to true"
 
     def parameter(self, name: str) -> str:
         """Where a client wrote the parameter that is `name` here."""
@@ -121,12 +127,40 @@ class Origin:
     prompt_tokens: int
 
 
+class RankedOption(NamedTuple):
+    """One of the options that were given, and how likely it is."""
+
+    text: str
+    probability: float  # among the options, at the temperature
+    logprob: float | None  # as the model has it; None where it is too small to count
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """All options of one prompt, the likeliest first; of equals in the order that they were given.
+
+    `mass` is the options' share of all that the model could answer. An option's probability is its
+    softmax over the options of log-probabilities / `temperature`, which changes no order.
+    """
+
+    options: tuple[RankedOption, ...]
+    mass: float
+    temperature: float
+    calibrated_by: Literal["manifest", "nothing"]
+    is_abstained: bool  # the best probability or the mass was less than asked
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one prompt: what it was answered with, the best first, and all ended well."""
+    """What became of one prompt: what it was answered with, the best first, and all ended well.
+
+    `ranking` is there where choices were asked. The one answer's text is then its best option, or
+    "" where it abstained.
+    """
 
     answers: Sequence[Answer]
     prompt_tokens: int
+    ranking: Ranking | None = None
 
 
 def check_task(task: str) -> str:

@@ -14,11 +14,10 @@ from jumplora_server.core import Sampling, TokenEvent
 from jumplora_server.errors import ServerError
 
 
-class Writer(Protocol):
+class BodyWriter(Protocol):
     """Writes the answer to one request; made for it, so it may keep what it needs on the way.
 
-    One body is made of `piece` for each prompt in order, then `whole`. A stream is `event` for each
-    event of each sequence, then `ending`; or `broken_off`, which is its last one.
+    One body is made of `piece` for each prompt in order, then `whole`.
     """
 
     def piece(self, origin: Origin, index: int, result: Result) -> str:
@@ -26,6 +25,11 @@ class Writer(Protocol):
 
     def whole(self, origin: Origin, pieces: Sequence[str]) -> str:
         """The body made of all pieces."""
+
+
+class Writer(BodyWriter, Protocol):
+    """Writes streams as well: `event` for each event of each sequence, then `ending`; or
+    `broken_off`, which is its last one."""
 
     def event(
         self, origin: Origin, number: int, sampling: Sampling, index: int, event: TokenEvent

@@ -27,7 +27,18 @@ async def services_of(request: Request) -> Services:
 
 
 # Answered also where no more connections are allowed; each waits for no thread that others use.
-PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics", "/info"})
+PROBES = frozenset(
+    {
+        "/livez",
+        "/readyz",
+        "/health",
+        "/ping",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/metrics",
+        "/info",
+    }
+)
 THREADS = ("engine", "loader", "watcher")
 FAILED_STEPS = 5  # this many in a row are no longer the fault of one batch
 WithServices = Annotated[Services, Depends(services_of)]
@@ -117,17 +128,25 @@ async def livez(services: WithServices) -> Response:
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
+@router.get("/ping", response_model=Health, responses={503: {"model": Health}})
 async def readyz(services: WithServices) -> Response:
-    """Whether requests should be sent here. A full queue does not count: that moves the load."""
+    """Whether requests should be sent here. A full queue does not count: that moves the load.
+
+    `/ping` is where SageMaker and some balancers ask it.
+    """
+    return _answer(ready_checks(services), remarks(services))
+
+
+def ready_checks(services: Services) -> dict[str, str]:
+    """All that an answer needs: "ok", or what is wrong with it."""
     phase = services.lifecycle.phase
-    checks = {
+    return {
         "lifecycle": "ok" if phase == "serving" else phase,
         **thread_checks(services),
         "steps": steps_check(services),
         "store": "ok",
         "adapters": adapters_check(services),
     }
-    return _answer(checks, remarks(services))
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -144,7 +163,7 @@ async def info(services: WithServices) -> Any:
     settings, limits = services.settings, services.limits
     return Info(
         version=VERSION,
-        model_id=services.backbone.name,
+        model_id=services.served_name,
         model_dtype=settings.dtype,
         model_device_type=settings.device,
         backbone_fingerprint=services.backbone.fingerprint,
@@ -155,6 +174,7 @@ async def info(services: WithServices) -> Any:
         max_concurrent_requests=settings.max_queued_requests,
         max_batch_size=limits.max_rows,
         base=settings.base_name if settings.allow_base == "yes" else None,
+        default_task=settings.default_task,
         adapters=services.residency.tasks,
     )
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.sampling_bounds import MAX_SEED, find_out_of_bounds
 from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, RequestRecord
+from jumplora_server.api.choices import Offer, check_choices
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
 from jumplora_server.core import DEFAULT_NEW_TOKENS, Beams, EngineLimits, Lease, Sampling
 from jumplora_server.errors import (
@@ -45,7 +46,7 @@ class Admitted:
     """A request's sequences, all on one version: those of each prompt, in the order of its prompts.
 
     Every prompt's sequences have the same `samplings`; of what they come to, the best `answers` are
-    wanted. `deadline` is a time on the services' clock.
+    wanted. `deadline` is a time on the services' clock. `offer` is there where choices are asked.
     """
 
     origin: Origin
@@ -53,9 +54,12 @@ class Admitted:
     samplings: tuple[Sampling, ...]
     answers: int
     deadline: float
+    offer: Offer | None = None
 
     def cancel(self, cause: CancelCause) -> None:
-        """Free the rows of what has not ended yet."""
+        """Free the rows of what has not ended yet, and the version."""
+        if self.offer is not None:
+            self.offer.lease.release()
         for streams in self.streams:
             for stream in streams:
                 stream.cancel(cause)
@@ -78,7 +82,11 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
         sizes = prompt_sizes(services, ask, spec)
         reservations = _reserve(services, record.task, ask, wishes, sizes)
         streams: list[tuple[Stream, ...]] = []
+        offer: Offer | None = None
         try:
+            if ask.choices is not None:
+                offer = await Offer.of(services, record.task, ask, lease)
+                wishes = replace(wishes, samplings=tuple(map(offer.applied_to, wishes.samplings)))
             encoded = await encode(
                 services.lanes,
                 services.tokenizer,
@@ -90,7 +98,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                     spec=spec,
                     truncate=ask.truncate,
                     allowed=services.limits.max_source_tokens,
-                    name=ask.name,
+                    names=ask.names,
                     is_late=lambda: services.clock() >= deadline,
                 ),
             )
@@ -118,10 +126,12 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                 stream.cancel(cause)
             for reservation in reservations[len(streams) * len(wishes.samplings) :]:
                 reservation.release()
+            if offer is not None:
+                offer.lease.release()
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
     origin = Origin(lease.ref, record.prompt_tokens)
-    return Admitted(origin, tuple(streams), wishes.samplings, wishes.answers, deadline)
+    return Admitted(origin, tuple(streams), wishes.samplings, wishes.answers, deadline, offer)
 
 
 def _reserve(
@@ -210,7 +220,8 @@ def _timeout(services: Services, ask: Ask) -> float:
 class Wishes:
     """What is wanted of each prompt: the sequences to compute, and how many of them to answer with.
 
-    A beam search is one sequence, which has as many answers itself.
+    A beam search is one sequence, which has as many answers itself. So are choices; what they are
+    is not known yet.
     """
 
     samplings: tuple[Sampling, ...]
@@ -226,6 +237,9 @@ def make_wishes(
     default that would count and that no request may ask for. A manifest's max_new_tokens over the
     server's limit means the limit: no request asked for it.
     """
+    if ask.choices is not None:
+        check_choices(ask, limits)
+        return Wishes((Sampling(max_new_tokens=1, logprobs=ask.logprobs),))
     defaults: Mapping[str, Any] = {} if manifest is None else manifest.generation
     asked = ask.parameters
     merged = {**defaults, **asked}
@@ -311,8 +325,8 @@ def _check_answers(
         return 1, answers
     _refuse_any(ask, _OF_BEAMS[1:], f"has no effect without {plain('num_beams')} over 1")
     if best_of > 1 and not samples:
-        ways = f"{plain('do_sample')} to true, or {plain('num_beams')}"
-        _refuse(ask, several, f"all would be the same; set {ways}")
+        ways = f"{ask.names.sampled}, or set {plain('num_beams')}"
+        _refuse(ask, several, f"all would be the same; {ways}")
     if answers > best_of:
         _refuse(ask, count, f"{answers} is more than {plain('best_of')}, {best_of}")
     return best_of, answers
@@ -349,9 +363,6 @@ def _check_asked(ask: Ask, limits: EngineLimits) -> None:
             f"{names.parameter('truncate')}: {ask.truncate} is more than this server reads, "
             f"{limits.max_source_tokens}"
         )
-    if asked.get("do_sample") is False:
-        why = f"has no effect when {names.plain('do_sample')} is false"
-        _refuse_any(ask, (*_SAMPLERS, "seed"), why)
 
 
 def _seed(asked: Mapping[str, Any]) -> int:

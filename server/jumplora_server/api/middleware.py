@@ -37,8 +37,13 @@ from jumplora_server.services import Services
 
 ACCESS_LOG = "jumplora.access"
 Access = Literal["public", "api", "admin"]
-PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/health"})
+# What balancers and supervisors ask, which have no key. None of them names a task.
+PUBLIC_PATHS = frozenset(
+    {"/livez", "/readyz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"}
+)
 ADAPTERS_PATH = "/v1/adapters"
+MODELS_PATH = "/v1/models"
+LORA_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 KEY_ID_DIGITS = 12  # of a key's SHA-256: names it in logs, and does not give it away
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^"';\s]*)""", re.ASCII | re.IGNORECASE)
@@ -96,22 +101,35 @@ def _count(scope: AsgiScope, record: RequestRecord) -> None:
     services.metrics.request_finished(record.task, outcome, None)
 
 
-def needed_access(method: str, path: str) -> Access:
-    """What a request needs. Changing adapters needs an admin key, all else at least an api key."""
+def needed_access(method: str, path: str, *, open_models: bool = False) -> Access:
+    """What a request needs. Changing adapters needs an admin key, all else at least an api key.
+
+    With `open_models` the list of models needs none: a Kubernetes gateway asks for it without.
+    """
     if path in PUBLIC_PATHS:
         return "public"
-    if method not in _READING and (path == ADAPTERS_PATH or path.startswith(ADAPTERS_PATH + "/")):
-        return "admin"
-    return "api"
+    if method in _READING:
+        return "public" if open_models and _is_at(path, MODELS_PATH) else "api"
+    return "admin" if path in LORA_PATHS or _is_at(path, ADAPTERS_PATH) else "api"
+
+
+def _is_at(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + "/")
 
 
 class KeyCheck:
     """Checks `Authorization: Bearer <key>`. Keys are compared as SHA-256, in constant time."""
 
     def __init__(
-        self, app: ASGIApp, *, admin_hashes: Sequence[str], api_hashes: Sequence[str]
+        self,
+        app: ASGIApp,
+        *,
+        admin_hashes: Sequence[str],
+        api_hashes: Sequence[str],
+        open_models: bool = False,
     ) -> None:
         self._app = app
+        self._open_models = open_models
         self._admin = tuple(admin_hashes)
         self._api = tuple(api_hashes)
 
@@ -119,8 +137,9 @@ class KeyCheck:
         if scope["type"] == "http":
             header = Headers(scope=scope).get("authorization")
             record = record_of(scope)
+            needed = needed_access(scope["method"], scope["path"], open_models=self._open_models)
             try:
-                record.caller = self.admit(needed_access(scope["method"], scope["path"]), header)
+                record.caller = self.admit(needed, header)
             except ServerError as refusal:
                 record.failed(refusal)
                 await server_error_response(scope, refusal)(scope, receive, send)

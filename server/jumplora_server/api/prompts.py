@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jumplora_adapters.bounds import MAX_FRAME_BYTES
 from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import Frame, measure, render_truncated
-from jumplora_server.api.ask import Ask
+from jumplora_server.api.ask import Ask, FieldNames
 from jumplora_server.core import Lease, NoEmbedding
 from jumplora_server.errors import DeadlineExceeded, InputTooLong, InvalidInput
 from jumplora_server.lanes import Lanes
@@ -33,7 +33,7 @@ class Prompts:
     """A request's prompts: `given` are texts for the template of `spec`, or whole without one.
 
     `sizes` are the UTF-8 bytes of the prompts that will be made, `truncate` cuts them to so many
-    tokens; without it, more than `allowed` are an error. `name` says what an index is called,
+    tokens; without it, more than `allowed` are an error. `names` says what the client calls them,
     `is_late` whether the request is past its deadline.
     """
 
@@ -42,7 +42,7 @@ class Prompts:
     spec: PromptSpec | None
     truncate: int | None
     allowed: int
-    name: Callable[[int], str]
+    names: FieldNames
     is_late: Callable[[], bool]
 
 
@@ -65,8 +65,7 @@ def prompt_spec(ask: Ask, lease: Lease) -> PromptSpec:
     if lease.manifest is None or lease.manifest.prompt is None:
         whose = "the bare backbone" if lease.ref is None else f"the adapter of {lease.ref.task!r}"
         raise InvalidInput(
-            f"{ask.names.prompts}: {whose} has no prompt template; give the whole prompt as inputs,"
-            " with `jumplora generate` by --raw"
+            f"{ask.names.prompts}: {whose} has no prompt template; {ask.names.whole}"
         )
     return lease.manifest.prompt
 
@@ -126,11 +125,11 @@ def _encode_all(read: Read, prompts: Prompts) -> list[tuple[int, ...]]:
 
 
 def _encode_one(read: Read, prompts: Prompts, index: int) -> tuple[int, ...]:
-    name = prompts.name(index)
+    name = prompts.names.prompt(index, len(prompts.given))
     if prompts.is_late():  # large ones may have waited long for their turn
         raise DeadlineExceeded(
             f"the deadline passed before {name} was tokenized; give "
-            "a longer timeout_ms or shorter prompts"
+            f"a longer {prompts.names.plain('timeout_ms')} or shorter prompts"
         )
     allowed = prompts.allowed
     try:
@@ -141,9 +140,10 @@ def _encode_one(read: Read, prompts: Prompts, index: int) -> tuple[int, ...]:
             f"backbone does not know: its embedding has {error.rows} rows; leave it out"
         ) from error
     if ids is None:
+        truncate = prompts.names.parameter("truncate")
         raise InputTooLong(
             f"{name}: the prompt has more than {allowed} tokens, which are the most that are "
-            f'allowed; give less, or cut it with "parameters": {{"truncate": {allowed}}}'
+            f"allowed; give less, or have it cut: set {truncate} to {allowed}"
         )
     return ids
 

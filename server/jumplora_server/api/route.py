@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -37,6 +37,7 @@ _NEXT = re.compile(
     re.DOTALL,
 )
 
+Typed = Literal["always", "or not at all"]  # whether a body needs its content-type
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -61,12 +62,12 @@ class JsonRequest(Request):
         except ValueError as error:
             raise json.JSONDecodeError(str(error), "", 0) from error
 
-    async def model(self, kind: type[M]) -> M:
+    async def model(self, kind: type[M], typed: Typed = "always") -> M:
         """The body as a model. Raises InvalidInput."""
         if not await self.body():
             raise InvalidInput(f"the body is empty: {NO_OBJECT}")
         content_type = self.headers.get("content-type", "")
-        if not is_json(content_type):
+        if not is_json(content_type) and (content_type or typed == "always"):
             given = f"is {content_type[:80]!a}" if content_type else "is missing"
             raise InvalidInput(f"content-type {given}: {NO_OBJECT}")
         try:
@@ -106,6 +107,7 @@ class DialectRoute(APIRoute):
 
     dialect: ClassVar[Dialect]
     body: ClassVar[type[BaseModel]]
+    typed: ClassVar[Typed] = "always"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Call the endpoint with what it declares."""
@@ -116,7 +118,7 @@ class DialectRoute(APIRoute):
             return await endpoint(
                 request=request,
                 services=request.services,
-                body=await request.model(self.body),
+                body=await request.model(self.body, self.typed),
                 x_task_id=request.headers.get(TASK_HEADER),
                 **request.path_params,
             )

@@ -20,6 +20,8 @@ from pydantic import (
 )
 
 from jumplora_adapters import sampling_bounds as bounds
+from jumplora_server.api.choice_fields import ChoiceInfo, ChoicesGiven, of_choices
+from jumplora_server.api.neutral import Neutral, Temperature
 
 
 class Received(BaseModel):
@@ -40,8 +42,10 @@ class Received(BaseModel):
         if isinstance(value, dict):
             unknown = (ascii(str(key)[:64]) for key in value if key not in cls.model_fields)
             if first := list(islice(unknown, 5)):
+                # Inherited ones, which come first there, matter less.
+                allowed = sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)
                 raise ValueError(
-                    f"unknown field {', '.join(first)}; allowed are {', '.join(cls.model_fields)}"
+                    f"unknown field {', '.join(first)}; allowed are {', '.join(allowed)}"
                 )
         return value
 
@@ -87,15 +91,17 @@ def _early_stopping(value: object) -> object:
 EarlyStopping = Annotated[bool | Literal["never"] | None, BeforeValidator(_early_stopping)]
 
 
-class Parameters(Received):
+class Parameters(Neutral, Received):
     """How to generate. What is not given comes from the adapter's manifest, then the server."""
 
     max_new_tokens: Annotated[int, bounds.MAX_NEW_TOKENS.field()] | None = None
     min_new_tokens: Annotated[int, bounds.MIN_NEW_TOKENS.field()] | None = None
     do_sample: bool | None = Field(
-        default=None, description="default: true if temperature, top_k or top_p is given"
+        default=None,
+        description="default: true if temperature, top_k or top_p is given; false: these and "
+        "typical_p and seed have no effect",
     )
-    temperature: Annotated[float, bounds.TEMPERATURE.field()] | None = None
+    temperature: Temperature | None = Field(default=None, description="0: do_sample is false")
     top_k: Annotated[int, bounds.TOP_K.field()] | None = None
     top_p: Annotated[float, bounds.TOP_P.field()] | None = None
     repetition_penalty: Annotated[float, bounds.REPETITION_PENALTY.field()] | None = None
@@ -127,12 +133,37 @@ class Parameters(Received):
         description="of the first sampled answer; the others have the next ones",
     )
     stop: list[StopString] | None = Field(default=None, max_length=bounds.MAX_STOPS)
+    choices: ChoicesGiven = Field(
+        default=None,
+        description="one of these is the answer, and details has the probabilities of all; true: "
+        "the options of the adapter's prompt",
+    )
+    min_probability: float | None = Field(
+        default=None, ge=0, le=1, description="of choices: below it, the best one is not given"
+    )
+    min_mass: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="of choices: nor where all together are less likely than this",
+    )
     truncate: int | None = Field(
         default=None, ge=1, le=32768, description="cut the prompt to that many tokens"
     )
-    details: bool = Field(default=False, description="list the tokens with log-probabilities")
+    details: bool | None = Field(
+        default=None, description="list the tokens with log-probabilities (default: false)"
+    )
     timeout_ms: int | None = Field(default=None, ge=1, le=3_600_000)
-    adapter_id: str | None = Field(default=None, description="alias of task_id")
+    adapter_id: str | None = Field(
+        default=None, description="alias of task_id; null yields to a task that is named elsewhere"
+    )
+
+    @model_validator(mode="after")
+    def _need_choices(self) -> Self:
+        for name in ("min_probability", "min_mass"):
+            if self.choices is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} has no effect without choices; leave it out")
+        return self
 
 
 class GenerateRequest(Received):
@@ -163,6 +194,9 @@ class GenerateRequest(Received):
         "it, as </s>, are plain characters unless the server is set to read them",
     )
     parameters: Parameters = Parameters()
+    stream: bool | None = Field(
+        default=None, description="answer with server-sent events, as /generate_stream"
+    )
 
     @model_validator(mode="after")
     def _one_of_inputs_and_text(self) -> Self:
@@ -197,8 +231,10 @@ _SEED = Field(description="repeat a sampled answer with it; null when greedy")
 _SCORE = Field(
     default=None,
     description="the sum of its tokens' log-probabilities, divided by their number (with beams: to "
-    "the power of length_penalty); null where neither details nor several answers were asked for",
+    "the power of length_penalty); null where neither details, several answers nor a stream were "
+    "asked for",
 )
+_PREFILL: list[TokenInfo] = Field(default=[], description="always empty; TGI's clients require it")
 
 
 class BestOfSequence(BaseModel):
@@ -209,22 +245,30 @@ class BestOfSequence(BaseModel):
     generated_tokens: int
     seed: int | None = _SEED
     score: float | None = _SCORE
+    prefill: list[TokenInfo] = _PREFILL
     tokens: list[TokenInfo] = []
 
 
 class Details(BaseModel):
     """How an answer came about."""
 
-    finish_reason: Literal["eos_token", "length", "stop_sequence"]
+    finish_reason: Literal["eos_token", "length", "stop_sequence", "abstained"]
     prompt_tokens: int
     generated_tokens: int
     seed: int | None = _SEED
     score: float | None = _SCORE
     task_id: str | None
     adapter_version: str | None = Field(description="SHA-256 of the adapter file that answered")
+    prefill: list[TokenInfo] = _PREFILL
     tokens: list[TokenInfo] = []
     best_of_sequences: list[BestOfSequence] = Field(
         default=[], description="the other answers that were asked for, the best first"
+    )
+    choices: list[ChoiceInfo] | None = of_choices("all options, the likeliest first")
+    mass: float | None = of_choices("how likely it is that an answer is one of the options")
+    temperature: float | None = of_choices("what log-probabilities were divided by")
+    calibrated_by: Literal["manifest", "nothing"] | None = of_choices(
+        "where the temperature is from: the adapter's calibration, or nothing and it is 1"
     )
 
 
@@ -244,6 +288,7 @@ class GenerateResponse(BaseModel):
                         "score": None,
                         "task_id": "agnews",
                         "adapter_version": "9f2c4d1e" * 8,
+                        "prefill": [],
                         "tokens": [],
                         "best_of_sequences": [],
                     },
@@ -256,13 +301,21 @@ class GenerateResponse(BaseModel):
     details: Details
 
 
+class StreamDetails(Details):
+    """How a streamed answer came about."""
+
+    input_length: int | None = Field(
+        default=None, description="the same as prompt_tokens: TGI's name in streams"
+    )
+
+
 class StreamEvent(BaseModel):
     """One server-sent event; the last has `generated_text` and `details`."""
 
     index: int
     token: TokenInfo | None
     generated_text: str | None = None
-    details: Details | None = None
+    details: StreamDetails | None = None
 
 
 class Info(BaseModel):
@@ -282,6 +335,9 @@ class Info(BaseModel):
     max_concurrent_requests: int
     max_batch_size: int
     base: str | None
+    default_task: str | None = Field(
+        default=None, description="task of a request that names none; null: that is an error"
+    )
     adapters: int
 
 

@@ -1,4 +1,4 @@
-"""TGI's dialect: what `/generate` and `/generate_stream` take, and what they answer.
+"""TGI's dialect, and LoRAX's: what `/`, `/generate` and `/generate_stream` take and answer.
 
 The first dialect, and the one to copy: schemas (here those of `schemas`), `to_ask`, how answers and
 errors are written, the routes.
@@ -14,9 +14,19 @@ from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
 from jumplora_server.api.answering import EventStream, answer, answer_of, stream
-from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, check_spec, record_of
-from jumplora_server.api.dialect import Dialect
-from jumplora_server.api.errors import error_body, shown_message
+from jumplora_server.api.ask import (
+    Ask,
+    Caller,
+    ChoicesAsked,
+    FieldNames,
+    Origin,
+    Ranking,
+    Result,
+    check_spec,
+    record_of,
+)
+from jumplora_server.api.dialect import Dialect, Fault
+from jumplora_server.api.errors import error_body, fault_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.route import TASK_HEADER, DialectRoute
 from jumplora_server.api.schemas import (
@@ -24,14 +34,23 @@ from jumplora_server.api.schemas import (
     ErrorBody,
     GenerateRequest,
     GenerateResponse,
+    Parameters,
+    StreamDetails,
     StreamEvent,
     TokenInfo,
 )
 from jumplora_server.core import Answer, Sampling, Token, TokenEvent, Wanted
-from jumplora_server.errors import InvalidInput, ServerError
+from jumplora_server.errors import InvalidInput, ServerError, UnknownTask, UnknownVersion
+from jumplora_server.services import Services
 
-# Of `parameters`, those that choose tokens; the others are fields of an Ask.
-_OTHERS = frozenset({"truncate", "details", "timeout_ms", "adapter_id"})
+# Of `parameters`, those that choose tokens; the others are fields of an Ask, or change nothing.
+_OTHERS = frozenset(
+    {
+        "truncate", "details", "timeout_ms", "adapter_id", "choices", "min_probability", "min_mass",
+        "typical_p", "api_token",
+    }
+)  # fmt: skip
+_SAMPLERS = ("temperature", "top_k", "top_p", "seed")
 
 
 def to_ask(
@@ -39,10 +58,12 @@ def to_ask(
 ) -> Ask:
     """What a request wants. Raises InvalidInput for a stream of several prompts."""
     if is_streamed and body.shape == "list":
-        raise InvalidInput("a stream answers one prompt; give a string, or use /generate")
+        raise InvalidInput("a stream answers one prompt; give a string, or do not ask for a stream")
     parameters = body.parameters
-    # Tokens are shown with the details only; without, the engine thread has less to tell.
-    wants: Wanted = "tokens" if is_streamed or parameters.details else "end"
+    # Tokens are shown with the details only; without, the engine thread has less to tell. Clients
+    # of TGI require the log-probabilities of a stream.
+    shows_tokens = is_streamed or bool(parameters.details)
+    wants: Wanted = "tokens" if shows_tokens else "end"
     timeout = parameters.timeout_ms
     return Ask(
         caller=caller,
@@ -52,19 +73,51 @@ def to_ask(
         shape=body.shape,
         wants=wants,
         names=FieldNames("inputs" if body.text is None else "text", prefix="parameters."),
-        parameters=parameters.model_dump(exclude_none=True, exclude=set(_OTHERS)),
-        logprobs="chosen" if parameters.details else "none",
+        parameters=asked_parameters(parameters),
+        logprobs="chosen" if shows_tokens else "none",
         streamed="one" if is_streamed else "no",
+        choices=choices_asked(parameters),
         truncate=parameters.truncate,
         timeout_seconds=None if timeout is None else timeout / 1000,
     )
 
 
-class TgiWriter:
-    """Answers as TGI writes them."""
+def choices_asked(parameters: Parameters) -> ChoicesAsked | None:
+    """That one of some options is wanted, if it is."""
+    given = parameters.choices
+    if given is None:
+        return None
+    options = None if given is True else tuple(given)
+    return ChoicesAsked(options, parameters.min_probability, parameters.min_mass)
 
-    def __init__(self, ask: Ask) -> None:
-        self._is_list = ask.shape == "list"
+
+def asked_parameters(parameters: Parameters) -> dict[str, Any]:
+    """The parameters that choose tokens, without those that have no effect beside the others.
+
+    Raises InvalidInput for a typical_p that would have one.
+    """
+    asked = parameters.model_dump(exclude_none=True, exclude=set(_OTHERS))
+    if parameters.temperature == 0:
+        asked["do_sample"] = False
+    if asked.get("do_sample") is False:
+        # Clients of TGI always send do_sample, and some of them the others' defaults with it.
+        asked = {name: value for name, value in asked.items() if name not in _SAMPLERS}
+    elif parameters.typical_p not in (None, 1):
+        raise InvalidInput(
+            "parameters.typical_p: typical decoding is not built here; leave it out or send 1 "
+            "(top_p drops unlikely tokens too), or set do_sample to false"
+        )
+    if asked.get("best_of") == 1 == asked.get("n", asked.get("num_return_sequences", 1)):
+        del asked["best_of"]
+    return asked
+
+
+class TgiWriter:
+    """Answers as TGI writes them; at its route for old clients one answer is a list of one."""
+
+    def __init__(self, ask: Ask, dialect: Dialect | None = None) -> None:
+        self._dialect = dialect or TGI
+        self._is_list = ask.shape == "list" or self._dialect is COMPATIBLE
 
     def piece(self, origin: Origin, index: int, result: Result) -> str:
         """An object with the text and its details."""
@@ -75,6 +128,8 @@ class TgiWriter:
             details["best_of_sequences"] = [
                 {"generated_text": other.text, **_ending(other)} for other in others
             ]
+        if result.ranking is not None:
+            details |= _ranking(result.ranking)
         return GenerateResponse(
             generated_text=best.text, details=Details.model_validate(details)
         ).model_dump_json()
@@ -92,7 +147,8 @@ class TgiWriter:
         finish, details = event.finish, None
         if finish is not None:
             whole = answer_of(finish, sampling, ())  # all tokens were shown before
-            details = Details.model_validate(_details(origin, whole, finish.prompt_tokens))
+            fields = _details(origin, whole, finish.prompt_tokens)
+            details = StreamDetails.model_validate({**fields, "input_length": finish.prompt_tokens})
         told = StreamEvent(
             index=index,
             token=None if event.token is None else _token(event.token),
@@ -108,7 +164,7 @@ class TgiWriter:
 
     def broken_off(self, error: ServerError) -> bytes:
         """The error, as an event."""
-        body = {"error": shown_message(error.message), "error_type": error.code}
+        body = self._dialect.error(fault_of(error))
         return b"data:" + json.dumps(body).encode() + b"\n\n"
 
 
@@ -118,6 +174,15 @@ def _details(origin: Origin, answer: Answer, prompt_tokens: int) -> dict[str, An
         "prompt_tokens": prompt_tokens,
         "task_id": None if origin.ref is None else origin.ref.task,
         "adapter_version": None if origin.ref is None else origin.ref.version,
+    }
+
+
+def _ranking(ranking: Ranking) -> dict[str, Any]:
+    return {
+        "choices": [option._asdict() for option in ranking.options],
+        "mass": ranking.mass,
+        "temperature": ranking.temperature,
+        "calibrated_by": ranking.calibrated_by,
     }
 
 
@@ -135,16 +200,31 @@ def _token(token: Token) -> TokenInfo:
     return TokenInfo(id=token.id, text=token.text, logprob=token.logprob, special=token.special)
 
 
+# The types of errors that TGI's clients know, for the codes that they would not.
+_TYPES = {
+    "queue_full": "overloaded",
+    "task_quota": "overloaded",
+    "draining": "overloaded",
+    "input_too_long": "validation",
+}
+
+
+def _typed_error(fault: Fault) -> dict[str, object]:
+    """An error by TGI's type for it. Our own code is then the reason, if it has no other."""
+    body = error_body(fault)
+    if fault.code not in _TYPES:
+        return body
+    return body | {"error_type": _TYPES[fault.code], "reason": fault.reason or fault.code}
+
+
 TGI = Dialect(error_body)
+COMPATIBLE = Dialect(_typed_error)
 
 
-def named_task(
-    body: GenerateRequest, *, path: str | None = None, header: str | None = None
-) -> str | None:
-    """The task spec of a request; None where a null was given everywhere (the bare backbone).
-
-    Raises InvalidInput when no place names a task or two places disagree.
-    """
+def _given_names(
+    body: GenerateRequest, path: str | None, header: str | None
+) -> dict[str, str | None]:
+    """Each place that names a task, or says by a null that it wants none."""
     given: dict[str, str | None] = {}
     if path is not None:
         given["the path"] = path
@@ -153,12 +233,32 @@ def named_task(
     for name in ("task_id", "adapter_id", "model"):
         if name in body.model_fields_set:
             given[name] = getattr(body, name)
-    if "adapter_id" in body.parameters.model_fields_set:
+    if body.parameters.adapter_id is not None:
         given["parameters.adapter_id"] = body.parameters.adapter_id
+    return given
+
+
+def named_task(
+    body: GenerateRequest,
+    *,
+    path: str | None = None,
+    header: str | None = None,
+    default: str | None = None,
+) -> str | None:
+    """The task spec of a request; None where a null was given everywhere (the bare backbone).
+
+    Raises InvalidInput when no place names a task and there is no default, or two places disagree.
+    """
+    given = _given_names(body, path, header)
+    if not given and default is not None:
+        return check_spec(default)
+    if not given and "adapter_id" in body.parameters.model_fields_set:
+        return None  # LoRAX's client always sends that null, also when another place names a task
     if not given:
         raise InvalidInput(
             'task_id: is missing; name a task, as in {"task_id": "agnews", ...}, '
-            f"or send the header {TASK_HEADER}"
+            f"or send the header {TASK_HEADER}; for clients that can do neither, start the server "
+            "with JUMPLORA_DEFAULT_TASK"
         )
     _check_agreement(given)
     spec = next(iter(given.values()))
@@ -185,8 +285,47 @@ class TgiRoute(DialectRoute):
     body = GenerateRequest
 
 
+class CompatibleRoute(DialectRoute):
+    """What clients call that know the server's address alone."""
+
+    dialect = COMPATIBLE
+    body = GenerateRequest
+
+
+async def _respond(
+    request: Request,
+    services: Services,
+    body: GenerateRequest,
+    *,
+    path: str | None = None,
+    header: str | None,
+    is_streamed: bool,
+    dialect: Dialect = TGI,
+) -> Response:
+    """The answer, in one body or in events."""
+    task = named_task(body, path=path, header=header, default=services.settings.default_task)
+    ask = to_ask(record_of(request.scope).caller, body, task, is_streamed=is_streamed)
+    writer = TgiWriter(ask, dialect)
+    try:
+        return await (stream if is_streamed else answer)(request, services, ask, writer)
+    except (UnknownTask, UnknownVersion) as error:
+        if _given_names(body, path, header):
+            raise
+        raise type(error)(
+            f"{error.message}; the request names no task, so JUMPLORA_DEFAULT_TASK did",
+            reason=error.reason,
+        ) from error
+
+
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (401, 403, 404, 413, 422, 429, 500, 503, 504)
+}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the answer; with `stream` a StreamEvent for each token",
+        "content": {EventStream.media_type: {"schema": {"type": "string"}}},
+    },
+    **_ERRORS,
 }
 _STREAM_ERRORS: dict[int | str, dict[str, Any]] = {
     # By reference: these are JSON although what the route promises is a stream of events.
@@ -204,9 +343,25 @@ TaskHeader = Annotated[
 TaskPath = Annotated[str, Path(description='"task" or "task@version"')]
 
 router = APIRouter(tags=["generate"], route_class=TgiRoute)
+compatible = APIRouter(tags=["generate"], route_class=CompatibleRoute)
 
 
-@router.post("/generate", response_model=_ANSWER, responses=_ERRORS)
+@compatible.post("/", response_model=list[GenerateResponse], responses=_ANSWERS)
+async def generate_compatibly(
+    request: Request, services: WithServices, body: GenerateRequest, x_task_id: TaskHeader = None
+) -> Response:
+    """As /generate, for clients of TGI and LoRAX: one prompt is answered with a list of one."""
+    return await _respond(
+        request,
+        services,
+        body,
+        header=x_task_id,
+        is_streamed=bool(body.stream),
+        dialect=COMPATIBLE,
+    )
+
+
+@router.post("/generate", response_model=_ANSWER, responses=_ANSWERS)
 async def generate(
     request: Request, services: WithServices, body: GenerateRequest, x_task_id: TaskHeader = None
 ) -> Response:
@@ -214,12 +369,10 @@ async def generate(
 
     Repeating a request is safe: generation changes nothing.
     """
-    task = named_task(body, header=x_task_id)
-    ask = to_ask(_caller(request), body, task)
-    return await answer(request, services, ask, TgiWriter(ask))
+    return await _respond(request, services, body, header=x_task_id, is_streamed=bool(body.stream))
 
 
-@router.post("/v1/tasks/{task_id:path}/generate", response_model=_ANSWER, responses=_ERRORS)
+@router.post("/v1/tasks/{task_id:path}/generate", response_model=_ANSWER, responses=_ANSWERS)
 async def generate_for_task(
     request: Request,
     services: WithServices,
@@ -228,9 +381,10 @@ async def generate_for_task(
     x_task_id: TaskHeader = None,
 ) -> Response:
     """The same with the task in the path, where proxies can hash on it."""
-    task = named_task(body, path=task_id, header=x_task_id)
-    ask = to_ask(_caller(request), body, task)
-    return await answer(request, services, ask, TgiWriter(ask))
+    is_streamed = bool(body.stream)
+    return await _respond(
+        request, services, body, path=task_id, header=x_task_id, is_streamed=is_streamed
+    )
 
 
 @router.post(
@@ -244,9 +398,8 @@ async def generate_stream(
     request: Request, services: WithServices, body: GenerateRequest, x_task_id: TaskHeader = None
 ) -> Response:
     """Answer one prompt token by token. Errors before the first token have their status."""
-    task = named_task(body, header=x_task_id)
-    ask = to_ask(_caller(request), body, task, is_streamed=True)
-    return await stream(request, services, ask, TgiWriter(ask))
+    _check_streams(body)
+    return await _respond(request, services, body, header=x_task_id, is_streamed=True)
 
 
 @router.post(
@@ -264,10 +417,10 @@ async def generate_stream_for_task(
     x_task_id: TaskHeader = None,
 ) -> Response:
     """The same with the task in the path."""
-    task = named_task(body, path=task_id, header=x_task_id)
-    ask = to_ask(_caller(request), body, task, is_streamed=True)
-    return await stream(request, services, ask, TgiWriter(ask))
+    _check_streams(body)
+    return await _respond(request, services, body, path=task_id, header=x_task_id, is_streamed=True)
 
 
-def _caller(request: Request) -> Caller:
-    return record_of(request.scope).caller
+def _check_streams(body: GenerateRequest) -> None:
+    if body.stream is False:
+        raise InvalidInput("stream: this route always streams; send true, or call .../generate")

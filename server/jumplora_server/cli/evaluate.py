@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,11 +18,19 @@ from jumplora_adapters.cli.output import (
     short,
     warn,
 )
+from jumplora_server.cli.certainty import (
+    certainty_facts,
+    image_file,
+    print_confusion,
+    write_plot,
+)
 from jumplora_server.cli.generate import DEFAULT_SERVER
 from jumplora_server.cli.place import asking
 
 if TYPE_CHECKING:
     from jumplora_adapters.manifest import PromptSpec
+    from jumplora_server.client import Client
+    from jumplora_server.evaluation.certainty import Certainty
     from jumplora_server.evaluation.questions import Fit, Sheet
     from jumplora_server.evaluation.report import Report
 
@@ -64,6 +71,18 @@ def evaluate(
     ] = None,
     batch: Annotated[int, _Option(min=1, help="Rows sent in one request.")] = 8,
     concurrency: Annotated[int, _Option(min=1, max=64, help="Requests at a time.")] = 4,
+    choices: Annotated[
+        bool,
+        _Option(
+            "--choices",
+            help="Ask for one of the options (the version's, or those of prompts made here): how "
+            "sure the answers are, and which options are mistaken for which.",
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        _Option(callback=image_file, help="With --choices: the mistaken options as a PNG file."),
+    ] = None,
     floor: Annotated[
         float | None,
         _Option(
@@ -75,14 +94,18 @@ def evaluate(
 ) -> None:
     """Score a task's answers on a file, as clients get them, with the latencies they see."""
     with reported_errors():
+        from jumplora_adapters.cli.progress import counted
         from jumplora_adapters.rows import read_rows
         from jumplora_adapters.training.task_file import prompt_of
+        from jumplora_server.evaluation.certainty import Certainty, Rankings
         from jumplora_server.evaluation.interview import Interview
-        from jumplora_server.evaluation.questions import make_sheet
+        from jumplora_server.evaluation.questions import check_labels, make_sheet
         from jumplora_server.evaluation.report import report_of
 
         if entry is not None and task_file is None:
             raise typer.BadParameter("--as names an entry of --task-file: give --task-file too")
+        if plot is not None and not choices:
+            raise typer.BadParameter("--plot is of options: give --choices too")
         name = task.partition("@")[0] if entry is None else entry
         prompt = prompt_of(name, task_file, instruction, labels, template)
         file = read_rows(data, () if prompt is None else prompt.options)
@@ -97,17 +120,34 @@ def evaluate(
             if prompt is not None and backbone is not None:
                 fit = _fit(backbone, limits.max_input_tokens)
                 sheet = make_sheet(file, prompt, rows=rows, fit=fit)
-            interview = Interview(client, task, sheet, prompt_tokens=limits.max_input_tokens)
-            with _shown(task, sheet, quiet=quiet) as on_answers:
+            parameters: dict[str, object] = {}
+            options: tuple[str, ...] = ()
+            if choices:
+                options = () if prompt is None else prompt.options
+                parameters = {"choices": list(options) or True}
+                options = options or _options(client, task, sheet, limits.max_input_tokens)
+                check_labels(sheet, options)
+            interview = Interview(
+                client,
+                task,
+                sheet,
+                prompt_tokens=limits.max_input_tokens,
+                parameters=parameters,
+            )
+            with counted(task, len(sheet.questions), quiet=quiet) as on_answers:
                 transcript = interview.run(
                     batch=batch, concurrency=concurrency, on_answers=on_answers
                 )
-    report = report_of(transcript, is_labelled=file.is_labelled)
+        report = report_of(transcript, is_labelled=file.is_labelled)
+        certainty = Certainty.of(Rankings.of(transcript, options)) if choices else None
     if as_json:
-        print_json({"task_id": task, "data": str(data), "sha256": file.sha256, **report.as_json()})
+        facts = {"task_id": task, "data": str(data), "sha256": file.sha256, **report.as_json()}
+        print_json(facts if certainty is None else {**facts, "choices": certainty.as_json()})
     else:
-        _print(report, task, sheet, prompt)
+        _print(report, certainty, task, sheet, prompt)
     _warn(report, limits.max_input_tokens)
+    if plot is not None and certainty is not None:
+        write_plot(certainty, plot, f"{task}, {report.rows} rows")
     if floor is not None and report.scores["exact_match"] < floor:
         fail(f"exact match {report.scores['exact_match']:.6g} is below the floor {floor:g}")
 
@@ -121,30 +161,25 @@ def _fit(backbone: str, limit: int) -> Fit:
     return lambda spec, text: render_truncated(Frame.of(spec), text, tokenizer, limit)
 
 
-@contextmanager
-def _shown(task: str, sheet: Sheet, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Yields what to call with each number of new answers.
+def _options(client: Client, task: str, sheet: Sheet, prompt_tokens: int) -> tuple[str, ...]:
+    """Those of the version that answers, as it ranks them for the first row."""
+    from jumplora_server.evaluation.certainty import options_of
+    from jumplora_server.evaluation.interview import Interview
 
-    The bar appears with the first of them, so that an error before stands alone.
-    """
-    if quiet:
-        yield lambda count: None
-        return
-    from jumplora_adapters.cli.progress import progress_bar
-
-    bar = progress_bar()
-    line = bar.add_task(task, total=len(sheet.questions), state="")
-    with ExitStack() as running:
-
-        def on_answers(count: int) -> None:
-            if not bar.live.is_started:
-                running.enter_context(bar)
-            bar.advance(line, count)
-
-        yield on_answers
+    first = replace(sheet, questions=sheet.questions[:1])
+    interview = Interview(
+        client, task, first, prompt_tokens=prompt_tokens, parameters={"choices": True}
+    )
+    return options_of(interview.run(batch=1, concurrency=1))
 
 
-def _print(report: Report, task: str, sheet: Sheet, prompt: PromptSpec | None) -> None:
+def _print(
+    report: Report,
+    certainty: Certainty | None,
+    task: str,
+    sheet: Sheet,
+    prompt: PromptSpec | None,
+) -> None:
     made = "sent as text" if sheet.form == "text" else "whole prompts"
     scores, latency = report.scores, report.latency
     facts = [
@@ -163,8 +198,12 @@ def _print(report: Report, task: str, sheet: Sheet, prompt: PromptSpec | None) -
     ]
     if report.retries:
         facts.append(("sent again", f"{report.retries} times, because the server was busy"))
+    if certainty is not None:
+        facts += certainty_facts(certainty)
     print_facts(facts)
-    if report.labels:
+    if certainty is not None:
+        print_confusion(certainty)
+    elif report.labels:
         print_table(
             [("label", "fold"), ("rows", "right"), ("correct", "right"), ("accuracy", "right")],
             [

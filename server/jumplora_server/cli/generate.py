@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jumplora_adapters.cli.output import fail, print_json
+from jumplora_adapters.cli.output import fail, print_facts, print_json, print_table
 from jumplora_server.cli.place import asking
+
+if TYPE_CHECKING:
+    from jumplora_server.api.schemas import GenerateResponse
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
@@ -30,11 +33,23 @@ def generate(
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", help="Default: the adapter's.")
     ] = None,
+    choices: Annotated[
+        bool, typer.Option("--choices", help="Choose from the options of the adapter's prompt.")
+    ] = False,
+    choice: Annotated[
+        list[str] | None,
+        typer.Option("--choice", help="Choose from these; once for each.", show_default=False),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the answers with their details.")
     ] = False,
 ) -> None:
-    """Answer each text with a task's adapter, one line each."""
+    """Answer each text with a task's adapter, one line each.
+
+    With --choices or --choice, a table for each: the options, the likeliest first.
+    """
+    if choices and choice:
+        raise typer.BadParameter("give --choices or --choice, not both")
     texts = (
         text
         if text and text != ["-"]
@@ -42,7 +57,11 @@ def generate(
     )
     if not texts:
         fail("give at least one text, as an argument or a line of stdin")
-    parameters = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    parameters: dict[str, object] = {}
+    if max_new_tokens is not None:
+        parameters["max_new_tokens"] = max_new_tokens
+    if choices or choice:
+        parameters["choices"] = choice or True
     with asking(server, key) as client:
         if raw:
             answers = client.generate_all(task, inputs=texts, parameters=parameters)
@@ -52,4 +71,26 @@ def generate(
         print_json([answer.model_dump(mode="json") for answer in answers])
         return
     for answer in answers:
-        typer.echo(answer.generated_text)
+        if answer.details.choices is None:
+            typer.echo(answer.generated_text)
+        else:
+            _print_ranking(answer)
+
+
+def _print_ranking(answer: GenerateResponse) -> None:
+    """What was chosen, then all options."""
+    details = answer.details
+    is_abstained = details.finish_reason == "abstained"
+    facts = [("answer", "none: too unlikely" if is_abstained else answer.generated_text)]
+    if details.mass is not None:
+        facts.append(("mass", f"{details.mass:.4f}"))
+    if details.calibrated_by == "manifest":
+        facts.append(("temperature", f"{details.temperature} (calibrated)"))
+    print_facts(facts)
+    print_table(
+        [("option", "fold"), ("probability", "right"), ("log p", "right")],
+        [
+            [o.text, f"{o.probability:.4f}", "" if o.logprob is None else f"{o.logprob:.2f}"]
+            for o in details.choices or ()
+        ],
+    )

@@ -26,13 +26,11 @@ from jumplora_server.core import (
     Encoding,
     EngineLimits,
     InstructionSet,
+    Kernels,
     Pass,
     RowCopy,
     Sequence,
     StepOutput,
-)
-from jumplora_server.core import (
-    Kernels as Kernels,
 )
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.memory import lean_memory
@@ -302,18 +300,17 @@ class Engine:
         if count > self.limits.max_nodes:
             raise IndexError(f"{count} nodes given; a step takes {self.limits.max_nodes}")
         for each in passes:
-            trie, nodes, given = each.trie, each.nodes, {*each.nodes}
+            trie, nodes = each.trie, each.nodes
             is_ascending = all(a < b for a, b in itertools.pairwise(nodes))
             if not nodes or not is_ascending or nodes[0] != 0 or nodes[-1] >= len(trie):
                 raise IndexError(f"a pass of {len(trie)} nodes cannot compute {nodes}")
+            depths = {-1: -1}  # what node 0 stands behind
             for node in nodes:
-                if node and trie.parents[node] not in given:
+                if trie.parents[node] not in depths:
                     raise IndexError(f"node {node} is in a pass that has not its parent")
-                if (depth := len(trie.path(node))) > self.limits.max_target_tokens:
-                    raise IndexError(
-                        f"node {node} is token {depth} of its path; a row takes "
-                        f"{self.limits.max_target_tokens}"
-                    )
+                depths[node] = depths[trie.parents[node]] + 1
+                if depths[node] >= self.limits.max_target_tokens:
+                    raise IndexError(f"node {node} is behind {depths[node]} tokens, too many")
                 fed = () if node == 0 else (trie.tokens[node],)
                 for token in (*fed, *(edge.token for edge in trie.edges[node])):
                     if not 0 <= token < self.vocab_size:

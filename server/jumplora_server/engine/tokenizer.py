@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tokenizers import Tokenizer as RawTokenizer
 
@@ -22,6 +22,15 @@ from jumplora_server.engine.first_words import first_words, read_by_word
 MAX_EXTRA_TOKENS = 256
 LONG_TOKEN = 4  # characters: most tokens of a text are shorter
 _log = logging.getLogger(__name__)
+
+
+class Piece(NamedTuple):
+    """A token: as the vocabulary writes it, and the characters of the text that it stands for."""
+
+    id: int
+    token: str
+    start: int
+    stop: int
 
 
 class Tokenizer:
@@ -105,6 +114,21 @@ class Tokenizer:
             return None
         ids = self.encode(text)
         return ids if len(ids) <= most else None
+
+    def pieces(self, text: str, *, special: bool) -> list[Piece]:
+        """All tokens of `text` as `encode` reads it, without eos where not `special`."""
+        # Of a batch of one, as in `_ids`.
+        (encoding,) = self.raw.encode_batch([text], add_special_tokens=special)
+        found = [
+            Piece(token_id, token, *offsets)
+            for token_id, token, offsets in zip(
+                encoding.ids, encoding.tokens, encoding.offsets, strict=True
+            )
+        ]
+        if special and (not found or found[-1].id != self.eos_token_id):
+            end = self.raw.id_to_token(self.eos_token_id)
+            found.append(Piece(self.eos_token_id, end or "", len(text), len(text)))
+        return found
 
     def _checked(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         if self.highest_id >= self._rows:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from jumplora_server.engine.delta import DeltaForm, make_form, make_plan
 from jumplora_server.engine.linear import Plan, linear_bytes, make_linear, min_rows
 from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.models.model import MODELS, Model
+from jumplora_server.engine.passes import fed_tokens, group_nodes, read_edges
 from jumplora_server.engine.sampling import Chooser, to_device
 from jumplora_server.engine.trunk import TrunkForm, fold, refuse_to_fold
 from jumplora_server.engine.weights import StoredTensors
@@ -133,9 +135,32 @@ class TorchRunner:
         lineages_of_passes: Rows[Lineage] = (),
     ) -> StepOutput:
         """Choose each sequence's next token, and read off what the nodes of passes lead to."""
-        if passes or lineages_of_passes:
-            raise NotImplementedError("choices are not computed yet")
-        return self._chooser.choose(self.logits(sequences, lineages), sequences)
+        output = StepOutput((), ())
+        if sequences:
+            output = self._chooser.choose(self.logits(sequences, lineages), sequences)
+        if not passes:
+            return output
+        logits = self._logits_of_nodes(passes, lineages_of_passes)
+        return replace(output, passes=read_edges(logits, passes))
+
+    def _logits_of_nodes(self, passes: Rows[Pass], lineages: Rows[Lineage]) -> Tensor:
+        """Of what follows each node [at least all nodes, vocabulary] float32."""
+        tokens = fed_tokens(passes, self._start)
+        tokens.extend([self._start] * (self._min_rows - len(tokens)))
+        groups = group_nodes(passes, self._device)
+        spans = [(group.start, group.stop) for group in groups]
+        return self._model.decode_nodes(
+            to_device(torch.tensor(tokens), self._device),
+            groups,
+            plan=self._node_plan(lineages, spans, rows=len(tokens)),
+            caches=self._caches,
+        )
+
+    def _node_plan(
+        self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]], *, rows: int
+    ) -> Plan:
+        forms = [tuple(member.forms for member in lineage) for lineage in lineages]
+        return make_plan(forms, spans, "decode", self._device)
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary] float32."""

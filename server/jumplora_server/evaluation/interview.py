@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
@@ -59,7 +59,8 @@ class _Part:
 
 
 class Interview:
-    """One run through a sheet. `prompt_tokens` is the server's limit for one prompt."""
+    """One run through a sheet. `prompt_tokens` is the server's limit for one prompt, `parameters`
+    are sent with each request."""
 
     def __init__(
         self,
@@ -68,12 +69,14 @@ class Interview:
         sheet: Sheet,
         *,
         prompt_tokens: int,
+        parameters: Mapping[str, object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._task = task
         self._sheet = sheet
         self._prompt_tokens = prompt_tokens
+        self._parameters = parameters or {}
         self._clock = clock
         self._stopped = threading.Event()
         self._failure: RequestFailed | None = None  # the first one; others may only follow of it
@@ -149,7 +152,8 @@ class Interview:
         except RequestFailed as error:
             raise self._located(error, [question]) from error
 
-    def _request(self, questions: Sequence[Question], **parameters: object) -> _Part:
+    def _request(self, questions: Sequence[Question], **more: object) -> _Part:
+        parameters = {**self._parameters, **more}
         for tries in range(MOST_TRIES):
             begun = self._clock()
             try:

@@ -5,7 +5,7 @@ Knows files and prompts, never a server.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import render
 from jumplora_adapters.rows import Row, RowFile
 
+_SHOWN = 5  # lines that a message names
 Form = Literal["text", "inputs"]
 """The field of a request: a text for the answering version's template, or a whole prompt."""
 
@@ -66,6 +67,18 @@ def make_sheet(
         if not question.prompt:
             raise DataError(f"{file.path}: line {question.line}: there is nothing to ask")
     return Sheet(file, "text" if file.is_labelled and prompt is None else "inputs", questions)
+
+
+def check_labels(sheet: Sheet, options: Sequence[str]) -> None:
+    """Raise DataError, naming up to five lines, where an expected answer is none of the options."""
+    foreign = [each for each in sheet.questions if each.expected not in options]
+    if not foreign:
+        return
+    shown = "; ".join(f'line {each.line}: label "{each.expected}"' for each in foreign[:_SHOWN])
+    more = f" (and {len(foreign) - _SHOWN} more)" if len(foreign) > _SHOWN else ""
+    raise DataError(
+        f"{sheet.file.path}: {shown}{more} is none of the options {' | '.join(options)}"
+    )
 
 
 def _question(row: Row, prompt: PromptSpec | None, fit: Fit) -> Question:

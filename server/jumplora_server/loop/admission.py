@@ -200,7 +200,7 @@ def check_limits(
     limits: EngineLimits, prompt: tuple[int, ...], sampling: Sampling, max_beams: int
 ) -> None:
     """Refuse what the engine cannot hold. Raises InputTooLong, InvalidInput (max_new_tokens,
-    num_beams)."""
+    num_beams, an option)."""
     allowed = limits.max_source_tokens
     if not 1 <= len(prompt) <= allowed:
         raise InputTooLong(f"the prompt has {len(prompt)} tokens; 1 to {allowed} are allowed")
@@ -209,6 +209,10 @@ def check_limits(
         raise InvalidInput(
             f"max_new_tokens is {sampling.max_new_tokens}; 1 to {allowed} are allowed"
         )
+    if sampling.choices is not None:
+        longest, allowed = max(map(len, sampling.choices.trie.ids)), min(allowed, limits.max_nodes)
+        if longest > allowed:
+            raise InvalidInput(f"an option has {longest} tokens; 1 to {allowed} are allowed")
     if sampling.beams is not None and sampling.beams.width > max_beams:
         raise InvalidInput(f"num_beams is {sampling.beams.width}; 1 to {max_beams} are allowed")
 

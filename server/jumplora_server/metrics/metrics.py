@@ -28,6 +28,7 @@ from jumplora_server.core import Timing
 from jumplora_server.http.refusal import Reason
 from jumplora_server.metrics import table
 from jumplora_server.metrics.device import DeviceMemoryCollector
+from jumplora_server.metrics.gateway import ResidencyCollector, Resident
 from jumplora_server.metrics.overlap import OverlapCollector, OverlapSnapshot
 from jumplora_server.metrics.state import (
     AdapterQuality,
@@ -38,7 +39,7 @@ from jumplora_server.metrics.state import (
     StateCollector,
     Tier,
 )
-from jumplora_server.metrics.tasks import EvictionReason, Outcome, TaskTable
+from jumplora_server.metrics.tasks import AbstentionCause, EvictionReason, Outcome, TaskTable
 from jumplora_server.metrics.trouble import TroubleCollector
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
@@ -92,6 +93,7 @@ class Metrics:
         self._running = table.RUNNING.gauge(registry)
         self._vllm_waiting = table.VLLM_WAITING.gauge(registry)
         self._vllm_running = table.VLLM_RUNNING.gauge(registry)
+        self._vllm_cache_usage = table.VLLM_CACHE_USAGE.gauge(registry)
         self._batch_rows = table.BATCH_ROWS.histogram(registry)
         self._batch_tasks = table.BATCH_TASKS.histogram(registry)
         self._encoded_tokens = table.ENCODED_TOKENS.counter(registry)
@@ -141,6 +143,13 @@ class Metrics:
             after_first = max(0.0, timing.total - timing.first_token)
             series.per_token.observe(after_first / (generated_tokens - 1))
 
+    def chosen(self, task: str | None, mass: float, abstained: AbstentionCause | None) -> None:
+        """Note how likely all options of a prompt were together, and why none is its answer."""
+        series = self._tasks.choices_of(task)
+        series.mass.observe(mass)
+        if abstained is not None:
+            series.abstentions[abstained].inc()
+
     def in_flight(self, task: str | None, delta: int) -> None:
         """Add `delta` (1 at acceptance, -1 at the answer) to the task's requests in flight."""
         self._tasks.add_in_flight(task, delta)
@@ -181,6 +190,7 @@ class Metrics:
         """Set how many of the cache rows are held."""
         self._rows_in_use.set(n)
         self._rows_total.set(total)
+        self._vllm_cache_usage.set(n / total)
 
     def heartbeat(self) -> None:
         """Note that the engine thread made progress."""
@@ -192,6 +202,16 @@ class Metrics:
         """Show what both say at a scrape: seconds that each thread stands still (0: it moves), and
         whether the store cannot be read. To be called once."""
         self.registry.register(TroubleCollector(stuck_seconds, store_fault))
+
+    def residents(
+        self, model: str, rows: int, look: Callable[[], Iterable[Resident]], free: Callable[[], int]
+    ) -> None:
+        """Show the inference gateway, at a scrape, which adapters `look` finds in memory, and how
+        many more fit into `free` bytes. To be called once.
+
+        `model` is the backbone's name for clients, `rows` are all cache rows.
+        """
+        self.registry.register(ResidencyCollector(model, rows, look, free))
 
     def model_bytes(self, n: int) -> None:
         """Set the bytes of the backbone's weights."""

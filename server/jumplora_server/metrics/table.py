@@ -22,6 +22,7 @@ PHASE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
@@ -114,6 +115,19 @@ GENERATION_TOKENS = Instrument(
 )
 IN_FLIGHT = Instrument(
     "jumplora_requests_in_flight", "gauge", "Requests accepted and not yet answered.", _TASK
+)
+CHOICES_MASS = Instrument(
+    "jumplora_choices_mass",
+    "histogram",
+    "How likely an answer was one of the options, 0 to 1, one observation a prompt with choices.",
+    _TASK,
+    SHARES,
+)
+ABSTENTIONS = Instrument(
+    "jumplora_abstentions_total",
+    "counter",
+    "Prompts with choices that were answered with none, by what was less than asked.",
+    ("task_id", "cause"),
 )
 
 # Adapters, per task.
@@ -284,7 +298,7 @@ DEVICE_RESERVED = Instrument(
 )
 
 # Names that Kubernetes' inference gateway looks for (Gateway API Inference Extension, proposal
-# 003); the colon is theirs.
+# 003; llm-d-router, docs/plugin-metric-protocol.md); the colon is theirs.
 VLLM_WAITING = Instrument("vllm:num_requests_waiting", "gauge", "As jumplora_requests_waiting.")
 VLLM_RUNNING = Instrument("vllm:num_requests_running", "gauge", "As jumplora_requests_running.")
 VLLM_LORA = Instrument(
@@ -293,10 +307,33 @@ VLLM_LORA = Instrument(
     "Unix time of the last change; the labels list task ids, separated by commas.",
     ("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
 )
+VLLM_CACHE_USAGE = Instrument(
+    "vllm:kv_cache_usage_perc", "gauge", "Share of the cache rows that sequences hold, 0 to 1."
+)
+VLLM_LORA_LOADED = Instrument(
+    "vllm:lora_adapter_loaded",
+    "gauge",
+    "1 for each task whose adapter answers without a load. The level is gpu on every device: it "
+    "says that nothing has to be moved.",
+    ("adapter_name", "level", "pinned"),
+)
+VLLM_LORA_COUNT = Instrument(
+    "vllm:num_gpu_loaded_lora_adapters",
+    "gauge",
+    "Adapters that answer without a load; the label is the backbone's name for clients.",
+    ("model_name",),
+)
+VLLM_LORA_MOST = Instrument(
+    "vllm:max_gpu_lora_adapters",
+    "gauge",
+    "How many adapters fit the memory budget if more are as large as those loaded are on average; "
+    "the cache rows until one is loaded.",
+    ("model_name",),
+)
 
 TABLE: tuple[Instrument, ...] = (
     REQUESTS, REQUEST_DURATION, REQUEST_QUEUE, REQUEST_ENCODE, REQUEST_DECODE, FIRST_TOKEN,
-    PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT,
+    PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT, CHOICES_MASS, ABSTENTIONS,
     ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_DENSITY, ADAPTER_ACCURACY, ADAPTER_CANARY_ACCURACY,
     ADAPTER_BACKWARD_TRANSFER, ADAPTER_OVERLAP_JACCARD, ADAPTER_OVERLAP_CHANCE, ADAPTER_INFO,
     ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,
@@ -305,7 +342,8 @@ TABLE: tuple[Instrument, ...] = (
     STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES,
     HEARTBEAT, BUILD_INFO,
     THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, DEVICE_ALLOCATED, DEVICE_RESERVED,
-    VLLM_WAITING, VLLM_RUNNING, VLLM_LORA,
+    VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
+    VLLM_LORA, VLLM_LORA_LOADED, VLLM_LORA_COUNT, VLLM_LORA_MOST,
 )  # fmt: skip
 
 # Families whose values `metrics_state` reads at a scrape.

@@ -28,6 +28,7 @@ Outcome = Literal[
     "client_disconnect",
 ]
 EvictionReason = Literal["lru", "replaced", "unload"]
+AbstentionCause = Literal["probability", "mass"]
 
 BASE = "_base"  # the bare backbone
 UNKNOWN = "_unknown"  # not registered (any more)
@@ -52,6 +53,14 @@ class TaskSeries:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoicesSeries:
+    """Of one label value that was asked with choices."""
+
+    mass: Histogram
+    abstentions: Mapping[str, Counter]  # by AbstentionCause
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterSeries:
     """The counters of one task's adapter."""
 
@@ -73,6 +82,7 @@ class TaskTable:
         self._lock = threading.Lock()
         self._series: dict[str, TaskSeries] = {}  # by task id, and by reserved label
         self._adapters: dict[str, AdapterSeries] = {}  # by task id, and OTHER
+        self._choices: dict[str, ChoicesSeries] = {}  # by label, made when first asked for
         self._own_labels: set[str] = set()
         self._in_flight_lock = threading.Lock()  # its own: a registration takes a while
         self._in_flight: dict[str | None, int] = {}  # by the task as given; no zeros
@@ -85,6 +95,8 @@ class TaskTable:
         self._per_token = table.PER_TOKEN.histogram(registry)
         self._prompt_tokens = table.PROMPT_TOKENS.counter(registry)
         self._generation_tokens = table.GENERATION_TOKENS.counter(registry)
+        self._mass = table.CHOICES_MASS.histogram(registry)
+        self._abstentions = table.ABSTENTIONS.counter(registry)
         self._loads = table.ADAPTER_LOADS.counter(registry)
         self._load_failures = table.ADAPTER_LOAD_FAILURES.counter(registry)
         self._swaps = table.ADAPTER_SWAPS.counter(registry)
@@ -93,7 +105,8 @@ class TaskTable:
         self._labelled = (
             self._requests, self._duration, self._queue, self._encode, self._decode,
             self._first_token, self._per_token, self._prompt_tokens, self._generation_tokens,
-            self._loads, self._load_failures, self._swaps, self._rollbacks, self._evictions,
+            self._mass, self._abstentions, self._loads, self._load_failures, self._swaps,
+            self._rollbacks, self._evictions,
         )  # fmt: skip
 
     def register(self, task: str) -> None:
@@ -122,6 +135,7 @@ class TaskTable:
             if task not in self._own_labels:
                 return
             self._own_labels.discard(task)
+            self._choices.pop(task, None)
             for instrument in self._labelled:
                 instrument.remove_by_labels({"task_id": task})
 
@@ -131,6 +145,19 @@ class TaskTable:
         if found is not None:
             return found
         return self._reserved(BASE if task is None else UNKNOWN)
+
+    def choices_of(self, task: str | None) -> ChoicesSeries:
+        """The series of choices that count for `task`. Many tasks are never asked with any."""
+        found = self._choices.get(self.of(task).label)
+        if found is not None:
+            return found
+        with self._lock:  # a removal in between would leave a series behind
+            name = BASE if task is None else task
+            label = self._series[name].label if name in self._series else UNKNOWN
+            found = self._choices.get(label)
+            if found is None:
+                found = self._choices[label] = self._make_choices(label)
+            return found
 
     def add_in_flight(self, task: str | None, delta: int) -> None:
         """Change the number in flight.
@@ -192,6 +219,14 @@ class TaskTable:
             per_token=self._per_token.labels(label),
             prompt_tokens=self._prompt_tokens.labels(label),
             generation_tokens=self._generation_tokens.labels(label),
+        )
+
+    def _make_choices(self, label: str) -> ChoicesSeries:
+        return ChoicesSeries(
+            mass=self._mass.labels(label),
+            abstentions={
+                cause: self._abstentions.labels(label, cause) for cause in get_args(AbstentionCause)
+            },
         )
 
     def _make_adapter(self, label: str) -> AdapterSeries:

@@ -201,6 +201,17 @@ class Residency:
         with self.table as table:
             return len(table.routing.routes)
 
+    @property
+    def free_bytes(self) -> int:
+        """What the budget has left; below 0 where trunks take more than it."""
+        with self.table as table:
+            return table.versions.budget_bytes - table.versions.used_bytes
+
+    def knows(self, task: str) -> bool:
+        """Whether the task is registered."""
+        with self.table as table:
+            return task in table.routing.routes
+
     def each_status(self) -> Iterator[TaskStatus]:
         """All registered tasks, sorted by id, looked up as they are asked for."""
         return self._report.statuses()
@@ -209,6 +220,11 @@ class Residency:
         """Raises UnknownTask."""
         with self.table.naming_closest(task):
             return self._report.status(task)
+
+    def version_of(self, task_spec: str) -> str:
+        """The digest that "task@prefix" means. Raises UnknownTask, UnknownVersion."""
+        with self.table.naming_closest(task_spec.partition("@")[0]), self.table as table:
+            return table.routing.version(task_spec)[1]
 
     def sync(self, task: str) -> Future[TaskStatus]:
         """Apply the store's pointer of `task` now, trying again what failed before and evicting

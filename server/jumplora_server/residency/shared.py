@@ -76,6 +76,12 @@ class Shared:
         with self as table:
             table.unclaim(ref.version)
 
+    def is_folded(self, ref: AdapterRef) -> bool:
+        """Whether rows of a version use a trunk. The caller has a lease on it, and it was loaded
+        since: before that, it is not decided."""
+        with self as table:
+            return bool(table.versions.known[ref.version].folded_depth)
+
     @contextmanager
     def naming_closest(self, spec: str) -> Generator[None]:
         """Put the closest names into UnknownTask, outside of the lock."""

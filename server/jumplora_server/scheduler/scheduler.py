@@ -36,7 +36,7 @@ from jumplora_server.scheduler.queue import (
     token_cost,
 )
 from jumplora_server.scheduler.text import OutputText, finish_of
-from jumplora_server.scheduler.walk import Walk
+from jumplora_server.scheduler.walk import Walks
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Scheduler:
         self._free_places = list(range(limits.max_rows))  # a heap
         self._rows: dict[int, Sequence] = {}  # a beam search has several
         self._groups: dict[int, BeamGroup] = {}  # of those that run, by sequence id
-        self._walks: dict[int, Walk] = {}  # of those that run and have choices, the oldest first
+        self._walks = Walks(limits.max_nodes)
         self._known: dict[int, Sequence] = {}  # by sequence id, until the terminal event
         self._texts: dict[int, OutputText] = {}
         self._cancelled: list[int] = []
@@ -125,7 +125,7 @@ class Scheduler:
         if not self._groups and not self._walks:
             return Batch(tuple(admitted), tuple(rows))
         groups = self._groups.values()
-        others = self._groups.keys() | self._walks.keys()
+        others = self._groups.keys() | self._walks.ids()
         rows = [sequence for sequence in rows if sequence.id not in others]
         rows += [member for group in groups for member in group.members]
         copies = [copy for group in groups for copy in group.take_copies()]
@@ -162,7 +162,9 @@ class Scheduler:
 
         What it was to encode may not be in its place: a sequence that waits encodes it again.
         """
-        for sequence in (*batch.decode, *(each.sequence for each in batch.passes)):
+        # One with choices may not have had a pass in this step yet.
+        others = [s for s in self._rows.values() if s.encoding in batch.encode]
+        for sequence in (*batch.decode, *(each.sequence for each in batch.passes), *others):
             if (known := self._known.get(sequence.id)) is not None:
                 self._end(known, FinishReason.ERROR, now, error=error)
         for encoding in batch.encode:
@@ -250,7 +252,7 @@ class Scheduler:
             return
         (sequence.row,) = rows
         if sequence.sampling.choices is not None:  # its row stays unused
-            self._walks[sequence.id] = Walk(sequence.sampling.choices, self._limits.max_nodes)
+            self._walks.begin(sequence)
             return
         self._texts[sequence.id] = OutputText(
             sequence.detokenizer, sequence.sampling.stop, in_pieces=sequence.wants == "tokens"
@@ -322,33 +324,25 @@ class Scheduler:
         self._end(sequence, answers[0].reason, now, answers=answers)
 
     def _passes(self) -> tuple[Pass, ...]:
-        """The next pass of each sequence with choices, those that came first first, as far as one
-        step computes them."""
-        passes: list[Pass] = []
-        left = self._limits.max_nodes
-        for sequence_id, walk in self._walks.items():
-            sequence = self._known[sequence_id]
-            assert sequence.sampling.choices is not None
-            nodes = walk.next_nodes()
-            if len(nodes) > left:  # not passed over: large ones would starve
-                break
-            left -= len(nodes)
-            passes.append(Pass(sequence, sequence.sampling.choices.trie, nodes))
-        return tuple(passes)
+        passes = self._walks.next_passes()
+        for sequence in self._walks.waiting(passes):  # for its row
+            self._line.charge(sequence, idle_cost(1))
+        return passes
 
     def _walk_on(self, done: Pass, logprobs: Rows[Rows[float]], now: float) -> None:
         """Take what a pass found; end the sequence where nothing is left that counts."""
-        sequence, walk = self._known[done.sequence.id], self._walks[done.sequence.id]
+        sequence, walk = done.sequence, self._walks.of(done.sequence)
         if sequence.first_token is None:
             sequence.first_token = now
         self._line.charge(sequence, len(done.nodes) * token_cost(sequence))
         if not logprobs:
             self._end(sequence, FinishReason.ERROR, now, error=_not_finite())
             return
-        walk.take(done.nodes, logprobs)
-        if walk.next_nodes():
+        walk.take(logprobs)
+        if walk.nodes:
             return
-        sequence.output = walk.tokens_of(walk.best())
+        best, sequence.logprob = walk.best()
+        sequence.output = list(walk.trie.ids[best])
         self._end(sequence, FinishReason.EOS_TOKEN, now, options=tuple(walk.found))
 
     def _end(
@@ -365,7 +359,7 @@ class Scheduler:
         """The one way out: free what the sequence holds and make its terminal event."""
         del self._known[sequence.id]
         self._texts.pop(sequence.id, None)
-        self._walks.pop(sequence.id, None)
+        self._walks.discard(sequence.id)
         group = self._groups.pop(sequence.id, None)
         rows = (sequence.row,) if group is None else group.rows
         if self._rows.get(rows[0]) is sequence:

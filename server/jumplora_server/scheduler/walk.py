@@ -10,86 +10,90 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence as Rows
+from collections.abc import Set
 
-from jumplora_server.core import Choices
+from jumplora_server.core import Choices, Pass, Sequence
 
 NEGLIGIBLE = 1e-6
-"""What all options that are not looked at may weigh together, as a share of those that are: an
-answer's probabilities are shown with six digits."""
+"""What all options that are not looked at may weigh together, as a share of those that are, at the
+temperature and at 1."""
 
 
 class Walk:
-    """One sequence's way through its trie. Log-probabilities are natural ones."""
+    """One sequence's way through its trie. Log-probabilities are natural ones, and finite."""
 
     def __init__(self, choices: Choices, most: int) -> None:
         """`most`: nodes of a pass, at least those of the longest path."""
-        self._trie = choices.trie
-        self._temperature = max(1.0, choices.temperature)
+        self.trie = choices.trie
+        # Below 1, what is negligible at 1 is more so.
+        self._temperatures = {1.0, max(1.0, choices.temperature)}
         self._most = most
-        self._leads_to = _options_behind(choices.trie.parents, choices.trie.edges)
-        self._reached: list[float | None] = [None] * len(choices.trie)  # by node
-        self._reached[0] = 0.0
-        self._is_computed = [False] * len(choices.trie)
-        self.found: list[float | None] = [None] * choices.trie.options
+        self._front = {0: 0.0}  # those of them that are not computed themselves
+        self.found: list[float | None] = [None] * self.trie.options
+        self.nodes = self._next_nodes()
+        """What to compute next, as `core.Pass` wants it; empty when the walk is over."""
 
-    def next_nodes(self) -> tuple[int, ...]:
-        """What to compute next, as `core.Pass` wants it; nothing where the walk is over."""
-        if len(self._trie) <= self._most:
-            return () if self._is_computed[0] else tuple(range(len(self._trie)))
-        chosen: set[int] = set()
-        for node in self._worthwhile():
-            path = {*self._trie.path(node)}
-            if len(chosen | path) > self._most:
-                break
-            chosen |= path
-        if chosen - {0} and len(chosen) < self._most:
-            self._add_what_follows(chosen)
-        return tuple(sorted(chosen))
-
-    def take(self, nodes: Rows[int], logprobs: Rows[Rows[float]]) -> None:
-        """Note what the edges of some nodes are worth."""
-        for node, values in zip(nodes, logprobs, strict=True):
-            before = self._reached[node]
-            assert before is not None, "a parent is computed with its children, or before them"
-            self._is_computed[node] = True
-            for edge, value in zip(self._trie.edges[node], values, strict=True):
+    def take(self, logprobs: Rows[Rows[float]]) -> None:
+        """Note what the edges of `nodes` are worth, then choose the next ones."""
+        for node, values in zip(self.nodes, logprobs, strict=True):
+            if node not in self._front:  # it was computed again, as part of a path
+                continue
+            before = self._front.pop(node)
+            for edge, value in zip(self.trie.edges[node], values, strict=True):
                 if edge.node < 0:
                     self.found[edge.option] = before + value
                 else:
-                    self._reached[edge.node] = before + value
+                    self._front[edge.node] = before + value
+        self.nodes = self._next_nodes()
 
-    def best(self) -> int:
-        """The likeliest option, of equals the first."""
+    def best(self) -> tuple[int, float]:
+        """The likeliest option, of equals the first, and its log-probability."""
         known = [-math.inf if value is None else value for value in self.found]
-        return max(range(len(known)), key=known.__getitem__)
+        best = max(range(len(known)), key=known.__getitem__)
+        return best, known[best]
 
-    def tokens_of(self, option: int) -> list[int]:
-        """An option's tokens, the last one included."""
-        for node, edges in enumerate(self._trie.edges):
-            for edge in edges:
-                if edge.option == option:
-                    path = [self._trie.tokens[each] for each in self._trie.path(node)[1:]]
-                    return [*path, edge.token]
-        raise IndexError(f"there is no option {option}")
+    def _next_nodes(self) -> tuple[int, ...]:
+        if not self._front:
+            return ()
+        if len(self.trie) <= self._most:
+            return tuple(range(len(self.trie)))
+        chosen: set[int] = set()
+        for node in self._worthwhile():
+            path = {*self.trie.path(node)}
+            if len(chosen | path) > self._most:
+                break
+            chosen |= path
+            if node:
+                self._follow(node, chosen)
+        return tuple(sorted(chosen))
+
+    def _follow(self, node: int, chosen: set[int]) -> None:
+        """Add what lies behind a node as far as there is one way only, if it fits: it will be
+        wanted next, unless the node leads to nothing likely."""
+        edges = self.trie.edges[node]
+        while len(edges) == 1 and edges[0].node >= 0 and len(chosen) < self._most:
+            chosen.add(edges[0].node)
+            edges = self.trie.edges[edges[0].node]
 
     def _worthwhile(self) -> list[int]:
-        """Nodes that are reached and not computed, the likeliest first, without those at the end
-        that are negligible as it seems now; none where all are, whatever they lead to."""
-        front = [
-            (bound, node)
-            for node, bound in enumerate(self._reached)
-            if bound is not None and not self._is_computed[node]
-        ]
-        front.sort(key=lambda pair: (-pair[0], pair[1]))
-        count = max(self._counting(front, temperature) for temperature in (1.0, self._temperature))
-        return [node for _, node in front[:count]]
+        """Nodes of the front, the likeliest first, without those at the end that are negligible as
+        it seems now; none where all are, whatever they lead to."""
+        front = sorted(self._front.items(), key=lambda pair: (-pair[1], pair[0]))
+        known = [value for value in self.found if value is not None]
+        highest = max([front[0][1], *known])  # exp of it alone may be 0
+        count = max(
+            self._counting(
+                [self._most_behind(node, bound - highest, t) for node, bound in front],
+                math.fsum(math.exp((value - highest) / t) for value in known),
+            )
+            for t in self._temperatures
+        )
+        return [node for node, _ in front[:count]]
 
-    def _counting(self, front: Rows[tuple[float, int]], temperature: float) -> int:
-        """How many of `front`, from the first one on, weigh enough at this temperature."""
-        found = math.fsum(math.exp(x / temperature) for x in self.found if x is not None)
-        weights = [self._most_behind(node, bound, temperature) for bound, node in front]
+    def _counting(self, weights: Rows[float], found: float) -> int:
+        """How many of the front, from the first one on, may weigh enough beside what is found."""
         left = [*itertools.accumulate(reversed(weights))][::-1]  # of each and all after it
-        if not left or left[0] <= NEGLIGIBLE * found:
+        if left[0] <= NEGLIGIBLE * found:
             return 0
         total = found + left[0]  # at most what there is in the end
         return max(1, sum(weight > NEGLIGIBLE * total for weight in left))
@@ -97,22 +101,53 @@ class Walk:
     def _most_behind(self, node: int, bound: float, temperature: float) -> float:
         """The most that the options behind a node can weigh: at a temperature over 1 when all are
         alike, by the concavity of p ** (1 / temperature)."""
-        count = self._leads_to[node]
+        count = self.trie.behind[node]
         return math.pow(count, 1 - 1 / temperature) * math.exp(bound / temperature)
 
-    def _add_what_follows(self, chosen: set[int]) -> None:
-        """Fill a pass up with what lies behind its nodes, which is likely to be wanted next."""
-        for node in range(1, len(self._trie)):
-            if len(chosen) >= self._most:
-                return
-            parent = self._trie.parents[node]
-            if parent and parent in chosen and not self._is_computed[parent]:
-                chosen.add(node)
 
+class Walks:
+    """Those of the sequences that run and have choices. They take turns, so that a trie of many
+    passes holds up no others."""
 
-def _options_behind(parents: Rows[int], edges: Rows[Rows[object]]) -> list[int]:
-    """How many options each node leads to."""
-    behind = [len(each) for each in edges]
-    for node in range(len(parents) - 1, 0, -1):
-        behind[parents[node]] += behind[node] - 1  # the edge that leads here ends nothing
-    return behind
+    def __init__(self, most: int) -> None:
+        """`most`: nodes of all passes of a step."""
+        self._most = most
+        self._walks: dict[int, tuple[Sequence, Walk]] = {}  # by sequence id, who is next first
+
+    def __len__(self) -> int:
+        return len(self._walks)
+
+    def ids(self) -> Set[int]:
+        """Of their sequences."""
+        return self._walks.keys()
+
+    def begin(self, sequence: Sequence) -> None:
+        """For a sequence that got its row."""
+        assert sequence.sampling.choices is not None
+        self._walks[sequence.id] = (sequence, Walk(sequence.sampling.choices, self._most))
+
+    def discard(self, sequence_id: int) -> None:
+        """The sequence ended, if it had choices."""
+        self._walks.pop(sequence_id, None)
+
+    def of(self, sequence: Sequence) -> Walk:
+        """That of a running sequence."""
+        return self._walks[sequence.id][1]
+
+    def next_passes(self) -> tuple[Pass, ...]:
+        """One for as many sequences as a step computes; at least one where there are any."""
+        passes: list[Pass] = []
+        left = self._most
+        for sequence, walk in self._walks.values():
+            if len(walk.nodes) > left:  # not passed over: large ones would starve
+                break
+            left -= len(walk.nodes)
+            passes.append(Pass(sequence, walk.trie, walk.nodes))
+        for each in passes:
+            self._walks[each.sequence.id] = self._walks.pop(each.sequence.id)
+        return tuple(passes)
+
+    def waiting(self, passes: Rows[Pass]) -> list[Sequence]:
+        """Those that have none of a step's passes."""
+        served = {each.sequence.id for each in passes}
+        return [sequence for sequence, _ in self._walks.values() if sequence.id not in served]

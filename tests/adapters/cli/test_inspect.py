@@ -10,9 +10,10 @@ from typer.testing import Result
 
 from factories import random_adapter, write_random_adapter
 from jumplora_adapters.backbone import Backbone
+from jumplora_adapters.calibration import options_digest
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import write_adapter
-from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec
 from jumplora_adapters.store import Store
 
 Run = Callable[..., Result]
@@ -56,6 +57,33 @@ def test_inspect_shows_how_far_the_threshold_moved(
     text = run("inspect", tmp_path / "moved.safetensors").stdout
     assert "0.02 -> 0.03 (x 1.5)" in text
     assert "odd" not in text
+
+
+def test_inspect_shows_calibrations_and_which_are_stale(
+    run: Run, backbone: Backbone, tmp_path: Path
+) -> None:
+    prompt = PromptSpec(template="{text}", options=("yes", "no"))
+    made: dict[str, Any] = {"temperature": 1.5, "rows": 500, "error": 0.02, "error_before": 0.1}
+    new, old = options_digest(prompt), "ab" * 32
+    choices = ChoicesSpec(
+        min_mass=0.25,
+        calibrations=(
+            Calibration(dtype="float32", is_folded=False, options=old, **made),
+            Calibration(dtype="int8", is_folded=True, options=new, **made),
+        ),
+    )
+    manifest, deltas = random_adapter(backbone, prompt=prompt)
+    file = tmp_path / "sure.safetensors"
+    write_adapter(file, manifest.model_copy(update={"choices": choices}), deltas)
+    text = run("inspect", file).stdout
+    assert "min_mass            0.25" in text
+    assert (
+        "calibrated int8     folded: temperature 1.500, error 0.020 (before 0.100) on 500" in text
+    )
+    lines = [line for line in text.splitlines() if "of other options: not used" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("calibrated float32  unfolded: ")
+    assert "calibrated" not in run("inspect", write_random_adapter(tmp_path, backbone)).stdout
 
 
 def test_the_density_of_all_modules_is_that_of_all_their_entries(

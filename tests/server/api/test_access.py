@@ -71,16 +71,17 @@ def test_a_client_that_hangs_up_before_its_body_is_complete(
     assert site.outcomes("alpha") == before
 
 
-def test_a_line_a_request(started: Started, lines: list[dict[str, Any]]) -> None:
-    body = {"task_id": "alpha", "inputs": SECRET}
-    answer = started[1].post("/generate", json=body, headers={"x-request-id": "id-1"})
+@pytest.mark.parametrize("route", ["/", "/generate"])
+def test_a_line_a_request(started: Started, lines: list[dict[str, Any]], route: str) -> None:
+    body = {"task_id": "alpha", "inputs": SECRET, "parameters": {"api_token": ADMIN_KEY}}
+    answer = started[1].post(route, json=body, headers={"x-request-id": "id-1"})
     wait_for(lambda: len(lines) == 1)
     (line,) = lines
     assert line.pop("ms") > 0
     assert line == {
         "request_id": "id-1",
         "method": "POST",
-        "route": "/generate",
+        "route": route,
         "task": "alpha",
         "version": answer.headers["x-adapter-version"][:12],
         "status": 200,

@@ -10,7 +10,13 @@ import httpx
 import pytest
 
 from jumplora_server.api.ask import Caller
-from jumplora_server.api.middleware import Access, KeyCheck, needed_access
+from jumplora_server.api.middleware import (
+    LORA_PATHS,
+    PUBLIC_PATHS,
+    Access,
+    KeyCheck,
+    needed_access,
+)
 from jumplora_server.errors import Forbidden, Unauthorized
 from serving import ADMIN_KEY, Site, connected, make_site, wait_for
 
@@ -36,6 +42,19 @@ def check(needed: Access, header: str | None, *, admin: str = "", api: str = "")
         ("GET", "/livez", "public"),
         ("GET", "/readyz", "public"),
         ("GET", "/health", "public"),
+        ("GET", "/ping", "public"),
+        ("HEAD", "/ping", "public"),
+        ("GET", "/v2/health/live", "public"),
+        ("GET", "/v2/health/ready", "public"),
+        ("GET", "/v2", "api"),
+        ("GET", "/v2/models/a/ready", "api"),
+        ("POST", "/v2/models/a/infer", "api"),
+        ("GET", "/version", "api"),
+        ("POST", "/tokenize", "api"),
+        ("GET", "/v1/models", "api"),
+        ("POST", "/v1/load_lora_adapter", "admin"),
+        ("POST", "/v1/unload_lora_adapter", "admin"),
+        ("GET", "/v1/load_lora_adapter", "api"),
         ("GET", "/metrics", "api"),
         ("POST", "/generate", "api"),
         ("POST", "/v1/tasks/a/generate", "api"),
@@ -52,6 +71,23 @@ def check(needed: Access, header: str | None, *, admin: str = "", api: str = "")
 def test_needed_access(method: str, path: str, needed: Access) -> None:
     assert needed_access(method, path) == needed
     assert needed in get_args(Access)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "needed"),
+    [
+        ("GET", "/v1/models", "public"),
+        ("HEAD", "/v1/models", "public"),
+        ("GET", "/v1/models/a", "public"),
+        ("POST", "/v1/models", "api"),
+        ("GET", "/v1/modelsx", "api"),
+        ("GET", "/v1/adapters", "api"),
+        ("POST", "/v1/completions", "api"),
+        ("POST", "/v1/load_lora_adapter", "admin"),
+    ],
+)
+def test_open_models_open_nothing_else(method: str, path: str, needed: Access) -> None:
+    assert needed_access(method, path, open_models=True) == needed
 
 
 NO_KEYS: dict[str, str] = {}
@@ -112,8 +148,8 @@ def test_every_route_needs_a_key_when_keys_are_configured(
 
     statuses = asyncio.run(walk())
     assert len(statuses) > 12
-    public = {path for _, path in statuses if path in ("/livez", "/readyz", "/health")}
-    assert len(public) == 3
+    public = {path for _, path in statuses if path in PUBLIC_PATHS}
+    assert public == PUBLIC_PATHS
     for (method, path), answers in statuses.items():
         if path not in public:
             assert answers == [401, 401], (method, path)
@@ -125,7 +161,7 @@ def test_writing_needs_the_admin_key(tmp_path_factory: pytest.TempPathFactory) -
         api = {"authorization": "Bearer api-key-of-tests"}
         for path, methods in routes(site).items():
             for method in set(methods) - {"GET", "HEAD"}:
-                if path.startswith("/v1/adapters"):
+                if path.startswith("/v1/adapters") or path in LORA_PATHS:
                     url = path.replace("{task_id:path}", "alpha")
                     assert http.request(method, url, headers=api).status_code == 403, path
         admin = {"authorization": f"Bearer {ADMIN_KEY}"}
@@ -135,6 +171,21 @@ def test_writing_needs_the_admin_key(tmp_path_factory: pytest.TempPathFactory) -
         assert http.post("/generate", json=body, headers=api).status_code == 404
         told = {"client_auth": 1, "client_unknown_task": 1}
         wait_for(lambda: site.outcomes("_unknown") == told)
+
+
+@pytest.mark.parametrize("setting", ["yes", "no"])
+def test_a_gateway_lists_models_without_a_key_where_it_may(
+    tmp_path_factory: pytest.TempPathFactory, setting: str
+) -> None:
+    site = make_site(
+        tmp_path_factory.mktemp("keys"), api_keys="api-key-of-tests", open_models=setting
+    )
+    with connected(site) as http:
+        site.publish("alpha")
+        for path in ("/v1/models", "/v1/models/alpha"):
+            assert http.get(path).status_code == (200 if setting == "yes" else 401)
+        body = {"model": "alpha", "prompt": "x"}
+        assert http.post("/v1/completions", json=body).status_code == 401
 
 
 def routes(site: Site) -> dict[str, list[str]]:

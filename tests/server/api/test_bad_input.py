@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serving import Site, connected, make_site, wait_for
 
-ROUTES = ["/generate", "/generate_stream"]
+ROUTES = ["/", "/generate", "/generate_stream"]
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ CASES: dict[str, Case] = {
     "base by null": (task(task_id=None), 403, "base_not_allowed", ["JUMPLORA_ALLOW_BASE"]),
     "both": (task(text="y"), 422, "validation", ["inputs", "text", "both"]),
     "neither": ({"task_id": "agnews"}, 422, "validation", ["inputs", "text", "neither"]),
-    "unknown field": (task(stream=True), 422, "validation", ["'stream'", "allowed are task_id"]),
+    "unknown field": (task(flow=True), 422, "validation", ["'flow'", "allowed are task_id"]),
     "unknown parameter": (
-        parameters(typical_p=0.9),
+        parameters(typically=0.9),
         422,
         "validation",
-        ["parameters", "'typical_p'", "allowed are max_new_tokens"],
+        ["parameters", "'typically'", "allowed are max_new_tokens", "typical_p"],
     ),
     "wrong type": (parameters(top_k="5"), 422, "validation", ["parameters.top_k", "integer"]),
     "out of range": (parameters(top_p=2), 422, "validation", ["parameters.top_p", "1", "2"]),
@@ -86,10 +86,10 @@ CASES: dict[str, Case] = {
         ["min_new_tokens", "3", "2"],
     ),
     "contradiction": (
-        parameters(do_sample=False, top_k=3),
+        parameters(n=2, num_return_sequences=3),
         422,
         "validation",
-        ["parameters.top_k", "do_sample"],
+        ["parameters.n", "num_return_sequences"],
     ),
     "long timeout": (
         parameters(timeout_ms=20_001),
@@ -128,6 +128,9 @@ def test_bad_requests(http: httpx.Client, route: str, case: Case) -> None:
     body, status, code, words = case
     answer = http.post(route, json=body)
     error = answer.json()
+    if route == "/" and code == "input_too_long":  # TGI's clients know it by another name
+        assert error["reason"]
+        code = "validation"
     assert (answer.status_code, error["error_type"]) == (status, code), error
     assert set(error) <= {"error", "error_type", "reason"}
     missing = [word for word in words if word not in error["error"]]
@@ -201,9 +204,10 @@ def test_the_header_and_the_path_must_agree(http: httpx.Client, route: str) -> N
     answer = http.post(route, json=task(), headers={"x-task-id": "raw"})
     assert answer.status_code == 422
     assert "x-task-id" in answer.json()["error"]
-    answer = http.post(f"/v1/tasks/raw{route}", json=task())
-    assert answer.status_code == 422
-    assert "the path" in answer.json()["error"]
+    if route != "/":
+        answer = http.post(f"/v1/tasks/raw{route}", json=task())
+        assert answer.status_code == 422
+        assert "the path" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

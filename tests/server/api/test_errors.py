@@ -16,7 +16,11 @@ from jumplora_server.api.errors import as_server_error, server_error_response
 from jumplora_server.errors import ServerError
 from jumplora_server.metrics.tasks import Outcome
 
-NOWHERE = {"route": None, "path": "/", "app": FastAPI()}  # the scope of a request for a route of no dialect
+NOWHERE = {
+    "route": None,
+    "path": "/",
+    "app": FastAPI(),
+}  # the scope of a request for a route of no dialect
 
 
 def every_server_error() -> list[type[ServerError]]:

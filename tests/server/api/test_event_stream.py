@@ -36,7 +36,7 @@ def test_events(started: Started) -> None:
     assert [event["index"] for event in [*events, last]] == list(range(len(said) + 1))
     assert "".join(event["token"]["text"] for event in events) == said
     assert all(event["generated_text"] is event["details"] is None for event in events)
-    assert last["token"] == {"id": EOS, "text": "", "logprob": None, "special": True}
+    assert last["token"] == {"id": EOS, "text": "", "logprob": -0.5, "special": True}
     assert last["generated_text"] == said
     assert last["details"] == {
         "finish_reason": "eos_token",
@@ -45,9 +45,11 @@ def test_events(started: Started) -> None:
         "seed": None,
         "task_id": "alpha",
         "adapter_version": version,
-        "score": None,
+        "score": pytest.approx(-0.5),
+        "prefill": [],
         "tokens": [],
         "best_of_sequences": [],
+        "input_length": 3,
     }
 
 

@@ -54,6 +54,7 @@ def test_inputs_are_the_raw_prompt(started: Started) -> None:
             "task_id": "alpha",
             "adapter_version": version,
             "score": None,
+            "prefill": [],
             "tokens": [],
             "best_of_sequences": [],
         },

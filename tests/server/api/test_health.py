@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from factories import toy_backbone
+from jumplora_server.api.health import PROBES
 from jumplora_server.residency.residency import FIRST_LOADS_SECONDS, Residency
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
@@ -31,7 +33,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         yield site, http
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/ping"])
 def test_all_is_well(started: Started, path: str) -> None:
     response = started[1].get(path)
     assert (response.status_code, response.json()["status"]) == (200, "ok")
@@ -125,7 +127,7 @@ def test_a_ready_server_has_loaded_its_few_adapters(tmp_path: Path) -> None:
         assert site.parts.services.residency.settled
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/info"])
+@pytest.mark.parametrize("path", sorted(PROBES))
 def test_probes_are_answered_while_every_common_thread_waits(tmp_path: Path, path: str) -> None:
     """As for a disk that hangs: anyio has 40 threads for all blocking work of the routes."""
     site = make_site(tmp_path)
@@ -231,8 +233,19 @@ def test_info(started: Started) -> None:
     assert (told["model_id"], told["model_dtype"]) == ("toy", "float32")
     assert (told["max_input_tokens"], told["max_new_tokens"]) == (64, 256)
     assert told["backbone_fingerprints"] == [told["backbone_fingerprint"], "ba" * 32]
-    assert told["base"] is None
+    assert told["base"] is told["default_task"] is None
     assert told["adapters"] == 1
+
+
+def test_info_has_the_names_that_an_operator_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    site = make_site(tmp_path, served_name="google/flan-t5", default_task="alpha@01234567")
+    with connected(site) as http:
+        told = http.get("/info").json()
+    assert (told["model_id"], told["default_task"]) == ("google/flan-t5", "alpha@01234567")
+    assert "backbone google/flan-t5 (" in caplog.text
 
 
 def test_a_server_that_can_serve_none_of_its_tasks_is_not_ready(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from jumplora_server.api.health import PROBES
 from raw_http import RawClient
 from serving import ADMIN_KEY, Site, connected, make_site
 
 GET_PATHS = [
-    "/livez", "/readyz", "/health", "/metrics", "/info", "/v1/adapters", "/v1/adapters/alpha",
-    "/v1/adapters/unknown", "/docs", "/openapi.json", "/nowhere",
+    *sorted(PROBES), "/", "/v1/adapters", "/v1/adapters/alpha", "/v1/adapters/unknown", "/v2",
+    "/v2/models/alpha", "/v2/models/unknown/ready", "/version", "/docs", "/openapi.json",
+    "/nowhere",
 ]  # fmt: skip
 ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 
@@ -40,10 +42,17 @@ def test_head_is_get_without_the_body(http: httpx.Client, path: str) -> None:
     }
 
 
+@pytest.mark.parametrize("path", sorted(PROBES))
+def test_a_balancer_may_ask_by_head(http: httpx.Client, path: str) -> None:
+    assert http.head(path).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
         ("HEAD", "/generate", {"POST"}),
+        ("GET", "/", {"POST"}),
+        ("POST", "/ping", {"GET", "HEAD"}),
         ("POST", "/livez", {"GET", "HEAD"}),
         ("TRACE", "/info", {"GET", "HEAD"}),
         ("FOO", "/docs", {"GET", "HEAD"}),
@@ -69,6 +78,7 @@ def test_options_says_what_is_allowed(http: httpx.Client) -> None:
 
 
 READING = [
+    ("POST", "/"),
     ("POST", "/generate"),
     ("POST", "/generate_stream"),
     ("POST", "/v1/tasks/alpha/generate"),

@@ -69,8 +69,9 @@ def test_a_default_over_the_limit_means_the_limit() -> None:
         ({"max_new_tokens": 49}, ["parameters.max_new_tokens", "49", "48"]),
         ({"truncate": 65}, ["parameters.truncate", "65", "64"]),
         ({"max_new_tokens": 3, "min_new_tokens": 4}, ["min_new_tokens", "4", "3"]),
-        ({"do_sample": False, "temperature": 0.5}, ["parameters.temperature", "do_sample"]),
-        ({"do_sample": False, "seed": 5}, ["parameters.seed", "do_sample"]),
+        ({"typical_p": 0.5}, ["parameters.typical_p", "do_sample"]),
+        ({"best_of": 2, "temperature": 0}, ["parameters.best_of", "do_sample"]),
+        ({"best_of": 1, "n": 2}, ["parameters.n", "best_of"]),
     ],
     ids=str,
 )
@@ -92,6 +93,28 @@ def test_a_sampling_parameter_means_sampling(asked: dict[str, Any]) -> None:
 def test_do_sample_false_turns_the_manifests_sampling_off() -> None:
     sampling = make({"do_sample": False}, temperature=0.7, top_k=3, repetition_penalty=1.2)
     assert sampling == Sampling(max_new_tokens=DEFAULT_NEW_TOKENS, repetition_penalty=1.2)
+
+
+SAMPLED = {"temperature": 0.7, "top_k": 3, "top_p": 0.9, "typical_p": 0.95, "seed": 5}
+
+
+def test_without_sampling_its_parameters_have_no_effect() -> None:
+    greedy = make({"max_new_tokens": 8})
+    assert make({"max_new_tokens": 8, "do_sample": False, **SAMPLED}) == greedy
+    assert make({"max_new_tokens": 8, "do_sample": False, "best_of": 1, **SAMPLED}) == greedy
+    with_beams = make({"num_beams": 2, "do_sample": False, "best_of": 1, **SAMPLED})
+    assert with_beams == make({"num_beams": 2})
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0], ids=repr)
+@pytest.mark.parametrize("beside", [{}, {"do_sample": True}, SAMPLED], ids=["", "do", "all"])
+def test_temperature_zero_is_greedy(zero: float, beside: dict[str, Any]) -> None:
+    assert make({**beside, "temperature": zero}, top_k=3) == make()
+
+
+def test_neutral_values_beside_sampling() -> None:
+    sampled = make({"do_sample": True, "seed": 5, "typical_p": 1, "best_of": 1, "api_token": "x"})
+    assert sampled == make({"do_sample": True, "seed": 5})
 
 
 def test_a_seed_alone_keeps_greedy() -> None:
@@ -128,11 +151,7 @@ def test_seeds() -> None:
 def test_what_comes_out_is_always_within_the_limits(
     asked: dict[str, Any], generation: dict[str, Any]
 ) -> None:
-    try:
-        sampling = make(asked, **generation)
-    except InvalidInput:
-        assert asked.get("do_sample") is False
-        return
+    sampling = make(asked, **generation)
     assert 0 <= sampling.min_new_tokens <= sampling.max_new_tokens <= 48
     assert sampling.mode == "sample" or (sampling.top_k, sampling.top_p) == (None, None)
     assert sampling.logprobs == ("chosen" if asked.get("details") else "none")
@@ -180,7 +199,8 @@ def test_requests_are_held_to_the_one_table(name: str, number: float) -> None:
     except ValidationError:
         assert find_out_of_bounds({name: number})
     else:
-        assert not find_out_of_bounds({name: number})
+        is_greedy = name == "temperature" and number == 0  # a request's own way to say so
+        assert is_greedy or not find_out_of_bounds({name: number})
 
 
 @given(st.lists(st.text(max_size=66), max_size=6))

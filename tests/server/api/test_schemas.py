@@ -47,7 +47,8 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("max_new_tokens", 1.5, "integer"),
     ("min_new_tokens", -1, "greater than or equal to 0"),
     ("do_sample", 1, "valid boolean"),
-    ("temperature", 0, "greater than or equal to 0.01"),
+    ("temperature", 0.001, "greater than or equal to 0.01"),
+    ("temperature", False, "valid number"),
     ("temperature", 101, "less than or equal to 100"),
     ("temperature", float("nan"), "finite number"),
     ("temperature", float("inf"), "finite number"),
@@ -63,6 +64,8 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("stop", "a", "valid list"),
     ("truncate", 0, "greater than or equal to 1"),
     ("details", "yes", "valid boolean"),
+    ("typical_p", 0, "greater than 0"),
+    ("typical_p", 1.5, "less than or equal to 1"),
     ("timeout_ms", 0, "greater than or equal to 1"),
 ]
 

@@ -14,10 +14,11 @@ from jumplora_server.api.tgi import named_task
 from jumplora_server.errors import InvalidInput
 
 
-def name(path: str | None = None, header: str | None = None, **body: Any) -> str | None:
-    return named_task(
-        GenerateRequest.model_validate({"inputs": "x", **body}), path=path, header=header
-    )
+def name(
+    path: str | None = None, header: str | None = None, default: str | None = None, **body: Any
+) -> str | None:
+    request = GenerateRequest.model_validate({"inputs": "x", **body})
+    return named_task(request, path=path, header=header, default=default)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,12 @@ def test_every_place_may_name_it(given: dict[str, Any]) -> None:
 
 def test_null_is_the_bare_backbone() -> None:
     assert name(task_id=None) is None
+    assert name(parameters={"adapter_id": None}) is None
+
+
+@pytest.mark.parametrize("given", [{"task_id": "a"}, {"path": "a"}, {"header": "a"}], ids=str)
+def test_the_null_of_loraxs_client_yields_to_a_name(given: dict[str, Any]) -> None:
+    assert name(**given, parameters={"adapter_id": None}) == "a"
 
 
 @pytest.mark.parametrize(
@@ -59,8 +66,28 @@ def test_two_places_must_agree(given: dict[str, Any], words: list[str]) -> None:
 
 
 def test_none_named() -> None:
-    with pytest.raises(InvalidInput, match="task_id: is missing"):
+    with pytest.raises(InvalidInput, match=r"task_id: is missing.*JUMPLORA_DEFAULT_TASK"):
         name()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, "usual"),
+        ({"parameters": {"adapter_id": None}}, "usual"),
+        ({"task_id": "a"}, "a"),
+        ({"header": "a"}, "a"),
+        ({"path": "a"}, "a"),
+        ({"parameters": {"adapter_id": "a"}}, "a"),
+        ({"task_id": None}, None),
+        ({"model": None, "parameters": {"adapter_id": None}}, None),
+    ],
+    ids=str,
+)
+def test_the_default_is_the_task_of_what_names_none(
+    given: dict[str, Any], named: str | None
+) -> None:
+    assert name(**given, default="usual") == named
 
 
 ODD = ["../etc/passwd", "/etc/passwd", "", ".hidden", "a b", "a\n", "é", "a" * 65, "a/b", "a\x00"]

@@ -12,8 +12,8 @@ from decoding import make_sequence, run
 from factories import tiny_t5
 from fakes import LIMITS, FakeEngine
 from jumplora_server.app import assemble
-from jumplora_server.core import Batch, EngineLimits, Sampling, StepOutput
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Batch, EngineLimits, Kernels, Sampling, StepOutput
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.warm_up import DRILLS, LABELS, STEPS, warm_up
 from jumplora_server.settings import Settings

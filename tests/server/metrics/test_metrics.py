@@ -85,6 +85,8 @@ def use_everything(metrics: Metrics, task: str) -> None:
     publish(metrics, task)
     metrics.in_flight(task, 1)
     metrics.request_finished(task, "ok", TIMING, 12, 3)
+    metrics.chosen(task, 0.98, None)
+    metrics.chosen(task, 0.04, "mass")
     seconds: dict[Stage, float] = {"read": 0.1, "fold": 0.5, "pack": 0.2, "warmup": 0.3}
     metrics.adapter_loaded(task, {**seconds, "canaries": 0.4})
     metrics.adapter_load_failed(task, "nonfinite")
@@ -134,6 +136,30 @@ class TestRequests:
         metrics.request_finished("boolqa", "ok", TIMING, 12, 1)
         assert value(metrics, "jumplora_time_per_output_token_seconds_count", task_id="boolqa") == 0
 
+    def test_choices_have_a_mass_and_a_reason_to_abstain(self, metrics: Metrics) -> None:
+        metrics.register("boolqa")
+        task = {"task_id": "boolqa"}
+        assert value(metrics, "jumplora_choices_mass_count", **task) is None, "not asked for yet"
+        metrics.chosen("boolqa", 0.5, None)
+        metrics.chosen("boolqa", 1.0, "probability")
+        metrics.chosen("boolqa", 0.003, "mass")
+        assert value(metrics, "jumplora_choices_mass_count", **task) == 3
+        assert value(metrics, "jumplora_choices_mass_bucket", le="0.5", **task) == 2
+        assert value(metrics, "jumplora_choices_mass_bucket", le="1.0", **task) == 3
+        for cause in ("probability", "mass"):
+            assert value(metrics, "jumplora_abstentions_total", cause=cause, **task) == 1
+
+    def test_choices_of_a_task_that_was_removed(self, metrics: Metrics) -> None:
+        metrics.register("boolqa")
+        metrics.chosen("boolqa", 0.5, None)
+        metrics.task_removed("boolqa")
+        metrics.chosen("boolqa", 0.5, None)
+        metrics.chosen(None, 0.5, None)
+        assert task_labels(metrics) == {"_unknown", "_base"}
+        metrics.register("boolqa")
+        metrics.chosen("boolqa", 0.5, None)
+        assert value(metrics, "jumplora_choices_mass_count", task_id="boolqa") == 1
+
     def test_in_flight_goes_up_and_down(self, metrics: Metrics) -> None:
         metrics.register("boolqa")
         assert value(metrics, "jumplora_requests_in_flight", task_id="boolqa") == 0
@@ -169,6 +195,7 @@ class TestEngine:
         assert value(metrics, "jumplora_step_seconds_count", phase="encode") == 0
         assert value(metrics, "jumplora_cache_rows_in_use") == 7
         assert value(metrics, "jumplora_cache_rows") == 16
+        assert value(metrics, "vllm:kv_cache_usage_perc") == 7 / 16
 
     def test_heartbeat_is_an_age(self, metrics: Metrics, clock: FakeClock) -> None:
         assert value(metrics, "jumplora_engine_heartbeat_age_seconds") is None
@@ -325,7 +352,7 @@ class TestLabels:
         use_everything(metrics, "b")
         per_task = sum(1 for _ in samples(metrics)) - one
         # 200 tasks then stay under 30,000 series; deploy/prometheus scrapes at most 50,000.
-        assert per_task <= 140
+        assert per_task <= 148
 
     def test_a_full_server_fits_the_scrape_limits(self) -> None:
         metrics = Metrics(CollectorRegistry())
@@ -437,6 +464,7 @@ class TestPage:
     def test_every_instrument_of_the_table_is_on_the_page(self, metrics: Metrics) -> None:
         use_everything(metrics, "a")
         metrics.trouble(lambda: {"loader": 45.0, "watcher": 0.0}, lambda: True)
+        metrics.residents("t5", 8, list, lambda: 0)
         page = metrics.render()[0].decode()
         assert 'jumplora_thread_stuck_seconds{thread="loader"} 45.0' in page
         assert "jumplora_store_fault 1.0" in page

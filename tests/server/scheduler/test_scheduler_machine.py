@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,9 +21,11 @@ from jumplora_server.core import (
     Batch,
     Beams,
     Candidate,
+    Choices,
     Encoding,
     EngineLimits,
     Finish,
+    FinishReason,
     Sampling,
     Sequence,
     StepOutput,
@@ -29,8 +33,11 @@ from jumplora_server.core import (
 from jumplora_server.errors import AdapterUnavailable, GenerationFailed
 from jumplora_server.scheduler.claims import Priority
 from jumplora_server.scheduler.scheduler import Scheduler
+from jumplora_server.trie import Trie
+from walking import Ids, Model, check_pass, options
 
-ROWS, BUDGET, START = 5, 9, -1
+ROWS, BUDGET, NODES, START = 5, 9, 6, -1
+MODEL = Model(seed=0, sharpness=4.0)
 TASKS = st.sampled_from([None, "a", "b", "c"])
 STATES = st.sampled_from(["ready", "cold", "broken"])
 
@@ -43,7 +50,14 @@ def output_of(batch: Batch, tokens: list[int], failed: tuple[int, ...] = ()) -> 
         else tuple(Candidate(t, -1.0 - i) for i, t in enumerate(dict.fromkeys((token, *b"zy", 1))))
         for index, (sequence, token) in enumerate(zip(batch.decode, tokens, strict=True))
     ]
-    return StepOutput(tuple(tokens), (None,) * len(tokens), failed, candidates=tuple(candidates))
+    passes = [tuple(map(tuple, MODEL.compute(each.trie, each.nodes))) for each in batch.passes]
+    return StepOutput(
+        tuple(tokens),
+        (None,) * len(tokens),
+        failed,
+        candidates=tuple(candidates),
+        passes=tuple(passes),
+    )
 
 
 def check_answers(finish: Finish, sequence: Sequence) -> None:
@@ -58,6 +72,18 @@ def check_answers(finish: Finish, sequence: Sequence) -> None:
         assert answer.text == "".join(chr(t.id) for t in answer.tokens if t.id != EOS)
         assert "".join(t.text for t in answer.tokens) == answer.text
         assert len({tuple(t.id for t in a.tokens) for a in answers}) == len(answers)
+
+
+def check_options(finish: Finish, sequence: Sequence) -> None:
+    """Those that were looked at have the model's numbers, and the best one is among them."""
+    choices = sequence.sampling.choices
+    assert choices is not None
+    exact = [MODEL.logprob(ids) for ids in choices.trie.ids]
+    assert all(found in (None, value) for found, value in zip(finish.options, exact, strict=True))
+    best = exact.index(max(exact))
+    assert finish.options[best] is not None
+    assert finish.reason is FinishReason.EOS_TOKEN
+    assert finish.generated_tokens == len(choices.trie.ids[best])
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -79,7 +105,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now = 0.0
 
     def make_scheduler(self, spare_rows: int) -> Scheduler:
-        limits = EngineLimits(ROWS, 64, 6, (EOS,))
+        limits = EngineLimits(ROWS, 64, 6, (EOS,), max_nodes=NODES)
         return Scheduler(limits, self, max_encode_tokens=BUDGET, spare_rows=spare_rows)
 
     @initialize(spare_rows=st.integers(0, ROWS - 3))
@@ -150,6 +176,30 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.add(sequence)
         return sequence.id
 
+    @rule(
+        target=sequences,
+        task=TASKS,
+        prompt=st.integers(1, 12),
+        patience=st.none() | st.floats(0.0, 5.0),
+        offered=options(most=5, longest=5),
+    )
+    def add_choices(
+        self, task: str | None, prompt: int, patience: float | None, offered: list[Ids]
+    ) -> int:
+        sequence = Sequence(
+            id=len(self.added),
+            encoding=Encoding(
+                None if task is None else AdapterRef(task, task, (task,)), (5,) * prompt
+            ),
+            sampling=Sampling(1, choices=Choices(Trie.of(offered))),
+            detokenizer=FakeDetokenizer(),
+            arrived=self.now,
+            deadline=None if patience is None else self.now + patience,
+        )
+        self.added[sequence.id] = sequence
+        self.scheduler.add(sequence)
+        return sequence.id
+
     @rule(sequence_id=sequences)
     def cancel(self, sequence_id: int) -> None:
         self.scheduler.cancel(sequence_id)
@@ -171,8 +221,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             token = st.sampled_from([ord("x"), ord("y"), EOS])
             count = len(batch.decode)
             tokens = data.draw(st.lists(token, min_size=count, max_size=count))
-            failed = tuple(data.draw(st.sets(st.integers(0, count - 1), max_size=1)))
-            self.scheduler.apply(batch, output_of(batch, tokens, failed), self.now)
+            failures = st.sets(st.integers(0, count - 1), max_size=1) if count else st.just(set())
+            failed = tuple(data.draw(failures))
+            output = output_of(batch, tokens, failed)
+            if batch.passes and data.draw(st.integers(0, 9)) == 0:
+                output = replace(output, passes=((), *output.passes[1:]))
+            self.scheduler.apply(batch, output, self.now)
         self.take_events()
 
     def check_batch(self, batch: Batch) -> None:
@@ -180,25 +234,43 @@ class SchedulerMachine(RuleBasedStateMachine):
         rows = [sequence.row for sequence in batch.decode]
         assert rows == sorted(set(rows)), "rows are shared or out of order"
         assert set(rows) <= set(range(ROWS))
-        assert set(batch.encode) <= {sequence.encoding for sequence in batch.decode}
+        walkers = self.check_passes(batch)
+        running = [*batch.decode, *walkers]
+        assert set(batch.encode) <= {sequence.encoding for sequence in running}
         assert sum(len(s.prompt) for s in batch.encode) <= BUDGET or len(batch.encode) == 1
-        self.check_rows(batch)
+        self.check_rows(batch, walkers)
         for encoding in batch.encode:
             if encoding in self.encoded:  # its place was wanted while none of its sequences ran
-                running = {self.added[i].encoding for i in self.rows.keys() - self.ended - self.new}
-                assert encoding not in running, "encoded twice"
+                older = self.rows.keys() - self.ended - self.new
+                assert encoding not in {self.added[i].encoding for i in older}, "encoded twice"
             self.encoded[encoding] = (encoding.place, encoding.slots)
-        for sequence in batch.decode:
+        for sequence in running:
             encoding = sequence.encoding
             assert self.encoded[encoding] == (encoding.place, encoding.slots), "moved"
         alive = self.rows.keys() - self.ended
-        assert {sequence.id for sequence in batch.decode} == alive, "every live row decodes"
+        assert {sequence.id for sequence in running} == alive, "every live row is computed"
         held = self.held()
         places = [encoding.place for encoding in held]
         assert len(set(places)) == len(held), "a source place is shared"
         assert set(places) <= set(range(ROWS))
 
-    def check_rows(self, batch: Batch) -> None:
+    def check_passes(self, batch: Batch) -> list[Sequence]:
+        """Passes keep their promises, and some sequence with choices gets one if any has a row.
+
+        Returns those that have one.
+        """
+        alive = [self.added[i] for i in self.added.keys() - self.ended]
+        walkers = [s for s in alive if s.sampling.choices is not None and s.row >= 0]
+        served = [each.sequence for each in batch.passes]
+        assert all(sequence in walkers for sequence in served)
+        assert len({sequence.id for sequence in served}) == len(served)
+        assert bool(served) == bool(walkers)
+        for each in batch.passes:
+            check_pass(each.trie, each.nodes, NODES)
+        assert sum(len(each.nodes) for each in batch.passes) <= NODES
+        return walkers
+
+    def check_rows(self, batch: Batch, walkers: list[Sequence]) -> None:
         """Rows are free before they are taken, and what is in their caches is what is decoded."""
         sources, targets = {c.source for c in batch.copies}, {c.row for c in batch.copies}
         assert not sources & targets
@@ -208,7 +280,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.fed.get(copy.row, [])[: copy.same] == same, "they have other tokens"
             self.fed[copy.row] = self.fed[copy.source][: copy.tokens]
             assert len(self.fed[copy.row]) == copy.tokens, "tokens that were never fed"
-        self.new = {sequence.id for sequence in batch.decode} - self.rows.keys()
+        self.new = {sequence.id for sequence in (*batch.decode, *walkers)} - self.rows.keys()
+        for sequence in walkers:
+            others = [self.rows[i] for i in self.rows.keys() - self.ended - {sequence.id}]
+            assert all(sequence.row not in rows for rows in others), "a row is shared"
+            assert self.rows.setdefault(sequence.id, {sequence.row}) == {sequence.row}, "moved"
         for sequence in batch.decode:
             others = [self.rows[i] for i in self.rows.keys() - self.ended - {sequence.id}]
             assert all(sequence.row not in rows for rows in others), "a row is shared"
@@ -222,7 +298,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         kept = {row for i in self.rows.keys() - self.ended - self.new for row in self.rows[i]}
         if all(self.added[i].sampling.beams is None for i in self.rows.keys() - self.ended):
             free = sorted(set(range(ROWS)) - kept)
-            new = sorted(s.row for s in batch.decode if s.id in self.new)
+            new = sorted(s.row for s in (*batch.decode, *walkers) if s.id in self.new)
             assert new == free[: len(new)], "lowest free row first"
 
     def held(self) -> set[Encoding]:
@@ -238,6 +314,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.ended.add(sequence.id)
                 if event.finish.answers:
                     check_answers(event.finish, sequence)
+                elif event.finish.options:
+                    check_options(event.finish, sequence)
                 else:
                     assert event.finish.text == sequence.text
                     assert "xy" not in event.finish.text
@@ -254,7 +332,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def everything_ends(self) -> None:
         """With all versions loaded, nobody waits longer than it takes to serve everybody."""
         self.state = dict.fromkeys("abc", "ready")
-        for _ in range(8 * len(self.added) + 8):
+        for _ in range(16 * len(self.added) + 16):
             batch = self.scheduler.next_batch(self.now)
             self.check_batch(batch)
             self.now += 0.5

@@ -159,6 +159,19 @@ class CudaRunner(TorchRunner):
         levels = make_levels(slots, spans, self._scratch, self._device)
         return EncodePlan(levels, self._modules, self._kernels, self._scratch)
 
+    def _node_plan(
+        self, lineages: Rows[Lineage], spans: Rows[tuple[int, int]], *, rows: int
+    ) -> Plan:
+        slots = [on_device(lineage) for lineage in lineages]
+        addresses = torch.zeros(max(map(len, slots)), rows, dtype=torch.int64)
+        targeted = 0
+        for lineage, (start, stop) in zip(slots, spans, strict=True):
+            for place, adapter in enumerate(lineage):
+                addresses[place, start:stop] = adapter.address
+                targeted |= adapter.targeted
+        on_gpu = to_device(addresses, self._device)
+        return DecodePlan(on_gpu, targeted, self._modules, self._kernels)
+
     def _compute(self, shape: DecodeShape, buffers: StepBuffers) -> Tensor:
         return self._model.decode(
             buffers.tokens,

@@ -6,6 +6,9 @@ last product. `T5` is the slow reference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,31 @@ from jumplora_server.engine.cuda.plan import Kernels, OwnStep
 from jumplora_server.engine.linear import PlainLinear, Plan
 from jumplora_server.engine.models.t5 import T5, Layer
 from jumplora_server.engine.weights import StoredTensors
+
+
+@dataclass(frozen=True, slots=True)
+class KernelAttention:
+    """`RowAttention` as two launches a block."""
+
+    kernels: Kernels
+    caches: Caches
+    step: OwnStep
+    biases: Mapping[str, Tensor]  # by table [heads, target], by how far a key is before the query
+    places: Tensor  # [R] in the source cache
+
+    def own(self, layer: int, qkv: Tensor, table: str) -> Tensor:
+        """As `DecodeAttention.own`; appends the new keys and values."""
+        cache = self.caches.target
+        return self.kernels.attend_own(
+            qkv, cache.k[layer], cache.v[layer], self.step, self.biases[table]
+        )
+
+    def source(self, layer: int, q: Tensor) -> Tensor:
+        """As `DecodeAttention.source`."""
+        cache = self.caches.source
+        return self.kernels.attend_source(
+            q, cache.k[layer], cache.v[layer], self.places, cache.lengths
+        )
 
 
 class CudaT5(T5):
@@ -55,24 +83,10 @@ class CudaT5(T5):
     ) -> Tensor:
         """As `T5.decode`; reads each row's own lengths, whatever `lengths` says."""
         assert isinstance(places, Tensor)
-        own, source = caches.target, caches.source
         is_live = torch.zeros(tokens.shape[0], dtype=torch.int32, device=self.device)
         step = OwnStep(positions, is_live.index_fill_(0, live, 1))
-        x = self.decoder_embedding[tokens]  # [R, d_model]
-        for index, (layer, cross) in enumerate(zip(self.decoder, self.cross, strict=True)):
-            read = self._kernels.attend_own(
-                layer.qkv(self._norm(x, layer.norm), plan),
-                own.k[index], own.v[index], step, self._past_biases[layer.position_bias],
-            )  # fmt: skip
-            x = layer.out.onto(x, read, plan)
-            read = self._kernels.attend_source(
-                cross.q(self._norm(x, cross.norm), plan),
-                source.k[index], source.v[index], places, source.lengths,
-            )  # fmt: skip
-            x = cross.out.onto(x, read, plan)
-            x = self._feed_forward(layer, x, plan)
-        x = self._norm(x, self.decoder_norm) * self.config.logit_scale
-        return self.head(x, plan).float()
+        attention = KernelAttention(self._kernels, caches, step, self._past_biases, places)
+        return self._decode(tokens, attention, plan)
 
     def _feed_forward(self, layer: Layer, x: Tensor, plan: Plan) -> Tensor:
         """x + the feed-forward of x; on a GPU the first product applies a ReLU itself."""

@@ -17,6 +17,7 @@ from jumplora_server.engine.attention import LengthGroup
 from jumplora_server.engine.cache import Caches, SourceCache
 from jumplora_server.engine.linear import Plan
 from jumplora_server.engine.models.t5 import T5
+from jumplora_server.engine.passes import NodeGroup
 from jumplora_server.engine.weights import StoredTensors
 
 
@@ -54,6 +55,16 @@ class Model(Protocol):
             live: [n] the rows that really decode; only their caches are written.
             places: R source places, of each row's prompt.
             lengths: (source, target) longest valid lengths, rounded up by `round_up`.
+        """
+
+    def decode_nodes(
+        self, tokens: Tensor, groups: Sequence[NodeGroup], *, plan: Plan, caches: Caches
+    ) -> Tensor:
+        """Nodes of passes side by side; returns logits [n, vocab] in float32.
+
+        Args:
+            tokens: [n] of all nodes one after another, n >= linear.MIN_ROWS (rows of no pass:
+                anything).
         """
 
 

@@ -18,15 +18,18 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Site
 from jumplora_server.engine.activations import activate
 from jumplora_server.engine.attention import (
+    DecodeAttention,
     LengthGroup,
+    RowAttention,
     attend_prompts,
-    attend_rows,
     causal_bias,
     masked_bias,
+    path_bias,
     prompt_bias,
 )
 from jumplora_server.engine.cache import Caches, SourceCache
 from jumplora_server.engine.linear import Plan, Projection, make_linear
+from jumplora_server.engine.passes import NodeAttention, NodeGroup
 from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
 
 
@@ -152,25 +155,36 @@ class T5:
     ) -> Tensor:
         """As `Model.decode`."""
         source, target = lengths
-        rows, own = tokens.shape[0], caches.target
+        attention = RowAttention(
+            caches=caches,
+            biases={
+                name: causal_bias(table, positions, target, self.config)
+                for name, table in self._tables(self.decoder)
+            },
+            live=live,
+            positions=positions[live],
+            places=places,
+            source_mask=caches.source.mask[places][:, None, :source],
+        )
+        return self._decode(tokens, attention, plan)
+
+    def decode_nodes(
+        self, tokens: Tensor, groups: Sequence[NodeGroup], *, plan: Plan, caches: Caches
+    ) -> Tensor:
+        """As `Model.decode_nodes`."""
         biases = {
-            name: causal_bias(table, positions, target, self.config)
+            name: [path_bias(table, group.depths, group.hidden, self.config) for group in groups]
             for name, table in self._tables(self.decoder)
-        }  # each [R, heads, target]
-        source_mask = caches.source.mask[places][:, None, :source]  # [R, 1, source]
-        live_positions = positions[live]
-        x = self.decoder_embedding[tokens]  # [R, d_model]
+        }
+        return self._decode(tokens, NodeAttention(caches.source, groups, biases), plan)
+
+    def _decode(self, tokens: Tensor, attention: DecodeAttention, plan: Plan) -> Tensor:
+        x = self.decoder_embedding[tokens]  # [n, d_model]
         for index, (layer, cross) in enumerate(zip(self.decoder, self.cross, strict=True)):
             qkv = layer.qkv(self._norm(x, layer.norm), plan)
-            q, k, v = qkv.view(rows, 3, self.config.num_heads, self.config.d_kv).unbind(1)
-            own.append(index, live, live_positions, k[live], v[live])
-            keys, values = own.k[index][:rows], own.v[index][:rows]
-            read = attend_rows(q, keys, values, biases[layer.position_bias])
-            x = layer.out.onto(x, read, plan)
+            x = layer.out.onto(x, attention.own(index, qkv, layer.position_bias), plan)
             q = cross.q(self._norm(x, cross.norm), plan)
-            q = q.view(rows, self.config.num_heads, self.config.d_kv)
-            read = attend_rows(q, *caches.source.read(index, places, source), source_mask)
-            x = cross.out.onto(x, read, plan)
+            x = cross.out.onto(x, attention.source(index, q), plan)
             x = self._feed_forward(layer, x, plan)
         x = self._norm(x, self.decoder_norm) * self.config.logit_scale
         return self.head(x, plan).float()

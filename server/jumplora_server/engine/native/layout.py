@@ -23,8 +23,8 @@ class Kind(IntEnum):
     ATTEND_CROSS = 11
     BEST = 12
     CHOOSE = 13
-    READ_EDGES = 14
-    COPY = 15
+    COPY = 14
+    READ_EDGES = 15
 
 
 class Function(IntEnum):
@@ -164,8 +164,9 @@ class Step(ctypes.Structure):
         ("merged", ctypes.c_char_p),
         ("inner", ctypes.c_void_p),
         ("samplings", ctypes.c_void_p),
-        ("parents", ctypes.c_void_p),
-        ("edge_starts", ctypes.c_void_p),
-        ("edge_tokens", ctypes.c_void_p),
+        ("paths_at", ctypes.c_void_p),
+        ("paths", ctypes.c_void_p),
+        ("edges_at", ctypes.c_void_p),
+        ("edges", ctypes.c_void_p),
         ("edge_logprobs", ctypes.c_void_p),
     )

@@ -22,10 +22,10 @@ class NativeModel(Protocol):
     weight_bytes: int
     encoding: Tape
     decoding: Tape
-    logits: Tensor  # [rows and nodes, vocabulary], of the last decode
-    highest: Tensor  # [rows and nodes]
-    best: Tensor  # [rows and nodes]
-    logprobs: Tensor  # [rows and nodes]
+    logits: Tensor  # [rows, vocabulary], of the last decode
+    highest: Tensor  # [rows]
+    best: Tensor  # [rows]
+    logprobs: Tensor  # [rows]
     candidates: CandidateLists
     fed: Tensor  # [rows, positions] int32, what each row was fed, where its sampling looks at that
 
@@ -37,20 +37,15 @@ class NativeModel(Protocol):
         """Write packed prompts' keys and values into their source places."""
 
     def decode(self, step: Step) -> None:
-        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th row.
-
-        Of nodes it writes the step's `edge_logprobs`.
-        """
+        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th."""
 
     def copy(self, step: Step) -> None:
         """Copy what rows of the target cache hold."""
 
 
 class MakeModel(Protocol):
-    """A model's constructor.
-
-    `tokens` is how many one encode takes at most, `nodes` how many a decode takes beside its rows.
-    """
+    """A model's constructor: `tokens` is how many one encode takes at most, `nodes` how many
+    nodes of tries a decode takes beside its rows."""
 
     def __call__(
         self,

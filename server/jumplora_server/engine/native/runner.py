@@ -17,7 +17,6 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Encoding, EngineLimits, Pass, RowCopy, Sequence, StepOutput
 from jumplora_server.engine.native.arrangement import Arrangement
-from jumplora_server.engine.native.feeding import Fed, feed_nodes
 from jumplora_server.engine.native.forms import (
     NativeAdapter,
     TrunkForm,
@@ -25,8 +24,9 @@ from jumplora_server.engine.native.forms import (
     with_table,
 )
 from jumplora_server.engine.native.model import NATIVE_MODELS
+from jumplora_server.engine.native.nodes import NodeArrays, Nodes
 from jumplora_server.engine.native.sampling import Samplings
-from jumplora_server.engine.native.step import Edges, prepare
+from jumplora_server.engine.native.step import prepare
 from jumplora_server.engine.native.tape import Tape
 from jumplora_server.engine.native.weights import pack_weights, packed_bytes
 from jumplora_server.engine.native.work import Lineage, encode_work
@@ -135,70 +135,72 @@ class NativeRunner:
         lineages_of_passes: Rows[Lineage] = (),
     ) -> StepOutput:
         """Choose each sequence's next token, and read off what the nodes of passes lead to."""
-        nodes = [*feed_nodes(passes, len(sequences), self._start)]
-        for each, lineage in zip(passes, lineages_of_passes, strict=True):
-            lineages = [*lineages, *(lineage for _ in each.nodes)]
-        arranged = self._arrange(lineages)
-        edges = self._decode([*self._feed(sequences), *nodes], arranged)
-        highest, tokens, logprobs = (found[: len(lineages)].tolist() for found in self._found)
+        nodes = self._nodes(passes, lineages_of_passes, first=len(sequences))
+        arranged = self._arrange([*lineages, *nodes.lineages] if nodes else lineages)
         places = arranged.places[: len(sequences)]
-        output = step_output(
-            sequences,
-            [math.isfinite(highest[n]) for n in places],
-            [tokens[n] for n in places],
-            [logprobs[n] for n in places],
-            self._model.candidates.read(sequences, places),
-        )
-        if edges is None:
-            return output
-        node_places = iter(arranged.places[len(sequences) :])
+        read = self._decode(sequences, nodes, arranged)
+        highest, tokens, logprobs = (found[: len(arranged.order)].tolist() for found in self._found)
         return replace(
-            output,
-            passes=tuple(
-                _read_pass([*itertools.islice(node_places, len(each.nodes))], highest, edges)
-                for each in passes
+            step_output(
+                sequences,
+                [math.isfinite(highest[n]) for n in places],
+                [tokens[n] for n in places],
+                [logprobs[n] for n in places],
+                self._model.candidates.read(sequences, places),
             ),
+            passes=read,
         )
 
     def logits(self, sequences: Rows[Sequence], lineages: Rows[Lineage]) -> Tensor:
         """Of each sequence's next token [n, vocabulary]; valid until the next decode."""
         arranged = self._arrange(lineages)
-        self._decode([*self._feed(sequences)], arranged)
+        self._decode(sequences, None, arranged)
         return self._model.logits[: len(sequences)][arranged.places]
+
+    def _nodes(self, passes: Rows[Pass], lineages: Rows[Lineage], *, first: int) -> Nodes | None:
+        if not passes:
+            return None
+        return Nodes.of(passes, lineages, first=first, start_token_id=self._start)
 
     def _arrange(self, lineages: Rows[Lineage]) -> Arrangement:
         if self._arranged is None or not self._arranged.holds(lineages):
             self._arranged = Arrangement.of(lineages, len(self._model.sites))
         return self._arranged
 
-    def _feed(self, sequences: Rows[Sequence]) -> Iterator[Fed]:
-        for sequence, sampling in zip(sequences, self._samplings.of(sequences), strict=True):
-            output = sequence.output
-            token = output[-1] if output else self._start
-            yield Fed(sequence.encoding, token, len(output), sequence.row, sampling)
-
-    def _decode(self, given: Rows[Fed], arranged: Arrangement) -> Edges | None:
-        """Compute the rows as they are arranged. Of nodes, if there are any: what was found."""
-        rows = [given[n] for n in arranged.order]
-        edges, parents = None, list[int]()
-        if any(row.edges for row in rows):
-            edges = Edges([row.edges for row in rows])
-            parents = [-1 if row.parent < 0 else arranged.places[row.parent] for row in rows]
+    def _decode(
+        self, sequences: Rows[Sequence], nodes: Nodes | None, arranged: Arrangement
+    ) -> tuple[tuple[tuple[float, ...], ...], ...]:
+        """Compute a step; returns what the nodes lead to."""
+        order = arranged.order
+        tokens = [s.output[-1] if s.output else self._start for s in sequences]
+        encodings = [sequence.encoding for sequence in sequences]
+        rows = [sequence.row for sequence in sequences]
+        positions = [len(sequence.output) for sequence in sequences]
+        samplings = self._samplings.of(sequences)
+        arrays: NodeArrays | None = None
+        if nodes is not None:
+            tokens += nodes.tokens
+            encodings += nodes.encodings
+            rows += [-1] * len(nodes.tokens)  # nothing is written there
+            positions += [len(path) - 1 for path in nodes.paths]
+            samplings += [None] * len(nodes.tokens)
+            arrays = nodes.arrays(order, arranged.places)
         work = arranged.work
         prepared = prepare(
-            tokens=[row.token for row in rows],
-            lengths=[len(row.encoding.prompt) for row in rows],
-            source_places=[row.encoding.place for row in rows],
-            target_rows=[row.row for row in rows],
-            positions=[row.position for row in rows],
+            tokens=[tokens[n] for n in order],
+            lengths=[len(encodings[n].prompt) for n in order],
+            source_places=[encodings[n].place for n in order],
+            target_rows=[rows[n] for n in order],
+            positions=[positions[n] for n in order],
             work=work,
             inner=self._room(work.inner),
-            samplings=[row.sampling for row in rows],
-            parents=parents,
-            edges=edges,
+            samplings=[samplings[n] for n in order],
+            nodes=arrays,
         )
         self._model.decode(prepared.step)
-        return edges
+        if nodes is None or arrays is None:
+            return ()
+        return nodes.read(arrays, arranged.places)
 
     def copy(self, copies: Rows[RowCopy]) -> None:
         """Copy what rows of the target cache hold."""
@@ -237,15 +239,6 @@ class NativeRunner:
         if numbers > self._inner.numel():
             self._inner = torch.empty(numbers)
         return self._inner if numbers else None
-
-
-def _read_pass(
-    rows: Rows[int], highest: Rows[float], edges: Edges
-) -> tuple[tuple[float, ...], ...]:
-    """What a pass whose nodes were computed in `rows` found; nothing where a node failed."""
-    found = tuple([edges.found(row) for row in rows])
-    are_finite = map(math.isfinite, itertools.chain([highest[row] for row in rows], *found))
-    return found if all(are_finite) else ()
 
 
 def _portions(

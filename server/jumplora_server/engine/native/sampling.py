@@ -69,9 +69,9 @@ def struct_of(sampling: Sampling, end_tokens: int) -> SamplingStruct:
 class CandidateLists:
     """Where the kernels write the candidates of rows with beams."""
 
-    def __init__(self, rows: int, widest: int, end_tokens: int) -> None:
-        """Args: `rows` of a step; `widest`, the beams of the widest search."""
-        self.most = Beams(width=widest).candidates(end_tokens)
+    def __init__(self, rows: int, end_tokens: int, *, widest_search: int) -> None:
+        """`rows` are those of a step; a search has a row of the cache for each of its beams."""
+        self.most = Beams(width=widest_search).candidates(end_tokens)
         self.ids = torch.zeros(rows, self.most, dtype=torch.int32)
         self.logprobs = torch.zeros(rows, self.most)
         self._end_tokens = end_tokens
@@ -79,13 +79,12 @@ class CandidateLists:
     def read(
         self, sequences: Rows[Sequence], places: Rows[int]
     ) -> dict[int, tuple[Candidate, ...]]:
-        """Those of sequences with beams, by index, where `places` are their rows of the step.
-
-        They are worthless where a row failed.
-        """
+        """Those of sequences with beams, by index; worthless where one failed. `places` are where
+        their rows were computed."""
         samplings = [sequence.sampling for sequence in sequences]
         if all(sampling.beams is None for sampling in samplings):
             return {}
-        rows = [places[i] for i in with_beams(samplings)]
-        found = self.ids[rows].tolist(), self.logprobs[rows].tolist()
+        rows = with_beams(samplings)
+        at = [places[row] for row in rows]
+        found = self.ids[at].tolist(), self.logprobs[at].tolist()
         return read_candidates(samplings, self._end_tokens, *found)

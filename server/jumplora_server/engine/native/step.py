@@ -10,26 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from jumplora_server.engine.native.layout import Step
+from jumplora_server.engine.native.nodes import NodeArrays
 from jumplora_server.engine.native.work import Work
-
-
-class Edges:
-    """The tokens that may follow each row of a step, and what the kernels find of them."""
-
-    def __init__(self, tokens: Rows[Rows[int]]) -> None:
-        """`tokens[i]`: of the i-th row."""
-        self._bounds = [*itertools.accumulate(map(len, tokens), initial=0)]
-        count = self._bounds[-1]
-        self._logprobs = (ctypes.c_double * count)()
-        self.arrays = (  # as a step wants them
-            (ctypes.c_int64 * len(self._bounds))(*self._bounds),
-            (ctypes.c_int32 * count)(*itertools.chain.from_iterable(tokens)),
-            self._logprobs,
-        )
-
-    def found(self, row: int) -> tuple[float, ...]:
-        """The log-probabilities of a row's edges, once the step was computed."""
-        return tuple(self._logprobs[self._bounds[row] : self._bounds[row + 1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +33,7 @@ def prepare(
     work: Work | None = None,
     inner: Tensor | None = None,
     samplings: Rows[int | None] = (),
-    parents: Rows[int] = (),
-    edges: Edges | None = None,
+    nodes: NodeArrays | None = None,
 ) -> Prepared:
     """The step of these numbers; layout.Step says what they are."""
     work = work or Work()
@@ -63,8 +44,6 @@ def prepare(
     given = (ctypes.c_int32 * len(tokens))(*tokens)
     parts = (work.segments, work.families, work.blocks)
     asked = (ctypes.c_void_p * len(samplings))(*samplings) if any(samplings) else None
-    before = (ctypes.c_int64 * len(parents))(*parents) if edges is not None else None
-    found = () if edges is None else edges.arrays
     step = Step(
         len(tokens),
         len(lengths),
@@ -75,7 +54,6 @@ def prepare(
         work.merged,
         None if inner is None else inner.data_ptr(),
         None if asked is None else ctypes.addressof(asked),
-        None if before is None else ctypes.addressof(before),
-        *(ctypes.addressof(array) for array in found),
+        *(() if nodes is None else map(ctypes.addressof, nodes.fields)),
     )
-    return Prepared(step, (given, *numbers, work, inner, asked, before, *found))
+    return Prepared(step, (given, *numbers, work, inner, asked, nodes))

@@ -52,24 +52,25 @@ class NativeT5:
         self._target = _whole(max_target)
         self._longest = max_source
         inner, wide = config.inner, config.d_ff * (2 if config.is_gated else 1)
-        fed = rows + nodes  # of a decode step
-        capacity = max(tokens, fed)
+        together = rows + nodes  # what one decode computes
+        capacity = max(tokens, together)
         self._x = _buffer(capacity, config.d_model)
         self._h = _buffer(capacity, config.d_model)
         self._wide = _buffer(capacity, max(3 * inner, wide))
         self._mid = _buffer(capacity, max(inner, config.d_ff))
         # For rows packed side by side, or for tokens transposed: each prompt's to whole vectors.
         widest = max(config.d_model, inner, config.d_ff)
-        lanes = max(capacity + LANES * rows, LANES * fed)
+        lanes = max(capacity + LANES * rows, LANES * together)
         self._scratch = _buffer(max(capacity * (widest + 7), lanes * widest))
         # Not written here: rows that no step has had cost no memory.
-        self.logits = roomy((fed, config.vocab_size), torch.float32)
-        self.highest, self.best = torch.zeros(fed), torch.zeros(fed, dtype=torch.int64)
-        self.logprobs = torch.zeros(fed, dtype=torch.float64)
+        self.logits = roomy((together, config.vocab_size), torch.float32)
+        self.highest = torch.zeros(together)
+        self.best = torch.zeros(together, dtype=torch.int64)
+        self.logprobs = torch.zeros(together, dtype=torch.float64)
         # The tokens that each cache row was fed: repetition counts the start token, too.
         self.fed = torch.zeros(rows, max_target, dtype=torch.int32)
         self._ends = torch.tensor(end_token_ids, dtype=torch.int64)
-        self.candidates = CandidateLists(fed, rows, len(end_token_ids))
+        self.candidates = CandidateLists(together, len(end_token_ids), widest_search=rows)
         # A page costs memory once a row has used it. Not on huge pages: a row has 2 MB of each for
         # 512 keys, and a short prompt writes a little of every head's part.
         layers, numbers = config.num_decoder_layers, rows * inner
@@ -101,7 +102,7 @@ class NativeT5:
         self.encoding.replay(step)
 
     def decode(self, step: Step) -> None:
-        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th row.
+        """One token of each sequence: `best[i]` and where wanted `logprobs[i]` for the i-th.
 
         `highest[i]` is not finite where it can have none; `logits[i]` are as they were computed.
         """

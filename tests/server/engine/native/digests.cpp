@@ -259,23 +259,16 @@ void attention(int64_t d_kv, bool is_half) {
                  {numbers(ROWS * 3 * inner, 3), out, keys, values, numbers(HEADS * LENGTH)},
                  {HEADS, d_kv, LENGTH})},
           step, {floats(out, ROWS * inner), floats(keys, cache), floats(values, cache)});
-    constexpr int64_t MIXED = 40;  // a row of the cache, then two paths of nodes by turns
-    int64_t parents[MIXED], rows[MIXED], depths[MIXED];
-    for (int64_t i = 0; i < MIXED; ++i) {
-        parents[i] = i < 2 ? -1 : std::max<int64_t>(i - 2, 1);
-        rows[i] = i == 0 ? 2 : -1;
-        depths[i] = i == 0 ? 20 : i / 2;
-    }
-    step.rows = step.sequences = MIXED;
-    step.target_rows = rows;
+    const int64_t depths[] = {0, 1, 1, 2}, begins[] = {0, 1, -1, 3}, path[] = {0, 0, 1, 0, 1, 3};
     step.positions = depths;
-    step.parents = parents;
-    float* mixed = room<float>(MIXED * inner);
+    step.paths_at = begins;
+    step.paths = path;
     print("attend to paths",
           {op_of(ATTEND_SELF,
-                 {numbers(MIXED * 3 * inner, 3), mixed, keys, values, numbers(HEADS * LENGTH)},
+                 {numbers(ROWS * 3 * inner, 3), out, keys, values, numbers(HEADS * LENGTH)},
                  {HEADS, d_kv, LENGTH})},
-          step, {floats(mixed, MIXED * inner), floats(keys, cache), floats(values, cache)});
+          step, {floats(out, ROWS * inner), floats(keys, cache), floats(values, cache)});
+    step.paths_at = step.paths = nullptr;
     const int64_t from[] = {3, 1}, to[] = {0, 2}, same[] = {0, 17}, copied[] = {40, 33};
     step.rows = step.sequences = 2;
     step.source_places = from;
@@ -358,19 +351,21 @@ void sampling(int64_t vocabulary) {
     print("choose", {choose}, step,
           {floats(highest, ROWS), {found, ROWS * 8}, {ids, ROWS * MOST * 4},
            floats(listed, ROWS * MOST)});
-    const auto print_rounded = [&](const char* name, const double* some, int64_t count) {
-        float* rounded = room<float>(count);
-        for (int64_t i = 0; i < count; ++i) rounded[i] = static_cast<float>(some[i]);
-        print(name, {}, step, {floats(rounded, count)});
-    };
-    print_rounded("log-probabilities", logprobs, ROWS);
-    const int64_t edge_starts[] = {0, 2, 2, 5, 5, 5, 5, 6};
-    const int32_t edge_tokens[] = {0, 11, 5, 4, 3, 9};
-    step.edge_starts = edge_starts;
-    step.edge_tokens = edge_tokens;
-    step.edge_logprobs = room<double>(6);
+    float* rounded = room<float>(ROWS);
+    for (int64_t i = 0; i < ROWS; ++i) rounded[i] = static_cast<float>(logprobs[i]);
+    print("log-probabilities", {}, step, {floats(rounded, ROWS)});
+    const int64_t edges_at[] = {0, 2, 2, 3, 3, 3, 3, 5};
+    const int32_t edges[] = {4, 5, 0, 2, 3};
+    auto* of_edges = room<double>(5);
+    step.edges_at = edges_at;
+    step.edges = edges;
+    step.edge_logprobs = of_edges;
+    print("best", {op_of(BEST, {logits, highest, found}, {vocabulary})}, step,
+          {floats(highest, ROWS), {found, ROWS * 8}});
     print("read edges", {op_of(READ_EDGES, {logits, highest}, {vocabulary})}, step, {});
-    print_rounded("edges", step.edge_logprobs, 6);
+    float* values = room<float>(5);
+    for (int64_t i = 0; i < 5; ++i) values[i] = static_cast<float>(of_edges[i]);
+    print("edges", {}, step, {floats(values, 5)});
 }
 
 }  // namespace

@@ -153,12 +153,6 @@ void attend_cache(
     mean_values<R>(scores, width, total, cache.values, d_kv, n, d_kv, out, apart);
 }
 
-// Lays a head's key and value [d_kv], `inner` apart from one another, where those of a position lie.
-void append(Rows<float>& cache, int64_t position, const float* key, int64_t inner, int64_t d_kv) {
-    for (int64_t d = 0; d < d_kv; ++d) cache.key(position, d, d_kv) = key[d];
-    std::memcpy(cache.values + position * d_kv, key + inner, d_kv * sizeof(float));
-}
-
 constexpr int SHARING = 4;  // neighbouring rows of one prompt that are taken together: a beam's
 
 template <int R, typename T, typename... Args>
@@ -251,31 +245,39 @@ void store_source(const Op& op, const Team& team) {
     });
 }
 
+// The rows of a node's path, or null where the row is no node.
+static const int64_t* path_of(const Step& step, int64_t row) {
+    if (step.paths_at == nullptr || step.paths_at[row] < 0) return nullptr;
+    return step.paths + step.paths_at[row];
+}
+
 // p: qkv [rows, 3 inner], out [rows, inner], keys, values (the layer's own cache),
 //    bias [heads, length] by distance: column length - 1 - (query - key).
 // n: heads, d_kv, length.
-// The path of a node is laid out in scratch as a cache row has its tokens, so that the sums are those
-// of a row that was fed the same tokens one by one.
+// A node of a trie finds the keys and values of its path in qkv, and leaves the cache alone.
 void attend_self(const Op& op, const Team& team) {
     const int64_t heads = op.n[0], d_kv = op.n[1], length = op.n[2], inner = heads * d_kv;
-    const Step& step = team.step;
-    team.share(0, step.rows * heads, [&](int64_t i) {
+    team.share(0, team.step.rows * heads, [&](int64_t i) {
         const int64_t sequence = i / heads, head = i % heads;
-        const int64_t position = step.positions[sequence], width = round_up(position + 1);
-        const bool is_node = step.target_rows[sequence] < 0;
-        float* scores = team.scratch(is_node ? width * (1 + 2 * d_kv) : width);
+        const int64_t position = team.step.positions[sequence], width = round_up(position + 1);
+        const int64_t* const path = path_of(team.step, sequence);
+        // A node's cache is made here: keys, values, and room that a vector may read beyond them.
+        const int64_t own = path == nullptr ? 0 : 2 * width * d_kv + LANES;
+        float* scores = team.scratch(width + own);
         if (scores == nullptr) return;
-        const auto q_of = [&](int64_t row) {
-            return static_cast<const float*>(op.p[0]) + row * 3 * inner + head * d_kv;
+        Rows<float> cache(scores + width, scores + width * (1 + d_kv));
+        const auto append = [&](int64_t at, const float* q) {
+            for (int64_t d = 0; d < d_kv; ++d) cache.key(at, d, d_kv) = q[inner + d];
+            std::memcpy(cache.values + at * d_kv, q + 2 * inner, d_kv * sizeof(float));
         };
-        const float* q = q_of(sequence);
-        Rows<float> cache =
-            is_node ? Rows<float>(scores + width, scores + width * (1 + d_kv))
-                    : Rows<float>(op, 2, step.target_rows[sequence], head, heads, d_kv, length);
-        append(cache, position, q + inner, inner, d_kv);
-        for (int64_t row = sequence, at = position; is_node && at-- > 0;) {
-            row = step.parents[row];
-            append(cache, at, q_of(row) + inner, inner, d_kv);
+        const float* qkv = static_cast<const float*>(op.p[0]) + head * d_kv;
+        const float* q = qkv + sequence * 3 * inner;
+        if (path == nullptr) {
+            const int64_t row = team.step.target_rows[sequence];
+            cache = Rows<float>(op, 2, row, head, heads, d_kv, length);
+            append(position, q);
+        } else {
+            for (int64_t at = 0; at <= position; ++at) append(at, qkv + path[at] * 3 * inner);
         }
         const float* bias =
             static_cast<const float*>(op.p[4]) + head * length + length - 1 - position;

@@ -108,8 +108,6 @@ double log_mass(const float* x, int64_t count, float top) {
     return std::log(sum_lanes(sum));
 }
 
-double logprob(float logit, float top, double mass) { return double{logit} - top - mass; }
-
 // The likeliest tokens of a row with beams, written to `ids` and `logprobs`, of which there are `most`:
 // one of -infinity stands behind the last. As transformers has it, log-probabilities are edited.
 Highest list_likeliest(
@@ -187,24 +185,24 @@ void choose(const Op& op, const Team& team) {
         static_cast<int64_t*>(op.p[2])[i] = chosen.token;
         if (sampling->wants_logprob != 0 && std::isfinite(chosen.logit))
             static_cast<double*>(op.p[3])[i] =
-                logprob(logits[chosen.token], top, log_mass(logits, d, top));
+                double{logits[chosen.token]} - top - log_mass(logits, d, top);
     });
 }
 
 // p: logits [rows, d], highest [rows].  n: d.
-// After `best`. Of each node the log-probabilities of its edges' tokens, as `choose` computes them.
+// After `best`. Where a row's highest logit is not finite, its edges' log-probabilities are NaN.
 void read_edges(const Op& op, const Team& team) {
     const Step& step = team.step;
-    if (step.edge_starts == nullptr) return;
+    if (step.edges_at == nullptr) return;
     const int64_t d = op.n[0];
     team.share(0, step.rows, [&](int64_t i) {
-        const int64_t start = step.edge_starts[i], stop = step.edge_starts[i + 1];
-        const float top = static_cast<const float*>(op.p[1])[i];
-        if (start == stop || !std::isfinite(top)) return;
+        const int64_t first = step.edges_at[i], stop = step.edges_at[i + 1];
+        if (first == stop) return;
         const float* logits = static_cast<const float*>(op.p[0]) + i * d;
-        const double mass = log_mass(logits, d, top);
-        for (int64_t edge = start; edge < stop; ++edge)
-            step.edge_logprobs[edge] = logprob(logits[step.edge_tokens[edge]], top, mass);
+        const float top = static_cast<const float*>(op.p[1])[i];
+        const double mass = std::isfinite(top) ? log_mass(logits, d, top) : NAN;
+        for (int64_t e = first; e < stop; ++e)
+            step.edge_logprobs[e] = double{logits[step.edges[e]]} - top - mass;
     });
 }
 

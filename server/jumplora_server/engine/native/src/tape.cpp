@@ -34,8 +34,8 @@ void compute(const Op& op, const Team& team) {
         case ATTEND_CROSS: return attend_cross(op, team);
         case BEST: return best(op, team);
         case CHOOSE: return choose(op, team);
-        case READ_EDGES: return read_edges(op, team);
         case COPY: return copy_rows(op, team);
+        case READ_EDGES: return read_edges(op, team);
     }
     // A tape of another version: its operations mean something else.
     team.outcome.store(BROKEN, std::memory_order_relaxed);

@@ -25,8 +25,8 @@ enum Kind : int64_t {
     ATTEND_CROSS,    // attend over the row's prompt
     BEST,            // the highest logit of each row and its token
     CHOOSE,          // the tokens of rows that sample, log-probabilities, and beams' candidates
-    READ_EDGES,      // log-probabilities of the tokens that may follow nodes
     COPY,            // rows' first keys and values from other rows
+    READ_EDGES,      // log-probabilities of the tokens that may follow nodes of tries
 };
 
 // What ACTIVATE and GATE apply to each number. layout.Function.
@@ -120,13 +120,12 @@ struct Step {
     const uint8_t* merged;    // a bit for each module that any trunk has; null: all of them
     float* inner;  // room for x A^T of the low-rank deltas of an operation; null where there are none
     const Sampling* const* samplings;  // decode: [sequences] null where greedy does; or null itself
-    // Decodes with nodes of tries among their rows; all null in others. A node is fed as any row is,
-    // but it attends to the rows on its path, which the step computes as well. It has no row in the
-    // caches: its target row is -1.
-    const int64_t* parents;      // [sequences] of a node the row before it on its path, -1 of the first
-    const int64_t* edge_starts;  // [sequences + 1] first of each row's edges; those of nodes alone
-    const int32_t* edge_tokens;  // [edges]
-    double* edge_logprobs;       // [edges] written; left as they are where no logit is the highest
+    // A decode with nodes of tries, each a row; or null.
+    const int64_t* paths_at;  // [rows] where a node's part of `paths` begins; -1: the row is no node
+    const int64_t* paths;     // of each node the rows on its path, position + 1 of them, itself last
+    const int64_t* edges_at;  // [rows + 1] each row's part of `edges`
+    const int32_t* edges;     // tokens
+    double* edge_logprobs;    // what READ_EDGES finds, as many
 };
 
 // Whether one of `count` modules from the first has its bit.
@@ -156,7 +155,7 @@ void attend_self(const Op&, const Team&);
 void attend_cross(const Op&, const Team&);
 void best(const Op&, const Team&);
 void choose(const Op&, const Team&);
-void read_edges(const Op&, const Team&);
 void copy_rows(const Op&, const Team&);
+void read_edges(const Op&, const Team&);
 
 }  // namespace jl

@@ -16,9 +16,18 @@ from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.manifest import Kind
-from jumplora_server.core import Batch, Beams, Choices, Encoding, Pass, Sampling, StepOutput
+from jumplora_server.core import (
+    Batch,
+    Beams,
+    Choices,
+    Encoding,
+    Kernels,
+    Pass,
+    Sampling,
+    StepOutput,
+)
 from jumplora_server.core import Sequence as Decoded
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import runnable_sets, why_unavailable
 from jumplora_server.trie import Trie
 
@@ -230,5 +239,5 @@ def test_a_pass_that_is_deeper_than_a_row_is_refused(backbone: Backbone) -> None
     engine = make_engine(backbone, "float32").engine
     fits, deep = ([*range(5, 5 + count), 1] for count in (TARGET - 1, TARGET))
     assert len(compute(engine, make_pass(Trie.of([fits]), (), row=0)).passes[0]) == TARGET
-    with pytest.raises(IndexError, match="node 40 is token 41 of its path; a row takes 40"):
+    with pytest.raises(IndexError, match="node 40 is behind 40 tokens, too many"):
         compute(engine, make_pass(Trie.of([deep]), (), row=0))
