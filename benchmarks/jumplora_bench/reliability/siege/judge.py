@@ -79,7 +79,7 @@ def _fault_of_error(answer: Answer, told: str, form: Form | None) -> str | None:
     body = _parsed(answer.body)
     forms: tuple[Form, ...] = ("ours", "openai", "kserve") if form is None else (form,)
     if isinstance(body, dict) and body.get("error_type") == "bad_request":
-        forms = ("ours",)  # of a head that is no HTTP: there is no path yet
+        forms = ("ours",)  # of a malformed head: there is not yet a path
     if not isinstance(body, dict) or not any(_is_form(body, each) for each in forms):
         return f"error form: {told}"
     error = body["error"]

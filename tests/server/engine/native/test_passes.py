@@ -239,5 +239,5 @@ def test_a_pass_that_is_deeper_than_a_row_is_refused(backbone: Backbone) -> None
     engine = make_engine(backbone, "float32").engine
     fits, deep = ([*range(5, 5 + count), 1] for count in (TARGET - 1, TARGET))
     assert len(compute(engine, make_pass(Trie.of([fits]), (), row=0)).passes[0]) == TARGET
-    with pytest.raises(IndexError, match="node 40 is behind 40 tokens, too many"):
+    with pytest.raises(IndexError, match="node 40 is token 41 of its path; a row takes 40"):
         compute(engine, make_pass(Trie.of([deep]), (), row=0))
