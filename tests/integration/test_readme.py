@@ -154,6 +154,15 @@ def test_openais_clients(desk: Desk) -> None:
     assert last["usage"]["completion_tokens"] == len(events)
 
 
+def test_how_sure_an_answer_is(desk: Desk) -> None:
+    (block,) = [block for block in bash_blocks() if '"choices": true' in block]
+    answer, end = json.JSONDecoder().raw_decode(printed := desk.type(block))
+    assert (answer["generated_text"], answer["details"]["finish_reason"]) == ("", "abstained")
+    assert answer["details"]["calibrated_by"] == "manifest"
+    shown = re.findall(r"^```text\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert printed[end:].split() == shown[0].split()
+
+
 @pytest.mark.timeout(900)
 def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
     (block,) = [each for each in bash_blocks() if "jumplora train" in each]
@@ -161,6 +170,7 @@ def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
     assert install.startswith(".venv/bin/pip install"), "the environment has these packages"
     printed = desk.type(rest)  # as it stands: nothing waits between publishing and asking
     assert "12 of examples/tickets/canaries.jsonl, sent as text" in printed
+    assert "calibration error  " in printed
     assert printed.splitlines()[-1] in ("billing", "delivery", "account")
 
 
