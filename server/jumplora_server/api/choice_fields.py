@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
@@ -53,10 +55,9 @@ class ChoiceInfo(BaseModel):
     )
 
 
-def _is_none(value: object) -> bool:
-    return value is None
+_IS_NONE = partial(operator.is_, None)  # asked for every answer, so without a frame of Python
 
 
 def of_choices(description: str) -> Any:
     """A field of answers with choices, which others do not have."""
-    return Field(default=None, exclude_if=_is_none, description=description)
+    return Field(default=None, exclude_if=_IS_NONE, description=description)
