@@ -97,7 +97,7 @@ def detokenize(rng: random.Random) -> dict[str, Any]:
 
 def changed(rng: random.Random, body: dict[str, Any]) -> bytes:
     """The body as JSON, or nearly, after one to three changes anywhere in it."""
-    odd = []
+    odd: list[str] = []
     for _ in range(rng.choice((1, 1, 2, 3))):
         place = rng.choice([*_places(body)])
         key = rng.choice([*place]) if isinstance(place, dict) else rng.randrange(len(place))
