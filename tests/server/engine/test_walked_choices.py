@@ -17,8 +17,8 @@ from decoding import merged_model
 from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Beams, Choices, FinishReason, Sampling
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Beams, Choices, FinishReason, Kernels, Sampling
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.scheduler.walk import NEGLIGIBLE
 from jumplora_server.trie import Trie
