@@ -17,8 +17,8 @@ from jumplora_server.api.adapters import publication
 from jumplora_server.api.ask import check_spec, check_task, record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.load_folder import LoadFolder
-from jumplora_server.api.openai import OPENAI
-from jumplora_server.api.openai_answers import OpenAiError
+from jumplora_server.api.openai.answers import OpenAiError
+from jumplora_server.api.openai.errors import OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
 from jumplora_server.api.schemas import Received

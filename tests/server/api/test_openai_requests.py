@@ -18,10 +18,10 @@ from jumplora_adapters.manifest import Manifest
 from jumplora_server.api.ask import ANYBODY
 from jumplora_server.api.errors import server_error_response, validation_message
 from jumplora_server.api.intake import make_wishes
-from jumplora_server.api.openai import FORMS
-from jumplora_server.api.openai_completions import to_ask
-from jumplora_server.api.openai_fields import Ignored, Neutral
-from jumplora_server.api.openai_schemas import ChatRequest, CompletionRequest, OpenAiRequest
+from jumplora_server.api.openai.completions import to_ask
+from jumplora_server.api.openai.errors import FORMS
+from jumplora_server.api.openai.fields import Ignored, Neutral
+from jumplora_server.api.openai.requests import ChatRequest, CompletionRequest, OpenAiRequest
 from jumplora_server.core import Sampling
 from jumplora_server.errors import QueueFull, ServerError
 from serving import Site, connected, make_site

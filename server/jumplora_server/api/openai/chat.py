@@ -10,7 +10,7 @@ from starlette.responses import Response
 from jumplora_server.api.answering import answer, stream
 from jumplora_server.api.ask import Ask, Caller, Origin, record_of
 from jumplora_server.api.health import WithServices
-from jumplora_server.api.openai_answers import (
+from jumplora_server.api.openai.answers import (
     ChatChoice,
     ChatCompletion,
     ChatLogprob,
@@ -20,7 +20,7 @@ from jumplora_server.api.openai_answers import (
     Message,
     TopLogprob,
 )
-from jumplora_server.api.openai_generation import (
+from jumplora_server.api.openai.generation import (
     ANSWERS,
     Given,
     Head,
@@ -31,7 +31,7 @@ from jumplora_server.api.openai_generation import (
     make_ask,
     named_task,
 )
-from jumplora_server.api.openai_schemas import ChatRequest
+from jumplora_server.api.openai.requests import ChatRequest
 from jumplora_server.core import Answer, Sampling, Token, TokenEvent
 from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services

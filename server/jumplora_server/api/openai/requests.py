@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from jumplora_adapters import sampling_bounds as bounds
-from jumplora_server.api.openai_fields import (
+from jumplora_server.api.openai.fields import (
     Choice,
     Ignored,
     Neutral,
@@ -24,7 +24,7 @@ from jumplora_server.api.openai_fields import (
     TextPrompts,
     TopK,
 )
-from jumplora_server.api.openai_messages import MESSAGES, user_text
+from jumplora_server.api.openai.messages import MESSAGES, user_text
 from jumplora_server.api.schemas import EarlyStopping, Received
 
 

@@ -26,8 +26,7 @@ from jumplora_server.api.ask import (
     record_of,
 )
 from jumplora_server.api.errors import fault_of
-from jumplora_server.api.openai import OPENAI, error_object
-from jumplora_server.api.openai_answers import (
+from jumplora_server.api.openai.answers import (
     ChatChoice,
     CompletionChoice,
     FinishReason,
@@ -35,7 +34,8 @@ from jumplora_server.api.openai_answers import (
     Usage,
     ranking_info,
 )
-from jumplora_server.api.openai_schemas import OpenAiRequest
+from jumplora_server.api.openai.errors import OPENAI, error_object
+from jumplora_server.api.openai.requests import OpenAiRequest
 from jumplora_server.api.route import TASK_HEADER, DialectRoute
 from jumplora_server.core import Answer, Finish
 from jumplora_server.core import FinishReason as Reason
