@@ -41,8 +41,8 @@ from jumplora_server.api.kserve_schemas import (
     TextInference,
     TextInferred,
 )
+from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import DialectRoute
-from jumplora_server.api.tgi import asked_parameters, choices_asked
 from jumplora_server.errors import InvalidInput
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services

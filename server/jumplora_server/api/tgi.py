@@ -17,7 +17,6 @@ from jumplora_server.api.answering import EventStream, answer, answer_of, stream
 from jumplora_server.api.ask import (
     Ask,
     Caller,
-    ChoicesAsked,
     FieldNames,
     Origin,
     Ranking,
@@ -28,13 +27,13 @@ from jumplora_server.api.ask import (
 from jumplora_server.api.dialect import Dialect, Fault
 from jumplora_server.api.errors import error_body, fault_of
 from jumplora_server.api.health import WithServices
+from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import TASK_HEADER, DialectRoute
 from jumplora_server.api.schemas import (
     Details,
     ErrorBody,
     GenerateRequest,
     GenerateResponse,
-    Parameters,
     StreamDetails,
     StreamEvent,
     TokenInfo,
@@ -42,15 +41,6 @@ from jumplora_server.api.schemas import (
 from jumplora_server.core import Answer, Sampling, Token, TokenEvent, Wanted
 from jumplora_server.errors import InvalidInput, ServerError, UnknownTask, UnknownVersion
 from jumplora_server.services import Services
-
-# Of `parameters`, those that choose tokens; the others are fields of an Ask, or change nothing.
-_OTHERS = frozenset(
-    {
-        "truncate", "details", "timeout_ms", "adapter_id", "choices", "min_probability", "min_mass",
-        "typical_p", "api_token",
-    }
-)  # fmt: skip
-_SAMPLERS = ("temperature", "top_k", "top_p", "seed")
 
 
 def to_ask(
@@ -80,36 +70,6 @@ def to_ask(
         truncate=parameters.truncate,
         timeout_seconds=None if timeout is None else timeout / 1000,
     )
-
-
-def choices_asked(parameters: Parameters) -> ChoicesAsked | None:
-    """That one of some options is wanted, if it is."""
-    given = parameters.choices
-    if given is None:
-        return None
-    options = None if given is True else tuple(given)
-    return ChoicesAsked(options, parameters.min_probability, parameters.min_mass)
-
-
-def asked_parameters(parameters: Parameters) -> dict[str, Any]:
-    """The parameters that choose tokens, without those that have no effect beside the others.
-
-    Raises InvalidInput for a typical_p that would have one.
-    """
-    asked = parameters.model_dump(exclude_none=True, exclude=set(_OTHERS))
-    if parameters.temperature == 0:
-        asked["do_sample"] = False
-    if asked.get("do_sample") is False:
-        # Clients of TGI always send do_sample, and some of them the others' defaults with it.
-        asked = {name: value for name, value in asked.items() if name not in _SAMPLERS}
-    elif parameters.typical_p not in (None, 1):
-        raise InvalidInput(
-            "parameters.typical_p: typical decoding is not built here; leave it out or send 1 "
-            "(top_p drops unlikely tokens too), or set do_sample to false"
-        )
-    if asked.get("best_of") == 1 == asked.get("n", asked.get("num_return_sequences", 1)):
-        del asked["best_of"]
-    return asked
 
 
 class TgiWriter:
