@@ -7,10 +7,10 @@ errors are written, the routes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from jumplora_server.api.answering import EventStream, answer, answer_of, stream
@@ -21,11 +21,10 @@ from jumplora_server.api.ask import (
     Origin,
     Ranking,
     Result,
-    check_spec,
     record_of,
 )
 from jumplora_server.api.dialect import Dialect, Fault
-from jumplora_server.api.errors import error_body, fault_of
+from jumplora_server.api.errors import PLAIN, error_body, fault_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import TASK_HEADER, DialectRoute
@@ -38,6 +37,7 @@ from jumplora_server.api.schemas import (
     StreamEvent,
     TokenInfo,
 )
+from jumplora_server.api.task_names import HEADER, TaskHeader, agreed_name, check_spec
 from jumplora_server.core import Answer, Sampling, Token, TokenEvent, Wanted
 from jumplora_server.errors import InvalidInput, ServerError, UnknownTask, UnknownVersion
 from jumplora_server.services import Services
@@ -76,7 +76,7 @@ class TgiWriter:
     """Answers as TGI writes them; at its route for old clients one answer is a list of one."""
 
     def __init__(self, ask: Ask, dialect: Dialect | None = None) -> None:
-        self._dialect = dialect or TGI
+        self._dialect = dialect or PLAIN
         self._is_list = ask.shape == "list" or self._dialect is COMPATIBLE
 
     def piece(self, origin: Origin, index: int, result: Result) -> str:
@@ -177,8 +177,14 @@ def _typed_error(fault: Fault) -> dict[str, object]:
     return body | {"error_type": _TYPES[fault.code], "reason": fault.reason or fault.code}
 
 
-TGI = Dialect(error_body)
 COMPATIBLE = Dialect(_typed_error)
+
+
+_NO_TASK = (
+    'task_id: is missing; name a task, as in {"task_id": "agnews", ...}, '
+    f"or send the header {TASK_HEADER}; for clients that can do neither, start the server "
+    "with JUMPLORA_DEFAULT_TASK"
+)
 
 
 def _given_names(
@@ -189,7 +195,7 @@ def _given_names(
     if path is not None:
         given["the path"] = path
     if header is not None:
-        given[f"the header {TASK_HEADER}"] = header
+        given[HEADER] = header
     for name in ("task_id", "adapter_id", "model"):
         if name in body.model_fields_set:
             given[name] = getattr(body, name)
@@ -210,38 +216,16 @@ def named_task(
     Raises InvalidInput when no place names a task and there is no default, or two places disagree.
     """
     given = _given_names(body, path, header)
-    if not given and default is not None:
-        return check_spec(default)
-    if not given and "adapter_id" in body.parameters.model_fields_set:
+    if not given and default is None and "adapter_id" in body.parameters.model_fields_set:
         return None  # LoRAX's client always sends that null, also when another place names a task
-    if not given:
-        raise InvalidInput(
-            'task_id: is missing; name a task, as in {"task_id": "agnews", ...}, '
-            f"or send the header {TASK_HEADER}; for clients that can do neither, start the server "
-            "with JUMPLORA_DEFAULT_TASK"
-        )
-    _check_agreement(given)
-    spec = next(iter(given.values()))
+    spec = agreed_name(given, default, _NO_TASK)
     return spec if spec is None else check_spec(spec)
-
-
-def _check_agreement(given: Mapping[str, str | None]) -> None:
-    (first_name, first), *others = given.items()
-    for name, value in others:
-        if value != first:
-            raise InvalidInput(
-                f"{first_name} and {name} disagree: {_shown(first)} and {_shown(value)}"
-            )
-
-
-def _shown(value: str | None) -> str:
-    return "null" if value is None else ascii(value[:100])
 
 
 class TgiRoute(DialectRoute):
     """What a TGI client calls."""
 
-    dialect = TGI
+    dialect = PLAIN
     body = GenerateRequest
 
 
@@ -260,7 +244,7 @@ async def _respond(
     path: str | None = None,
     header: str | None,
     is_streamed: bool,
-    dialect: Dialect = TGI,
+    dialect: Dialect = PLAIN,
 ) -> Response:
     """The answer, in one body or in events."""
     task = named_task(body, path=path, header=header, default=services.settings.default_task)
@@ -297,9 +281,6 @@ _STREAM_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _ANSWER = GenerateResponse | list[GenerateResponse]
 
-TaskHeader = Annotated[
-    str | None, Header(alias=TASK_HEADER, description="may carry the task id; must agree")
-]
 TaskPath = Annotated[str, Path(description='"task" or "task@version"')]
 
 router = APIRouter(tags=["generate"], route_class=TgiRoute)

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from jumplora_server.api.ask import check_spec, record_of
+from jumplora_server.api.ask import record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.openai.answers import ModelCard, ModelList, OpenAiError
 from jumplora_server.api.route import JsonRoute
-from jumplora_server.errors import InvalidInput, UnknownTask, UnknownVersion
+from jumplora_server.api.task_names import check_known_spec, is_backbone
+from jumplora_server.errors import UnknownVersion
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
@@ -26,7 +27,7 @@ _LINES_A_TURN = 64  # of the event loop, which others wait for: less than a mill
 async def list_models(request: Request, services: WithServices) -> Response:
     """The backbone, whose `parent` is null, then all registered tasks."""
     caller = record_of(request.scope).caller
-    cards = [] if services.residency.knows(services.served_name) else [_backbone(services)]
+    cards = [_backbone(services)] if is_backbone(services, services.served_name) else []
     for number, status in enumerate(services.residency.each_status(), start=1):
         if caller.may_see(status.task_id):
             cards.append(_card(services, status.task_id, status))
@@ -47,12 +48,9 @@ async def get_model(
     model: Annotated[str, Path(description='"task" or "task@version", or the backbone\'s name')],
 ) -> Any:
     """One of them. A version of a task is found too, if it is in the task's history."""
-    if model == services.served_name and not services.residency.knows(model):
+    if is_backbone(services, model):
         return _backbone(services)
-    try:
-        task, _, version = check_spec(model).partition("@")
-    except InvalidInput as error:
-        raise UnknownTask(error.message) from error
+    task, _, version = check_known_spec(model).partition("@")
     if not record_of(request.scope).caller.may_see(task):
         raise unknown_task(task)
     status = services.residency.status(task)
