@@ -15,14 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from jumplora_server.api import health
 from jumplora_server.api.answering import answer
-from jumplora_server.api.ask import (
-    Ask,
-    Caller,
-    FieldNames,
-    Origin,
-    Result,
-    record_of,
-)
+from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, record_of
 from jumplora_server.api.dialect import Dialect, Fault
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.kserve_schemas import (

@@ -17,12 +17,12 @@ from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
 from jumplora_server.api.ask import ANYBODY
 from jumplora_server.api.errors import server_error_response, validation_message
-from jumplora_server.api.intake import make_wishes
 from jumplora_server.api.neutral import Neutral
 from jumplora_server.api.openai.completions import to_ask
 from jumplora_server.api.openai.errors import FORMS
 from jumplora_server.api.openai.fields import Ignored
 from jumplora_server.api.openai.requests import ChatRequest, CompletionRequest, OpenAiRequest
+from jumplora_server.api.wishes import make_wishes
 from jumplora_server.core import Sampling
 from jumplora_server.errors import QueueFull, ServerError
 from serving import Site, connected, make_site

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from jumplora_server.api.errors import fault_of
 from jumplora_server.api.parameters import NeutralParameters, Parameters
-from jumplora_server.api.tgi import COMPATIBLE
+from jumplora_server.api.tgi_writer import COMPATIBLE
 from jumplora_server.errors import (
     Draining,
     GenerationFailed,

@@ -15,15 +15,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from jumplora_server.api.answering import EventStream
-from jumplora_server.api.ask import (
-    Ask,
-    Caller,
-    ChoicesAsked,
-    FieldNames,
-    Origin,
-    Result,
-    record_of,
-)
+from jumplora_server.api.ask import Ask, Caller, ChoicesAsked, FieldNames, Origin, Result, record_of
 from jumplora_server.api.errors import fault_of
 from jumplora_server.api.openai.answers import (
     ChatChoice,

@@ -14,14 +14,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from jumplora_adapters import sampling_bounds as bounds
 from jumplora_server.api.fields import EarlyStopping, Received, Share, Temperature
 from jumplora_server.api.neutral import Neutral, NoPenalty
-from jumplora_server.api.openai.fields import (
-    Choice,
-    Ignored,
-    Never,
-    Stop,
-    TextPrompts,
-    TopK,
-)
+from jumplora_server.api.openai.fields import Choice, Ignored, Never, Stop, TextPrompts, TopK
 from jumplora_server.api.openai.messages import MESSAGES, user_text
 
 
