@@ -304,6 +304,7 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     add_dialect(app, openai_completions.router)
     add_dialect(app, openai_chat.router)
     add_dialect(app, kserve.router, {"/v2": kserve.KSERVE})
+    add_dialect(app, kserve.inference)
     add_dialect(app, vllm.router, vllm.FORMS)
     app.include_router(adapters.router)
     app.include_router(health.router)
