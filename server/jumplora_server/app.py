@@ -296,6 +296,7 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     add_dialect(app, completions.router)
     add_dialect(app, chat.router)
     add_dialect(app, kserve.router, {"/v2": kserve.KSERVE})
+    add_dialect(app, kserve.inference)
     add_dialect(app, vllm.router, vllm.FORMS)
     app.include_router(adapters.router)
     app.include_router(health.router)

@@ -264,7 +264,7 @@ class KserveRoute(DialectRoute):
         return handler
 
 
-inference = APIRouter(route_class=KserveRoute)
+inference = APIRouter(prefix="/v2", tags=["kserve"], route_class=KserveRoute)
 
 
 @inference.post("/models/{model_name}/infer", response_model=TextInferred, responses=_ERRORS)
@@ -304,6 +304,3 @@ async def _infer(
         check_agreement({"the path": spec, HEADER: header})
     ask = to_ask(record_of(request.scope).caller, body, spec)
     return await answer(request, services, ask, KserveWriter(spec, body))
-
-
-router.include_router(inference)
