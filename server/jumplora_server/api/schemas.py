@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 from jumplora_adapters import sampling_bounds as bounds
+from jumplora_server.api.choice_fields import ChoiceInfo, ChoicesGiven, of_choices
 from jumplora_server.api.neutral import Neutral, Temperature
-from jumplora_server.options import LONGEST_OPTION, MOST_OPTIONS, find_fault
 
 
 class Received(BaseModel):
@@ -89,40 +89,6 @@ def _early_stopping(value: object) -> object:
 
 
 EarlyStopping = Annotated[bool | Literal["never"] | None, BeforeValidator(_early_stopping)]
-
-
-def _choices(value: object) -> object:
-    if value is None or value is True:
-        return value
-    if not isinstance(value, list):
-        raise ValueError(
-            "must be true, for the options of the adapter's prompt, or a list of texts"
-        )
-    if not 1 <= len(value) <= MOST_OPTIONS:
-        raise ValueError(f"{len(value)} options given; 1 to {MOST_OPTIONS} are allowed")
-    if (fault := find_fault(value)) is not None:
-        raise ValueError(f"item {fault.index} {fault.what}")
-    return value
-
-
-ChoicesGiven = Annotated[
-    Literal[True] | list[str] | None,
-    BeforeValidator(_choices),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"const": True, "type": "boolean"},
-                {
-                    "type": "array",
-                    "minItems": 1,
-                    "maxItems": MOST_OPTIONS,
-                    "items": {"type": "string", "minLength": 1, "maxLength": LONGEST_OPTION},
-                },
-                {"type": "null"},
-            ]
-        }
-    ),
-]
 
 
 class Parameters(Neutral, Received):
@@ -271,25 +237,6 @@ _SCORE = Field(
 _PREFILL: list[TokenInfo] = Field(default=[], description="always empty; TGI's clients require it")
 
 
-class ChoiceInfo(BaseModel):
-    """An option and how likely it is: among the options, and as the model has it."""
-
-    text: str
-    probability: float
-    logprob: float | None = Field(
-        description="natural, the end token included; null where it is too small to count"
-    )
-
-
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-def _of_choices(description: str) -> Any:
-    """A field of answers with choices, which others do not have."""
-    return Field(default=None, exclude_if=_is_none, description=description)
-
-
 class BestOfSequence(BaseModel):
     """Another answer to the same prompt."""
 
@@ -317,10 +264,10 @@ class Details(BaseModel):
     best_of_sequences: list[BestOfSequence] = Field(
         default=[], description="the other answers that were asked for, the best first"
     )
-    choices: list[ChoiceInfo] | None = _of_choices("all options, the likeliest first")
-    mass: float | None = _of_choices("how likely it is that an answer is one of the options")
-    temperature: float | None = _of_choices("what log-probabilities were divided by")
-    calibrated_by: Literal["manifest", "nothing"] | None = _of_choices(
+    choices: list[ChoiceInfo] | None = of_choices("all options, the likeliest first")
+    mass: float | None = of_choices("how likely it is that an answer is one of the options")
+    temperature: float | None = of_choices("what log-probabilities were divided by")
+    calibrated_by: Literal["manifest", "nothing"] | None = of_choices(
         "where the temperature is from: the adapter's calibration, or nothing and it is 1"
     )
 
