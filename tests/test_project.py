@@ -62,8 +62,9 @@ def test_every_dependency_has_its_reason() -> None:
     """CONTRIBUTING.md names each package that pyproject.toml asks for."""
     reasons = text_of("CONTRIBUTING.md").partition("## Dependencies")[2]
     asked = [*PROJECT["project"]["dependencies"]]
-    for extra in PROJECT["project"]["optional-dependencies"].values():
-        asked += extra
+    extras, groups = PROJECT["project"]["optional-dependencies"], PROJECT["dependency-groups"]
+    for packages in (*extras.values(), *groups.values()):
+        asked += packages
     names = {re.split(r"[><=; ]", line)[0] for line in asked}
     assert sorted(name for name in names if name not in reasons) == []
 

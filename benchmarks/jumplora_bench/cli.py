@@ -44,6 +44,8 @@ def group() -> typer.Typer:
     app.command("profile")(profile)
     app.command("fairness")(fairness)
     app.command("sampling")(sampling)
+    app.command("dialects")(dialects)
+    app.command("choices")(choices)
     return app
 
 
@@ -312,6 +314,48 @@ def sampling(
         dtypes = tuple(map(str, dtype or (Dtype.FLOAT32, Dtype.INT8)))
         plan = SamplingPlan(shape, rows, source, new, rounds, dtypes, device, threads)
         report = measure_sampling(plan, command_line(context), on_start=on_start, on_lap=on_lap)
+    _tell(report, out)
+
+
+def dialects(
+    context: typer.Context,
+    shape: Annotated[
+        Literal["base", "large", "tiny"], _Option(help="T5's sizes; tiny leaves HTTP to be seen.")
+    ] = "tiny",
+    dtype: Annotated[Dtype, _Option(help="Arithmetic of the server.")] = Dtype.INT8,
+    threads: Annotated[int, _Option(min=0, help="Of the server (0: torch's default).")] = 0,
+    source: Annotated[int, _Option(min=2, help="Tokens of the prompt.")] = 64,
+    new: Annotated[int, _Option(min=1, help="Tokens to generate.")] = 16,
+    rounds: Annotated[int, _Option(min=1, help="Requests in each way, in turn.")] = 200,
+    out: Out = None,
+) -> None:
+    """What a request in another dialect takes longer than a native one, whole and streamed."""
+    with reported_errors(), _steps() as (on_start, on_lap, _):
+        from jumplora_bench.dialects import DialectsPlan, measure_dialects
+
+        plan = DialectsPlan(shape, str(dtype), threads, source, new, rounds)
+        report = measure_dialects(plan, command_line(context), on_start=on_start, on_lap=on_lap)
+    _tell(report, out)
+
+
+def choices(
+    context: typer.Context,
+    shape: Shape = "base",
+    dtype: Annotated[
+        list[Dtype] | None, _Option(help="Of the server, again for more; default float32, int8.")
+    ] = None,
+    threads: Annotated[int, _Option(min=0, help="Of the server (0: torch's default).")] = 0,
+    source: Annotated[int, _Option(min=2, help="Tokens of each prompt.")] = 128,
+    rounds: Annotated[int, _Option(min=1, help="Measured rounds after the warm-up.")] = 7,
+    out: Out = None,
+) -> None:
+    """A request that ranks 4 to 256 options beside the same one that generates; lists of eight."""
+    with reported_errors(), _steps() as (on_start, on_lap, _):
+        from jumplora_bench.options import OptionsPlan, measure_options
+
+        dtypes = tuple(map(str, dtype or (Dtype.FLOAT32, Dtype.INT8)))
+        plan = OptionsPlan(shape, dtypes, threads, source, rounds)
+        report = measure_options(plan, command_line(context), on_start=on_start, on_lap=on_lap)
     _tell(report, out)
 
 

@@ -44,7 +44,7 @@ from jumplora_bench.report import Report
 from jumplora_bench.roofs import shrink_of
 from jumplora_bench.rounds import Laps, run_rounds, same_share
 from jumplora_bench.shapes import ShapeName, config_of
-from jumplora_server.engine.engine import Kernels
+from jumplora_server.core import Kernels
 from jumplora_server.engine.memory import trim_memory
 
 

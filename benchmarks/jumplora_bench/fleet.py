@@ -31,7 +31,7 @@ from jumplora_bench.names import (
 )
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.shapes import VOCABULARY
-from jumplora_server.engine.engine import Kernels
+from jumplora_server.core import Kernels
 from jumplora_server.engine.memory import trim_memory
 
 

@@ -23,7 +23,8 @@ from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Grid, Report
 from jumplora_bench.roofs import Roofs, measure_roofs, shrink_of
 from jumplora_bench.shapes import VOCABULARY, ShapeName
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.layout import Kind
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.native.tape import Timing

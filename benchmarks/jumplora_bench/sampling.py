@@ -19,8 +19,7 @@ from jumplora_bench.prompts import random_prompts
 from jumplora_bench.report import Grid, Report
 from jumplora_bench.rounds import Laps, run_rounds, spread
 from jumplora_bench.shapes import VOCABULARY, ShapeName
-from jumplora_server.core import Beams, Sampling
-from jumplora_server.engine.engine import Kernels
+from jumplora_server.core import Beams, Kernels, Sampling
 from jumplora_server.engine.memory import trim_memory
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.sampling_reference import choose_reference, list_reference

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jumplora_bench import adapters, engine, fairness, profile, sampling, serving
+from jumplora_bench import (
+    adapters,
+    dialects,
+    engine,
+    fairness,
+    options,
+    profile,
+    sampling,
+    serving,
+)
 from jumplora_bench.choices import FairnessScenario
 from jumplora_bench.report import Report
 from jumplora_server.cli.main import command_line
@@ -20,6 +29,8 @@ MEASURES = {
     "profile": (profile, "measure_profile"),
     "fairness": (fairness, "measure_fairness"),
     "sampling": (sampling, "measure_sampling"),
+    "dialects": (dialects, "measure_dialects"),
+    "choices": (options, "measure_options"),
 }
 
 
@@ -92,6 +103,8 @@ def test_the_command_line_is_told_as_it_was_given(
             "fairness", ["--scenario", "one-task"], "scenarios", ("one-task",), id="a scenario"
         ),
         pytest.param("sampling", ["--dtype", "int8"], "dtypes", ("int8",), id="sampling's dtype"),
+        pytest.param("choices", ["--dtype", "int8"], "dtypes", ("int8",), id="choices' dtype"),
+        pytest.param("dialects", ["--new", "3"], "new", 3, id="tokens of a dialect's answer"),
     ],
 )  # fmt: skip
 def test_repeated_options(
@@ -127,6 +140,8 @@ def test_a_flag_is_told_without_a_value(monkeypatch: pytest.MonkeyPatch) -> None
         pytest.param("profile", ["--kernels", "mmx"], id="a profile of unknown kernels"),
         pytest.param("profile", ["--rounds", "0"], id="no round"),
         pytest.param("sampling", ["--device", "tpu"], id="an unknown device"),
+        pytest.param("choices", ["--source", "1"], id="a prompt of its end token alone"),
+        pytest.param("dialects", ["--rounds", "0"], id="no request"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_built(

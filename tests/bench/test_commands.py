@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from jumplora_bench.dialects import WAYS
 from jumplora_bench.extra import PeerMissing, peer
 from jumplora_server.cli.main import command_line
 from jumplora_server.engine.native.library import why_unavailable
@@ -134,6 +135,27 @@ def test_sampling(tmp_path: Path) -> None:
     assert {name.partition(": ")[0] for name in record["ratios"]} == engines
     assert all(min(seconds) > 0 for seconds in record["step_seconds"].values())
     assert all(seconds > 0 for seconds in record["reference_seconds"].values())
+
+
+@pytest.mark.slow
+def test_dialects(tmp_path: Path) -> None:
+    small = ("--source", "16", "--new", "4", "--rounds", "3", "--threads", "1")
+    told = bench("dialects", *small, "--out", str(tmp_path))
+    assert re.search(r"OpenAI chat, streamed +\d", told)
+    record = json.loads((tmp_path / "dialects.json").read_text("utf-8"))
+    assert {len(values) for values in record["seconds"].values()} == {3}
+    assert record["added_seconds"].keys() == {way.name for way in WAYS if way.beside}
+
+
+@pytest.mark.slow
+def test_choices(tmp_path: Path) -> None:
+    small = ("--shape", "tiny", "--source", "16", "--rounds", "1", "--threads", "1")
+    told = bench("choices", *small, "--dtype", "float32", "--out", str(tmp_path))
+    assert re.search(r"fp32: 14 labels, 24 nodes, over a greedy answer +\d+\.\d+", told)
+    record = json.loads((tmp_path / "choices.json").read_text("utf-8"))
+    assert min(min(values) for values in record["seconds"].values()) > 0
+    assert len(record["ratios"]) == 4
+    assert len(record["list_seconds"]) == 3
 
 
 def test_shares_of_saturation_need_the_saturation() -> None:

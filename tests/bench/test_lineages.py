@@ -24,7 +24,8 @@ from jumplora_bench.masked import TURNS, draw, draw_family, rolled
 from jumplora_bench.names import chains_name, depths_name, lineage_name, rows_name, unfolded
 from jumplora_bench.prompts import random_prompts
 from jumplora_bench.shapes import VOCABULARY
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 
 ROWS = 3

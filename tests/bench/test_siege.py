@@ -21,7 +21,7 @@ from jumplora_bench.reliability.connections import CROWDS, ConnectionsPlan, meas
 from jumplora_bench.reliability.costly import CostlyPlan, measure_costly
 from jumplora_bench.reliability.fuzz import FuzzPlan, measure_fuzz
 from jumplora_bench.reliability.siege.crowd import KINDS as CROWD_KINDS
-from jumplora_bench.reliability.siege.judge import fault_of
+from jumplora_bench.reliability.siege.judge import fault_of, form_at
 from jumplora_bench.reliability.siege.log_reading import faults_of_log
 from jumplora_bench.reliability.siege.own_sender import KINDS, faults_of, shot_of
 from jumplora_bench.reliability.siege.quiet import Calm, QuietTask
@@ -107,6 +107,38 @@ def test_a_request_is_the_same_for_its_seed_and_number(kind: str) -> None:
 )
 def test_judge(answer: Answer, fault: str | None) -> None:
     found = fault_of(answer, "POST")
+    assert (found and found.split(":")[0]) == fault
+
+
+OPENAI = b'{"error": {"message": "why", "type": "t", "param": null, "code": "timeout"}}'
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "fault"),
+    [
+        ("/v1/completions", 404, OPENAI, None),
+        ("/v1/nowhere", 404, SOUND, "error form"),
+        ("/v1", 404, b'{"error": {"message": "why", "type": "t", "param": null}}', "error form"),
+        ("/v1", 504, OPENAI, None),
+        ("/v1", 507, OPENAI, "5xx"),
+        ("/v1x", 404, SOUND, None),
+        ("/v1/adapters/agnews", 404, SOUND, None),
+        ("/v1/tasks/agnews/generate", 404, OPENAI, "error form"),
+        ("/v2/models/agnews", 404, b'{"error": "why"}', None),
+        ("/v2/models/agnews", 504, b'{"error": "why"}', None),
+        ("/v2/models/agnews", 500, b'{"error": "why"}', "5xx"),
+        ("/v2/models/agnews", 503, b'{"error": "why"}', "5xx"),  # without retry-after
+        ("/v2/models/agnews", 404, SOUND, "error form"),
+        ("/tokenize", 400, b'{"error": "why"}', "error form"),
+        ("/tokenize", 400, b'{"error": "why", "error_type": "bad_request"}', None),
+        ("/", 404, b'{"error": "why"}', "error form"),
+        ("/", 404, SOUND, None),
+    ],
+)
+def test_an_error_has_the_form_of_its_path(
+    path: str, status: int, body: bytes, fault: str | None
+) -> None:
+    found = fault_of(Answer(status, JSON, body), "POST", form=form_at(path))
     assert (found and found.split(":")[0]) == fault
 
 

@@ -17,6 +17,7 @@ from jumplora_bench.reliability.fuzz import _Run
 from jumplora_bench.reliability.siege import flood, own_sender
 from jumplora_bench.reliability.siege.odd_bodies import BODIES
 from jumplora_bench.reliability.siege.odd_changes import CHANGES, KEY
+from jumplora_bench.reliability.siege.odd_dialects import DIALECTS
 from jumplora_bench.reliability.siege.odd_framing import FRAMING
 from jumplora_bench.reliability.siege.odd_heads import HEADS
 from jumplora_bench.reliability.siege.own_sender import KINDS, PROGRESS
@@ -39,13 +40,14 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def test_kinds_are_those_of_all_files() -> None:
-    assert KINDS.keys() == FRAMING.keys() | HEADS.keys() | BODIES.keys() | CHANGES.keys()
-    assert len(KINDS) == len(FRAMING) + len(HEADS) + len(BODIES) + len(CHANGES)
+    files = (FRAMING, HEADS, BODIES, DIALECTS, CHANGES)
+    assert {*KINDS} == {kind for kinds in files for kind in kinds}
+    assert len(KINDS) == sum(map(len, files))
 
 
 def test_a_request_in_pure_json_has_a_length_that_is_right() -> None:
     """What is odd about these is the body: the framing must let it through."""
-    for name, kind in BODIES.items():
+    for name, kind in {**BODIES, **DIALECTS}.items():
         for shot in shots(kind):
             top, _, body = shot.raw.partition(b"\r\n\r\n")
             (length,) = re.findall(rb"content-length: (\d+)", top)

@@ -126,6 +126,22 @@ def test_a_prompt_gets_several_answers(desk: Desk) -> None:
     assert searched["generated_text"] == "Business"
 
 
+def test_choices_have_the_probabilities_that_the_readme_shows(desk: Desk) -> None:
+    (block,) = [each for each in bash_blocks() if "--choices" in each]
+    printed, _, answer = desk.type(block).partition("{")
+    found = json.loads("{" + answer)
+    assert (found["generated_text"], found["details"]["finish_reason"]) == ("", "abstained")
+    shown = re.search(
+        r"^```\n(answer .*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert shown is not None
+    row = re.compile(r"^ (\S.*?) +([\d.]+) +-[\d.]+$", re.MULTILINE)
+    said, told = (dict(row.findall(text)) for text in (printed, shown[1]))
+    assert [*said] == [*told]
+    for option, probability in told.items():
+        assert float(said[option]) == pytest.approx(float(probability), abs=2e-4)
+
+
 def test_openais_clients(desk: Desk) -> None:
     (block,) = [block for block in bash_blocks() if "/v1/chat/completions" in block]
     models, chat, streamed = (line for line in re.split(r"\n(?=curl)", block.strip()))
@@ -138,12 +154,23 @@ def test_openais_clients(desk: Desk) -> None:
     assert last["usage"]["completion_tokens"] == len(events)
 
 
+def test_how_sure_an_answer_is(desk: Desk) -> None:
+    (block,) = [block for block in bash_blocks() if '"choices": true' in block]
+    answer, end = json.JSONDecoder().raw_decode(printed := desk.type(block))
+    assert (answer["generated_text"], answer["details"]["finish_reason"]) == ("", "abstained")
+    assert answer["details"]["calibrated_by"] == "manifest"
+    shown = re.findall(r"^```text\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert printed[end:].split() == shown[0].split()
+
+
 @pytest.mark.timeout(900)
 def test_a_new_adapter_is_trained_published_and_asked(desk: Desk) -> None:
-    install, _, rest = bash_blocks()[3].partition("\n")
+    (block,) = [each for each in bash_blocks() if "jumplora train" in each]
+    install, _, rest = block.partition("\n")
     assert install.startswith(".venv/bin/pip install"), "the environment has these packages"
     printed = desk.type(rest)  # as it stands: nothing waits between publishing and asking
     assert "12 of examples/tickets/canaries.jsonl, sent as text" in printed
+    assert "calibration error  " in printed
     assert printed.splitlines()[-1] in ("billing", "delivery", "account")
 
 

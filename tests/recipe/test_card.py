@@ -16,6 +16,7 @@ from demo.recipe.card import FLOORS, MARGIN, SOURCES, Result, read_results
 from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.format import Adapter, read_adapter, write_adapter
+from jumplora_adapters.manifest import Calibration, ChoicesSpec
 from jumplora_adapters.overlap import overlaps, supports_of
 from jumplora_adapters.store import Store
 
@@ -169,6 +170,30 @@ def test_tables(folder: Path) -> None:
     assert told == f"| a, b | 1.000 | {pair.chance:.3f} |", "the same support twice"
 
 
+def test_calibrations_stand_beside_what_test_rows_say(folder: Path, tmp_path: Path) -> None:
+    made = Calibration(
+        dtype="int8",
+        is_folded=False,
+        options="ab" * 32,
+        temperature=1.295,
+        rows=500,
+        error=0.05,
+        error_before=0.1111,
+    )
+    plain = adapter(folder, "agnews", 0.5)
+    manifest = plain.manifest.model_copy(update={"choices": ChoicesSpec(calibrations=(made,))})
+    coverage = [{"accuracy": 0.9, "share": 0.8}, {"accuracy": 0.95, "share": 0.314}]
+    measured = {"rows": 1600, "choices": {"calibration_error": 0.0314, "coverage": coverage}}
+    (tmp_path / "agnews-int8.json").write_text(json.dumps(measured))
+    results = [
+        Result(Adapter(manifest, plain.deltas, "x"), BASELINE),
+        Result(adapter(folder, "years", 0.5), BASELINE),
+    ]
+    lines = card.calibration_table(results, tmp_path).splitlines()
+    assert lines[2:] == ["| agnews | int8 | 1.29 | 500 | 0.111 / 0.050 | 1600 | 0.031 | 31% |"]
+    assert len({line.count("|") for line in lines}) == 1
+
+
 def test_results_are_those_of_the_store(folder: Path, tmp_path: Path) -> None:
     backbone = read_backbone(folder)
     (tmp_path / "store").mkdir()
@@ -196,5 +221,12 @@ def test_the_demos_card_is_made_of_its_store() -> None:
     for line in card.adapter_table(results).splitlines():
         assert line in text
     for result in results:
+        choices = result.adapter.manifest.choices
+        assert choices is not None
+        for made in choices.calibrations:
+            fit = (
+                f"{made.temperature:.2f} | {made.rows} | {made.error_before:.3f} / {made.error:.3f}"
+            )
+            assert f"| {result.task} | {made.dtype} | {fit} | " in text
         assert f"| {result.task} | " in text
         assert f"**{result.score:.1f}**" in text

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from jumplora_server.core import AdapterRef, Beams, Lease, Sampling
+from jumplora_server.core import AdapterRef, Beams, Choices, Lease, Sampling
+from jumplora_server.trie import Trie
 
 V1 = "a1" * 32
 SERVED = AdapterRef("agnews", V1, (V1,))
@@ -81,6 +82,7 @@ OTHERS: dict[str, Any] = {
     "repetition_penalty": 1.1,
     "no_repeat_ngram_size": 2,
     "beams": Beams(2),
+    "choices": Choices(Trie.of([(5, 1)])),
     "seed": 7,
     "stop": ("x",),
     "logprobs": "chosen",

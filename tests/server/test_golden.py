@@ -18,8 +18,8 @@ from jumplora_adapters.format import read_adapter, write_adapter
 from jumplora_adapters.manifest import Kind
 from jumplora_adapters.store import Store
 from jumplora_server.app import assemble, build, traffic
-from jumplora_server.core import Sampling
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels, Sampling
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import runnable_sets
 from jumplora_server.engine.tokenizer import Tokenizer
 from jumplora_server.settings import Settings

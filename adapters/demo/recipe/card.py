@@ -117,6 +117,27 @@ def adapter_table(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def calibration_table(results: list[Result], measured: Path) -> str:
+    """One row a task and dtype: the fit on dev rows, and what `measured` has of test rows."""
+    lines = [
+        "| task | dtype | temperature | dev rows | error there, without / with | test rows"
+        " | error there | answered at 95 % right |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        choices = r.adapter.manifest.choices
+        for made in () if choices is None else choices.calibrations:
+            path = measured / f"{r.task}-{made.dtype}.json"
+            found = json.loads(path.read_text("utf-8"))
+            (share,) = (c["share"] for c in found["choices"]["coverage"] if c["accuracy"] == 0.95)
+            lines.append(
+                f"| {r.task} | {made.dtype} | {made.temperature:.2f} | {made.rows}"
+                f" | {made.error_before:.3f} / {made.error:.3f} | {found['rows']}"
+                f" | {found['choices']['calibration_error']:.3f} | {share:.0%} |"
+            )
+    return "\n".join(lines)
+
+
 def overlap_table(pairs: list[PairOverlap]) -> str:
     """Jaccard of supports beside its chance level."""
     lines = ["| pair | Jaccard | chance |", "|---|---|---|"]
@@ -128,7 +149,9 @@ def main() -> None:
     """Check the floors and write README.md beside the recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("baselines", type=Path, help="the JSON that baselines.py wrote")
-    baselines: Path = parser.parse_args().baselines
+    parser.add_argument("choices", type=Path, help="the folder that calibrate.sh wrote")
+    given = parser.parse_args()
+    baselines: Path = given.baselines
     backbone = read_backbone(DEMO / "backbone")
     results = read_results(backbone, Store(DEMO / "store"), baselines)
     misses = [miss for result in results for miss in result.misses()]
@@ -140,6 +163,7 @@ def main() -> None:
     card = template.substitute(
         scores=score_table(results),
         adapters=adapter_table(results),
+        calibrations=calibration_table(results, given.choices),
         overlap=overlap_table(list(pairs)),
         steps=training["steps"],
         tokens=f"{training['encoder_tokens'] / 1e6:.1f}",

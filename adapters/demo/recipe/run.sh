@@ -56,4 +56,4 @@ for folder in "$work"/store/*/; do
     "$python" -m jumplora_server publish "$folder/$(cat "$folder/current").safetensors" \
         --store "$demo/store" --backbone "$demo/backbone"
 done
-"$python" -m demo.recipe.card "$work/baselines.json"
+"$python" -m demo.recipe.card "$work/baselines.json" "$work/choices"

@@ -10,8 +10,8 @@ import torch
 
 from jumplora_adapters.errors import AdapterError
 from jumplora_bench.cases.case import Lap, Work
-from jumplora_server.core import Batch, Encoding, NoText, Sampling, Sequence
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Batch, Encoding, Kernels, NoText, Sampling, Sequence
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
 
 Slots = tuple[int, ...]

@@ -6,6 +6,8 @@ the request is admitted; here are those that hold for every server.
 
 from __future__ import annotations
 
+import operator
+from functools import partial
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -95,13 +97,12 @@ class ChoiceInfo(BaseModel):
     )
 
 
-def _is_none(value: object) -> bool:
-    return value is None
+_IS_NONE = partial(operator.is_, None)  # asked for every answer, so without a frame of Python
 
 
 def _of_choices(description: str) -> Any:
     """A field of answers with choices, which others do not have."""
-    return Field(default=None, exclude_if=_is_none, description=description)
+    return Field(default=None, exclude_if=_IS_NONE, description=description)
 
 
 class BestOfSequence(BaseModel):

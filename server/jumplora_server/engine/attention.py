@@ -8,16 +8,16 @@ scores (Raffel et al., arXiv 1910.10683, section 2.1).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from jumplora_adapters.architecture import Architecture
-from jumplora_server.engine.cache import round_up
+from jumplora_server.engine.cache import Caches, round_up
 from jumplora_server.engine.sampling import to_device
 
 Direction = Literal["both", "past"]
@@ -177,3 +177,46 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
     read = torch.bmm(weights.to(q.dtype).view(rows * heads, 1, length), values)
     return read.view(rows, heads * width)
+
+
+class DecodeAttention(Protocol):
+    """Both attentions of a decoder's blocks, for the tokens of one decode.
+
+    A token either continues a row of the target cache, or it is a node of a pass through a trie,
+    whose path is computed beside it. All else in a decode is the same for both.
+    """
+
+    def own(self, layer: int, qkv: Tensor, table: str) -> Tensor:
+        """Attend to the tokens before each one, and to itself: [n, 3 * inner] -> [n, inner].
+
+        Args:
+            table: the name of the block's position bias.
+        """
+
+    def source(self, layer: int, q: Tensor) -> Tensor:
+        """Attend to each token's prompt: [n, inner] -> [n, inner]."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowAttention:
+    """One new token for each of the first R rows of the target cache."""
+
+    caches: Caches
+    biases: Mapping[str, Tensor]  # by table [R, heads, target], what does not count masked
+    live: Tensor  # [n] the rows that really decode; only their caches are written
+    positions: Tensor  # [n] of the new tokens of these
+    places: slice | Tensor  # R source places
+    source_mask: Tensor  # [R, 1, source]
+
+    def own(self, layer: int, qkv: Tensor, table: str) -> Tensor:
+        """As `DecodeAttention.own`; appends the new keys and values."""
+        cache, rows = self.caches.target, qkv.shape[0]
+        q, k, v = qkv.view(rows, 3, cache.k.shape[2], -1).unbind(1)  # each [R, heads, d_kv]
+        cache.append(layer, self.live, self.positions, k[self.live], v[self.live])
+        return attend_rows(q, cache.k[layer][:rows], cache.v[layer][:rows], self.biases[table])
+
+    def source(self, layer: int, q: Tensor) -> Tensor:
+        """As `DecodeAttention.source`."""
+        cache = self.caches.source
+        keys, values = cache.read(layer, self.places, self.source_mask.shape[-1])
+        return attend_rows(q.view(len(q), cache.k.shape[2], -1), keys, values, self.source_mask)

@@ -26,13 +26,11 @@ from jumplora_server.core import (
     Encoding,
     EngineLimits,
     InstructionSet,
+    Kernels,
     Pass,
     RowCopy,
     Sequence,
     StepOutput,
-)
-from jumplora_server.core import (
-    Kernels as Kernels,
 )
 from jumplora_server.engine.bank import Bank, PackedAdapter
 from jumplora_server.engine.memory import lean_memory
@@ -312,7 +310,10 @@ class Engine:
                     raise IndexError(f"node {node} is in a pass that has not its parent")
                 depths[node] = depths[trie.parents[node]] + 1
                 if depths[node] >= self.limits.max_target_tokens:
-                    raise IndexError(f"node {node} is behind {depths[node]} tokens, too many")
+                    raise IndexError(
+                        f"node {node} is token {depths[node] + 1} of its path; a row takes "
+                        f"{self.limits.max_target_tokens}"
+                    )
                 fed = () if node == 0 else (trie.tokens[node],)
                 for token in (*fed, *(edge.token for edge in trie.edges[node])):
                     if not 0 <= token < self.vocab_size:

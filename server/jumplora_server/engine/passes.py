@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from jumplora_server.core import Pass
+from jumplora_server.engine.attention import attend_prompts
+from jumplora_server.engine.cache import SourceCache
 from jumplora_server.engine.sampling import to_device
 
 
@@ -25,6 +28,49 @@ class NodeGroup:
     prompt: int  # its tokens
     depths: Tensor  # [n] int64, 0 of node 0
     hidden: Tensor  # [n, n] marks the nodes that are not on a node's path
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAttention:
+    """Nodes of passes; nothing is written to a cache.
+
+    Each pass has calls of its own, whose shapes are those that it has alone: so it has the same
+    bits beside others.
+    """
+
+    cache: SourceCache
+    groups: Rows[NodeGroup]
+    biases: Mapping[str, Rows[Tensor]]  # by table, each pass's [1, heads, n, n]
+
+    def own(self, layer: int, qkv: Tensor, table: str) -> Tensor:
+        """As `DecodeAttention.own`; zeros for rows of no pass."""
+        out = torch.zeros_like(qkv[:, : qkv.shape[1] // 3])
+        for group, bias in zip(self.groups, self.biases[table], strict=True):
+            q, k, v = self._heads(qkv, group, parts=3)
+            out[group.start : group.stop] = _side_by_side(attend_prompts(q, k, v, bias))
+        return out
+
+    def source(self, layer: int, q: Tensor) -> Tensor:
+        """As `DecodeAttention.source`; zeros for rows of no pass."""
+        out = torch.zeros_like(q)
+        for group in self.groups:
+            (own,) = self._heads(q, group, parts=1)
+            place = slice(group.place, group.place + 1)
+            keys, values = self.cache.read(layer, place, group.prompt)
+            read = F.scaled_dot_product_attention(own, keys, values, scale=1.0)
+            out[group.start : group.stop] = _side_by_side(read)
+        return out
+
+    def _heads(self, x: Tensor, group: NodeGroup, *, parts: int) -> tuple[Tensor, ...]:
+        """A pass's rows of x [.., parts * inner] as parts tensors [1, heads, n, d_kv]."""
+        rows = x[group.start : group.stop]
+        split = rows.view(1, len(rows), parts, self.cache.k.shape[2], -1)
+        return split.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
+
+
+def _side_by_side(read: Tensor) -> Tensor:
+    """[1, heads, n, d_kv] -> [n, heads * d_kv]."""
+    return read[0].transpose(0, 1).flatten(1)
 
 
 def group_nodes(passes: Rows[Pass], device: torch.device) -> list[NodeGroup]:

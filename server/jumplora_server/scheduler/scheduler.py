@@ -8,7 +8,6 @@ seconds.
 from __future__ import annotations
 
 import heapq
-import itertools
 import logging
 from collections.abc import Sequence as Rows
 
@@ -37,7 +36,7 @@ from jumplora_server.scheduler.queue import (
     token_cost,
 )
 from jumplora_server.scheduler.text import OutputText, finish_of
-from jumplora_server.scheduler.walk import Walk
+from jumplora_server.scheduler.walk import Walks
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class Scheduler:
         self._free_places = list(range(limits.max_rows))  # a heap
         self._rows: dict[int, Sequence] = {}  # a beam search has several
         self._groups: dict[int, BeamGroup] = {}  # of those that run, by sequence id
-        self._walks: dict[int, Walk] = {}  # of those that run and have choices, in turn
+        self._walks = Walks(limits.max_nodes)
         self._known: dict[int, Sequence] = {}  # by sequence id, until the terminal event
         self._texts: dict[int, OutputText] = {}
         self._cancelled: list[int] = []
@@ -253,7 +252,7 @@ class Scheduler:
             return
         (sequence.row,) = rows
         if sequence.sampling.choices is not None:  # its row stays unused
-            self._walks[sequence.id] = Walk(sequence.sampling.choices, self._limits.max_nodes)
+            self._walks.begin(sequence)
             return
         self._texts[sequence.id] = OutputText(
             sequence.detokenizer, sequence.sampling.stop, in_pieces=sequence.wants == "tokens"
@@ -325,25 +324,14 @@ class Scheduler:
         self._end(sequence, answers[0].reason, now, answers=answers)
 
     def _passes(self) -> tuple[Pass, ...]:
-        """The next pass of sequences with choices, as many as one step computes. They take turns,
-        so that a trie of many passes holds up no others."""
-        passes: list[Pass] = []
-        left = self._limits.max_nodes
-        for sequence_id, walk in self._walks.items():
-            if len(walk.nodes) > left:  # not passed over: large ones would starve
-                break
-            left -= len(walk.nodes)
-            passes.append(Pass(self._known[sequence_id], walk.trie, walk.nodes))
-        for each in passes:
-            self._walks[each.sequence.id] = self._walks.pop(each.sequence.id)
-        waiting = itertools.islice(self._walks, len(self._walks) - len(passes))
-        for sequence_id in waiting:  # for its row
-            self._line.charge(self._known[sequence_id], idle_cost(1))
-        return tuple(passes)
+        passes = self._walks.next_passes()
+        for sequence in self._walks.waiting(passes):  # for its row
+            self._line.charge(sequence, idle_cost(1))
+        return passes
 
     def _walk_on(self, done: Pass, logprobs: Rows[Rows[float]], now: float) -> None:
         """Take what a pass found; end the sequence where nothing is left that counts."""
-        sequence, walk = self._known[done.sequence.id], self._walks[done.sequence.id]
+        sequence, walk = self._walks[done.sequence.id]
         if sequence.first_token is None:
             sequence.first_token = now
         self._line.charge(sequence, len(done.nodes) * token_cost(sequence))

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence as Rows
 
-from jumplora_server.core import Choices
+from jumplora_server.core import Choices, Pass, Sequence
 
 NEGLIGIBLE = 1e-6
 """What all options that are not looked at may weigh together, as a share of those that are, at the
@@ -102,3 +102,38 @@ class Walk:
         alike, by the concavity of p ** (1 / temperature)."""
         count = self.trie.behind[node]
         return math.pow(count, 1 - 1 / temperature) * math.exp(bound / temperature)
+
+
+class Walks(dict[int, tuple[Sequence, Walk]]):
+    """Those of the sequences that run and have choices, by id, who is next first.
+
+    They take turns, so that a trie of many passes holds up no others.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most`: nodes of all passes of a step."""
+        super().__init__()
+        self._most = most
+
+    def begin(self, sequence: Sequence) -> None:
+        """For a sequence that got its row."""
+        assert sequence.sampling.choices is not None
+        self[sequence.id] = (sequence, Walk(sequence.sampling.choices, self._most))
+
+    def next_passes(self) -> tuple[Pass, ...]:
+        """One for as many sequences as a step computes; at least one where there are any."""
+        passes: list[Pass] = []
+        left = self._most
+        for sequence, walk in self.values():
+            if len(walk.nodes) > left:  # not passed over: large ones would starve
+                break
+            left -= len(walk.nodes)
+            passes.append(Pass(sequence, walk.trie, walk.nodes))
+        for each in passes:
+            self[each.sequence.id] = self.pop(each.sequence.id)
+        return tuple(passes)
+
+    def waiting(self, passes: Rows[Pass]) -> list[Sequence]:
+        """Those that have none of a step's passes."""
+        served = {each.sequence.id for each in passes}
+        return [sequence for sequence, _ in self.values() if sequence.id not in served]

@@ -23,8 +23,8 @@ from jumplora_adapters.continual.watch import Watch
 from jumplora_adapters.format import Adapter, read_adapter
 from jumplora_adapters.training.config import GateConfig
 from jumplora_adapters.training.fit import StepReport
-from jumplora_server.core import Sequence
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels, Sequence
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))

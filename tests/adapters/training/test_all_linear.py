@@ -24,8 +24,8 @@ from jumplora_adapters.format import Adapter, read_adapter, write_adapter
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.training.adapt import AdaptedBackbone, load_adapted
 from jumplora_adapters.training.config import GateConfig, Method, TrainConfig
-from jumplora_server.core import Sampling, Sequence
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels, Sampling, Sequence
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 
 CPU = torch.device("cpu")

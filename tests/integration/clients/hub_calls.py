@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 
 from integration.clients.calls import Call
-from integration.clients.prompts import BUSINESS, SPORTS, VILLAGE, prompt
+from integration.clients.prompts import BUSINESS, SPORTS, VERSIONED, VILLAGE, prompt
 
 NEUTRAL: Mapping[str, Any] = {
     "do_sample": False, "best_of": 1, "return_full_text": False, "watermark": False,
@@ -54,7 +54,7 @@ def calls(url: str) -> Mapping[str, Call]:
         "hub: streamed with details": lambda: _ended(generate(stream=True, details=True)),
         "hub: default task": lambda: generate(BUSINESS, adapter_id=None),
         "hub: another task": lambda: generate(VILLAGE, adapter_id="dbpedia"),
-        "hub: a version": lambda: generate(adapter_id="agnews@0a9f0be4"),
+        "hub: a version": lambda: generate(adapter_id=VERSIONED),
         "hub: at /generate": lambda: generate(at=route),
         "hub: at /generate, streamed": lambda: "".join(generate(at=route, stream=True)),
         "hub: at /generate_stream": lambda: "".join(generate(at=stream_route, stream=True)),

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 
 from integration.clients.calls import Call
-from integration.clients.prompts import BUSINESS, OPTIONS, SPORTS, VILLAGE, prompt
+from integration.clients.prompts import BUSINESS, OPTIONS, SPORTS, VERSIONED, VILLAGE, prompt
 
 SAMPLED: Mapping[str, Any] = {"temperature": 1.0, "max_tokens": 8, "seed": 7}
 
@@ -45,7 +45,7 @@ def _completions(client: openai.OpenAI) -> Mapping[str, Call]:
 
     return {
         "openai: completion": lambda: whole(create()),
-        "openai: completion, of a version": lambda: whole(create(model="agnews@0a9f0be4"))[2:],
+        "openai: completion, of a version": lambda: whole(create(model=VERSIONED))[2:],
         "openai: completion, list": lambda: _texts(create([SPORTS, BUSINESS])),
         "openai: completion, usage": lambda: _adds_up(create().usage),
         "openai: completion, request id": lambda: bool(create()._request_id),

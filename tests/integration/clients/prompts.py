@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 SPORTS = "The striker scored twice as the home side won the cup final."
 BUSINESS = "Shares of the bank fell after it cut its profit forecast for the year."
 VILLAGE = "Kosnica is a village in the administrative district of Gmina Wielka, in western Poland."
+_CURRENT = Path(__file__).parents[3] / "adapters/demo/store/agnews/current"
+VERSIONED = f"agnews@{_CURRENT.read_text(encoding='utf-8')[:8]}"
 OPTIONS = ["World", "Sports", "Business", "Science or Technology"]
 
 

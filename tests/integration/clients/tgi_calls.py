@@ -10,7 +10,7 @@ import lorax
 import text_generation
 
 from integration.clients.calls import Call
-from integration.clients.prompts import BUSINESS, SPORTS, VILLAGE, prompt
+from integration.clients.prompts import BUSINESS, SPORTS, VERSIONED, VILLAGE, prompt
 
 PATIENCE = 30
 SAMPLED: Mapping[str, Any] = {"do_sample": True, "temperature": 2.0, "seed": 3}
@@ -37,7 +37,7 @@ def _lorax(url: str) -> Mapping[str, Call]:
         "lorax: without details": lambda: generate(details=False).generated_text,
         "lorax: default task": lambda: generate(BUSINESS, adapter_id=None).generated_text,
         "lorax: another task": lambda: generate(VILLAGE, adapter_id="dbpedia").generated_text,
-        "lorax: a version": lambda: generate(adapter_id="agnews@0a9f0be4").generated_text,
+        "lorax: a version": lambda: generate(adapter_id=VERSIONED).generated_text,
         "lorax: streamed": lambda: _streamed(
             client.generate_stream(prompt(SPORTS), adapter_id="agnews", max_new_tokens=8)
         ),

@@ -18,8 +18,10 @@ from fakes import LIMITS
 from jumplora_adapters.calibration import options_digest
 from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec
 from jumplora_server.core import EngineLimits
+from jumplora_server.engine.tokenizer import Tokenizer
 from serving import Site, character_tokenizer, connected, make_site, slow_down, wait_for
 
+DEMO = Path(__file__).parents[3] / "adapters" / "demo" / "backbone"
 LABELS = ("World", "Sports", "Business")
 PROMPT = PromptSpec(template="{text}>", options=LABELS)
 ROWS = 0x251  # <ctl> is the last token that the backbone knows, newtok the next
@@ -365,6 +367,15 @@ def test_an_option_longer_than_an_answer(tmp_path: Path) -> None:
         assert words in response.json()["error"]
         body["parameters"] = {"choices": ["a", "b" * 7]}
         assert http.post("/generate", json=body).status_code == 200
+
+
+def test_a_text_without_tokens(tmp_path: Path) -> None:
+    """The demo's tokenizer drops characters without a width."""
+    tokenizer = Tokenizer.load(DEMO)
+    with connected(make_site(tmp_path, tokenizer=tokenizer, allow_base="yes")) as http:
+        body = {"task_id": None, "inputs": "b", "parameters": {"choices": ["a", "\u200b"]}}
+        response = http.post("/generate", json=body)
+    assert "choices[1]: '\\u200b' has no tokens but the end token" in response.json()["error"]
 
 
 # Control tokens

@@ -185,6 +185,7 @@ def test_an_absolute_path_outside_is_not_looked_at(started: Started, tmp_path: P
         ("empty", 400, "a folder without adapter_config.json and adapter_model.safetensors"),
         ("pickled", 400, "adapter_model.bin is a pickle"),
         (".", 400, "is a folder without"),
+        ("broken", 400, "adapter_config.json"),
         ("large", 400, f"at most {LIMIT} are allowed"),
         ("other.safetensors", 400, "of task 'other', not 'refused'"),
     ],
@@ -197,6 +198,7 @@ def test_what_is_wrong_with_a_path(started: Started, path: str, status: int, nam
         (folder / "empty").mkdir()
         sent = lora_files(BACKBONE)
         write_folder(folder / "pickled", {CONFIG: sent[CONFIG], "adapter_model.bin": b"\x80\x02"})
+        write_folder(folder / "broken", {CONFIG: b"{", WEIGHTS: sent[WEIGHTS]})
         (folder / "large").write_bytes(bytes(LIMIT + 1))
         started.file("other")
     before = files(started.site)
@@ -204,6 +206,7 @@ def test_what_is_wrong_with_a_path(started: Started, path: str, status: int, nam
     assert refused.status_code == status, refused.text
     assert named in error_of(refused)
     assert str(folder) not in refused.text
+    assert str(started.site.folder) not in refused.text
     assert SECRET.decode() not in refused.text
     assert files(started.site) == before
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,11 @@ import pytest
 from decoding import beams_oracle, oracle
 from factories import tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
-from jumplora_adapters.delta import Delta
 from jumplora_adapters.format import read_adapter
-from jumplora_server.core import (
-    AdapterRef,
-    Batch,
-    Beams,
-    Encoding,
-    Finish,
-    NoText,
-    Sampling,
-    Sequence,
-)
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Beams, Finish, Kernels, Sampling
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
-from jumplora_server.scheduler.claims import Priority
-from jumplora_server.scheduler.scheduler import Scheduler
+from scheduled import Asked, Site
 
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 PATHS = [
@@ -44,41 +32,6 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return read_backbone(tiny_t5(folder, style=request.param, seed=3))
 
 
-@dataclass
-class Site:
-    """An engine with three tasks behind a scheduler, and what it encoded."""
-
-    engine: Engine
-    deltas: dict[str, tuple[dict[str, Delta], ...]] = field(default_factory=dict)
-    slots: dict[str, int] = field(default_factory=dict)
-    encoded: list[tuple[int, ...]] = field(default_factory=list)
-
-    def claim(self, ref: AdapterRef, _: Priority) -> tuple[int, ...]:
-        return (self.slots[ref.task],)
-
-    def unclaim(self, ref: AdapterRef) -> None: ...
-
-    def answers(self, asked: list[tuple[str | None, list[int], Sampling]]) -> list[Finish]:
-        """Of prompts that come together, each (task, tokens, sampling)."""
-        scheduler = Scheduler(self.engine.limits, self, max_encode_tokens=512)
-        for number, (task, prompt, sampling) in enumerate(asked):
-            ref = None if task is None else AdapterRef(task, task, (task,))
-            encoding = Encoding(ref, tuple(prompt))
-            scheduler.add(Sequence(number, encoding, sampling, NoText(), 0.0, wants="end"))
-        finishes: dict[int, Finish] = {}
-        while len(finishes) < len(asked):
-            batch: Batch = scheduler.next_batch(0.0)
-            self.encoded += [encoding.prompt for encoding in batch.encode]
-            scheduler.apply(batch, self.engine.step(batch), 0.0)
-            for sequence, event in scheduler.take_events():
-                if event.finish is not None:
-                    assert event.finish.error is None
-                    finishes[sequence.id] = event.finish
-        scheduler.next_batch(0.0)
-        scheduler.check_idle()
-        return [finishes[number] for number in range(len(asked))]
-
-
 def make_site(backbone: Backbone, folder: Path, dtype: str, kernels: Kernels) -> Site:
     site = Site(
         Engine(
@@ -93,7 +46,7 @@ def make_site(backbone: Backbone, folder: Path, dtype: str, kernels: Kernels) ->
     for seed, (task, kind) in enumerate({"a": "masked", "b": "masked", "lora": "lowrank"}.items()):
         path = write_random_adapter(folder, backbone, task=task, seed=seed, density=0.2, kind=kind)
         adapter = read_adapter(path, backbone)
-        site.slots[task] = site.engine.install(site.engine.pack(adapter))
+        site.slots[task] = (site.engine.install(site.engine.pack(adapter)),)
         site.deltas[task] = (dict(adapter.deltas),)
     return site
 
@@ -112,9 +65,9 @@ SEARCHES: list[tuple[str | None, Sampling]] = [
 ]
 
 
-def mixed(site: Site) -> list[tuple[str | None, list[int], Sampling]]:
+def mixed(site: Site) -> list[Asked]:
     """Every search, and greedy or sampled sequences between."""
-    asked: list[tuple[str | None, list[int], Sampling]] = []
+    asked: list[Asked] = []
     for i, (task, sampling) in enumerate(SEARCHES):
         sampled = Sampling(6, mode="sample", temperature=1.5, seed=i)
         other = GREEDY if i % 2 else sampled

@@ -20,8 +20,8 @@ from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.network import parameters
 from jumplora_adapters.training.adapt import load_adapted
 from jumplora_adapters.training.config import TrainConfig
-from jumplora_server.core import Sampling
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels, Sampling
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.weights import StoredTensors
 from odd_checkpoints import CASES, SHARED, SINGLE, V10, OddCheckpoint

@@ -21,8 +21,8 @@ from factories import random_adapter, tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.format import Adapter, read_adapter
-from jumplora_server.core import Batch, Sampling, Sequence
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Batch, Kernels, Sampling, Sequence
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 
 STYLES = ("v1.0", "v1.1", "mt5", "umt5")

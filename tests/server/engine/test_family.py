@@ -13,8 +13,8 @@ from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.manifest import Kind
-from jumplora_server.core import Sampling, Sequence
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels, Sampling, Sequence
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 from odd_shapes import MEMBERS, SHAPES
 

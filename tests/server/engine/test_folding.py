@@ -23,10 +23,10 @@ from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDe
 from jumplora_adapters.errors import BackboneError
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.network import HEAD
-from jumplora_server.core import EngineLimits, Sequence
+from jumplora_server.core import EngineLimits, Kernels, Sequence
 from jumplora_server.engine.cuda.runner import CudaRunner
 from jumplora_server.engine.delta import make_plan
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.trunk import merged_weight
 from jumplora_server.engine.weights import StoredTensors
 

@@ -13,8 +13,8 @@ from forking import Forks, Step, assert_transformers, search
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.delta import Delta
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Batch, Beams, Encoding, Sampling
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Batch, Beams, Encoding, Kernels, Sampling
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))

@@ -12,8 +12,8 @@ import pytest
 from decoding import make_sequence, oracle, run
 from factories import tiny_t5
 from jumplora_adapters.errors import BackboneError
-from jumplora_server.core import Sampling
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels, Sampling
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 
 KERNELS: list[Kernels] = ["torch"] if why_unavailable() else ["native", "torch"]

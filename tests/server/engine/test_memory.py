@@ -16,7 +16,8 @@ from decoding import make_sequence, oracle, run
 from factories import tiny_t5
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.errors import BackboneError
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.linear import quantise_weight
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.weights import StoredTensors

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from decoding import make_sequence, merged_model
+from decoding import make_sequence, merged_model, torch_threads
 from device_slots import CPU
 from factories import Style, random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
@@ -190,6 +190,27 @@ def test_a_pass_has_its_bits_in_any_company(small: Backbone, way: Way, dtype: st
         assert (bare == [together[i]]) == (LINEAGES[i] == ()), "no contrast"
 
 
+@pytest.mark.parametrize(("way", "dtype"), [pair for pair in ALL if pair[0] != "cuda"])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_it_has_them_at_real_widths_and_any_thread_count(
+    tmp_path: Path, threads: int, way: Way, dtype: str
+) -> None:
+    backbone = read_backbone(
+        tiny_t5(tmp_path, d_model=256, heads=4, d_kv=64, d_ff=2816, layers=1, seed=3)
+    )
+    with torch_threads(threads):
+        runner = make_runner(backbone, way, dtype)
+        shelf, sequences = Shelf(runner, backbone), asked()
+        lineages = [shelf.lineage(names) for names in LINEAGES]
+        alone = [
+            computed(runner, [sequence], [lineage])[0]
+            for sequence, lineage in zip(sequences, lineages, strict=True)
+        ]
+        for order in ((0, 1), (4, 2), (3, 0, 4), (2, 3, 1, 0), (4, 1, 3, 2, 0), (1, 1, 1, 2, 2)):
+            mixed = computed(runner, [sequences[i] for i in order], [lineages[i] for i in order])
+            assert mixed == [alone[i] for i in order], order
+
+
 @pytest.mark.parametrize(("way", "dtype"), ALL)
 @torch.inference_mode()
 def test_passes_and_rows_of_one_step_do_not_disturb_each_other(
@@ -202,7 +223,7 @@ def test_passes_and_rows_of_one_step_do_not_disturb_each_other(
     alone = computed(runner, sequences, lineages)
     plain = Sampling(8, logprobs="chosen")
     prompts = [[*random_ids(9 + row, seed=row), EOS] for row in (5, 6)]
-    told = []
+    outputs = []
     for company in (False, True):
         rows = [make_sequence(p, row=5 + i, sampling=plain) for i, p in enumerate(prompts)]
         own = [lineages[1], ()]
@@ -211,10 +232,10 @@ def test_passes_and_rows_of_one_step_do_not_disturb_each_other(
         for _ in range(3):
             output = runner.decode(rows, own, passes, lineages if company else [])
             assert len(output.passes) == len(passes)
-            told.append((output.token_ids, output.logprobs))
+            outputs.append((output.token_ids, output.logprobs))
             for row, token in zip(rows, output.token_ids, strict=True):
                 row.output.append(token)
-    assert told[:3] == told[3:]
+    assert outputs[:3] == outputs[3:]
     assert computed(runner, sequences, lineages) == alone
 
 

@@ -16,7 +16,8 @@ from factories import Style, tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.convert.draft import Draft
 from jumplora_adapters.format import Adapter, read_adapter
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 from peft_folders import change_tensors, convert, load_model, peft, save_adapted
 

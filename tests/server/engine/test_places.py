@@ -14,8 +14,8 @@ from decoding import advance, first_batch, make_sequence, run
 from factories import random_adapter, tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import Adapter
-from jumplora_server.core import Batch, Encoding, RowCopy, Sampling, Sequence, StepOutput
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Batch, Encoding, Kernels, RowCopy, Sampling, Sequence, StepOutput
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))

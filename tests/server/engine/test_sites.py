@@ -14,7 +14,8 @@ from jumplora_adapters.delta import CombinedDelta, Delta, LowRankDelta, SparseDe
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.manifest import Kind
 from jumplora_adapters.network import HEAD, Site
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Kernels
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
 from jumplora_server.engine.native.runner import NativeRunner
 from jumplora_server.engine.native.work import decode_work

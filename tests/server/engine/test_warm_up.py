@@ -12,10 +12,10 @@ from decoding import make_sequence, run
 from factories import tiny_t5
 from fakes import LIMITS, FakeEngine
 from jumplora_server.app import assemble
-from jumplora_server.core import Batch, EngineLimits, Sampling, StepOutput
-from jumplora_server.engine.engine import Engine, Kernels
+from jumplora_server.core import Batch, EngineLimits, Kernels, Sampling, StepOutput
+from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import why_unavailable
-from jumplora_server.engine.warm_up import DRILLS, STEPS, warm_up
+from jumplora_server.engine.warm_up import DRILLS, LABELS, STEPS, warm_up
 from jumplora_server.settings import Settings
 
 native = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
@@ -43,6 +43,7 @@ def test_every_kind_of_batch_is_computed() -> None:
     assert len(recorder.batches) == STEPS * len(DRILLS)
     sampled = {s.sampling.mode for batch in encoded for s in batch.decode}
     assert sampled == {"greedy", "sample"}
+    assert {len(each.nodes) for batch in encoded for each in batch.passes} == {LABELS + 1}
 
 
 def test_it_stops_when_its_time_is_up_but_not_before_the_first_step() -> None:
@@ -53,7 +54,9 @@ def test_it_stops_when_its_time_is_up_but_not_before_the_first_step() -> None:
 
 
 def test_it_keeps_to_narrow_limits() -> None:
-    limits = EngineLimits(max_rows=2, max_source_tokens=8, max_target_tokens=1, end_token_ids=(1,))
+    limits = EngineLimits(
+        max_rows=2, max_source_tokens=8, max_target_tokens=1, end_token_ids=(1,), max_nodes=1
+    )
     recorder = Recorder(limits)
     assert warm_up(recorder.step, limits, lambda: 0.0, most_seconds=1.0) == len(DRILLS)
     assert max(len(batch.decode) for batch in recorder.batches) == 2
@@ -119,6 +122,6 @@ def test_a_server_is_warm_once_it_is_assembled(
         parts = assemble(settings)
     assert parts.services.lifecycle.phase == "starting"
     assert any(
-        line.startswith("warmed up in ") and line.endswith(" 4 of 4 kinds of batches")
+        line.startswith("warmed up in ") and line.endswith(" 5 of 5 kinds of batches")
         for line in caplog.messages
     )

@@ -89,8 +89,8 @@ def test_a_removed_task_leaves_nothing(started: Started) -> None:
 
 
 def test_what_was_evicted_is_not_loaded(tmp_path: Path) -> None:
-    site = make_site(tmp_path, adapter_budget_bytes=4 * 1024)
-    tasks = [f"task{number}" for number in range(60)]
+    site = make_site(tmp_path, adapter_budget_bytes=2 * 1024)
+    tasks = [f"task{number}" for number in range(30)]
     with connected(site) as http:
         for task in tasks:
             site.publish(task)
@@ -101,7 +101,7 @@ def test_what_was_evicted_is_not_loaded(tmp_path: Path) -> None:
         assert set(loaded(http)) == resident
         gauges = series(http)
         assert gauges["vllm:num_gpu_loaded_lora_adapters", "toy"] == len(resident)
-        assert gauges["vllm:max_gpu_lora_adapters", "toy"] == 4 * 1024 // ADAPTER_BYTES
+        assert gauges["vllm:max_gpu_lora_adapters", "toy"] == 2 * 1024 // ADAPTER_BYTES
 
 
 def test_an_adapter_that_does_not_load_is_not_loaded(started: Started) -> None:

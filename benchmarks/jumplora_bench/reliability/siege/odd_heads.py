@@ -20,11 +20,13 @@ from jumplora_bench.reliability.siege.shot import (
 )
 
 PATHS = (
-    "/generate", "/generate_stream", "/v1/tasks/agnews/generate", "/v1/adapters",
-    "/v1/adapters/agnews", "/livez", "/readyz", "/health", "/metrics", "/info", "/docs",
-    "/openapi.json", "/", "/nowhere",
+    "/generate", "/generate_stream", "/v1/tasks/agnews/generate", "/v1/completions",
+    "/v1/chat/completions", "/v2/models/agnews/infer", "/tokenize", "/v1/adapters",
+    "/v1/adapters/agnews", "/v1/models", "/v1/models/agnews", "/v2", "/v2/health/ready",
+    "/v2/models/agnews", "/version", "/ping", "/livez", "/readyz", "/health", "/metrics", "/info",
+    "/docs", "/openapi.json", "/", "/nowhere",
 )  # fmt: skip
-GETS = PATHS[3:-2]
+GETS = PATHS[PATHS.index("/v1/adapters") : -2]
 ODD_BYTES: tuple[bytes, ...] = (
     b"\x01", b"\x1b[31mred\x1b[0m", b"\x7f", b"\t", b"\x85", b"\xff\xfe", b"\xc3\x28",
     b"\xe2\x80\xae",

@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 from jumplora_bench.reliability.siege.judge import fault_of
 from jumplora_bench.reliability.siege.odd_bodies import BODIES
 from jumplora_bench.reliability.siege.odd_changes import CHANGES, KEY
+from jumplora_bench.reliability.siege.odd_dialects import DIALECTS
 from jumplora_bench.reliability.siege.odd_framing import FRAMING
 from jumplora_bench.reliability.siege.odd_heads import HEADS
 from jumplora_bench.reliability.siege.senders import say
 from jumplora_bench.reliability.siege.shot import Kind, Shot
 from jumplora_bench.reliability.siege.wire import Heard, exchange
 
-KINDS: dict[str, Kind] = {**FRAMING, **HEADS, **BODIES, **CHANGES}
+KINDS: dict[str, Kind] = {**FRAMING, **HEADS, **BODIES, **DIALECTS, **CHANGES}
 PROGRESS = 20
 PATIENCE = 30.0
 
@@ -38,7 +39,7 @@ def faults_of(shot: Shot, heard: Heard) -> list[str]:
     faults = []
     for turn, answer in enumerate(heard.answers):
         method = methods[min(turn, len(methods) - 1)]
-        faults.append(fault_of(answer, method, shot.allowed))
+        faults.append(fault_of(answer, method, shot.allowed, shot.form))
     if len(heard.answers) > len(methods):
         extra = heard.answers[len(methods)]
         faults.append(f"more answers than requests: {extra.status} {extra.body[:80]!r}")

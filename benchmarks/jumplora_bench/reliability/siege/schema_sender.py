@@ -20,13 +20,13 @@ from hypothesis.errors import HypothesisException
 from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.core.result import Ok
 
-from jumplora_bench.reliability.siege.judge import fault_of
+from jumplora_bench.reliability.siege.judge import fault_of, form_at
 from jumplora_bench.reliability.siege.senders import say
 from jumplora_bench.reliability.siege.wire import Answer
 
 QUIET_TASK = "dbpedia"
 PATIENCE = 30.0
-_ROUND = 20  # examples of an operation at a time: an operation without fields has but one
+_ROUND = 20  # examples of an operation at a time, at most: one without fields has but one
 _PROGRESS = 20
 
 
@@ -63,7 +63,8 @@ class SchemaSender:
             return
         self.statuses[f"{name}|{answer.status_code}"] += 1
         names = {key.lower(): values[-1] for key, values in answer.headers.items()}
-        wrong = fault_of(Answer(answer.status_code, names, answer.content), case.method)
+        told, form = Answer(answer.status_code, names, answer.content), form_at(case.formatted_path)
+        wrong = fault_of(told, case.method, form=form)
         if wrong is not None:
             say(fault=wrong, case=name, sent=case.as_curl_command()[:600])
 
@@ -73,10 +74,12 @@ def main(url: str, key: str, seed_: int, wanted: int) -> None:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [each.ok() for each in schema.get_all_operations() if isinstance(each, Ok)]
     sender = SchemaSender(url, key, wanted)
+    # Fewer, where all operations would not get their turn otherwise.
+    examples = max(1, min(_ROUND, wanted // (len(operations) * len(GenerationMode))))
     for turn in count():
         before = sender.left
         for operation, mode in product(operations, GenerationMode):
-            run = _examples(sender, operation, mode, seed_ + turn)
+            run = _examples(sender, operation, mode, seed_ + turn, examples)
             try:
                 run()
             except HypothesisException:  # nothing that does not fit, or all of it was seen
@@ -93,10 +96,11 @@ def _examples(
     operation: APIOperation[Any, Any, Any, Any],
     mode: GenerationMode,
     seed_: int,
+    examples: int,
 ) -> Callable[[], None]:
     @seed(seed_)
     @settings(
-        max_examples=_ROUND,
+        max_examples=examples,
         database=None,
         deadline=None,
         phases=(Phase.generate,),

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from jumplora_bench.reliability.siege.judge import Form
 from jumplora_bench.reliability.siege.wire import Ending
 
 TASKS = ("agnews", "subject", "register")
@@ -19,7 +20,7 @@ Headers = Sequence[tuple[str | bytes, str | bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """`methods` has one entry for each answer that is due; `allowed` as the judge takes it.
+    """`methods` has one entry for each answer that is due; `allowed` and `form` are the judge's.
 
     `may_be_cut`: the server may close without an answer that arrives, as its refusal may be lost
     behind bytes that it does not read.
@@ -30,6 +31,7 @@ class Shot:
     allowed: frozenset[int] | None = None
     ending: Ending = "wait"
     may_be_cut: bool = False
+    form: Form | None = None
 
 
 Kind = Callable[[random.Random], Shot]

@@ -18,7 +18,9 @@ from jumplora_adapters.architecture import Architecture
 from jumplora_adapters.network import Site
 from jumplora_server.engine.activations import activate
 from jumplora_server.engine.attention import (
+    DecodeAttention,
     LengthGroup,
+    RowAttention,
     attend_prompts,
     causal_bias,
     masked_bias,
@@ -26,9 +28,8 @@ from jumplora_server.engine.attention import (
     prompt_bias,
 )
 from jumplora_server.engine.cache import Caches, SourceCache
-from jumplora_server.engine.decode_attention import DecodeAttention, NodeAttention, RowAttention
 from jumplora_server.engine.linear import Plan, Projection, make_linear
-from jumplora_server.engine.passes import NodeGroup
+from jumplora_server.engine.passes import NodeAttention, NodeGroup
 from jumplora_server.engine.weights import StoredTensors, stacked, to_dtype
 
 

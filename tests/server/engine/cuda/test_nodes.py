@@ -37,7 +37,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     folder: Path = tmp_path_factory.mktemp("nodes")
-    tiny = tiny_t5(folder, style="v1.0", layers=1, vocab=140, d_model=16, heads=2, d_ff=24, seed=3)
+    tiny = tiny_t5(folder, style="v1.1", layers=1, vocab=140, d_model=16, heads=2, d_ff=24, seed=3)
     return read_backbone(tiny)
 
 
@@ -69,9 +69,9 @@ def gated(backbone: Backbone) -> Adapter:
 
 def lineages_of(runner: TorchRunner, backbone: Backbone) -> list[Lineage]:
     made = {"gated": gated(backbone)}
-    for seed, (name, density) in enumerate({"a": 0.1, "full": 0.9, "lora": 1.0}.items()):
+    for seed, (name, density) in enumerate({"a": 0.3, "full": 0.9, "lora": 1.0}.items()):
         manifest, deltas = random_adapter(
-            backbone, seed=seed, density=density, scale=0.5,
+            backbone, seed=seed, density=density, scale=1.0,
             kind="lowrank" if name == "lora" else "masked",
         )  # fmt: skip
         made[name] = Adapter(manifest, deltas, str(seed) * 64)
@@ -92,7 +92,7 @@ def test_the_kernels_give_the_torch_runners_numbers(backbone: Backbone, dtype: s
         runner = runner_of(backbone, dtype, on_gpu=on_gpu)
         found.append(computed(runner, asked(), lineages_of(runner, backbone)))
         bare = computed(runner, asked(), [()] * len(OPTIONS))
-    slack = 1e-4 if dtype == "float32" else 0.05
+    slack = 1e-4 if dtype == "float32" else 0.25
     for names, mine, other, without in zip(LINEAGES, *found, bare, strict=True):
         assert mine == pytest.approx(other, abs=slack)
         assert not names or mine != pytest.approx(without, abs=2 * slack), "no contrast"
@@ -116,7 +116,7 @@ def test_a_pass_is_computed_as_it_is_alone(backbone: Backbone, dtype: str) -> No
 def test_passes_between_replays_of_a_graph(backbone: Backbone) -> None:
     """A pass is launched eagerly; what the graph reads and writes stays as it is."""
     runner = runner_of(backbone, "float32", on_gpu=True)
-    lineages, told = lineages_of(runner, backbone), []
+    lineages, outputs = lineages_of(runner, backbone), []
     for company in (False, True):
         row = make_sequence((5, 9, 3, EOS), row=6, sampling=Sampling(8, logprobs="chosen"))
         runner.encode([row.encoding], [lineages[1]])
@@ -128,6 +128,6 @@ def test_passes_between_replays_of_a_graph(backbone: Backbone) -> None:
             output = runner.decode([row], [lineages[1]], passes, lineages if company else [])
             assert all(output.passes)
             assert len(output.passes) == len(passes)
-            told.append((output.token_ids, output.logprobs))
+            outputs.append((output.token_ids, output.logprobs))
             row.output.append(output.token_ids[0])
-    assert told[:4] == told[4:]
+    assert outputs[:4] == outputs[4:]

@@ -32,12 +32,12 @@ from jumplora_server.core import (
     Sequence,
     StepOutput,
 )
+from jumplora_server.core import Kernels as EngineKernels
 from jumplora_server.engine.cuda.forms import Resident
 from jumplora_server.engine.cuda.plan import Kernels
 from jumplora_server.engine.cuda.reference import REFERENCE
 from jumplora_server.engine.cuda.runner import MOST_TARGETED, CudaRunner
 from jumplora_server.engine.cuda.slot import DeviceAdapter, on_device
-from jumplora_server.engine.engine import Kernels as EngineKernels
 from jumplora_server.engine.engine import choose_torch_runner
 from jumplora_server.engine.torch_runner import Lineage, TorchRunner
 from jumplora_server.engine.weights import StoredTensors
