@@ -12,17 +12,9 @@ from jumplora_server.api.answering import answer, stream
 from jumplora_server.api.ask import Ask, Caller, Origin, record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.openai.answers import Completion, CompletionChoice, Logprobs
-from jumplora_server.api.openai.generation import (
-    ANSWERS,
-    Given,
-    Head,
-    OpenAiRoute,
-    OpenAiWriter,
-    finish_reason,
-    make_ask,
-    named_task,
-)
+from jumplora_server.api.openai.generation import ANSWERS, Given, OpenAiRoute, make_ask, named_task
 from jumplora_server.api.openai.requests import CompletionRequest
+from jumplora_server.api.openai.writer import Head, OpenAiWriter, finish_reason
 from jumplora_server.api.task_names import TaskHeader
 from jumplora_server.core import Answer, Sampling, Token, TokenEvent
 from jumplora_server.errors import InvalidInput
