@@ -25,6 +25,7 @@ LEFT_OUT = 1e-6
 
 Numbers = NDArray[np.float64]
 _HALVINGS = 60
+_DRAWS = 200
 
 
 def options_digest(prompt: PromptSpec) -> str:
@@ -104,16 +105,23 @@ def fit_temperature(rated: Rated) -> float:
     return 2 / (low + high)
 
 
-def calibration_error(rated: Rated, *, bins: int = BINS) -> float:
+def calibration_error(rated: Rated) -> float:
     """How far the best option's probability is from being right that often, over all rows.
 
-    Expected calibration error: rows are sorted into `bins` of equal width by that probability; the
+    Expected calibration error: rows are sorted into BINS of equal width by that probability; the
     error is the mean distance of a bin's mean probability from its accuracy, weighted by its rows.
     """
-    confidence = rated.values.max(axis=1)
-    bin_of = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(np.int64)
-    surplus = confidence - rated.is_right
-    return float(np.abs(np.bincount(bin_of, weights=surplus, minlength=bins)).sum() / len(surplus))
+    return _error(rated.values.max(axis=1), rated.is_right)
+
+
+def error_by_chance(rated: Rated) -> float:
+    """The error that so many rows show on average where each probability is exactly right.
+
+    Few rows in a bin are seldom right as often as they should be: no calibration measures less.
+    """
+    confidence, random = rated.values.max(axis=1), np.random.default_rng(0)
+    drawn = (random.random(len(confidence)) < confidence for _ in range(_DRAWS))
+    return float(np.mean([_error(confidence, is_right) for is_right in drawn]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +191,12 @@ def calibrated(
         }
     )
     return manifest.model_copy(update={"choices": section}), stale
+
+
+def _error(confidence: Numbers, is_right: NDArray[np.bool_]) -> float:
+    bin_of = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(np.int64)
+    surplus = np.bincount(bin_of, weights=confidence - is_right, minlength=BINS)
+    return float(np.abs(surplus).sum() / len(confidence))
 
 
 def _with_right_ones(rated: Rated) -> Numbers:

@@ -5,6 +5,7 @@ Names, options and messages in an adapter come from the maker of the file.
 
 from __future__ import annotations
 
+import json
 import re
 
 # Characters that move a terminal's cursor, recolour it, reorder what stands there or are not seen:
@@ -15,6 +16,7 @@ _ACTING = re.compile(
     "\u2028-\u202e\u2060-\u2064\u2066-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd"
     "\U00013430-\U00013438\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
 )
+_MAX_VALUE_CHARS = 60
 _KNOWN = {"\n": r"\n", "\t": r"\t", "\r": r"\r"}
 
 
@@ -28,6 +30,14 @@ def shown(text: str, most: int) -> str:
     if len(text) <= most:
         return printable(text)
     return f"{printable(text[:most])}... ({len(text) - most} more characters)"
+
+
+def shown_value(value: object) -> str:
+    """A value of JSON: the beginning of a text, a number, or of others what kind of thing it is."""
+    if not isinstance(value, str | int | float | bool | None) and value not in ([], {}):
+        return f"a {type(value).__name__}"
+    text = json.dumps(value[: _MAX_VALUE_CHARS + 1] if isinstance(value, str) else value)
+    return text if len(text) <= _MAX_VALUE_CHARS else text[:_MAX_VALUE_CHARS] + "..."
 
 
 def _escape(match: re.Match[str]) -> str:

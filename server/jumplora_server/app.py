@@ -22,18 +22,10 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import (
-    adapters,
-    errors,
-    health,
-    kserve,
-    openai,
-    openai_chat,
-    openai_completions,
-    tgi,
-    vllm,
-)
+from jumplora_server.api import adapters, errors, health, kserve, tgi, vllm
 from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
+from jumplora_server.api.openai import chat, completions, models
+from jumplora_server.api.openai.errors import FORMS as OPENAI_FORMS
 from jumplora_server.api.route import add_dialect
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
 from jumplora_server.engine.engine import Engine
@@ -300,10 +292,11 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
         app.router.routes.insert(0, health.document_route(app))
     add_dialect(app, tgi.router)
     add_dialect(app, tgi.compatible)
-    add_dialect(app, openai.router, openai.FORMS)
-    add_dialect(app, openai_completions.router)
-    add_dialect(app, openai_chat.router)
+    add_dialect(app, models.router, OPENAI_FORMS)
+    add_dialect(app, completions.router)
+    add_dialect(app, chat.router)
     add_dialect(app, kserve.router, {"/v2": kserve.KSERVE})
+    add_dialect(app, kserve.inference)
     add_dialect(app, vllm.router, vllm.FORMS)
     app.include_router(adapters.router)
     app.include_router(health.router)

@@ -21,6 +21,7 @@ from jumplora_adapters.calibration import (
     calibration_error,
     confusion,
     coverage,
+    error_by_chance,
     fit_temperature,
     options_digest,
 )
@@ -121,6 +122,17 @@ def test_calibration_error_of_rows_that_are_as_sure_as_they_are_right() -> None:
     rows = drawn(3, 20_000, 2.0)
     assert calibration_error(rows.at(2.0)) < 0.015
     assert calibration_error(rows.at(1.0)) > 0.1
+
+
+def test_the_error_that_few_rows_show_by_chance() -> None:
+    few, many = sure(*[(0.8, True)] * 100), sure(*[(0.8, True)] * 10_000)
+    # One bin: the mean distance of a binomial's share from its mean, nearly a normal one's.
+    for rows, count in ((few, 100), (many, 10_000)):
+        expected = math.sqrt(2 / math.pi * 0.8 * 0.2 / count)
+        assert error_by_chance(rows) == pytest.approx(expected, rel=0.15)
+    assert error_by_chance(sure((1.0, True), (1.0, False))) == 0, "what is certain has no spread"
+    drawn_rows = drawn(5, 500, 1.0).at(1.0)
+    assert calibration_error(drawn_rows) == pytest.approx(error_by_chance(drawn_rows), abs=0.02)
 
 
 def test_coverage() -> None:

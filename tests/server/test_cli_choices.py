@@ -112,6 +112,7 @@ def test_a_calibrated_version_is_published_and_served(served: Served) -> None:
     assert f"calibrated         {before[:12]} in int8, unfolded" in told.stdout
     assert "accuracy           75.00 %" in told.stdout
     assert "calibration error  0.000, before 0.250" in told.stdout
+    assert "error by chance    0.04" in told.stdout, "sqrt(2 / pi * 0.75 * 0.25 / 60) is 0.045"
     assert f"temperature        {GAP / math.log(3):.3f}" in told.stdout
     assert "60/60" in told.stderr
     manifest = manifest_of(served, after)
@@ -209,6 +210,7 @@ def test_how_sure_an_evaluation_found_it(served: Served, tmp_path: Path) -> None
     told = served.evaluate(f"sure@{version}", served.mixed(), "--plot", plot)
     assert "accuracy           75.00 % of the likeliest options" in told.stdout
     assert "calibration error  0.250, not calibrated, temperature 1.000" in told.stdout
+    assert "error by chance    0.000, as so many rows show" in told.stdout
     assert "mass of options    median 0." in told.stdout
     assert "at 95 % right      0.00 % of rows\n" in told.stdout
     assert " 1  no          15    0.00 %  .  15" in told.stdout

@@ -21,11 +21,12 @@ from jumplora_server.api.adapter_status import (
     detail,
     summary,
 )
-from jumplora_server.api.ask import check_task, record_of
+from jumplora_server.api.ask import record_of
 from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.route import JsonRoute
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
+from jumplora_server.api.task_names import check_task
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
 from jumplora_server.errors import AdapterRefused, InvalidInput
 from jumplora_server.publishing import require_served

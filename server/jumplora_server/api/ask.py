@@ -13,11 +13,9 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from jumplora_adapters.errors import TaskIdInvalid
-from jumplora_adapters.manifest import check_task_id
 from jumplora_server import errors
 from jumplora_server.core import AdapterRef, Answer, Wanted
-from jumplora_server.errors import InvalidInput, ServerError
+from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
     from jumplora_server.metrics.tasks import Outcome
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 Scope = Literal["api", "admin"]
 SCOPE_KEY = "jumplora.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
-_VERSION = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 _log = logging.getLogger(__name__)
 
 
@@ -161,27 +158,6 @@ class Result:
     answers: Sequence[Answer]
     prompt_tokens: int
     ranking: Ranking | None = None
-
-
-def check_task(task: str) -> str:
-    """Return a plain task id unchanged. Raises InvalidInput."""
-    try:
-        return check_task_id(task)
-    except TaskIdInvalid as error:
-        raise InvalidInput(str(error), reason="task_id") from error
-
-
-def check_spec(spec: str) -> str:
-    """Return "task" or "task@version" (8 to 64 hex digits) unchanged. Raises InvalidInput."""
-    task, at, version = spec.partition("@")
-    check_task(task)
-    if at and _VERSION.fullmatch(version) is None:
-        raise InvalidInput(
-            f"version {version[:80]!r} is not allowed: after the @ come 8 to 64 of the digits"
-            " 0-9 and a-f, the beginning of a version's digest",
-            reason="task_id",
-        )
-    return spec
 
 
 @dataclass(slots=True)

@@ -69,6 +69,7 @@ class HasDialect(Protocol):
 
     dialect: Dialect
     path_regex: Pattern[str]
+    methods: set[str]
 
 
 def dialect_of(scope: Scope) -> Dialect | None:
@@ -82,6 +83,16 @@ def dialect_of(scope: Scope) -> Dialect | None:
         if route.path_regex.match(scope["path"]) is not None:
             return route.dialect
     return None
+
+
+def generates(scope: Scope) -> bool:
+    """Whether a request is one to generate, answered or refused: by path and by method, so that
+    neither `HEAD /` of a load balancer nor `GET /generate` of a browser is."""
+    routes: Sequence[HasDialect] = getattr(scope["app"].state, "dialect_routes", ())
+    return any(
+        scope["method"] in route.methods and route.path_regex.match(scope["path"]) is not None
+        for route in routes
+    )
 
 
 def form_of(scope: Scope) -> Dialect | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from starlette.types import Scope
 
 from jumplora_adapters import errors as adapter_errors
 from jumplora_adapters.errors import AdapterError
-from jumplora_adapters.printable import shown
+from jumplora_adapters.printable import shown, shown_value
 from jumplora_server import errors
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.dialect import Dialect, Fault, form_of
@@ -29,7 +28,6 @@ from jumplora_server.http.refusal import Refused
 CLIENT_CLOSED_REQUEST = 499  # nginx' number; only the log has a reader for it
 MAX_FAULTS = 5
 NO_OBJECT = "the body must be a JSON object, sent with content-type: application/json"
-_MAX_SHOWN = 60
 _log = logging.getLogger(__name__)
 _MAX_MESSAGE_CHARS = 4096
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -194,16 +192,9 @@ def _fault(fault: Mapping[str, Any]) -> str:
         return NO_OBJECT
     message = str(fault["msg"]).removeprefix("Value error, ")
     tells_itself = kind == "value_error" or "input" not in fault
-    given = "" if tells_itself else _shown(fault["input"])
+    given = "" if tells_itself else f" (given: {shown_value(fault['input'])})"
     name = ".".join(location)
     return f"{name}: {message}{given}" if name else message
-
-
-def _shown(value: object) -> str:
-    if not isinstance(value, str | int | float | bool | None):
-        return f" (given: {type(value).__name__})"
-    text = json.dumps(value[: _MAX_SHOWN + 1] if isinstance(value, str) else value)
-    return f" (given: {text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + '...'})"
 
 
 async def _on_server_error(request: Request, error: Exception) -> Response:

@@ -15,15 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from jumplora_server.api import health
 from jumplora_server.api.answering import answer
-from jumplora_server.api.ask import (
-    Ask,
-    Caller,
-    FieldNames,
-    Origin,
-    Result,
-    check_spec,
-    record_of,
-)
+from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, record_of
 from jumplora_server.api.dialect import Dialect, Fault
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.kserve_schemas import (
@@ -41,8 +33,9 @@ from jumplora_server.api.kserve_schemas import (
     TextInference,
     TextInferred,
 )
+from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import DialectRoute
-from jumplora_server.api.tgi import asked_parameters, choices_asked
+from jumplora_server.api.task_names import HEADER, TaskHeader, check_agreement, check_spec
 from jumplora_server.errors import InvalidInput
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
@@ -271,7 +264,7 @@ class KserveRoute(DialectRoute):
         return handler
 
 
-inference = APIRouter(route_class=KserveRoute)
+inference = APIRouter(prefix="/v2", tags=["kserve"], route_class=KserveRoute)
 
 
 @inference.post("/models/{model_name}/infer", response_model=TextInferred, responses=_ERRORS)
@@ -280,7 +273,7 @@ async def infer(
     services: WithServices,
     model_name: ModelName,
     body: TextInference,
-    x_task_id: str | None = None,
+    x_task_id: TaskHeader = None,
 ) -> Response:
     """Answer a tensor of texts or of whole prompts with one text each."""
     return await _infer(request, services, check_spec(model_name), body, x_task_id)
@@ -297,7 +290,7 @@ async def infer_by_version(
     model_name: ModelName,
     model_version: ModelVersion,
     body: TextInference,
-    x_task_id: str | None = None,
+    x_task_id: TaskHeader = None,
 ) -> Response:
     """The same by one version."""
     spec = check_spec(f"{model_name}@{model_version}")
@@ -307,10 +300,7 @@ async def infer_by_version(
 async def _infer(
     request: Request, services: Services, spec: str, body: TextInference, header: str | None
 ) -> Response:
-    if header is not None and header != spec:
-        raise InvalidInput(f"the path and the header x-task-id disagree: {spec!r} and {header!r}")
+    if header is not None:
+        check_agreement({"the path": spec, HEADER: header})
     ask = to_ask(record_of(request.scope).caller, body, spec)
     return await answer(request, services, ask, KserveWriter(spec, body))
-
-
-router.include_router(inference)

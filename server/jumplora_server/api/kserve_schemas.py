@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from jumplora_server.api.schemas import Parameters, Prompts, Received
+from jumplora_server.api.fields import Prompts, Received
+from jumplora_server.api.parameters import Parameters
 
 BINARY_HEADER = "Inference-Header-Content-Length"  # of the extension for binary tensors
 TRANSPORT = ("content_type", "binary_data_output")  # parameters that say how tensors are sent

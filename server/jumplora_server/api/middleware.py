@@ -30,7 +30,7 @@ from jumplora_server.api.ask import (
     new_record,
     record_of,
 )
-from jumplora_server.api.dialect import dialect_of
+from jumplora_server.api.dialect import generates
 from jumplora_server.api.errors import allowed_methods, server_error_response
 from jumplora_server.errors import Forbidden, ServerError, Unauthorized
 from jumplora_server.services import Services
@@ -95,7 +95,7 @@ class AccessLog:
 def _count(scope: AsgiScope, record: RequestRecord) -> None:
     # Only what never became a sequence: those count themselves when they end.
     outcome = record.outcome
-    if outcome is None or record.counted_by != "middleware" or dialect_of(scope) is None:
+    if outcome is None or record.counted_by != "middleware" or not generates(scope):
         return
     services: Services = scope["app"].state.services
     services.metrics.request_finished(record.task, outcome, None)

@@ -1,169 +1,19 @@
-"""What clients send and get: names, types and fixed bounds. Nothing here acts.
+"""What clients of the server's own routes and of TGI's send and get: names, types and fixed bounds.
 
-Bounds that depend on the settings (token limits, list lengths) are checked where the request is
-admitted; here are those that hold for every server.
+Nothing here acts. Bounds that depend on the settings (token limits, list lengths) are checked where
+the request is admitted; here are those that hold for every server.
 """
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import Annotated, Any, Literal, Self
+import operator
+from functools import partial
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from jumplora_adapters import sampling_bounds as bounds
-from jumplora_server.api.choice_fields import ChoiceInfo, ChoicesGiven, of_choices
-from jumplora_server.api.neutral import Neutral, Temperature
-
-
-class Received(BaseModel):
-    """A part of a request. Unknown fields are refused by name, types are not converted."""
-
-    # A traceback must not show a prompt.
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            unknown = (ascii(str(key)[:64]) for key in value if key not in cls.model_fields)
-            if first := list(islice(unknown, 5)):
-                # Inherited ones, which come first there, matter less.
-                allowed = sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)
-                raise ValueError(
-                    f"unknown field {', '.join(first)}; allowed are {', '.join(allowed)}"
-                )
-        return value
-
-
-def _prompts(value: object) -> object:
-    texts = value if isinstance(value, list) else [value]
-    if not texts:
-        raise ValueError("the list is empty; give at least one string")
-    for index, text in enumerate(texts):
-        where = f"item {index} " if isinstance(value, list) else ""
-        if not isinstance(text, str):
-            raise ValueError(f"{where}must be a string, or the whole a list of strings")
-        if not text:
-            raise ValueError(f"{where}is empty; give at least one character")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{where}is not valid Unicode: half a surrogate pair") from None
-    return value
-
-
-Prompts = Annotated[
-    str | list[str],
-    BeforeValidator(_prompts),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "minLength": 1},
-                {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-            ]
-        }
-    ),
-]
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=bounds.MAX_STOP_CHARS)]
-
-
-def _early_stopping(value: object) -> object:
-    if value is None or isinstance(value, bool) or value == "never":
-        return value
-    raise ValueError('must be true, false or "never"')
-
-
-EarlyStopping = Annotated[bool | Literal["never"] | None, BeforeValidator(_early_stopping)]
-
-
-class Parameters(Neutral, Received):
-    """How to generate. What is not given comes from the adapter's manifest, then the server."""
-
-    max_new_tokens: Annotated[int, bounds.MAX_NEW_TOKENS.field()] | None = None
-    min_new_tokens: Annotated[int, bounds.MIN_NEW_TOKENS.field()] | None = None
-    do_sample: bool | None = Field(
-        default=None,
-        description="default: true if temperature, top_k or top_p is given; false: these and "
-        "typical_p and seed have no effect",
-    )
-    temperature: Temperature | None = Field(default=None, description="0: do_sample is false")
-    top_k: Annotated[int, bounds.TOP_K.field()] | None = None
-    top_p: Annotated[float, bounds.TOP_P.field()] | None = None
-    repetition_penalty: Annotated[float, bounds.REPETITION_PENALTY.field()] | None = None
-    no_repeat_ngram_size: Annotated[int, bounds.NO_REPEAT_NGRAM_SIZE.field()] | None = Field(
-        default=None, description="so many tokens in a row come once only; 0: any may come again"
-    )
-    num_beams: Annotated[int, bounds.NUM_BEAMS.field()] | None = Field(
-        default=None, description="over 1: beam search, which draws nothing and has no stop texts"
-    )
-    length_penalty: Annotated[float, bounds.LENGTH_PENALTY.field()] | None = Field(
-        default=None, description="of beams: over 0 prefers longer answers, below 0 shorter ones"
-    )
-    early_stopping: EarlyStopping = Field(
-        default=None, description="of beams: when the search ends, as in transformers"
-    )
-    n: Annotated[int, bounds.ANSWERS.field()] | None = Field(
-        default=None, description="how many answers; the best one and best_of_sequences"
-    )
-    num_return_sequences: Annotated[int, bounds.ANSWERS.field()] | None = Field(
-        default=None, description="another name of n; with beams at most num_beams"
-    )
-    best_of: Annotated[int, bounds.ANSWERS.field()] | None = Field(
-        default=None, description="how many answers are sampled, of which the n best count"
-    )
-    seed: int | None = Field(
-        default=None,
-        ge=0,
-        le=bounds.MAX_SEED,
-        description="of the first sampled answer; the others have the next ones",
-    )
-    stop: list[StopString] | None = Field(default=None, max_length=bounds.MAX_STOPS)
-    choices: ChoicesGiven = Field(
-        default=None,
-        description="one of these is the answer, and details has the probabilities of all; true: "
-        "the options of the adapter's prompt",
-    )
-    min_probability: float | None = Field(
-        default=None, ge=0, le=1, description="of choices: below it, the best one is not given"
-    )
-    min_mass: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="of choices: nor where all together are less likely than this",
-    )
-    truncate: int | None = Field(
-        default=None, ge=1, le=32768, description="cut the prompt to that many tokens"
-    )
-    details: bool | None = Field(
-        default=None, description="list the tokens with log-probabilities (default: false)"
-    )
-    timeout_ms: int | None = Field(default=None, ge=1, le=3_600_000)
-    adapter_id: str | None = Field(
-        default=None, description="alias of task_id; null yields to a task that is named elsewhere"
-    )
-
-    @model_validator(mode="after")
-    def _need_choices(self) -> Self:
-        for name in ("min_probability", "min_mass"):
-            if self.choices is None and getattr(self, name) is not None:
-                raise ValueError(f"{name} has no effect without choices; leave it out")
-        return self
+from jumplora_server.api.fields import Prompts, Received
+from jumplora_server.api.parameters import Parameters
 
 
 class GenerateRequest(Received):
@@ -237,6 +87,24 @@ _SCORE = Field(
 _PREFILL: list[TokenInfo] = Field(default=[], description="always empty; TGI's clients require it")
 
 
+class ChoiceInfo(BaseModel):
+    """An option and how likely it is: among the options, and as the model has it."""
+
+    text: str
+    probability: float
+    logprob: float | None = Field(
+        description="natural, the end token included; null where it is too small to count"
+    )
+
+
+_IS_NONE = partial(operator.is_, None)  # asked for every answer, so without a frame of Python
+
+
+def _of_choices(description: str) -> Any:
+    """A field of answers with choices, which others do not have."""
+    return Field(default=None, exclude_if=_IS_NONE, description=description)
+
+
 class BestOfSequence(BaseModel):
     """Another answer to the same prompt."""
 
@@ -264,10 +132,10 @@ class Details(BaseModel):
     best_of_sequences: list[BestOfSequence] = Field(
         default=[], description="the other answers that were asked for, the best first"
     )
-    choices: list[ChoiceInfo] | None = of_choices("all options, the likeliest first")
-    mass: float | None = of_choices("how likely it is that an answer is one of the options")
-    temperature: float | None = of_choices("what log-probabilities were divided by")
-    calibrated_by: Literal["manifest", "nothing"] | None = of_choices(
+    choices: list[ChoiceInfo] | None = _of_choices("all options, the likeliest first")
+    mass: float | None = _of_choices("how likely it is that an answer is one of the options")
+    temperature: float | None = _of_choices("what log-probabilities were divided by")
+    calibrated_by: Literal["manifest", "nothing"] | None = _of_choices(
         "where the temperature is from: the adapter's calibration, or nothing and it is 1"
     )
 

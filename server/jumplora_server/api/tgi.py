@@ -1,56 +1,29 @@
 """TGI's dialect, and LoRAX's: what `/`, `/generate` and `/generate_stream` take and answer.
 
 The first dialect, and the one to copy: schemas (here those of `schemas`), `to_ask`, how answers and
-errors are written, the routes.
+errors are written (here `tgi_writer`), the routes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from jumplora_server.api.answering import EventStream, answer, answer_of, stream
-from jumplora_server.api.ask import (
-    Ask,
-    Caller,
-    ChoicesAsked,
-    FieldNames,
-    Origin,
-    Ranking,
-    Result,
-    check_spec,
-    record_of,
-)
-from jumplora_server.api.dialect import Dialect, Fault
-from jumplora_server.api.errors import error_body, fault_of
+from jumplora_server.api.answering import EventStream, answer, stream
+from jumplora_server.api.ask import Ask, Caller, FieldNames, record_of
+from jumplora_server.api.dialect import Dialect
+from jumplora_server.api.errors import PLAIN
 from jumplora_server.api.health import WithServices
+from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import TASK_HEADER, DialectRoute
-from jumplora_server.api.schemas import (
-    Details,
-    ErrorBody,
-    GenerateRequest,
-    GenerateResponse,
-    Parameters,
-    StreamDetails,
-    StreamEvent,
-    TokenInfo,
-)
-from jumplora_server.core import Answer, Sampling, Token, TokenEvent, Wanted
-from jumplora_server.errors import InvalidInput, ServerError, UnknownTask, UnknownVersion
+from jumplora_server.api.schemas import ErrorBody, GenerateRequest, GenerateResponse, StreamEvent
+from jumplora_server.api.task_names import HEADER, TaskHeader, agreed_name, check_spec
+from jumplora_server.api.tgi_writer import COMPATIBLE, TgiWriter
+from jumplora_server.core import Wanted
+from jumplora_server.errors import InvalidInput, UnknownTask, UnknownVersion
 from jumplora_server.services import Services
-
-# Of `parameters`, those that choose tokens; the others are fields of an Ask, or change nothing.
-_OTHERS = frozenset(
-    {
-        "truncate", "details", "timeout_ms", "adapter_id", "choices", "min_probability", "min_mass",
-        "typical_p", "api_token",
-    }
-)  # fmt: skip
-_SAMPLERS = ("temperature", "top_k", "top_p", "seed")
 
 
 def to_ask(
@@ -82,143 +55,11 @@ def to_ask(
     )
 
 
-def choices_asked(parameters: Parameters) -> ChoicesAsked | None:
-    """That one of some options is wanted, if it is."""
-    given = parameters.choices
-    if given is None:
-        return None
-    options = None if given is True else tuple(given)
-    return ChoicesAsked(options, parameters.min_probability, parameters.min_mass)
-
-
-def asked_parameters(parameters: Parameters) -> dict[str, Any]:
-    """The parameters that choose tokens, without those that have no effect beside the others.
-
-    Raises InvalidInput for a typical_p that would have one.
-    """
-    asked = parameters.model_dump(exclude_none=True, exclude=set(_OTHERS))
-    if parameters.temperature == 0:
-        asked["do_sample"] = False
-    if asked.get("do_sample") is False:
-        # Clients of TGI always send do_sample, and some of them the others' defaults with it.
-        asked = {name: value for name, value in asked.items() if name not in _SAMPLERS}
-    elif parameters.typical_p not in (None, 1):
-        raise InvalidInput(
-            "parameters.typical_p: typical decoding is not built here; leave it out or send 1 "
-            "(top_p drops unlikely tokens too), or set do_sample to false"
-        )
-    if asked.get("best_of") == 1 == asked.get("n", asked.get("num_return_sequences", 1)):
-        del asked["best_of"]
-    return asked
-
-
-class TgiWriter:
-    """Answers as TGI writes them; at its route for old clients one answer is a list of one."""
-
-    def __init__(self, ask: Ask, dialect: Dialect | None = None) -> None:
-        self._dialect = dialect or TGI
-        self._is_list = ask.shape == "list" or self._dialect is COMPATIBLE
-
-    def piece(self, origin: Origin, index: int, result: Result) -> str:
-        """An object with the text and its details."""
-        del index
-        best, *others = result.answers
-        details = _details(origin, best, result.prompt_tokens)
-        if others:
-            details["best_of_sequences"] = [
-                {"generated_text": other.text, **_ending(other)} for other in others
-            ]
-        if result.ranking is not None:
-            details |= _ranking(result.ranking)
-        return GenerateResponse(
-            generated_text=best.text, details=Details.model_validate(details)
-        ).model_dump_json()
-
-    def whole(self, origin: Origin, pieces: Sequence[str]) -> str:
-        """A list where a list was given."""
-        del origin
-        return f"[{','.join(pieces)}]" if self._is_list else pieces[0]
-
-    def event(
-        self, origin: Origin, number: int, sampling: Sampling, index: int, event: TokenEvent
-    ) -> bytes:
-        """A token; the last one has the whole text and the details."""
-        del number
-        finish, details = event.finish, None
-        if finish is not None:
-            whole = answer_of(finish, sampling, ())  # all tokens were shown before
-            fields = _details(origin, whole, finish.prompt_tokens)
-            details = StreamDetails.model_validate({**fields, "input_length": finish.prompt_tokens})
-        told = StreamEvent(
-            index=index,
-            token=None if event.token is None else _token(event.token),
-            generated_text=None if finish is None else finish.text,
-            details=details,
-        )
-        return b"data:" + told.model_dump_json().encode() + b"\n\n"
-
-    def ending(self, origin: Origin) -> bytes:
-        """Nothing: the last event says that it is the last."""
-        del origin
-        return b""
-
-    def broken_off(self, error: ServerError) -> bytes:
-        """The error, as an event."""
-        body = self._dialect.error(fault_of(error))
-        return b"data:" + json.dumps(body).encode() + b"\n\n"
-
-
-def _details(origin: Origin, answer: Answer, prompt_tokens: int) -> dict[str, Any]:
-    return {
-        **_ending(answer),
-        "prompt_tokens": prompt_tokens,
-        "task_id": None if origin.ref is None else origin.ref.task,
-        "adapter_version": None if origin.ref is None else origin.ref.version,
-    }
-
-
-def _ranking(ranking: Ranking) -> dict[str, Any]:
-    return {
-        "choices": [option._asdict() for option in ranking.options],
-        "mass": ranking.mass,
-        "temperature": ranking.temperature,
-        "calibrated_by": ranking.calibrated_by,
-    }
-
-
-def _ending(answer: Answer) -> dict[str, Any]:
-    return {
-        "finish_reason": answer.reason.value,
-        "generated_tokens": answer.generated_tokens,
-        "seed": answer.seed,
-        "score": answer.score,
-        "tokens": [_token(token) for token in answer.tokens],
-    }
-
-
-def _token(token: Token) -> TokenInfo:
-    return TokenInfo(id=token.id, text=token.text, logprob=token.logprob, special=token.special)
-
-
-# The types of errors that TGI's clients know, for the codes that they would not.
-_TYPES = {
-    "queue_full": "overloaded",
-    "task_quota": "overloaded",
-    "draining": "overloaded",
-    "input_too_long": "validation",
-}
-
-
-def _typed_error(fault: Fault) -> dict[str, object]:
-    """An error by TGI's type for it. Our own code is then the reason, if it has no other."""
-    body = error_body(fault)
-    if fault.code not in _TYPES:
-        return body
-    return body | {"error_type": _TYPES[fault.code], "reason": fault.reason or fault.code}
-
-
-TGI = Dialect(error_body)
-COMPATIBLE = Dialect(_typed_error)
+_NO_TASK = (
+    'task_id: is missing; name a task, as in {"task_id": "agnews", ...}, '
+    f"or send the header {TASK_HEADER}; for clients that can do neither, start the server "
+    "with JUMPLORA_DEFAULT_TASK"
+)
 
 
 def _given_names(
@@ -229,7 +70,7 @@ def _given_names(
     if path is not None:
         given["the path"] = path
     if header is not None:
-        given[f"the header {TASK_HEADER}"] = header
+        given[HEADER] = header
     for name in ("task_id", "adapter_id", "model"):
         if name in body.model_fields_set:
             given[name] = getattr(body, name)
@@ -250,38 +91,16 @@ def named_task(
     Raises InvalidInput when no place names a task and there is no default, or two places disagree.
     """
     given = _given_names(body, path, header)
-    if not given and default is not None:
-        return check_spec(default)
-    if not given and "adapter_id" in body.parameters.model_fields_set:
+    if not given and default is None and "adapter_id" in body.parameters.model_fields_set:
         return None  # LoRAX's client always sends that null, also when another place names a task
-    if not given:
-        raise InvalidInput(
-            'task_id: is missing; name a task, as in {"task_id": "agnews", ...}, '
-            f"or send the header {TASK_HEADER}; for clients that can do neither, start the server "
-            "with JUMPLORA_DEFAULT_TASK"
-        )
-    _check_agreement(given)
-    spec = next(iter(given.values()))
+    spec = agreed_name(given, default, _NO_TASK)
     return spec if spec is None else check_spec(spec)
-
-
-def _check_agreement(given: Mapping[str, str | None]) -> None:
-    (first_name, first), *others = given.items()
-    for name, value in others:
-        if value != first:
-            raise InvalidInput(
-                f"{first_name} and {name} disagree: {_shown(first)} and {_shown(value)}"
-            )
-
-
-def _shown(value: str | None) -> str:
-    return "null" if value is None else ascii(value[:100])
 
 
 class TgiRoute(DialectRoute):
     """What a TGI client calls."""
 
-    dialect = TGI
+    dialect = PLAIN
     body = GenerateRequest
 
 
@@ -300,7 +119,7 @@ async def _respond(
     path: str | None = None,
     header: str | None,
     is_streamed: bool,
-    dialect: Dialect = TGI,
+    dialect: Dialect = PLAIN,
 ) -> Response:
     """The answer, in one body or in events."""
     task = named_task(body, path=path, header=header, default=services.settings.default_task)
@@ -337,9 +156,6 @@ _STREAM_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _ANSWER = GenerateResponse | list[GenerateResponse]
 
-TaskHeader = Annotated[
-    str | None, Header(alias=TASK_HEADER, description="may carry the task id; must agree")
-]
 TaskPath = Annotated[str, Path(description='"task" or "task@version"')]
 
 router = APIRouter(tags=["generate"], route_class=TgiRoute)

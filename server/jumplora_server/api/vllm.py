@@ -14,14 +14,15 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from starlette.responses import PlainTextResponse, Response
 
 from jumplora_server.api.adapters import publication
-from jumplora_server.api.ask import check_spec, check_task, record_of
+from jumplora_server.api.ask import record_of
+from jumplora_server.api.fields import Received, check_unicode
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.load_folder import LoadFolder
-from jumplora_server.api.openai import OPENAI
-from jumplora_server.api.openai_answers import OpenAiError
+from jumplora_server.api.openai.answers import OpenAiError
+from jumplora_server.api.openai.errors import OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
-from jumplora_server.api.schemas import Received
+from jumplora_server.api.task_names import check_spec, check_task
 from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
@@ -61,15 +62,7 @@ class Version(BaseModel):
     version: str
 
 
-def _unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is not valid Unicode: half a surrogate pair") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_unicode)]
+Text = Annotated[str, AfterValidator(check_unicode)]
 
 
 class TokenizeRequest(Received):

@@ -19,11 +19,13 @@ from jumplora_adapters.cli.output import (
     warn,
 )
 from jumplora_adapters.cli.sources import SPEC_HELP, Source, find_source, open_store
+from jumplora_server.cli.certainty import chance_fact
 from jumplora_server.cli.generate import DEFAULT_SERVER
 from jumplora_server.cli.place import asking
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
+    from jumplora_adapters.calibration import Rated
     from jumplora_adapters.format import Adapter
     from jumplora_adapters.manifest import Calibration, Manifest
     from jumplora_server.evaluation.certainty import Rankings
@@ -135,7 +137,7 @@ def calibrate(
             }
         )
     else:
-        _print(adapter, rankings.logprobs.accuracy, made, written)
+        _print(adapter, rankings.logprobs, made, written)
 
 
 def _check_place(source: Source, store: Path | None, out: Path | None) -> None:
@@ -207,7 +209,9 @@ def _write(
     return _Written(published.digest, {"store": str(store)})
 
 
-def _print(adapter: Adapter, accuracy: float, made: Calibration, written: _Written) -> None:
+def _print(adapter: Adapter, rated: Rated, made: Calibration, written: _Written) -> None:
+    from jumplora_adapters.calibration import error_by_chance
+
     form = "folded ancestors" if made.is_folded else "unfolded"
     (place,) = written.where.values()
     print_facts(
@@ -215,8 +219,9 @@ def _print(adapter: Adapter, accuracy: float, made: Calibration, written: _Writt
             ("task", adapter.manifest.task),
             ("calibrated", f"{short(adapter.digest)} in {made.dtype}, {form}"),
             ("rows", str(made.rows)),
-            ("accuracy", share(accuracy)),
+            ("accuracy", share(rated.accuracy)),
             ("calibration error", f"{made.error:.3f}, before {made.error_before:.3f}"),
+            ("error by chance", chance_fact(error_by_chance(rated.at(made.temperature)))),
             ("temperature", f"{made.temperature:.3f}"),
             ("new version", f"{written.version} in {place}"),
         ]

@@ -31,6 +31,7 @@ def certainty_facts(certainty: Certainty) -> list[tuple[str, str]]:
             "calibration error",
             f"{certainty.calibration_error:.3f}, {by}, temperature {temperatures}",
         ),
+        ("error by chance", chance_fact(certainty.error_by_chance)),
         ("mass of options", f"median {certainty.mass_median:.3f}"),
     ]
     for each in certainty.coverage:
@@ -40,6 +41,11 @@ def certainty_facts(certainty: Certainty) -> list[tuple[str, str]]:
     if certainty.abstained:
         facts.append(("abstained", f"{certainty.abstained} rows"))
     return facts
+
+
+def chance_fact(error: float) -> str:
+    """How low an error can be."""
+    return f"{error:.3f}, as so many rows show where every probability is right"
 
 
 def print_confusion(certainty: Certainty) -> None:

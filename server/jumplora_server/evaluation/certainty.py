@@ -14,6 +14,7 @@ from jumplora_adapters.calibration import (
     calibration_error,
     confusion,
     coverage,
+    error_by_chance,
 )
 from jumplora_adapters.errors import DataError
 from jumplora_server.evaluation.interview import Transcript
@@ -73,13 +74,15 @@ class Rankings:
 class Certainty:
     """What the probabilities of a run are worth.
 
-    `accuracy` is that of the likeliest options, whether the server abstained or not. `confusion`
+    `accuracy` is that of the likeliest options, whether the server abstained or not.
+    `error_by_chance` is the calibration error that the best calibration would show. `confusion`
     has a line for each expected option, a column for each given one, in the order of `options`.
     """
 
     options: tuple[str, ...]
     accuracy: float
     calibration_error: float
+    error_by_chance: float
     temperatures: tuple[float, ...]
     calibrated_by: Literal["manifest", "nothing"]
     mass_median: float
@@ -95,6 +98,7 @@ class Certainty:
             options=rankings.options,
             accuracy=rated.accuracy,
             calibration_error=calibration_error(rated),
+            error_by_chance=error_by_chance(rated),
             temperatures=rankings.temperatures,
             calibrated_by=rankings.calibrated_by,
             mass_median=statistics.median(rankings.masses),

@@ -125,7 +125,7 @@ class Scheduler:
         if not self._groups and not self._walks:
             return Batch(tuple(admitted), tuple(rows))
         groups = self._groups.values()
-        others = self._groups.keys() | self._walks.ids()
+        others = self._groups.keys() | self._walks.keys()
         rows = [sequence for sequence in rows if sequence.id not in others]
         rows += [member for group in groups for member in group.members]
         copies = [copy for group in groups for copy in group.take_copies()]
@@ -331,7 +331,7 @@ class Scheduler:
 
     def _walk_on(self, done: Pass, logprobs: Rows[Rows[float]], now: float) -> None:
         """Take what a pass found; end the sequence where nothing is left that counts."""
-        sequence, walk = done.sequence, self._walks.of(done.sequence)
+        sequence, walk = self._walks[done.sequence.id]
         if sequence.first_token is None:
             sequence.first_token = now
         self._line.charge(sequence, len(done.nodes) * token_cost(sequence))
@@ -359,7 +359,7 @@ class Scheduler:
         """The one way out: free what the sequence holds and make its terminal event."""
         del self._known[sequence.id]
         self._texts.pop(sequence.id, None)
-        self._walks.discard(sequence.id)
+        self._walks.pop(sequence.id, None)
         group = self._groups.pop(sequence.id, None)
         rows = (sequence.row,) if group is None else group.rows
         if self._rows.get(rows[0]) is sequence:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence as Rows
-from collections.abc import Set
 
 from jumplora_server.core import Choices, Pass, Sequence
 
@@ -105,49 +104,36 @@ class Walk:
         return math.pow(count, 1 - 1 / temperature) * math.exp(bound / temperature)
 
 
-class Walks:
-    """Those of the sequences that run and have choices. They take turns, so that a trie of many
-    passes holds up no others."""
+class Walks(dict[int, tuple[Sequence, Walk]]):
+    """Those of the sequences that run and have choices, by id, who is next first.
+
+    They take turns, so that a trie of many passes holds up no others.
+    """
 
     def __init__(self, most: int) -> None:
         """`most`: nodes of all passes of a step."""
+        super().__init__()
         self._most = most
-        self._walks: dict[int, tuple[Sequence, Walk]] = {}  # by sequence id, who is next first
-
-    def __len__(self) -> int:
-        return len(self._walks)
-
-    def ids(self) -> Set[int]:
-        """Of their sequences."""
-        return self._walks.keys()
 
     def begin(self, sequence: Sequence) -> None:
         """For a sequence that got its row."""
         assert sequence.sampling.choices is not None
-        self._walks[sequence.id] = (sequence, Walk(sequence.sampling.choices, self._most))
-
-    def discard(self, sequence_id: int) -> None:
-        """The sequence ended, if it had choices."""
-        self._walks.pop(sequence_id, None)
-
-    def of(self, sequence: Sequence) -> Walk:
-        """That of a running sequence."""
-        return self._walks[sequence.id][1]
+        self[sequence.id] = (sequence, Walk(sequence.sampling.choices, self._most))
 
     def next_passes(self) -> tuple[Pass, ...]:
         """One for as many sequences as a step computes; at least one where there are any."""
         passes: list[Pass] = []
         left = self._most
-        for sequence, walk in self._walks.values():
+        for sequence, walk in self.values():
             if len(walk.nodes) > left:  # not passed over: large ones would starve
                 break
             left -= len(walk.nodes)
             passes.append(Pass(sequence, walk.trie, walk.nodes))
         for each in passes:
-            self._walks[each.sequence.id] = self._walks.pop(each.sequence.id)
+            self[each.sequence.id] = self.pop(each.sequence.id)
         return tuple(passes)
 
     def waiting(self, passes: Rows[Pass]) -> list[Sequence]:
         """Those that have none of a step's passes."""
         served = {each.sequence.id for each in passes}
-        return [sequence for sequence, _ in self._walks.values() if sequence.id not in served]
+        return [sequence for sequence, _ in self.values() if sequence.id not in served]

@@ -168,8 +168,9 @@ def test_writing_needs_the_admin_key(tmp_path_factory: pytest.TempPathFactory) -
         assert http.delete("/v1/adapters/alpha", headers=admin).status_code == 404
         body = {"task_id": "alpha", "inputs": "x"}
         assert http.post("/generate", json=body).status_code == 401
+        assert http.post("/v2/models/alpha/infer", json=body).status_code == 401
         assert http.post("/generate", json=body, headers=api).status_code == 404
-        told = {"client_auth": 1, "client_unknown_task": 1}
+        told = {"client_auth": 2, "client_unknown_task": 1}
         wait_for(lambda: site.outcomes("_unknown") == told)
 
 

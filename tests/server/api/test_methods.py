@@ -9,7 +9,7 @@ import pytest
 
 from jumplora_server.api.health import PROBES
 from raw_http import RawClient
-from serving import ADMIN_KEY, Site, connected, make_site
+from serving import ADMIN_KEY, Site, connected, make_site, wait_for
 
 GET_PATHS = [
     *sorted(PROBES), "/", "/v1/adapters", "/v1/adapters/alpha", "/v1/adapters/unknown", "/v2",
@@ -45,6 +45,15 @@ def test_head_is_get_without_the_body(http: httpx.Client, path: str) -> None:
 @pytest.mark.parametrize("path", sorted(PROBES))
 def test_a_balancer_may_ask_by_head(http: httpx.Client, path: str) -> None:
     assert http.head(path).status_code == 200
+
+
+def test_only_what_asks_to_generate_is_counted(http: httpx.Client, site: Site) -> None:
+    for path in ("/", "/generate", "/v1/chat/completions", "/v2/models/alpha/infer"):
+        for method in ("GET", "HEAD", "OPTIONS", "PUT"):
+            http.request(method, path)
+        http.post(path, content=b"{")
+    wait_for(lambda: sum(site.outcomes("_unknown").values()) >= 4)
+    assert site.outcomes("_unknown") == {"client_invalid": 4}
 
 
 @pytest.mark.parametrize(

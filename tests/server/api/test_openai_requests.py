@@ -17,11 +17,12 @@ from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
 from jumplora_server.api.ask import ANYBODY
 from jumplora_server.api.errors import server_error_response, validation_message
-from jumplora_server.api.intake import make_wishes
-from jumplora_server.api.openai import FORMS
-from jumplora_server.api.openai_completions import to_ask
-from jumplora_server.api.openai_fields import Ignored, Neutral
-from jumplora_server.api.openai_schemas import ChatRequest, CompletionRequest, OpenAiRequest
+from jumplora_server.api.neutral import Neutral
+from jumplora_server.api.openai.completions import to_ask
+from jumplora_server.api.openai.errors import FORMS
+from jumplora_server.api.openai.fields import Ignored
+from jumplora_server.api.openai.requests import ChatRequest, CompletionRequest, OpenAiRequest
+from jumplora_server.api.wishes import make_wishes
 from jumplora_server.core import Sampling
 from jumplora_server.errors import QueueFull, ServerError
 from serving import Site, connected, make_site
@@ -112,7 +113,7 @@ def test_neutral_values_are_taken_and_others_refused(
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, name)
     assert error["message"].startswith(f"{name}: ")
-    assert "not built here: leave it out" in error["message"]
+    assert "; leave it out, or give " in error["message"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -132,9 +133,9 @@ def test_what_has_no_effect_may_be_anything(http: httpx.Client, path: str) -> No
     [
         ("/v1/completions", {"echo": True}, "echo", "true was given"),
         ("/v1/completions", {"suffix": "x"}, "suffix", '"x" was given'),
-        ("/v1/completions", {"logit_bias": {"5": 1}}, "logit_bias", "leave it out or give {}"),
+        ("/v1/completions", {"logit_bias": {"5": 1}}, "logit_bias", "leave it out, or give {}"),
         ("/v1/completions", {"presence_penalty": 0.5}, "presence_penalty", "repetition_penalty"),
-        ("/v1/completions", {"use_beam_search": True}, "use_beam_search", "give num_beams"),
+        ("/v1/completions", {"use_beam_search": True}, "use_beam_search", "num_beams asks"),
         ("/v1/completions", {"prompt": [1, 2]}, "prompt", "token ids are not taken"),
         ("/v1/completions", {"prompt": [[1], [2]]}, "prompt", "token ids are not taken"),
         ("/v1/completions", {"prompt": ""}, "prompt", "is empty"),

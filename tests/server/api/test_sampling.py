@@ -13,9 +13,10 @@ from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.sampling_bounds import RANGES, find_out_of_bounds
 from jumplora_server.api.ask import ANYBODY
-from jumplora_server.api.intake import Wishes, make_wishes
-from jumplora_server.api.schemas import GenerateRequest, Parameters
+from jumplora_server.api.parameters import Parameters
+from jumplora_server.api.schemas import GenerateRequest
 from jumplora_server.api.tgi import to_ask
+from jumplora_server.api.wishes import Wishes, make_wishes
 from jumplora_server.core import DEFAULT_NEW_TOKENS, Beams, EngineLimits, Sampling
 from jumplora_server.errors import InvalidInput
 

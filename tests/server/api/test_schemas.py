@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jumplora_server.api.errors import validation_message
-from jumplora_server.api.schemas import GenerateRequest, Parameters
+from jumplora_server.api.parameters import Parameters
+from jumplora_server.api.schemas import GenerateRequest
 
 
 def refusal(body: Any) -> str:
@@ -47,9 +48,9 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("max_new_tokens", 1.5, "integer"),
     ("min_new_tokens", -1, "greater than or equal to 0"),
     ("do_sample", 1, "valid boolean"),
-    ("temperature", 0.001, "greater than or equal to 0.01"),
+    ("temperature", 0.001, "0 or 0.01 to 100 is allowed"),
     ("temperature", False, "valid number"),
-    ("temperature", 101, "less than or equal to 100"),
+    ("temperature", 101, "0 or 0.01 to 100 is allowed"),
     ("temperature", float("nan"), "finite number"),
     ("temperature", float("inf"), "finite number"),
     ("top_k", 0, "greater than or equal to 1"),

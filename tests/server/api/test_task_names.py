@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jumplora_server.api.ask import check_spec, check_task
 from jumplora_server.api.schemas import GenerateRequest
+from jumplora_server.api.task_names import check_spec, check_task
 from jumplora_server.api.tgi import named_task
 from jumplora_server.errors import InvalidInput
 

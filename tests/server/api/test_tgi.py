@@ -11,9 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from jumplora_server.api.errors import fault_of
-from jumplora_server.api.neutral import Neutral
-from jumplora_server.api.schemas import Parameters
-from jumplora_server.api.tgi import COMPATIBLE
+from jumplora_server.api.parameters import NeutralParameters, Parameters
+from jumplora_server.api.tgi_writer import COMPATIBLE
 from jumplora_server.errors import (
     Draining,
     GenerationFailed,
@@ -162,13 +161,13 @@ def test_what_is_not_built_is_refused_by_name(http: httpx.Client, name: str, val
     told = answer.json()
     assert (answer.status_code, told["error_type"]) == (422, "validation")
     assert told["error"].startswith(f"parameters.{name}: ")
-    assert "leave it out, or send " in told["error"] or name == "typical_p"
+    assert "leave it out, or give " in told["error"] or name == "typical_p"
 
 
 def test_every_field_that_asks_for_nothing_is_in_the_tables() -> None:
-    assert set(Neutral.model_fields) == {*NOT_BUILT, "api_token"}
+    assert set(NeutralParameters.model_fields) == {*NOT_BUILT, "api_token"}
     sent = {name for given in NOTHING_ASKED.values() for name in given}
-    assert set(Neutral.model_fields) <= sent <= set(Parameters.model_fields)
+    assert set(NeutralParameters.model_fields) <= sent <= set(Parameters.model_fields)
 
 
 def test_a_neutral_value_is_documented(site: Site) -> None:

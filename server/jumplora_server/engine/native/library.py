@@ -17,7 +17,7 @@ from jumplora_server.engine.native.build import library_path
 from jumplora_server.engine.native.layout import Op, Step
 
 # Counted up in src/support.cpp and here when structures, kinds, operands or packings change.
-ABI = 14
+ABI = 15
 
 NEEDS: Final[Mapping[InstructionSet, str]] = {
     "avx512": "AVX-512 with its VNNI",

@@ -62,7 +62,8 @@ class NativeT5:
         widest = max(config.d_model, inner, config.d_ff)
         lanes = max(capacity + LANES * rows, LANES * together)
         self._scratch = _buffer(max(capacity * (widest + 7), lanes * widest))
-        self.logits = _buffer(together, config.vocab_size)
+        # Not written here: rows that no step has had cost no memory.
+        self.logits = roomy((together, config.vocab_size), torch.float32)
         self.highest = torch.zeros(together)
         self.best = torch.zeros(together, dtype=torch.int64)
         self.logprobs = torch.zeros(together, dtype=torch.float64)

@@ -46,7 +46,7 @@ bool is_supported() {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) int jl_abi() { return 14; }  // ABI in library.py
+extern "C" __attribute__((visibility("default"))) int jl_abi() { return 15; }  // ABI in library.py
 
 // Whether this processor has what the kernels were compiled for.
 extern "C" __attribute__((visibility("default"))) int jl_supported() { return is_supported(); }

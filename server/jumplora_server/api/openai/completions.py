@@ -11,19 +11,19 @@ from starlette.responses import Response
 from jumplora_server.api.answering import answer, stream
 from jumplora_server.api.ask import Ask, Caller, Origin, record_of
 from jumplora_server.api.health import WithServices
-from jumplora_server.api.openai_answers import Completion, CompletionChoice, Logprobs
-from jumplora_server.api.openai_generation import (
+from jumplora_server.api.openai.answers import Completion, CompletionChoice, Logprobs
+from jumplora_server.api.openai.generation import (
     ANSWERS,
     Given,
     Head,
     OpenAiRoute,
     OpenAiWriter,
-    TaskHeader,
     finish_reason,
     make_ask,
     named_task,
 )
-from jumplora_server.api.openai_schemas import CompletionRequest
+from jumplora_server.api.openai.requests import CompletionRequest
+from jumplora_server.api.task_names import TaskHeader
 from jumplora_server.core import Answer, Sampling, Token, TokenEvent
 from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services
@@ -113,5 +113,4 @@ async def completions(
     task = named_task(services, body.model, x_task_id)
     ask = to_ask(services, record_of(request.scope).caller, task, body)
     writer = CompletionWriter(body, Head.of(request, "cmpl", body.model or task))
-    work = stream if body.stream else answer
-    return await work(request, services, ask, writer)
+    return await (stream if body.stream else answer)(request, services, ask, writer)

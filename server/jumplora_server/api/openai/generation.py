@@ -9,25 +9,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from fastapi import Header, Request
+from fastapi import Request
 from pydantic import BaseModel
 
 from jumplora_server.api.answering import EventStream
-from jumplora_server.api.ask import (
-    Ask,
-    Caller,
-    ChoicesAsked,
-    FieldNames,
-    Origin,
-    Result,
-    check_spec,
-    record_of,
-)
+from jumplora_server.api.ask import Ask, Caller, ChoicesAsked, FieldNames, Origin, Result, record_of
 from jumplora_server.api.errors import fault_of
-from jumplora_server.api.openai import OPENAI, error_object
-from jumplora_server.api.openai_answers import (
+from jumplora_server.api.openai.answers import (
     ChatChoice,
     CompletionChoice,
     FinishReason,
@@ -35,11 +25,13 @@ from jumplora_server.api.openai_answers import (
     Usage,
     ranking_info,
 )
-from jumplora_server.api.openai_schemas import OpenAiRequest
-from jumplora_server.api.route import TASK_HEADER, DialectRoute
+from jumplora_server.api.openai.errors import OPENAI, error_object
+from jumplora_server.api.openai.requests import OpenAiRequest
+from jumplora_server.api.route import DialectRoute
+from jumplora_server.api.task_names import HEADER, agreed_name, check_known_spec, is_backbone
 from jumplora_server.core import Answer, Finish
 from jumplora_server.core import FinishReason as Reason
-from jumplora_server.errors import InvalidInput, ServerError, UnknownTask
+from jumplora_server.errors import InvalidInput, ServerError
 from jumplora_server.services import Services
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -49,9 +41,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     },
     **{status: {"model": OpenAiError} for status in (400, 401, 403, 404, 415, 429, 500, 503, 504)},
 }
-TaskHeader = Annotated[
-    str | None, Header(alias=TASK_HEADER, description="may carry the task; must agree with model")
-]
+_NO_MODEL = 'model: is missing; name a task, as in {"model": "agnews"}. GET /v1/models lists them'
 _FINISH_REASONS: Mapping[Reason, FinishReason] = {
     Reason.EOS_TOKEN: "stop",
     Reason.STOP_SEQUENCE: "stop",
@@ -76,23 +66,11 @@ def named_task(services: Services, model: str | None, header: str | None) -> str
 
     Raises InvalidInput, and UnknownTask for what cannot be a task's name.
     """
-    if model is not None and header is not None and model != header:
-        raise InvalidInput(
-            f"model: {model[:100]!a} was given, but {header[:100]!a} in the header {TASK_HEADER}; "
-            "give one of them"
-        )
-    spec = header if model is None else model
-    spec = services.settings.default_task if spec is None else spec
-    if spec is None:
-        raise InvalidInput(
-            'model: is missing; name a task, as in {"model": "agnews"}. GET /v1/models lists them'
-        )
-    if spec == services.served_name and not services.residency.knows(spec):
-        return services.settings.base_name
-    try:
-        return check_spec(spec)
-    except InvalidInput as error:
-        raise UnknownTask(error.message) from error
+    given = {
+        place: name for place, name in (("model", model), (HEADER, header)) if name is not None
+    }
+    spec = agreed_name(given, services.settings.default_task, _NO_MODEL)
+    return services.settings.base_name if is_backbone(services, spec) else check_known_spec(spec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jumplora_server.api.fields import check_unicode
+
 MESSAGES: dict[str, Any] = {
     "type": "array",
     "minItems": 1,
@@ -84,11 +86,7 @@ def _text_of(content: object) -> str:
         raise ValueError("content must be a string, or a list of text parts")
     if not whole:
         raise ValueError("content is empty; give at least one character")
-    try:
-        whole.encode()
-    except UnicodeEncodeError:
-        raise ValueError("content is not valid Unicode: half a surrogate pair") from None
-    return whole
+    return check_unicode(whole, "content ")
 
 
 def _part(part: object) -> str:

@@ -12,20 +12,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from jumplora_adapters import sampling_bounds as bounds
-from jumplora_server.api.openai_fields import (
-    Choice,
-    Ignored,
-    Neutral,
-    Never,
-    NoPenalty,
-    Share,
-    Stop,
-    Temperature,
-    TextPrompts,
-    TopK,
-)
-from jumplora_server.api.openai_messages import MESSAGES, user_text
-from jumplora_server.api.schemas import EarlyStopping, Received
+from jumplora_server.api.fields import EarlyStopping, Received, Share, Temperature
+from jumplora_server.api.neutral import Neutral, NoPenalty
+from jumplora_server.api.openai.fields import Choice, Ignored, Never, Stop, TextPrompts, TopK
+from jumplora_server.api.openai.messages import MESSAGES, user_text
 
 
 class Asked(Received):
@@ -73,9 +63,9 @@ class OpenAiRequest(Asked):
     stream_options: StreamOptions | None = None
     presence_penalty: NoPenalty = None
     frequency_penalty: NoPenalty = None
-    logit_bias: Annotated[Any, Neutral({})] = None
+    logit_bias: Annotated[None, Neutral({})] = None
     response_format: Annotated[
-        Any, Neutral({"type": "text"}, instead="leave it out, or use structured_outputs.choice")
+        None, Neutral({"type": "text"}, why="only structured_outputs.choice is built here")
     ] = None
 
     # vLLM's
@@ -90,21 +80,19 @@ class OpenAiRequest(Asked):
     truncate_prompt_tokens: int | None = Field(
         default=None, ge=-1, le=32768, description="-1: to as many as are allowed"
     )
-    use_beam_search: Annotated[Any, Neutral(False, instead="leave it out, and give num_beams")] = (
-        None
-    )
-    min_p: Annotated[Any, Neutral(0)] = None
+    use_beam_search: Annotated[None, Neutral(False, why="num_beams asks for beams here")] = None
+    min_p: Annotated[None, Neutral(0)] = None
     ignore_eos: Never = None
     include_stop_str_in_output: Never = None
     return_token_ids: Never = None
     return_tokens_as_token_ids: Never = None
-    skip_special_tokens: Annotated[Any, Neutral(True)] = None
-    add_special_tokens: Annotated[Any, Neutral(True)] = None
-    stop_token_ids: Annotated[Any, Neutral([])] = None
-    bad_words: Annotated[Any, Neutral([])] = None
-    allowed_token_ids: Annotated[Any, Neutral()] = None
-    logits_processors: Annotated[Any, Neutral([])] = None
-    prompt_logprobs: Annotated[Any, Neutral()] = None
+    skip_special_tokens: Annotated[None, Neutral(True)] = None
+    add_special_tokens: Annotated[None, Neutral(True)] = None
+    stop_token_ids: Annotated[None, Neutral([])] = None
+    bad_words: Annotated[None, Neutral([])] = None
+    allowed_token_ids: Annotated[None, Neutral()] = None
+    logits_processors: Annotated[None, Neutral([])] = None
+    prompt_logprobs: Annotated[None, Neutral()] = None
 
     # ours
     min_probability: Share | None = Field(
@@ -139,7 +127,7 @@ class CompletionRequest(OpenAiRequest):
     prompt: TextPrompts
     logprobs: int | None = Field(default=None, ge=0, description="0 or 1: those of the answer")
     echo: Never = None
-    suffix: Annotated[Any, Neutral("")] = None
+    suffix: Annotated[None, Neutral("")] = None
 
 
 class ChatRequest(OpenAiRequest):
@@ -151,20 +139,20 @@ class ChatRequest(OpenAiRequest):
     )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0)
-    tools: Annotated[Any, Neutral([])] = None
-    tool_choice: Annotated[Any, Neutral("none", "auto")] = None
-    functions: Annotated[Any, Neutral([])] = None
-    function_call: Annotated[Any, Neutral("none", "auto")] = None
-    modalities: Annotated[Any, Neutral(["text"])] = None
-    audio: Annotated[Any, Neutral()] = None
-    moderation: Annotated[Any, Neutral()] = None
-    web_search_options: Annotated[Any, Neutral()] = None
-    reasoning_effort: Annotated[Any, Neutral("none")] = None
-    verbosity: Annotated[Any, Neutral("medium")] = None
-    add_generation_prompt: Annotated[Any, Neutral(True)] = None
+    tools: Annotated[None, Neutral([])] = None
+    tool_choice: Annotated[None, Neutral("none", "auto")] = None
+    functions: Annotated[None, Neutral([])] = None
+    function_call: Annotated[None, Neutral("none", "auto")] = None
+    modalities: Annotated[None, Neutral(["text"])] = None
+    audio: Annotated[None, Neutral()] = None
+    moderation: Annotated[None, Neutral()] = None
+    web_search_options: Annotated[None, Neutral()] = None
+    reasoning_effort: Annotated[None, Neutral("none")] = None
+    verbosity: Annotated[None, Neutral("medium")] = None
+    add_generation_prompt: Annotated[None, Neutral(True)] = None
     continue_final_message: Never = None
-    chat_template: Annotated[Any, Neutral()] = None
-    chat_template_kwargs: Annotated[Any, Neutral({})] = None
-    documents: Annotated[Any, Neutral([])] = None
+    chat_template: Annotated[None, Neutral()] = None
+    chat_template_kwargs: Annotated[None, Neutral({})] = None
+    documents: Annotated[None, Neutral([])] = None
     parallel_tool_calls: Ignored = None
     prediction: Ignored = None

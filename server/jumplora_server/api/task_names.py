@@ -1,0 +1,85 @@
+"""How a request names its task: what a name may be, and that all places which give one agree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+from fastapi import Header
+
+from jumplora_adapters.errors import TaskIdInvalid
+from jumplora_adapters.manifest import check_task_id
+from jumplora_server.api.route import TASK_HEADER
+from jumplora_server.errors import InvalidInput, UnknownTask
+from jumplora_server.services import Services
+
+HEADER = f"the header {TASK_HEADER}"
+TaskHeader = Annotated[
+    str | None,
+    Header(alias=TASK_HEADER, description="may carry the task; must agree with what names it too"),
+]
+_VERSION = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+Name = TypeVar("Name", bound="str | None")
+
+
+def check_task(task: str) -> str:
+    """Return a plain task id unchanged. Raises InvalidInput."""
+    try:
+        return check_task_id(task)
+    except TaskIdInvalid as error:
+        raise InvalidInput(str(error), reason="task_id") from error
+
+
+def check_spec(spec: str) -> str:
+    """Return "task" or "task@version" (8 to 64 hex digits) unchanged. Raises InvalidInput."""
+    task, at, version = spec.partition("@")
+    check_task(task)
+    if at and _VERSION.fullmatch(version) is None:
+        raise InvalidInput(
+            f"version {version[:80]!r} is not allowed: after the @ come 8 to 64 of the digits"
+            " 0-9 and a-f, the beginning of a version's digest",
+            reason="task_id",
+        )
+    return spec
+
+
+def check_known_spec(spec: str) -> str:
+    """The same, where no task can have another name. Raises UnknownTask."""
+    try:
+        return check_spec(spec)
+    except InvalidInput as error:
+        raise UnknownTask(error.message) from error
+
+
+def agreed_name(given: Mapping[str, Name], default: str | None, missing: str) -> Name | str:
+    """The name that all of the given places have; `default` where none gives one.
+
+    Raises InvalidInput where two disagree, and with the text `missing` where there is no default.
+    """
+    if not given:
+        if default is None:
+            raise InvalidInput(missing)
+        return default
+    check_agreement(given)
+    return next(iter(given.values()))
+
+
+def check_agreement(given: Mapping[str, str | None]) -> None:
+    """Raise InvalidInput where two of the given places disagree. There is at least one."""
+    (first_place, first), *others = given.items()
+    for place, name in others:
+        if name != first:
+            raise InvalidInput(
+                f"{first_place}: {_shown(first)} disagrees with {_shown(name)} in {place}; "
+                "give one of them"
+            )
+
+
+def _shown(name: str | None) -> str:
+    return "null" if name is None else ascii(name[:100])
+
+
+def is_backbone(services: Services, name: str) -> bool:
+    """Whether the backbone is called by the name that it is served by, which no task has."""
+    return name == services.served_name and not services.residency.knows(name)
