@@ -58,10 +58,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How errors look, whatever they are of. `statuses` replaces the server's HTTP statuses."""
+    """How errors look, whatever they are of. `statuses` has HTTP statuses of its own, by the
+    server's code."""
 
     error: Callable[[Fault], Mapping[str, object]]
-    statuses: Mapping[int, int] = field(default_factory=dict)
+    statuses: Mapping[str, int] = field(default_factory=dict)
 
 
 class HasDialect(Protocol):

@@ -118,7 +118,7 @@ def error_response(
 ) -> Response:
     """An error in the form of the route that the request is for."""
     form = form_of(scope) or PLAIN
-    fault = Fault(form.statuses.get(status, status), code, shown_message(message), reason)
+    fault = Fault(form.statuses.get(code, status), code, shown_message(message), reason)
     return JSONResponse(form.error(fault), status_code=fault.status, headers=headers)
 
 
@@ -131,9 +131,9 @@ def error_body(fault: Fault) -> dict[str, object]:
 PLAIN = Dialect(error_body)
 
 
-def fault_of(error: ServerError, statuses: Mapping[int, int] | None = None) -> Fault:
+def fault_of(error: ServerError, statuses: Mapping[str, int] | None = None) -> Fault:
     """What a stream that began well says of its end."""
-    status = (statuses or {}).get(error.status, error.status)
+    status = (statuses or {}).get(error.code, error.status)
     return Fault(status, error.code, shown_message(error.message), error.reason)
 
 

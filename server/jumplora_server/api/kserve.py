@@ -35,7 +35,13 @@ from jumplora_server.api.kserve_schemas import (
 )
 from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import DialectRoute
-from jumplora_server.api.task_names import HEADER, TaskHeader, check_agreement, check_spec
+from jumplora_server.api.task_names import (
+    HEADER,
+    TaskHeader,
+    check_agreement,
+    check_spec,
+    is_backbone,
+)
 from jumplora_server.errors import InvalidInput
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
@@ -48,7 +54,7 @@ def _error(fault: Fault) -> dict[str, object]:
     return {"error": fault.message}
 
 
-KSERVE = Dialect(_error, statuses={422: 400})
+KSERVE = Dialect(_error, statuses={"validation": 400})
 
 
 def to_ask(caller: Caller, body: TextInference, task: str | None) -> Ask:
@@ -233,7 +239,8 @@ def _model_ready(request: Request, services: Services, spec: str) -> Response:
 def _is_base(request: Request, services: Services, spec: str) -> bool:
     """Whether the bare backbone is meant. Raises UnknownTask for a task of others."""
     record, task = record_of(request.scope), spec.partition("@")[0]
-    if spec == services.settings.base_name and services.settings.allow_base == "yes":
+    is_named = spec == services.settings.base_name or is_backbone(services, spec)
+    if is_named and services.settings.allow_base == "yes":
         record.task = None
         return True
     record.task = task
@@ -302,5 +309,6 @@ async def _infer(
 ) -> Response:
     if header is not None:
         check_agreement({"the path": spec, HEADER: header})
-    ask = to_ask(record_of(request.scope).caller, body, spec)
+    task = services.settings.base_name if is_backbone(services, spec) else spec
+    ask = to_ask(record_of(request.scope).caller, body, task)
     return await answer(request, services, ask, KserveWriter(spec, body))

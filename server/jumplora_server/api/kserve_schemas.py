@@ -109,6 +109,8 @@ class TextInference(Received):
 
     @model_validator(mode="after")
     def _check_outputs(self) -> Self:
+        if len({*self.wanted}) < len(self.wanted):
+            raise ValueError("outputs: one is listed twice; list each once")
         if "probability" in self.wanted and self.parameters.choices is None:
             raise ValueError("outputs: probability is an output of requests with choices only")
         return self

@@ -132,8 +132,10 @@ def add_dialect(
     """Serve a dialect's routes; what is refused before it finds its route is still theirs.
 
     `forms` says in which dialect's form the errors of all paths below a prefix are, routes or none;
-    None is the server's own.
+    None is the server's own. Raises ValueError for a router that holds another one.
     """
+    if not all(isinstance(route, APIRoute) for route in router.routes):
+        raise ValueError("a dialect's router cannot hold another one: add each by itself")
     app.include_router(router)
     known: tuple[DialectRoute, ...] = getattr(app.state, "dialect_routes", ())
     generating = (route for route in router.routes if isinstance(route, DialectRoute))

@@ -24,6 +24,7 @@ from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
 from jumplora_server.api.task_names import check_spec, check_task
 from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput
+from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -175,9 +176,9 @@ async def version() -> Version:
 
 
 @router.post("/tokenize", response_model=Tokenized | list[TokenOfText], responses=_ERRORS)
-async def tokenize(services: WithServices, body: TokenizeRequest) -> Response:
+async def tokenize(request: Request, services: WithServices, body: TokenizeRequest) -> Response:
     """The tokens of a whole prompt, as the encoder gets them."""
-    _check_model(services, body.model)
+    _check_model(request, services, body.model)
     size, allowed = len(body.text.encode()), services.settings.max_text_bytes
     if size > allowed:
         name = "prompt" if body.inputs is None else "inputs"
@@ -206,9 +207,11 @@ def _tokenized(tokenizer: Tokenizer, body: TokenizeRequest, most: int) -> bytes:
 
 
 @router.post("/detokenize", response_model=Detokenized, responses=_ERRORS)
-async def detokenize(services: WithServices, body: DetokenizeRequest) -> Detokenized:
+async def detokenize(
+    request: Request, services: WithServices, body: DetokenizeRequest
+) -> Detokenized:
     """The text of tokens."""
-    _check_model(services, body.model)
+    _check_model(request, services, body.model)
     highest = services.tokenizer.highest_id
     for index, token in enumerate(body.tokens):
         if token > highest:
@@ -221,8 +224,11 @@ def _text_of(tokenizer: Tokenizer, tokens: list[int]) -> str:
     return tokenizer.decode([token for token in tokens if tokenizer.has_text(token)])
 
 
-def _check_model(services: Services, spec: str | None) -> None:
-    """Raise UnknownTask where a name means neither a task nor the backbone."""
+def _check_model(request: Request, services: Services, spec: str | None) -> None:
+    """Raise UnknownTask where a name means neither a task of the caller's nor the backbone."""
     if spec is None or spec in (services.served_name, services.settings.base_name):
         return
-    services.residency.status(check_spec(spec).partition("@")[0])
+    task = check_spec(spec).partition("@")[0]
+    if not record_of(request.scope).caller.may_see(task):
+        raise unknown_task(task)
+    services.residency.status(task)

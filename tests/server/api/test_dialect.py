@@ -72,7 +72,7 @@ def _error(fault: Fault) -> dict[str, object]:
 
 
 class ToyRoute(DialectRoute):
-    dialect = Dialect(_error, statuses={422: 400})
+    dialect = Dialect(_error, statuses={"validation": 400})
     body = Question
 
 
@@ -166,6 +166,14 @@ def test_a_caller_finds_only_its_own_tasks(http: httpx.Client, site: Site) -> No
     for task in ("alpha", "nothing"):
         refused = http.post("/toy-of-beta", json={"who": task, "say": ["a"]})
         assert (refused.status_code, refused.json()["wrong"]) == (404, "unknown_task")
+
+
+def test_a_router_in_a_router_is_refused(site: Site) -> None:
+    """Its routes would not count as the dialect's."""
+    outer = APIRouter()
+    outer.include_router(router)
+    with pytest.raises(ValueError, match="add each by itself"):
+        add_dialect(site.app, outer)
 
 
 def test_paths_below_a_prefix_have_its_form(site: Site, http: httpx.Client) -> None:

@@ -147,6 +147,8 @@ def test_choices_have_a_probability(started: Started) -> None:
 def test_outputs_are_those_that_are_wanted(started: Started) -> None:
     answer = infer(started[1], tensor("x"), outputs=[{"name": "finish_reason"}])
     assert list(outputs(answer)) == ["finish_reason"]
+    twice = infer(started[1], tensor("x"), outputs=[{"name": "text"}, {"name": "text"}])
+    assert (twice.status_code, "listed twice" in twice.json()["error"]) == (400, True)
 
 
 def test_a_version_in_the_path_or_behind_the_name(started: Started) -> None:
@@ -263,7 +265,10 @@ def test_another_task_in_the_header_is_refused(started: Started) -> None:
 
 
 def test_the_bare_backbone(tmp_path: Path) -> None:
-    with connected(make_site(tmp_path, allow_base="yes")) as http:
+    with connected(make_site(tmp_path, allow_base="yes", served_name="t5")) as http:
+        assert http.get("/v2/models/t5/ready").status_code == 200
+        named = infer(http, tensor("x", name="prompt"), path="/v2/models/t5")
+        assert named.json()["outputs"][0]["data"] == ["base:x"]
         assert http.get("/v2/models/base").json()["versions"] == []
         assert http.get("/v2/models/base/ready").json()["ready"] is True
         told = infer(http, tensor("x", name="prompt"), path="/v2/models/base").json()

@@ -37,5 +37,7 @@ def error_object(fault: Fault) -> Mapping[str, object]:
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-OPENAI = Dialect(error_object, statuses={413: 400, 422: 400})
+# A body that is too large keeps 413, which proxies look for.
+_STATUSES = {"validation": 400, "adapter_refused": 400, "input_too_long": 400}
+OPENAI = Dialect(error_object, _STATUSES)
 FORMS: Mapping[str, Dialect | None] = {"/v1": OPENAI, "/v1/adapters": None, "/v1/tasks": None}

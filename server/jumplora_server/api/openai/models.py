@@ -75,7 +75,8 @@ def _card(services: Services, name: str, status: TaskStatus) -> ModelCard:
         created=0 if manifest is None or not is_served else _seconds(manifest.created),
         owned_by="jumplora",
         root=name,
-        parent=services.served_name,
+        # Where a task has the name that the backbone is served by, there is no backbone to name.
+        parent=services.served_name if is_backbone(services, services.served_name) else None,
     )
 
 
