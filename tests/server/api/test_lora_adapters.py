@@ -186,7 +186,7 @@ def test_an_absolute_path_outside_is_not_looked_at(started: Started, tmp_path: P
         ("pickled", 400, "adapter_model.bin is a pickle"),
         (".", 400, "is a folder without"),
         ("broken", 400, "adapter_config.json"),
-        ("large", 400, f"at most {LIMIT} are allowed"),
+        ("large", 413, f"at most {LIMIT} are allowed"),
         ("other.safetensors", 400, "of task 'other', not 'refused'"),
     ],
 )
