@@ -121,7 +121,8 @@ def _started(server: RunningServer, canary_floor: float) -> Iterator[RunningServ
 
 
 class Traffic:
-    """Clients that send short requests for each task in turn until the end of the block."""
+    """Clients that send short requests for each task in turn until the end of the block, a fifth of
+    them with choices, of which half abstain."""
 
     def __init__(self, url: str, tasks: Sequence[str], clients: int = 3) -> None:
         self._url = url
@@ -136,10 +137,12 @@ class Traffic:
             while not self._stop.wait(0.02):
                 task = self._tasks[turn % len(self._tasks)]
                 turn += 1
+                generating = {"min_new_tokens": 4, "max_new_tokens": 6}
+                choosing = {"choices": ["good", "great"], "min_mass": turn % 2}
                 body = {
                     "task_id": task,
                     "inputs": "the film is good and the book is great",
-                    "parameters": {"min_new_tokens": 4, "max_new_tokens": 6},
+                    "parameters": choosing if turn % 5 == 0 else generating,
                 }
                 answer = client.post("/generate", json=body)
                 if answer.status_code != 200:

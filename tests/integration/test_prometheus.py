@@ -125,6 +125,8 @@ class Page:
             for task in TASKS:
                 timing = Timing(queue=0.01, encode=0.02, decode=0.1, total=0.13, first_token=0.04)
                 m.request_finished(task, "ok", timing, 20, 4)
+                m.chosen(task, 0.9, None)
+            m.chosen(TASKS[0], 0.1, "mass")
             m.request_finished(None, "client_invalid", None)
             m.queue(2, 5)
             m.rows_in_use(5, 16)
