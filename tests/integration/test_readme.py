@@ -142,6 +142,15 @@ def test_choices_have_the_probabilities_that_the_readme_shows(desk: Desk) -> Non
         assert float(said[option]) == pytest.approx(float(probability), abs=2e-4)
 
 
+def test_kserves_and_vllms_tools(desk: Desk) -> None:
+    (block,) = [block for block in bash_blocks() if "/infer" in block]
+    inferred, tokens = (
+        json.loads(line) for line in desk.type(block).replace("}{", "}\n{").split("\n")
+    )
+    assert inferred["outputs"][0]["data"] == ["Sports"]
+    assert tokens["count"] == len(tokens["tokens"]) > 5
+
+
 def test_openais_clients(desk: Desk) -> None:
     (block,) = [block for block in bash_blocks() if "/v1/chat/completions" in block]
     models, chat, streamed = (line for line in re.split(r"\n(?=curl)", block.strip()))
