@@ -317,7 +317,7 @@ def test_what_is_served_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     ids=str,
 )
 def test_settings_without_effect_are_told(
-    settings: dict[str, str], said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: dict[str, Any], said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = make_site(tmp_path, **settings)
     Store(tmp_path / "store").publish(site.adapter("there"), site.backbone)
