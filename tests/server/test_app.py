@@ -306,7 +306,7 @@ def test_what_is_served_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     ("settings", "said"),
     [
         ({"default_task": "tickets"}, ["JUMPLORA_DEFAULT_TASK is tickets", "is published yet"]),
-        ({"default_task": "base"}, ["JUMPLORA_DEFAULT_TASK is base", "JUMPLORA_ALLOW_BASE is no"]),
+        ({"default_task": "base"}, ["JUMPLORA_DEFAULT_TASK is base", "JUMPLORA_ALLOW_BASE=no"]),
         ({"default_task": "base", "allow_base": "yes"}, []),
         ({"default_task": "there"}, []),
         ({"default_task": "there@00000000"}, ["no version that begins with 00000000"]),

@@ -25,7 +25,7 @@ def _of_default_task(services: Services) -> Iterator[str]:
     task, _, version = spec.partition("@")
     if spec == services.settings.base_name or is_backbone(services, spec):
         if services.settings.allow_base == "no":
-            yield f"{refused}: this means the bare backbone, and JUMPLORA_ALLOW_BASE is no"
+            yield f"{refused}: this means the bare backbone, which JUMPLORA_ALLOW_BASE=no forbids"
     elif not services.residency.knows(task):
         yield f"{refused}: no adapter of that task is published yet"
     elif version and not any(
