@@ -257,5 +257,5 @@ class Catalogue:
             except StoreError as error:
                 return error
         closest = difflib.get_close_matches(task, tasks, n=3)
-        hint = f"the closest are {', '.join(closest)}" if closest else "none is similar"
+        hint = f"closest: {', '.join(closest)}" if closest else "none is similar"
         return UnknownTask(f"no task {task!r} in the store; {hint}", closest=closest)

@@ -70,6 +70,14 @@ class FormatError(AdapterError):
         self.code = code
 
 
+class OtherTask(FormatError):
+    """The adapter is of another task than the one it is published for."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"the manifest is of task {found!r}, not {expected!r}", code="manifest")
+        self.found = found
+
+
 class FingerprintMismatch(FormatError):
     """The adapter was made for another backbone than the one it is read for."""
 

@@ -87,16 +87,24 @@ def read_header(file: BinaryIO, *, max_file_bytes: int = MAX_FILE_BYTES) -> Head
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES:
-        raise FormatError(
-            f"the header claims {length} bytes; at most {MAX_HEADER_BYTES} are allowed",
-            code="header",
-        )
+        raise FormatError(fault_of_length(length, file.read(1)), code="header")
     if length > size - 8:
         raise FormatError(f"the header claims {length} bytes of a file of {size}", code="header")
     text = file.read(length)
     if len(text) != length:
         raise FormatError("the file ended inside its header", code="header")
     return check_header(prefix + text, data_bytes=size - 8 - length)
+
+
+def fault_of_length(length: int, after: bytes) -> str:
+    """What is wrong with a file whose header is too long by its first bytes. `after` is the next
+    byte, with which a header begins if there is one."""
+    if after != b"{":
+        return (
+            "this is not a safetensors file: it does not begin with a header's length and JSON; "
+            "give the file itself, not a page about it or a pointer to it"
+        )
+    return f"the header claims {length} bytes; at most {MAX_HEADER_BYTES} are allowed"
 
 
 def check_header(raw: bytes, *, data_bytes: int) -> Header:

@@ -17,7 +17,12 @@ from jumplora_adapters.archives.unpack import unpack
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import ArchiveTooLarge, ConvertError
 from jumplora_adapters.file_kind import ArchiveKind
-from jumplora_adapters.header import MAX_DIMENSION, MAX_HEADER_BYTES, MAX_TENSORS
+from jumplora_adapters.header import (
+    MAX_DIMENSION,
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    fault_of_length,
+)
 from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.json_text import read_json
 from jumplora_adapters.peft_files import CONFIG_FILE, WEIGHTS_FILE
@@ -115,10 +120,7 @@ def _check_weights(path: Path, max_bytes: int) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
-            raise ConvertError(
-                f"{path.name}: the header claims {length} bytes; at most {MAX_HEADER_BYTES} are"
-                " allowed"
-            )
+            raise ConvertError(f"{path.name}: {fault_of_length(length, file.read(1))}")
         try:
             header = read_json(file.read(length).decode("utf-8"))
         except ValueError as error:

@@ -21,6 +21,7 @@ from jumplora_adapters.bounds import check_publishable
 from jumplora_adapters.errors import (
     FormatError,
     HasDescendants,
+    OtherTask,
     StoreError,
     UnknownTask,
     UnknownVersion,
@@ -150,9 +151,7 @@ class Store(StoreSteps):
             raise StoreError(f"{incoming.path} cannot be read: {error}") from error
         task = adapter.manifest.task
         if expect_task is not None and task != expect_task:
-            raise FormatError(
-                f"the manifest is of task {task!r}, not {expect_task!r}", code="manifest"
-            )
+            raise OtherTask(task, expect_task)
         with self._changing(patience):
             return self._commit(incoming.path, adapter, backbone, if_match)
 

@@ -22,7 +22,7 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import adapters, errors, health, kserve, tgi, vllm
+from jumplora_server.api import adapters, at_start, errors, health, kserve, tgi, vllm
 from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
 from jumplora_server.api.openai import chat, completions, models
 from jumplora_server.api.openai.errors import FORMS as OPENAI_FORMS
@@ -343,6 +343,7 @@ async def _start(parts: Parts) -> None:
     parts.delivery.bind(asyncio.get_running_loop())
     services.loop.start()
     await run_in_threadpool(services.residency.start)
+    await run_in_threadpool(at_start.log_without_effect, services)
     services.lifecycle.phase = "serving"
     services.watchdog.start()
     _log.info(

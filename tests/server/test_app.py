@@ -299,6 +299,33 @@ def test_what_is_served_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "backbone toy" in caplog.text
     assert f"task logged now answers with version {other[:12]}" in caplog.text
     assert f"task logged: version {version[:12]} is loaded" in caplog.text
+    assert "JUMPLORA_" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"default_task": "tickets"}, ["JUMPLORA_DEFAULT_TASK is tickets", "is published yet"]),
+        ({"default_task": "base"}, ["JUMPLORA_DEFAULT_TASK is base", "JUMPLORA_ALLOW_BASE=no"]),
+        ({"default_task": "base", "allow_base": "yes"}, []),
+        ({"default_task": "there"}, []),
+        ({"default_task": "there@00000000"}, ["no version that begins with 00000000"]),
+        ({"load_folder": "/nowhere/at/all"}, ["LOAD_FOLDER /nowhere/at/all is not a folder"]),
+        ({"load_folder": "/"}, []),
+        ({"load_folder": "/", "admin_keys": ""}, ["no effect without JUMPLORA_ADMIN_KEYS"]),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_told(
+    settings: dict[str, Any], said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(tmp_path, **settings)
+    Store(tmp_path / "store").publish(site.adapter("there"), site.backbone)
+    with connected(site):
+        pass
+    told = [line for line in caplog.messages if line.startswith("JUMPLORA_")]
+    assert len(told) == bool(said)
+    assert all(words in told[0] for words in said)
 
 
 @pytest.mark.parametrize("extra", [1, MAX_EXTRA_TOKENS, MAX_EXTRA_TOKENS + 1])

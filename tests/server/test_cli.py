@@ -101,8 +101,11 @@ def test_help_shows_defaults_and_leaves_names_as_they_are() -> None:
         "Port to listen on (0: any free one) (default: 8000)",
         "Hugging Face",
         '"512MiB"',
+        "--default-task STR",
+        "--load-folder PATH",
     ):
         assert words in text
+    assert "default: None" not in text
     assert "CPU threads" in text
 
 

@@ -6,6 +6,7 @@ To load is to publish, and to unload is to remove: what is loaded survives a res
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -13,13 +14,14 @@ from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from starlette.responses import PlainTextResponse, Response
 
+from jumplora_adapters.errors import OtherTask
 from jumplora_server.api.adapters import publication
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.fields import Received, check_unicode
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.load_folder import LoadFolder
 from jumplora_server.api.openai.answers import OpenAiError
-from jumplora_server.api.openai.errors import OPENAI
+from jumplora_server.api.openai.errors import OF_ADAPTERS, OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
 from jumplora_server.api.task_names import check_spec, check_task
@@ -120,7 +122,10 @@ class Detokenized(BaseModel):
     prompt: str
 
 
-FORMS = dict.fromkeys(("/version", "/tokenize", "/detokenize"), OPENAI)  # others are below /v1
+FORMS = {
+    **dict.fromkeys(("/version", "/tokenize", "/detokenize"), OPENAI),
+    **dict.fromkeys(("/v1/load_lora_adapter", "/v1/unload_lora_adapter"), OF_ADAPTERS),
+}
 router = APIRouter(tags=["vllm"], route_class=JsonRoute)
 _ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": OpenAiError} for s in (400, 401, 404)}
 _WRITE: dict[int | str, dict[str, Any]] = {
@@ -143,20 +148,37 @@ async def load_lora_adapter(
             "loading by path is switched off: start the server with JUMPLORA_LOAD_FOLDER, or send "
             f"the file by PUT /v1/adapters/{task}"
         )
-    if not body.load_inplace and services.residency.knows(task):
+    pieces = LoadFolder(root, services.settings.max_adapter_bytes).pieces(body.lora_path)
+    if not body.load_inplace:
+        pieces = _of_new_task(services, task, pieces)
+    try:
+        with publication(services, task):
+            async with services.publishing.incoming() as incoming:
+                await services.publishing.fill(incoming, pieces)
+                release = await services.publishing.publish(task, incoming)
+    except OtherTask as error:
         raise InvalidInput(
-            f"lora_name: task {task!r} has an adapter; set load_inplace to true to replace it",
-            reason="duplicate",
-        )
-    with publication(services, task):
-        async with services.publishing.incoming() as incoming:
-            folder = LoadFolder(root, services.settings.max_adapter_bytes)
-            await services.publishing.fill(incoming, folder.pieces(body.lora_path))
-            release = await services.publishing.publish(task, incoming)
+            f"lora_name: this adapter's manifest names the task {error.found!r}, not {task!r}; "
+            f'give "lora_name": "{error.found}"',
+            reason=error.code,
+        ) from error
     return PlainTextResponse(
         f"Success: LoRA adapter '{task}' added successfully.",
         headers={"x-adapter-version": release.published.digest},
     )
+
+
+def _of_new_task(services: Services, task: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces of a file, if the task is new. A wrong path is refused first, by the first piece:
+    with load_inplace it would be wrong still."""
+    first = next(pieces, b"")
+    if services.residency.knows(task):
+        raise InvalidInput(
+            f"lora_name: task {task!r} has an adapter; set load_inplace to true to replace it",
+            reason="duplicate",
+        )
+    yield first
+    yield from pieces
 
 
 @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse, responses=_WRITE)

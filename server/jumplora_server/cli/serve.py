@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import NoneType, UnionType
 from typing import Annotated, Literal, get_args, get_origin
 
 import typer
@@ -77,7 +78,9 @@ def _option(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
     flag = "--" + name.replace("_", "-")
     meaning = field.description or ""
-    shown = "" if field.is_required() else f" (default: {field.default})"  # [] would be markup
+    # The meaning of a setting without a default says what holds then; [] would be markup.
+    has_default = not field.is_required() and field.default is not None
+    shown = f" (default: {field.default})" if has_default else ""
     option = typer.Option(
         flag,
         help=f"{meaning[:1].upper()}{meaning[1:]}{shown}",
@@ -96,4 +99,6 @@ def _option(name: str) -> inspect.Parameter:
 def _metavar(annotation: object) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(map(str, get_args(annotation)))
+    if isinstance(annotation, UnionType):
+        annotation = next(kind for kind in get_args(annotation) if kind is not NoneType)
     return getattr(annotation, "__name__", "value").upper()

@@ -19,6 +19,7 @@ from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersi
 MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
 PinState = Literal["pinned", "unpinned"]
 Reason = Literal["lru", "replaced", "unload"]
+SEE_TASKS = "see GET /v1/adapters"
 _PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 
 
@@ -115,7 +116,7 @@ class RoutingTable:
 
 def unknown_task(task: str, closest: Sequence[str] = ()) -> UnknownTask:
     """The error of a task that is not registered, with the names that are like it."""
-    hint = f"closest: {', '.join(closest)}" if closest else "see GET /v1/adapters"
+    hint = f"closest: {', '.join(closest)}" if closest else SEE_TASKS
     return UnknownTask(f"no adapter is registered for task {task!r}; {hint}")
 
 

@@ -47,9 +47,13 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
 
 
 def error_of(answer: httpx.Response) -> str:
-    told = answer.json()["error"]
+    return str(fault_of(answer)["message"])
+
+
+def fault_of(answer: httpx.Response) -> dict[str, object]:
+    told: dict[str, object] = answer.json()["error"]
     assert set(told) == {"message", "type", "param", "code"}
-    return str(told["message"])
+    return told
 
 
 def test_a_file_is_published_and_removed(started: Started) -> None:
@@ -73,6 +77,7 @@ def test_a_file_is_published_and_removed(started: Started) -> None:
     )
     assert again.status_code == 404
     assert "'news'" in error_of(again)
+    assert (fault_of(again)["param"], fault_of(again)["code"]) == ("lora_name", "model_not_found")
 
 
 def test_a_name_that_is_taken(started: Started) -> None:
@@ -82,6 +87,10 @@ def test_a_name_that_is_taken(started: Started) -> None:
     refused = started.load("taken", "taken.safetensors")
     assert refused.status_code == 400
     assert "load_inplace" in error_of(refused)
+    for path in ("../secret", "nothing"):  # what is wrong with load_inplace, too
+        assert "lora_path" in error_of(started.load("taken", path))
+    other = started.load("taken", started.file("others"), load_inplace=True)
+    assert (other.status_code, fault_of(other)["param"]) == (400, "lora_name")
     assert answer(started.http, "taken") == first
     assert started.load("taken", "taken.safetensors", load_inplace=True).status_code == 200
     assert answer(started.http, "taken") == second
@@ -180,14 +189,19 @@ def test_an_absolute_path_outside_is_not_looked_at(started: Started, tmp_path: P
         ("nothing.safetensors", 404, "nothing is there"),
         ("blob/inside", 404, "nothing is there"),
         ("n" * 300, 404, "nothing is there"),
-        ("blob", 400, "header"),
+        ("blob", 400, "this is not a safetensors file"),
         ("pipe", 400, "a pipe"),
         ("empty", 400, "a folder without adapter_config.json and adapter_model.safetensors"),
         ("pickled", 400, "adapter_model.bin is a pickle"),
         (".", 400, "is a folder without"),
         ("broken", 400, "adapter_config.json"),
         ("large", 413, f"at most {LIMIT} are allowed"),
-        ("other.safetensors", 400, "of task 'other', not 'refused'"),
+        (
+            "other.safetensors",
+            400,
+            "lora_name: this adapter's manifest names the task 'other', not 'refused'; "
+            'give "lora_name": "other"',
+        ),
     ],
 )
 def test_what_is_wrong_with_a_path(started: Started, path: str, status: int, named: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 from jumplora_server.api.dialect import Dialect, Fault
+from jumplora_server.residency.entries import SEE_TASKS
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # Codes of ours that OpenAI's clients know by another name.
@@ -21,8 +23,9 @@ _FIELD = re.compile(r"([A-Za-z_][A-Za-z0-9_.\[\]]{0,63}): ", re.ASCII)
 _ABOUT_FIELDS = frozenset({"validation", "input_too_long"})
 
 
-def error_object(fault: Fault) -> Mapping[str, object]:
-    """OpenAI's form. What was wrong with a field has the field's name before it."""
+def error_object(fault: Fault, names_task: str = "model") -> Mapping[str, object]:
+    """OpenAI's form. What was wrong with a field has the field's name before it, and
+    `names_task` is the field that names a task."""
     kind = _TYPES.get(fault.status)
     if kind is None:
         kind = "invalid_request_error" if fault.status < 500 else "server_error"
@@ -30,7 +33,9 @@ def error_object(fault: Fault) -> Mapping[str, object]:
     if fault.code in _ABOUT_FIELDS and (field := _FIELD.match(message)) is not None:
         param = field[1]
     if fault.code in ("unknown_task", "unknown_version"):
-        param = "model"
+        param = names_task
+        if message.endswith(SEE_TASKS):
+            message = message.removesuffix(SEE_TASKS) + "see GET /v1/models"
     if fault.code == "not_found":
         message += f". Of OpenAI's API there are {_ROUTES}"
     code = _CODES.get(fault.code, fault.code)
@@ -40,4 +45,7 @@ def error_object(fault: Fault) -> Mapping[str, object]:
 # A body that is too large keeps 413, which proxies look for.
 _STATUSES = {"validation": 400, "adapter_refused": 400, "input_too_long": 400}
 OPENAI = Dialect(error_object, _STATUSES)
+OF_ADAPTERS = Dialect(
+    partial(error_object, names_task="lora_name"), _STATUSES
+)  # as vLLM names them
 FORMS: Mapping[str, Dialect | None] = {"/v1": OPENAI, "/v1/adapters": None, "/v1/tasks": None}

@@ -25,14 +25,19 @@ _LINES_A_TURN = 64  # of the event loop, which others wait for: less than a mill
 
 @router.get("/v1/models", response_model=ModelList, responses={401: {"model": OpenAiError}})
 async def list_models(request: Request, services: WithServices) -> Response:
-    """The backbone, whose `parent` is null, then all registered tasks."""
+    """All registered tasks, then the backbone, whose `parent` is null.
+
+    It is the last, because scripts ask the first of the list, and it may not be served by itself.
+    """
     caller = record_of(request.scope).caller
-    cards = [_backbone(services)] if is_backbone(services, services.served_name) else []
+    cards = list[ModelCard]()
     for number, status in enumerate(services.residency.each_status(), start=1):
         if caller.may_see(status.task_id):
             cards.append(_card(services, status.task_id, status))
         if number % _LINES_A_TURN == 0:
             await asyncio.sleep(0)
+    if is_backbone(services, services.served_name):
+        cards.append(_backbone(services))
     content = ",".join(card.model_dump_json() for card in cards)
     return Response(f'{{"object":"list","data":[{content}]}}', media_type="application/json")
 

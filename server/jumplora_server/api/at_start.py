@@ -1,0 +1,44 @@
+"""What of the settings has no effect as things are at the start: no fault, so the log says it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from jumplora_server.api.task_names import is_backbone
+from jumplora_server.services import Services
+
+_log = logging.getLogger(__name__)
+
+
+def log_without_effect(services: Services) -> None:
+    """Warn of each such setting. Looks at the disk; the store has been read."""
+    for message in (*_of_default_task(services), *_of_load_folder(services)):
+        _log.warning("%s", message)
+
+
+def _of_default_task(services: Services) -> Iterator[str]:
+    spec = services.settings.default_task
+    if spec is None:
+        return
+    refused = f"JUMPLORA_DEFAULT_TASK is {spec}, and requests that name no task are refused"
+    task, _, version = spec.partition("@")
+    if spec == services.settings.base_name or is_backbone(services, spec):
+        if services.settings.allow_base == "no":
+            yield f"{refused}: this means the bare backbone, which JUMPLORA_ALLOW_BASE=no forbids"
+    elif not services.residency.knows(task):
+        yield f"{refused}: no adapter of that task is published yet"
+    elif version and not any(
+        digest.startswith(version) for digest in services.residency.status(task).history
+    ):
+        yield f"{refused}: the task has no version that begins with {version}"
+
+
+def _of_load_folder(services: Services) -> Iterator[str]:
+    folder = services.settings.load_folder
+    if folder is None:
+        return
+    if not folder.is_dir():
+        yield f"JUMPLORA_LOAD_FOLDER {folder} is not a folder: nothing can be loaded from it"
+    if not services.settings.admin_keys:
+        yield "JUMPLORA_LOAD_FOLDER has no effect without JUMPLORA_ADMIN_KEYS: loading needs a key"
