@@ -162,8 +162,8 @@ def check_options(texts: Sequence[object], name: str = "") -> None:
 
 
 def _choices(value: object) -> object:
-    if value is None or value is True:
-        return value
+    if value is None or isinstance(value, bool):
+        return value or None
     if not isinstance(value, list):
         raise ValueError(
             "must be true, for the options of the adapter's prompt, or a list of texts"
@@ -178,7 +178,7 @@ ChoicesGiven = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"const": True, "type": "boolean"},
+                {"type": "boolean", "description": "false: no choices"},
                 OPTIONS,
                 {"type": "null"},
             ]
