@@ -220,6 +220,15 @@ def test_generate_with_choices(served: tuple[Site, str]) -> None:
     assert "two words" in given.output
     as_json = json.loads(run(*asked, "--choice", "yes", "--choice", "no", "--json").output)
     assert [each["text"] for each in as_json[0]["details"]["choices"]] == ["no", "yes"]
+    single = run(*asked, "--choice", "World,Sports")
+    assert single.exit_code == 0
+    assert 'one option was given, "World,Sports"; for several, give --choice' in single.stderr
+    assert not given.stderr
+    for floor in ("--min-probability", "--min-mass"):
+        assert "none: too unlikely" in run(*asked, "--choices", floor, "1").output
+        assert "answer  World" in run(*asked, "--choices", floor, "0").output
+        alone = run(*asked, floor, "0.5")
+        assert (alone.exit_code, f"{floor} needs --choices" in alone.output) == (2, True)
     both = run(*asked, "--choices", "--choice", "yes")
     assert (both.exit_code, "not both" in both.output) == (2, True)
 

@@ -188,7 +188,7 @@ def test_what_cannot_be_calibrated(served: Served, tmp_path: Path) -> None:
 
     mixed = served.mixed()
     foreign = served.rows("foreign", *["yes", "no"] * 30, "maybe")
-    assert 'line 61: label "maybe" is none of the options no | yes' in refused("faulty", foreign)
+    assert 'label "maybe" (line 61) is none of the options no | yes' in refused("faulty", foreign)
     few = served.rows("few", *["yes", "no"] * 10)
     assert "20 rows given; a temperature needs at least 50" in refused("faulty", few)
     sure = served.rows("sure", *["yes"] * 50)
@@ -209,6 +209,7 @@ def test_how_sure_an_evaluation_found_it(served: Served, tmp_path: Path) -> None
     plot = tmp_path / "plots" / "sure.png"
     told = served.evaluate(f"sure@{version}", served.mixed(), "--plot", plot)
     assert "accuracy           75.00 % of the likeliest options" in told.stdout
+    assert "of 8 requests (60 rows)" in told.stdout
     assert "calibration error  0.250, not calibrated, temperature 1.000" in told.stdout
     assert "error by chance    0.000, as so many rows show" in told.stdout
     assert "mass of options    median 0." in told.stdout
@@ -238,13 +239,13 @@ def test_evaluations_that_would_say_nothing(served: Served) -> None:
     served.publish("plain")
     foreign = served.rows("world", "Yes", "no")
     told = served.evaluate("plain", foreign, code=1)
-    assert 'line 1: label "Yes" is none of the options no | yes' in told.stderr
+    assert 'label "Yes" (line 1) is none of the options no | yes' in told.stderr
     assert told.stdout == ""
     served.publish("silent", prompt=PROMPT.model_copy(update={"options": ()}))
     assert "error (" in served.evaluate("silent", foreign, code=1).stderr
     asked = ("--server", served.address, "--task", "plain", "--data", foreign)
     alone = served.run("evaluate", *asked, "--plot", "a.png", code=2)
-    assert "--plot is of options: give --choices too" in alone.output
+    assert "--plot needs --choices" in alone.output
     assert "ends in .png" in served.evaluate("plain", foreign, "--plot", "a.pdf", code=2).output
 
 

@@ -131,7 +131,7 @@ def test_a_version_without_a_template_answers_several_tasks(
     other = write(tmp_path / "b.jsonl", {"text": "a", "label": "c"})
     outside = evaluate(address, "--task", "x", "--data", other, "--options", "a | b", code=1)
     assert "error (data): " in outside.stderr
-    assert 'line 1: label "c" is none of the options a | b' in outside.stderr
+    assert 'label "c" (line 1) is none of the options a | b' in outside.stderr
 
 
 def test_the_first_rows(served: tuple[Site, str, str], tmp_path: Path) -> None:

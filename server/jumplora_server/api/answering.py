@@ -64,18 +64,20 @@ async def answer(request: Request, services: Services, ask: Ask, writer: BodyWri
     finally:
         admitted.cancel(cause)
     finishes = [finish for _, finish in ended]
-    record.generated_tokens = sum(finish.generated_tokens for finish in finishes)
     pieces: list[str] = []
     each = len(admitted.samplings)
     for first in range(0, len(ended), each):
         if admitted.offer is not None:
-            result = _chosen(services, record, admitted.offer, calibration, ended[first][1])
+            result = _chosen(services, record, admitted.offer, calibration, finishes[first])
+            (chosen,) = result.answers
+            finishes[first] = replace(finishes[first], generated_tokens=chosen.generated_tokens)
         else:
             tokens = ask.wants == "tokens"
             result = _result(admitted, ended[first : first + each], shows_tokens=tokens)
         pieces.append(writer.piece(admitted.origin, len(pieces), result))
         if ask.logprobs != "none":  # half a millisecond each, which others should not wait for
             await asyncio.sleep(0)
+    record.generated_tokens = sum(finish.generated_tokens for finish in finishes)
     headers = identity_headers(admitted.origin) | timing_headers(finishes)
     content = writer.whole(admitted.origin, pieces)
     return Response(content, media_type="application/json", headers=headers)

@@ -6,9 +6,10 @@ The words of an error are those of the request's dialect; texts become token ids
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from jumplora_adapters.manifest import Calibration, ChoicesSpec, Manifest
@@ -42,6 +43,21 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 NameOf = Callable[[int], str]
 
+# Clients always send some of these, though they ask for nothing by it.
+_NEUTRAL: Mapping[str, object] = MappingProxyType(
+    {
+        "do_sample": False,
+        "stop": [],
+        "n": 1,
+        "num_return_sequences": 1,
+        "best_of": 1,
+        "num_beams": 1,
+        "min_new_tokens": 0,
+        "no_repeat_ngram_size": 0,
+        "repetition_penalty": 1,
+    }
+)
+
 
 def check_choices(ask: Ask, limits: EngineLimits) -> None:
     """Refuse what contradicts choices, or would have no effect. Raises InvalidInput."""
@@ -52,7 +68,9 @@ def check_choices(ask: Ask, limits: EngineLimits) -> None:
             f"{parameter('choices')}: a stream shows tokens as they come, and choices have none; "
             "leave it out, or ask without a stream"
         )
-    for name in ask.parameters:
+    for name, value in ask.parameters.items():
+        if name in _NEUTRAL and value == _NEUTRAL[name]:
+            continue
         raise InvalidInput(
             f"{parameter(name)}: has no effect with {ask.names.plain('choices')}, which generate "
             "nothing; leave it out"
@@ -133,9 +151,10 @@ def choose(
         min_probability=offer.min_probability,
         min_mass=offer.min_mass,
     )
-    best = "" if ranking.is_abstained else ranking.options[0].text
-    reason = FinishReason.ABSTAINED if ranking.is_abstained else finish.reason
-    return Answer((), best, reason, finish.generated_tokens, finish.score), ranking, cause
+    if ranking.is_abstained:
+        return Answer((), "", FinishReason.ABSTAINED, 0, finish.score), ranking, cause
+    best = ranking.options[0].text
+    return Answer((), best, finish.reason, finish.generated_tokens, finish.score), ranking, cause
 
 
 def _texts(ask: Ask, lease: Lease) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -182,6 +183,40 @@ def validation_message(faults: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(shown)
 
 
+# Of pydantic's types of faults; what has no words here keeps pydantic's.
+_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "missing": "is missing",
+        "less_than": "must be less than {lt}",
+        "less_than_equal": "must be at most {le}",
+        "greater_than": "must be more than {gt}",
+        "greater_than_equal": "must be at least {ge}",
+        "finite_number": "must be a finite number",
+        "string_too_short": "must have at least {min_length} characters",
+        "string_too_long": "must have at most {max_length} characters",
+        "too_short": "must have at least {min_length} items",
+        "too_long": "must have at most {max_length} items",
+        "literal_error": "must be {expected}",
+        **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+        **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+        **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be an integer"),
+        "string_type": "must be a string",
+        "list_type": "must be a list",
+        **dict.fromkeys(("dict_type", "model_type"), "must be an object"),
+    }
+)
+
+
+def _words(fault: Mapping[str, Any]) -> str:
+    form = _WORDS.get(fault["type"])
+    if form is None:
+        return str(fault["msg"]).removeprefix("Value error, ")
+    values = fault.get("ctx", {}).items()
+    return form.format_map(
+        {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in values}
+    )
+
+
 def _fault(fault: Mapping[str, Any]) -> str:
     location = [str(part) for part in fault["loc"] if part != "body"]
     kind = fault["type"]
@@ -190,8 +225,8 @@ def _fault(fault: Mapping[str, Any]) -> str:
         return f"the body is not valid JSON: {why}"
     if not location and kind in ("missing", "model_type", "model_attributes_type", "dict_type"):
         return NO_OBJECT
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    tells_itself = kind == "value_error" or "input" not in fault
+    message = _words(fault)
+    tells_itself = kind in ("value_error", "missing") or "input" not in fault
     given = "" if tells_itself else f" (given: {shown_value(fault['input'])})"
     name = ".".join(location)
     return f"{name}: {message}{given}" if name else message

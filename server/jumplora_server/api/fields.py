@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -33,18 +34,42 @@ class Received(BaseModel):
         hide_input_in_errors=True,
     )
 
+    unlisted: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are taken, but that a message does not name as allowed."""
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            unknown = (ascii(str(key)[:64]) for key in value if key not in cls.model_fields)
+            unknown = (key for key in value if key not in cls.model_fields)
             if first := list(islice(unknown, 5)):
+                for name in first:
+                    cls._refuse_outside(name)
                 # Inherited ones, which come first there, matter less.
-                allowed = sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)
+                allowed = sorted(
+                    (name for name in cls.model_fields if name not in cls.unlisted),
+                    key=lambda name: name not in cls.__annotations__,
+                )
                 raise ValueError(
-                    f"unknown field {', '.join(first)}; allowed are {', '.join(allowed)}"
+                    f"unknown field {', '.join(map(cls._shown, first))}; "
+                    f"allowed are {', '.join(allowed)}"
                 )
         return value
+
+    @classmethod
+    def _refuse_outside(cls, name: object) -> None:
+        """Say where a field belongs that `parameters` has, and that was given beside it."""
+        inner = cls.model_fields.get("parameters")
+        of_inner = {} if inner is None else getattr(inner.annotation, "model_fields", {})
+        if name in of_inner:
+            where = f'{{"parameters": {{"{name}": ...}}}}'
+            raise ValueError(f"{name} belongs in parameters: {where}")
+
+    @classmethod
+    def _shown(cls, name: object) -> str:
+        shown = ascii(str(name)[:64])
+        close = difflib.get_close_matches(shown[1:-1], cls.model_fields, n=1)
+        return f"{shown} (did you mean {close[0]}?)" if close else shown
 
 
 def check_unicode(text: str, where: str = "") -> str:
@@ -137,8 +162,8 @@ def check_options(texts: Sequence[object], name: str = "") -> None:
 
 
 def _choices(value: object) -> object:
-    if value is None or value is True:
-        return value
+    if value is None or isinstance(value, bool):
+        return value or None
     if not isinstance(value, list):
         raise ValueError(
             "must be true, for the options of the adapter's prompt, or a list of texts"
@@ -153,7 +178,7 @@ ChoicesGiven = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"const": True, "type": "boolean"},
+                {"type": "boolean", "description": "false: no choices"},
                 OPTIONS,
                 {"type": "null"},
             ]

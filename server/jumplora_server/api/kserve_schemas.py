@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -80,6 +80,8 @@ class RequestedOutput(Received):
 
 class InferParameters(Parameters):
     """How to generate, by the names of /generate."""
+
+    unlisted: ClassVar[frozenset[str]] = Parameters.unlisted | {"details", "adapter_id"}
 
     content_type: Literal["str"] | None = None
     binary_data_output: bool | None = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -70,6 +70,8 @@ class NeutralParameters(BaseModel):
 
 class Parameters(NeutralParameters, Received):
     """How to generate. What is not given comes from the adapter's manifest, then the server."""
+
+    unlisted: ClassVar[frozenset[str]] = frozenset(NeutralParameters.model_fields)
 
     max_new_tokens: Annotated[int, bounds.MAX_NEW_TOKENS.field()] | None = None
     min_new_tokens: Annotated[int, bounds.MIN_NEW_TOKENS.field()] | None = None

@@ -114,7 +114,7 @@ def calibrate(
             source.path, network, expect_digest=source.digest, follow_links=source.digest is None
         )
         prompt = prompt_with_options(adapter.manifest, spec)
-        sheet = make_sheet(read_rows(rows, prompt.options))
+        sheet = make_sheet(read_rows(rows))
         check_labels(sheet, prompt.options)
         check_enough(len(sheet.questions), min_rows)
         ask = _Asking(server, key, batch, concurrency, quiet)

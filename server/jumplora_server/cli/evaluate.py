@@ -105,11 +105,13 @@ def evaluate(
         if entry is not None and task_file is None:
             raise typer.BadParameter("--as names an entry of --task-file: give --task-file too")
         if plot is not None and not choices:
-            raise typer.BadParameter("--plot is of options: give --choices too")
+            raise typer.BadParameter("--plot needs --choices")
         name = task.partition("@")[0] if entry is None else entry
         prompt = prompt_of(name, task_file, instruction, labels, template)
-        file = read_rows(data, () if prompt is None else prompt.options)
+        file = read_rows(data)
         sheet = make_sheet(file, prompt, rows=rows)  # its faults show before any request
+        if prompt is not None and prompt.options:
+            check_labels(sheet, prompt.options)
         with asking(server, key) as client:
             limits = client.info()
             if batch > limits.max_client_batch_size:
@@ -192,7 +194,7 @@ def _print(
         (
             "latency",
             ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in latency.items())
-            + f" of {report.requests} requests",
+            + f" of {report.requests} requests ({report.rows} rows)",
         ),
         ("time", f"{report.seconds:.2f} s, {report.rows_per_second:.1f} rows per second"),
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jumplora_adapters.cli.output import fail, print_facts, print_json, print_table
+from jumplora_adapters.cli.output import fail, print_facts, print_json, print_table, warn
 from jumplora_server.cli.place import asking
 
 if TYPE_CHECKING:
@@ -40,6 +40,14 @@ def generate(
         list[str] | None,
         typer.Option("--choice", help="Choose from these; once for each.", show_default=False),
     ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="No answer where the likeliest option has less."),
+    ] = None,
+    min_mass: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="No answer where all options together have less."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the answers with their details.")
     ] = False,
@@ -50,6 +58,13 @@ def generate(
     """
     if choices and choice:
         raise typer.BadParameter("give --choices or --choice, not both")
+    floors = {"min_probability": min_probability, "min_mass": min_mass}
+    for name, floor in floors.items():
+        if floor is not None and not (choices or choice):
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"{option} needs --choices or --choice")
+    if choice and len(choice) == 1 and "," in choice[0]:
+        warn(f'one option was given, "{choice[0]}"; for several, give --choice once for each')
     texts = (
         text
         if text and text != ["-"]
@@ -62,6 +77,7 @@ def generate(
         parameters["max_new_tokens"] = max_new_tokens
     if choices or choice:
         parameters["choices"] = choice or True
+        parameters |= {name: floor for name, floor in floors.items() if floor is not None}
     with asking(server, key) as client:
         if raw:
             answers = client.generate_all(task, inputs=texts, parameters=parameters)

@@ -14,7 +14,8 @@ from jumplora_adapters.manifest import PromptSpec
 from jumplora_adapters.prompt import render
 from jumplora_adapters.rows import Row, RowFile
 
-_SHOWN = 5  # lines that a message names
+_SHOWN = 5  # labels that a message names
+_LINES_SHOWN = 3  # of each
 Form = Literal["text", "inputs"]
 """The field of a request: a text for the answering version's template, or a whole prompt."""
 
@@ -70,15 +71,26 @@ def make_sheet(
 
 
 def check_labels(sheet: Sheet, options: Sequence[str]) -> None:
-    """Raise DataError, naming up to five lines, where an expected answer is none of the options."""
-    foreign = [each for each in sheet.questions if each.expected not in options]
-    if not foreign:
+    """Raise DataError, naming labels and lines, where an expected answer is none of the options."""
+    lines: dict[str, list[int]] = {}
+    for each in sheet.questions:
+        if each.expected not in options:
+            lines.setdefault(each.expected, []).append(each.line)
+    if not lines:
         return
-    shown = "; ".join(f'line {each.line}: label "{each.expected}"' for each in foreign[:_SHOWN])
-    more = f" (and {len(foreign) - _SHOWN} more)" if len(foreign) > _SHOWN else ""
+    shown = ", ".join(f'"{label}" ({_shown(lines[label])})' for label in [*lines][:_SHOWN])
+    more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    label, are = ("label", "is") if len(lines) == 1 else ("labels", "are")
     raise DataError(
-        f"{sheet.file.path}: {shown}{more} is none of the options {' | '.join(options)}"
+        f"{sheet.file.path}: {label} {shown}{more} {are} none of the options {' | '.join(options)}"
     )
+
+
+def _shown(lines: Sequence[int]) -> str:
+    if len(lines) == 1:
+        return f"line {lines[0]}"
+    more = ", ..." if len(lines) > _LINES_SHOWN else ""
+    return f"lines {', '.join(map(str, lines[:_LINES_SHOWN]))}{more}"
 
 
 def _question(row: Row, prompt: PromptSpec | None, fit: Fit) -> Question:

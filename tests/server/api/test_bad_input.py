@@ -69,7 +69,7 @@ CASES: dict[str, Case] = {
         parameters(typically=0.9),
         422,
         "validation",
-        ["parameters", "'typically'", "allowed are max_new_tokens", "typical_p"],
+        ["parameters", "'typically'", "did you mean typical_p?", "allowed are max_new_tokens"],
     ),
     "wrong type": (parameters(top_k="5"), 422, "validation", ["parameters.top_k", "integer"]),
     "out of range": (parameters(top_p=2), 422, "validation", ["parameters.top_p", "1", "2"]),

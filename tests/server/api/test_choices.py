@@ -183,6 +183,7 @@ def test_abstention(
     best = found["details"]["choices"][0]
     assert found["generated_text"] == ("" if cause else best["text"])
     assert len(found["details"]["choices"]) == 3
+    assert (found["details"]["generated_tokens"] == 0) == (cause is not None)
     for what, value in before.items():
         assert counted(what) == value + (what == cause)
     assert site.metric("jumplora_choices_mass_count", task_id="labels") == prompts + 1
@@ -266,7 +267,8 @@ def test_the_form_that_is_served_decides(tmp_path: Path, fold: str, temperature:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"choices": False}, "parameters.choices: must be true, for the options of the adapter's"),
+        ({"choices": 0}, "parameters.choices: must be true, for the options of the adapter's"),
+        ({"choices": False, "min_mass": 0.5}, "min_mass has no effect without choices"),
         ({"choices": "Sports"}, "parameters.choices: must be true"),
         ({"choices": []}, "parameters.choices: 0 options given; 1 to 256 are allowed"),
         ({"choices": ["x"] * 257}, "parameters.choices: 257 options given; 1 to 256 are allowed"),
@@ -298,7 +300,7 @@ def test_refused_by_name(http: httpx.Client, asked: dict[str, Any], words: str) 
     [
         ("n", 2),
         ("best_of", 2),
-        ("num_return_sequences", 1),
+        ("num_return_sequences", 2),
         ("num_beams", 2),
         ("length_penalty", 1.0),
         ("early_stopping", True),
@@ -317,6 +319,19 @@ def test_refused_by_name(http: httpx.Client, asked: dict[str, Any], words: str) 
 def test_parameters_that_have_no_effect(http: httpx.Client, name: str, value: object) -> None:
     message = refusal(http, choices=True, **{name: value})
     assert message.startswith(f"parameters.{name}: has no effect with choices"), message
+
+
+def test_what_clients_always_send_is_taken(http: httpx.Client) -> None:
+    asked = {
+        "do_sample": False, "stop": [], "n": 1, "best_of": 1, "num_beams": 1,
+        "repetition_penalty": 1.0, "top_k": None, "seed": None, "temperature": 0,
+        "watermark": False, "return_full_text": False,
+    }  # fmt: skip
+    plain = answer(http, "Sports", choices=True)
+    assert answer(http, "Sports", choices=True, **asked) == plain
+    free = answer(http, "Sports", choices=False)
+    assert free == answer(http, "Sports", choices=None)
+    assert "choices" not in free["details"]
 
 
 def test_a_stream_is_refused(http: httpx.Client) -> None:

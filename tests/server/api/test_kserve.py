@@ -138,7 +138,9 @@ def test_choices_have_a_probability(started: Started) -> None:
         "data": [each["probability"] for each in best],
     }
     asked_more = {**asked, "min_probability": 1.0}
-    abstained = outputs(infer(http, tensor("x"), parameters=asked_more))
+    refused = infer(http, tensor("x"), parameters=asked_more)
+    assert refused.headers["x-generated-tokens"] == "0"
+    abstained = outputs(refused)
     assert abstained["text"]["data"] == [""]
     assert abstained["finish_reason"]["data"] == ["abstained"]
     assert abstained["probability"]["data"] == told["probability"]["data"][:1]

@@ -159,7 +159,7 @@ def test_choices(started: Started) -> None:
     try:
         asked = {"structured_outputs": {"choice": ["World", "Sports"]}, "temperature": 0.7}
         choices = complete(http, ["a", "b"], **asked)["choices"]
-        shy = complete(http, "a", **asked, min_probability=1.0)["choices"]
+        shy = complete(http, "a", **asked, min_probability=1.0)
     finally:
         site.engine.say = type(site.engine)().say
     # The engine gives each token of what it says -0.1, each other one -3.
@@ -187,7 +187,9 @@ def test_choices(started: Started) -> None:
         assert ranking["mass"] == pytest.approx(math.exp(right) + math.exp(wrong))
         assert (ranking["temperature"], ranking["calibrated_by"]) == (1.0, "nothing")
         assert ranking["abstained"] is False
-    (choice,) = shy
+    assert shy["usage"]["completion_tokens"] == 0
+    assert shy["usage"]["total_tokens"] == shy["usage"]["prompt_tokens"]
+    (choice,) = shy["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("", "stop")
     assert choice["ranking"]["abstained"] is True
     assert choice["ranking"]["choices"][0]["text"] == "Sports"

@@ -141,7 +141,7 @@ def test_what_has_no_effect_may_be_anything(http: httpx.Client, path: str) -> No
         ("/v1/completions", {"prompt": ""}, "prompt", "is empty"),
         ("/v1/completions", {"prompt": "x" * 90}, "prompt", "set truncate_prompt_tokens to 64"),
         ("/v1/completions", {"logprobs": 2}, "logprobs", "alternatives are not built"),
-        ("/v1/completions", {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        ("/v1/completions", {"max_tokens": 0}, "max_tokens", "must be at least 1"),
         ("/v1/completions", {"temperature": 0.001}, "temperature", "0 or 0.01 to 100 is allowed"),
         ("/v1/completions", {"temperature": -1}, "temperature", "is allowed"),
         ("/v1/completions", {"n": 2}, "n", "set temperature over 0, or set num_beams"),
@@ -159,10 +159,27 @@ def test_what_has_no_effect_may_be_anything(http: httpx.Client, path: str) -> No
         ("/v1/completions", {"num_beams": 2, "stream": True}, "num_beams", "before the best"),
         ("/v1/completions", {"truncate_prompt_tokens": 65}, "truncate_prompt_tokens", "65"),
         ("/v1/completions", {"max_token": 5}, "max_token", "did you mean max_tokens?"),
+        *(
+            (path, {name: ["a", "b"]}, name, "did you mean structured_outputs.choice?")
+            for path in ("/v1/completions", "/v1/chat/completions")
+            for name in ("choice", "choices", "guided_choice")
+        ),
+        (
+            "/v1/completions",
+            {"messages": []},
+            "messages",
+            "give prompt; /v1/chat/completions takes messages",
+        ),
+        (
+            "/v1/chat/completions",
+            {"prompt": "x"},
+            "prompt",
+            "give messages; /v1/completions takes prompt",
+        ),
         ("/v1/completions", {"\ud800": 5}, None, "is not a field of this route"),
         ("/v1/completions", {"stream_options": {"x": 1}}, "stream_options", "is not a field"),
         ("/v1/completions", {"min_mass": 0.5}, "min_mass", "without structured_outputs.choice"),
-        ("/v1/completions", {"model": 3}, "model", "valid string"),
+        ("/v1/completions", {"model": 3}, "model", "must be a string"),
         ("/v1/chat/completions", {"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "4"),
         ("/v1/chat/completions", {"top_logprobs": 1}, "top_logprobs", "set logprobs to true"),
         (
@@ -210,7 +227,7 @@ CHOICE = {"choice": ["one", "two"]}
         ({"structured_outputs": {"choice": [1]}}, "structured_outputs", "choice[0] must be"),
         ({"structured_outputs": {"choice": ["a", "A"]}}, "structured_outputs", "choice[1]"),
         ({"structured_outputs": {"choice": True}}, "structured_outputs.choice", "no options"),
-        ({"structured_outputs": CHOICE, "min_mass": 2}, "min_mass", "less than or equal to 1"),
+        ({"structured_outputs": CHOICE, "min_mass": 2}, "min_mass", "must be at most 1"),
     ],
     ids=lambda value: ascii(value)[:60],
 )

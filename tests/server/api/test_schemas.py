@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jumplora_server.api.errors import validation_message
+from jumplora_server.api.kserve_schemas import InferParameters, TextInference
 from jumplora_server.api.parameters import Parameters
 from jumplora_server.api.schemas import GenerateRequest
 
@@ -27,8 +28,14 @@ BAD: list[tuple[str, Any, str]] = [
     (
         "unknown parameter",
         {"inputs": "a", "parameters": {"temprature": 1}},
-        "parameters: unknown field 'temprature'; allowed are max_new_tokens",
+        "parameters: unknown field 'temprature' (did you mean temperature?); allowed are max_new_",
     ),
+    (
+        "parameter outside",
+        {"inputs": "a", "choices": True},
+        'choices belongs in parameters: {"parameters": {"choices": ...}}',
+    ),
+    ("list as parameters", {"inputs": "a", "parameters": [1]}, "parameters: must be an object"),
     ("number as inputs", {"inputs": 5}, "inputs: must be a string, or the whole a list"),
     ("mixed list", {"inputs": ["a", 5]}, "inputs: item 1 must be a string"),
     ("empty list", {"text": []}, "text: the list is empty"),
@@ -36,38 +43,38 @@ BAD: list[tuple[str, Any, str]] = [
     ("empty item", {"text": ["a", ""]}, "text: item 1 is empty"),
     ("half a surrogate", {"inputs": "a\ud800"}, "inputs: is not valid Unicode"),
     ("object as inputs", {"inputs": {"a": 1}}, "inputs: must be a string"),
-    ("number as task", {"task_id": 3, "inputs": "a"}, "task_id: Input should be a valid string"),
+    ("number as task", {"task_id": 3, "inputs": "a"}, "task_id: must be a string"),
     ("list as body", [], "the body must be a JSON object"),
     ("null as parameters", {"inputs": "a", "parameters": None}, "parameters: "),
 ]
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [
-    ("max_new_tokens", 0, "greater than or equal to 1 (given: 0)"),
-    ("max_new_tokens", 10**9, "less than or equal to"),
-    ("max_new_tokens", "5", 'valid integer (given: "5")'),
-    ("max_new_tokens", True, "valid integer (given: true)"),
-    ("max_new_tokens", 1.5, "integer"),
-    ("min_new_tokens", -1, "greater than or equal to 0"),
-    ("do_sample", 1, "valid boolean"),
+    ("max_new_tokens", 0, "at least 1 (given: 0)"),
+    ("max_new_tokens", 10**9, "at most"),
+    ("max_new_tokens", "5", 'must be an integer (given: "5")'),
+    ("max_new_tokens", True, "must be an integer (given: true)"),
+    ("max_new_tokens", 1.5, "must be an integer"),
+    ("min_new_tokens", -1, "at least 0"),
+    ("do_sample", 1, "must be true or false"),
     ("temperature", 0.001, "0 or 0.01 to 100 is allowed"),
-    ("temperature", False, "valid number"),
+    ("temperature", False, "must be a number"),
     ("temperature", 101, "0 or 0.01 to 100 is allowed"),
     ("temperature", float("nan"), "finite number"),
     ("temperature", float("inf"), "finite number"),
-    ("top_k", 0, "greater than or equal to 1"),
-    ("top_p", 0, "greater than 0"),
-    ("top_p", 1.01, "less than or equal to 1"),
-    ("repetition_penalty", 0, "greater than or equal to 0.1"),
-    ("seed", -1, "greater than or equal to 0"),
-    ("seed", 2**63, "less than or equal to"),
+    ("top_k", 0, "at least 1"),
+    ("top_p", 0, "more than 0"),
+    ("top_p", 1.01, "at most 1"),
+    ("repetition_penalty", 0, "at least 0.1"),
+    ("seed", -1, "at least 0"),
+    ("seed", 2**63, "at most"),
     ("stop", ["a"] * 5, "at most 4"),
     ("stop", ["a" * 65], "at most 64"),
     ("stop", [""], "at least 1"),
-    ("stop", "a", "valid list"),
-    ("truncate", 0, "greater than or equal to 1"),
-    ("details", "yes", "valid boolean"),
-    ("typical_p", 0, "greater than 0"),
-    ("typical_p", 1.5, "less than or equal to 1"),
-    ("timeout_ms", 0, "greater than or equal to 1"),
+    ("stop", "a", "must be a list"),
+    ("truncate", 0, "at least 1"),
+    ("details", "yes", "must be true or false"),
+    ("typical_p", 0, "more than 0"),
+    ("typical_p", 1.5, "at most 1"),
+    ("timeout_ms", 0, "at least 1"),
 ]
 
 
@@ -85,6 +92,27 @@ def test_parameters_out_of_range(name: str, value: Any, words: str) -> None:
     message = refusal({"inputs": "a", "parameters": {name: value}})
     assert message.startswith(f"parameters.{name}")
     assert words in message
+
+
+@pytest.mark.parametrize("form", [Parameters, InferParameters])
+def test_a_message_lists_the_parameters_that_ask_for_something(form: type[Parameters]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        form.model_validate({"min_probabilty": 0.5, "flow": 1})
+    message = validation_message(caught.value.errors())
+    assert message.startswith(
+        "unknown field 'min_probabilty' (did you mean min_probability?), 'flow'; allowed are "
+    )
+    listed = message.partition("allowed are ")[2].split(", ")
+    assert {"choices", "min_mass", "max_new_tokens", "timeout_ms"} <= {*listed}
+    assert not {"watermark", "grammar", "api_token"} & {*listed}
+    assert ("details" in listed) == (form is Parameters)
+
+
+def test_a_missing_field_and_bounds_in_plain_words() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TextInference.model_validate({"parameters": {"choices": True, "min_mass": 50}})
+    message = validation_message(caught.value.errors())
+    assert message == "parameters.min_mass: must be at most 1 (given: 50); inputs: is missing"
 
 
 def test_many_faults_are_told_up_to_five() -> None:

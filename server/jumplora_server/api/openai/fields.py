@@ -35,8 +35,8 @@ def _choice(value: object) -> object:
         if name != "choice" and given not in (None, False):
             raise ValueError(f"{str(name)[:64]!a} is not built here, only choice is")
     choice = value.get("choice")
-    if choice is None or choice is True:
-        return choice
+    if choice is None or isinstance(choice, bool):
+        return choice or None
     if not isinstance(choice, list):
         raise ValueError("choice must be a list of texts, or true for the adapter's own options")
     check_options(choice, "choice")
@@ -80,7 +80,7 @@ Choice = Annotated[
                         "choice": {
                             "anyOf": [
                                 OPTIONS,
-                                {"const": True, "type": "boolean"},
+                                {"type": "boolean"},
                             ]
                         }
                     },

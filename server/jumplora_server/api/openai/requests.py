@@ -7,7 +7,9 @@ value that asks for nothing is taken.
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -21,15 +23,23 @@ from jumplora_server.api.openai.messages import MESSAGES, user_text
 class Asked(Received):
     """A part of a request. It has many fields, so an unknown one gets the closest name alone."""
 
+    hints: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """What to do instead of giving a field that other routes or servers have."""
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, value: Any) -> Any:
         for name in value if isinstance(value, dict) else ():
             if name not in cls.model_fields:
                 shown = ascii(str(name)[:64])[1:-1]
-                close = difflib.get_close_matches(shown, cls.model_fields, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise ValueError(f"{shown}: is not a field of this route{hint}")
+                hint = cls.hints.get(shown)
+                if hint is None and (
+                    close := difflib.get_close_matches(shown, cls.model_fields, n=1)
+                ):
+                    hint = f"did you mean {close[0]}?"
+                raise ValueError(
+                    f"{shown}: is not a field of this route" + (f"; {hint}" if hint else "")
+                )
         return value
 
 
@@ -39,6 +49,10 @@ class StreamOptions(Asked):
     include_usage: bool | None = Field(default=None, description="a last event with the usage")
     continuous_usage_stats: Never = None
     include_obfuscation: Ignored = None
+
+
+_OF_CHOICE = "did you mean structured_outputs.choice?"
+_HINTS = {"choice": _OF_CHOICE, "choices": _OF_CHOICE, "guided_choice": _OF_CHOICE}
 
 
 class OpenAiRequest(Asked):
@@ -124,6 +138,10 @@ class OpenAiRequest(Asked):
 class CompletionRequest(OpenAiRequest):
     """Whole prompts for one task."""
 
+    hints: ClassVar[Mapping[str, str]] = MappingProxyType(
+        _HINTS | {"messages": "give prompt; /v1/chat/completions takes messages"}
+    )
+
     prompt: TextPrompts
     logprobs: int | None = Field(default=None, ge=0, description="0 or 1: those of the answer")
     echo: Never = None
@@ -132,6 +150,10 @@ class CompletionRequest(OpenAiRequest):
 
 class ChatRequest(OpenAiRequest):
     """A text for one task's template. `messages` is read as the text of its one user message."""
+
+    hints: ClassVar[Mapping[str, str]] = MappingProxyType(
+        _HINTS | {"prompt": "give messages; /v1/completions takes prompt"}
+    )
 
     messages: Annotated[str, BeforeValidator(user_text), WithJsonSchema(MESSAGES)]
     max_completion_tokens: int | None = Field(
