@@ -57,6 +57,7 @@ def test_order_and_places_undo_each_other_and_neighbours_have_most_in_common(
     assert sum(a != b for a, b in itertools.pairwise(firsts)) == len({*firsts}) - 1
 
 
+@pytest.mark.slow
 def test_an_adapter_that_was_made_where_another_one_was_is_another_one() -> None:
     for _ in range(50):
         gone = adapter()
