@@ -330,6 +330,11 @@ class Batch:
     copies: tuple[RowCopy, ...] = ()
     passes: tuple[Pass, ...] = ()
 
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """All that the step computes something for: those of `decode`, then those of `passes`."""
+        return (*self.decode, *(each.sequence for each in self.passes))
+
     def is_empty(self) -> bool:
         """Whether there is nothing to compute."""
         return not (self.encode or self.decode or self.passes)

@@ -234,7 +234,7 @@ class Engine:
         try:
             return self._step(batch)
         except Exception:  # what it wrote was not looked at, and may not be finite
-            self._forget([*batch.decode, *(each.sequence for each in batch.passes)])
+            self._forget(batch.sequences)
             self._spoiled.update(encoding.place for encoding in batch.encode)
             raise
 

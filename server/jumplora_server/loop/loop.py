@@ -267,8 +267,7 @@ class EngineLoop:
         if batch.is_empty():
             self._scheduler.check_idle()
             return True
-        computed = [*batch.decode, *(each.sequence for each in batch.passes)]
-        self._outbox.leave_queue(s for s in computed if s.encoded is None)
+        self._outbox.leave_queue(s for s in batch.sequences if s.encoded is None)
         began = self._clock()
         try:
             output = self._engine.step(batch)
@@ -277,7 +276,7 @@ class EngineLoop:
             self._report.step(batch, ended - began, output.encode_seconds)
             self._failed_steps = 0
         except Exception as error:
-            _log.exception("a step of %d rows failed", len(computed))
+            _log.exception("a step of %d rows failed", len(batch.sequences))
             failure = GenerationFailed("the engine failed on the batch of this request")
             failure.__cause__ = error
             self._scheduler.fail(batch, failure, self._clock())
@@ -301,7 +300,7 @@ class StepReport:
 
     def step(self, batch: Batch, seconds: float, encode_seconds: float) -> None:
         """After a step that took `seconds`, of which `encode_seconds` in the encoder."""
-        computed = [*batch.decode, *(each.sequence for each in batch.passes)]
+        computed = batch.sequences
         tasks = {task_of(s) for s in computed if s.priority == "normal"}
         encoded = sum(len(s.prompt) for s in batch.encode)
         self._metrics.batch(len(computed), len(tasks), encoded)

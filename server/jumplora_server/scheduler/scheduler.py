@@ -134,7 +134,7 @@ class Scheduler:
 
     def apply(self, batch: Batch, output: StepOutput, now: float) -> None:
         """Account for a step: one token for each sequence of `batch.decode`."""
-        for member in (*batch.decode, *(each.sequence for each in batch.passes)):
+        for member in batch.sequences:
             sequence = self._known[member.id]
             if sequence.encoded is None:
                 assert sequence.started is not None
@@ -164,7 +164,7 @@ class Scheduler:
         """
         # One with choices may not have had a pass in this step yet.
         others = [s for s in self._rows.values() if s.encoding in batch.encode]
-        for sequence in (*batch.decode, *(each.sequence for each in batch.passes), *others):
+        for sequence in (*batch.sequences, *others):
             if (known := self._known.get(sequence.id)) is not None:
                 self._end(known, FinishReason.ERROR, now, error=error)
         for encoding in batch.encode:
