@@ -22,7 +22,16 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import adapters, at_start, errors, health, kserve, tgi, vllm
+from jumplora_server.api import (
+    adapters,
+    at_start,
+    console,
+    errors,
+    health,
+    kserve,
+    tgi,
+    vllm,
+)
 from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
 from jumplora_server.api.openai import chat, completions, models
 from jumplora_server.api.openai.errors import FORMS as OPENAI_FORMS
@@ -299,6 +308,8 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     add_dialect(app, kserve.inference)
     add_dialect(app, vllm.router, vllm.FORMS)
     app.include_router(adapters.router)
+    if settings.console == "on":
+        app.include_router(console.router())
     app.include_router(health.router)
     errors.install(app)
     app.state.services = parts.services

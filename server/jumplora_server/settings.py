@@ -244,6 +244,7 @@ class Settings(BaseSettings):
         description="seconds that a page of /metrics may be old; more where pages take long, so "
         "that they take at most a tenth of the time (0: a new page each time, however long)",
     )
+    console: Literal["on", "off"] = Field(default="on", description="the page at / for people")
     docs: Literal["on", "off"] = Field(default="on", description="/docs and /openapi.json")
     log_format: Literal["text", "json"] = Field(default="text", description="form of a log line")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -42,6 +42,7 @@ PUBLIC_PATHS = frozenset(
     {"/livez", "/readyz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"}
 )
 ADAPTERS_PATH = "/v1/adapters"
+CONSOLE_PREFIX = "/console/"
 MODELS_PATH = "/v1/models"
 LORA_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 KEY_ID_DIGITS = 12  # of a key's SHA-256: names it in logs, and does not give it away
@@ -108,6 +109,8 @@ def needed_access(method: str, path: str, *, open_models: bool = False) -> Acces
     """
     if path in PUBLIC_PATHS:
         return "public"
+    if method in _READING and (path == "/" or path.startswith(CONSOLE_PREFIX)):
+        return "public"  # files of the package; what the page shows needs a key
     if method in _READING:
         return "public" if open_models and _is_at(path, MODELS_PATH) else "api"
     return "admin" if path in LORA_PATHS or _is_at(path, ADAPTERS_PATH) else "api"

@@ -60,7 +60,7 @@ def test_only_what_asks_to_generate_is_counted(http: httpx.Client, site: Site) -
     ("method", "path", "allowed"),
     [
         ("HEAD", "/generate", {"POST"}),
-        ("GET", "/", {"POST"}),
+        ("PUT", "/", {"GET", "HEAD", "POST"}),
         ("POST", "/ping", {"GET", "HEAD"}),
         ("POST", "/livez", {"GET", "HEAD"}),
         ("TRACE", "/info", {"GET", "HEAD"}),

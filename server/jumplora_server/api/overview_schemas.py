@@ -1,0 +1,126 @@
+"""What `GET /v1/overview` answers: one look at the whole server, for people.
+
+Seconds and bytes are plain numbers, shares run from 0 to 1, times are ISO 8601 in UTC. What is not
+known is null. A key sees its own tasks only, everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from jumplora_server.events import EventKind
+
+MAX_LINES = 100
+
+SortKey = Literal[
+    "task_id", "state", "requests", "p95", "failed", "memory", "density", "accuracy", "canaries"
+]
+Order = Literal["ascending", "descending"]
+
+
+class Strip(BaseModel):
+    """The server itself, on one line."""
+
+    version: str
+    backbone: str = Field(description="its name for clients")
+    dtype: str
+    device: str
+    kernels: str = Field(description="what computes: an instruction set, torch, ...")
+    ready: bool
+    faults: dict[str, str] = Field(description="why it is not ready, or what is wrong; by check")
+    rows_in_use: int
+    rows_total: int
+    waiting: int
+    memory_used: int = Field(description="bytes of all resident adapters and trunks")
+    memory_budget: int
+    backbone_memory: int
+    uptime_seconds: float
+    base: str | None = Field(description="task id of the bare backbone, where it may be asked for")
+    default_task: str | None
+    max_input_tokens: int
+    max_new_tokens: int
+    may_change: bool = Field(description="whether this key may change adapters")
+    why_not: str | None = Field(description="why it may not")
+
+
+class Accuracy(BaseModel):
+    """What the adapter's maker measured."""
+
+    score: str
+    share: float
+
+
+class TaskLine(BaseModel):
+    """One task in the table."""
+
+    task_id: str
+    version: str | None
+    desired: str | None
+    state: Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
+    degraded: str | None = Field(description="why what was published last does not answer")
+    kind: Literal["masked", "lowrank", "combined"] | None
+    density: float
+    ancestors: int = Field(description="how many adapters its lineage adds before its own")
+    memory: int = Field(description="bytes in memory, of the host or the device")
+    pinned: bool
+    in_flight: int
+    requests_per_second: list[float] = Field(
+        description="one number each trend_seconds, oldest first; empty: none of late"
+    )
+    p95_seconds: list[float | None] = Field(description="of the same times; null: no request then")
+    failed: int = Field(description="requests of that time that the server failed")
+    accuracy: Accuracy | None
+    canaries: float | None = Field(description="share of its canaries that were right here")
+
+
+class OverlapMap(BaseModel):
+    """How much the supports of tasks overlap: Jaccard index beside what chance would give.
+
+    Both are square, in the order of `tasks`; null on the diagonal and for what was not compared.
+    """
+
+    tasks: list[str]
+    jaccard: list[list[float | None]]
+    chance: list[list[float | None]]
+
+
+class ContinualRun(BaseModel):
+    """The accuracies of a continual run, as the manifests of its served tasks have them.
+
+    `accuracy[i][j]` is that of task j once task i was learned, in the run's order; null where it
+    is not known, and above the diagonal.
+    """
+
+    run: str
+    method: str
+    gate: str
+    split: str
+    tasks: list[str]
+    accuracy: list[list[float | None]]
+    backward_transfer: float | None = Field(description="after the last task that is known")
+
+
+class EventLine(BaseModel):
+    """Something that happened to an adapter or to the server."""
+
+    at: str
+    kind: EventKind
+    task_id: str | None
+    version: str | None
+    text: str
+
+
+class Overview(BaseModel):
+    """All of it. `tasks` are those at `offset` and after it of the `found` ones, at most 100."""
+
+    server: Strip
+    total: int = Field(description="tasks that this key may see")
+    found: int = Field(description="of these, what the search leaves")
+    offset: int
+    trend_seconds: float = Field(description="what one number of a trend is of")
+    tasks: list[TaskLine]
+    overlap: OverlapMap | None
+    runs: list[ContinualRun]
+    events: list[EventLine] = Field(description="the last 50, newest first")

@@ -1,0 +1,73 @@
+// Asks the server that this page is from. The key stays in this tab (sessionStorage).
+
+const KEY = "jumplora.key";
+
+export const key = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set: (value) =>
+    value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY),
+};
+
+/** What the server said when it refused: `status` (0: no answer), `type`, and its sentence. */
+export class Refused extends Error {
+  constructor(message, status, type = "", reason = null) {
+    super(message);
+    this.status = status;
+    this.type = type;
+    this.reason = reason;
+  }
+}
+
+/** The JSON of an answer. Throws Refused. */
+export async function ask(method, path, { body, headers = {}, signal } = {}) {
+  const response = await send(method, path, { body, headers, signal });
+  return response.status === 204 ? null : await response.json();
+}
+
+/** Calls `onEvent` with each server-sent event of a generation, in order. Throws Refused. */
+export async function stream(path, body, onEvent, signal) {
+  const response = await send("POST", path, { body, signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    const events = text.split("\n\n");
+    text = events.pop();
+    for (const event of events) {
+      if (!event.startsWith("data:")) continue;
+      const data = JSON.parse(event.slice("data:".length));
+      if (data.error) throw new Refused(data.error, 200, data.error_type, data.reason);
+      onEvent(data);
+    }
+  }
+}
+
+async function send(method, path, { body, headers = {}, signal }) {
+  const sent = { ...headers };
+  if (key.get()) sent.authorization = `Bearer ${key.get()}`;
+  let content = body;
+  if (body !== undefined && !(body instanceof Blob)) {
+    sent["content-type"] = "application/json";
+    content = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(path, { method, headers: sent, body: content, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The server gives no answer.", 0, "unreachable");
+  }
+  if (!response.ok) throw await refusal(response);
+  return response;
+}
+
+async function refusal(response) {
+  try {
+    const said = await response.json();
+    return new Refused(said.error, response.status, said.error_type, said.reason);
+  } catch {
+    return new Refused(`HTTP ${response.status}`, response.status);
+  }
+}

@@ -1,0 +1,3 @@
+export function mountEvents(section, context) {
+  return function show(overview) {};
+}

@@ -1,0 +1,3 @@
+export function mountOverlap(section, context) {
+  return function show(overview) {};
+}

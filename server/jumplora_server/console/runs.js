@@ -1,0 +1,3 @@
+export function mountRuns(section, context) {
+  return function show(overview) {};
+}

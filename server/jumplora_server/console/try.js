@@ -1,0 +1,3 @@
+export function mountTry(section, context) {
+  return function show(overview) {};
+}
