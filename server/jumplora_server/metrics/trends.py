@@ -114,7 +114,7 @@ class Trends:
         return percentile([*map(sum, zip(*(c.durations for c in self._of(task)), strict=True))])
 
     def _of(self, task: str) -> list[_Cell]:
-        """Copies: counts go on while they are read."""
+        """Copies: another thread may count while they are read."""
         first = self._first()
         with self._lock:
             return [
