@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.residency.status import TaskStatus
+
+if TYPE_CHECKING:  # a client reads these models, and needs no table of residency
+    from jumplora_server.residency.status import TaskStatus
 
 
 class Failure(BaseModel):
