@@ -125,7 +125,7 @@ def test_what_all_rows_would_get_is_raised_after_the_rows_before_it(kind: Kind) 
         return refused(401, "unauthorized") if "e" in texts else None
 
     with http_server(Server(later)) as url, client_of(kind, url) as client:
-        rows, came = client.batch("abcdefgh", task="a", concurrency=1), []
+        rows, came = client.batch("abcdefgh", task="a", concurrency=1), list[str]()
         with pytest.raises(KeyRefused):
             came.extend(each.text for each in rows)  # extends before the error, too
         assert came == list("ABCD")
