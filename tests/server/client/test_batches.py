@@ -24,11 +24,11 @@ from jumplora_server.client.batches import Plan, one_ahead
 from serving import wait_for
 from small_http import Asked, Said, http_server
 
-SIZE = 4
+SIZE = 4  # of a list
 INFO = {
     "version": "1", "model_id": "toy", "model_dtype": "float32", "model_device_type": "cpu",
     "backbone_fingerprint": "ab", "backbone_fingerprints": ["ab"], "max_input_tokens": 9,
-    "max_new_tokens": 9, "max_client_batch_size": SIZE, "max_concurrent_requests": 9,
+    "max_new_tokens": 9, "max_concurrent_requests": 9,
     "max_batch_size": 9, "base": None, "adapters": 1,
 }  # fmt: skip
 
@@ -40,14 +40,20 @@ def refused(status: int, code: str, **headers: str) -> Said:
 class Server:
     """Answers lists in capitals, unless `before` has something else to say of the texts."""
 
-    def __init__(self, before: Callable[[list[str]], Said | None] = lambda texts: None) -> None:
+    def __init__(
+        self,
+        before: Callable[[list[str]], Said | None] = lambda texts: None,
+        *,
+        concurrency: int = 1,
+    ) -> None:
         self._before = before
+        self._info = {**INFO, "max_client_batch_size": SIZE * concurrency}
         self._lock = threading.Lock()
         self.lists: list[list[str]] = []
 
     def __call__(self, asked: Asked) -> Said:
         if asked.path == "/info":
-            return Said.of(INFO)
+            return Said.of(self._info)
         texts = asked.json["text"]
         with self._lock:
             self.lists.append(texts)
@@ -64,7 +70,7 @@ pytestmark = pytest.mark.parametrize("kind", KINDS)
 
 def test_all_rows_in_order_in_lists_as_long_as_the_server_takes(kind: Kind) -> None:
     texts = [f"row {number}" for number in range(23)]
-    server = Server()
+    server = Server(concurrency=3)
     with http_server(server) as url, client_of(kind, url) as client:
         answered = list(client.batch(texts, task="a", concurrency=3))
         assert list(client.batch([], task="a")) == []
@@ -78,7 +84,7 @@ def test_a_row_that_is_refused_is_found_by_halving(kind: Kind) -> None:
 
     server = Server(too_long)
     with http_server(server) as url, client_of(kind, url) as client:
-        answered = list(client.batch(["a", "b", "much too long", "d"], task="a"))
+        answered = list(client.batch(["a", "b", "much too long", "d"], task="a", concurrency=1))
     assert [each.error is None for each in answered] == [True, True, False, True]
     assert isinstance(answered[2].error, InputRefused)
     assert answered[2].row.text == "much too long"
@@ -95,7 +101,7 @@ def test_a_list_that_fails_otherwise_fails_whole(
 ) -> None:
     server = Server(lambda texts: said if "b" in texts else None)
     with http_server(server) as url, client_of(kind, url) as client:
-        answered = list(client.batch("abcdefgh", task="a"))
+        answered = list(client.batch("abcdefgh", task="a", concurrency=1))
     assert [type(each.error) for each in answered[:4]] == [error] * 4
     assert [each.text for each in answered[4:]] == list("EFGH")
 
@@ -163,7 +169,7 @@ def test_so_many_requests_at_a_time_and_so_many_rows_in_memory(kind: Kind) -> No
             taken = number + 1
             yield str(number)
 
-    with http_server(Server(meet)) as url, client_of(kind, url) as client:
+    with http_server(Server(meet, concurrency=3)) as url, client_of(kind, url) as client:
         for number, each in enumerate(client.batch(rows(), task="a", concurrency=3)):
             assert each.text == str(number)
             assert taken <= number + 1 + 2 * 3 * SIZE
@@ -171,7 +177,7 @@ def test_so_many_requests_at_a_time_and_so_many_rows_in_memory(kind: Kind) -> No
 
 
 def test_a_batch_that_is_left_asks_no_more(kind: Kind) -> None:
-    server = Server()
+    server = Server(concurrency=2)
     with http_server(server) as url, client_of(kind, url) as client:
         rows = client.batch((str(number) for number in range(10_000)), task="a", concurrency=2)
         assert next(rows).text == "0"
@@ -193,6 +199,14 @@ def test_a_batch_that_is_left_does_not_wait_for_a_busy_server(kind: Kind) -> Non
         # The asynchronous client works while something is awaited.
         wait_for(lambda: bool(client.info()) and len(server.lists) >= 2)
         rows.close()  # within the test's time: the busy list would be asked again in 25 s
+
+
+def test_more_requests_than_a_list_may_have_prompts(kind: Kind) -> None:
+    server = Server(concurrency=1)
+    with http_server(server) as url, client_of(kind, url) as client:
+        answered = list(client.batch("abcdefgh", task="a", concurrency=SIZE + 1))
+    assert [each.text for each in answered] == list("ABCDEFGH")
+    assert sorted(server.lists) == [[text] for text in "abcdefgh"]
 
 
 def test_settings_that_make_no_sense(kind: Kind) -> None:
