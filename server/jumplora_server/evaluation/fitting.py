@@ -14,7 +14,7 @@ from jumplora_adapters.calibration import (
 )
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.manifest import Calibration, Manifest, PromptSpec, options_digest
-from jumplora_server.api.adapter_status import AdapterDetail
+from jumplora_server.api.adapter_schemas import AdapterDetail
 from jumplora_server.api.schemas import Info
 from jumplora_server.evaluation.certainty import Rankings
 from jumplora_server.evaluation.interview import Transcript

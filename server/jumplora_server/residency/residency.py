@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,10 +14,12 @@ from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.store import Store
 from jumplora_server.core import Lease
 from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
+from jumplora_server.events import Events
 from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
-from jumplora_server.residency.entries import Known, PinState
+from jumplora_server.residency.entries import Known, PinState, Route
 from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
@@ -51,6 +53,7 @@ class Residency:
         *,
         folding: Folding,
         metrics: Metrics,
+        events: Events | None = None,
         warm_up: WarmUp,
         replay_canaries: ReplayCanaries,
         clock: Callable[[], float] = time.monotonic,
@@ -68,12 +71,13 @@ class Residency:
         compared, each with each.
         """
         self._clock = clock
+        self._budget_bytes = folding.budget_bytes
         self._jobs = Jobs(clock, patience_seconds)
         # Requests ask it for leases, and the engine loop for slots.
         self.table = Shared(Table(folding.budget_bytes, waits or Waits()), self._jobs, clock)
         self._reader = StoreReader(store, backbone, reserved)
         tier: Tier = "host" if engine.device == "cpu" else "device"
-        self._report = Report(metrics, self.table, tier, clock)
+        self._report = Report(metrics, events or Events(), self.table, tier, clock)
         self._listeners: list[Callable[[], None]] = []
         self._first_loads: list[Future[TaskStatus]] = []
         self._first_loads_end = 0.0
@@ -96,6 +100,7 @@ class Residency:
             self._noticed,
             self._settle_soon,
             watch_seconds,
+            blamed=self._report.store,
             look_at_files=self._retry_repaired,
             clock=clock,
         )
@@ -207,14 +212,36 @@ class Residency:
         with self.table as table:
             return table.versions.budget_bytes - table.versions.used_bytes
 
+    @property
+    def budget_bytes(self) -> int:
+        """What adapters and trunks may take in the engine."""
+        return self._budget_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """What they took after the last change that was reported; counts nothing anew."""
+        return self._report.used_bytes
+
+    @property
+    def compared(self) -> tuple[OverlapSnapshot, ...]:
+        """The pairs of served versions that were compared so far; some may not serve any more."""
+        return self._report.compared
+
     def knows(self, task: str) -> bool:
         """Whether the task is registered."""
         with self.table as table:
             return task in table.routing.routes
 
-    def each_status(self) -> Iterator[TaskStatus]:
-        """All registered tasks, sorted by id, looked up as they are asked for."""
-        return self._report.statuses()
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """All registered tasks as they are routed now; a value, which nothing changes."""
+        with self.table as table:
+            return table.routing.routes
+
+    def each_status(self, tasks: Sequence[str] | None = None) -> Iterator[TaskStatus]:
+        """Of those tasks in their order, without those that are gone, or of all, sorted by id;
+        looked up as they are asked for."""
+        return self._report.statuses(tasks)
 
     def status(self, task: str) -> TaskStatus:
         """Raises UnknownTask."""
@@ -245,7 +272,10 @@ class Residency:
         Raises UnknownTask.
         """
         with self.table.naming_closest(task), self.table as table:
+            is_new = table.versions.is_pinned(task) != (pinned == "pinned")
             table.pin(task, pinned)
+        if is_new:
+            self._report.pinned(task, pinned)
 
     def forget(self, task: str) -> None:
         """After `store.remove`: no new leases; running sequences end, then all is freed."""

@@ -1,0 +1,225 @@
+"""`GET /v1/overview`: what the console shows.
+
+It is asked every few seconds, so ten thousand tasks must cost little: what is known of a task is
+put together for the lines that are shown, and otherwise only what the order needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from jumplora_server.api.ask import Caller, record_of
+from jumplora_server.api.health import WithServices, ready_checks, remarks
+from jumplora_server.api.middleware import ADMIN_KEY_NEEDED, CHANGES_ARE_OFF
+from jumplora_server.api.overview_maps import continual_runs, overlap_map, record_of_run
+from jumplora_server.api.overview_schemas import (
+    MAX_EVENTS,
+    Accuracy,
+    EventLine,
+    Overview,
+    OverviewQuery,
+    Strip,
+    TaskLine,
+)
+from jumplora_server.api.schemas import ErrorBody
+from jumplora_server.events import Event
+from jumplora_server.metrics.trends import CELL_SECONDS, Trend, Trends
+from jumplora_server.residency.entries import State
+from jumplora_server.residency.quality import score_of
+from jumplora_server.residency.status import TaskStatus
+from jumplora_server.services import Services
+from jumplora_server.version import VERSION
+
+router = APIRouter(prefix="/v1", tags=["server"])
+TASKS_A_TURN = 32  # of the event loop, which others wait for: less than a millisecond
+MAX_REASON = 400  # characters of why a task is degraded
+# What needs a look comes first.
+_STATES = (State.FAILED, State.LOADING, State.DRAINING, State.COLD, State.READY)
+_ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 422)}
+T = TypeVar("T")
+
+
+@router.get("/overview", response_model=Overview, responses=_ERRORS)
+async def overview(
+    request: Request, services: WithServices, query: Annotated[OverviewQuery, Query()]
+) -> Response:
+    """One look at the server, its tasks, how they overlap, and what happened last."""
+    caller = record_of(request.scope).caller
+    routes = services.residency.routes
+    tasks = sorted(filter(caller.may_see, routes))
+    await asyncio.sleep(0)
+    sought = query.search.casefold()
+    found = [task for task in tasks if sought in task.casefold()] if sought else tasks
+    await asyncio.sleep(0)
+    chosen = await _ordered(services, found, query)
+    shown = chosen[query.offset : query.offset + query.limit]
+    trends = services.metrics.trends
+    lines = await _in_turns(_line(s, trends) for s in services.residency.each_status(shown))
+    records = await _in_turns((task, record_of_run(routes[task])) for task in tasks)
+    told = Overview(
+        server=_strip(services, caller),
+        total=len(tasks),
+        found=len(found),
+        offset=query.offset,
+        trend_seconds=CELL_SECONDS,
+        tasks=lines,
+        overlap=overlap_map(services.residency.compared, routes, caller.may_see),
+        runs=continual_runs({t: record for t, record in records if record}, caller.may_see),
+        events=[_event(event) for event in _events(services, caller)],
+    )
+    # Made here, for the framework would check each number of it once more.
+    return Response(told.model_dump_json(), media_type="application/json")
+
+
+async def _in_turns(each: Iterable[T]) -> list[T]:
+    """All of them; other work gets its turns in between."""
+    made = []
+    for number, one in enumerate(each, start=1):
+        made.append(one)
+        if number % TASKS_A_TURN == 0:
+            await asyncio.sleep(0)
+    return made
+
+
+async def _ordered(services: Services, tasks: Sequence[str], query: OverviewQuery) -> list[str]:
+    """The tasks, which are sorted by id, by what the query says."""
+    key, trends = query.sort, services.metrics.trends
+    is_descending = query.order == "descending"
+    match key:
+        case "task_id":
+            return [*reversed(tasks)] if is_descending else [*tasks]
+        case "requests" | "failed" | "p95":
+            ranks = await _in_turns((_trend_rank(key, task, trends), task) for task in tasks)
+        case _:
+            statuses = services.residency.each_status(tasks)
+            ranks = await _in_turns((_status_rank(key, each), each.task_id) for each in statuses)
+    return by_rank(ranks, descending=is_descending)
+
+
+def by_rank(ranks: Sequence[tuple[float | None, str]], *, descending: bool) -> list[str]:
+    """Either way round; equals stay in their order, and what has no rank comes last."""
+    known = [(rank, task) for rank, task in ranks if rank is not None]
+    known.sort(key=lambda each: each[0], reverse=descending)
+    return [task for _, task in known] + [task for rank, task in ranks if rank is None]
+
+
+def _trend_rank(
+    key: Literal["requests", "failed", "p95"], task: str, trends: Trends
+) -> float | None:
+    if key == "p95":
+        return trends.p95(task)
+    total = trends.sum_of(task)
+    return total.requests if key == "requests" else total.failed
+
+
+def _status_rank(
+    key: Literal["state", "memory", "density", "accuracy", "canaries"], status: TaskStatus
+) -> float | None:
+    match key:
+        case "state":
+            is_behind = status.degraded and status.state is State.READY
+            return _STATES.index(State.FAILED) + 0.5 if is_behind else _STATES.index(status.state)
+        case "memory":
+            return status.bytes_host + status.bytes_device
+        case "density":
+            return status.density if status.nonzeros else None
+        case "accuracy":
+            return None if (score := score_of(status.manifest)) is None else score[1]
+        case "canaries":
+            return status.canary_accuracy
+
+
+def _line(status: TaskStatus, trends: Trends) -> TaskLine:
+    manifest, failure = status.manifest, status.failure
+    score = score_of(manifest)
+    trend = trends.trend(status.task_id) or Trend((), ())
+    return TaskLine(
+        task_id=status.task_id,
+        version=status.version,
+        desired=status.desired,
+        state=status.state.value,
+        degraded=None if failure is None else failure.message[:MAX_REASON],
+        kind=None if manifest is None else manifest.kind,
+        density=status.density,
+        ancestors=0 if manifest is None else len(manifest.lineage),
+        memory=status.bytes_host + status.bytes_device,
+        pinned=status.pinned,
+        in_flight=status.in_flight,
+        requests_per_second=list(trend.per_second),
+        p95_seconds=list(trend.p95),
+        p95=trends.p95(status.task_id),
+        failed=trends.sum_of(status.task_id).failed,
+        accuracy=None if score is None else Accuracy(score=score[0], share=score[1]),
+        canaries=status.canary_accuracy,
+    )
+
+
+def _strip(services: Services, caller: Caller) -> Strip:
+    settings, limits, load = services.settings, services.limits, services.loop.load
+    why_not = why_no_change(services, caller)
+    default = settings.default_task
+    checks = ready_checks(services)
+    return Strip(
+        version=VERSION,
+        backbone=services.served_name,
+        dtype=settings.dtype,
+        device=settings.device,
+        kernels=services.hardware.kernels,
+        ready=all(check == "ok" for check in checks.values()),
+        faults=_faults(checks, remarks(services), caller),
+        rows_in_use=load.rows,
+        rows_total=limits.max_rows,
+        waiting=load.waiting,
+        memory_used=services.residency.used_bytes,
+        memory_budget=services.residency.budget_bytes,
+        backbone_memory=services.hardware.weight_bytes,
+        uptime_seconds=services.clock() - services.began,
+        base=settings.base_name if settings.allow_base == "yes" else None,
+        default_task=default if default and _may_name(services, caller, default) else None,
+        max_input_tokens=limits.max_source_tokens,
+        max_new_tokens=limits.max_target_tokens,
+        may_change=why_not is None,
+        why_not=why_not,
+    )
+
+
+def why_no_change(services: Services, caller: Caller) -> str | None:
+    """Why this caller may not change adapters; None where it may."""
+    if not services.settings.admin_keys:
+        return CHANGES_ARE_OFF
+    return None if "admin" in caller.scopes else ADMIN_KEY_NEEDED
+
+
+def _faults(
+    checks: Mapping[str, str], remarks: Mapping[str, str], caller: Caller
+) -> dict[str, str]:
+    """What is wrong, by check. A key of some tasks does not read texts that name others."""
+    bad = {name: text for name, text in checks.items() if text != "ok"}
+    found = {**remarks, **bad}
+    return found if caller.tasks is None else dict.fromkeys(found, "not ok: ask its operator")
+
+
+def _may_name(services: Services, caller: Caller, spec: str) -> bool:
+    task = spec.partition("@")[0]
+    return caller.may_see(task) or task in (services.settings.base_name, services.served_name)
+
+
+def _events(services: Services, caller: Caller) -> list[Event]:
+    visible = (e for e in services.events.newest() if e.task is None or caller.may_see(e.task))
+    return [event for event, _ in zip(visible, range(MAX_EVENTS), strict=False)]
+
+
+def _event(event: Event) -> EventLine:
+    return EventLine(
+        at=datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds"),
+        kind=event.kind,
+        task_id=event.task,
+        version=event.version,
+        text=event.text,
+    )
