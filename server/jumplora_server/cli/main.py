@@ -13,6 +13,7 @@ import typer
 from jumplora_adapters.cli.app import register
 from jumplora_adapters.continual.commands import group
 from jumplora_adapters.training.cli import train
+from jumplora_server.cli.batch import batch
 from jumplora_server.cli.calibrate import calibrate
 from jumplora_server.cli.change import remove, rollback
 from jumplora_server.cli.evaluate import evaluate
@@ -34,6 +35,7 @@ def command_line() -> typer.Typer:
     app.callback()(_root)
     app.command("serve")(serve_command())
     app.command("generate")(generate)
+    app.command("batch")(batch)
     app.command("evaluate")(evaluate)
     app.command("calibrate")(calibrate)
     app.command("publish")(publish)

@@ -1,4 +1,4 @@
-"""Where a command changes adapters: on a running server, or in a store folder."""
+"""Where a command reads or changes adapters: on a running server, or in a store folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jumplora_adapters.cli.output import fail
+from jumplora_adapters.cli.output import fail, note
 
 if TYPE_CHECKING:
     from jumplora_server.client import Client
@@ -26,6 +26,14 @@ Store = Annotated[
         help="Store folder, instead of --server; servers that watch it follow.",
     ),
 ]
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+ServerOrDefault = Annotated[
+    str,
+    typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of the server."),
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an api key.")
+]
 Key = Annotated[
     str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an admin key.")
 ]
@@ -34,19 +42,28 @@ Key = Annotated[
 def place_of(context: typer.Context, server: str | None, store: Path | None) -> str | Path:
     """The server's address or the store's folder.
 
-    A flag wins over the environment, and JUMPLORA_SERVER over JUMPLORA_STORE.
+    A flag wins over the environment, and JUMPLORA_SERVER over JUMPLORA_STORE, which is said.
     """
-    flags = {name for name in ("server", "store") if _is_flag(context, name)}
+    flags = {name for name in ("server", "store") if is_flag(context, name)}
     if len(flags) == 2:
         raise typer.BadParameter("give --server URL or --store FOLDER, not both")
     if server is not None and "store" not in flags:
+        if store is not None and not flags:
+            note(
+                f"JUMPLORA_SERVER and JUMPLORA_STORE are set: this is about the server {server}; "
+                "for the folder give --store"
+            )
         return server
     if store is not None:
         return store
-    fail("give --server URL or --store FOLDER")
+    fail(
+        "give --server URL (or JUMPLORA_SERVER) or --store FOLDER (or JUMPLORA_STORE); "
+        "`jumplora serve` starts a server"
+    )
 
 
-def _is_flag(context: typer.Context, name: str) -> bool:
+def is_flag(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line, and not by a variable."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
