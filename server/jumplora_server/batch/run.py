@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -26,6 +27,29 @@ class Answers(Protocol):
 
     def __call__(self, rows: Iterator[Row], /) -> AsyncGenerator[tuple[Row, Outcome]]:
         """Reads on while it answers."""
+
+
+Opened = Callable[[], AbstractAsyncContextManager[Answers]]
+"""Begins what answers rows, which may take seconds; called within an event loop."""
+
+
+@asynccontextmanager
+async def on_demand(opened: Opened) -> AsyncGenerator[Answers]:
+    """Yields what answers rows, and begins it with the first row that needs an answer."""
+    async with AsyncExitStack() as stack:
+        begun: list[Answers] = []
+
+        async def answers(rows: Iterator[Row], /) -> AsyncGenerator[tuple[Row, Outcome]]:
+            first = next(rows, None)
+            if first is None:
+                return
+            if not begun:
+                begun.append(await stack.enter_async_context(opened()))
+            async with aclosing(begun[0](chain([first], rows))) as outcomes:
+                async for outcome in outcomes:
+                    yield outcome
+
+        yield answers
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +18,7 @@ from jumplora_server.cli import place
 
 if TYPE_CHECKING:
     from jumplora_server.batch.rows import Defaults
-    from jumplora_server.batch.run import Answers, OnRows, Tally
-
-Opened = Callable[[], AbstractAsyncContextManager["Answers"]]
-"""Begins what answers rows, inside an event loop."""
+    from jumplora_server.batch.run import Answers, OnRows, Opened, Tally
 
 _Option = typer.Option
 _ENGINE = "Offline engine"
@@ -173,7 +170,7 @@ def _on_server(address: str, key: str | None, concurrency: int) -> Opened:
 
 
 def _offline(backbone: str, store: Path, flags: dict[str, str]) -> Opened:
-    """Builds the engine. Ends the command where it cannot be built."""
+    """Builds an engine. Ends the command where the settings are wrong or it cannot be built."""
     from jumplora_adapters.cli.sources import open_catalogue
     from jumplora_server import logs
     from jumplora_server.batch.offline import offline, offline_settings
@@ -184,21 +181,27 @@ def _offline(backbone: str, store: Path, flags: dict[str, str]) -> Opened:
         settings = offline_settings(backbone=backbone, store=str(store), **flags)
     except SettingsError as error:
         fail("\n".join(error.lines))
-    logs.configure(settings.log_format, "warning")
-    from jumplora_server.app import STARTUP_ERRORS, assemble
 
-    try:
-        parts = assemble(settings)
-    except STARTUP_ERRORS as error:
-        fail(f"the engine cannot start: {error}")
-    return lambda: offline(parts)
+    @asynccontextmanager
+    async def built() -> AsyncGenerator[Answers]:
+        logs.configure(settings.log_format, "warning")
+        from jumplora_server.app import STARTUP_ERRORS, assemble
+
+        try:
+            parts = assemble(settings)
+        except STARTUP_ERRORS as error:
+            fail(f"the engine cannot start: {error}")
+        async with offline(parts) as answers:
+            yield answers
+
+    return built
 
 
 def _run(
     opened: Opened, file: Path, out: Path, defaults: Defaults, *, overwrite: bool, quiet: bool
 ) -> Tally:
     from jumplora_server.batch import rows
-    from jumplora_server.batch.run import Batch, Tally
+    from jumplora_server.batch.run import Batch, Tally, on_demand
 
     tally = Tally()
     if out != STREAM:
@@ -206,7 +209,7 @@ def _run(
 
     async def answer_all(on_rows: OnRows) -> None:
         with rows.opened(file) as lines:
-            async with opened() as answers:
+            async with on_demand(opened) as answers:
                 batch = Batch(file, rows.read_lines(lines, defaults), answers, on_rows, tally)
                 if out == STREAM:
                     await batch.onto(sys.stdout)
