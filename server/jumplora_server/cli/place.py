@@ -57,7 +57,7 @@ def place_of(context: typer.Context, server: str | None, store: Path | None) -> 
     if store is not None:
         return store
     fail(
-        "give --server URL (or JUMPLORA_SERVER) or --store FOLDER (or JUMPLORA_STORE); "
+        "give --server URL or --store FOLDER (or set JUMPLORA_SERVER or JUMPLORA_STORE); "
         "`jumplora serve` starts a server"
     )
 
