@@ -14,8 +14,14 @@ from jumplora_adapters.cli.output import fail, note
 if TYPE_CHECKING:
     from jumplora_server.client import Client
 
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+
 Server = Annotated[
     str | None,
+    typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of a running server."),
+]
+ServerOrDefault = Annotated[
+    str,
     typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of a running server."),
 ]
 Store = Annotated[
@@ -26,16 +32,19 @@ Store = Annotated[
         help="Store folder, instead of --server; servers that watch it follow.",
     ),
 ]
-DEFAULT_SERVER = "http://127.0.0.1:8000"
-ServerOrDefault = Annotated[
-    str,
-    typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of the server."),
-]
-ApiKey = Annotated[
-    str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an api key.")
+ReadStore = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        envvar="JUMPLORA_STORE",
+        help="Folder of published adapters, instead of --server.",
+    ),
 ]
 Key = Annotated[
     str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an admin key.")
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an api key.")
 ]
 
 
