@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,8 +68,8 @@ def batch(
         _Option("--key", envvar="JUMPLORA_KEY", help="An api key.", rich_help_panel=_ASKED),
     ] = None,
     concurrency: Annotated[
-        int, _Option(min=1, max=256, help="Rows asked at a time.", rich_help_panel=_ASKED)
-    ] = 32,
+        int, _Option(min=1, max=64, help="Requests at a time.", rich_help_panel=_ASKED)
+    ] = 4,
     backbone: Annotated[
         str | None,
         _Option(
@@ -157,14 +158,14 @@ def _where(
 
 
 def _on_server(address: str, key: str | None, concurrency: int) -> Opened:
-    """Asks one server; what it refuses for all rows ends the command."""
-    from jumplora_server.batch.remote import remote
+    from jumplora_server.batch.remote import RETRIES, remote
+    from jumplora_server.client import AsyncClient
 
     @asynccontextmanager
     async def asked() -> AsyncGenerator[Answers]:
-        with place.asking(address, key) as client:
-            async with remote(client, concurrency) as answers:
-                yield answers
+        with place.explained(address):  # what would be refused of all rows ends the command
+            async with AsyncClient(address, key=key, retries=RETRIES) as client:
+                yield partial(remote, client, concurrency)
 
     return asked
 

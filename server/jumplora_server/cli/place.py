@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from jumplora_adapters.cli.output import fail, note
 
 if TYPE_CHECKING:
-    from jumplora_server.client import Client
+    from jumplora_server.client import Client, RequestFailed
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
@@ -78,12 +78,37 @@ def is_flag(context: typer.Context, name: str) -> bool:
 
 
 @contextmanager
-def asking(server: str, key: str | None, *, timeout: float = 120.0) -> Iterator[Client]:
+def asking(
+    server: str, key: str | None, *, timeout: float = 120.0, retries: int = 2
+) -> Iterator[Client]:
     """A client of the server; what the server refuses ends the command with its reason."""
-    from jumplora_server.client import Client, RequestFailed
+    from jumplora_server.client import Client
+
+    with explained(server), Client(server, key=key, timeout=timeout, retries=retries) as client:
+        yield client
+
+
+@contextmanager
+def explained(server: str) -> Iterator[None]:
+    """End the command where a call failed, with the reason and the flag or command that helps."""
+    from jumplora_server.client import KeyRefused, RequestFailed, TaskUnknown, Unreachable
 
     try:
-        with Client(server, key=key, timeout=timeout) as client:
-            yield client
+        yield
+    except Unreachable as error:
+        _fail(
+            error,
+            "start a server with `jumplora serve`, or give the address of one by --server (or "
+            "JUMPLORA_SERVER)",
+        )
+    except KeyRefused as error:
+        _fail(error, "give a key that may do this by --key (or JUMPLORA_KEY)")
+    except TaskUnknown as error:
+        _fail(error, f"`jumplora list --server {server}` shows its tasks")
     except RequestFailed as error:
-        fail(f"error ({error.reason or error.code}): {error.message}")
+        _fail(error)
+
+
+def _fail(error: RequestFailed, advice: str = "") -> NoReturn:
+    more = f"; {advice}" if advice else ""
+    fail(f"error ({error.reason or error.code}): {error.message}{more}")
