@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import (
@@ -71,7 +72,7 @@ def _again(show: Callable[[], None], seconds: float) -> None:
     never = threading.Event()
     try:
         while True:
-            typer.clear()
+            Console().clear()  # nothing, where stdout is not a terminal
             show()
             never.wait(seconds)
     except KeyboardInterrupt:
