@@ -72,9 +72,7 @@ def test_rows_of_several_tasks_on_a_server(served: tuple[Site, str], tmp_path: P
     said = {
         task: str(site.parts.services.residency.status(task).version) for task in ("alpha", "beta")
     }
-    rows = [
-        {"id": n, "task_id": ("alpha", "beta")[n % 2], "text": f"row {n}"} for n in range(11)
-    ]
+    rows = [{"id": n, "task_id": ("alpha", "beta")[n % 2], "text": f"row {n}"} for n in range(11)]
     file, out = write(tmp_path / "rows.jsonl", *rows), tmp_path / "new" / "out.jsonl"
     shown = batch(file, "--out", out, "--server", address)
     assert shown.stdout == ""
@@ -124,12 +122,15 @@ def test_ctrl_c_leaves_a_file_that_is_continued(served: tuple[Site, str], tmp_pa
     rows = [{"task_id": "alpha", "text": f"row {n}"} for n in range(count)]
     file, out = write(tmp_path / "rows.jsonl", *rows), tmp_path / "out.jsonl"
     command = ["batch", str(file), "--out", str(out), "--server", address, "--quiet"]
-    with slow_down(site), subprocess.Popen(
-        [sys.executable, "-m", "jumplora_server", *command],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    ) as running:
+    with (
+        slow_down(site),
+        subprocess.Popen(
+            [sys.executable, "-m", "jumplora_server", *command],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ) as running,
+    ):
         try:
             wait_for(lambda: out.exists() and out.stat().st_size > 0, 60)
             running.send_signal(signal.SIGINT)
@@ -238,7 +239,7 @@ def test_offline_answers_are_a_servers_and_transformers(
         tokens = oracle(backbone, prompt, [deltas[str(row["task_id"])]], max_new_tokens=6)
         assert result["answer"] == tokenizer.decode(tokens).strip()
     chosen, sampled, unknown, wide = found[2 * len(texts) :]
-    assert [each["text"] for each in chosen["options"]][0] == chosen["answer"]
+    assert chosen["options"][0]["text"] == chosen["answer"]
     assert chosen["probability"] == chosen["options"][0]["probability"]
     assert sampled["seed"] == 7
     assert unknown["error"]["code"] == "unknown_task"
