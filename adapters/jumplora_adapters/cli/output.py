@@ -22,6 +22,11 @@ ColumnStyle = Literal["left", "right", "fold"]
 """Left or right in one line; `fold` is left, broken into lines where the terminal is narrow."""
 _LEAST_FOLDED = 16
 _NO_LIMIT = 1 << 20
+# By an error's code: the command that helps, where the message cannot know it.
+_ADVICE = {
+    "unknown_task": "`jumplora list` shows the tasks",
+    "unknown_version": "`jumplora list TASK` shows the versions",
+}
 
 
 @contextmanager
@@ -30,7 +35,8 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except AdapterError as error:
-        fail(f"error ({error.code}): {error}")
+        advice = _ADVICE.get(error.code)
+        fail(f"error ({error.code}): {error}" + (f"; {advice}" if advice else ""))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"error (io): {where}{error.strerror or error}")
@@ -45,6 +51,11 @@ def fail(message: str) -> NoReturn:
 def warn(message: str) -> None:
     """Print a warning to stderr."""
     typer.secho(f"warning: {printable(message)}", fg="yellow", err=True)
+
+
+def note(message: str) -> None:
+    """Print to stderr what a reader of the result should know, and need not change."""
+    typer.secho(f"note: {printable(message)}", err=True)
 
 
 def print_json(value: object) -> None:
