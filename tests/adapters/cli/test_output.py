@@ -107,4 +107,3 @@ def test_a_table_in_a_terminal_is_folded_and_never_cut(
     assert shown.count("end") == 1
     assert "100.00 %" in shown
     assert "a-task-of-" in shown
-

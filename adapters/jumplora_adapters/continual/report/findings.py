@@ -71,7 +71,9 @@ def _at_the_end(summaries: Sequence[GroupSummary], names: Names) -> str:
         for group, cells in [(summary.group, summary.cells["exact_match"][0])]
         if len(cells) == len(group.tasks)
     }
-    beside = f"; the bare backbone {100 * next(iter(bare.values())):.1f} %" if len(bare) == 1 else ""
+    beside = (
+        f"; the bare backbone {100 * next(iter(bare.values())):.1f} %" if len(bare) == 1 else ""
+    )
     found = _measured(summaries, "overall")
     return f"right, mean over the tasks: {_listed(found, names, _share)}{beside}."
 
