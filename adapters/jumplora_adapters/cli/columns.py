@@ -61,8 +61,8 @@ def unlimited(columns: Sequence[Column]) -> list[str]:
 def folded(text: str, width: int, *, indent: str = "") -> list[str]:
     """`text` in lines of at most `width` cells; all lines but the first begin with `indent`.
 
-    Spaces end a line first (not those of `1.5 ± 0.2 %`); a word that is too long is broken after `-`, `_`, `/` or `.`, else
-    anywhere.
+    Spaces end a line first (not those of `1.5 ± 0.2 %`); a word that is too long is broken after
+    `-`, `_`, `/` or `.`, else anywhere.
     """
     lines = [""]
     for word in _BREAKS.split(text):
