@@ -45,6 +45,11 @@ def warn(message: str) -> None:
     typer.secho(f"warning: {printable(message)}", fg="yellow", err=True)
 
 
+def note(message: str) -> None:
+    """Print to stderr what a reader of the result should know, and need not change."""
+    typer.secho(f"note: {printable(message)}", err=True)
+
+
 def print_json(value: object) -> None:
     """The whole of stdout for `--json`; numbers that JSON lacks are a ValueError."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
