@@ -17,7 +17,9 @@ METHOD = Optimisation()
 
 
 def chosen(rows: int, **given: int | float | None) -> Optimisation:
-    return paced(METHOD, rows, **{"epochs": None, "batch_size": None, "learning_rate": None, **given})  # type: ignore[arg-type]
+    return paced(
+        METHOD, rows, **{"epochs": None, "batch_size": None, "learning_rate": None, **given}
+    )  # type: ignore[arg-type]
 
 
 @given(st.integers(MANY_ROWS, 10**7))
