@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from jumplora_adapters.cli.columns import Column, fitted, folded, unlimited
+from jumplora_adapters.cli.columns import Column, fitted, folded, split_columns, unlimited
 
 WORDS = st.text(alphabet="abcdeé文-_/.", min_size=1, max_size=40)
 TEXTS = st.lists(WORDS, min_size=1, max_size=6).map(" ".join)
@@ -82,3 +82,17 @@ def test_with_room_nothing_is_folded() -> None:
         " ─────────────────────",
         " a name of words     1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("widths", "keys", "parts"),
+    [
+        ([4, 3, 3], 1, [[0, 1, 2]]),
+        ([4, 8, 8, 8, 8], 1, [[0, 1, 2], [0, 3, 4]]),
+        ([4, 8, 8, 8, 8, 8], 1, [[0, 1], [0, 2, 3], [0, 4, 5]]),
+        ([4, 4, 8, 30], 2, [[0, 1, 2], [0, 1, 3]]),
+        ([4], 1, [[0]]),
+    ],
+)
+def test_parts_of_a_table(widths: list[int], keys: int, parts: list[list[int]]) -> None:
+    assert split_columns(widths, 24, keys=keys, gap=2) == parts
