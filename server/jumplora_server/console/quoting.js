@@ -1,11 +1,11 @@
 // Texts as source code of shells and of Python: what comes out of them is what went in.
 
-// Characters that a terminal or an editor acts on, or that nobody sees: written as escapes.
-// C0 (JSON escapes it, too), DEL and C1, invisible ones, changes of direction, half surrogate pairs.
-const UNSEEN =
-  /[\u0000-\u001f\u007f-\u00a0\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff9-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+// Characters that a terminal or an editor acts on, or that look like another or like nothing:
+// controls, changes of direction, odd spaces, halves of surrogate pairs. Written as escapes.
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu;
 
-const hex = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+const units = (text) => [...Array(text.length).keys()].map((index) => text.charCodeAt(index));
+const hex = (number, digits) => number.toString(16).padStart(digits, "0");
 
 /** One word of sh, bash and zsh. Nothing is special between single quotes but their end. */
 export const shellWord = (text) => `'${text.replaceAll("'", "'\\''")}'`;
@@ -14,7 +14,7 @@ export const shellWord = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 export const json = (value, indent = 2) =>
   JSON.stringify(value, null, indent).replace(UNSEEN, (character) =>
     // What is left of C0 is the line ends that JSON.stringify made between values.
-    character === "\n" ? character : hex(character),
+    character === "\n" ? character : units(character).map((unit) => `\\u${hex(unit, 4)}`).join(""),
   );
 
 const SHORT = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
@@ -22,7 +22,12 @@ const SHORT = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };
 /** A string of Python. */
 export function pythonText(text) {
   const escaped = text.replace(/["\\]/g, (character) => `\\${character}`);
-  return `"${escaped.replace(UNSEEN, (character) => SHORT[character] ?? hex(character))}"`;
+  return `"${escaped.replace(UNSEEN, (character) => SHORT[character] ?? pythonEscape(character))}"`;
+}
+
+function pythonEscape(character) {
+  const code = character.codePointAt(0);
+  return code > 0xffff ? `\\U${hex(code, 8)}` : `\\u${hex(code, 4)}`;
 }
 
 const WIDTH = 80;
