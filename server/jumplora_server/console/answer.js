@@ -5,7 +5,7 @@ import { answerTo } from "./asking.js";
 import { ranking } from "./choices.js";
 import { copyBox } from "./copying.js";
 import { h } from "./dom.js";
-import { count, percent } from "./numbers.js";
+import { counted, percent } from "./format.js";
 import { refusalNote } from "./refusal.js";
 import { summary, timingFigure } from "./timing.js";
 import { legend, tokenLine } from "./tokens.js";
@@ -55,7 +55,7 @@ export function answerPanel(context, name) {
       return { question, ...answer, tokens: tokens.tokens(), error: null };
     } catch (error) {
       if (error.name === "AbortError") {
-        const came = count(tokens.tokens().length, "token");
+        const came = counted(tokens.tokens().length, "token");
         body.replaceChildren(tokens.line, h("p", { class: "note" }, `Stopped after ${came}.`));
         context.announce("Stopped.");
         return { details: null, error: null };

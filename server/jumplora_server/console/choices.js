@@ -1,7 +1,7 @@
 // A ranking: each option's probability as a bar, and what share of all answers the options are.
 
 import { h } from "./dom.js";
-import { logarithm, percent } from "./numbers.js";
+import { logarithm, percent } from "./format.js";
 
 const MOST_BARS = 20; // those behind them open on demand
 

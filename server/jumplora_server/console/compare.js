@@ -2,7 +2,7 @@
 
 import { differingTokens, optionDifferences } from "./differences.js";
 import { h } from "./dom.js";
-import { count, percent, points } from "./numbers.js";
+import { counted, percent, points } from "./format.js";
 
 const MOST_ROWS = 20;
 
@@ -20,7 +20,7 @@ function comparedTokens(panels, outcomes) {
   panels.forEach((panel, side) => panel.mark(sides[side]));
   const [first, second] = outcomes;
   const isSame = first.text === second.text;
-  const parts = outcomes.map(({ tokens }, side) => `${sides[side].size} of ${count(tokens.length, "token")}`);
+  const parts = outcomes.map(({ tokens }, side) => `${sides[side].size} of ${counted(tokens.length, "token")}`);
   const sentence = isSame
     ? "Both give the same answer."
     : `The answers differ: ${parts.join(" and ")}, framed above, are in one of them only.`;

@@ -9,6 +9,7 @@ export function optionChips() {
   const text = h("input", { id: "try-option", class: "field", "aria-label": "Another option", placeholder: "Another option" });
   const add = h("button", { type: "button", class: "button small", onclick: addTyped }, "Add");
   const hint = h("p", { class: "muted hint" });
+  const fault = h("p", { class: "bad", role: "alert" });
   const element = h(
     "fieldset",
     { class: "options" },
@@ -16,6 +17,7 @@ export function optionChips() {
     chips,
     h("div", { class: "row" }, all, none, text, add),
     hint,
+    fault,
   );
   let own = [];
   let added = [];
@@ -63,7 +65,13 @@ export function optionChips() {
     explain();
   }
 
+  function setFault(message) {
+    fault.textContent = message ?? "";
+    if (message !== null) text.focus();
+  }
+
   function explain() {
+    setFault(null);
     const chosen = read();
     all.disabled = none.disabled = boxes().length === 0;
     if (boxes().length === 0) hint.textContent = "This task brings no options: add some to choose.";
@@ -91,5 +99,5 @@ export function optionChips() {
   }
 
   explain();
-  return { element, read, set };
+  return { element, read, set, setFault };
 }

@@ -1,15 +1,12 @@
 // Who is asked: a task, and a version of it where not the current one is meant.
 
-import { ask } from "./api.js";
+import { adapterPath, ask } from "./api.js";
 import { combobox } from "./combobox.js";
 import { h } from "./dom.js";
+import { digits } from "./format.js";
 
 const SHOWN = 20; // tasks that a search lists
-const DIGITS = 12; // of a version, in names; the server takes 8 and more
-
-export const shortVersion = (version) => version.slice(0, DIGITS);
-export const adapterPath = (task) =>
-  `/v1/adapters/${task.split("/").map(encodeURIComponent).join("/")}`;
+const NAMING = 12; // digits that name a version in a request; the server takes 8 and more
 
 /** `onChange(detail)` is called with what the server says of the task: null where it says nothing. */
 export function subject({ id, label, onChange }) {
@@ -55,28 +52,27 @@ export function subject({ id, label, onChange }) {
   }
 
   function listVersions(chosen) {
-    const history = detail?.history ?? [];
-    const current = detail?.version ? `current (${shortVersion(detail.version)})` : "current";
-    const known = history.toReversed().map((version) => shortVersion(version));
-    if (chosen && !known.some((version) => version.startsWith(chosen.slice(0, DIGITS)))) {
-      known.unshift(chosen);
-    }
+    const history = (detail?.history ?? []).map((version) => version.slice(0, NAMING)).toReversed();
+    const isChosen = (version) => chosen !== "" && version.startsWith(chosen.slice(0, NAMING));
+    if (chosen !== "" && !history.some(isChosen)) history.unshift(chosen);
+    const current = detail?.version ? `current (${digits(detail.version)})` : "current";
     versions.replaceChildren(
       h("option", { value: "" }, current),
-      ...known.map((version, age) =>
-        h("option", { value: version }, age === 0 ? `${version}, the newest` : version),
+      ...history.map((version, age) =>
+        h("option", { value: version }, digits(version) + (age === 0 ? ", published last" : "")),
       ),
     );
-    versions.value = known.find((version) => chosen && version.startsWith(chosen.slice(0, DIGITS))) ?? "";
-    versions.disabled = known.length === 0;
+    versions.value = history.find(isChosen) ?? "";
+    versions.disabled = history.length === 0;
   }
 
   function setFault(message) {
     fault.hidden = message === null;
     fault.textContent = message ?? "";
-    tasks.input.toggleAttribute("aria-invalid", false);
-    if (message === null) tasks.input.removeAttribute("aria-describedby");
-    else {
+    if (message === null) {
+      tasks.input.removeAttribute("aria-invalid");
+      tasks.input.removeAttribute("aria-describedby");
+    } else {
       tasks.input.setAttribute("aria-invalid", "true");
       tasks.input.setAttribute("aria-describedby", fault.id);
     }
@@ -102,7 +98,7 @@ async function searchTasks(text, signal) {
   const overview = await ask("GET", `/v1/overview?${query}`, { signal });
   const entries = overview.tasks.map((task) => ({
     value: task.task_id,
-    note: [task.state, task.version && shortVersion(task.version)].filter(Boolean).join(" "),
+    note: `${task.state} ${digits(task.version)}`,
   }));
   const { base } = overview.server;
   if (base !== null && base.includes(text)) {

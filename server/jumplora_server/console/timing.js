@@ -1,8 +1,7 @@
 // Where the time of an answer went, as one bar, and what else is known of it.
 
 import { h } from "./dom.js";
-import { count, duration } from "./numbers.js";
-import { shortVersion } from "./subject.js";
+import { counted, digits, seconds as time } from "./format.js";
 
 const PARTS = [
   ["queue", "queue_seconds", "waiting for a place and for the adapter"],
@@ -20,10 +19,10 @@ function bar(timing, seconds) {
   const known = PARTS.map(([name, field, words]) => ({ name, words, seconds: timing[field] ?? 0 }));
   const rest = Math.max(0, seconds - known.reduce((sum, part) => sum + part.seconds, 0));
   const parts = [...known, { name: "other", words: "network, this page, and the rest of the server", seconds: rest }];
-  const said = parts.map((part) => `${part.name} ${duration(part.seconds)}`).join(", ");
+  const said = parts.map((part) => `${part.name} ${time(part.seconds)}`).join(", ");
   const figure = h("div", { class: "stack", role: "img", "aria-label": `Where the time went: ${said}` });
   for (const part of parts) {
-    const piece = h("span", { class: `piece ${part.name}`, title: `${part.name} ${duration(part.seconds)}: ${part.words}` });
+    const piece = h("span", { class: `piece ${part.name}`, title: `${part.name} ${time(part.seconds)}: ${part.words}` });
     piece.style.flexGrow = String(part.seconds);
     figure.append(piece);
   }
@@ -31,7 +30,7 @@ function bar(timing, seconds) {
     "ul",
     { class: "key" },
     ...parts.map((part) =>
-      h("li", { title: part.words }, h("span", { class: `swatch ${part.name}` }), `${part.name} ${duration(part.seconds)}`),
+      h("li", { title: part.words }, h("span", { class: `swatch ${part.name}` }), `${part.name} ${time(part.seconds)}`),
     ),
   );
   return [figure, key];
@@ -41,9 +40,9 @@ function facts(details, seconds) {
   const version = details.adapter_version;
   const rows = [
     ["Tokens", `${details.prompt_tokens} in, ${details.generated_tokens} out`],
-    ["Answered by", version === null ? "the bare backbone" : h("code", { title: version }, shortVersion(version))],
-    ["Seen here", duration(seconds)],
-    ["Server", details.timing ? duration(details.timing.total_seconds) : null],
+    ["Answered by", version === null ? "the bare backbone" : h("code", { title: version }, digits(version))],
+    ["Seen here", time(seconds)],
+    ["Server", details.timing ? time(details.timing.total_seconds) : null],
     ["Seed", details.seed],
     ["Ended by", ENDS[details.finish_reason]],
   ];
@@ -63,4 +62,4 @@ const ENDS = {
 
 /** One sentence, for those who hear the page. */
 export const summary = (details, seconds) =>
-  `${count(details.generated_tokens, "token")} in ${duration(seconds)}`;
+  `${counted(details.generated_tokens, "token")} in ${time(seconds)}`;

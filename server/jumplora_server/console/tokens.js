@@ -2,7 +2,7 @@
 // its number in a table.
 
 import { h } from "./dom.js";
-import { logarithm, percent } from "./numbers.js";
+import { logarithm, percent } from "./format.js";
 
 // From this probability up; the last one has all that are below.
 const LEVELS = [

@@ -75,8 +75,7 @@ export function mountTry(section, context) {
     for (const one of subjects) one.setFault(null);
     text.setFault(null);
     verdict.replaceChildren();
-    const problem = await settled(way);
-    if (problem) return;
+    if (way === "choose" && lacksOptions()) return;
     running = new AbortController();
     setRunning(true);
     const asked = subjectsAsked();
@@ -92,11 +91,12 @@ export function mountTry(section, context) {
     }
   }
 
-  /** Whether something is missing that the server need not be asked for. */
-  function settled(way) {
-    if (way !== "choose" || options.read() === true || options.read().length > 0) return false;
-    options.complain();
-    return true;
+  /** The reader has left none: said at once, without the server. */
+  function lacksOptions() {
+    const chosen = options.read();
+    const lacks = chosen !== true && chosen.length === 0;
+    options.setFault(lacks ? "Choose at least one option, or add one." : null);
+    return lacks;
   }
 
   function blame(error, one) {
@@ -126,12 +126,12 @@ export function mountTry(section, context) {
   panels[0].clear("The answer appears here, token by token.");
 
   /** For other parts of the page: put a task here. */
-  context.onTry?.((task, version) => {
+  context.tryTask = (task, version) => {
     hasTask = true;
     first.set(task, version);
     section.scrollIntoView();
     text.focus();
-  });
+  };
 
   return function show(overview) {
     const { server, tasks } = overview;
