@@ -23,7 +23,7 @@ export function facts(detail) {
   ];
   return h(
     "dl",
-    { class: "facts" },
+    { class: "task-facts" },
     items.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value || NONE))),
   );
 }
@@ -60,7 +60,7 @@ export function densityBars(density) {
   const modules = Object.entries(density);
   if (!modules.length) return h("p", { class: "muted" }, "Not known.");
   const highest = Math.max(...modules.map(([, share]) => share)) || 1;
-  const list = h("ul", { class: "bars" });
+  const list = h("ul", { class: "densities" });
   const add = (some) => list.append(...some.map(([name, share]) => bar(name, share, highest)));
   add(modules.slice(0, MOST_BARS));
   const rest = modules.slice(MOST_BARS);
@@ -78,8 +78,8 @@ function bar(name, share, highest) {
   return h(
     "li",
     {},
-    h("span", { class: "bar-name", title: name }, moduleName(name)),
-    h("span", { class: "bar", "aria-hidden": "true" }, h("span", { style: { width } })),
-    h("span", { class: "bar-number" }, percent(share)),
+    h("span", { class: "density-name", title: name }, moduleName(name)),
+    h("span", { class: "density-bar", "aria-hidden": "true" }, h("span", { style: { width } })),
+    h("span", { class: "density-share" }, percent(share)),
   );
 }

@@ -7,7 +7,7 @@ import { taskTable } from "./table.js";
 
 const TYPED_MS = 200; // after the last key, before the server is asked
 
-/** {show(overview), query(), focusTask(taskId)}: the query is the one whose answer `show` gets next. */
+/** {show(overview), showFault(error), query(), focusTask(taskId)}: the query is the one whose answer `show` gets next. */
 export function mountTasks(section, context) {
   const view = { search: "", sort: "task_id", order: "ascending" };
   let asked = null;
@@ -17,7 +17,7 @@ export function mountTasks(section, context) {
   const head = tableHead((column) => change(orderAfter(view, column)));
   const table = taskTable(head.element, context, context.refresh);
   const chooser = orderChooser((sort, order) => change({ sort, order }));
-  const empty = h("p", { class: "empty muted", id: "tasks-empty" }, "Asking the server…");
+  const empty = h("p", { class: "muted", id: "tasks-empty" }, "Asking the server…");
   const publish = h(
     "button",
     { type: "button", class: "button", id: "publish-task", onclick: () => context.publishTask() },
@@ -33,6 +33,7 @@ export function mountTasks(section, context) {
     ),
   );
   section.append(table.element, empty);
+  table.element.hidden = true;
   head.show(view);
 
   function change(to) {
@@ -45,6 +46,11 @@ export function mountTasks(section, context) {
 
   return {
     focusTask: table.focusTask,
+    /** Before there is anything to show. */
+    showFault({ status, message }) {
+      if (shownView !== null) return;
+      setText(empty, status === 401 ? "The tasks are shown to a key that the server knows." : message);
+    },
     query() {
       asked = { ...view };
       return new URLSearchParams({ ...asked, ...table.wanted() });
