@@ -3,7 +3,7 @@
 import { h, setAttribute, setText } from "./dom.js";
 import { counted, whole } from "./format.js";
 import { COLUMNS } from "./row.js";
-import { taskTable } from "./table.js";
+import { TaskTable } from "./table.js";
 
 const TYPED_MS = 200; // after the last key, before the server is asked
 
@@ -15,7 +15,7 @@ export function mountTasks(section, context) {
   const count = h("p", { id: "tasks-count", class: "muted", role: "status" });
   const search = searchField((text) => change({ search: text }));
   const head = tableHead((column) => change(orderAfter(view, column)));
-  const table = taskTable(head.element, context, context.refresh);
+  const table = new TaskTable(head.element, context, context.refresh);
   const chooser = orderChooser((sort, order) => change({ sort, order }));
   const empty = h("p", { class: "muted", id: "tasks-empty" }, "Asking the server…");
   const publish = h(
@@ -45,7 +45,7 @@ export function mountTasks(section, context) {
   }
 
   return {
-    focusTask: table.focusTask,
+    focusTask: (taskId) => table.focusTask(taskId),
     /** Before there is anything to show. */
     showFault({ status, message }) {
       if (shownView !== null) return;
