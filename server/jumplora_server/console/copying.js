@@ -38,8 +38,9 @@ export function copyBox(context) {
   }
 
   async function copyText() {
-    copied.textContent = (await put(code)) ? "✓ copied" : "select the code and copy it";
-    context.announce(copied.textContent);
+    const isCopied = await put(code);
+    copied.textContent = isCopied ? "✓ copied" : "select the code and copy it";
+    context.announce(isCopied ? "Copied." : "Not copied: select the code and copy it.");
   }
 
   function show(asked) {

@@ -44,7 +44,7 @@ export function subject({ id, label, onChange }) {
     } catch (error) {
       if (signal.aborted) return;
       detail = null;
-      isUnsettled = true;
+      isUnsettled = error.status !== 404; // a missing one is asked for again once it is listed
       setFault(`${titleOf(error)}.`);
     }
     if (signal.aborted) return;
@@ -83,7 +83,7 @@ export function subject({ id, label, onChange }) {
   function notice(overview) {
     base = overview.server.base;
     const line = overview.tasks.find((task) => task.task_id === tasks.value());
-    const hasChanged = detail !== null && line !== undefined && line.version !== detail.version;
+    const hasChanged = line !== undefined && line.version !== (detail?.version ?? "unknown");
     if (hasChanged || isUnsettled) {
       setFault(null);
       learn(tasks.value(), versions.value);
