@@ -79,7 +79,7 @@ def opens(operation: Operation, key: str | None) -> bool:
     ids=str,
 )
 def test_the_declared_security_is_what_the_server_asks_for(
-    settings: dict[str, str], schemes: list[str | None], tmp_path: Path
+    settings: dict[str, Any], schemes: list[str | None], tmp_path: Path
 ) -> None:
     with connected(make_site(tmp_path, **settings)) as http:
         document = document_of(http)
