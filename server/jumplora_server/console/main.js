@@ -1,11 +1,53 @@
 // Joins the parts: asks for the overview every two seconds and hands it to each of them.
 
+import { ask } from "./api.js";
+import { mountDrawer } from "./drawer.js";
 import { mountEvents } from "./events.js";
 import { mountOverlap } from "./overlap.js";
+import { poll } from "./poll.js";
 import { mountRuns } from "./runs.js";
+import { mountStrip } from "./strip.js";
+import { mountTasks } from "./tasks.js";
 import { mountTry } from "./try.js";
+
+const byId = (id) => document.getElementById(id);
 
 // Each mount(section, context) returns show(overview). `context` is what parts may ask of others:
 //   context.openTask(taskId)            opens the task's drawer
-//   context.tryTask(taskId, version?)   puts a task into "try it"
+//   context.tryTask(taskId, version?)   puts a task into "try it"; mountTry sets it
 //   context.announce(text)              says something to screen readers
+//   context.refresh()                   asks for the overview now
+const context = {
+  openTask(taskId) {
+    location.hash = `task=${encodeURIComponent(taskId)}`;
+  },
+  tryTask() {},
+  announce(text) {
+    byId("said").textContent = text;
+  },
+  refresh: () => overviews.now(),
+};
+
+const strip = mountStrip(byId("strip"), context);
+const tasks = mountTasks(byId("tasks"), context);
+const parts = [
+  strip.show,
+  tasks.show,
+  mountTry(byId("try"), context),
+  mountOverlap(byId("overlap"), context),
+  mountRuns(byId("runs"), context),
+  mountEvents(byId("events"), context),
+  mountDrawer(byId("drawer"), context),
+];
+
+const overviews = poll(() => ask("GET", `/v1/overview?${tasks.query()}`), {
+  onAnswer(overview) {
+    document.body.classList.remove("stale");
+    for (const show of parts) show(overview);
+  },
+  onFault(error, wait) {
+    document.body.classList.add("stale");
+    return strip.showFault(error, wait);
+  },
+});
+overviews.now();

@@ -1,0 +1,4 @@
+export function mountDrawer(dialog, context) {
+  context.publishTask = () => {};
+  return () => {};
+}
