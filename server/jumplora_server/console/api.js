@@ -8,13 +8,15 @@ export const key = {
     value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY),
 };
 
-/** What the server said when it refused: `status` (0: no answer), `type`, and its sentence. */
+/** What the server said when it refused: `status` (0: no answer), `type`, and its sentence.
+ *  `retryAfter` is in seconds, null where the server names none. */
 export class Refused extends Error {
-  constructor(message, status, type = "", reason = null) {
+  constructor(message, status, type = "", reason = null, retryAfter = null) {
     super(message);
     this.status = status;
     this.type = type;
     this.reason = reason;
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -30,7 +32,7 @@ export async function stream(path, body, onEvent, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await read(reader);
     if (done) return;
     text += value;
     const events = text.split("\n\n");
@@ -41,6 +43,15 @@ export async function stream(path, body, onEvent, signal) {
       if (data.error) throw new Refused(data.error, 200, data.error_type, data.reason);
       onEvent(data);
     }
+  }
+}
+
+async function read(reader) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The connection broke off before the answer's end.", 0, "broken_off");
   }
 }
 
@@ -88,7 +99,11 @@ async function send(method, path, { body, headers = {}, signal }) {
     if (error.name === "AbortError") throw error;
     throw unreachable();
   }
-  if (!response.ok) throw refused(await response.text().catch(() => ""), response.status);
+  if (!response.ok) {
+    const seconds = Number.parseInt(response.headers.get("retry-after") ?? "", 10);
+    const retryAfter = Number.isNaN(seconds) ? null : seconds;
+    throw refused(await response.text().catch(() => ""), response.status, retryAfter);
+  }
   return response;
 }
 
@@ -96,11 +111,11 @@ function unreachable() {
   return new Refused("The server gives no answer.", 0, "unreachable");
 }
 
-function refused(text, status) {
+function refused(text, status, retryAfter = null) {
   try {
     const said = JSON.parse(text);
-    return new Refused(String(said.error), status, said.error_type, said.reason);
+    return new Refused(String(said.error), status, said.error_type, said.reason, retryAfter);
   } catch {
-    return new Refused(`HTTP ${status}`, status);
+    return new Refused(`HTTP ${status}`, status, "", null, retryAfter);
   }
 }

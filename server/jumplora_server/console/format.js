@@ -90,3 +90,15 @@ export function moduleName(name) {
   const match = /^(\w+)\.block\.(\d+)\.layer\.\d+\.(.+)$/.exec(name);
   return match ? `${match[1]} ${match[2]} · ${match[3]}` : name;
 }
+
+/** A difference of shares in points: 0.042 -> "+4.2", -0.042 -> "−4.2". */
+export function points(difference) {
+  const text = Math.abs(100 * difference).toFixed(1);
+  if (Number(text) === 0) return text;
+  return (difference < 0 ? "−" : "+") + text;
+}
+
+/** A natural logarithm, with a true minus sign: -0.1234 -> "−0.123". */
+export function logarithm(value) {
+  return value.toFixed(3).replace("-", "−");
+}
