@@ -106,7 +106,8 @@ def open_page(
         page.on("pageerror", lambda error: faults.found.append(f"throws {error}"))
         page.goto(path)
         yield page
-        assert [fault for fault in faults.found if expected is None or expected not in fault] == []
+        wrong = [fault for fault in faults.found if expected is None or expected not in fault]
+        assert wrong == [], "\n".join(wrong)
     finally:
         context.close()
 
