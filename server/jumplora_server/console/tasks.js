@@ -7,7 +7,7 @@ import { taskTable } from "./table.js";
 
 const TYPED_MS = 200; // after the last key, before the server is asked
 
-/** {show(overview), query()}: the query is the one whose answer `show` gets next. */
+/** {show(overview), query(), focusTask(taskId)}: the query is the one whose answer `show` gets next. */
 export function mountTasks(section, context) {
   const view = { search: "", sort: "task_id", order: "ascending" };
   let asked = null;
@@ -44,6 +44,7 @@ export function mountTasks(section, context) {
   }
 
   return {
+    focusTask: table.focusTask,
     query() {
       asked = { ...view };
       return new URLSearchParams({ ...asked, ...table.wanted() });
