@@ -1,7 +1,7 @@
 // A ranking: each option's probability as a bar, and what share of all answers the options are.
 
 import { h } from "./dom.js";
-import { logarithm, percent } from "./format.js";
+import { logarithm, percent, short } from "./format.js";
 
 const MOST_BARS = 20; // those behind them open on demand
 
@@ -76,5 +76,5 @@ function abstention({ parameters }, { choices, mass }) {
 
 const calibration = ({ temperature, calibrated_by: by }) =>
   by === "manifest"
-    ? `Calibrated: the adapter divides log-probabilities by ${temperature}, so that 80 % should be right 8 times in 10.`
+    ? `Calibrated: the adapter divides log-probabilities by ${short(temperature)}, so that 80 % should be right 8 times in 10.`
     : "Not calibrated: these are the model's own numbers, often surer than they are right.";

@@ -38,7 +38,7 @@ function comparedChoices(outcomes) {
     h(
       "table",
       { class: "differences" },
-      h("caption", {}, "Probabilities side by side, the largest difference first"),
+      h("caption", {}, "Probabilities side by side, the largest difference first; –: not an option there"),
       h("thead", {}, h("tr", {}, ...["Option", ...names, "Points"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, ...rows.slice(0, MOST_ROWS).map(row), row(mass)),
     ),
@@ -48,13 +48,13 @@ function comparedChoices(outcomes) {
 
 function row({ text, first, second }) {
   const isShared = first !== null && second !== null;
-  const cells = [first, second].map((share) => (share === null ? "no option" : percent(share)));
+  const cells = [first, second].map((share) => (share === null ? "–" : percent(share)));
   return h(
     "tr",
     {},
     h("th", { scope: "row" }, text),
     ...cells.map((cell) => h("td", { class: "number" }, cell)),
-    h("td", { class: "number" }, isShared ? `${arrow(second - first)}${points(second - first)}` : "–"),
+    h("td", { class: "number nowrap" }, isShared ? `${arrow(second - first)}${points(second - first)}` : "–"),
   );
 }
 

@@ -2,7 +2,7 @@
 // come on top, and wait for a press of a button while the reader is in the list.
 
 import { h } from "./dom.js";
-import { counted, digits } from "./format.js";
+import { counted } from "./format.js";
 
 const KINDS = {
   loaded: ["✓", "loaded", "good"],
@@ -101,7 +101,6 @@ function lineOf(event, context) {
   const [icon, word, tone] = KINDS[event.kind] ?? ["•", event.kind, ""];
   const at = new Date(event.at);
   const age = h("span", { class: "muted" });
-  const version = digits(event.version);
   const element = h(
     "li",
     {},
@@ -113,8 +112,7 @@ function lineOf(event, context) {
       event.task_id === null
         ? null
         : h("button", { type: "button", class: "link", onclick: () => context.openTask(event.task_id) }, event.task_id),
-      version === "" ? null : h("code", { title: event.version }, version),
-      h("span", {}, event.text),
+      h("span", { title: event.version }, event.text),
     ),
   );
   const line = { element, kind: event.kind, age: () => write(age, relative(at, new Date())) };

@@ -7,16 +7,14 @@ import { h } from "./dom.js";
 import { counted, short } from "./format.js";
 
 const MOST_WITH_NUMBERS = 16; // tasks; larger squares show the sign alone
-const NOTABLE = 1.1; // times chance, or its inverse
-const STRONG = 1.5;
 
 // A pair's level by its ratio, the first that fits; the sign tells them apart without colour.
 const LEVELS = [
-  { name: "far-more", from: STRONG, sign: "▲", words: "at least 1.5 times chance" },
-  { name: "more", from: NOTABLE, sign: "△", words: "1.1 to 1.5 times" },
-  { name: "as-chance", from: 1 / NOTABLE, sign: "·", words: "as chance has it" },
-  { name: "less", from: 1 / STRONG, sign: "▽", words: "a tenth to a third less" },
-  { name: "far-less", from: 0, sign: "▼", words: "less still" },
+  { name: "far-more", from: 1.5, sign: "▲", words: "1.5 times chance and more" },
+  { name: "more", from: 1.1, sign: "△", words: "1.1 to 1.5 times" },
+  { name: "as-chance", from: 0.9, sign: "·", words: "0.9 to 1.1" },
+  { name: "less", from: 0.67, sign: "▽", words: "0.67 to 0.9" },
+  { name: "far-less", from: 0, sign: "▼", words: "under 0.67" },
 ];
 
 export function mountOverlap(section, context) {

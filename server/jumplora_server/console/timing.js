@@ -44,7 +44,7 @@ function facts(details, seconds) {
     ["Seen here", time(seconds)],
     ["Server", details.timing ? time(details.timing.total_seconds) : null],
     ["Seed", details.seed],
-    ["Ended by", ENDS[details.finish_reason]],
+    ["Ended by", details.choices ? null : ENDS[details.finish_reason]],
   ];
   return h(
     "dl",

@@ -18,8 +18,8 @@ export const levelOf = (logprob) =>
 
 /** What is seen of a token's text: line ends, the end itself, and halves of characters too. */
 export function seenText({ text, special }) {
-  if (special) return "⏹";
-  if (text === "") return "◌";
+  if (special) return "end";
+  if (text === "") return "·";
   return text.replaceAll("\n", "↵\n").replaceAll("\t", "⇥");
 }
 
@@ -58,7 +58,7 @@ export function tokenLine() {
   function add(token) {
     tokens.push(token);
     const level = token.logprob === null ? "" : levelOf(token.logprob);
-    line.append(h("span", { class: `token ${level}`, title: saying(token) }, seenText(token)));
+    line.append(h("span", { class: `token ${level} ${token.special ? "end" : ""}`, title: saying(token) }, seenText(token)));
     rows.append(row(token));
     table.hidden = false;
   }
@@ -84,7 +84,7 @@ function row(token) {
   return h(
     "tr",
     {},
-    h("th", { scope: "row" }, token.special ? "⏹ end" : JSON.stringify(token.text)),
+    h("th", { scope: "row" }, token.special ? "end of the answer" : JSON.stringify(token.text)),
     h("td", { class: "number" }, logprob === null ? "–" : logarithm(logprob)),
     h("td", { class: "number" }, logprob === null ? "–" : percent(Math.exp(logprob))),
   );

@@ -33,7 +33,7 @@ export function mountTry(section, context) {
     options.element,
     more.element,
     h("div", { class: "row actions" }, generate, choose, stop, toggle),
-    h("p", { class: "muted hint" }, h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter"), " generates, with ", h("kbd", {}, "Shift"), " it chooses."),
+    h("p", { class: "muted hint" }, h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter"), " generates, with ", h("kbd", {}, "Shift"), " it chooses; ", h("kbd", {}, "Esc"), " stops."),
   );
   const answers = h("div", { class: "answers" }, h("div", { class: "panels" }, panels.map((panel) => panel.element)), verdict);
   section.append(h("div", { class: "try" }, form, answers));
@@ -106,10 +106,10 @@ export function mountTry(section, context) {
   }
 
   function setRunning(isOn) {
+    if (!isOn && document.activeElement === stop) generate.focus();
     stop.hidden = !isOn;
-    generate.disabled = choose.disabled = isOn;
-    if (isOn) stop.focus();
-    else if (document.activeElement === document.body || document.activeElement === stop) generate.focus();
+    // Not `disabled`: that would take the focus away from the button that was pressed.
+    for (const button of [generate, choose]) button.setAttribute("aria-disabled", String(isOn));
   }
 
   form.addEventListener("submit", (event) => {
@@ -120,7 +120,7 @@ export function mountTry(section, context) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       form.requestSubmit(event.shiftKey ? choose : generate);
-    }
+    } else if (event.key === "Escape" && running && !event.defaultPrevented) running.abort();
   });
   setComparing(false);
   panels[0].clear("The answer appears here, token by token.");
