@@ -20,10 +20,13 @@ function comparedTokens(panels, outcomes) {
   panels.forEach((panel, side) => panel.mark(sides[side]));
   const [first, second] = outcomes;
   const isSame = first.text === second.text;
-  const parts = outcomes.map(({ tokens }, side) => `${sides[side].size} of ${counted(tokens.length, "token")}`);
+  const parts = outcomes.map(
+    ({ question, tokens }, side) =>
+      `${sides[side].size} of ${counted(tokens.length, "token")} of ${question.task}`,
+  );
   const sentence = isSame
     ? "Both give the same answer."
-    : `The answers differ: ${parts.join(" and ")}, framed above, are in one of them only.`;
+    : `The answers differ. Framed: ${parts.join(" and ")}, which are not in the other answer.`;
   return [h("p", { class: "note" }, h("strong", {}, isSame ? "= " : "≠ "), sentence)];
 }
 
@@ -35,13 +38,13 @@ function comparedChoices(outcomes) {
   const mass = { text: "mass", first: outcomes[0].details.mass, second: outcomes[1].details.mass };
   return [
     h("p", { class: "note" }, h("strong", {}, isSame ? "= " : "≠ "), `${isSame ? "Both choose the same" : "They choose differently"}: ${said}.`),
-    h(
+    h("div", { class: "scroll" }, h(
       "table",
       { class: "differences" },
       h("caption", {}, "Probabilities side by side, the largest difference first; –: not an option there"),
       h("thead", {}, h("tr", {}, ...["Option", ...names, "Points"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, ...rows.slice(0, MOST_ROWS).map(row), row(mass)),
-    ),
+    )),
     rows.length > MOST_ROWS ? h("p", { class: "muted" }, `${rows.length - MOST_ROWS} others differ less.`) : null,
   ].filter((part) => part !== null);
 }

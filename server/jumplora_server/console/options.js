@@ -6,10 +6,10 @@ export function optionChips() {
   const chips = h("ul", { class: "chips" });
   const all = h("button", { type: "button", class: "button small plain", onclick: () => setAll(true) }, "All");
   const none = h("button", { type: "button", class: "button small plain", onclick: () => setAll(false) }, "None");
-  const text = h("input", { id: "try-option", class: "field", "aria-label": "Another option", placeholder: "Another option" });
+  const text = h("input", { id: "try-option", class: "field", "aria-label": "Another option", placeholder: "Another option", "aria-describedby": "try-option-fault" });
   const add = h("button", { type: "button", class: "button small", onclick: addTyped }, "Add");
   const hint = h("p", { class: "muted hint" });
-  const fault = h("p", { class: "bad", role: "alert" });
+  const fault = h("p", { id: "try-option-fault", class: "bad", hidden: true });
   const element = h(
     "fieldset",
     { class: "options" },
@@ -67,6 +67,7 @@ export function optionChips() {
 
   function setFault(message) {
     fault.textContent = message ?? "";
+    fault.hidden = message === null;
     if (message !== null) text.focus();
   }
 

@@ -26,6 +26,8 @@ const HINTS = {
   unreachable: "Is it running, and the network up? The text stays here.",
 };
 
+export const titleOf = ({ type }) => TITLES[type] ?? "The server refused";
+
 /** Which part of the form a refusal is about: "task", "text", or null. */
 export function aboutOf({ type }) {
   if (["unknown_task", "unknown_version", "adapter_unavailable"].includes(type)) return "task";
@@ -39,7 +41,7 @@ export function refusalNote(error) {
   return h(
     "div",
     { class: "note bad refusal", role: "alert" },
-    h("p", {}, h("strong", {}, `⚠ ${TITLES[type] ?? "The server refused"}`)),
+    h("p", {}, h("strong", {}, `⚠ ${titleOf(error)}`)),
     h("p", {}, message),
     hint ? h("p", {}, hint) : null,
     h("p", { class: "muted codes" }, codes),

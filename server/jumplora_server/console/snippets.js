@@ -24,33 +24,33 @@ export function curl(question, origin, needsKey) {
 
 export function client(question, origin, needsKey) {
   const key = needsKey ? `, key=os.environ["${KEY}"]` : "";
-  const head =
+  const { way, task, form, content } = question;
+  const { choices, min_probability, min_mass, details, ...parameters } = question.parameters;
+  const asked = [pythonText(task), [form, content]];
+  const lines =
+    way === "generate"
+      ? [
+          `for piece in ${call("client.stream_text", [...asked, ["parameters", orNothing(parameters)]], "    ")}:`,
+          '    print(piece, end="", flush=True)',
+        ]
+      : [
+          `choice = ${call("client.choose", [
+            ...asked,
+            ["options", choices === true ? undefined : choices],
+            ["min_probability", min_probability],
+            ["min_mass", min_mass],
+          ], "    ")}`,
+          "print(choice)",
+        ];
+  return (
     (needsKey ? "import os\n\n" : "") +
     "from jumplora_server.client import Client\n\n" +
-    `with Client(${pythonText(origin)}${key}) as client:\n`;
-  const { task, form, content, parameters } = question;
-  const asked = [pythonText(task), `${form}=${pythonText(content)}`, ["parameters", parameters]];
-  if (question.way === "generate") {
-    return (
-      `${head}    for event in ${call("client.stream", asked, "    ")}:\n` +
-      "        if event.token is not None:\n" +
-      '            print(event.token.text, end="", flush=True)\n'
-    );
-  }
-  if (form === "text") {
-    const { choices, min_probability, min_mass } = parameters;
-    const options = choices === true ? undefined : choices;
-    const named = Object.entries({ options, min_probability, min_mass });
-    const texts = [pythonText(task), pythonText(content), ...named];
-    return `${head}    choice = ${call("client.choose", texts, "    ")}\n    print(choice)\n`;
-  }
-  return (
-    `${head}    answer = ${call("client.generate", asked, "    ")}\n` +
-    "    print(answer.generated_text)\n" +
-    "    for option in answer.details.choices:\n" +
-    '        print(f"{option.probability:.3f} {option.text}")\n'
+    `with Client(${pythonText(origin)}${key}) as client:\n` +
+    lines.map((line) => `    ${line}\n`).join("")
   );
 }
+
+const orNothing = (fields) => (Object.keys(fields).length === 0 ? undefined : fields);
 
 // Fields of OpenAI's own; the openai package wants all others in extra_body.
 const OPENAI_NAMES = {
@@ -68,14 +68,11 @@ export function openai(question, origin, needsKey) {
     "from openai import OpenAI\n\n" +
     `client = OpenAI(base_url=${pythonText(`${origin}/v1`)}, api_key=${key})\n`;
   const method = form === "text" ? "client.chat.completions.create" : "client.completions.create";
-  const asked =
-    form === "text"
-      ? ["messages", [{ role: "user", content }]]
-      : ["prompt", content];
+  const asked = form === "text" ? ["messages", [{ role: "user", content }]] : ["prompt", content];
   const [named, extra] = openaiParameters(question.parameters);
   const parts = [["model", task], asked, ...named];
   if (question.way === "generate") parts.push(["stream", true]);
-  if (Object.keys(extra).length > 0) parts.push(["extra_body", extra]);
+  parts.push(["extra_body", orNothing(extra)]);
   const piece = form === "text" ? "chunk.choices[0].delta.content" : "chunk.choices[0].text";
   if (question.way === "generate") {
     return (

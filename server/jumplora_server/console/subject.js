@@ -4,6 +4,7 @@ import { adapterPath, ask } from "./api.js";
 import { combobox } from "./combobox.js";
 import { h } from "./dom.js";
 import { digits } from "./format.js";
+import { titleOf } from "./refusal.js";
 
 const SHOWN = 20; // tasks that a search lists
 const NAMING = 12; // digits that name a version in a request; the server takes 8 and more
@@ -44,7 +45,7 @@ export function subject({ id, label, onChange }) {
       if (signal.aborted) return;
       detail = null;
       isUnsettled = true;
-      setFault(error.message);
+      setFault(`${titleOf(error)}.`);
     }
     if (signal.aborted) return;
     listVersions(version);

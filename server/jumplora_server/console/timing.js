@@ -19,11 +19,12 @@ function bar(timing, seconds) {
   const known = PARTS.map(([name, field, words]) => ({ name, words, seconds: timing[field] ?? 0 }));
   const rest = Math.max(0, seconds - known.reduce((sum, part) => sum + part.seconds, 0));
   const parts = [...known, { name: "other", words: "network, this page, and the rest of the server", seconds: rest }];
+  const whole = parts.reduce((sum, part) => sum + part.seconds, 0);
   const said = parts.map((part) => `${part.name} ${time(part.seconds)}`).join(", ");
   const figure = h("div", { class: "stack", role: "img", "aria-label": `Where the time went: ${said}` });
   for (const part of parts) {
     const piece = h("span", { class: `piece ${part.name}`, title: `${part.name} ${time(part.seconds)}: ${part.words}` });
-    piece.style.flexGrow = String(part.seconds);
+    piece.style.flexGrow = String((100 * part.seconds) / whole); // sums under 1 would leave a gap
     figure.append(piece);
   }
   const key = h(

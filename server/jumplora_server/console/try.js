@@ -4,7 +4,7 @@ import { answerPanel } from "./answer.js";
 import { compared } from "./compare.js";
 import { h } from "./dom.js";
 import { optionChips } from "./options.js";
-import { aboutOf } from "./refusal.js";
+import { aboutOf, titleOf } from "./refusal.js";
 import { subject } from "./subject.js";
 import { textField } from "./text.js";
 import { wishes } from "./wishes.js";
@@ -101,8 +101,8 @@ export function mountTry(section, context) {
 
   function blame(error, one) {
     const about = aboutOf(error);
-    if (about === "task") one.setFault(error.message);
-    if (about === "text") text.setFault(error.message);
+    if (about === "task") one.setFault(`${titleOf(error)}.`);
+    if (about === "text") text.setFault(`${titleOf(error)}.`);
   }
 
   function setRunning(isOn) {
