@@ -103,7 +103,9 @@ def open_page(
             context.add_init_script(f"sessionStorage.setItem('jumplora.key', '{key}')")
         page = context.new_page()
         page.on("console", faults.on_console)
-        page.on("pageerror", lambda error: faults.found.append(f"throws {error}"))
+        page.on(
+            "pageerror", lambda error: faults.found.append(f"throws {error.message}: {error.stack}")
+        )
         page.goto(path)
         yield page
         wrong = [fault for fault in faults.found if expected is None or expected not in fault]
