@@ -123,4 +123,4 @@ def check_accessible(page: Page) -> None:
         for each in found
         if each["impact"] in SERIOUS
     ]
-    assert told == []
+    assert told == [], "\n".join(told)
