@@ -14,6 +14,7 @@ export function combobox({ id, label, search, onChoose }) {
     "aria-autocomplete": "list",
     "aria-expanded": "false",
     "aria-controls": `${id}-list`,
+    required: true,
     autocomplete: "off",
     autocapitalize: "none",
     spellcheck: "false",

@@ -46,6 +46,7 @@ export function mountTry(section, context) {
 
   function setComparing(isOn) {
     other.hidden = !isOn;
+    second.input.disabled = !isOn; // so that the form does not require it
     panels[1].element.hidden = !isOn;
     answers.classList.toggle("two", isOn);
     toggle.setAttribute("aria-expanded", String(isOn));
