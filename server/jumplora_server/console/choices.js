@@ -16,10 +16,10 @@ export function ranking(question, details) {
   const rest = bars.splice(MOST_BARS);
   return [
     hasAbstained ? abstention(question, details) : null,
-    h("ol", { class: "bars", "aria-label": "Options, the likeliest first" }, bars),
+    h("ol", { class: "ranking", "aria-label": "Options, the likeliest first" }, bars),
     rest.length === 0
       ? null
-      : h("details", {}, h("summary", {}, `${rest.length} less likely options`), h("ol", { class: "bars" }, rest)),
+      : h("details", {}, h("summary", {}, `${rest.length} less likely options`), h("ol", { class: "ranking" }, rest)),
     h(
       "div",
       { class: "mass" },
@@ -37,7 +37,7 @@ function bar(option, { isAnswer, floor }) {
       : `log-probability ${logarithm(option.logprob)} before calibration`;
   return h(
     "li",
-    { class: isAnswer ? "answer-bar" : null, title },
+    { class: isAnswer ? "chosen" : null, title },
     track(option.text, option.probability, { floor, kind: "option", isAnswer }),
   );
 }
@@ -53,10 +53,10 @@ function track(label, share, { floor, kind, isAnswer = false }) {
   }
   return h(
     "span",
-    { class: "bar" },
-    h("span", { class: "bar-label" }, isAnswer ? h("span", { class: "tick" }, "✓ ") : null, label),
+    { class: "choice" },
+    h("span", { class: "choice-label" }, isAnswer ? h("span", { class: "tick" }, "✓ ") : null, label),
     rail,
-    h("span", { class: "bar-number" }, percent(share)),
+    h("span", { class: "choice-number" }, percent(share)),
   );
 }
 

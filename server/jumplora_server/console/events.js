@@ -26,7 +26,7 @@ export function mountEvents(section, context) {
   );
   const list = h("ol", { class: "event-list", tabindex: "0", "aria-labelledby": "events-title" });
   const waiting = h("button", { type: "button", class: "button small", hidden: true, onclick: bringIn });
-  const empty = h("p", { class: "muted empty" });
+  const empty = h("p", { class: "muted nothing" });
   section.append(
     h("div", { class: "row" }, h("label", { for: kinds.id }, "Kind"), kinds, waiting),
     empty,

@@ -33,7 +33,7 @@ export function mountOverlap(section, context) {
 const absence = () =>
   h(
     "p",
-    { class: "muted empty" },
+    { class: "muted nothing" },
     "There is nothing to compare: it takes two tasks whose adapters have a mask. Low-rank adapters " +
       "change every weight a little, so they have no support to compare.",
   );

@@ -19,7 +19,7 @@ export function mountRuns(section, context) {
 const absence = () => [
   h(
     "p",
-    { class: "muted empty" },
+    { class: "muted nothing" },
     "No served task is part of a continual run. Train one, task after task, and publish it here:",
   ),
   h("pre", {}, h("code", {}, commands())),

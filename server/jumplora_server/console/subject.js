@@ -18,7 +18,7 @@ export function subject({ id, label, onChange }) {
     "div",
     { class: "subject" },
     tasks.element,
-    h("div", { class: "version" }, h("label", { for: versions.id }, "Version"), versions),
+    h("div", { class: "which" }, h("label", { for: versions.id }, "Version"), versions),
     fault,
   );
   let detail = null;

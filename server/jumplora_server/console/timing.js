@@ -49,7 +49,7 @@ function facts(details, seconds) {
   ];
   return h(
     "dl",
-    { class: "facts" },
+    { class: "answer-facts" },
     ...rows.filter(([, value]) => value !== null && value !== undefined)
       .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
   );

@@ -35,7 +35,7 @@ export function mountTry(section, context) {
     h("div", { class: "row actions" }, generate, choose, stop, toggle),
     h("p", { class: "muted hint" }, h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter"), " generates, with ", h("kbd", {}, "Shift"), " it chooses; ", h("kbd", {}, "Esc"), " stops."),
   );
-  const answers = h("div", { class: "answers" }, h("div", { class: "panels" }, panels.map((panel) => panel.element)), verdict);
+  const answers = h("div", { class: "try-answers" }, h("div", { class: "panels" }, panels.map((panel) => panel.element)), verdict);
   section.append(h("div", { class: "try" }, form, answers));
 
   let running = null; // the AbortController of what is asked now
