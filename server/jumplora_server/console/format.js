@@ -55,10 +55,10 @@ export function duration(value) {
   const first = units.findIndex(([, size]) => value >= size);
   if (first < 0) return "0 s";
   const [name, size] = units[first];
-  const whole = `${Math.floor(value / size)} ${name}`;
+  const most = `${Math.floor(value / size)} ${name}`;
   const next = units[first + 1];
   const rest = next ? Math.floor((value % size) / next[1]) : 0;
-  return rest ? `${whole} ${rest} ${next[0]}` : whole;
+  return rest ? `${most} ${rest} ${next[0]}` : most;
 }
 
 /** The eight digits by which people know a version; "" where there is none. */
@@ -80,9 +80,16 @@ export function words(name) {
   return name.replaceAll("_", " ");
 }
 
-/** A count with its noun: counted(2, "task") -> "2 tasks", with the reader's separators. */
+const grouped = new Intl.NumberFormat("en"); // made once: toLocaleString makes one at each call
+
+/** 12345 -> "12,345". */
+export function whole(count) {
+  return grouped.format(count);
+}
+
+/** A count with its noun: counted(2, "task") -> "2 tasks". */
 export function counted(count, noun, plural = `${noun}s`) {
-  return `${count.toLocaleString("en")} ${count === 1 ? noun : plural}`;
+  return `${whole(count)} ${count === 1 ? noun : plural}`;
 }
 
 /** "decoder.block.0.layer.1.EncDecAttention.q" -> "decoder 0 · EncDecAttention.q". */

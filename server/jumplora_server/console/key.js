@@ -33,7 +33,6 @@ export function keyEntry(context) {
   panel.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     close();
-    button.focus();
   });
 
   function open(text, isBad = false) {
@@ -46,9 +45,11 @@ export function keyEntry(context) {
   }
 
   function close() {
+    const hadFocus = panel.contains(document.activeElement);
     panel.hidden = true;
     field.value = "";
     label();
+    if (hadFocus) button.focus();
   }
 
   function take(event) {

@@ -1,7 +1,7 @@
 // How a version was made: its facts, its ancestors, and where it is dense.
 
 import { h } from "./dom.js";
-import { bytes, digits, moduleName, NONE, percent, short, when, words } from "./format.js";
+import { bytes, digits, moduleName, NONE, percent, when, whole, words } from "./format.js";
 
 const MOST_BARS = 200; // at first; large adapters have up to 2,048 modules
 
@@ -11,9 +11,9 @@ export function facts(detail) {
   const items = [
     ["Kind", manifest?.kind],
     ["Method", manifest?.method],
-    ["Rank", manifest?.rank && `${manifest.rank}${manifest.alpha ? `, alpha ${short(manifest.alpha)}` : ""}`],
+    ["Rank", manifest?.rank && `${manifest.rank}${manifest.alpha ? `, alpha ${scoreOf(manifest.alpha)}` : ""}`],
     ["Density", percent(detail.density)],
-    ["Non-zeros", detail.nonzeros.toLocaleString("en")],
+    ["Non-zeros", whole(detail.nonzeros)],
     ["Memory", memoryOf(detail)],
     ["File", bytes(detail.bytes.disk)],
     ["In flight", String(detail.in_flight)],

@@ -2,7 +2,7 @@
 
 import { copyText } from "./copy.js";
 import { h, setAttribute, setText } from "./dom.js";
-import { bytes, digits, NONE, percent, rate, seconds, words } from "./format.js";
+import { bytes, digits, NONE, percent, rate, seconds, whole, words } from "./format.js";
 import { sparkline } from "./sparkline.js";
 
 /** What the columns are: `sort` is the server's name of their order, `first` the one to begin with. */
@@ -150,7 +150,7 @@ function numbers(cells) {
     accuracy(percent(line.accuracy?.share), line.accuracy ? words(line.accuracy.score) : "");
     setText(cells.lineage, line.ancestors ? `${line.ancestors} before` : NONE);
     setText(cells.memory, line.memory ? bytes(line.memory) : NONE);
-    setText(failed, line.failed.toLocaleString("en"));
+    setText(failed, whole(line.failed));
     setAttribute(failed, "class", line.failed ? "bad strong" : "muted");
     setText(canaries, line.canaries === 1 ? "all right" : percent(line.canaries));
     const isWrong = line.canaries !== null && line.canaries < 1;

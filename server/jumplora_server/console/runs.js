@@ -22,7 +22,7 @@ const absence = () => [
     { class: "muted nothing" },
     "No served task is part of a continual run. Train one, task after task, and publish it here:",
   ),
-  h("pre", {}, h("code", {}, commands())),
+  h("pre", { tabindex: "0", role: "region", "aria-label": "Commands" }, h("code", {}, commands())),
 ];
 
 const commands = () =>

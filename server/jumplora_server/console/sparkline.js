@@ -15,9 +15,12 @@ export function sparkline(series, says) {
     line,
   );
   const number = h("span", { class: "spark-number" });
+  let shown = null;
   return {
     element: h("span", { class: "spark-cell" }, picture, number),
     show(values) {
+      if (shown?.length === values.length && shown.every((value, at) => value === values[at])) return;
+      shown = values;
       setAttribute(line, "d", linePath(values, WIDTH, HEIGHT));
       setText(number, says(lastOf(values)));
     },

@@ -1,7 +1,7 @@
 // The strip: the server on one line, whether it answers, the key and the colours.
 
 import { h, setAttribute, setText } from "./dom.js";
-import { bytes, counted, duration, when } from "./format.js";
+import { bytes, counted, duration, when, whole } from "./format.js";
 import { keyEntry } from "./key.js";
 import { meter } from "./meter.js";
 import { setTheme, theme, THEMES } from "./theme.js";
@@ -88,7 +88,7 @@ function serverFacts() {
         setAttribute(value, "title", text);
       }
       rows.show(server.rows_in_use, server.rows_total, `${server.rows_in_use} / ${server.rows_total}`);
-      setText(waiting, server.waiting.toLocaleString("en"));
+      setText(waiting, whole(server.waiting));
       setAttribute(waiting, "class", server.waiting > 0 ? "warn" : null);
       const { memory_used: used, memory_budget: budget } = server;
       memory.show(used, budget, `${bytes(used)} / ${bytes(budget)}`);

@@ -20,15 +20,18 @@ export function taskTable(head, context, onMove) {
   let active = null; // task id of the row that Tab reaches
   let touched = -Infinity;
 
-  const view = () => {
-    const rowHeight = rows.values().next().value?.element.offsetHeight || 44;
-    const height = scroller.clientHeight - head.offsetHeight;
-    return { rowHeight, height };
-  };
-  const visible = () => {
-    const { rowHeight, height } = view();
-    return visibleRows(scroller.scrollTop, height, rowHeight, shown.found);
-  };
+  let view = { rowHeight: 46, height: 600 }; // measured when it changes: to ask is to lay out
+  let top = 0; // how far it is scrolled
+
+  const visible = () => visibleRows(top, view.height, view.rowHeight, shown.found);
+
+  function measure() {
+    const rowHeight = rows.values().next().value?.element.offsetHeight || view.rowHeight;
+    view = { rowHeight, height: scroller.clientHeight - head.offsetHeight };
+    top = scroller.scrollTop;
+    space();
+    moved();
+  }
 
   function moved() {
     const seen = visible();
@@ -38,7 +41,7 @@ export function taskTable(head, context, onMove) {
   }
 
   function wanted() {
-    const { rowHeight, height } = view();
+    const { rowHeight, height } = view;
     return { offset: wantedStart, limit: windowSize(Math.max(height, rowHeight * 12), rowHeight) };
   }
 
@@ -81,7 +84,7 @@ export function taskTable(head, context, onMove) {
   }
 
   function space() {
-    const { rowHeight } = view();
+    const { rowHeight } = view;
     const rest = shown.found - shown.offset - shown.tasks.length;
     before.firstChild.style.setProperty("height", `${shown.offset * rowHeight}px`);
     after.firstChild.style.setProperty("height", `${Math.max(0, rest) * rowHeight}px`);
@@ -96,23 +99,27 @@ export function taskTable(head, context, onMove) {
   }
 
   function goTo(index) {
-    const { rowHeight, height } = view();
-    scroller.scrollTop = scrolledTo(index, scroller.scrollTop, height, rowHeight);
+    top = scrolledTo(index, top, view.height, view.rowHeight);
+    scroller.scrollTop = top;
     goal = index;
     reachGoal();
     setReachable();
     moved();
   }
 
-  scroller.addEventListener("scroll", () => requestAnimationFrame(moved), { passive: true });
+  const scrolled = () => {
+    top = scroller.scrollTop;
+    moved();
+  };
+  scroller.addEventListener("scroll", scrolled, { passive: true }); // once a frame
   scroller.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || !shown.found) return;
     const from = body.contains(event.target)
       ? Number(event.target.closest("tr").getAttribute("aria-rowindex")) - 2
       : visible().first;
     if (event.target !== scroller && !body.contains(event.target)) return;
-    const { rowHeight, height } = view();
-    const to = rowAfter(event.key, goal ?? from, Math.max(1, Math.floor(height / rowHeight) - 1), shown.found);
+    const page = Math.max(1, Math.floor(view.height / view.rowHeight) - 1);
+    const to = rowAfter(event.key, goal ?? from, page, shown.found);
     if (to === null) return;
     event.preventDefault();
     goTo(to);
@@ -124,14 +131,15 @@ export function taskTable(head, context, onMove) {
   for (const kind of ["pointermove", "pointerdown", "keydown"]) {
     scroller.addEventListener(kind, () => (touched = performance.now()), { passive: true });
   }
-  new ResizeObserver(() => requestAnimationFrame(() => (space(), moved()))).observe(scroller);
+  // The box grows with its first rows, and changes with the page's width.
+  new ResizeObserver(() => requestAnimationFrame(measure)).observe(scroller);
 
   return {
     element: scroller,
     wanted,
     show,
     toTop() {
-      scroller.scrollTop = 0;
+      scroller.scrollTop = top = 0;
       wantedStart = 0;
       goal = null;
       touched = -Infinity;

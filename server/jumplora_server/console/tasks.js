@@ -1,7 +1,7 @@
 // The section of tasks: search, order, and the table.
 
 import { h, setAttribute, setText } from "./dom.js";
-import { counted } from "./format.js";
+import { counted, whole } from "./format.js";
 import { COLUMNS } from "./row.js";
 import { taskTable } from "./table.js";
 
@@ -56,7 +56,7 @@ export function mountTasks(section, context) {
       shownView = { ...view };
       const { total, found } = overview;
       const isSearch = view.search !== "";
-      setText(count, isSearch ? `${found.toLocaleString("en")} of ${counted(total, "task")}` : counted(total, "task"));
+      setText(count, isSearch ? `${whole(found)} of ${counted(total, "task")}` : counted(total, "task"));
       const none = isSearch
         ? `No task has “${view.search}” in its name.`
         : "No task is published yet. “Publish a task” sends an adapter file, or a PEFT folder as an archive.";

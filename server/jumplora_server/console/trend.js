@@ -31,6 +31,6 @@ function scaled(values, width, height, pad) {
   return (value, index) => {
     const x = values.length > 1 ? pad + index * step : width - pad;
     const y = height - pad - (highest > 0 ? value / highest : 0) * (height - 2 * pad);
-    return `${Number(x.toFixed(1))} ${Number(y.toFixed(1))}`;
+    return `${Math.round(x * 10) / 10} ${Math.round(y * 10) / 10}`;
   };
 }
