@@ -24,6 +24,7 @@ export function subject({ id, label, onChange }) {
   let detail = null;
   let base = null; // what the bare backbone is called here
   let isUnsettled = false; // nothing is known of the task yet, and that may change
+  let isAsking = false;
   let asked = new AbortController();
 
   async function set(task, version = "") {
@@ -39,6 +40,7 @@ export function subject({ id, label, onChange }) {
     asked = new AbortController();
     const { signal } = asked;
     isUnsettled = false;
+    isAsking = true;
     try {
       detail = task === "" || task === base ? null : await ask("GET", adapterPath(task), { signal });
     } catch (error) {
@@ -48,6 +50,7 @@ export function subject({ id, label, onChange }) {
       setFault(`${titleOf(error)}.`);
     }
     if (signal.aborted) return;
+    isAsking = false;
     listVersions(version);
     onChange(detail);
   }
@@ -83,8 +86,8 @@ export function subject({ id, label, onChange }) {
   function notice(overview) {
     base = overview.server.base;
     const line = overview.tasks.find((task) => task.task_id === tasks.value());
-    const hasChanged = line !== undefined && line.version !== (detail?.version ?? "unknown");
-    if (hasChanged || isUnsettled) {
+    const hasChanged = line !== undefined && (detail === null || line.version !== detail.version);
+    if (!isAsking && (hasChanged || isUnsettled)) {
       setFault(null);
       learn(tasks.value(), versions.value);
     }
