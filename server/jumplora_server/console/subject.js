@@ -42,7 +42,8 @@ export function subject({ id, label, onChange }) {
     isUnsettled = false;
     isAsking = true;
     try {
-      detail = task === "" || task === base ? null : await ask("GET", adapterPath(task), { signal });
+      detail =
+        task === "" || task === base ? null : await ask("GET", adapterPath(task), { signal });
     } catch (error) {
       if (signal.aborted) return;
       detail = null;
