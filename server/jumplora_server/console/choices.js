@@ -16,15 +16,24 @@ export function ranking(question, details) {
   const rest = bars.splice(MOST_BARS);
   return [
     hasAbstained ? abstention(question, details) : null,
-    h("ol", { class: "bars", "aria-label": "Options, the likeliest first" }, bars),
+    h("ol", { class: "ranking", "aria-label": "Options, the likeliest first" }, bars),
     rest.length === 0
       ? null
-      : h("details", {}, h("summary", {}, `${rest.length} less likely options`), h("ol", { class: "bars" }, rest)),
+      : h(
+          "details",
+          {},
+          h("summary", {}, `${rest.length} less likely options`),
+          h("ol", { class: "ranking" }, rest),
+        ),
     h(
       "div",
       { class: "mass" },
       track("Mass", mass, { floor: floors.min_mass, kind: "mass" }),
-      h("p", { class: "muted" }, "How likely a free answer is to be one of these options; little says that the text is not one for this task."),
+      h(
+        "p",
+        { class: "muted" },
+        "How likely a free answer is to be one of these options; little says that the text is not one for this task.",
+      ),
     ),
     h("p", { class: "muted" }, calibration(details)),
   ].filter((part) => part !== null);
@@ -37,7 +46,7 @@ function bar(option, { isAnswer, floor }) {
       : `log-probability ${logarithm(option.logprob)} before calibration`;
   return h(
     "li",
-    { class: isAnswer ? "answer-bar" : null, title },
+    { class: isAnswer ? "chosen" : null, title },
     track(option.text, option.probability, { floor, kind: "option", isAnswer }),
   );
 }
@@ -53,10 +62,15 @@ function track(label, share, { floor, kind, isAnswer = false }) {
   }
   return h(
     "span",
-    { class: "bar" },
-    h("span", { class: "bar-label" }, isAnswer ? h("span", { class: "tick" }, "✓ ") : null, label),
+    { class: "choice" },
+    h(
+      "span",
+      { class: "choice-label" },
+      isAnswer ? h("span", { class: "tick" }, "✓ ") : null,
+      label,
+    ),
     rail,
-    h("span", { class: "bar-number" }, percent(share)),
+    h("span", { class: "choice-number" }, percent(share)),
   );
 }
 
@@ -65,13 +79,23 @@ function abstention({ parameters }, { choices, mass }) {
   const [best] = choices;
   const reasons = [];
   if (best.probability < parameters.min_probability) {
-    reasons.push(`the likeliest option has ${percent(best.probability)}, under the ${percent(parameters.min_probability)} that were asked for`);
+    reasons.push(
+      `the likeliest option has ${percent(best.probability)}, under the ${percent(parameters.min_probability)} that were asked for`,
+    );
   }
   if (mass < parameters.min_mass) {
-    reasons.push(`the mass is ${percent(mass)}, under the ${percent(parameters.min_mass)} that were asked for`);
+    reasons.push(
+      `the mass is ${percent(mass)}, under the ${percent(parameters.min_mass)} that were asked for`,
+    );
   }
-  const why = reasons.length === 0 ? "a threshold of the adapter was not reached" : reasons.join(", and ");
-  return h("p", { class: "note warn" }, h("strong", {}, "Abstained: "), `no option is the answer, because ${why}.`);
+  const why =
+    reasons.length === 0 ? "a threshold of the adapter was not reached" : reasons.join(", and ");
+  return h(
+    "p",
+    { class: "note warn" },
+    h("strong", {}, "Abstained: "),
+    `no option is the answer, because ${why}.`,
+  );
 }
 
 const calibration = ({ temperature, calibrated_by: by }) =>
