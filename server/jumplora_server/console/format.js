@@ -51,7 +51,12 @@ export function rate(value) {
 
 /** 93784 -> "1 d 2 h"; the two largest units. */
 export function duration(value) {
-  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const units = [
+    ["d", 86400],
+    ["h", 3600],
+    ["min", 60],
+    ["s", 1],
+  ];
   const first = units.findIndex(([, size]) => value >= size);
   if (first < 0) return "0 s";
   const [name, size] = units[first];

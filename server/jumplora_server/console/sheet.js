@@ -73,7 +73,13 @@ export class Sheet {
   #showParts(detail, mayChange, taskOf) {
     const { history, changes, version, desired, pinned, canaries, manifest } = detail;
     const lineage = manifest?.lineage ?? [];
-    const { facts: factsPlace, versions, canaries: canaryPlace, density, lineage: chips } = this.places;
+    const {
+      facts: factsPlace,
+      versions,
+      canaries: canaryPlace,
+      density,
+      lineage: chips,
+    } = this.places;
     this.#make(this.actions, [pinned, desired, history.length, mayChange], () =>
       this.#buttons(detail, mayChange),
     );
@@ -88,7 +94,7 @@ export class Sheet {
     this.#make(density, manifest?.density ?? {}, densityBars);
   }
 
-  /** Makes a place again only where what it shows is another: a focus or a selection in it stays. */
+  /** Makes a place again only where it shows something else: a focus or a selection in it stays. */
   #make(place, inputs, make) {
     const name = place.parentNode.id || "actions";
     const text = JSON.stringify(inputs);
@@ -113,9 +119,13 @@ export class Sheet {
     const removed = () => (close(), context.refresh());
     return [
       button("Try it", "primary", tryIt, false),
-      button("Load now", "", (event) => this.#act(event.target, () => load(taskId), `${taskId} is loaded.`)),
+      button("Load now", "", (event) =>
+        this.#act(event.target, () => load(taskId), `${taskId} is loaded.`),
+      ),
       button(pinned ? "Unpin" : "Pin", "", (event) => this.#act(event.target, setPin, pinSaid)),
-      button("Publish a version…", "", () => openPublishOver(detail, context, () => this.#changed())),
+      button("Publish a version…", "", () =>
+        openPublishOver(detail, context, () => this.#changed()),
+      ),
       button("Remove…", "danger", () => openRemove(taskId, history.length, context, removed)),
     ];
   }
@@ -150,7 +160,8 @@ export class Sheet {
 }
 
 function failureOf({ failure, degraded, version, desired }) {
-  if (!failure) return degraded ? `What was published last, ${digits(desired)}, does not answer.` : "";
+  if (!failure)
+    return degraded ? `What was published last, ${digits(desired)}, does not answer.` : "";
   const wait = failure.retry_in === null ? null : counted(Math.ceil(failure.retry_in), "second");
   const which = version && version !== desired ? ` Version ${digits(version)} answers.` : "";
   return `${failure.message}.${which}${wait ? ` It is tried again in ${wait}.` : ""}`;

@@ -38,12 +38,10 @@ export class TaskTable {
     return { offset: this.#start, limit };
   }
 
-  /** Shows an overview's tasks; `isSameView`: the search and the order are those of the last one. */
+  /** Shows an overview's tasks; `isSameView`: with the search and the order of the last one. */
   show(answer, isSameView) {
     const isHeld =
-      isSameView &&
-      isSamePlace(answer, this.#shown) &&
-      performance.now() - this.#touched < HELD_MS;
+      isSameView && isSamePlace(answer, this.#shown) && performance.now() - this.#touched < HELD_MS;
     const lines = isHeld ? inOrderOf(this.#shown.tasks, answer.tasks) : answer.tasks;
     this.#shown = { ...answer, tasks: lines };
     const rows = lines.map((line, index) => this.#row(line, answer.offset + index));
@@ -80,14 +78,15 @@ export class TaskTable {
       ? document.activeElement.closest("tr")
       : null;
     const isKept = elements.includes(focused);
-    // Its row goes: the focus waits at the table for the row that a key went to, or for the next key.
+    // Its row goes: the focus waits at the table for the row that a key went to, or the next key.
     if (focused && !isKept) this.element.focus({ preventScroll: true });
     arrange(this.body, elements, this.before, this.after, isKept ? focused : null);
     this.#reachGoal();
   }
 
   #reachGoal() {
-    const line = this.#goal === null ? undefined : this.#shown.tasks[this.#goal - this.#shown.offset];
+    const line =
+      this.#goal === null ? undefined : this.#shown.tasks[this.#goal - this.#shown.offset];
     const row = line && this.#rows.get(line.task_id);
     if (!row) return;
     this.#goal = null;
@@ -98,7 +97,10 @@ export class TaskTable {
   #space() {
     const { offset, tasks, found } = this.#shown;
     const rest = Math.max(0, found - offset - tasks.length);
-    for (const [element, count] of [[this.before, offset], [this.after, rest]]) {
+    for (const [element, count] of [
+      [this.before, offset],
+      [this.after, rest],
+    ]) {
       element.firstChild.style.setProperty("height", `${count * this.#view.rowHeight}px`);
       element.hidden = count === 0;
     }
@@ -127,7 +129,8 @@ export class TaskTable {
   }
 
   #measure() {
-    const rowHeight = this.#rows.values().next().value?.element.offsetHeight || this.#view.rowHeight;
+    const rowHeight =
+      this.#rows.values().next().value?.element.offsetHeight || this.#view.rowHeight;
     this.#view = { rowHeight, height: this.element.clientHeight - this.head.offsetHeight };
     this.#space();
     this.#moved();

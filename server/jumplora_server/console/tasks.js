@@ -7,7 +7,10 @@ import { TaskTable } from "./table.js";
 
 const TYPED_MS = 200; // after the last key, before the server is asked
 
-/** {show(overview), showFault(error), query(), focusTask(taskId)}: the query is the one whose answer `show` gets next. */
+/**
+ * {show(overview), showFault(error), query(), focusTask(taskId)}: `show` gets the answer to the
+ * last query.
+ */
 export function mountTasks(section, context) {
   const view = { search: "", sort: "task_id", order: "ascending" };
   let asked = null;
@@ -49,7 +52,10 @@ export function mountTasks(section, context) {
     /** Before there is anything to show. */
     showFault({ status, message }) {
       if (shownView !== null) return;
-      setText(empty, status === 401 ? "The tasks are shown to a key that the server knows." : message);
+      setText(
+        empty,
+        status === 401 ? "The tasks are shown to a key that the server knows." : message,
+      );
     },
     query() {
       asked = { ...view };
@@ -62,10 +68,13 @@ export function mountTasks(section, context) {
       shownView = { ...view };
       const { total, found } = overview;
       const isSearch = view.search !== "";
-      setText(count, isSearch ? `${whole(found)} of ${counted(total, "task")}` : counted(total, "task"));
+      setText(
+        count,
+        isSearch ? `${whole(found)} of ${counted(total, "task")}` : counted(total, "task"),
+      );
       const none = isSearch
         ? `No task has “${view.search}” in its name.`
-        : "No task is published yet. “Publish a task” sends an adapter file, or a PEFT folder as an archive.";
+        : "No task is published yet. “Publish a task” sends an adapter file or a PEFT archive.";
       setText(empty, none);
       empty.hidden = found > 0;
       table.element.hidden = found === 0;
@@ -145,7 +154,9 @@ function orderChooser(onOrder) {
   return {
     element: h("span", { class: "order-chooser" }, label, select),
     show({ sort, order }) {
-      select.selectedIndex = choices.findIndex((each) => each.sort === sort && each.order === order);
+      select.selectedIndex = choices.findIndex(
+        (each) => each.sort === sort && each.order === order,
+      );
     },
   };
 }

@@ -13,7 +13,8 @@ export function visibleRows(scrollTop, height, rowHeight, found) {
 /** How many rows a window has: three screens of them, and at most MOST_ROWS. */
 export function windowSize(height, rowHeight) {
   const screen = Math.ceil(height / rowHeight) + 1;
-  const needed = Math.max(3 * screen, 2 * screen + STEP + 2); // what `reaches` asks, wherever it begins
+  // The second is what `reaches` asks, wherever the window begins.
+  const needed = Math.max(3 * screen, 2 * screen + STEP + 2);
   return Math.min(MOST_ROWS, Math.ceil(needed / STEP) * STEP);
 }
 
@@ -33,7 +34,7 @@ export function reaches(offset, count, { first, end }, found) {
   return hasBefore && hasAfter;
 }
 
-/** Where to scroll to so that row `index` is seen from its top; `scrollTop` if it is wholly seen. */
+/** Where to scroll to, to see row `index` from its top; `scrollTop` if it is wholly seen. */
 export function scrolledTo(index, scrollTop, height, rowHeight) {
   const top = index * rowHeight;
   if (top < scrollTop) return top;
