@@ -18,7 +18,13 @@ export function answerPanel(context, name) {
   const key = legend();
   const body = h("div", { class: "answer-body" });
   const copying = copyBox(context);
-  const element = h("section", { class: "answer", "aria-label": name }, title, body, copying.element);
+  const element = h(
+    "section",
+    { class: "answer", "aria-label": name },
+    title,
+    body,
+    copying.element,
+  );
   const shown = new Intl.Segmenter(); // a notice counts characters as people do
 
   function begin(question) {
@@ -36,9 +42,7 @@ export function answerPanel(context, name) {
   function finish(question, answer) {
     const { details, seconds } = answer;
     const parts =
-      question.way === "choose"
-        ? ranking(question, details)
-        : [tokens.line, key, tokens.table];
+      question.way === "choose" ? ranking(question, details) : [tokens.line, key, tokens.table];
     body.replaceChildren(...parts, timingFigure(details, seconds));
     context.announce(spoken(question, answer, shown));
   }
@@ -61,7 +65,10 @@ export function answerPanel(context, name) {
         return { details: null, error: null };
       }
       if (!(error instanceof Refused)) throw error;
-      body.replaceChildren(...(tokens.tokens().length > 0 ? [tokens.line] : []), refusalNote(error));
+      body.replaceChildren(
+        ...(tokens.tokens().length > 0 ? [tokens.line] : []),
+        refusalNote(error),
+      );
       return { details: null, error };
     } finally {
       element.removeAttribute("aria-busy");

@@ -6,8 +6,7 @@
 
 import { ask, Refused, stream } from "./api.js";
 
-export const routeOf = (question) =>
-  question.way === "choose" ? "/generate" : "/generate_stream";
+export const routeOf = (question) => (question.way === "choose" ? "/generate" : "/generate_stream");
 
 export const bodyOf = ({ task, form, content, parameters }) => ({
   task_id: task,

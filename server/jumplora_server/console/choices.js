@@ -19,12 +19,21 @@ export function ranking(question, details) {
     h("ol", { class: "ranking", "aria-label": "Options, the likeliest first" }, bars),
     rest.length === 0
       ? null
-      : h("details", {}, h("summary", {}, `${rest.length} less likely options`), h("ol", { class: "ranking" }, rest)),
+      : h(
+          "details",
+          {},
+          h("summary", {}, `${rest.length} less likely options`),
+          h("ol", { class: "ranking" }, rest),
+        ),
     h(
       "div",
       { class: "mass" },
       track("Mass", mass, { floor: floors.min_mass, kind: "mass" }),
-      h("p", { class: "muted" }, "How likely a free answer is to be one of these options; little says that the text is not one for this task."),
+      h(
+        "p",
+        { class: "muted" },
+        "How likely a free answer is to be one of these options; little says that the text is not one for this task.",
+      ),
     ),
     h("p", { class: "muted" }, calibration(details)),
   ].filter((part) => part !== null);
@@ -54,7 +63,12 @@ function track(label, share, { floor, kind, isAnswer = false }) {
   return h(
     "span",
     { class: "choice" },
-    h("span", { class: "choice-label" }, isAnswer ? h("span", { class: "tick" }, "✓ ") : null, label),
+    h(
+      "span",
+      { class: "choice-label" },
+      isAnswer ? h("span", { class: "tick" }, "✓ ") : null,
+      label,
+    ),
     rail,
     h("span", { class: "choice-number" }, percent(share)),
   );
@@ -65,13 +79,23 @@ function abstention({ parameters }, { choices, mass }) {
   const [best] = choices;
   const reasons = [];
   if (best.probability < parameters.min_probability) {
-    reasons.push(`the likeliest option has ${percent(best.probability)}, under the ${percent(parameters.min_probability)} that were asked for`);
+    reasons.push(
+      `the likeliest option has ${percent(best.probability)}, under the ${percent(parameters.min_probability)} that were asked for`,
+    );
   }
   if (mass < parameters.min_mass) {
-    reasons.push(`the mass is ${percent(mass)}, under the ${percent(parameters.min_mass)} that were asked for`);
+    reasons.push(
+      `the mass is ${percent(mass)}, under the ${percent(parameters.min_mass)} that were asked for`,
+    );
   }
-  const why = reasons.length === 0 ? "a threshold of the adapter was not reached" : reasons.join(", and ");
-  return h("p", { class: "note warn" }, h("strong", {}, "Abstained: "), `no option is the answer, because ${why}.`);
+  const why =
+    reasons.length === 0 ? "a threshold of the adapter was not reached" : reasons.join(", and ");
+  return h(
+    "p",
+    { class: "note warn" },
+    h("strong", {}, "Abstained: "),
+    `no option is the answer, because ${why}.`,
+  );
 }
 
 const calibration = ({ temperature, calibrated_by: by }) =>

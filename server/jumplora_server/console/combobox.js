@@ -104,7 +104,8 @@ export function combobox({ id, label, search, onChoose }) {
     const moves = {
       ArrowDown: () => (isOpen() ? activate(active >= last ? 0 : active + 1) : look("")),
       ArrowUp: () => isOpen() && activate(active <= 0 ? last : active - 1),
-      Enter: () => choose(active < 0 ? input.value.trim() : options()[active].firstChild.textContent),
+      Enter: () =>
+        choose(active < 0 ? input.value.trim() : options()[active].firstChild.textContent),
       Escape: () => {
         stop();
         setOpen(false);
@@ -135,5 +136,7 @@ export function combobox({ id, label, search, onChoose }) {
 
 function summary(shown, total) {
   if (total === 0) return "No task has this in its name.";
-  return shown < total ? `${shown} of ${total.toLocaleString("en")} tasks; type to find others` : "";
+  return shown < total
+    ? `${shown} of ${total.toLocaleString("en")} tasks; type to find others`
+    : "";
 }

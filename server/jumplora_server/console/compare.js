@@ -37,15 +37,38 @@ function comparedChoices(outcomes) {
   const rows = optionDifferences(...outcomes.map(({ details }) => details.choices));
   const mass = { text: "mass", first: outcomes[0].details.mass, second: outcomes[1].details.mass };
   return [
-    h("p", { class: "note" }, h("strong", {}, isSame ? "= " : "≠ "), `${isSame ? "Both choose the same" : "They choose differently"}: ${said}.`),
-    h("div", { class: "scroll" }, h(
-      "table",
-      { class: "differences" },
-      h("caption", {}, "Probabilities side by side, the largest difference first; –: not an option there"),
-      h("thead", {}, h("tr", {}, ...["Option", ...names, "Points"].map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, ...rows.slice(0, MOST_ROWS).map(row), row(mass)),
-    )),
-    rows.length > MOST_ROWS ? h("p", { class: "muted" }, `${rows.length - MOST_ROWS} others differ less.`) : null,
+    h(
+      "p",
+      { class: "note" },
+      h("strong", {}, isSame ? "= " : "≠ "),
+      `${isSame ? "Both choose the same" : "They choose differently"}: ${said}.`,
+    ),
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "table",
+        { class: "differences" },
+        h(
+          "caption",
+          {},
+          "Probabilities side by side, the largest difference first; –: not an option there",
+        ),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ...["Option", ...names, "Points"].map((name) => h("th", { scope: "col" }, name)),
+          ),
+        ),
+        h("tbody", {}, ...rows.slice(0, MOST_ROWS).map(row), row(mass)),
+      ),
+    ),
+    rows.length > MOST_ROWS
+      ? h("p", { class: "muted" }, `${rows.length - MOST_ROWS} others differ less.`)
+      : null,
   ].filter((part) => part !== null);
 }
 
@@ -57,7 +80,11 @@ function row({ text, first, second }) {
     {},
     h("th", { scope: "row" }, text),
     ...cells.map((cell) => h("td", { class: "number" }, cell)),
-    h("td", { class: "number nowrap" }, isShared ? `${arrow(second - first)}${points(second - first)}` : "–"),
+    h(
+      "td",
+      { class: "number nowrap" },
+      isShared ? `${arrow(second - first)}${points(second - first)}` : "–",
+    ),
   );
 }
 

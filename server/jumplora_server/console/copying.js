@@ -11,7 +11,16 @@ export function copyBox(context) {
   const code = h("code");
   const source = h("pre", { tabindex: "0", role: "region", "aria-label": "Code" }, code);
   const buttons = Object.keys(SNIPPETS).map((name) =>
-    h("button", { type: "button", class: "button small", "aria-pressed": String(name === language), onclick: () => choose(name) }, name),
+    h(
+      "button",
+      {
+        type: "button",
+        class: "button small",
+        "aria-pressed": String(name === language),
+        onclick: () => choose(name),
+      },
+      name,
+    ),
   );
   const copied = h("span", { class: "good" });
   const copy = h("button", { type: "button", class: "button small", onclick: copyText }, "Copy");
@@ -19,7 +28,13 @@ export function copyBox(context) {
     "details",
     { class: "copying", hidden: true },
     h("summary", {}, "Copy as curl, Python or openai"),
-    h("div", { class: "row" }, h("div", { role: "group", "aria-label": "Copy as", class: "row" }, buttons), copy, copied),
+    h(
+      "div",
+      { class: "row" },
+      h("div", { role: "group", "aria-label": "Copy as", class: "row" }, buttons),
+      copy,
+      copied,
+    ),
     source,
   );
 
@@ -38,8 +53,9 @@ export function copyBox(context) {
   }
 
   async function copyText() {
-    copied.textContent = (await put(code)) ? "✓ copied" : "select the code and copy it";
-    context.announce(copied.textContent);
+    const isCopied = await put(code);
+    copied.textContent = isCopied ? "✓ copied" : "select the code and copy it";
+    context.announce(isCopied ? "Copied." : "Not copied: select the code and copy it.");
   }
 
   function show(asked) {

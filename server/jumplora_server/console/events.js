@@ -25,7 +25,12 @@ export function mountEvents(section, context) {
     ...Object.entries(KINDS).map(([kind, [, word]]) => h("option", { value: kind }, word)),
   );
   const list = h("ol", { class: "event-list", tabindex: "0", "aria-labelledby": "events-title" });
-  const waiting = h("button", { type: "button", class: "button small", hidden: true, onclick: bringIn });
+  const waiting = h("button", {
+    type: "button",
+    class: "button small",
+    hidden: true,
+    onclick: bringIn,
+  });
   const empty = h("p", { class: "muted nothing" });
   section.append(
     h("div", { class: "row" }, h("label", { for: kinds.id }, "Kind"), kinds, waiting),
@@ -66,7 +71,8 @@ export function mountEvents(section, context) {
     }
     empty.hidden = shown > 0;
     list.hidden = shown === 0;
-    empty.textContent = lines.size === 0 ? "Nothing has happened yet." : "No event of this kind among the last ones.";
+    empty.textContent =
+      lines.size === 0 ? "Nothing has happened yet." : "No event of this kind among the last ones.";
   }
 
   return function show({ events }) {
@@ -104,14 +110,24 @@ function lineOf(event, context) {
   const element = h(
     "li",
     {},
-    h("time", { datetime: event.at, title: at.toLocaleString() }, at.toLocaleTimeString(), " ", age),
+    h(
+      "time",
+      { datetime: event.at, title: at.toLocaleString() },
+      at.toLocaleTimeString(),
+      " ",
+      age,
+    ),
     h("span", { class: `kind ${tone}` }, h("span", { "aria-hidden": "true" }, `${icon} `), word),
     h(
       "span",
       { class: "what" },
       event.task_id === null
         ? null
-        : h("button", { type: "button", class: "link", onclick: () => context.openTask(event.task_id) }, event.task_id),
+        : h(
+            "button",
+            { type: "button", class: "link", onclick: () => context.openTask(event.task_id) },
+            event.task_id,
+          ),
       h("span", { title: event.version }, event.text),
     ),
   );
@@ -125,7 +141,11 @@ function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-const UNITS = [["day", 86_400], ["hour", 3600], ["minute", 60]];
+const UNITS = [
+  ["day", 86_400],
+  ["hour", 3600],
+  ["minute", 60],
+];
 const WORDS = new Intl.RelativeTimeFormat("en", { numeric: "always" });
 
 /** "just now", "3 minutes ago", "2 days ago" */
@@ -145,7 +165,10 @@ function announcer(context) {
     if (unsaid.length === 0) return;
     const last = unsaid[0];
     const name = [last.task_id, (KINDS[last.kind] ?? ["", last.kind])[1]].filter(Boolean).join(" ");
-    const text = unsaid.length === 1 ? `${name}: ${last.text}` : `${unsaid.length} new events, the last: ${name}`;
+    const text =
+      unsaid.length === 1
+        ? `${name}: ${last.text}`
+        : `${unsaid.length} new events, the last: ${name}`;
     context.announce(text);
     unsaid = [];
     timer = setTimeout(say, QUIET);

@@ -4,9 +4,23 @@ import { h } from "./dom.js";
 
 export function optionChips() {
   const chips = h("ul", { class: "chips" });
-  const all = h("button", { type: "button", class: "button small plain", onclick: () => setAll(true) }, "All");
-  const none = h("button", { type: "button", class: "button small plain", onclick: () => setAll(false) }, "None");
-  const text = h("input", { id: "try-option", class: "field", "aria-label": "Another option", placeholder: "Another option", "aria-describedby": "try-option-fault" });
+  const all = h(
+    "button",
+    { type: "button", class: "button small plain", onclick: () => setAll(true) },
+    "All",
+  );
+  const none = h(
+    "button",
+    { type: "button", class: "button small plain", onclick: () => setAll(false) },
+    "None",
+  );
+  const text = h("input", {
+    id: "try-option",
+    class: "field",
+    "aria-label": "Another option",
+    placeholder: "Another option",
+    "aria-describedby": "try-option-fault",
+  });
   const add = h("button", { type: "button", class: "button small", onclick: addTyped }, "Add");
   const hint = h("p", { class: "muted hint" });
   const fault = h("p", { id: "try-option-fault", class: "bad", hidden: true });
@@ -42,7 +56,9 @@ export function optionChips() {
         text.focus();
       };
       const label = `Remove the option ${option}`;
-      item.append(h("button", { type: "button", class: "away", "aria-label": label, onclick: away }, "×"));
+      item.append(
+        h("button", { type: "button", class: "away", "aria-label": label, onclick: away }, "×"),
+      );
     }
     return item;
   }
@@ -82,8 +98,11 @@ export function optionChips() {
 
   /** true: exactly the task's own; else a list. */
   function read() {
-    const chosen = boxes().filter((box) => box.checked).map((box) => box.dataset.option);
-    const isOwn = own.length > 0 && chosen.length === own.length && added.every((o) => !chosen.includes(o));
+    const chosen = boxes()
+      .filter((box) => box.checked)
+      .map((box) => box.dataset.option);
+    const isOwn =
+      own.length > 0 && chosen.length === own.length && added.every((o) => !chosen.includes(o));
     return isOwn ? true : chosen;
   }
 

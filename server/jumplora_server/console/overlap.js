@@ -39,12 +39,25 @@ const absence = () =>
   );
 
 function square({ tasks, jaccard, chance }, context) {
-  const readout = h("p", { class: "readout muted" }, "Point at a pair, or walk there with the arrow keys.");
+  const readout = h(
+    "p",
+    { class: "readout muted" },
+    "Point at a pair, or walk there with the arrow keys.",
+  );
   const isLarge = tasks.length > MOST_WITH_NUMBERS;
   const table = h(
     "table",
     { class: `square ${isLarge ? "large" : ""}`, role: "grid", "aria-labelledby": "overlap-title" },
-    h("thead", {}, h("tr", {}, h("td"), tasks.map((task) => h("th", { scope: "col", title: task }, h("span", {}, task))))),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("td"),
+        tasks.map((task) => h("th", { scope: "col", title: task }, h("span", {}, task))),
+      ),
+    ),
     h(
       "tbody",
       {},
@@ -66,7 +79,11 @@ function square({ tasks, jaccard, chance }, context) {
   table.addEventListener("focusin", say);
   walkByArrows(table);
   return [
-    h("p", { class: "muted" }, `Shared weights of ${counted(tasks.length, "task")}: Jaccard index over what chance gives masks as dense as these.`),
+    h(
+      "p",
+      { class: "muted" },
+      `Shared weights of ${counted(tasks.length, "task")}: Jaccard index over what chance gives masks as dense as these.`,
+    ),
     key(),
     h("div", { class: "scroll" }, table),
     readout,
@@ -74,7 +91,11 @@ function square({ tasks, jaccard, chance }, context) {
 }
 
 const rowName = (task, context) =>
-  h("button", { type: "button", class: "link", title: task, onclick: () => context.openTask(task) }, task);
+  h(
+    "button",
+    { type: "button", class: "link", title: task, onclick: () => context.openTask(task) },
+    task,
+  );
 
 function cell([task, other], isDiagonal, jaccard, chance) {
   if (isDiagonal) return h("td", { class: "diagonal", "aria-label": "itself" });
@@ -99,7 +120,12 @@ const key = () =>
     "p",
     { class: "square-key muted" },
     LEVELS.map((level) =>
-      h("span", {}, h("span", { class: `swatch ${level.name}`, "aria-hidden": "true" }, level.sign), level.words),
+      h(
+        "span",
+        {},
+        h("span", { class: `swatch ${level.name}`, "aria-hidden": "true" }, level.sign),
+        level.words,
+      ),
     ),
   );
 

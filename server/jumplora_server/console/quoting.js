@@ -14,7 +14,11 @@ export const shellWord = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 export const json = (value, indent = 2) =>
   JSON.stringify(value, null, indent).replace(UNSEEN, (character) =>
     // What is left of C0 is the line ends that JSON.stringify made between values.
-    character === "\n" ? character : units(character).map((unit) => `\\u${hex(unit, 4)}`).join(""),
+    character === "\n"
+      ? character
+      : units(character)
+          .map((unit) => `\\u${hex(unit, 4)}`)
+          .join(""),
   );
 
 const SHORT = { "\n": "\\n", "\r": "\\r", "\t": "\\t" };

@@ -12,7 +12,9 @@ export function mountRuns(section, context) {
     const text = JSON.stringify(runs);
     if (text === shown) return;
     shown = text;
-    body.replaceChildren(...(runs.length === 0 ? absence() : runs.map((run) => article(run, context))));
+    body.replaceChildren(
+      ...(runs.length === 0 ? absence() : runs.map((run, number) => article(run, number, context))),
+    );
   };
 }
 
@@ -30,16 +32,25 @@ const commands = () =>
   "  --method inclora --out RUN\n" +
   `jumplora continual publish RUN --server ${location.origin}`;
 
-function article(run, context) {
-  const id = `run-${run.run.replace(/\W/g, "-")}`;
-  const how = `${run.method}, gate ${run.gate}; exact match in percent on ${run.split}.`;
+/** A manifest need not say all of it. */
+const how = ({ method, gate, split }) =>
+  [method, gate && `gate ${gate}`, `accuracy in percent${split && ` on ${split}`}`]
+    .filter(Boolean)
+    .join(", ");
+
+function article(run, number, context) {
+  const id = `run-${number}`;
   return h(
     "article",
     { class: "run", "aria-labelledby": id },
-    h("h3", { id }, run.run),
+    h("h3", { id }, run.run || "Run without a name"),
     h("p", {}, transfer(run)),
     h("div", { class: "scroll" }, matrix(run, id, context)),
-    h("p", { class: "muted" }, `Each row: after that task was learned. Framed: the task just learned. ${how}`),
+    h(
+      "p",
+      { class: "muted" },
+      `Each row: after that task was learned. Framed: the task just learned. Numbers: ${how(run)}.`,
+    ),
   );
 }
 
@@ -91,7 +102,8 @@ function cell(accuracy, i, j) {
   if (j > i) return h("td", { class: "later", "aria-label": "not learned yet" });
   if (share === null) return h("td", { class: "number muted", "aria-label": "not known" }, "–");
   const learned = accuracy[j]?.[j] ?? null;
-  const since = i > j && learned !== null ? `${points(share - learned)} points since it was learned` : null;
+  const since =
+    i > j && learned !== null ? `${points(share - learned)} points since it was learned` : null;
   const element = h(
     "td",
     { class: i === j ? "number learned" : "number", title: since },

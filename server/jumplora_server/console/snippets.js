@@ -34,12 +34,16 @@ export function client(question, origin, needsKey) {
           '    print(piece, end="", flush=True)',
         ]
       : [
-          `choice = ${call("client.choose", [
-            ...asked,
-            ["options", choices === true ? undefined : choices],
-            ["min_probability", min_probability],
-            ["min_mass", min_mass],
-          ], "    ")}`,
+          `choice = ${call(
+            "client.choose",
+            [
+              ...asked,
+              ["options", choices === true ? undefined : choices],
+              ["min_probability", min_probability],
+              ["min_mass", min_mass],
+            ],
+            "    ",
+          )}`,
           "print(choice)",
         ];
   return (

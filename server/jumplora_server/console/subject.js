@@ -24,6 +24,7 @@ export function subject({ id, label, onChange }) {
   let detail = null;
   let base = null; // what the bare backbone is called here
   let isUnsettled = false; // nothing is known of the task yet, and that may change
+  let isAsking = false;
   let asked = new AbortController();
 
   async function set(task, version = "") {
@@ -39,15 +40,18 @@ export function subject({ id, label, onChange }) {
     asked = new AbortController();
     const { signal } = asked;
     isUnsettled = false;
+    isAsking = true;
     try {
-      detail = task === "" || task === base ? null : await ask("GET", adapterPath(task), { signal });
+      detail =
+        task === "" || task === base ? null : await ask("GET", adapterPath(task), { signal });
     } catch (error) {
       if (signal.aborted) return;
       detail = null;
-      isUnsettled = true;
+      isUnsettled = error.status !== 404; // a missing one is asked for again once it is listed
       setFault(`${titleOf(error)}.`);
     }
     if (signal.aborted) return;
+    isAsking = false;
     listVersions(version);
     onChange(detail);
   }
@@ -83,8 +87,8 @@ export function subject({ id, label, onChange }) {
   function notice(overview) {
     base = overview.server.base;
     const line = overview.tasks.find((task) => task.task_id === tasks.value());
-    const hasChanged = detail !== null && line !== undefined && line.version !== detail.version;
-    if (hasChanged || isUnsettled) {
+    const hasChanged = line !== undefined && (detail === null || line.version !== detail.version);
+    if (!isAsking && (hasChanged || isUnsettled)) {
       setFault(null);
       learn(tasks.value(), versions.value);
     }

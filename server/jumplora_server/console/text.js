@@ -4,25 +4,53 @@
 import { h } from "./dom.js";
 
 export function textField() {
-  const area = h("textarea", { id: "try-text", class: "field", rows: 5, required: true, spellcheck: "false", "aria-describedby": "try-text-hint try-text-fault" });
+  const area = h("textarea", {
+    id: "try-text",
+    class: "field",
+    rows: 5,
+    required: true,
+    spellcheck: "false",
+    "aria-describedby": "try-text-hint try-text-fault",
+  });
   const hint = h("p", { id: "try-text-hint", class: "muted hint" });
   const fault = h("p", { id: "try-text-fault", class: "bad", hidden: true });
   const radio = (value, label) => {
-    const input = h("input", { type: "radio", name: "try-form", value, checked: value === "text", onchange: explain });
+    const input = h("input", {
+      type: "radio",
+      name: "try-form",
+      value,
+      checked: value === "text",
+      onchange: explain,
+    });
     return [input, h("label", {}, input, label)];
   };
   const [asText, asTextLabel] = radio("text", "text for the template");
   const [asWhole, asWholeLabel] = radio("inputs", "whole prompt");
   const template = h("pre");
-  const templateBox = h("details", { class: "template" }, h("summary", {}, "The task's template"), template);
-  const example = h("button", { type: "button", class: "button small plain", hidden: true, onclick: fillIn }, "Use an example");
+  const templateBox = h(
+    "details",
+    { class: "template" },
+    h("summary", {}, "The task's template"),
+    template,
+  );
+  const example = h(
+    "button",
+    { type: "button", class: "button small plain", hidden: true, onclick: fillIn },
+    "Use an example",
+  );
   const element = h(
     "div",
     { class: "text" },
     h("div", { class: "row" }, h("label", { for: "try-text" }, "Text"), example),
     area,
     fault,
-    h("fieldset", { class: "row" }, h("legend", { class: "unseen" }, "Read the text as"), asTextLabel, asWholeLabel),
+    h(
+      "fieldset",
+      { class: "row" },
+      h("legend", { class: "unseen" }, "Read the text as"),
+      asTextLabel,
+      asWholeLabel,
+    ),
     hint,
     templateBox,
   );

@@ -18,12 +18,22 @@ function bar(timing, seconds) {
   if (!timing) return [];
   const known = PARTS.map(([name, field, words]) => ({ name, words, seconds: timing[field] ?? 0 }));
   const rest = Math.max(0, seconds - known.reduce((sum, part) => sum + part.seconds, 0));
-  const parts = [...known, { name: "other", words: "network, this page, and the rest of the server", seconds: rest }];
+  const parts = [
+    ...known,
+    { name: "other", words: "network, this page, and the rest of the server", seconds: rest },
+  ];
   const whole = parts.reduce((sum, part) => sum + part.seconds, 0);
   const said = parts.map((part) => `${part.name} ${time(part.seconds)}`).join(", ");
-  const figure = h("div", { class: "stack", role: "img", "aria-label": `Where the time went: ${said}` });
+  const figure = h("div", {
+    class: "stack",
+    role: "img",
+    "aria-label": `Where the time went: ${said}`,
+  });
   for (const part of parts) {
-    const piece = h("span", { class: `piece ${part.name}`, title: `${part.name} ${time(part.seconds)}: ${part.words}` });
+    const piece = h("span", {
+      class: `piece ${part.name}`,
+      title: `${part.name} ${time(part.seconds)}: ${part.words}`,
+    });
     piece.style.flexGrow = String((100 * part.seconds) / whole); // sums under 1 would leave a gap
     figure.append(piece);
   }
@@ -31,7 +41,12 @@ function bar(timing, seconds) {
     "ul",
     { class: "key" },
     ...parts.map((part) =>
-      h("li", { title: part.words }, h("span", { class: `swatch ${part.name}` }), `${part.name} ${time(part.seconds)}`),
+      h(
+        "li",
+        { title: part.words },
+        h("span", { class: `swatch ${part.name}` }),
+        `${part.name} ${time(part.seconds)}`,
+      ),
     ),
   );
   return [figure, key];
@@ -41,7 +56,10 @@ function facts(details, seconds) {
   const version = details.adapter_version;
   const rows = [
     ["Tokens", `${details.prompt_tokens} in, ${details.generated_tokens} out`],
-    ["Answered by", version === null ? "the bare backbone" : h("code", { title: version }, digits(version))],
+    [
+      "Answered by",
+      version === null ? "the bare backbone" : h("code", { title: version }, digits(version)),
+    ],
     ["Seen here", time(seconds)],
     ["Server", details.timing ? time(details.timing.total_seconds) : null],
     ["Seed", details.seed],
@@ -50,7 +68,8 @@ function facts(details, seconds) {
   return h(
     "dl",
     { class: "answer-facts" },
-    ...rows.filter(([, value]) => value !== null && value !== undefined)
+    ...rows
+      .filter(([, value]) => value !== null && value !== undefined)
       .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
   );
 }

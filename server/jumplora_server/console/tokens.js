@@ -13,8 +13,7 @@ const LEVELS = [
   { name: "rare", from: 0, words: "under 1 %" },
 ];
 
-export const levelOf = (logprob) =>
-  LEVELS.find((level) => Math.exp(logprob) >= level.from).name;
+export const levelOf = (logprob) => LEVELS.find((level) => Math.exp(logprob) >= level.from).name;
 
 /** What is seen of a token's text: line ends, the end itself, and halves of characters too. */
 export function seenText({ text, special }) {
@@ -36,7 +35,9 @@ export function legend() {
 
 const saying = ({ text, special, logprob }) =>
   `${special ? "end of the answer" : JSON.stringify(text)}: ` +
-  (logprob === null ? "no log-probability" : `log-probability ${logarithm(logprob)}, ${percent(Math.exp(logprob))}`);
+  (logprob === null
+    ? "no log-probability"
+    : `log-probability ${logarithm(logprob)}, ${percent(Math.exp(logprob))}`);
 
 /** A line that grows: add(token), clear(), mark(indices) for those that differ from another answer. */
 export function tokenLine() {
@@ -49,7 +50,17 @@ export function tokenLine() {
     h(
       "table",
       {},
-      h("thead", {}, h("tr", {}, ...["Token", "Log-probability", "Probability"].map((name) => h("th", { scope: "col" }, name)))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ...["Token", "Log-probability", "Probability"].map((name) =>
+            h("th", { scope: "col" }, name),
+          ),
+        ),
+      ),
       rows,
     ),
   );
@@ -58,7 +69,13 @@ export function tokenLine() {
   function add(token) {
     tokens.push(token);
     const level = token.logprob === null ? "" : levelOf(token.logprob);
-    line.append(h("span", { class: `token ${level} ${token.special ? "end" : ""}`, title: saying(token) }, seenText(token)));
+    line.append(
+      h(
+        "span",
+        { class: `token ${level} ${token.special ? "end" : ""}`, title: saying(token) },
+        seenText(token),
+      ),
+    );
     rows.append(row(token));
     table.hidden = false;
   }

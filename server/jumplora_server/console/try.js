@@ -21,8 +21,22 @@ export function mountTry(section, context) {
 
   const generate = h("button", { type: "submit", class: "button primary" }, "Generate");
   const choose = h("button", { type: "submit", class: "button" }, "Choose");
-  const stop = h("button", { type: "button", class: "button", hidden: true, onclick: () => running.abort() }, "Stop");
-  const toggle = h("button", { type: "button", class: "button", "aria-expanded": "false", "aria-controls": "try-second", onclick: () => setComparing(!isComparing()) }, "Compare with…");
+  const stop = h(
+    "button",
+    { type: "button", class: "button", hidden: true, onclick: () => running.abort() },
+    "Stop",
+  );
+  const toggle = h(
+    "button",
+    {
+      type: "button",
+      class: "button",
+      "aria-expanded": "false",
+      "aria-controls": "try-second",
+      onclick: () => setComparing(!isComparing()),
+    },
+    "Compare with…",
+  );
   const other = h("div", { id: "try-second", hidden: true }, second.element);
   const form = h(
     "form",
@@ -33,9 +47,29 @@ export function mountTry(section, context) {
     options.element,
     more.element,
     h("div", { class: "row actions" }, generate, choose, stop, toggle),
-    h("p", { class: "muted hint" }, h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter"), " generates, with ", h("kbd", {}, "Shift"), " it chooses; ", h("kbd", {}, "Esc"), " stops."),
+    h(
+      "p",
+      { class: "muted hint" },
+      h("kbd", {}, "Ctrl"),
+      " ",
+      h("kbd", {}, "Enter"),
+      " generates, with ",
+      h("kbd", {}, "Shift"),
+      " it chooses; ",
+      h("kbd", {}, "Esc"),
+      " stops.",
+    ),
   );
-  const answers = h("div", { class: "try-answers" }, h("div", { class: "panels" }, panels.map((panel) => panel.element)), verdict);
+  const answers = h(
+    "div",
+    { class: "try-answers" },
+    h(
+      "div",
+      { class: "panels" },
+      panels.map((panel) => panel.element),
+    ),
+    verdict,
+  );
   section.append(h("div", { class: "try" }, form, answers));
 
   let running = null; // the AbortController of what is asked now

@@ -21,7 +21,12 @@ export function wishes() {
   const fields = NUMBERS.map(([name, label, way, limits]) => {
     const id = `try-${name}`;
     const input = h("input", {
-      id, class: "field", type: "number", inputmode: "decimal", placeholder: "as the task has it", ...limits,
+      id,
+      class: "field",
+      type: "number",
+      inputmode: "decimal",
+      placeholder: "as the task has it",
+      ...limits,
     });
     return { name, way, input, element: h("div", {}, h("label", { for: id }, label), input) };
   });
@@ -34,7 +39,11 @@ export function wishes() {
         "fieldset",
         {},
         h("legend", {}, title),
-        h("div", { class: "grid" }, fields.filter((f) => f.way === way).map((f) => f.element)),
+        h(
+          "div",
+          { class: "grid" },
+          fields.filter((f) => f.way === way).map((f) => f.element),
+        ),
         h("p", { class: "muted hint" }, hint),
       ),
     ),
