@@ -4,8 +4,7 @@ const KEY = "jumplora.key";
 
 export const key = {
   get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) =>
-    value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY),
+  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
 };
 
 /** What the server said when it refused: `status` (0: no answer), `type`, and its sentence.

@@ -16,8 +16,17 @@ export function canaryTable(canaries) {
       h("td", {}, answer(got, isRight)),
     ),
   );
-  const head = h("tr", {}, ["Asked", "Expected", "Got here"].map((name) => h("th", { scope: "col" }, name)));
-  return h("table", { class: "canaries", "aria-label": "Canaries" }, h("thead", {}, head), h("tbody", {}, rows));
+  const head = h(
+    "tr",
+    {},
+    ["Asked", "Expected", "Got here"].map((name) => h("th", { scope: "col" }, name)),
+  );
+  return h(
+    "table",
+    { class: "canaries", "aria-label": "Canaries" },
+    h("thead", {}, head),
+    h("tbody", {}, rows),
+  );
 }
 
 function answer(got, isRight) {
@@ -28,7 +37,8 @@ function answer(got, isRight) {
 
 /** A text as it is; of a long one the beginning, and the rest for those who open it. */
 function longText(text) {
-  if (text.length <= SHORT_CHARS) return h("div", { class: "verbatim" }, text || h("span", { class: "muted" }, "(empty)"));
+  if (text.length <= SHORT_CHARS)
+    return h("div", { class: "verbatim" }, text || h("span", { class: "muted" }, "(empty)"));
   return h(
     "details",
     { class: "verbatim" },

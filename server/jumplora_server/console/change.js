@@ -46,7 +46,12 @@ export function openRemove(taskId, count, context, onDone) {
   openForm({
     title: `Remove ${taskId}`,
     fields: [
-      h("p", {}, `The task goes with ${what}. Requests for it are refused from then on, and it cannot be brought back from here.`),
+      h(
+        "p",
+        {},
+        `The task goes with ${what}. Requests for it are refused from then on, and it cannot ` +
+          "be brought back from here.",
+      ),
       confirmation.element,
     ],
     verb: "Remove",

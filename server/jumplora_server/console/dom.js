@@ -1,6 +1,6 @@
 // Makes elements. Text is only ever set as text, so nothing that a server says becomes markup.
 
-/** h("button", {class: "wide", onclick: f, "aria-label": "…", style: {width: "4px"}}, "text", …) */
+/** h("button", {class: "wide", onclick: f, style: {width: "4px"}}, "text", child, …) */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   set(element, attributes);
@@ -34,7 +34,8 @@ function set(element, attributes) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     // The page's policy forbids style as an attribute and allows its properties.
-    else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
+    else if (name === "style")
+      for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
     else element.setAttribute(name, value === true ? "" : value);
   }
 }

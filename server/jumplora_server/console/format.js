@@ -19,7 +19,7 @@ export function bytes(count) {
 /** Three digits of a number that is not negative: 0.123, 4.56, 78.9, 1234. */
 export function short(value) {
   if (value >= 99.95) return String(Math.round(value));
-  if (value >= 9.995) return value.toFixed(1);
+  if (value >= 9.995) return trimmed(value.toFixed(1));
   if (value >= 0.9995 || value === 0) return trimmed(value.toFixed(2));
   return trimmed(value.toPrecision(2));
 }
@@ -51,7 +51,12 @@ export function rate(value) {
 
 /** 93784 -> "1 d 2 h"; the two largest units. */
 export function duration(value) {
-  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const units = [
+    ["d", 86400],
+    ["h", 3600],
+    ["min", 60],
+    ["s", 1],
+  ];
   const first = units.findIndex(([, size]) => value >= size);
   if (first < 0) return "0 s";
   const [name, size] = units[first];

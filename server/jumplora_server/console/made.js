@@ -11,7 +11,11 @@ export function facts(detail) {
   const items = [
     ["Kind", manifest?.kind],
     ["Method", manifest?.method],
-    ["Rank", manifest?.rank && `${manifest.rank}${manifest.alpha ? `, alpha ${scoreOf(manifest.alpha)}` : ""}`],
+    [
+      "Rank",
+      manifest?.rank &&
+        `${manifest.rank}${manifest.alpha ? `, alpha ${scoreOf(manifest.alpha)}` : ""}`,
+    ],
     ["Density", percent(detail.density)],
     ["Non-zeros", whole(detail.nonzeros)],
     ["Memory", memoryOf(detail)],
@@ -23,23 +27,27 @@ export function facts(detail) {
   ];
   return h(
     "dl",
-    { class: "facts" },
+    { class: "task-facts" },
     items.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value || NONE))),
   );
 }
 
 function memoryOf({ bytes: { host, device }, trunk_bytes: trunk, folded_depth: depth }) {
-  const where = [host && `${bytes(host)} host`, device && `${bytes(device)} device`].filter(Boolean);
+  const where = [host && `${bytes(host)} host`, device && `${bytes(device)} device`].filter(
+    Boolean,
+  );
   const folded = depth ? ` + ${bytes(trunk)} trunk of ${depth}` : "";
   return where.length ? where.join(", ") + folded : "not in memory";
 }
 
-const scoreOf = (score) => (Math.abs(score) < 1000 ? String(Number(score.toPrecision(4))) : String(Math.round(score)));
+const scoreOf = (score) =>
+  Math.abs(score) < 1000 ? String(Number(score.toPrecision(4))) : String(Math.round(score));
 
 /** Chips, oldest ancestor first; `taskOf(version)` is the task that has it, or undefined. */
 export function lineageChips(detail, taskOf, openTask) {
   const ancestors = detail.manifest?.lineage ?? [];
-  if (!ancestors.length) return h("p", { class: "muted" }, "No ancestors: trained on the bare backbone.");
+  if (!ancestors.length)
+    return h("p", { class: "muted" }, "No ancestors: trained on the bare backbone.");
   const chips = ancestors.map((version) => {
     const task = taskOf(version);
     const name = [task ?? "", h("code", {}, digits(version))];
@@ -47,7 +55,11 @@ export function lineageChips(detail, taskOf, openTask) {
       "li",
       {},
       task
-        ? h("button", { type: "button", class: "chip", title: version, onclick: () => openTask(task) }, name)
+        ? h(
+            "button",
+            { type: "button", class: "chip", title: version, onclick: () => openTask(task) },
+            name,
+          )
         : h("span", { class: "chip", title: `${version}: no task here has it now` }, name),
     );
   });
@@ -60,12 +72,16 @@ export function densityBars(density) {
   const modules = Object.entries(density);
   if (!modules.length) return h("p", { class: "muted" }, "Not known.");
   const highest = Math.max(...modules.map(([, share]) => share)) || 1;
-  const list = h("ul", { class: "bars" });
+  const list = h("ul", { class: "densities" });
   const add = (some) => list.append(...some.map(([name, share]) => bar(name, share, highest)));
   add(modules.slice(0, MOST_BARS));
   const rest = modules.slice(MOST_BARS);
   if (!rest.length) return list;
-  const more = h("button", { type: "button", class: "button small", onclick: showRest }, `Show the other ${rest.length}`);
+  const more = h(
+    "button",
+    { type: "button", class: "button small", onclick: showRest },
+    `Show the other ${rest.length}`,
+  );
   function showRest() {
     add(rest);
     more.remove();
@@ -78,8 +94,8 @@ function bar(name, share, highest) {
   return h(
     "li",
     {},
-    h("span", { class: "bar-name", title: name }, moduleName(name)),
-    h("span", { class: "bar", "aria-hidden": "true" }, h("span", { style: { width } })),
-    h("span", { class: "bar-number" }, percent(share)),
+    h("span", { class: "density-name", title: name }, moduleName(name)),
+    h("span", { class: "density-bar", "aria-hidden": "true" }, h("span", { style: { width } })),
+    h("span", { class: "density-share" }, percent(share)),
   );
 }

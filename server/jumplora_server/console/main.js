@@ -48,12 +48,13 @@ const parts = [
 
 const overviews = poll(() => ask("GET", `/v1/overview?${tasks.query()}`), {
   onAnswer(overview) {
-    document.body.classList.remove("stale");
+    document.body.classList.remove("stale", "unknown");
     for (const show of parts) showOne(show, overview);
   },
   onFault(error, wait) {
     document.body.classList.add("stale");
     drawer.showFault(error);
+    tasks.showFault(error);
     return strip.showFault(error, wait);
   },
 });

@@ -5,17 +5,33 @@ import { h } from "./dom.js";
 let last = 0; // of the dialogs, for the ids of their titles
 
 /**
- * Opens it. `fields` are elements; `isComplete()` says whether `run` may be called; `run(say)` makes
- * the change, and `say(text)` tells how far it is. What it returns is an element that takes the
- * form's place, or nothing: then the dialog closes.
+ * Opens it. `fields` are elements; `isComplete()` says whether `run` may be called.
+ * `run(say)` makes the change; `say(text)` shows how far it is. An element that it returns
+ * takes the form's place; if it returns nothing, the dialog closes.
  */
-export function openForm({ title, fields, verb, isDanger = false, isComplete, run, onClose = () => {} }) {
+export function openForm({
+  title,
+  fields,
+  verb,
+  isDanger = false,
+  isComplete,
+  run,
+  onClose = () => {},
+}) {
   last += 1;
   const id = `form-title-${last}`;
   const note = h("p", { class: "note bad", role: "alert", hidden: true });
   const progress = h("p", { class: "muted", role: "status" });
-  const go = h("button", { class: `button ${isDanger ? "danger" : "primary"}`, disabled: true }, verb);
-  const leave = h("button", { type: "button", class: "button", onclick: () => dialog.close() }, "Cancel");
+  const go = h(
+    "button",
+    { class: `button ${isDanger ? "danger" : "primary"}`, disabled: true },
+    verb,
+  );
+  const leave = h(
+    "button",
+    { type: "button", class: "button", onclick: () => dialog.close() },
+    "Cancel",
+  );
   const form = h(
     "form",
     { class: "change-form", oninput: check, onsubmit: submit },
@@ -62,8 +78,14 @@ export function openForm({ title, fields, verb, isDanger = false, isComplete, ru
   }
 
   function end(result) {
-    const close = h("button", { type: "button", class: "button primary", onclick: () => dialog.close() }, "Close");
-    form.replaceWith(h("div", { class: "change-form" }, result, h("div", { class: "form-buttons" }, close)));
+    const close = h(
+      "button",
+      { type: "button", class: "button primary", onclick: () => dialog.close() },
+      "Close",
+    );
+    form.replaceWith(
+      h("div", { class: "change-form" }, result, h("div", { class: "form-buttons" }, close)),
+    );
     close.focus();
   }
 
@@ -88,5 +110,8 @@ export function typedConfirmation(taskId) {
     spellcheck: "false",
   });
   const label = h("label", { for: "typed-task" }, "Type ", h("code", {}, taskId), " to confirm");
-  return { element: h("div", { class: "labelled" }, label, field), isRight: () => field.value === taskId };
+  return {
+    element: h("div", { class: "labelled" }, label, field),
+    isRight: () => field.value === taskId,
+  };
 }

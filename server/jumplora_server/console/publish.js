@@ -82,14 +82,20 @@ async function refuseKnown(taskId) {
   const query = new URLSearchParams({ search: taskId, limit: 100 });
   const { tasks } = await ask("GET", `/v1/overview?${query}`);
   if (tasks.some((line) => line.task_id === taskId)) {
-    const what = `Task ${taskId} is there already. Give another id, or open the task and publish a version of it.`;
+    const what =
+      `Task ${taskId} is there already. Give another id, or open the task and publish a ` +
+      "version of it.";
     throw new Refused(what, 409);
   }
 }
 
 function send(taskId, file, replaced, say) {
   const onProgress = (share) =>
-    say(share < 1 ? `Sent ${percent(share, 0)} of ${bytes(file.size)}` : "Sent. The server checks and loads it…");
+    say(
+      share < 1
+        ? `Sent ${percent(share, 0)} of ${bytes(file.size)}`
+        : "Sent. The server checks and loads it…",
+    );
   say(`Sending ${bytes(file.size)}…`);
   return upload(taskId, file, { replaced, onProgress });
 }
@@ -108,8 +114,16 @@ function resultOf(done) {
     "div",
     {},
     h("p", { class: "note good" }, outcomeOf(done)),
-    done.made_from ? h("p", { class: "muted" }, `Made of a PEFT folder (${done.made_from.peft_type}).`) : null,
-    warnings.length ? h("ul", { class: "note warn" }, warnings.map((text) => h("li", {}, text))) : null,
+    done.made_from
+      ? h("p", { class: "muted" }, `Made of a PEFT folder (${done.made_from.peft_type}).`)
+      : null,
+    warnings.length
+      ? h(
+          "ul",
+          { class: "note warn" },
+          warnings.map((text) => h("li", {}, text)),
+        )
+      : null,
   );
 }
 
@@ -120,7 +134,11 @@ function fileField() {
     { class: "labelled" },
     h("label", { for: "adapter-file" }, "File"),
     field,
-    h("p", { class: "muted" }, "An adapter file (.safetensors), or a PEFT folder as .zip, .tar or .tar.gz."),
+    h(
+      "p",
+      { class: "muted" },
+      "An adapter file (.safetensors), or a PEFT folder as .zip, .tar or .tar.gz.",
+    ),
   );
   return { element, chosen: () => field.files[0] ?? null };
 }

@@ -5,7 +5,7 @@ import { h, setAttribute, setText } from "./dom.js";
 import { bytes, digits, NONE, percent, rate, seconds, whole, words } from "./format.js";
 import { sparkline } from "./sparkline.js";
 
-/** What the columns are: `sort` is the server's name of their order, `first` the one to begin with. */
+/** The columns: `sort` is the server's name of their order, `first` the one to begin with. */
 export const COLUMNS = [
   { name: "task", title: "Task", sort: "task_id", first: "ascending" },
   { name: "state", title: "State", sort: "state", first: "ascending" },
@@ -109,7 +109,11 @@ function nameCell(cell, taskId, context) {
     setText(copy, digits(version) || "no version");
     copy.disabled = !version;
     setAttribute(copy, "title", version ? `Copy ${version}` : null);
-    setAttribute(copy, "aria-label", version ? `Copy version ${digits(version)} of ${taskId}` : null);
+    setAttribute(
+      copy,
+      "aria-label",
+      version ? `Copy version ${digits(version)} of ${taskId}` : null,
+    );
     pinned.hidden = !line.pinned;
   };
 }
@@ -154,7 +158,11 @@ function numbers(cells) {
     setAttribute(failed, "class", line.failed ? "bad strong" : "muted");
     setText(canaries, line.canaries === 1 ? "all right" : percent(line.canaries));
     const isWrong = line.canaries !== null && line.canaries < 1;
-    setAttribute(canaries, "class", isWrong ? "bad strong" : line.canaries === null ? "muted" : "good");
+    setAttribute(
+      canaries,
+      "class",
+      isWrong ? "bad strong" : line.canaries === null ? "muted" : "good",
+    );
   };
 }
 

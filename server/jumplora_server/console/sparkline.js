@@ -19,7 +19,8 @@ export function sparkline(series, says) {
   return {
     element: h("span", { class: "spark-cell" }, picture, number),
     show(values) {
-      if (shown?.length === values.length && shown.every((value, at) => value === values[at])) return;
+      if (shown?.length === values.length && shown.every((value, at) => value === values[at]))
+        return;
       shown = values;
       setAttribute(line, "d", linePath(values, WIDTH, HEIGHT));
       setText(number, says(lastOf(values)));

@@ -87,7 +87,11 @@ function serverFacts() {
         setText(value, text);
         setAttribute(value, "title", text);
       }
-      rows.show(server.rows_in_use, server.rows_total, `${server.rows_in_use} / ${server.rows_total}`);
+      rows.show(
+        server.rows_in_use,
+        server.rows_total,
+        `${server.rows_in_use} / ${server.rows_total}`,
+      );
       setText(waiting, whole(server.waiting));
       setAttribute(waiting, "class", server.waiting > 0 ? "warn" : null);
       const { memory_used: used, memory_budget: budget } = server;
@@ -104,7 +108,11 @@ function faultBanner(context) {
     "div",
     { class: "banner", id: "fault", role: "status", hidden: true },
     text,
-    h("button", { type: "button", class: "button small", onclick: () => context.refresh() }, "Try now"),
+    h(
+      "button",
+      { type: "button", class: "button small", onclick: () => context.refresh() },
+      "Try now",
+    ),
   );
   let since = null;
   return {

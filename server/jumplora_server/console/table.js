@@ -5,151 +5,170 @@ import { h, setAttribute } from "./dom.js";
 import { COLUMNS, taskRow } from "./row.js";
 import { reaches, rowAfter, scrolledTo, visibleRows, windowSize, windowStart } from "./window.js";
 
-const HELD_MS = 15000; // how long after a reader's last move the order of the rows stays
+const HELD_MS = 15000; // how long after a reader's last move the rows keep their order
+const FEWEST_SEEN = 12; // rows for which the first window is made, before the height is known
 
-/** {element, wanted(), show(answer, isSameView), toTop()}; `onMove()` says that others are wanted. */
-export function taskTable(head, context, onMove) {
-  const [before, after] = [spacer(), spacer()];
-  const body = h("tbody", { role: "rowgroup" }, before, after);
-  const table = h("table", { role: "table", "aria-labelledby": "tasks-title" }, head, body);
-  const scroller = h("div", { class: "table-scroll", tabindex: -1 }, table);
-  const rows = new Map(); // task id -> its row in the page
-  let shown = { tasks: [], offset: 0, found: 0, total: 0 };
-  let wantedStart = 0;
-  let goal = null; // index of the row that a key went to and that is not in the page yet
-  let active = null; // task id of the row that Tab reaches
-  let touched = -Infinity;
+/** `element` has the table; `onMove()` is called when `wanted()` is another window. */
+export class TaskTable {
+  #rows = new Map(); // task id -> its row in the page
+  #shown = { tasks: [], offset: 0, found: 0, total: 0 };
+  #view = { rowHeight: 46, height: 600 }; // measured when it changes: to ask is to lay out
+  #top = 0; // how far it is scrolled
+  #start = 0; // of the wanted window
+  #goal = null; // index of the row that a key went to and that is not in the page yet
+  #active = null; // task id of the row that Tab reaches
+  #touched = -Infinity; // when the reader last moved or typed here
 
-  let view = { rowHeight: 46, height: 600 }; // measured when it changes: to ask is to lay out
-  let top = 0; // how far it is scrolled
-
-  const visible = () => visibleRows(top, view.height, view.rowHeight, shown.found);
-
-  function measure() {
-    const rowHeight = rows.values().next().value?.element.offsetHeight || view.rowHeight;
-    view = { rowHeight, height: scroller.clientHeight - head.offsetHeight };
-    top = scroller.scrollTop;
-    space();
-    moved();
+  constructor(head, context, onMove) {
+    this.context = context;
+    this.onMove = onMove;
+    this.head = head;
+    [this.before, this.after] = [spacer(), spacer()];
+    this.body = h("tbody", { role: "rowgroup" }, this.before, this.after);
+    const names = { role: "table", "aria-labelledby": "tasks-title" };
+    this.table = h("table", names, head, this.body);
+    this.element = h("div", { class: "table-scroll", tabindex: -1 }, this.table);
+    this.#listen();
   }
 
-  function moved() {
-    const seen = visible();
-    if (reaches(shown.offset, shown.tasks.length, seen, shown.found)) return;
-    wantedStart = windowStart(seen, wanted().limit, shown.found);
-    onMove();
+  /** Which rows to ask for. */
+  wanted() {
+    const { rowHeight, height } = this.#view;
+    const limit = windowSize(Math.max(height, rowHeight * FEWEST_SEEN), rowHeight);
+    return { offset: this.#start, limit };
   }
 
-  function wanted() {
-    const { rowHeight, height } = view;
-    return { offset: wantedStart, limit: windowSize(Math.max(height, rowHeight * 12), rowHeight) };
+  /** Shows an overview's tasks; `isSameView`: with the search and the order of the last one. */
+  show(answer, isSameView) {
+    const isHeld =
+      isSameView && isSamePlace(answer, this.#shown) && performance.now() - this.#touched < HELD_MS;
+    const lines = isHeld ? inOrderOf(this.#shown.tasks, answer.tasks) : answer.tasks;
+    this.#shown = { ...answer, tasks: lines };
+    const rows = lines.map((line, index) => this.#row(line, answer.offset + index));
+    const taskIds = new Set(lines.map((line) => line.task_id));
+    for (const taskId of this.#rows.keys()) if (!taskIds.has(taskId)) this.#rows.delete(taskId);
+    this.#place(rows.map((row) => row.element));
+    this.#space();
+    this.#setReachable();
+    setAttribute(this.table, "aria-rowcount", answer.found + 1);
   }
 
-  function show(answer, isSameView) {
-    const isHeld = isSameView && isSamePlace(answer, shown) && performance.now() - touched < HELD_MS;
-    const lines = isHeld ? inOrderOf(shown.tasks, answer.tasks) : answer.tasks;
-    shown = { ...answer, tasks: lines };
-    const focused = body.contains(document.activeElement)
+  /** Back to the first row, as for another search. */
+  toTop() {
+    this.element.scrollTop = this.#top = this.#start = 0;
+    this.#goal = null;
+    this.#touched = -Infinity;
+  }
+
+  focusTask(taskId) {
+    const row = this.#rows.get(taskId);
+    if (row) row.focus();
+    else this.element.focus({ preventScroll: true });
+  }
+
+  #row(line, index) {
+    const row = this.#rows.get(line.task_id) ?? taskRow(line.task_id, this.context);
+    this.#rows.set(line.task_id, row);
+    row.show(line, index);
+    return row;
+  }
+
+  #place(elements) {
+    const focused = this.body.contains(document.activeElement)
       ? document.activeElement.closest("tr")
       : null;
-    const wantedRows = lines.map((line, index) => {
-      const row = rows.get(line.task_id) ?? taskRow(line.task_id, context);
-      rows.set(line.task_id, row);
-      row.show(line, answer.offset + index);
-      return row;
-    });
-    const kept = new Set(wantedRows);
-    for (const [taskId, row] of rows) if (!kept.has(row)) rows.delete(taskId);
-    const elements = wantedRows.map((row) => row.element);
-    const isFocusKept = elements.includes(focused);
-    reachGoal(); // before its old row is gone, so that the focus is never lost
-    if (focused && !isFocusKept && focused === document.activeElement?.closest("tr")) {
-      scroller.focus({ preventScroll: true });
-    }
-    arrange(body, elements, before, after, isFocusKept ? focused : null);
-    reachGoal();
-    space();
-    setReachable();
-    setAttribute(table, "aria-rowcount", answer.found + 1);
-    setAttribute(scroller, "aria-busy", null);
+    const isKept = elements.includes(focused);
+    // Its row goes: the focus waits at the table for the row that a key went to, or the next key.
+    if (focused && !isKept) this.element.focus({ preventScroll: true });
+    arrange(this.body, elements, this.before, this.after, isKept ? focused : null);
+    this.#reachGoal();
   }
 
-  function reachGoal() {
-    const line = goal === null ? undefined : shown.tasks[goal - shown.offset];
-    const row = line && rows.get(line.task_id);
-    if (!row?.element.isConnected) return;
-    goal = null;
-    active = row.taskId;
+  #reachGoal() {
+    const line =
+      this.#goal === null ? undefined : this.#shown.tasks[this.#goal - this.#shown.offset];
+    const row = line && this.#rows.get(line.task_id);
+    if (!row) return;
+    this.#goal = null;
+    this.#active = row.taskId;
     row.focus();
   }
 
-  function space() {
-    const { rowHeight } = view;
-    const rest = shown.found - shown.offset - shown.tasks.length;
-    before.firstChild.style.setProperty("height", `${shown.offset * rowHeight}px`);
-    after.firstChild.style.setProperty("height", `${Math.max(0, rest) * rowHeight}px`);
-    before.hidden = shown.offset === 0;
-    after.hidden = rest <= 0;
+  #space() {
+    const { offset, tasks, found } = this.#shown;
+    const rest = Math.max(0, found - offset - tasks.length);
+    for (const [element, count] of [
+      [this.before, offset],
+      [this.after, rest],
+    ]) {
+      element.firstChild.style.setProperty("height", `${count * this.#view.rowHeight}px`);
+      element.hidden = count === 0;
+    }
   }
 
   /** Tab reaches the controls of one row; arrows go to the others. */
-  function setReachable() {
-    if (!rows.has(active)) active = shown.tasks[Math.max(0, visible().first - shown.offset)]?.task_id;
-    for (const row of rows.values()) row.setReachable(row.taskId === active);
+  #setReachable() {
+    if (!this.#rows.has(this.#active)) {
+      const first = Math.max(0, this.#visible().first - this.#shown.offset);
+      this.#active = this.#shown.tasks[first]?.task_id;
+    }
+    for (const row of this.#rows.values()) row.setReachable(row.taskId === this.#active);
   }
 
-  function goTo(index) {
-    top = scrolledTo(index, top, view.height, view.rowHeight);
-    scroller.scrollTop = top;
-    goal = index;
-    reachGoal();
-    setReachable();
-    moved();
+  #visible() {
+    return visibleRows(this.#top, this.#view.height, this.#view.rowHeight, this.#shown.found);
   }
 
-  const scrolled = () => {
-    top = scroller.scrollTop;
-    moved();
-  };
-  scroller.addEventListener("scroll", scrolled, { passive: true }); // once a frame
-  scroller.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || !shown.found) return;
-    const from = body.contains(event.target)
+  #moved() {
+    this.#top = this.element.scrollTop;
+    const { offset, tasks, found } = this.#shown;
+    const visible = this.#visible();
+    if (reaches(offset, tasks.length, visible, found)) return;
+    this.#start = windowStart(visible, this.wanted().limit, found);
+    this.onMove();
+  }
+
+  #measure() {
+    const rowHeight =
+      this.#rows.values().next().value?.element.offsetHeight || this.#view.rowHeight;
+    this.#view = { rowHeight, height: this.element.clientHeight - this.head.offsetHeight };
+    this.#space();
+    this.#moved();
+  }
+
+  #pressed(event) {
+    const isModified = event.altKey || event.ctrlKey || event.metaKey;
+    const isInRows = this.body.contains(event.target);
+    if (isModified || !this.#shown.found || !(isInRows || event.target === this.element)) return;
+    const { rowHeight, height } = this.#view;
+    const from = isInRows
       ? Number(event.target.closest("tr").getAttribute("aria-rowindex")) - 2
-      : visible().first;
-    if (event.target !== scroller && !body.contains(event.target)) return;
-    const page = Math.max(1, Math.floor(view.height / view.rowHeight) - 1);
-    const to = rowAfter(event.key, goal ?? from, page, shown.found);
+      : this.#visible().first;
+    const page = Math.max(1, Math.floor(height / rowHeight) - 1);
+    const to = rowAfter(event.key, this.#goal ?? from, page, this.#shown.found);
     if (to === null) return;
     event.preventDefault();
-    goTo(to);
-  });
-  body.addEventListener("focusin", (event) => {
-    active = event.target.closest("tr").dataset.task;
-    setReachable();
-  });
-  for (const kind of ["pointermove", "pointerdown", "keydown"]) {
-    scroller.addEventListener(kind, () => (touched = performance.now()), { passive: true });
+    this.element.scrollTop = scrolledTo(to, this.#top, height, rowHeight);
+    this.#goal = to;
+    this.#reachGoal();
+    this.#setReachable();
+    this.#moved();
   }
-  // The box grows with its first rows, and changes with the page's width.
-  new ResizeObserver(() => requestAnimationFrame(measure)).observe(scroller);
 
-  return {
-    element: scroller,
-    wanted,
-    show,
-    toTop() {
-      scroller.scrollTop = top = 0;
-      wantedStart = 0;
-      goal = null;
-      touched = -Infinity;
-    },
-    focusTask(taskId) {
-      const row = rows.get(taskId);
-      if (row) row.focus();
-      else scroller.focus({ preventScroll: true });
-    },
-  };
+  #listen() {
+    this.element.addEventListener("scroll", () => this.#moved(), { passive: true });
+    this.element.addEventListener("keydown", (event) => this.#pressed(event));
+    this.body.addEventListener("focusin", (event) => {
+      this.#active = event.target.closest("tr").dataset.task;
+      this.#setReachable();
+    });
+    for (const kind of ["pointermove", "pointerdown", "keydown"]) {
+      const note = () => (this.#touched = performance.now());
+      this.element.addEventListener(kind, note, { passive: true });
+    }
+    // The box grows with its first rows, and changes with the page's width.
+    new ResizeObserver(() => requestAnimationFrame(() => this.#measure())).observe(this.element);
+  }
 }
 
 function spacer() {

@@ -3,11 +3,14 @@
 import { h, setAttribute, setText } from "./dom.js";
 import { counted, whole } from "./format.js";
 import { COLUMNS } from "./row.js";
-import { taskTable } from "./table.js";
+import { TaskTable } from "./table.js";
 
 const TYPED_MS = 200; // after the last key, before the server is asked
 
-/** {show(overview), query(), focusTask(taskId)}: the query is the one whose answer `show` gets next. */
+/**
+ * {show(overview), showFault(error), query(), focusTask(taskId)}: `show` gets the answer to the
+ * last query.
+ */
 export function mountTasks(section, context) {
   const view = { search: "", sort: "task_id", order: "ascending" };
   let asked = null;
@@ -15,9 +18,9 @@ export function mountTasks(section, context) {
   const count = h("p", { id: "tasks-count", class: "muted", role: "status" });
   const search = searchField((text) => change({ search: text }));
   const head = tableHead((column) => change(orderAfter(view, column)));
-  const table = taskTable(head.element, context, context.refresh);
+  const table = new TaskTable(head.element, context, context.refresh);
   const chooser = orderChooser((sort, order) => change({ sort, order }));
-  const empty = h("p", { class: "empty muted", id: "tasks-empty" }, "Asking the server…");
+  const empty = h("p", { class: "muted", id: "tasks-empty" }, "Asking the server…");
   const publish = h(
     "button",
     { type: "button", class: "button", id: "publish-task", onclick: () => context.publishTask() },
@@ -33,6 +36,7 @@ export function mountTasks(section, context) {
     ),
   );
   section.append(table.element, empty);
+  table.element.hidden = true;
   head.show(view);
 
   function change(to) {
@@ -44,7 +48,15 @@ export function mountTasks(section, context) {
   }
 
   return {
-    focusTask: table.focusTask,
+    focusTask: (taskId) => table.focusTask(taskId),
+    /** Before there is anything to show. */
+    showFault({ status, message }) {
+      if (shownView !== null) return;
+      setText(
+        empty,
+        status === 401 ? "The tasks are shown to a key that the server knows." : message,
+      );
+    },
     query() {
       asked = { ...view };
       return new URLSearchParams({ ...asked, ...table.wanted() });
@@ -56,10 +68,13 @@ export function mountTasks(section, context) {
       shownView = { ...view };
       const { total, found } = overview;
       const isSearch = view.search !== "";
-      setText(count, isSearch ? `${whole(found)} of ${counted(total, "task")}` : counted(total, "task"));
+      setText(
+        count,
+        isSearch ? `${whole(found)} of ${counted(total, "task")}` : counted(total, "task"),
+      );
       const none = isSearch
         ? `No task has “${view.search}” in its name.`
-        : "No task is published yet. “Publish a task” sends an adapter file, or a PEFT folder as an archive.";
+        : "No task is published yet. “Publish a task” sends an adapter file or a PEFT archive.";
       setText(empty, none);
       empty.hidden = found > 0;
       table.element.hidden = found === 0;
@@ -139,7 +154,9 @@ function orderChooser(onOrder) {
   return {
     element: h("span", { class: "order-chooser" }, label, select),
     show({ sort, order }) {
-      select.selectedIndex = choices.findIndex((each) => each.sort === sort && each.order === order);
+      select.selectedIndex = choices.findIndex(
+        (each) => each.sort === sort && each.order === order,
+      );
     },
   };
 }

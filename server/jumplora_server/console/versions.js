@@ -3,7 +3,12 @@
 import { h } from "./dom.js";
 import { digits, when } from "./format.js";
 
-const WORDS = { publish: "published", repoint: "current again", rollback: "rolled back to", remove: "removed" };
+const WORDS = {
+  publish: "published",
+  repoint: "current again",
+  rollback: "rolled back to",
+  remove: "removed",
+};
 
 /** Elements; `onRollBack(version)` and `onTry(version)` are what the buttons of a version do. */
 export function versionList(detail, { mayChange, onRollBack, onTry }) {
@@ -29,7 +34,12 @@ export function versionList(detail, { mayChange, onRollBack, onTry }) {
             ])
             .flat(),
         ),
-        h("span", { class: "version-buttons" }, tryButton(version, detail, onTry), rollButton(version)),
+        h(
+          "span",
+          { class: "version-buttons" },
+          tryButton(version, detail, onTry),
+          rollButton(version),
+        ),
       ),
     ),
   );
@@ -52,10 +62,16 @@ export function versionList(detail, { mayChange, onRollBack, onTry }) {
 
 function tryButton(version, detail, onTry) {
   const label = { "aria-label": `Try version ${digits(version)}` };
-  return h("button", { type: "button", class: "button small", ...label, onclick: () => onTry(version) }, "Try");
+  return h(
+    "button",
+    { type: "button", class: "button small", ...label, onclick: () => onTry(version) },
+    "Try",
+  );
 }
 
 function marksOf(version, { version: answering, desired }) {
   if (version === answering) return h("span", { class: "tag good" }, "answers");
-  return version === desired ? h("span", { class: "tag warn" }, "published last, does not answer") : null;
+  return version === desired
+    ? h("span", { class: "tag warn" }, "published last, does not answer")
+    : null;
 }

@@ -13,29 +13,32 @@ export function visibleRows(scrollTop, height, rowHeight, found) {
 /** How many rows a window has: three screens of them, and at most MOST_ROWS. */
 export function windowSize(height, rowHeight) {
   const screen = Math.ceil(height / rowHeight) + 1;
-  return Math.min(MOST_ROWS, Math.ceil((3 * screen) / STEP) * STEP);
+  // The second is what `reaches` asks, wherever the window begins.
+  const needed = Math.max(3 * screen, 2 * screen + STEP + 2);
+  return Math.min(MOST_ROWS, Math.ceil(needed / STEP) * STEP);
 }
 
 /** Where the window of `size` rows begins that has the visible ones in its middle. */
 export function windowStart({ first, end }, size, found) {
-  const middle = Math.floor((first + end - size) / 2);
-  const last = Math.max(0, found - size);
-  return Math.min(Math.max(0, Math.floor(middle / STEP) * STEP), Math.ceil(last / STEP) * STEP);
+  const start = Math.round((first + end - size) / 2 / STEP) * STEP;
+  const last = Math.ceil(Math.max(0, found - size) / STEP) * STEP;
+  return Math.min(Math.max(0, start), last);
 }
 
 /** Whether the rows from `offset` reach far enough beyond the visible ones; the ends of all do. */
 export function reaches(offset, count, { first, end }, found) {
-  const margin = Math.ceil((end - first) / 2);
+  const seen = end - first;
+  const margin = Math.min(Math.ceil(seen / 2), Math.floor((MOST_ROWS - seen - STEP) / 2) - 1);
   const hasBefore = offset <= Math.max(0, first - margin);
   const hasAfter = offset + count >= Math.min(found, end + margin);
   return hasBefore && hasAfter;
 }
 
-/** Where to scroll to so that row `index` is wholly seen; `scrollTop` if it is. */
+/** Where to scroll to, to see row `index` from its top; `scrollTop` if it is wholly seen. */
 export function scrolledTo(index, scrollTop, height, rowHeight) {
   const top = index * rowHeight;
   if (top < scrollTop) return top;
-  return top + rowHeight > scrollTop + height ? top + rowHeight - height : scrollTop;
+  return top + rowHeight > scrollTop + height ? Math.min(top, top + rowHeight - height) : scrollTop;
 }
 
 /** The row that a key goes to from `index`, or null for a key that moves nothing. */
