@@ -18,7 +18,11 @@ const LEVELS = [
 ];
 
 export function mountOverlap(section, context) {
-  const body = h("div", { class: "overlap" });
+  const body = h(
+    "div",
+    { class: "overlap" },
+    h("p", { class: "muted" }, "Shown once the server has answered."),
+  );
   section.append(body);
   let shown = "";
 
