@@ -176,7 +176,7 @@ def test_a_version_that_fails_its_canaries_is_refused_and_the_old_one_serves(
         Client(server.url, key=ADMIN_KEY) as client,
         pytest.raises(RequestFailed, match="canaries") as refused,
     ):
-        client.put("colour", path)
+        client.publish("colour", path)
     assert (refused.value.status, refused.value.reason) == (422, "canary")
     with Client(server.url) as client:
         again = [client.generate("colour", text=text) for text in TEXTS]

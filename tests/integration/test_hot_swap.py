@@ -76,7 +76,7 @@ def test_two_hundred_swaps_under_load(tmp_path: Path) -> None:
             for seed in (11, 12)
         ]
         with Client(server.url, key=ADMIN_KEY) as admin:
-            versions = [str(admin.put("task", file).version) for file in files]
+            versions = [str(admin.publish("task", file).version) for file in files]
             expected: dict[tuple[str, str], str] = {}
             for version in [*versions, server.store.history("task")[0].digest]:
                 expected |= texts_of_version(server.url, version)
@@ -84,7 +84,7 @@ def test_two_hundred_swaps_under_load(tmp_path: Path) -> None:
             with Load(server.url, expected) as load:
                 memory = []
                 for publish in range(WARM_UP + PUBLISHES):
-                    result = admin.put("task", files[publish % 2])
+                    result = admin.publish("task", files[publish % 2])
                     assert result.version == versions[publish % 2]
                     if publish in (WARM_UP - 1, WARM_UP + PUBLISHES - 1):
                         memory.append(server_memory(server))

@@ -82,10 +82,10 @@ def test_a_folder_and_its_archive_are_one_version_on_a_server(
     text = run("publish", packed, *admin).stdout
     assert text == f"lora: unchanged {version[:12]} (made from a PEFT folder, LORA)\n"
     with Client(address, key=ADMIN_KEY) as client:
-        put = client.put("lora", folder)
+        put = client.publish("lora", folder)
         assert (put.version, put.outcome) == (version, "unchanged")
         assert put.made_from is not None
-        assert client.put("lora", site.parts.services.store.path_of(version)).made_from is None
+        assert client.publish("lora", site.parts.services.store.path_of(version)).made_from is None
 
 
 def test_warnings_are_shown(served: tuple[Site, str], tmp_path: Path) -> None:
@@ -198,13 +198,13 @@ def test_a_sent_folder_answers_as_the_file_that_was_converted(
         Client(f"http://127.0.0.1:{listener.port}", key=ADMIN_KEY) as client,
     ):
         wait_for(client.is_ready, 20)
-        client.put("file", out)
+        client.publish("file", out)
         texts = []
         for task in ("file", *PACKERS):
             name = task.replace(" ", "-")
             if task != "file":
                 path = written(tmp_path / name, PACKERS[task](files))
-                assert client.put(name, path).outcome == "created"
+                assert client.publish(name, path).outcome == "created"
             answers = client.generate_all(name, inputs=["the river", "a good book"])
             texts.append([found.generated_text for found in answers])
         assert all(each == texts[0] for each in texts)

@@ -163,7 +163,7 @@ def _fit(adapter: Adapter, sheet: Sheet, ask: _Asking) -> tuple[Rankings, Calibr
 
     manifest, version = adapter.manifest, adapter.digest
     prompt = fitting.prompt_with_options(manifest, manifest.task)
-    with asking(ask.server, ask.key) as client:
+    with asking(ask.server, ask.key, retries=0) as client:  # an interview tries again
         info = client.info()
         fitting.check_dtype(info)
         interview = Interview(

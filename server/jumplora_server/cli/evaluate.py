@@ -112,7 +112,7 @@ def evaluate(
         sheet = make_sheet(file, prompt, rows=rows)  # its faults show before any request
         if prompt is not None and prompt.options:
             check_labels(sheet, prompt.options)
-        with asking(server, key) as client:
+        with asking(server, key, retries=0) as client:  # an interview tries again, and counts
             limits = client.info()
             if batch > limits.max_client_batch_size:
                 fail(

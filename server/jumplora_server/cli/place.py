@@ -52,12 +52,14 @@ def _is_flag(context: typer.Context, name: str) -> bool:
 
 
 @contextmanager
-def asking(server: str, key: str | None, *, timeout: float = 120.0) -> Iterator[Client]:
+def asking(
+    server: str, key: str | None, *, timeout: float = 120.0, retries: int = 2
+) -> Iterator[Client]:
     """A client of the server; what the server refuses ends the command with its reason."""
     from jumplora_server.client import Client, RequestFailed
 
     try:
-        with Client(server, key=key, timeout=timeout) as client:
+        with Client(server, key=key, timeout=timeout, retries=retries) as client:
             yield client
     except RequestFailed as error:
         fail(f"error ({error.reason or error.code}): {error.message}")

@@ -200,7 +200,7 @@ def _into_store(
 
 def _to_server(path: Path, server: str, key: str | None, task: str, if_match: str | None) -> Result:
     with place.asking(server, key, timeout=600.0) as client:
-        put = client.put(task, path, if_match=if_match)
+        put = client.publish(task, path, if_match=if_match)
     source = put.made_from
     return Result(
         put.task_id,

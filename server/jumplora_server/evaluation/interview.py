@@ -166,9 +166,6 @@ class Interview:
                     raise  # another request failed for good
             else:
                 latency = self._clock() - begun
-                if len(responses) != len(questions):
-                    told = f"{len(responses)} answers came to {len(questions)} prompts"
-                    raise RequestFailed(told, status=200, code="http")
                 return _Part(tuple(map(Answer, questions, responses)), (latency,), tries)
         raise AssertionError("the last try returns or raises")
 
@@ -180,21 +177,11 @@ class Interview:
     def _located(self, error: RequestFailed, questions: Sequence[Question]) -> RequestFailed:
         first, last = questions[0].line, questions[-1].line
         lines = f"line {first}" if first == last else f"lines {first} to {last}"
-        return _extended(error, f" ({lines} of {self._sheet.file.path})")
+        return error.extended(f" ({lines} of {self._sheet.file.path})")
 
     def _told(self, error: RequestFailed, asked: Sequence[Future[_Part]]) -> RequestFailed:
         done = [f for f in asked if f.done() and not f.cancelled() and f.exception() is None]
         answered = sum(len(future.result().answers) for future in done)
-        return _extended(
-            error, f"; {answered} of {len(self._sheet.questions)} rows were answered until then"
+        return error.extended(
+            f"; {answered} of {len(self._sheet.questions)} rows were answered until then"
         )
-
-
-def _extended(error: RequestFailed, more: str) -> RequestFailed:
-    return RequestFailed(
-        error.message + more,
-        status=error.status,
-        code=error.code,
-        reason=error.reason,
-        retry_after=error.retry_after,
-    )

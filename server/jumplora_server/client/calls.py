@@ -1,0 +1,260 @@
+"""Each call once, for both clients: what is sent, how the answer is read, when it may be repeated.
+
+Nothing here sends. A client sends a Call and gives `result` the Answer.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from jumplora_server.api.adapter_status import AdapterDetail, AdapterList, AdapterSummary, PutResult
+from jumplora_server.api.overview_schemas import Order, Overview, SortKey
+from jumplora_server.api.schemas import GenerateResponse, Info, StreamEvent
+from jumplora_server.client.answers import Choice
+from jumplora_server.client.errors import RequestFailed, broken_off, refusal
+
+T = TypeVar("T")
+_Model = TypeVar("_Model", bound=BaseModel)
+Parameters = Mapping[str, object]
+Repeat = Literal["safe", "unless_begun"]
+"""Whether a call may be sent again where the server may have acted on it already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request. `read` makes the result of the answer's JSON, and raises ValueError."""
+
+    method: str
+    path: str
+    read: Callable[[Any], T]
+    body: Mapping[str, object] | None = None
+    query: Mapping[str, str | int] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeat: Repeat = "safe"
+
+    @property
+    def content(self) -> bytes | None:
+        """The body as JSON."""
+        if self.body is None:
+            return None
+        try:
+            return _json(self.body, ensure_ascii=False)
+        except UnicodeEncodeError:  # half a surrogate pair, which the server refuses by its place
+            return _json(self.body, ensure_ascii=True)
+
+    def asked(self, url: str) -> str:
+        """What messages say was sent."""
+        return f"{self.method} {url}{self.path}"
+
+    def result(self, answer: Answer, url: str) -> T:
+        """Raises RequestFailed for an error, and for an answer that is not this server's."""
+        if answer.status >= 400:
+            raise self.refused(answer, url)
+        try:
+            return self.read(json.loads(answer.body))
+        except ValueError as error:
+            raise self.foreign(answer.status, url, error) from error
+
+    def refused(self, answer: Answer, url: str) -> RequestFailed:
+        """The error that an answer tells."""
+        return refusal(answer.status, answer.headers, answer.body, self.asked(url), now=time.time())
+
+    def foreign(self, status: int, url: str, error: ValueError) -> RequestFailed:
+        """Another server answers there."""
+        return RequestFailed(
+            f"{url} does not answer {self.path} as a JumpLoRA server would ({_why(error)}): is the"
+            " address right?",
+            status=status,
+        )
+
+
+def generate(
+    task: str | None, text: str | None, inputs: str | None, parameters: Parameters | None
+) -> Call[GenerateResponse]:
+    """One answer."""
+    body = _prompt(task, text, inputs, parameters)
+    return Call("POST", "/generate", _model(GenerateResponse), body)
+
+
+def generate_all(
+    task: str | None,
+    text: Sequence[str] | None,
+    inputs: Sequence[str] | None,
+    parameters: Parameters | None,
+) -> Call[list[GenerateResponse]]:
+    """An answer for each prompt of a list."""
+    body = _prompt(task, _list(text, "text"), _list(inputs, "inputs"), parameters)
+    prompts = len(text or inputs or ())
+
+    def read(answers: Any) -> list[GenerateResponse]:
+        read_one = _model(GenerateResponse)
+        if not isinstance(answers, list):
+            raise ValueError("one answer came to a list of prompts")
+        if len(answers) != prompts:
+            raise ValueError(f"{len(answers)} answers came to {prompts} prompts")
+        return [read_one(answer) for answer in answers]
+
+    return Call("POST", "/generate", read, body)
+
+
+def stream(
+    task: str | None, text: str | None, inputs: str | None, parameters: Parameters | None
+) -> Call[StreamEvent]:
+    """A stream; `read` is for one event's JSON."""
+    body = _prompt(task, text, inputs, parameters)
+    return Call("POST", "/generate_stream", _model(StreamEvent), body)
+
+
+def event_of(call: Call[StreamEvent], line: str, url: str) -> StreamEvent | None:
+    """The event in a line of a stream; None where it has none. Raises RequestFailed."""
+    if not line.startswith("data:"):
+        return None
+    try:
+        fields = json.loads(line.removeprefix("data:"))
+        if isinstance(fields, dict) and "error" in fields:
+            raise broken_off(fields, call.asked(url))
+        return call.read(fields)
+    except ValueError as error:
+        raise call.foreign(200, url, error) from error
+
+
+def choose(
+    task: str | None,
+    text: str | None,
+    inputs: str | None,
+    options: Sequence[str] | None,
+    min_probability: float | None,
+    min_mass: float | None,
+) -> Call[Choice]:
+    """One of some options; None: those of the adapter's prompt."""
+    wishes: dict[str, object] = {"choices": True if options is None else _list(options, "options")}
+    floors = {"min_probability": min_probability, "min_mass": min_mass}
+    wishes |= {name: floor for name, floor in floors.items() if floor is not None}
+    read = _model(GenerateResponse)
+    body = _prompt(task, text, inputs, wishes)
+    return Call("POST", "/generate", lambda answer: Choice.of(read(answer)), body)
+
+
+def adapters() -> Call[list[AdapterSummary]]:
+    """All tasks."""
+    read = _model(AdapterList)
+    return Call("GET", "/v1/adapters", lambda answer: read(answer).adapters)
+
+
+def adapter(task: str) -> Call[AdapterDetail]:
+    """One task."""
+    return Call("GET", _path(task), _model(AdapterDetail))
+
+
+def publish(task: str, sha256: str, length: int, if_match: str | None) -> Call[PutResult]:
+    """An upload, whose content the client sends with it.
+
+    It may be repeated: the server answers "unchanged" to the bytes that it has already, and with
+    `if_match` too.
+    """
+    headers = {
+        "content-type": "application/octet-stream",
+        "content-length": str(length),
+        "x-content-sha256": sha256,
+    }
+    if if_match is not None:
+        headers["if-match"] = f'"{if_match}"'
+    return Call("PUT", _path(task), _model(PutResult), headers=headers)
+
+
+def rollback(task: str, version: str | None) -> Call[AdapterDetail]:
+    """Back to a version, which may be repeated, or to the one before, which would go two back."""
+    return Call(
+        "POST",
+        f"{_path(task)}/rollback",
+        _model(AdapterDetail),
+        {} if version is None else {"version": version},
+        repeat="unless_begun" if version is None else "safe",
+    )
+
+
+def load(task: str) -> Call[AdapterDetail]:
+    """Into memory."""
+    return Call("POST", f"{_path(task)}/load", _model(AdapterDetail))
+
+
+def pin(task: str, pinned: Literal["pinned", "unpinned"]) -> Call[AdapterDetail]:
+    """Keep it there, or no longer."""
+    return Call("POST", f"{_path(task)}/pin", _model(AdapterDetail), {"pinned": pinned})
+
+
+def remove(task: str) -> Call[None]:
+    """Away with a task. Repeated, it would say that there is no such task."""
+    return Call("DELETE", _path(task), lambda _: None, repeat="unless_begun")
+
+
+def overview(
+    search: str | None, sort: SortKey | None, order: Order | None, offset: int, limit: int | None
+) -> Call[Overview]:
+    """One look at the whole server."""
+    asked = {"search": search, "sort": sort, "order": order, "offset": offset, "limit": limit}
+    query = {name: value for name, value in asked.items() if value is not None}
+    return Call("GET", "/v1/overview", _model(Overview), query=query)
+
+
+def info() -> Call[Info]:
+    """The backbone and the limits."""
+    return Call("GET", "/info", _model(Info))
+
+
+def readiness() -> Call[None]:
+    """An error while the server wants no requests."""
+    return Call("GET", "/readyz", lambda _: None)
+
+
+def _prompt(
+    task: str | None, text: object, inputs: object, parameters: Parameters | None
+) -> dict[str, object]:
+    if (text is None) == (inputs is None):
+        given = "neither was" if text is None else "both were"
+        raise TypeError(f"give exactly one of text and inputs; {given} given")
+    prompt = {"inputs": inputs} if text is None else {"text": text}
+    return {"task_id": task, **prompt, "parameters": dict(parameters or {})}
+
+
+def _list(texts: Sequence[str] | None, name: str) -> list[str] | None:
+    """A string is a sequence of strings, and never meant as one."""
+    if isinstance(texts, str):
+        raise TypeError(f"{name} is one string here; give a list of strings")
+    return None if texts is None else list(texts)
+
+
+def _path(task: str) -> str:
+    return f"/v1/adapters/{quote(task, safe='')}"
+
+
+def _model(model: type[_Model]) -> Callable[[Any], _Model]:
+    return model.model_validate
+
+
+def _json(value: object, *, ensure_ascii: bool) -> bytes:
+    text = json.dumps(value, ensure_ascii=ensure_ascii, separators=(",", ":"), allow_nan=False)
+    return text.encode()
+
+
+def _why(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'the answer'}: {first['msg']}"
+    return "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)

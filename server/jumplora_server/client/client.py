@@ -1,0 +1,263 @@
+"""The client for ordinary programs and threads. `calls` says what is sent."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from jumplora_server.api.adapter_status import AdapterDetail, AdapterSummary, PutResult
+from jumplora_server.api.overview_schemas import Order, Overview, SortKey
+from jumplora_server.api.schemas import GenerateResponse, Info, StreamEvent
+from jumplora_server.client import calls, uploads
+from jumplora_server.client.address import Address
+from jumplora_server.client.answers import Answered, Choice, Row
+from jumplora_server.client.batches import Plan
+from jumplora_server.client.errors import RequestFailed
+from jumplora_server.client.retries import Patience
+from jumplora_server.client.sender import Sender
+from jumplora_server.client.streams import texts_of
+
+Parameters = Mapping[str, object]
+
+
+class Client:
+    """Speaks to one server; threads may share it.
+
+        with Client("http://127.0.0.1:8000") as client:
+            print(client.generate("agnews", "The striker scored twice.").generated_text)
+
+    Without `url` it takes JUMPLORA_SERVER and JUMPLORA_KEY from the environment, else
+    http://127.0.0.1:8000 and no key. `key` is sent as a bearer token and shown nowhere.
+
+    A call takes at most `timeout` seconds with all of its tries. It is sent again up to `retries`
+    times where that is safe and may help: no connection, a connection that broke, 429, 503, and 502
+    or 504 of a proxy. Before that it waits as long as Retry-After asks, but at most `max_wait`
+    seconds, or else 0.25 s, then twice as long each time, less up to half of it at random.
+
+    All calls raise RequestFailed: Unreachable, KeyRefused (401, 403), TaskUnknown (404),
+    InputRefused (other 4xx), Overloaded (429, 503), ServerFailed (other 5xx). The constructor
+    raises it too, for a malformed `url` or `key`. `sleep`, `fraction` and `clock` are for tests.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        timeout: float = 120.0,
+        retries: int = 2,
+        max_wait: float = 30.0,
+        sleep: Callable[[float], object] = time.sleep,
+        fraction: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        patience = Patience(retries, max_wait, timeout, fraction, clock)
+        self._sender = Sender(Address.of(url, key), patience, sleep)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._sender.address.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._sender.close()
+
+    def generate(
+        self,
+        task: str | None,
+        text: str | None = None,
+        *,
+        inputs: str | None = None,
+        parameters: Parameters | None = None,
+    ) -> GenerateResponse:
+        """Answer one text, which the server puts into the task's template, or a whole prompt.
+
+            client.generate("agnews", "Shares fell.", parameters={"max_new_tokens": 8})
+
+        `task` is "task", "task@version", or None for the server's default task or bare backbone.
+        Give `text` or `inputs`. `parameters` are those of `POST /generate`.
+        """
+        return self._sender.send(calls.generate(task, text, inputs, parameters))
+
+    def generate_all(
+        self,
+        task: str | None,
+        text: Sequence[str] | None = None,
+        *,
+        inputs: Sequence[str] | None = None,
+        parameters: Parameters | None = None,
+    ) -> list[GenerateResponse]:
+        """Answer a list of prompts in one request, in its order, on one version.
+
+        The list has at most `info().max_client_batch_size` prompts; `batch` takes any number. One
+        prompt that the server refuses refuses them all.
+        """
+        return self._sender.send(calls.generate_all(task, text, inputs, parameters))
+
+    def choose(
+        self,
+        task: str | None,
+        text: str | None = None,
+        options: Sequence[str] | None = None,
+        *,
+        inputs: str | None = None,
+        min_probability: float | None = None,
+        min_mass: float | None = None,
+    ) -> Choice:
+        """Which of the options a text is, and how likely; None: the options of the adapter.
+
+            choice = client.choose("agnews", "The central bank raised rates.", min_probability=0.8)
+            print(choice.text or "a person has to look", choice.probability)
+
+        Where the likeliest option has less than `min_probability`, or all together less than
+        `min_mass`, the choice's `text` is None.
+        """
+        return self._sender.send(
+            calls.choose(task, text, inputs, options, min_probability, min_mass)
+        )
+
+    def stream(
+        self,
+        task: str | None,
+        text: str | None = None,
+        *,
+        inputs: str | None = None,
+        parameters: Parameters | None = None,
+    ) -> Generator[StreamEvent, None, None]:
+        """Answer token by token; the last event has `generated_text` and `details`.
+
+        Closing it cancels the rest on the server, and so does leaving a `for` over it early; a
+        program that keeps it in a variable closes it (`contextlib.closing`). It is sent again only
+        before its first event. `timeout` is the longest wait for the next event.
+        """
+        return self._sender.events(calls.stream(task, text, inputs, parameters))
+
+    def stream_text(
+        self,
+        task: str | None,
+        text: str | None = None,
+        *,
+        inputs: str | None = None,
+        parameters: Parameters | None = None,
+    ) -> Generator[str, None, None]:
+        """The pieces of text of `stream` alone.
+
+        for piece in client.stream_text("register", "my fellow citizens"):
+            print(piece, end="", flush=True)
+        """
+        return texts_of(self.stream(task, text, inputs=inputs, parameters=parameters))
+
+    def batch(
+        self,
+        rows: Iterable[Row | str],
+        *,
+        task: str | None = None,
+        parameters: Parameters | None = None,
+        concurrency: int = 4,
+    ) -> Generator[Answered, None, None]:
+        """Answer any number of rows, in their order, several requests at a time.
+
+            for answered in client.batch(open("texts.txt"), task="agnews"):
+                print(answered.error or answered.text)
+
+        A string is a text for `task`; a Row may name another task, a whole prompt or its own
+        parameters. Rows are sent in lists as long as the server takes, `concurrency` of them at a
+        time, and read as they are needed: at most two such rounds are held in memory.
+
+        Each row gets its answer or its error: a list that is refused is halved until the row at
+        fault is alone. A list that finds the server busy is sent again as long as `timeout`
+        allows (with `retries=0` not at all). RequestFailed is raised for what all rows would get:
+        no answer, an unknown key, another program's server.
+        """
+        return self._sender.batch(rows, Plan(1, concurrency, task, parameters))
+
+    def adapters(self) -> list[AdapterSummary]:
+        """All registered tasks, those that the key may see."""
+        return self._sender.send(calls.adapters())
+
+    def adapter(self, task: str) -> AdapterDetail:
+        """One task with its manifest and versions."""
+        return self._sender.send(calls.adapter(task))
+
+    def publish(self, task: str, path: str | Path, *, if_match: str | None = None) -> PutResult:
+        """Publish an adapter file, a PEFT folder or a zip or tar of one; it answers on return.
+
+        A folder is sent as a tar of the two files that count, and the server makes the adapter.
+        With `if_match`, only if that version is the current one (else InputRefused, 412). It is
+        sent again also where an answer was lost: the server knows the bytes that it has. Raises
+        also ConvertError for a folder that is not PEFT's, and OSError.
+        """
+        with uploads.opened(Path(path)) as upload:
+            call = calls.publish(task, upload.sha256, upload.length, if_match)
+            return self._sender.send(call, upload.chunks)
+
+    def rollback(self, task: str, version: str | None = None) -> AdapterDetail:
+        """Make an older version current again; None: the one before.
+
+        Without a version it is sent again only where the server has not begun: else it might go
+        back twice.
+        """
+        return self._sender.send(calls.rollback(task, version))
+
+    def load(self, task: str) -> AdapterDetail:
+        """Load the adapter now; a version that failed is tried again."""
+        return self._sender.send(calls.load(task))
+
+    def pin(self, task: str, pinned: Literal["pinned", "unpinned"] = "pinned") -> AdapterDetail:
+        """Keep the adapter in memory, or no longer."""
+        return self._sender.send(calls.pin(task, pinned))
+
+    def remove(self, task: str) -> None:
+        """Remove a task with all its versions.
+
+        Sent again only where the server has not begun: else it would say that there is no such
+        task.
+        """
+        self._sender.send(calls.remove(task))
+
+    def overview(
+        self,
+        search: str | None = None,
+        *,
+        sort: SortKey | None = None,
+        order: Order | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+    ) -> Overview:
+        """One look at the server: its state, up to `limit` tasks from `offset`, the last events."""
+        return self._sender.send(calls.overview(search, sort, order, offset, limit))
+
+    def info(self) -> Info:
+        """The backbone and the limits of the server."""
+        return self._sender.send(calls.info())
+
+    def is_ready(self) -> bool:
+        """Whether the server wants requests now. Raises nothing, and asks once."""
+        try:
+            self._sender.send(calls.readiness(), patience=replace(self._sender.patience, retries=0))
+        except RequestFailed:
+            return False
+        return True
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Wait until the server wants requests. Raises RequestFailed after `timeout` seconds."""
+        patience = replace(
+            self._sender.patience, retries=sys.maxsize, max_wait=1.0, timeout=timeout
+        )
+        self._sender.send(calls.readiness(), patience=patience)

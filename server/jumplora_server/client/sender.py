@@ -1,0 +1,147 @@
+"""How `Client` sends: with httpx, tries, streams and threads for a batch. Knows no one call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import httpx
+
+from jumplora_server.api.schemas import StreamEvent
+from jumplora_server.client import calls, wire
+from jumplora_server.client.address import Address
+from jumplora_server.client.answers import Answered, Row
+from jumplora_server.client.batches import Block, Came, Plan, Steps, one_ahead
+from jumplora_server.client.calls import Answer, Call
+from jumplora_server.client.errors import RequestFailed
+from jumplora_server.client.retries import Patience, Tries
+from jumplora_server.client.streams import Events
+
+T = TypeVar("T")
+Sleep = Callable[[float], object]
+
+
+class Sender:
+    """Sends calls to one address; threads may share it. Raises RequestFailed."""
+
+    def __init__(self, address: Address, patience: Patience, sleep: Sleep) -> None:
+        self.address = address
+        self.patience = patience
+        self._sleep = sleep
+        self._http = httpx.Client(base_url=address.url, headers=address.headers)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def send(
+        self,
+        call: Call[T],
+        content: Callable[[], Iterable[bytes]] | None = None,
+        *,
+        patience: Patience | None = None,
+        sleep: Sleep | None = None,
+    ) -> T:
+        """The result of a call, sent as often as its patience allows.
+
+        `content` makes the body anew for each try, where it is not the call's own.
+        """
+        tries = Tries(patience or self.patience, call.repeat)
+        while True:
+            try:
+                answer = self._answer(call, content, tries.seconds_left)
+                return call.result(answer, self.address.url)
+            except RequestFailed as failure:
+                wait = tries.wait_after(failure)
+            (sleep or self._sleep)(wait)
+
+    def _answer(
+        self, call: Call[Any], content: Callable[[], Iterable[bytes]] | None, seconds: float
+    ) -> Answer:
+        clock = self.patience.clock
+        end = clock() + seconds
+        with self._opened(call, None if content is None else content(), seconds) as response:
+            pieces = []
+            for piece in response.iter_bytes():
+                pieces.append(piece)
+                if clock() > end:  # httpx limits the wait for each piece only
+                    raise wire.too_late(call, self.address.url, seconds)
+            return Answer(response.status_code, response.headers, b"".join(pieces))
+
+    @contextmanager
+    def _opened(
+        self, call: Call[Any], content: Iterable[bytes] | None, seconds: float
+    ) -> Iterator[httpx.Response]:
+        with wire.no_answer(call, self.address.url, seconds):
+            request = wire.request_for(self._http, call, content, seconds)
+            response = self._http.send(request, stream=True)
+            try:
+                yield response
+            finally:
+                response.close()
+
+    def events(self, call: Call[StreamEvent]) -> Generator[StreamEvent, None, None]:
+        """The events of a stream."""
+        url = self.address.url
+        tries, events = Tries(self.patience, call.repeat), Events(call, url)
+        while True:
+            try:
+                with self._opened(call, None, tries.seconds_left) as response:
+                    if response.status_code != 200:
+                        body = response.read()
+                        raise call.refused(
+                            Answer(response.status_code, response.headers, body), url
+                        )
+                    for line in response.iter_lines():
+                        if (event := events.read(line)) is not None:
+                            yield event
+                events.end()
+                return
+            except RequestFailed as failure:
+                if events.has_begun:
+                    raise
+                wait = tries.wait_after(failure)
+            self._sleep(wait)
+
+    def batch(self, rows: Iterable[Row | str], plan: Plan) -> Generator[Answered, None, None]:
+        """The rows, in their order, each with what came of it."""
+        plan = replace(plan, size=self.send(calls.info()).max_client_batch_size)
+        stopped = threading.Event()
+        with ThreadPoolExecutor(plan.concurrency, thread_name_prefix="batch") as pool:
+
+            def begun() -> Iterator[tuple[Block, list[Future[list[Answered]]]]]:
+                for block in plan.blocks(rows):
+                    chunks = block.chunks
+                    yield block, [pool.submit(self._take, each.steps(), stopped) for each in chunks]
+
+            try:
+                for block, futures in one_ahead(begun()):
+                    for number, place in block.places:
+                        yield futures[number].result()[place]
+            finally:
+                stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _take(self, steps: Steps, stopped: threading.Event) -> list[Answered]:
+        """Make the calls that `steps` asks for, until it has its result."""
+
+        def sleep(seconds: float) -> None:
+            if stopped.wait(seconds):
+                raise CancelledError
+
+        patience = self.patience.as_long_as_possible()  # its own requests fill the queue
+        came: Came | None = None
+        while True:
+            try:
+                call = next(steps) if came is None else steps.send(came)
+            except StopIteration as end:
+                done: list[Answered] = end.value
+                return done
+            try:
+                came = self.send(call, patience=patience, sleep=sleep)
+            except RequestFailed as failure:
+                came = failure

@@ -1,0 +1,48 @@
+"""What `publish` sends: an adapter file as it is, or a PEFT folder as a tar."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from jumplora_adapters.archives.pack import pack
+
+CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An open file with its SHA-256 and its length in bytes."""
+
+    file: BinaryIO
+    sha256: str
+    length: int
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of it, each time from the beginning."""
+        self.file.seek(0)
+        while chunk := self.file.read(CHUNK_BYTES):
+            yield chunk
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Upload]:
+    """Raises ConvertError for a folder that lacks what PEFT saves, and OSError."""
+    with ExitStack() as stack:
+        file: BinaryIO
+        if path.is_dir():
+            file = stack.enter_context(tempfile.TemporaryFile())
+            pack(path, file)
+        else:
+            file = stack.enter_context(path.open("rb"))
+        digest, length = hashlib.sha256(), 0
+        file.seek(0)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            length += len(chunk)
+        yield Upload(file, digest.hexdigest(), length)
