@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from itertools import groupby
@@ -51,18 +52,27 @@ def words(line: str) -> str:
     return " ".join(_NUMBER.sub("#", line).split())
 
 
-def missing(shown: str, printed: str) -> list[str]:
-    """Lines that a page shows and the command did not print, in that order; numbers may differ.
+def lacking(shown: Block, printed: str) -> list[str]:
+    """What a block shows and the command did not print.
 
-    The page may leave lines out. Lines of white space and rules alone do not count.
+    JSON is compared as a whole. Of other output each line shown must have been printed, in that
+    order, but numbers may differ, and the page may leave lines out.
     """
+    if shown.language == "json":
+        found, _ = json.JSONDecoder().raw_decode(printed.strip())  # curl ends no line
+        return [] if found == json.loads(shown.text) else [shown.text]
+    return lacking_lines(shown.text, printed)
+
+
+def lacking_lines(shown: str, printed: str) -> list[str]:
+    """Lines shown that were not printed. White space and rules alone are not compared."""
     rest = [words(line) for line in printed.splitlines()]
-    lacking = []
+    found = []
     for line in shown.splitlines():
         if not line.strip(" ─━"):
             continue
         if words(line) in rest:
             rest = rest[rest.index(words(line)) + 1 :]
         else:
-            lacking.append(line)
-    return lacking
+            found.append(line)
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from integration.desk import Desk, copied_project
-from integration.pages import missing, steps
+from integration.pages import lacking, steps
 from integration.prometheus_process import ROOT
 from ports import held_port
 
@@ -47,8 +47,7 @@ def test_every_block_does_what_its_page_shows(desk: Desk, page: str) -> None:
     for block, outputs in steps(GUIDES / page):
         printed = desk.follow(block)
         for shown in outputs:
-            lacking = missing(shown.text, printed)
-            assert lacking == [], f"{page}, line {shown.line}; printed was:\n{printed}"
+            assert lacking(shown, printed) == [], f"{page}, line {shown.line}:\n{printed}"
 
 
 def test_the_first_page_lists_every_guide() -> None:
