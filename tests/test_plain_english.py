@@ -34,7 +34,8 @@ UNUSUAL = re.compile("|".join(WORDS.values()), re.IGNORECASE)
 DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "adapters/*.md", "adapters/demo/*.md", "deploy/*.md", "guides/*.md",
-                    "server/*.md", "examples/**/*.md", "benchmarks/results/README.md", "deploy/prometheus/*.yml", "examples/**/*.toml")
+                    "server/*.md", "examples/**/*.md", "benchmarks/results/README.md",
+                    "deploy/prometheus/*.yml", "examples/**/*.toml")
     for path in ROOT.glob(pattern)
 )  # fmt: skip
 MODULES = sorted(

@@ -77,8 +77,8 @@ def anchors(text: str) -> set[str]:
 
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "adapters/**/*.md", "benchmarks/**/*.md", "deploy/*.md",
-                    "guides/*.md", "server/*.md", "examples/**/*.md")
+    for pattern in ("*.md", "adapters/*.md", "adapters/demo/*.md", "benchmarks/**/*.md",
+                    "deploy/*.md", "guides/*.md", "server/*.md", "examples/**/*.md")
     for path in ROOT.glob(pattern)
 )  # fmt: skip
 # Links in Markdown, and pictures in HTML.

@@ -1,4 +1,4 @@
-"""What a page for people shows: its blocks in order, and whether a command printed what it shows."""
+"""What a page for people shows: its blocks in order, and whether commands print what it shows."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -56,7 +55,7 @@ def test_the_first_page_lists_every_guide() -> None:
 
 
 def test_no_page_shows_more_than_it_types() -> None:
-    """Each block in a language is run or compared, so none is written in a way that no test sees."""
+    """Each block is run or compared: none has a language that no test looks at."""
     languages = {
         block.language
         for page in PAGES

@@ -187,7 +187,7 @@ def test_every_demo_task_labels_sentences_that_were_typed_in(desk: Desk, task: s
 
 def test_every_make_target_of_the_readme_exists(desk: Desk) -> None:
     targets = set(re.findall(r"\bmake ([a-z-]+)", README.read_text("utf-8")))
-    assert targets >= {"serve", "test", "test-slow"}
+    assert targets >= {"serve", "test"}
     for target in targets:
         done = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False
