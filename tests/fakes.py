@@ -123,6 +123,7 @@ class FakeEngine:
 
     device = "cpu"
     weight_bytes = 1_000_000
+    kernels = "fake"
 
     def __init__(
         self, limits: EngineLimits = LIMITS, *, can_fold: bool = True, site_bytes: int = 100

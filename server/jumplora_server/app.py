@@ -29,6 +29,7 @@ from jumplora_server.api import (
     errors,
     health,
     kserve,
+    overview,
     tgi,
     vllm,
 )
@@ -41,6 +42,7 @@ from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
 from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
 from jumplora_server.engine.warm_up import DRILLS
+from jumplora_server.events import Events
 from jumplora_server.http.connections import Traffic
 from jumplora_server.http.server import HttpServer, http_server
 from jumplora_server.loop.loop import EngineLoop, StepEngine
@@ -53,7 +55,7 @@ from jumplora_server.residency.entries import State
 from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.trials import CanaryRun, TrialRun
-from jumplora_server.services import Lifecycle, Services
+from jumplora_server.services import Hardware, Lifecycle, Services
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
 from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
@@ -83,6 +85,10 @@ STARTUP_ERRORS = (StartupError, AdapterError, OSError)
 
 class AnyEngine(StepEngine, AdapterEngine[Any], Protocol):
     """The real engine, or a test's."""
+
+    @property
+    def kernels(self) -> str:
+        """What computes: an instruction set, torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +153,7 @@ def connect(
         page_seconds=settings.metrics_max_age,
     )
     metrics.build_info(VERSION, torch.__version__)
+    events = Events()
     store = _open_store(settings)
     delivery = Delivery()
     prompt = _warm_up_prompt(tokenizer, engine.limits)
@@ -162,6 +169,7 @@ def connect(
         engine,
         folding=_folding(settings, engine),
         metrics=metrics,
+        events=events,
         warm_up=TrialRun(submit, prompt, clock),
         replay_canaries=CanaryRun(
             submit, tokenizer.encode, engine.limits, clock, floor=settings.canary_floor
@@ -183,7 +191,7 @@ def connect(
         clock=clock,
     )
     residency.on_change(loop.wake)
-    lifecycle = Lifecycle()
+    lifecycle = Lifecycle(events)
 
     def look() -> Look:
         threads = (loop.pulse, *residency.pulses)
@@ -212,10 +220,13 @@ def connect(
         publishing=Publishing(store, backbone, residency, load_seconds=settings.load_timeout),
         loop=loop,
         limits=engine.limits,
+        hardware=Hardware(engine.kernels, engine.weight_bytes),
         prompts_per_request=settings.prompts_per_request,
         clock=clock,
+        began=clock(),
         watchdog=Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds)),
         lifecycle=lifecycle,
+        events=events,
     )
     rows = engine.limits.max_rows
     metrics.residents(services.served_name, rows, residents, lambda: residency.free_bytes)
@@ -277,14 +288,8 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_SECONDS)
-        try:
-            await _start(parts)
+        async with running(parts):
             yield
-        finally:
-            await _stop(parts)
-            sys.setswitchinterval(interval)
 
     has_docs = settings.docs == "on"
     app = FastAPI(
@@ -308,6 +313,7 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     add_dialect(app, kserve.inference)
     add_dialect(app, vllm.router, vllm.FORMS)
     app.include_router(adapters.router)
+    app.include_router(overview.router)
     if settings.console == "on":
         app.include_router(console.router())
     app.include_router(health.router)
@@ -349,13 +355,26 @@ def traffic(services: Services) -> Traffic:
     )
 
 
+@asynccontextmanager
+async def running(parts: Parts) -> AsyncGenerator[None]:
+    """`parts` started within the block, on this event loop, and stopped behind it."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        await _start(parts)
+        yield
+    finally:
+        await _stop(parts)
+        sys.setswitchinterval(interval)
+
+
 async def _start(parts: Parts) -> None:
     services = parts.services
     parts.delivery.bind(asyncio.get_running_loop())
     services.loop.start()
     await run_in_threadpool(services.residency.start)
     await run_in_threadpool(at_start.log_without_effect, services)
-    services.lifecycle.phase = "serving"
+    services.lifecycle.serve()
     services.watchdog.start()
     _log.info(
         "backbone %s (%s) as %s on %s; %d tasks in %s",

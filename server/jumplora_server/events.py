@@ -5,6 +5,7 @@ Kept in memory alone: a log and the metrics have the rest. Knows no task's tenso
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -23,6 +24,8 @@ EventKind = Literal[
     "unpinned",
     "server",
 ]
+MOST_CHARACTERS = 400
+_DIGEST = re.compile(r"([0-9a-f]{12})[0-9a-f]{52}")
 MOST_EVENTS = 1000  # a key that sees few tasks is to find theirs among those of the others
 
 
@@ -38,7 +41,10 @@ class Event:
 
 
 class Events:
-    """The newest events; any thread may add one."""
+    """The newest events; any thread may add one.
+
+    A text keeps twelve digits of each digest in it, and `MOST_CHARACTERS` in all.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -49,7 +55,7 @@ class Events:
         self, kind: EventKind, text: str, *, task: str | None = None, version: str | None = None
     ) -> None:
         """Note that something happened now."""
-        event = Event(self._clock(), kind, task, version, text)
+        event = Event(self._clock(), kind, task, version, _shown(text))
         with self._lock:
             self._events.append(event)
 
@@ -57,3 +63,8 @@ class Events:
         """All that are kept, newest first."""
         with self._lock:
             return list(reversed(self._events))
+
+
+def _shown(text: str) -> str:
+    line = _DIGEST.sub(r"\1", " ".join(text.split()))
+    return line if len(line) <= MOST_CHARACTERS else line[: MOST_CHARACTERS - 1] + "…"

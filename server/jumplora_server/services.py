@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
+from jumplora_server.events import Events
 from jumplora_server.lanes import Lanes
 from jumplora_server.options import RecentOptions
 from jumplora_server.store_threads import StoreThreads
+from jumplora_server.version import VERSION
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from jumplora_server.settings import Settings
     from jumplora_server.watchdog import Phase, Watchdog
 
+LOGS, LOG_SECONDS = 2, 1.0  # stores' logs that are read at a time, and how long one may take
 SCRAPES = 2  # at a time; more wait, for they share one page
 
 
@@ -34,19 +37,37 @@ SCRAPES = 2  # at a time; more wait, for they share one page
 class Lifecycle:
     """Whether new requests should be sent here; readiness says it."""
 
+    events: Events
     phase: Phase = "starting"
+
+    def serve(self) -> None:
+        """All parts run."""
+        self.phase = "serving"
+        self.events.add("server", f"The server, version {VERSION}, has started.")
 
     def drain(self) -> None:
         """Fail readiness; requests are still taken."""
+        if self.phase != "draining":
+            self.events.add("server", "The server shuts down: it takes no more traffic.")
         self.phase = "draining"
 
 
 @dataclass(frozen=True, slots=True)
+class Hardware:
+    """What computes: the native kernels' instruction set or torch, and the backbone's bytes."""
+
+    kernels: str
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
-    """One server's parts. `clock` is the loop's: deadlines are times on it.
+    """One server's parts. `clock` is the loop's: deadlines and `began`, the server's start, are
+    times on it.
 
     `scrapes` and `lanes` are shares of threads, for the metrics page and for what requests send:
-    the common ones may all wait for a disk.
+    the common ones may all wait for a disk. `logs` reads what only people look at, so it
+    must hold none of the threads of `reads` that requests wait for.
     """
 
     settings: Settings
@@ -59,11 +80,15 @@ class Services:
     publishing: Publishing
     loop: EngineLoop
     limits: EngineLimits
+    hardware: Hardware
     prompts_per_request: int
     clock: Callable[[], float]
+    began: float
     watchdog: Watchdog
     lifecycle: Lifecycle
+    events: Events
     reads: StoreThreads = field(default_factory=StoreThreads)
+    logs: StoreThreads = field(default_factory=lambda: StoreThreads(LOGS, LOG_SECONDS))
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
     lanes: Lanes = field(default_factory=Lanes)
     options: RecentOptions = field(default_factory=RecentOptions)

@@ -17,6 +17,7 @@ from jumplora_adapters.manifest import ChoicesSpec, PromptSpec
 from jumplora_server.app import STARTUP_ERRORS
 from jumplora_server.cli.main import command_line
 from jumplora_server.cli.serve import NOT_FLAGS
+from jumplora_server.setting_groups import PANELS
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
 from ports import deaf_address
@@ -109,6 +110,14 @@ def test_help_shows_defaults_and_leaves_names_as_they_are() -> None:
     assert "CPU threads" in text
 
 
+def test_settings_are_shown_in_panels_with_their_variables() -> None:
+    text = run("serve", "--help").output
+    starts = [text.index(f"─ {title} ─") for title in PANELS.values()]
+    assert starts == sorted(starts)
+    for name in Settings.model_fields:
+        assert name in NOT_FLAGS or f"JUMPLORA_{name.upper()}" in text, name
+
+
 def test_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
     result = run("serve", "--store", str(tmp_path), "--port", "99999", "--dtype", "float8")
     assert result.exit_code == 2
@@ -174,7 +183,7 @@ def test_each_wrong_setting_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert told.exit_code == 2
     lines = told.output.strip().split("\n")
     assert [line.partition(" ")[0].rstrip(":") for line in lines] == [
-        "JUMPLORA_BACKBONE", "JUMPLORA_STORE", "JUMPLORA_SPARE_ROWS",
+        "JUMPLORA_BACKBONE", "JUMPLORA_SPARE_ROWS", "JUMPLORA_STORE",
     ]  # fmt: skip
 
 

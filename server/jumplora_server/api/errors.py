@@ -200,6 +200,7 @@ _WORDS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
         **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
         **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be an integer"),
+        "extra_forbidden": "is not known here",
         "string_type": "must be a string",
         "list_type": "must be a list",
         **dict.fromkeys(("dict_type", "model_type"), "must be an object"),

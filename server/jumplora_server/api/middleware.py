@@ -45,6 +45,11 @@ ADAPTERS_PATH = "/v1/adapters"
 CONSOLE_PREFIX = "/console/"
 MODELS_PATH = "/v1/models"
 LORA_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+ADMIN_KEY_NEEDED = "changing adapters takes an admin key"
+CHANGES_ARE_OFF = (
+    "changing adapters over HTTP is switched off: start the server with JUMPLORA_ADMIN_KEYS, or "
+    "publish into its store folder"
+)
 KEY_ID_DIGITS = 12  # of a key's SHA-256: names it in logs, and does not give it away
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^"';\s]*)""", re.ASCII | re.IGNORECASE)
@@ -151,25 +156,35 @@ class KeyCheck:
 
     def admit(self, needed: Access, header: str | None) -> Caller:
         """Who asks, by the Authorization header. Raises Unauthorized, Forbidden."""
-        if needed == "public" or (needed == "api" and not self._api):
+        if needed == "public":
             return ANYBODY
         if needed == "admin" and not self._admin:
-            raise Forbidden(
-                "changing adapters over HTTP is switched off: start the server with "
-                "JUMPLORA_ADMIN_KEYS, or publish into its store folder"
-            )
+            raise Forbidden(CHANGES_ARE_OFF)
+        if needed == "api" and not self._api:
+            # Open to everybody: a key that is not known does no harm, and stock clients send one.
+            return self._known(header) or ANYBODY
         if header is None:
             raise Unauthorized("a key is required: Authorization: Bearer <key>")
         scheme, _, key = header.partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthorized("the header must read Authorization: Bearer <key>")
+        caller = self._known(header)
+        if caller is None:
+            raise Unauthorized("the key is not known")
+        if needed == "admin" and "admin" not in caller.scopes:
+            raise Forbidden(f"this key may generate and read; {ADMIN_KEY_NEEDED}")
+        return caller
+
+    def _known(self, header: str | None) -> Caller | None:
+        """Whose key a header has, if it has one that is known."""
+        scheme, _, key = (header or "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
         given = hashlib.sha256(key.strip().encode("utf-8", errors="replace")).hexdigest()
         is_admin = _matches(given, self._admin)
         is_api = _matches(given, self._api)
         if not is_admin and not is_api:
-            raise Unauthorized("the key is not known")
-        if needed == "admin" and not is_admin:
-            raise Forbidden("this key may generate and read; changing adapters takes an admin key")
+            return None
         scopes: frozenset[Scope] = frozenset({"api", "admin"} if is_admin else {"api"})
         return Caller(given[:KEY_ID_DIGITS], scopes)
 

@@ -8,16 +8,33 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from jumplora_server.events import EventKind
 
 MAX_LINES = 100
+MAX_EVENTS = 50
 
 SortKey = Literal[
     "task_id", "state", "requests", "p95", "failed", "memory", "density", "accuracy", "canaries"
 ]
 Order = Literal["ascending", "descending"]
+
+
+class OverviewQuery(BaseModel):
+    """Which tasks are shown, and in which order. A field of another name is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    search: str = Field(default="", max_length=64, description="part of a task id, in any case")
+    sort: SortKey = Field(
+        default="task_id",
+        description="by requests, p95 and failed of the trends' time; by state what needs a look "
+        "comes first; what is not known comes last either way",
+    )
+    order: Order = "ascending"
+    offset: int = Field(default=0, ge=0, le=10_000_000)
+    limit: int = Field(default=MAX_LINES, ge=0, le=MAX_LINES)
 
 
 class Strip(BaseModel):
@@ -70,6 +87,7 @@ class TaskLine(BaseModel):
         description="one number each trend_seconds, oldest first; empty: none of late"
     )
     p95_seconds: list[float | None] = Field(description="of the same times; null: no request then")
+    p95: float | None = Field(description="of all of that time together")
     failed: int = Field(description="requests of that time that the server failed")
     accuracy: Accuracy | None
     canaries: float | None = Field(description="share of its canaries that were right here")

@@ -18,14 +18,14 @@ from jumplora_adapters.cli.output import (
     short,
     warn,
 )
+from jumplora_adapters.cli.plot_file import png_file
+from jumplora_server.cli import place
 from jumplora_server.cli.certainty import (
     certainty_facts,
-    image_file,
     print_confusion,
     write_plot,
 )
-from jumplora_server.cli.generate import DEFAULT_SERVER
-from jumplora_server.cli.place import asking
+from jumplora_server.cli.completion import task_ids
 
 if TYPE_CHECKING:
     from jumplora_adapters.manifest import PromptSpec
@@ -39,12 +39,10 @@ _BARE = "the bare backbone"
 
 
 def evaluate(
-    task: Annotated[str, _Option(help='"task" or "task@version".')],
+    task: Annotated[str, _Option(help='"task" or "task@version".', autocompletion=task_ids)],
     data: Annotated[Path, _Option(help="JSONL (or .gz) of text/label or input/target rows.")],
-    server: Annotated[
-        str, _Option("--server", envvar="JUMPLORA_SERVER", help="Address of the server.")
-    ] = DEFAULT_SERVER,
-    key: Annotated[str | None, _Option(envvar="JUMPLORA_KEY", help="An api key.")] = None,
+    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    key: place.ApiKey = None,
     rows: Annotated[int | None, _Option(min=1, help="Only the first rows of the file.")] = None,
     task_file: Annotated[
         Path | None,
@@ -81,7 +79,7 @@ def evaluate(
     ] = False,
     plot: Annotated[
         Path | None,
-        _Option(callback=image_file, help="With --choices: the mistaken options as a PNG file."),
+        _Option(callback=png_file, help="With --choices: the mistaken options as a PNG file."),
     ] = None,
     floor: Annotated[
         float | None,
@@ -112,7 +110,7 @@ def evaluate(
         sheet = make_sheet(file, prompt, rows=rows)  # its faults show before any request
         if prompt is not None and prompt.options:
             check_labels(sheet, prompt.options)
-        with asking(server, key, retries=0) as client:  # an interview tries again, and counts
+        with place.asking(server, key, retries=0) as client:  # an interview tries again, and counts
             limits = client.info()
             if batch > limits.max_client_batch_size:
                 fail(

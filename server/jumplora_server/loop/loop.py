@@ -68,6 +68,13 @@ class Progress:
     failed_steps: int
 
 
+class Load(NamedTuple):
+    """How many sequences wait for a row, and how many rows are held."""
+
+    waiting: int
+    rows: int
+
+
 class Continuation(NamedTuple):
     """What is wanted of a prompt once. Without a reservation (only warm-ups should) no place in the
     queue is counted."""
@@ -231,6 +238,11 @@ class EngineLoop:
             failed_steps=self._failed_steps,
         )
 
+    @property
+    def load(self) -> Load:
+        """As it was after the last turn."""
+        return self._report.load
+
     # The engine thread
 
     def _run(self) -> None:
@@ -297,6 +309,12 @@ class StepReport:
         self._metrics = metrics
         self._max_rows = max_rows
         self._told: tuple[int, int, frozenset[str], frozenset[str]] | None = None
+
+    @property
+    def load(self) -> Load:
+        """What was told last; any thread."""
+        told = self._told
+        return Load(0, 0) if told is None else Load(told[0], told[1])
 
     def step(self, batch: Batch, seconds: float, encode_seconds: float) -> None:
         """After a step that took `seconds`, of which `encode_seconds` in the encoder."""

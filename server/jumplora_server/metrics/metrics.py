@@ -39,7 +39,14 @@ from jumplora_server.metrics.state import (
     StateCollector,
     Tier,
 )
-from jumplora_server.metrics.tasks import AbstentionCause, EvictionReason, Outcome, TaskTable
+from jumplora_server.metrics.tasks import (
+    UNKNOWN,
+    AbstentionCause,
+    EvictionReason,
+    Outcome,
+    TaskTable,
+)
+from jumplora_server.metrics.trends import Trends
 from jumplora_server.metrics.trouble import TroubleCollector
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
@@ -47,6 +54,8 @@ Phase = Literal["encode", "decode"]
 
 # A client that hung up or erred says nothing about how long answers take.
 _TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
+# What the alert rules count as the server's failures, too.
+_FAILED_OUTCOMES: frozenset[Outcome] = frozenset({"error", "timeout", "shed"})
 
 
 # The part of the time that pages may take to make, however often they are asked for.
@@ -72,6 +81,7 @@ class Metrics:
         page_seconds: float = 0.0,
     ) -> None:
         self.registry = registry
+        self.trends = Trends(clock)
         self._clock = clock
         self._wall_clock = wall_clock
         self._tasks = TaskTable(registry, max_task_labels)
@@ -130,17 +140,21 @@ class Metrics:
             series.prompt_tokens.inc(prompt_tokens)
         if generated_tokens:
             series.generation_tokens.inc(generated_tokens)
-        if timing is None or outcome not in _TIMED_OUTCOMES:
+        timed = timing if outcome in _TIMED_OUTCOMES else None
+        if task is not None and series.label != UNKNOWN:
+            seconds = None if timed is None else timed.total
+            self.trends.add(task, seconds, is_failed=outcome in _FAILED_OUTCOMES)
+        if timed is None:
             return
-        series.duration.observe(timing.total)
-        series.queue.observe(timing.queue)
-        if timing.first_token is None:  # it never got into a batch
+        series.duration.observe(timed.total)
+        series.queue.observe(timed.queue)
+        if timed.first_token is None:  # it never got into a batch
             return
-        series.encode.observe(timing.encode)
-        series.decode.observe(timing.decode)
-        series.first_token.observe(timing.first_token)
+        series.encode.observe(timed.encode)
+        series.decode.observe(timed.decode)
+        series.first_token.observe(timed.first_token)
         if generated_tokens > 1:
-            after_first = max(0.0, timing.total - timing.first_token)
+            after_first = max(0.0, timed.total - timed.first_token)
             series.per_token.observe(after_first / (generated_tokens - 1))
 
     def chosen(self, task: str | None, mass: float, abstained: AbstentionCause | None) -> None:
@@ -288,6 +302,7 @@ class Metrics:
         """Drop all series of a task. What still ends of it counts as `_unknown`."""
         self._tasks.remove(task)
         self._state.forget(task)
+        self.trends.forget(task)
 
     def budget(self, used: int, limit: int) -> None:
         """Set the bytes of all resident adapters and trunks, and their limit."""

@@ -160,6 +160,7 @@ class Freed:
 
     slot: int
     task: str  # "": a trunk's
+    version: str
     reason: Reason
 
 

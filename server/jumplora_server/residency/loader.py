@@ -257,7 +257,7 @@ class Loader:
                 exc_info=error if failure.code == "internal" else None,
             )
         self._retry(task, setback)
-        self._report.state(task)
+        self._report.blamed(task, failure, is_news=setback.is_news)
         return AdapterUnavailable(failure.message, reason=failure.code)
 
     def _retry(self, task: str, setback: Setback) -> None:
@@ -347,4 +347,4 @@ class Loader:
         )
         if is_wanted:
             self._retry(task, setback)
-        self._report.failed(task, failure.code)
+        self._report.failed(task, digest, failure, is_news=setback.is_news)

@@ -1,4 +1,4 @@
-"""What the loader tells the metrics and the log."""
+"""What the loader tells the metrics, the log and the events that operators look at."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 from jumplora_server.errors import UnknownTask
+from jumplora_server.events import EventKind, Events
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.metrics.state import Stage
-from jumplora_server.residency.entries import Freed
+from jumplora_server.residency.entries import Freed, LoadFailure, PinState
 from jumplora_server.residency.quality import quality_of
 from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import TaskStatus, Tier, status_of
@@ -23,10 +24,17 @@ class Report:
     """Turns changes into verbs. Ends with the state of the task each time."""
 
     def __init__(
-        self, metrics: Metrics, shared: Shared, tier: Tier, clock: Callable[[], float]
+        self,
+        metrics: Metrics,
+        events: Events,
+        shared: Shared,
+        tier: Tier,
+        clock: Callable[[], float],
     ) -> None:
         """`tier` is where the engine keeps adapters."""
+        self.compared: tuple[OverlapSnapshot, ...] = ()
         self._metrics = metrics
+        self._events = events
         self._shared = shared
         self._tier: Tier = tier
         self._clock = clock
@@ -84,11 +92,23 @@ class Report:
             sum(seconds.values()),
             ", ".join(f"{stage} {each:.3f}" for stage, each in seconds.items()),
         )
+        took = sum(seconds.values())
+        self._event("loaded", task, version, f"Version {version[:12]} was loaded in {took:.2f} s.")
 
-    def failed(self, task: str, code: str) -> None:
-        """A version could not be loaded."""
+    def failed(self, task: str, version: str, failure: LoadFailure, *, is_news: bool) -> None:
+        """A version could not be loaded; with `is_news` not for the same reason as before."""
         self.state(task)
-        self._metrics.adapter_load_failed(task, code)
+        self._metrics.adapter_load_failed(task, failure.code)
+        if is_news:
+            text = f"Version {version[:12]} does not load: {failure.message}"
+            self._event("failed", task, version, text)
+
+    def blamed(self, task: str, failure: LoadFailure, *, is_news: bool) -> None:
+        """The store does not say what the task should serve."""
+        self.state(task)
+        if is_news:
+            text = f"The store does not say what to serve: {failure.message}"
+            self._event("failed", task, None, text)
 
     def flipped(self, task: str, version: str, move: Literal["forward", "back"]) -> None:
         """Another version answers from now on."""
@@ -98,22 +118,45 @@ class Report:
         _log.info("task %s %s version %s", task, way, version[:12])
         if move == "back":
             self._metrics.rolled_back(task)
+            text = f"The task went back to version {version[:12]}."
+            self._event("rolled_back", task, version, text)
+        else:
+            text = f"Version {version[:12]} now answers."
+            self._event("switched", task, version, text)
 
     def freed(self, freed: Freed) -> None:
         """A version or a trunk left memory."""
         if freed.task:
             self._metrics.evicted(freed.task, freed.reason)
             self.state(freed.task)
+            if freed.reason == "lru":
+                text = f"Version {freed.version[:12]} left memory to make room for another."
+                self._event("evicted", freed.task, freed.version, text)
         else:
             self._memory()
 
     def overlaps(self, overlaps: Iterable[OverlapSnapshot]) -> None:
         """How served versions overlap, as far as they were compared."""
-        self._metrics.adapter_overlaps(overlaps)
+        self.compared = tuple(overlaps)
+        self._metrics.adapter_overlaps(self.compared)
 
     def removed(self, task: str) -> None:
         """Nothing is left of a forgotten task."""
         self._metrics.task_removed(task)
+        self._event("removed", task, None, "The task was removed with all its versions.")
+
+    def pinned(self, task: str, pinned: PinState) -> None:
+        """An operator changed whether what the task serves may leave memory."""
+        how = "stays in memory" if pinned == "pinned" else "may leave memory again"
+        self._event(pinned, task, None, f"The task {how}.")
+
+    def store(self, fault: str | None) -> None:
+        """The store cannot be read from now on, or (None) can be again."""
+        text = f"The store cannot be read: {fault}" if fault else "The store can be read again."
+        self._events.add("server", text)
+
+    def _event(self, kind: EventKind, task: str, version: str | None, text: str) -> None:
+        self._events.add(kind, text, task=task, version=version)
 
     def _memory(self) -> None:
         with self._shared as table:

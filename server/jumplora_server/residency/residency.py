@@ -14,7 +14,9 @@ from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.store import Store
 from jumplora_server.core import Lease
 from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
+from jumplora_server.events import Events
 from jumplora_server.metrics.metrics import Metrics
+from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
 from jumplora_server.residency.entries import Known, PinState
@@ -51,6 +53,7 @@ class Residency:
         *,
         folding: Folding,
         metrics: Metrics,
+        events: Events | None = None,
         warm_up: WarmUp,
         replay_canaries: ReplayCanaries,
         clock: Callable[[], float] = time.monotonic,
@@ -68,12 +71,13 @@ class Residency:
         compared, each with each.
         """
         self._clock = clock
+        self._budget_bytes = folding.budget_bytes
         self._jobs = Jobs(clock, patience_seconds)
         # Requests ask it for leases, and the engine loop for slots.
         self.table = Shared(Table(folding.budget_bytes, waits or Waits()), self._jobs, clock)
         self._reader = StoreReader(store, backbone, reserved)
         tier: Tier = "host" if engine.device == "cpu" else "device"
-        self._report = Report(metrics, self.table, tier, clock)
+        self._report = Report(metrics, events or Events(), self.table, tier, clock)
         self._listeners: list[Callable[[], None]] = []
         self._first_loads: list[Future[TaskStatus]] = []
         self._first_loads_end = 0.0
@@ -96,6 +100,7 @@ class Residency:
             self._noticed,
             self._settle_soon,
             watch_seconds,
+            blamed=self._report.store,
             look_at_files=self._retry_repaired,
             clock=clock,
         )
@@ -207,6 +212,16 @@ class Residency:
         with self.table as table:
             return table.versions.budget_bytes - table.versions.used_bytes
 
+    @property
+    def budget_bytes(self) -> int:
+        """What adapters and trunks may take in the engine."""
+        return self._budget_bytes
+
+    @property
+    def compared(self) -> tuple[OverlapSnapshot, ...]:
+        """The pairs of served versions that were compared so far; some may not serve any more."""
+        return self._report.compared
+
     def knows(self, task: str) -> bool:
         """Whether the task is registered."""
         with self.table as table:
@@ -245,7 +260,10 @@ class Residency:
         Raises UnknownTask.
         """
         with self.table.naming_closest(task), self.table as table:
+            is_new = table.versions.is_pinned(task) != (pinned == "pinned")
             table.pin(task, pinned)
+        if is_new:
+            self._report.pinned(task, pinned)
 
     def forget(self, task: str) -> None:
         """After `store.remove`: no new leases; running sequences end, then all is freed."""

@@ -312,7 +312,7 @@ class Versions:
     def _leave(self, version: Version, reason: Reason) -> None:
         """Out of the engine, to COLD."""
         if version.slot >= 0:
-            self._freed.append(Freed(version.slot, version.facts.task, reason))
+            self._freed.append(Freed(version.slot, version.facts.task, version.digest, reason))
         version.state, version.slot, version.is_yielding = State.COLD, -1, False
         for digest in version.needs:
             needed = self._versions[digest]

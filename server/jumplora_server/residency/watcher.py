@@ -34,18 +34,22 @@ class Watcher:
         changed: Callable[[str], None],
         period_seconds: float,
         *,
+        blamed: Callable[[str | None], object] = lambda fault: None,
         look_at_files: Callable[[], object] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`noticed` gives the desired version by task as is known (None: its pointer was at fault);
         `changed` is called with each task of which the store says something else, removed ones too.
 
-        `look_at_files` is called after each comparison: what did not load may be repaired.
+        `blamed` is called with what is wrong with the store, when that is another than before, and
+        with None when nothing is any more; `look_at_files` after each comparison: what did not load
+        may be repaired.
         """
         self._survey = survey
         self._noticed = noticed
         self._changed = changed
         self._period_seconds = period_seconds
+        self._blamed = blamed
         self._look_at_files = look_at_files
         self._condition = threading.Condition()
         self._is_notified = False
@@ -89,6 +93,7 @@ class Watcher:
             return {}
         if self._fault is not None:
             _log.warning("the store can be read again")
+            self._blamed(None)
         self._fault = None
         return found
 
@@ -117,6 +122,7 @@ class Watcher:
     def _blame(self, fault: str, bug: Exception | None = None) -> None:
         if self._fault != fault:
             _log.warning("the store cannot be read: %s", fault, exc_info=bug)
+            self._blamed(fault)
         self._fault = fault
 
     def _wait(self) -> bool:

@@ -16,7 +16,7 @@ from jumplora_server.errors import AdapterUnavailable, OutOfMemoryBudget
 from jumplora_server.residency.entries import Freed, Known, VersionFacts
 from jumplora_server.residency.folding import Folding, plan
 from jumplora_server.residency.versions import Versions
-from jumplora_server.settings import Fold
+from jumplora_server.setting_groups import Fold
 from small_server import BACKBONE, SmallServer, wait_until
 
 MANIFEST, _ = random_adapter(BACKBONE)
@@ -82,6 +82,7 @@ def test_a_trunk_is_evicted_after_what_uses_it() -> None:
     table = Chain(45)
     table.load("a2")
     table.load("b1")
+    (trunk,) = table.versions.trunks
     table.versions.lease("a2")
     table.versions.unlease("a2")
     assert table.resident == {"1", "a2", "b1"}
@@ -92,7 +93,7 @@ def test_a_trunk_is_evicted_after_what_uses_it() -> None:
     assert table.resident == {"1", "c1", "d1"}, "a2 first: its trunk is needed"
     table.load("e1", nbytes=20)
     assert table.resident == {"c1", "e1"} or table.resident == {"c1", "d1", "e1"}
-    assert Freed(101, "", "lru") in table.versions.take_freed()
+    assert Freed(101, "", trunk.digest, "lru") in table.versions.take_freed()
 
 
 def test_a_trunk_leaves_with_the_last_version_that_knows_it() -> None:

@@ -71,7 +71,7 @@ def test_the_least_recently_used_one_goes() -> None:
         table.versions.unlease(name)
     table.add("d")
     assert table.states() == {"a": "READY", "b": "COLD", "c": "READY", "d": "READY"}
-    assert table.versions.take_freed() == [Freed(102, "task-b", "lru")]
+    assert table.versions.take_freed() == [Freed(102, "task-b", "b", "lru")]
     assert table.versions.used_bytes == 30
 
 
@@ -131,7 +131,7 @@ def test_the_replaced_version_stays_until_the_flip() -> None:
     assert table.states()["a1"] == "DRAINING"
     table.versions.unlease("a1")
     assert "a1" not in table.versions.known
-    assert table.versions.take_freed()[-1] == Freed(101, "task-a", "replaced")
+    assert table.versions.take_freed()[-1] == Freed(101, "task-a", "a1", "replaced")
 
 
 def test_no_room_for_two_versions() -> None:
@@ -214,7 +214,7 @@ def test_a_failed_load_leaves_nothing_resident() -> None:
     table.versions.fail("b", FAILURE)
     assert table.states() == {"b": "FAILED"}
     assert table.versions.used_bytes == 0
-    assert table.versions.take_freed() == [Freed(7, "task-a", "unload")]
+    assert table.versions.take_freed() == [Freed(7, "task-a", "a", "unload")]
     table.versions.retry("b")
     assert table.versions.state("b") is State.COLD
     table.versions.unlease("b")
@@ -308,7 +308,7 @@ def test_a_version_that_two_tasks_serve_goes_with_the_second() -> None:
     assert table.states() == {"a": "READY"}
     table.versions.retire("a", "copy", "unload")
     assert table.states() == {}
-    assert table.versions.take_freed() == [Freed(101, "task-a", "unload")]
+    assert table.versions.take_freed() == [Freed(101, "task-a", "a", "unload")]
 
 
 @pytest.mark.parametrize("is_transitive", [True, False], ids=["all before", "the one before"])

@@ -1,4 +1,7 @@
-"""One table of a report, for a terminal or for Markdown; it knows nothing of what stands in it."""
+"""One table of a report, for a terminal or for Markdown; it knows nothing of what stands in it.
+
+A page is 80 columns wide, in a terminal and elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,34 @@ from dataclasses import dataclass
 
 import typer
 
-from jumplora_adapters.cli.output import ColumnStyle, print_table
+from jumplora_adapters.cli.output import ColumnStyle, print_table, print_text
 from jumplora_adapters.printable import printable
 
+PAGE = 80
 _MARKUP = re.compile(r"[\\|<*_`\[]")
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`note` says what the columns mean where their names do not."""
+    """`note` says what the columns mean where their names do not.
+
+    The first `keys` columns name a row: where a page has no room for all columns, these stand again
+    before the rest.
+    """
 
     title: str
     columns: tuple[tuple[str, ColumnStyle], ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    keys: int = 1
 
     def print(self) -> None:
         """To stdout."""
-        typer.secho(f"\n{printable(self.title)}", bold=True)
-        print_table(self.columns, self.rows)
+        typer.echo()
+        print_text(self.title, PAGE, bold=True)
+        print_table(self.columns, self.rows, width=PAGE, keys=self.keys)
         if self.note:
-            typer.echo(printable(self.note))
+            print_text(self.note, PAGE)
 
     def markdown(self) -> str:
         """A heading, the table with its right-aligned columns, the note."""

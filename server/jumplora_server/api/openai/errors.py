@@ -48,4 +48,9 @@ OPENAI = Dialect(error_object, _STATUSES)
 OF_ADAPTERS = Dialect(
     partial(error_object, names_task="lora_name"), _STATUSES
 )  # as vLLM names them
-FORMS: Mapping[str, Dialect | None] = {"/v1": OPENAI, "/v1/adapters": None, "/v1/tasks": None}
+FORMS: Mapping[str, Dialect | None] = {
+    "/v1": OPENAI,
+    "/v1/adapters": None,
+    "/v1/overview": None,
+    "/v1/tasks": None,
+}
