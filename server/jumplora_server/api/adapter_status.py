@@ -1,94 +1,16 @@
-"""An adapter's status as clients see it."""
+"""A task's status in the form that clients get."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from itertools import zip_longest
 
-from pydantic import BaseModel, Field
-
-from jumplora_adapters.manifest import Manifest
+from jumplora_adapters.history import HistoryEntry
+from jumplora_server.api.adapter_schemas import AdapterDetail, AdapterSummary
 from jumplora_server.residency.status import TaskStatus
+from jumplora_server.residency.trials import shortened
 
-
-class Failure(BaseModel):
-    """Why the newest version does not answer; `code` is stable."""
-
-    code: str
-    message: str
-    retry_in: float | None = Field(description="seconds until it is tried again by itself")
-
-
-class Bytes(BaseModel):
-    """Memory by tier."""
-
-    disk: int
-    host: int
-    device: int
-
-
-class AdapterSummary(BaseModel):
-    """One task's adapter."""
-
-    task_id: str
-    version: str | None = Field(description="SHA-256 of the file that answers; null: none loads")
-    desired: str | None = Field(
-        description="the version that was published last; null: the store's pointer is at fault"
-    )
-    state: Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
-    degraded: bool = Field(description="what the store wants does not answer: see failure")
-    failure: Failure | None
-    pinned: bool
-    in_flight: int
-    bytes: Bytes
-    nonzeros: int
-    density: float
-    # Servers before these had no trunks; the command line reads their answers as well.
-    folded_depth: int | None = Field(
-        default=0,
-        description="how many ancestors are merged into the trunk that the version uses; 0: it "
-        "uses none; null: decided when it is loaded",
-    )
-    trunk_bytes: int = Field(
-        default=0,
-        description="memory of that trunk, which other versions may use as well; not in bytes",
-    )
-
-
-class AdapterDetail(AdapterSummary):
-    """One task's adapter with its manifest and its versions, oldest first."""
-
-    history: list[str]
-    manifest: Manifest | None
-
-
-class AdapterList(BaseModel):
-    """All registered tasks."""
-
-    adapters: list[AdapterSummary]
-
-
-class MadeOf(BaseModel):
-    """What the server made the version of."""
-
-    format: Literal["peft"]
-    peft_type: str = Field(description="as adapter_config.json has it: LORA, SHIRA, ...")
-    warnings: list[str] = Field(description="what the maker of the folder should look at")
-
-
-class PutResult(AdapterDetail):
-    """What an upload came to."""
-
-    outcome: Literal["created", "unchanged", "repointed"]
-    made_from: MadeOf | None = Field(
-        default=None, description="null: the file was published as it came"
-    )
-
-
-class Removed(BaseModel):
-    """What was removed."""
-
-    task_id: str
-    removed: Literal[True] = True
+MAX_CHANGES = 200
 
 
 def summary(status: TaskStatus) -> AdapterSummary:
@@ -96,11 +18,33 @@ def summary(status: TaskStatus) -> AdapterSummary:
     return AdapterSummary.model_validate(_fields(status))
 
 
-def detail(status: TaskStatus) -> AdapterDetail:
-    """Everything about one task."""
+def detail(status: TaskStatus, changes: Sequence[HistoryEntry]) -> AdapterDetail:
+    """Everything about one task, of whose changes the last ones are shown."""
     return AdapterDetail.model_validate(
-        {**_fields(status), "history": list(status.history), "manifest": status.manifest}
+        {
+            **_fields(status),
+            "history": list(status.history),
+            "manifest": status.manifest,
+            "changes": [
+                {"version": change.digest, "at": change.published_at, "event": change.event}
+                for change in changes[-MAX_CHANGES:]
+            ],
+            "canaries": _canaries(status),
+        }
     )
+
+
+def _canaries(status: TaskStatus) -> list[dict[str, object]]:
+    canaries = () if status.manifest is None else status.manifest.canaries
+    return [
+        {
+            "prompt": shortened(canary.prompt),
+            "expected": shortened(canary.expected),
+            "got": None if reply is None else reply.got,
+            "is_right": None if reply is None else reply.is_right,
+        }
+        for canary, reply in zip_longest(canaries, status.replies[: len(canaries)])
+    ]
 
 
 def _fields(status: TaskStatus) -> dict[str, object]:

@@ -78,6 +78,12 @@ class Trends:
         with self._lock:
             self._cells.pop(task, None)
 
+    @property
+    def tasks(self) -> set[str]:
+        """Those of which something is kept."""
+        with self._lock:
+            return set(self._cells)
+
     def sum_of(self, task: str) -> Sum:
         """Of all its cells together."""
         first = self._first()

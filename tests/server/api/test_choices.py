@@ -15,8 +15,7 @@ import httpx
 import pytest
 
 from fakes import LIMITS
-from jumplora_adapters.calibration import options_digest
-from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec
+from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec, options_digest
 from jumplora_server.core import EngineLimits
 from jumplora_server.engine.tokenizer import Tokenizer
 from serving import Site, character_tokenizer, connected, make_site, slow_down, wait_for
