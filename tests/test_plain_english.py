@@ -33,8 +33,9 @@ UNUSUAL = re.compile("|".join(WORDS.values()), re.IGNORECASE)
 # Reports under benchmarks/results are what a benchmark printed on its day.
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "adapters/*.md", "adapters/demo/*.md", "deploy/*.md", "server/*.md",
-                    "examples/**/*.md", "deploy/prometheus/*.yml", "examples/**/*.toml")
+    for pattern in ("*.md", "adapters/*.md", "adapters/demo/*.md", "deploy/*.md", "guides/*.md",
+                    "server/*.md", "examples/**/*.md", "benchmarks/results/README.md",
+                    "deploy/prometheus/*.yml", "examples/**/*.toml")
     for path in ROOT.glob(pattern)
 )  # fmt: skip
 MODULES = sorted(

@@ -77,16 +77,19 @@ def anchors(text: str) -> set[str]:
 
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "adapters/*.md", "deploy/*.md", "server/*.md", "examples/*/*.md")
+    for pattern in ("*.md", "adapters/*.md", "adapters/demo/*.md", "benchmarks/**/*.md",
+                    "deploy/*.md", "guides/*.md", "server/*.md", "examples/**/*.md")
     for path in ROOT.glob(pattern)
-)
+)  # fmt: skip
+# Links in Markdown, and pictures in HTML.
+LINK = re.compile(r'\]\((?!https?:)([^)\s]+)\)|\b(?:src|srcset)="(?!https?:)([^"]+)"')
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     broken = []
-    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+    for link in (one or other for one, other in LINK.findall(text)):
         name, _, anchor = link.partition("#")
         target = path.parent / name if name else path
         if not target.exists() or (
