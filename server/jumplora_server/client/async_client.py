@@ -161,13 +161,9 @@ class AsyncClient:
         self, task: str, path: str | Path, *, if_match: str | None = None
     ) -> PutResult:
         """Publish an adapter file, a PEFT folder or an archive of one: `Client.publish`."""
-        opening = uploads.opened(Path(path))
-        upload = await asyncio.to_thread(opening.__enter__)
-        try:
+        async with uploads.opened_on_threads(Path(path)) as upload:
             call = calls.publish(task, upload.sha256, upload.length, if_match)
             return await self._sender.send(call, upload.chunks)
-        finally:
-            await asyncio.to_thread(opening.__exit__, None, None, None)
 
     async def rollback(self, task: str, version: str | None = None) -> AdapterDetail:
         """Make an older version current again; None: the one before: `Client.rollback`."""
