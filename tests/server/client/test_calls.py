@@ -282,9 +282,12 @@ def test_no_server(kind: Kind) -> None:
 
 def test_a_server_that_is_not_ready_says_why(kind: Kind) -> None:
     body = {"status": "unavailable", "checks": {"engine": "it hangs", "loader": "ok"}}
-    found = failure(kind, Said.of(body, 503), lambda c: c.wait_ready(0.1))
-    assert found.message == "the server is not ready: engine: it hangs"
     assert not outcome(kind, lambda _: Said.of(body, 503), lambda c: c.is_ready())[0]
+    slept: list[float] = []
+    waiting: dict[str, Any] = {"slept": slept.append, "clock": lambda: sum(slept)}
+    with pytest.raises(Overloaded) as caught:
+        outcome(kind, lambda _: Said.of(body, 503), lambda c: c.wait_ready(10), **waiting)
+    assert caught.value.message == "the server is not ready: engine: it hangs"
 
 
 def stream_of(*events: object) -> Said:
