@@ -239,7 +239,8 @@ def _prompt(
 def _one(text: str | None, name: str) -> str | None:
     if text is not None and not isinstance(text, str):
         raise TypeError(
-            f"{name} is a {type(text).__name__} here; give one string, or ask generate_all or batch"
+            f"{name} of type {type(text).__name__} given; give one string, or a list to"
+            " generate_all or batch"
         )
     return text
 

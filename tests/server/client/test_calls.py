@@ -120,7 +120,7 @@ def test_one_text_is_not_a_list(kind: Kind) -> None:
 def test_a_list_is_not_one_text(kind: Kind) -> None:
     with client_of(kind, "http://127.0.0.1:1") as client:
         for name in ("generate", "stream", "stream_text", "choose"):
-            with pytest.raises(TypeError, match="text is a list here; give one string"):
+            with pytest.raises(TypeError, match="text of type list given; give one string"):
                 list(getattr(client, name)("a", ["text"]))
 
 
