@@ -53,7 +53,7 @@ def client_of(
 ) -> Iterator[Any]:
     """A client of `kind`. `slept` hears how long it would have waited; None: it does wait."""
     if kind == "sync":
-        waits = {} if slept is None else {"sleep": slept}
+        waits: dict[str, Any] = {} if slept is None else {"sleep": slept}
         with Client(url, **waits, **options) as client:
             yield client
         return
@@ -65,8 +65,8 @@ def client_of(
             slept(seconds)
 
     with asyncio.Runner() as runner:
-        client = AsyncClient(url, sleep=sleep, **options)
+        awaited = AsyncClient(url, sleep=sleep, **options)
         try:
-            yield Awaited(client, runner)
+            yield Awaited(awaited, runner)
         finally:
-            runner.run(client.close())
+            runner.run(awaited.close())

@@ -7,15 +7,13 @@ scaling and of the bins of the expected calibration error.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jumplora_adapters.manifest import Calibration, ChoicesSpec, Manifest, PromptSpec
+from jumplora_adapters.manifest import Calibration, ChoicesSpec, Manifest, options_digest
 
 LEAST_TEMPERATURE = 0.05
 MOST_TEMPERATURE = 20.0
@@ -26,14 +24,6 @@ LEFT_OUT = 1e-6
 Numbers = NDArray[np.float64]
 _HALVINGS = 60
 _DRAWS = 200
-
-
-def options_digest(prompt: PromptSpec) -> str:
-    """SHA-256 of a prompt section's canonical JSON: which labels a calibration is for."""
-    text = json.dumps(
-        prompt.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
-    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 def is_stale(calibration: Calibration, manifest: Manifest) -> bool:

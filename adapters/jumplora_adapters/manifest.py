@@ -5,6 +5,7 @@ Everything here is checked data from outside. It knows names, numbers and text, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Annotated, Literal, Self
@@ -125,6 +126,14 @@ class PromptSpec(_Frozen):
                 f"most {MAX_READ_FRAME_BYTES} are allowed"
             )
         return self
+
+
+def options_digest(prompt: PromptSpec) -> str:
+    """SHA-256 of a prompt section's canonical JSON: which labels a calibration is for."""
+    text = json.dumps(
+        prompt.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 class GenerationDefaults(TypedDict, total=False):

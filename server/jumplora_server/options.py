@@ -8,9 +8,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from jumplora_adapters.calibration import options_digest
 from jumplora_adapters.folding import folded
-from jumplora_adapters.manifest import Calibration, Manifest
+from jumplora_adapters.manifest import Calibration, Manifest, options_digest
 from jumplora_server.trie import Trie
 
 MOST_OPTIONS = 256

@@ -23,9 +23,8 @@ from jumplora_adapters.calibration import (
     coverage,
     error_by_chance,
     fit_temperature,
-    options_digest,
 )
-from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec
+from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec, options_digest
 
 PROMPT = PromptSpec(template="{text}", options=("a", "b"))
 

@@ -1,126 +1,16 @@
-"""An adapter's status as clients see it."""
+"""A task's status in the form that clients get."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Literal
 
-from pydantic import BaseModel, Field
-
-from jumplora_adapters.history import Event, HistoryEntry
-from jumplora_adapters.manifest import Manifest
+from jumplora_adapters.history import HistoryEntry
+from jumplora_server.api.adapter_schemas import AdapterDetail, AdapterSummary
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.residency.trials import shortened
 
 MAX_CHANGES = 200
-
-
-class Failure(BaseModel):
-    """Why the newest version does not answer; `code` is stable."""
-
-    code: str
-    message: str
-    retry_in: float | None = Field(description="seconds until it is tried again by itself")
-
-
-class Bytes(BaseModel):
-    """Memory by tier."""
-
-    disk: int
-    host: int
-    device: int
-
-
-class AdapterSummary(BaseModel):
-    """One task's adapter."""
-
-    task_id: str
-    version: str | None = Field(description="SHA-256 of the file that answers; null: none loads")
-    desired: str | None = Field(
-        description="the version that was published last; null: the store's pointer is at fault"
-    )
-    state: Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
-    degraded: bool = Field(description="what the store wants does not answer: see failure")
-    failure: Failure | None
-    pinned: bool
-    in_flight: int
-    bytes: Bytes
-    nonzeros: int
-    density: float
-    # Servers before these had no trunks; the command line reads their answers as well.
-    folded_depth: int | None = Field(
-        default=0,
-        description="how many ancestors are merged into the trunk that the version uses; 0: it "
-        "uses none; null: decided when it is loaded",
-    )
-    trunk_bytes: int = Field(
-        default=0,
-        description="memory of that trunk, which other versions may use as well; not in bytes",
-    )
-
-
-class Change(BaseModel):
-    """A change of the store: a version that became current, or (`remove`) is gone."""
-
-    version: str
-    at: str = Field(description="ISO 8601, UTC")
-    event: Event = Field(description="publish and repoint move on, rollback goes back")
-
-
-class CanaryAnswer(BaseModel):
-    """A question that the adapter's maker gave it, and how the served version answered here.
-
-    Each text is cut at 200 characters.
-    """
-
-    prompt: str
-    expected: str
-    got: str | None = Field(description="null: it was not asked here yet")
-    is_right: bool | None
-
-
-class AdapterDetail(AdapterSummary):
-    """One task's adapter with its manifest and its versions, oldest first."""
-
-    history: list[str]
-    manifest: Manifest | None
-    # Servers before these had neither.
-    changes: list[Change] = Field(
-        default=[],
-        description="the last 200, oldest first; empty where the store cannot be read now",
-    )
-    canaries: list[CanaryAnswer] = []
-
-
-class AdapterList(BaseModel):
-    """All registered tasks."""
-
-    adapters: list[AdapterSummary]
-
-
-class MadeOf(BaseModel):
-    """What the server made the version of."""
-
-    format: Literal["peft"]
-    peft_type: str = Field(description="as adapter_config.json has it: LORA, SHIRA, ...")
-    warnings: list[str] = Field(description="what the maker of the folder should look at")
-
-
-class PutResult(AdapterDetail):
-    """What an upload came to."""
-
-    outcome: Literal["created", "unchanged", "repointed"]
-    made_from: MadeOf | None = Field(
-        default=None, description="null: the file was published as it came"
-    )
-
-
-class Removed(BaseModel):
-    """What was removed."""
-
-    task_id: str
-    removed: Literal[True] = True
 
 
 def summary(status: TaskStatus) -> AdapterSummary:

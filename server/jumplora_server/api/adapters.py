@@ -14,15 +14,14 @@ from starlette.responses import Response
 
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.history import HistoryEntry
-from jumplora_server.api.adapter_status import (
+from jumplora_server.api.adapter_schemas import (
     AdapterDetail,
     AdapterList,
     MadeOf,
     PutResult,
     Removed,
-    detail,
-    summary,
 )
+from jumplora_server.api.adapter_status import detail, summary
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices, remarks

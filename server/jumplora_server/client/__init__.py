@@ -3,7 +3,7 @@
 The names below are the ones to rely on. CLIENT.md shows them at work.
 """
 
-from jumplora_server.api.adapter_status import AdapterDetail, AdapterSummary, PutResult
+from jumplora_server.api.adapter_schemas import AdapterDetail, AdapterSummary, PutResult
 from jumplora_server.api.overview_schemas import Overview
 from jumplora_server.api.schemas import Details, GenerateResponse, Info, StreamEvent
 from jumplora_server.client.answers import Answered, Choice, Row

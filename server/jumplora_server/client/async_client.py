@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from jumplora_server.api.adapter_status import AdapterDetail, AdapterSummary, PutResult
+from jumplora_server.api.adapter_schemas import AdapterDetail, AdapterSummary, PutResult
 from jumplora_server.api.overview_schemas import Order, Overview, SortKey
 from jumplora_server.api.schemas import GenerateResponse, Info, StreamEvent
 from jumplora_server.client import calls, uploads

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
@@ -104,7 +103,7 @@ class AsyncSender:
 
     async def batch(self, rows: Iterable[Row | str], plan: Plan) -> AsyncGenerator[Answered, None]:
         """The rows, in their order, each with what came of it."""
-        plan = replace(plan, size=(await self.send(calls.info())).max_client_batch_size)
+        plan = plan.within((await self.send(calls.info())).max_client_batch_size)
         places = asyncio.Semaphore(plan.concurrency)
         running = set[asyncio.Task[list[Answered]]]()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -74,9 +74,16 @@ class Plan:
     parameters: Mapping[str, object] | None
 
     def __post_init__(self) -> None:
-        for name, number in (("size", self.size), ("concurrency", self.concurrency)):
-            if number < 1:
-                raise ValueError(f"{name} is {number}; give 1 or more")
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}; give 1 or more")
+
+    def within(self, most: int) -> Plan:
+        """The plan for a server that takes `most` prompts in a list.
+
+        All requests together have as many: that is what a task may have in the server's queue, and
+        more would be sent in vain.
+        """
+        return replace(self, size=max(1, most // self.concurrency))
 
     def blocks(self, rows: Iterable[Row | str]) -> Iterator[Block]:
         """Each block keeps all requests at work once. No more rows are read than it takes."""

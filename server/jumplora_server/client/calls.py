@@ -14,7 +14,12 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
-from jumplora_server.api.adapter_status import AdapterDetail, AdapterList, AdapterSummary, PutResult
+from jumplora_server.api.adapter_schemas import (
+    AdapterDetail,
+    AdapterList,
+    AdapterSummary,
+    PutResult,
+)
 from jumplora_server.api.overview_schemas import Order, Overview, SortKey
 from jumplora_server.api.schemas import GenerateResponse, Info, StreamEvent
 from jumplora_server.client.answers import Choice

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from jumplora_server.api.adapter_status import AdapterDetail, AdapterSummary, PutResult
+from jumplora_server.api.adapter_schemas import AdapterDetail, AdapterSummary, PutResult
 from jumplora_server.api.overview_schemas import Order, Overview, SortKey
 from jumplora_server.api.schemas import GenerateResponse, Info, StreamEvent
 from jumplora_server.client import calls, uploads
@@ -177,8 +177,9 @@ class Client:
                 print(answered.error or answered.text)
 
         A string is a text for `task`; a Row may name another task, a whole prompt or its own
-        parameters. Rows are sent in lists as long as the server takes, `concurrency` of them at a
-        time, and read as they are needed: at most two such rounds are held in memory.
+        parameters. Rows are sent in lists, `concurrency` of them at a time, which together have as
+        many rows as the server takes in one list. They are read as they are needed: at most two
+        such rounds are held in memory.
 
         Each row gets its answer or its error: a list that is refused is halved until the row at
         fault is alone. A list that finds the server busy is sent again as long as `timeout`

@@ -25,8 +25,8 @@ class RequestFailed(Exception):
     """A call did not come to its answer.
 
     `message` is what the server said, or why it said nothing. `str()` also has what was sent where
-    and what to do. `status` is that of the answer; 0 where there was none. In a stream that had
-    begun it is the one that goes with the code. `code` is the server's stable `error_type`
+    and what to do. `status` is that of the answer; 0 where there was none. An error within a stream
+    has the status that its code has elsewhere. `code` is the server's stable `error_type`
     ("unreachable", "timeout" or "broken_off" where no answer came, "http" where it was not this
     server's, "address" or "key" where nothing was sent). `reason` is the check behind it, if there
     is one, and `retry_after` how many seconds the server asked to wait.

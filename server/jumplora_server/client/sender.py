@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
@@ -109,7 +108,7 @@ class Sender:
 
     def batch(self, rows: Iterable[Row | str], plan: Plan) -> Generator[Answered, None, None]:
         """The rows, in their order, each with what came of it."""
-        plan = replace(plan, size=self.send(calls.info()).max_client_batch_size)
+        plan = plan.within(self.send(calls.info()).max_client_batch_size)
         stopped = threading.Event()
         with ThreadPoolExecutor(plan.concurrency, thread_name_prefix="batch") as pool:
 

@@ -11,11 +11,10 @@ from jumplora_adapters.calibration import (
     LEAST_TEMPERATURE,
     calibration_error,
     fit_temperature,
-    options_digest,
 )
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.manifest import Calibration, Manifest, PromptSpec
-from jumplora_server.api.adapter_status import AdapterDetail
+from jumplora_adapters.manifest import Calibration, Manifest, PromptSpec, options_digest
+from jumplora_server.api.adapter_schemas import AdapterDetail
 from jumplora_server.api.schemas import Info
 from jumplora_server.evaluation.certainty import Rankings
 from jumplora_server.evaluation.interview import Transcript

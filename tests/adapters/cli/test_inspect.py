@@ -10,10 +10,9 @@ from typer.testing import Result
 
 from factories import random_adapter, write_random_adapter
 from jumplora_adapters.backbone import Backbone
-from jumplora_adapters.calibration import options_digest
 from jumplora_adapters.delta import SparseDelta
 from jumplora_adapters.format import write_adapter
-from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec
+from jumplora_adapters.manifest import Calibration, ChoicesSpec, PromptSpec, options_digest
 from jumplora_adapters.store import Store
 
 Run = Callable[..., Result]

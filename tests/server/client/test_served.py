@@ -123,6 +123,17 @@ def test_adapters_from_publish_to_remove(
         client.adapter("changes")
 
 
+def test_overview(client: Any) -> None:
+    whole = client.overview()
+    assert (whole.server.ready, whole.offset) == (True, 0)
+    assert [line.task_id for line in whole.tasks] == ["alpha", "beta"]
+    one = client.overview("ALPH", sort="requests", order="descending", limit=1)
+    assert (one.total, one.found) == (2, 1)
+    assert [line.task_id for line in client.overview(offset=1).tasks] == ["beta"]
+    with pytest.raises(InputRefused, match="limit"):
+        client.overview(limit=101)
+
+
 def test_server(client: Any) -> None:
     assert client.info().max_client_batch_size == 3
     assert client.is_ready()

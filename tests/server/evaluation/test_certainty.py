@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from factories import random_adapter, toy_backbone
-from jumplora_adapters.calibration import options_digest
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.manifest import PromptSpec, options_digest
 from jumplora_adapters.rows import Row, RowFile
-from jumplora_server.api.adapter_status import AdapterDetail
+from jumplora_server.api.adapter_schemas import AdapterDetail
 from jumplora_server.api.schemas import Details, GenerateResponse, Info
 from jumplora_server.evaluation import fitting
 from jumplora_server.evaluation.certainty import Certainty, Rankings, options_of

@@ -1,0 +1,269 @@
+"""Batches: how rows become lists, and what both clients do with lists that fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client_pair import KINDS, Kind, client_of
+from jumplora_server.client import (
+    InputRefused,
+    KeyRefused,
+    Overloaded,
+    RequestFailed,
+    Row,
+    ServerFailed,
+    Unreachable,
+)
+from jumplora_server.client.batches import Plan, one_ahead
+from serving import wait_for
+from small_http import Asked, Said, http_server
+
+SIZE = 4  # of a list
+INFO = {
+    "version": "1", "model_id": "toy", "model_dtype": "float32", "model_device_type": "cpu",
+    "backbone_fingerprint": "ab", "backbone_fingerprints": ["ab"], "max_input_tokens": 9,
+    "max_new_tokens": 9, "max_concurrent_requests": 9,
+    "max_batch_size": 9, "base": None, "adapters": 1,
+}  # fmt: skip
+
+
+def refused(status: int, code: str, **headers: str) -> Said:
+    return Said.of({"error": f"it says {code}", "error_type": code}, status, **headers)
+
+
+class Server:
+    """Answers lists in capitals, unless `before` has something else to say of the texts."""
+
+    def __init__(
+        self,
+        before: Callable[[list[str]], Said | None] = lambda texts: None,
+        *,
+        concurrency: int = 1,
+    ) -> None:
+        self._before = before
+        self._info = {**INFO, "max_client_batch_size": SIZE * concurrency}
+        self._lock = threading.Lock()
+        self.lists: list[list[str]] = []
+
+    def __call__(self, asked: Asked) -> Said:
+        if asked.path == "/info":
+            return Said.of(self._info)
+        texts = asked.json["text"]
+        with self._lock:
+            self.lists.append(texts)
+        details = {
+            "finish_reason": "eos_token", "prompt_tokens": 1, "generated_tokens": 1, "seed": None,
+            "task_id": asked.json["task_id"], "adapter_version": None,
+        }  # fmt: skip
+        answers = [{"generated_text": text.upper(), "details": details} for text in texts]
+        return self._before(texts) or Said.of(answers)
+
+
+pytestmark = pytest.mark.parametrize("kind", KINDS)
+
+
+def test_all_rows_in_order_in_lists_as_long_as_the_server_takes(kind: Kind) -> None:
+    texts = [f"row {number}" for number in range(23)]
+    server = Server(concurrency=3)
+    with http_server(server) as url, client_of(kind, url) as client:
+        answered = list(client.batch(texts, task="a", concurrency=3))
+        assert list(client.batch([], task="a")) == []
+    assert [each.text for each in answered] == [text.upper() for text in texts]
+    assert sorted(map(len, server.lists)) == [3, 4, 4, 4, 4, 4]
+
+
+def test_a_row_that_is_refused_is_found_by_halving(kind: Kind) -> None:
+    def too_long(texts: list[str]) -> Said | None:
+        return refused(413, "input_too_long") if any(len(text) > 5 for text in texts) else None
+
+    server = Server(too_long)
+    with http_server(server) as url, client_of(kind, url) as client:
+        answered = list(client.batch(["a", "b", "much too long", "d"], task="a", concurrency=1))
+    assert [each.error is None for each in answered] == [True, True, False, True]
+    assert isinstance(answered[2].error, InputRefused)
+    assert answered[2].row.text == "much too long"
+    assert server.lists == [["a", "b", "much too long", "d"], ["a", "b"], ["much too long", "d"],
+                            ["much too long"], ["d"]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [(refused(500, "generation"), ServerFailed), (refused(507, "memory_budget"), ServerFailed)],
+)
+def test_a_list_that_fails_otherwise_fails_whole(
+    kind: Kind, said: Said, error: type[RequestFailed]
+) -> None:
+    server = Server(lambda texts: said if "b" in texts else None)
+    with http_server(server) as url, client_of(kind, url) as client:
+        answered = list(client.batch("abcdefgh", task="a", concurrency=1))
+    assert [type(each.error) for each in answered[:4]] == [error] * 4
+    assert [each.text for each in answered[4:]] == list("EFGH")
+
+
+def test_a_busy_server_is_waited_for_as_long_as_the_time_allows(kind: Kind) -> None:
+    left = 9  # more than a single call's retries
+
+    def busy(texts: list[str]) -> Said | None:
+        nonlocal left
+        left -= 1
+        return refused(429, "task_quota", retry_after="0") if left >= 0 else None
+
+    with http_server(Server(busy)) as url, client_of(kind, url) as client:
+        assert [each.text for each in client.batch("ab", task="a")] == ["A", "B"]
+        left = 9
+        answered = list(client.batch("ab", task="a", parameters={}))
+        assert [each.text for each in answered] == ["A", "B"]
+    left = 9
+    with http_server(Server(busy)) as url, client_of(kind, url, retries=0) as client:
+        (answered,) = client.batch("a", task="a")
+        assert isinstance(answered.error, Overloaded)
+        assert answered.error.code == "task_quota"
+
+
+def test_what_all_rows_would_get_is_raised_after_the_rows_before_it(kind: Kind) -> None:
+    def later(texts: list[str]) -> Said | None:
+        return refused(401, "unauthorized") if "e" in texts else None
+
+    with http_server(Server(later)) as url, client_of(kind, url) as client:
+        rows, came = client.batch("abcdefgh", task="a", concurrency=1), list[str]()
+        with pytest.raises(KeyRefused):
+            came.extend(each.text for each in rows)  # extends before the error, too
+        assert came == list("ABCD")
+    lost = Server(lambda texts: Said(200, b"[]", missing=5))
+    with http_server(lost) as url, client_of(kind, url, retries=0) as client:
+        with pytest.raises(Unreachable):
+            list(client.batch("abc", task="a"))
+        with pytest.raises(RequestFailed, match="not answer /generate as a JumpLoRA server"):
+            foreign(client, lost)
+
+
+def foreign(client: Any, server: Server) -> None:
+    server._before = lambda texts: Said(200, b"<html>")
+    list(client.batch("abc", task="a"))
+
+
+def test_so_many_requests_at_a_time_and_so_many_rows_in_memory(kind: Kind) -> None:
+    lock, most, now, taken = threading.Lock(), 0, 0, 0
+    full = threading.Barrier(3)  # the first three requests answer together only
+
+    def meet(texts: list[str]) -> Said | None:
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
+        if int(texts[0]) < 3 * SIZE:
+            full.wait(20)
+        with lock:
+            now -= 1
+        return None
+
+    def rows() -> Iterator[str]:
+        nonlocal taken
+        for number in range(200):
+            taken = number + 1
+            yield str(number)
+
+    with http_server(Server(meet, concurrency=3)) as url, client_of(kind, url) as client:
+        for number, each in enumerate(client.batch(rows(), task="a", concurrency=3)):
+            assert each.text == str(number)
+            assert taken <= number + 1 + 2 * 3 * SIZE
+    assert most == 3
+
+
+def test_a_batch_that_is_left_asks_no_more(kind: Kind) -> None:
+    server = Server(concurrency=2)
+    with http_server(server) as url, client_of(kind, url) as client:
+        rows = client.batch((str(number) for number in range(10_000)), task="a", concurrency=2)
+        assert next(rows).text == "0"
+        rows.close()
+        sent = len(server.lists)
+        assert sent <= 4
+        client.info()
+        assert len(server.lists) == sent
+
+
+def test_a_batch_that_is_left_does_not_wait_for_a_busy_server(kind: Kind) -> None:
+    def busy(texts: list[str]) -> Said | None:
+        return refused(503, "queue_full", retry_after="25") if "5" in texts else None
+
+    server = Server(busy)
+    with http_server(server) as url, client_of(kind, url) as client:
+        rows = client.batch("0123456789", task="a", concurrency=1)
+        assert next(rows).text == "0"
+        # The asynchronous client works while something is awaited.
+        wait_for(lambda: bool(client.info()) and len(server.lists) >= 2)
+        rows.close()  # within the test's time: the busy list would be asked again in 25 s
+
+
+def test_more_requests_than_a_list_may_have_prompts(kind: Kind) -> None:
+    server = Server(concurrency=1)
+    with http_server(server) as url, client_of(kind, url) as client:
+        answered = list(client.batch("abcdefgh", task="a", concurrency=SIZE + 1))
+    assert [each.text for each in answered] == list("ABCDEFGH")
+    assert sorted(server.lists) == [[text] for text in "abcdefgh"]
+
+
+def test_settings_that_make_no_sense(kind: Kind) -> None:
+    with client_of(kind, "http://127.0.0.1:1") as client, pytest.raises(ValueError, match="give 1"):
+        client.batch([], concurrency=0)
+
+
+def test_a_row_is_a_text_or_whole(kind: Kind) -> None:
+    del kind
+    for fields in ({}, {"text": "a", "inputs": "b"}):
+        with pytest.raises(ValueError, match="a text or inputs"):
+            Row(**fields)  # type: ignore[arg-type]
+
+
+ROWS = st.builds(
+    Row,
+    text=st.text(max_size=3),
+    inputs=st.none(),
+    task=st.sampled_from([None, "a", "b"]),
+    parameters=st.sampled_from([None, {}, {"seed": 1, "n": 2}, {"n": 2, "seed": 1}]),
+) | st.builds(Row, text=st.none(), inputs=st.text(max_size=3), task=st.sampled_from(["a", "c"]))
+
+
+@given(st.lists(ROWS, max_size=60), st.integers(1, 5), st.integers(1, 3))
+def test_every_row_has_its_place_in_a_list_of_its_kind(
+    kind: Kind, rows: list[Row], size: int, concurrency: int
+) -> None:
+    del kind
+    plan = Plan(size, concurrency, "a", {"seed": 5})
+    found: list[Row] = []
+    for block in plan.blocks(rows):
+        assert len(block.places) <= size * concurrency
+        assert sum(len(chunk.rows) for chunk in block.chunks) == len(block.places)
+        assert len(set(block.places)) == len(block.places)
+        for chunk in block.chunks:
+            assert 1 <= len(chunk.rows) <= size
+            assert len({(row.task, row.text is None) for row in chunk.rows}) == 1
+            assert all(row.parameters == chunk.rows[0].parameters for row in chunk.rows)
+        found += [block.chunks[number].rows[place] for number, place in block.places]
+    assert [(row.text, row.inputs) for row in found] == [(row.text, row.inputs) for row in rows]
+    for given_row, row in zip(rows, found, strict=True):
+        assert row.task == (given_row.task or "a")
+        assert row.parameters == ({"seed": 5} if given_row.parameters is None else
+                                  given_row.parameters)  # fmt: skip
+
+
+@given(st.lists(st.integers(), max_size=9))
+def test_one_ahead(kind: Kind, items: list[int]) -> None:
+    del kind
+    made: list[int] = []
+
+    def make() -> Iterator[int]:
+        for item in items:
+            made.append(item)
+            yield item
+
+    for number, item in enumerate(one_ahead(make())):
+        assert item == items[number]
+        assert len(made) == min(number + 2, len(items))
+    assert made == items
