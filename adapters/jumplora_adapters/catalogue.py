@@ -104,6 +104,11 @@ class Catalogue:
         changes = log.pointer_changes(self._state(task).log)
         return tuple(change for change in changes if change.digest in stored)
 
+    def changes(self, task: str) -> tuple[HistoryEntry, ...]:
+        """Every change of the task that took effect, newest last: the pointer's, also to versions
+        that were removed since, and those removals. Raises TaskIdInvalid."""
+        return self._state(check_task_id(task)).log
+
     def trail(self, task: str) -> tuple[str, ...]:
         """The versions that rollbacks would go back through; the current one is last.
 

@@ -131,7 +131,10 @@ def _sources(specs: list[str] | None, store: Path | None) -> tuple[Source, ...]:
     else:
         raise typer.BadParameter("name two adapters, or --store to compare all of its tasks")
     if len(sources) < 2:
-        raise typer.BadParameter(f"an overlap needs two adapters, given {len(sources)}")
+        raise typer.BadParameter(
+            f"an overlap needs two adapters, given {len(sources)}: name another, or --store to "
+            "compare all of its tasks"
+        )
     return sources
 
 

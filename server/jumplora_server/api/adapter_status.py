@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from jumplora_adapters.history import Event, HistoryEntry
 from jumplora_adapters.manifest import Manifest
 from jumplora_server.residency.status import TaskStatus
+from jumplora_server.residency.trials import shortened
+
+MAX_CHANGES = 200
 
 
 class Failure(BaseModel):
@@ -54,11 +60,37 @@ class AdapterSummary(BaseModel):
     )
 
 
+class Change(BaseModel):
+    """A change of the store: a version that became current, or (`remove`) is gone."""
+
+    version: str
+    at: str = Field(description="ISO 8601, UTC")
+    event: Event = Field(description="publish and repoint move on, rollback goes back")
+
+
+class CanaryAnswer(BaseModel):
+    """A question that the adapter's maker gave it, and how the served version answered here.
+
+    Each text is cut at 200 characters.
+    """
+
+    prompt: str
+    expected: str
+    got: str | None = Field(description="null: it was not asked here yet")
+    is_right: bool | None
+
+
 class AdapterDetail(AdapterSummary):
     """One task's adapter with its manifest and its versions, oldest first."""
 
     history: list[str]
     manifest: Manifest | None
+    # Servers before these had neither.
+    changes: list[Change] = Field(
+        default=[],
+        description="the last 200, oldest first; empty where the store cannot be read now",
+    )
+    canaries: list[CanaryAnswer] = []
 
 
 class AdapterList(BaseModel):
@@ -96,11 +128,33 @@ def summary(status: TaskStatus) -> AdapterSummary:
     return AdapterSummary.model_validate(_fields(status))
 
 
-def detail(status: TaskStatus) -> AdapterDetail:
-    """Everything about one task."""
+def detail(status: TaskStatus, changes: Sequence[HistoryEntry]) -> AdapterDetail:
+    """Everything about one task, of whose changes the last ones are shown."""
     return AdapterDetail.model_validate(
-        {**_fields(status), "history": list(status.history), "manifest": status.manifest}
+        {
+            **_fields(status),
+            "history": list(status.history),
+            "manifest": status.manifest,
+            "changes": [
+                {"version": change.digest, "at": change.published_at, "event": change.event}
+                for change in changes[-MAX_CHANGES:]
+            ],
+            "canaries": _canaries(status),
+        }
     )
+
+
+def _canaries(status: TaskStatus) -> list[dict[str, object]]:
+    canaries = () if status.manifest is None else status.manifest.canaries
+    return [
+        {
+            "prompt": shortened(canary.prompt),
+            "expected": shortened(canary.expected),
+            "got": None if reply is None else reply.got,
+            "is_right": None if reply is None else reply.is_right,
+        }
+        for canary, reply in zip_longest(canaries, status.replies[: len(canaries)])
+    ]
 
 
 def _fields(status: TaskStatus) -> dict[str, object]:

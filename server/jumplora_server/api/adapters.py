@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
 from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.history import HistoryEntry
 from jumplora_server.api.adapter_status import (
     AdapterDetail,
     AdapterList,
@@ -23,12 +25,12 @@ from jumplora_server.api.adapter_status import (
 )
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.errors import as_server_error
-from jumplora_server.api.health import WithServices
+from jumplora_server.api.health import WithServices, remarks
 from jumplora_server.api.route import JsonRoute
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
 from jumplora_server.api.task_names import check_task
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
-from jumplora_server.errors import AdapterRefused, InvalidInput
+from jumplora_server.errors import AdapterRefused, InvalidInput, ServerError
 from jumplora_server.publishing import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
@@ -80,7 +82,8 @@ async def rollback(
     """Make the version before the current one, or the given one, current again."""
     _note(request, check_task(task_id))
     target = None if body is None else body.version
-    return _told(await services.publishing.roll_back(task_id, target), response)
+    status = await services.publishing.roll_back(task_id, target)
+    return await _told(services, status, response)
 
 
 @router.post("/{task_id:path}/load", response_model=AdapterDetail, responses=_WRITE)
@@ -91,7 +94,7 @@ async def load(
     _note(request, check_task(task_id))
     status = await services.publishing.settled(task_id, services.residency.sync(task_id))
     require_served(status, status.desired)
-    return _told(status, response)
+    return await _told(services, status, response)
 
 
 @router.post("/{task_id:path}/pin", response_model=AdapterDetail, responses=_WRITE)
@@ -105,7 +108,7 @@ async def pin(
     """Keep the adapter in memory, or no longer."""
     _note(request, check_task(task_id))
     services.residency.pin(task_id, (body or PinRequest()).pinned)
-    return _told(services.residency.status(task_id), response)
+    return await _told(services, services.residency.status(task_id), response)
 
 
 @router.get("/{task_id:path}", response_model=AdapterDetail, responses=_READ)
@@ -114,7 +117,7 @@ async def get_adapter(
 ) -> AdapterDetail:
     """One task: what answers, what is desired, its manifest and versions. ETag: the desired one."""
     _note(request, check_task(task_id))
-    return _told(services.residency.status(task_id), response)
+    return await _told(services, services.residency.status(task_id), response)
 
 
 @router.put(
@@ -144,7 +147,7 @@ async def put_adapter(
         async with received(request, services.publishing, limit) as incoming:
             release = await services.publishing.publish(task_id, incoming, _etag_of(if_match))
     outcome = release.published.outcome
-    told = _told(release.status, response)
+    told = await _told(services, release.status, response)
     response.status_code = 201 if outcome == "created" else 200
     response.headers["location"] = f"/v1/adapters/{task_id}"
     made_from = None if release.made_from is None else MadeOf(**asdict(release.made_from))
@@ -173,12 +176,27 @@ def publication(services: Services, task: str) -> Iterator[None]:
         raise
 
 
-def _told(status: TaskStatus, response: Response) -> AdapterDetail:
+async def _told(services: Services, status: TaskStatus, response: Response) -> AdapterDetail:
     if status.desired is not None:
         response.headers["etag"] = f'"{status.desired}"'
     if status.version is not None:
         response.headers["x-adapter-version"] = status.version
-    return detail(status)
+    return detail(status, await _changes(services, status.task_id))
+
+
+async def _changes(services: Services, task: str) -> Sequence[HistoryEntry]:
+    """What the store's log says of a task; nothing where that cannot be read now, for the answer
+    is of more use without it than none."""
+    if "store" in remarks(services):
+        return ()
+    try:
+        return await services.logs.run(lambda: services.store.changes(task), _leave)
+    except (AdapterError, ServerError, OSError):
+        return ()
+
+
+def _leave(late: Future[tuple[HistoryEntry, ...]]) -> None:
+    """What was read too late is of no use."""
 
 
 def _etag_of(if_match: str | None) -> str | None:

@@ -119,7 +119,8 @@ def _result(admitted: Admitted, ended: Sequence[Collected], *, shows_tokens: boo
     best = answers[: admitted.answers]
     if not shows_tokens:
         best = [replace(answer, tokens=()) for answer in best]
-    return Result(best, ended[0][1].prompt_tokens)
+    longest = max((finish.timing for _, finish in ended), key=lambda timing: timing.total)
+    return Result(best, ended[0][1].prompt_tokens, longest)
 
 
 def _chosen(
@@ -132,7 +133,7 @@ def _chosen(
     """Of one prompt with choices."""
     chosen, ranking, cause = choose(offer, calibration, finish)
     services.metrics.chosen(record.task, ranking.mass, cause)
-    return Result([chosen], finish.prompt_tokens, ranking)
+    return Result([chosen], finish.prompt_tokens, finish.timing, ranking)
 
 
 def answer_of(finish: Finish, sampling: Sampling, tokens: Sequence[Token]) -> Answer:

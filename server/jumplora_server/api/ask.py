@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jumplora_server import errors
-from jumplora_server.core import AdapterRef, Answer, Wanted
+from jumplora_server.core import AdapterRef, Answer, Timing, Wanted
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
@@ -151,12 +151,13 @@ class Ranking:
 class Result:
     """What became of one prompt: what it was answered with, the best first, and all ended well.
 
-    `ranking` is there where choices were asked. The one answer's text is then its best option, or
-    "" where it abstained.
+    `timing` is that of the sequence that took longest. `ranking` is there where choices were asked.
+    The one answer's text is then its best option, or "" where it abstained.
     """
 
     answers: Sequence[Answer]
     prompt_tokens: int
+    timing: Timing
     ranking: Ranking | None = None
 
 

@@ -87,6 +87,16 @@ _SCORE = Field(
 _PREFILL: list[TokenInfo] = Field(default=[], description="always empty; TGI's clients require it")
 
 
+class TimingInfo(BaseModel):
+    """Where the time went, in seconds by the server's clock: of several sequences of one prompt,
+    that of the one that took longest. With choices, decode is their comparison."""
+
+    queue_seconds: float = Field(description="until a row was free")
+    encode_seconds: float = Field(description="the prompt")
+    decode_seconds: float = Field(description="the answer; other requests share these steps")
+    total_seconds: float = Field(description="from arrival to the last token")
+
+
 class ChoiceInfo(BaseModel):
     """An option and how likely it is: among the options, and as the model has it."""
 
@@ -137,6 +147,11 @@ class Details(BaseModel):
     temperature: float | None = _of_choices("what log-probabilities were divided by")
     calibrated_by: Literal["manifest", "nothing"] | None = _of_choices(
         "where the temperature is from: the adapter's calibration, or nothing and it is 1"
+    )
+    timing: TimingInfo | None = Field(
+        default=None,
+        exclude_if=_IS_NONE,
+        description="where `details` was true, and in the last event of a stream",
     )
 
 

@@ -17,7 +17,7 @@ from jumplora_server.api.schemas import (
     StreamEvent,
     TokenInfo,
 )
-from jumplora_server.core import Answer, Sampling, Token, TokenEvent
+from jumplora_server.core import Answer, Sampling, Timing, Token, TokenEvent
 from jumplora_server.errors import ServerError
 
 # The types of errors that TGI's clients know, for the codes that they would not.
@@ -45,6 +45,7 @@ class TgiWriter:
 
     def __init__(self, ask: Ask, dialect: Dialect | None = None) -> None:
         self._dialect = dialect or PLAIN
+        self._shows_timing = ask.wants == "tokens"
         self._is_list = ask.shape == "list" or self._dialect is COMPATIBLE
 
     def piece(self, origin: Origin, index: int, result: Result) -> str:
@@ -58,6 +59,8 @@ class TgiWriter:
             ]
         if result.ranking is not None:
             details |= _ranking(result.ranking)
+        if self._shows_timing:
+            details["timing"] = _timing(result.timing)
         return GenerateResponse(
             generated_text=best.text, details=Details.model_validate(details)
         ).model_dump_json()
@@ -76,7 +79,13 @@ class TgiWriter:
         if finish is not None:
             whole = answer_of(finish, sampling, ())  # all tokens were shown before
             fields = _details(origin, whole, finish.prompt_tokens)
-            details = StreamDetails.model_validate({**fields, "input_length": finish.prompt_tokens})
+            details = StreamDetails.model_validate(
+                {
+                    **fields,
+                    "input_length": finish.prompt_tokens,
+                    "timing": _timing(finish.timing),
+                }
+            )
         told = StreamEvent(
             index=index,
             token=None if event.token is None else _token(event.token),
@@ -102,6 +111,15 @@ def _details(origin: Origin, answer: Answer, prompt_tokens: int) -> dict[str, An
         "prompt_tokens": prompt_tokens,
         "task_id": None if origin.ref is None else origin.ref.task,
         "adapter_version": None if origin.ref is None else origin.ref.version,
+    }
+
+
+def _timing(timing: Timing) -> dict[str, float]:
+    return {
+        "queue_seconds": timing.queue,
+        "encode_seconds": timing.encode,
+        "decode_seconds": timing.decode,
+        "total_seconds": timing.total,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -192,24 +192,30 @@ def _line(each: AdapterSummary) -> tuple[str, ...]:
 def _list_versions_on(server: str, key: str | None, task: str, as_json: bool) -> None:
     with place.asking(server, key) as client:
         found = client.adapter(task)
-    states = {found.desired: "current", found.version: "answers"}
-    if found.desired == found.version:
-        states[found.version] = "current, answers"
+    changes = [_Change(c.version, c.at, c.event) for c in found.changes]
+    changes = changes or [_Change(version) for version in found.history]  # the store was away
+    last = {change.version: n for n, change in enumerate(changes)}
+    states = dict.fromkeys(last.values(), "stored")
+    for version, state in ((found.desired, "current"), (found.version, "answers")):
+        if version in last:
+            before = states[last[version]]
+            states[last[version]] = state if before == "stored" else f"{before}, {state}"
+    rows = [(c.at, c.event, c.version, states.get(n, "stored")) for n, c in enumerate(changes)]
     if as_json:
-        print_json(
-            {
-                "server": server,
-                "history": [
-                    {"version": version, "state": states.get(version, "stored")}
-                    for version in found.history
-                ],
-            }
-        )
+        keys = ("published_at", "event", "version", "state")
+        history = [dict(zip(keys, row, strict=True)) for row in rows]
+        print_json({"server": server, "history": history})
         return
     print_table(
-        [("version", "left"), ("state", "left")],
-        [(short(version), states.get(version, "stored")) for version in found.history],
+        [("at", "left"), ("event", "left"), ("version", "left"), ("state", "left")],
+        [(at, event, short(version), state) for at, event, version, state in rows],
     )
+
+
+class _Change(NamedTuple):
+    version: str
+    at: str = ""
+    event: str = ""
 
 
 def _inspect_on(server: str, key: str | None, spec: str, *, modules: bool, as_json: bool) -> None:

@@ -8,13 +8,14 @@ from typing import Protocol, TypeVar
 
 from jumplora_adapters.format import Adapter
 from jumplora_server.core import Lease
+from jumplora_server.residency.entries import Replay
 
 WarmUp = Callable[[Lease], Future[None]]
 """Runs a version that is not in service yet; the future raises when that fails."""
 
 
-ReplayCanaries = Callable[[Lease], float | None]
-"""The share of a version's canaries that it answers as expected, None where it has none.
+ReplayCanaries = Callable[[Lease], Replay | None]
+"""What a version answers to its canaries, None where it has none.
 
 For the loader's thread: waits until all have ended. Raises when the version is to be refused.
 """

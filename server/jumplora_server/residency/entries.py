@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jumplora_adapters.manifest import Manifest
 from jumplora_server.core import AdapterRef
@@ -21,6 +21,25 @@ PinState = Literal["pinned", "unpinned"]
 Reason = Literal["lru", "replaced", "unload"]
 SEE_TASKS = "see GET /v1/adapters"
 _PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+
+
+class CanaryReply(NamedTuple):
+    """What a version answered to one of its canaries here. `got` is None where it was not asked."""
+
+    got: str | None
+    is_right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a version answered to its canaries, in their order; there is at least one."""
+
+    replies: tuple[CanaryReply, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """The share that was right."""
+        return sum(reply.is_right for reply in self.replies) / len(self.replies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +207,7 @@ class Version:
     since: int = 0  # tick at which it became READY
     nonzeros: int = 0
     density: float = 0.0
-    canary_accuracy: float | None = None  # of those it passed; None: none, or not replayed yet
+    replay: Replay | None = None  # that it passed; None: it has no canaries, or owes them
 
     @property
     def digest(self) -> str:
@@ -225,7 +244,7 @@ class Version:
         Once is enough while it is known: when it comes back after an eviction its bytes are the
         same, and requests wait for it.
         """
-        return bool(self.manifest.canaries) and self.canary_accuracy is None
+        return bool(self.manifest.canaries) and self.replay is None
 
     @property
     def is_served(self) -> bool:

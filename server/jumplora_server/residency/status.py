@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.residency.entries import LoadFailure, State, Version
+from jumplora_server.residency.entries import CanaryReply, LoadFailure, State, Version
 from jumplora_server.residency.table import Table
 
 Tier = Literal["host", "device"]  # where the engine keeps adapters
@@ -22,10 +22,10 @@ class TaskStatus:
     and at once when a file changes. `in_flight` counts leases. Bytes are those of all resident
     versions of the task, `bytes_disk` those of the served version's file. `nonzeros` and `density`
     are 0 until it was loaded once; `canary_accuracy` is None until its canaries were replayed here,
-    and where it has none. `folded_depth` is how many ancestors of the served version its trunk
-    merges (0: it has no trunk, None: not decided before its first load), `trunk_bytes` what that
-    trunk takes, which other versions may use as well. `history` lists the stored versions in the
-    order in which they last became current.
+    and where it has none; `replies` are what it answered then. `folded_depth` is how many ancestors
+    of the served version its trunk merges (0: it has no trunk, None: not decided before its first
+    load), `trunk_bytes` what that trunk takes, which other versions may use as well. `history`
+    lists the stored versions in the order in which they last became current.
     """
 
     task_id: str
@@ -47,6 +47,7 @@ class TaskStatus:
     trunk_bytes: int
     manifest: Manifest | None
     history: tuple[str, ...]
+    replies: tuple[CanaryReply, ...] = ()
 
 
 def status_of(table: Table, task: str, tier: Tier, now: float) -> TaskStatus:
@@ -61,6 +62,7 @@ def status_of(table: Table, task: str, tier: Tier, now: float) -> TaskStatus:
         state = State.FAILED
     else:
         state = State.LOADING
+    replay = None if served is None else served.replay
     return TaskStatus(
         task_id=route.task,
         version=None if served is None or state is State.FAILED else served.digest,
@@ -76,11 +78,12 @@ def status_of(table: Table, task: str, tier: Tier, now: float) -> TaskStatus:
         bytes_device=resident if tier == "device" else 0,
         nonzeros=0 if served is None else served.nonzeros,
         density=0.0 if served is None else served.density,
-        canary_accuracy=None if served is None else served.canary_accuracy,
+        canary_accuracy=None if replay is None else replay.accuracy,
         folded_depth=None if served is None else served.folded_depth,
         trunk_bytes=0 if served is None else _trunk_bytes(table, served),
         manifest=route.manifest,
         history=route.versions,
+        replies=() if replay is None else replay.replies,
     )
 
 

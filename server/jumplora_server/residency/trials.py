@@ -28,8 +28,11 @@ from jumplora_server.core import (
 from jumplora_server.errors import AdapterRefused, GenerationFailed
 from jumplora_server.metrics.state import Stage
 from jumplora_server.residency.engine import ReplayCanaries, WarmUp
+from jumplora_server.residency.entries import CanaryReply, Replay
 from jumplora_server.residency.shared import Shared, uncounted
 from jumplora_server.scheduler.claims import Priority
+
+MAX_SHOWN = 200  # characters of a canary's answer: there may be 32 of each version
 
 
 class Submit(Protocol):
@@ -145,23 +148,22 @@ class CanaryRun:
         self._floor = floor
         self._timeout_seconds = timeout_seconds
 
-    def __call__(self, lease: Lease) -> float | None:
+    def __call__(self, lease: Lease) -> Replay | None:
         """Raises AdapterRefused (canary), GenerationFailed, and what `submit` raises."""
         manifest = lease.manifest
         if manifest is None or not manifest.canaries:
             return None
         replies = self._ask(lease, manifest)
         wrong = [number for number, reply in enumerate(replies, start=1) if not reply.is_right]
-        right = len(replies) - len(wrong)
-        accuracy = right / len(replies)
-        if accuracy < self._floor:
+        replay = Replay(tuple(CanaryReply(shortened(r.got), r.is_right) for r in replies))
+        if replay.accuracy < self._floor:
             raise AdapterRefused(
-                f"{right} of its {len(replies)} canaries were right, a share of {accuracy:.3g}; "
-                f"this server's floor is {self._floor:g}; the first wrong one is number {wrong[0]} "
-                f"of its manifest's: {replies[wrong[0] - 1]}",
+                f"{len(replies) - len(wrong)} of its {len(replies)} canaries were right, a share "
+                f"of {replay.accuracy:.3g}; this server's floor is {self._floor:g}; the first "
+                f"wrong one is number {wrong[0]} of its manifest's: {replies[wrong[0] - 1]}",
                 reason="canary",
             )
-        return accuracy
+        return replay
 
     def _ask(self, lease: Lease, manifest: Manifest) -> list[Reply]:
         sampling = Sampling(
@@ -216,6 +218,13 @@ class CanaryRun:
         return done
 
 
+def shortened(text: str | None) -> str | None:
+    """A text of a canary as it is kept and shown."""
+    if text is None or len(text) <= MAX_SHOWN:
+        return text
+    return text[: MAX_SHOWN - 1] + "…"
+
+
 def _fault_of(finish: Finish, what: str) -> Exception | None:
     if finish.reason in (FinishReason.EOS_TOKEN, FinishReason.LENGTH):
         return None
@@ -259,8 +268,8 @@ class Trials:
             if is_counted:  # another's ancestor: its task may be forgotten while it is asked
                 table.versions.lease(digest)
         with self._shared.lease(leased) if is_counted else uncounted(leased) as lease:
-            accuracy = self._replay_canaries(lease)
-        if accuracy is not None:
+            replay = self._replay_canaries(lease)
+        if replay is not None:
             with self._shared as table:
-                table.versions.passed(digest, accuracy)
+                table.versions.passed(digest, replay)
         seconds["canaries"] = self._clock() - began

@@ -19,6 +19,7 @@ from jumplora_server.residency.entries import (
     LoadFailure,
     PinState,
     Reason,
+    Replay,
     State,
     Version,
 )
@@ -215,10 +216,10 @@ class Versions:
         assert version.state is State.LOADING, f"{digest} is {version.state}"
         version.slot, version.nonzeros, version.density = slot, nonzeros, density
 
-    def passed(self, digest: str, canary_accuracy: float) -> None:
+    def passed(self, digest: str, replay: Replay) -> None:
         """Its canaries were replayed and are not owed again while it is known."""
         if digest in self._versions:  # else it was forgotten since
-            self._versions[digest].canary_accuracy = canary_accuracy
+            self._versions[digest].replay = replay
 
     def ready(self, digest: str) -> None:
         """A loading version may be used."""

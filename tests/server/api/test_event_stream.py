@@ -38,6 +38,9 @@ def test_events(started: Started) -> None:
     assert all(event["generated_text"] is event["details"] is None for event in events)
     assert last["token"] == {"id": EOS, "text": "", "logprob": -0.5, "special": True}
     assert last["generated_text"] == said
+    timing = last["details"].pop("timing")
+    parts = [timing[f"{part}_seconds"] for part in ("queue", "encode", "decode")]
+    assert 0 < sum(parts) <= timing["total_seconds"] + 1e-9
     assert last["details"] == {
         "finish_reason": "eos_token",
         "prompt_tokens": 3,
