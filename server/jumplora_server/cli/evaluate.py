@@ -18,10 +18,10 @@ from jumplora_adapters.cli.output import (
     short,
     warn,
 )
+from jumplora_adapters.cli.plot_file import png_file
 from jumplora_server.cli import place
 from jumplora_server.cli.certainty import (
     certainty_facts,
-    image_file,
     print_confusion,
     write_plot,
 )
@@ -79,7 +79,7 @@ def evaluate(
     ] = False,
     plot: Annotated[
         Path | None,
-        _Option(callback=image_file, help="With --choices: the mistaken options as a PNG file."),
+        _Option(callback=png_file, help="With --choices: the mistaken options as a PNG file."),
     ] = None,
     floor: Annotated[
         float | None,
