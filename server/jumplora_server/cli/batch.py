@@ -202,7 +202,9 @@ def _offline(backbone: str, store: Path, flags: dict[str, str]) -> Opened:
 
     @asynccontextmanager
     async def built() -> AsyncGenerator[Answers]:
-        logs.configure(settings.log_format, "warning")
+        # A task that does not load is said in its rows; a start and an end are no news here.
+        is_asked = "log_level" in settings.model_fields_set
+        logs.configure(settings.log_format, settings.log_level if is_asked else "error")
         from jumplora_server.app import STARTUP_ERRORS, assemble
 
         try:
