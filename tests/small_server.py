@@ -35,7 +35,7 @@ from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.trials import CanaryRun, TrialRun
-from jumplora_server.settings import Fold
+from jumplora_server.setting_groups import Fold
 
 BACKBONE = toy_backbone({"encoder.block.0.layer.0.SelfAttention.q": (2, 3)})
 PATIENCE = 20.0  # seconds a test waits for what must happen

@@ -46,6 +46,11 @@ Plot = BarPlot | LinePlot
 
 def draw(plot: Plot, path: Path) -> None:
     """Write the plot as PNG. Raises PeerMissing without matplotlib."""
+    figure_of(plot).savefig(path, dpi=_DPI)
+
+
+def figure_of(plot: Plot) -> Any:
+    """Raises PeerMissing without matplotlib."""
     figure = peer("matplotlib.figure").Figure(layout="constrained")
     axes: Any = figure.add_subplot()
     axes.set_title(plot.title)
@@ -55,7 +60,7 @@ def draw(plot: Plot, path: Path) -> None:
     else:
         figure.set_size_inches(7, 4)
         _draw_lines(plot, axes)
-    figure.savefig(path, dpi=_DPI)
+    return figure
 
 
 def _draw_bars(plot: BarPlot, axes: Any) -> None:
@@ -68,8 +73,11 @@ def _draw_bars(plot: BarPlot, axes: Any) -> None:
 
 
 def _draw_lines(plot: LinePlot, axes: Any) -> None:
-    for label, points in plot.lines.items():
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=label)
+    from jumplora_adapters.plots.style import Look
+
+    for number, (label, points) in enumerate(plot.lines.items()):
+        look = Look.of(number).line(0)
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label, **look)
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
     if plot.is_log[0]:
@@ -79,7 +87,7 @@ def _draw_lines(plot: LinePlot, axes: Any) -> None:
     else:
         axes.set_ylim(bottom=0)
     if len(plot.lines) > 1:
-        axes.legend()
+        axes.legend(handlelength=3.6)  # long enough for the dashes
 
 
 def _file(prefix: str, title: str) -> str:

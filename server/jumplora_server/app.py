@@ -288,14 +288,8 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_SECONDS)
-        try:
-            await _start(parts)
+        async with running(parts):
             yield
-        finally:
-            await _stop(parts)
-            sys.setswitchinterval(interval)
 
     has_docs = settings.docs == "on"
     app = FastAPI(
@@ -359,6 +353,19 @@ def traffic(services: Services) -> Traffic:
         on_refusal=services.metrics.http_refused,
         on_connections=services.metrics.http_connections,
     )
+
+
+@asynccontextmanager
+async def running(parts: Parts) -> AsyncGenerator[None]:
+    """`parts` started within the block, on this event loop, and stopped behind it."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        await _start(parts)
+        yield
+    finally:
+        await _stop(parts)
+        sys.setswitchinterval(interval)
 
 
 async def _start(parts: Parts) -> None:

@@ -9,14 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from jumplora_adapters.manifest import ChoicesSpec, PromptSpec
 from jumplora_server.app import STARTUP_ERRORS
 from jumplora_server.cli.main import command_line
 from jumplora_server.cli.serve import NOT_FLAGS
+from jumplora_server.setting_groups import PANELS
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
 from ports import deaf_address
@@ -25,6 +28,10 @@ from serving import ADMIN_KEY, Site, listening, make_site
 COMMANDS = (
     "serve",
     "generate",
+    "batch",
+    "status",
+    "load",
+    "pin",
     "evaluate",
     "publish",
     "train",
@@ -83,6 +90,36 @@ def test_all_commands_are_there() -> None:
     assert all(command in text for command in COMMANDS)
 
 
+def test_every_command_and_option_has_its_help() -> None:
+    def silent(command: Any, names: str) -> Iterator[str]:
+        if not command.help:
+            yield names
+        for parameter in command.params:
+            # typer writes the help of those that it adds.
+            if not getattr(parameter, "help", None) and not parameter.hidden:
+                yield f"{names} {parameter.name}"
+        for name, below in getattr(command, "commands", {}).items():
+            yield from silent(below, f"{names} {name}".strip())
+
+    app = typer.main.get_command(command_line())
+    commands = {n: c for n, c in app.commands.items() if n != "bench"}  # type: ignore[attr-defined]
+    assert [each for name, command in commands.items() for each in silent(command, name)] == []
+
+
+def test_a_mistyped_command_is_guessed() -> None:
+    told = run("lsit")
+    assert told.exit_code == 2
+    assert "Did you mean 'list'?" in told.output
+
+
+def test_commands_are_in_groups() -> None:
+    text = run("--help").output
+    starts = [
+        text.index(f"─ {name} ─") for name in ("Serve and ask", "Adapters", "Train", "Measure")
+    ]
+    assert starts == sorted(starts)
+
+
 def test_version() -> None:
     assert run("--version").output == f"jumplora {VERSION}\n"
 
@@ -107,6 +144,14 @@ def test_help_shows_defaults_and_leaves_names_as_they_are() -> None:
         assert words in text
     assert "default: None" not in text
     assert "CPU threads" in text
+
+
+def test_settings_are_shown_in_panels_with_their_variables() -> None:
+    text = run("serve", "--help").output
+    starts = [text.index(f"─ {title} ─") for title in PANELS.values()]
+    assert starts == sorted(starts)
+    for name in Settings.model_fields:
+        assert name in NOT_FLAGS or f"JUMPLORA_{name.upper()}" in text, name
 
 
 def test_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
@@ -174,7 +219,7 @@ def test_each_wrong_setting_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert told.exit_code == 2
     lines = told.output.strip().split("\n")
     assert [line.partition(" ")[0].rstrip(":") for line in lines] == [
-        "JUMPLORA_BACKBONE", "JUMPLORA_STORE", "JUMPLORA_SPARE_ROWS",
+        "JUMPLORA_BACKBONE", "JUMPLORA_SPARE_ROWS", "JUMPLORA_STORE",
     ]  # fmt: skip
 
 

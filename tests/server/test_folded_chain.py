@@ -12,7 +12,8 @@ from factories import tiny_t5, write_random_adapter
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.store import Store
 from jumplora_server import app
-from jumplora_server.settings import Fold, load_settings
+from jumplora_server.setting_groups import Fold
+from jumplora_server.settings import load_settings
 from serving import wait_for
 
 DEPTH = 5

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from jumplora_server.setting_groups import PANELS, in_panels, panel_of, parse_bytes
 from jumplora_server.settings import (
     Settings,
     SettingsError,
     key_hash,
     load_settings,
-    parse_bytes,
     unknown_keys,
 )
 
@@ -122,16 +122,16 @@ def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         load_settings(dtype="float8", nonsense="1")
     lines = str(caught.value).splitlines()
     assert [line.split()[0].rstrip(":") for line in lines] == [
-        "JUMPLORA_PORT",
         "JUMPLORA_BACKBONE",
-        "JUMPLORA_STORE",
         "JUMPLORA_DTYPE",
+        "JUMPLORA_PORT",
+        "JUMPLORA_STORE",
         "nonsense",
     ]
-    assert "'99999'" in lines[0]
-    assert "65535" in lines[0]
-    assert "--backbone" in lines[1]
-    assert "'int8'" in lines[3]
+    assert "--backbone" in lines[0]
+    assert "'int8'" in lines[1]
+    assert "'99999'" in lines[2]
+    assert "65535" in lines[2]
 
 
 def test_keys_are_split_hashed_and_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,3 +160,10 @@ def test_a_request_is_no_longer_than_a_tasks_share() -> None:
     settings = load(max_inputs="64", max_queued_requests="16", task_share="0.5")
     assert (settings.requests_per_task, settings.prompts_per_request) == (6, 6)
     assert load().prompts_per_request == 64
+
+
+def test_every_setting_is_in_one_group() -> None:
+    assert sorted(in_panels()) == sorted(Settings.model_fields)
+    assert {panel_of(name) for name in Settings.model_fields} == set(PANELS.values())
+    with pytest.raises(KeyError):
+        panel_of("nothing")

@@ -5,6 +5,8 @@ torch and the rest are imported inside the commands, so that `jumplora --help` i
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import typer
 
 from jumplora_adapters.cli import (
@@ -19,13 +21,21 @@ from jumplora_adapters.cli import (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add inspect, verify, list, convert, flatten, canary, overlap, import-backbone."""
-    app.command("inspect")(inspect.inspect)
-    app.command("verify")(verify.verify)
-    app.command("list")(shelf.list_tasks)
-    app.add_typer(convert.app, name="convert")
-    app.command("flatten")(flatten.flatten)
-    app.command("canary")(canary.canary)
-    app.command("overlap")(overlap.overlap)
-    app.command("import-backbone")(import_backbone.import_backbone)
+def register(app: typer.Typer, *, panel: str | None = None, left_out: Collection[str] = ()) -> None:
+    """Add the commands under a heading of the help, but for those that `left_out` names."""
+    for name, command in (
+        ("inspect", inspect.inspect),
+        ("verify", verify.verify),
+        ("list", shelf.list_tasks),
+        ("convert", convert.app),
+        ("flatten", flatten.flatten),
+        ("canary", canary.canary),
+        ("overlap", overlap.overlap),
+        ("import-backbone", import_backbone.import_backbone),
+    ):
+        if name in left_out:
+            continue
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from jumplora_adapters.cli import options
+from jumplora_adapters.cli.completion import stored_tasks
 from jumplora_adapters.cli.convert import report
 from jumplora_adapters.cli.output import fail, reported_errors, short
 from jumplora_adapters.cli.sources import SPEC_HELP, find_source
 
 
 def canary(
-    spec: Annotated[str, typer.Argument(metavar="ADAPTER", help=SPEC_HELP)],
+    spec: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help=SPEC_HELP, autocompletion=stored_tasks)
+    ],
     rows: Annotated[
         Path,
         typer.Option(help="JSONL (or .gz) of text/label or input/target rows, 32 at most."),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from jumplora_adapters.cli import options
+from jumplora_adapters.cli.completion import stored_tasks
 from jumplora_adapters.cli.convert import report
 from jumplora_adapters.cli.draft import created_or_now, value_type
 from jumplora_adapters.cli.output import reported_errors
@@ -14,7 +15,10 @@ from jumplora_adapters.cli.sources import open_store
 
 
 def flatten(
-    spec: Annotated[str, typer.Argument(help="task or task@version of --store.")],
+    spec: Annotated[
+        str,
+        typer.Argument(help="task or task@version of --store.", autocompletion=stored_tasks),
+    ],
     backbone: options.Backbone,
     store: options.Store,
     out: options.Out,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jumplora_adapters.cli import options
+from jumplora_adapters.cli.completion import stored_tasks
 from jumplora_adapters.cli.output import (
     print_facts,
     print_json,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    spec: Annotated[str, typer.Argument(help=SPEC_HELP)],
+    spec: Annotated[str, typer.Argument(help=SPEC_HELP, autocompletion=stored_tasks)],
     store: options.StoreOrNone = None,
     modules: Annotated[bool, typer.Option("--modules", help="One row a module.")] = False,
     as_json: options.AsJson = False,
@@ -40,7 +40,6 @@ def inspect(
     """
     with reported_errors():
         from jumplora_adapters.convert.draft import file_digest
-        from jumplora_adapters.density import density_of
 
         source = find_source(spec, store)
         manifest = read_head(source.path, follow_links=source.digest is None)
@@ -57,7 +56,15 @@ def inspect(
             }
         )
         return
-    facts = _facts(manifest, source.path, version, file_bytes)
+    place = ("file", f"{source.path} ({size(file_bytes)})")
+    show(manifest, version, place, modules=modules)
+
+
+def show(manifest: Manifest, version: str, place: tuple[str, str], *, modules: bool) -> None:
+    """Print a manifest, and where it lies as the fact `place`."""
+    from jumplora_adapters.density import density_of
+
+    facts = _facts(manifest, place, version)
     print_facts([(name, shown(value, MAX_FACT_CHARS)) for name, value in facts])
     density = {name: manifest.density[name] for name in manifest.targets}  # the network's order
     rows = (
@@ -77,12 +84,12 @@ def inspect(
     )
 
 
-def _facts(manifest: Manifest, path: Path, version: str, file_bytes: int) -> list[tuple[str, str]]:
+def _facts(manifest: Manifest, place: tuple[str, str], version: str) -> list[tuple[str, str]]:
     """The manifest in reading order; what is absent is left out."""
     facts = [
         ("task", manifest.task),
         ("version", version),
-        ("file", f"{path} ({size(file_bytes)})"),
+        place,
         ("format", f"version {manifest.format_version}"),
         ("kind", manifest.kind),
         ("method", manifest.method),

@@ -9,19 +9,22 @@ from contextlib import contextmanager
 from typing import Literal, NoReturn
 
 import typer
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jumplora_adapters.cli.columns import Column, fitted, folded, unlimited
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.printable import printable
 
 ColumnStyle = Literal["left", "right", "fold"]
-"""Left or right in one line; `fold` is left, broken into lines where the terminal is narrow."""
-_LEAST_FOLDED = 16
+"""`right` is for numbers, which are never folded; `fold` is left, for texts of any length."""
 _NO_LIMIT = 1 << 20
+# By an error's code: the command that helps, where the message cannot know it.
+_ADVICE = {
+    "unknown_task": "`jumplora list` shows the tasks",
+    "unknown_version": "`jumplora list TASK` shows the versions",
+}
 
 
 @contextmanager
@@ -30,7 +33,8 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except AdapterError as error:
-        fail(f"error ({error.code}): {error}")
+        advice = _ADVICE.get(error.code)
+        fail(f"error ({error.code}): {error}" + (f"; {advice}" if advice else ""))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"error (io): {where}{error.strerror or error}")
@@ -47,6 +51,11 @@ def warn(message: str) -> None:
     typer.secho(f"warning: {printable(message)}", fg="yellow", err=True)
 
 
+def note(message: str) -> None:
+    """Print to stderr what a reader of the result should know, and need not change."""
+    typer.secho(f"note: {printable(message)}", err=True)
+
+
 def print_json(value: object) -> None:
     """The whole of stdout for `--json`; numbers that JSON lacks are a ValueError."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
@@ -54,45 +63,40 @@ def print_json(value: object) -> None:
     typer.echo("\n".join(map(printable, text.split("\n"))))
 
 
-def print_table(columns: Sequence[tuple[str, ColumnStyle]], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose cells are plain text, never cut; a column that is empty is left out."""
+def print_table(
+    columns: Sequence[tuple[str, ColumnStyle]],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int | None = None,
+    keys: int = 1,
+) -> None:
+    """A table whose cells are plain text, never cut; a column that is empty is left out.
+
+    It is fitted into `width`. Without one it takes the terminal's, and in a pipe or file each row
+    is one line. Where not all columns have room, several tables have the first `keys` of them.
+    """
     cells = [[printable(cell) for cell in row] for row in rows]
-    filled = [n for n in range(len(columns)) if not rows or any(row[n] for row in cells)]
-    if not sys.stdout.isatty():
-        _print_plainly([columns[n] for n in filled], [[row[n] for n in filled] for row in cells])
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    least = 2  # the edges
-    for n in filled:
-        name, style = columns[n]
-        widest = max(map(cell_len, (name, *(row[n] for row in cells))))
-        width = min(widest, _LEAST_FOLDED) if style == "fold" else widest
-        least += width + 2  # the space between columns
-        table.add_column(
-            name,
-            justify="right" if style == "right" else "left",
-            no_wrap=style != "fold",
-            overflow="fold",
-            min_width=width,
-        )
-    for row in cells:
-        table.add_row(*(Text(row[n]) for n in filled))
-    _print(table, least=least)
+    filled = [
+        Column(name, tuple(row[n] for row in cells), style == "right")
+        for n, (name, style) in enumerate(columns)
+        if not any(map(any, cells)) or any(row[n] for row in cells)
+    ]
+    is_terminal = sys.stdout.isatty()
+    if width is None and is_terminal:
+        width = Console().width
+    parts = [unlimited(filled)] if width is None else fitted(filled, width, keys=keys)
+    for lines in parts:
+        rule = next(n for n, line in enumerate(lines) if set(line.strip()) == {"─"})
+        head = [typer.style(line, bold=True) if is_terminal else line for line in lines[:rule]]
+        typer.echo("\n".join(["", *head, *lines[rule:]]))
+    typer.echo()
 
 
-def _print_plainly(columns: Sequence[tuple[str, ColumnStyle]], rows: list[list[str]]) -> None:
-    """The table as rich draws it, each row one line; rich takes half a second for 1,000 rows."""
-    cells = [[name for name, _ in columns], *rows]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    lines: list[str] = []
-    for row in cells:
-        parts: list[str] = []
-        for text, width, (_, style) in zip(row, widths, columns, strict=True):
-            space = " " * (width - cell_len(text))
-            parts.append(space + text if style == "right" else text + space)
-        lines.append(f" {'  '.join(parts)}".rstrip())
-    lines.insert(1, f" {'─' * (sum(widths) + 2 * len(widths) - 2)}")
-    typer.echo("\n".join(["", *lines, ""]))
+def print_text(text: str, width: int, *, begin: str = "", bold: bool = False) -> None:
+    """A paragraph, folded; `begin` stands before its first line, as much space before the rest."""
+    first, *rest = folded(printable(text), width - len(begin))
+    lines = [begin + first, *(" " * len(begin) + line for line in rest)]
+    typer.secho("\n".join(lines), bold=bold)
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -105,13 +109,10 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     _print(grid)
 
 
-def _print(table: Table, *, least: int = 0) -> None:
-    """In a terminal folded to its width; in a pipe or file each row is one line, whole.
-
-    A terminal narrower than `least` wraps the lines itself: rich would cut them.
-    """
+def _print(table: Table) -> None:
+    """In a terminal folded to its width; in a pipe or file each row is one line, whole."""
     if sys.stdout.isatty():
-        Console(width=max(Console().width, least)).print(table)
+        Console().print(table)
         return
     console = Console(width=_NO_LIMIT)
     with console.capture() as captured:

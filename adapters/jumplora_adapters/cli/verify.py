@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jumplora_adapters.cli import options
+from jumplora_adapters.cli.completion import stored_tasks
 from jumplora_adapters.cli.output import print_json, print_table, reported_errors, short
 from jumplora_adapters.cli.sources import (
     SPEC_HELP,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def verify(
-    specs: Annotated[list[str] | None, typer.Argument(help=SPEC_HELP)] = None,
+    specs: Annotated[
+        list[str] | None, typer.Argument(help=SPEC_HELP, autocompletion=stored_tasks)
+    ] = None,
     *,
     backbone: options.Backbone,
     store: options.StoreOrNone = None,
@@ -39,7 +42,9 @@ def verify(
         from jumplora_adapters.errors import NoPointer, StoreError
 
         if not specs and store is None:
-            raise typer.BadParameter("name an adapter, or --store to check all of its versions")
+            raise typer.BadParameter(
+                "name an adapter, or give --store to check all of its versions"
+            )
         sources = (
             [find_source(spec, store) for spec in specs]
             if specs

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -41,23 +41,50 @@ class HungUp(Exception):
 
 async def answer(request: Request, services: Services, ask: Ask, writer: BodyWriter) -> Response:
     """All of it in one body. Raises server errors."""
-    record = record_of(request.scope)
+
+    def wait(work: Awaitable[T], seconds: float) -> Awaitable[T]:
+        return unless_hung_up(request, work, seconds)
+
+    try:
+        whole = await answered(services, record_of(request.scope), ask, writer, wait)
+    except HungUp:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return Response(whole.content, media_type="application/json", headers=whole.headers)
+
+
+class Wait(Protocol):
+    """Waits for a request's work, at most some seconds, while its client waits."""
+
+    def __call__(self, work: Awaitable[T], seconds: float, /) -> Awaitable[T]:
+        """The result of `work`. Raises HungUp, DeadlineExceeded."""
+
+
+class Whole(NamedTuple):
+    """An answer in one body."""
+
+    content: str
+    headers: dict[str, str]
+
+
+async def answered(
+    services: Services, record: RequestRecord, ask: Ask, writer: BodyWriter, wait: Wait
+) -> Whole:
+    """The answer to an Ask, wherever it is from. Raises server errors, and what `wait` raises."""
     admitted = await take_in(services, record, ask)
     cause: CancelCause = "error"  # also of the others when one of a list fails
     try:
         collected = [stream.collected() for streams in admitted.streams for stream in streams]
         if len(collected) > 1:
-            work = asyncio.gather(*collected)
-            ended = await unless_hung_up(request, work, _patience(services, admitted))
+            ended = await wait(asyncio.gather(*collected), _patience(services, admitted))
         else:
             (only,) = collected
-            ended = [await unless_hung_up(request, only, _patience(services, admitted))]
+            ended = [await wait(only, _patience(services, admitted))]
         calibration = None
         if admitted.offer is not None:
             calibration = admitted.offer.calibration(services.residency)
     except HungUp:
         cause = "client_disconnect"
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        raise
     except DeadlineExceeded:
         cause = "timeout"
         raise
@@ -79,8 +106,7 @@ async def answer(request: Request, services: Services, ask: Ask, writer: BodyWri
             await asyncio.sleep(0)
     record.generated_tokens = sum(finish.generated_tokens for finish in finishes)
     headers = identity_headers(admitted.origin) | timing_headers(finishes)
-    content = writer.whole(admitted.origin, pieces)
-    return Response(content, media_type="application/json", headers=headers)
+    return Whole(writer.whole(admitted.origin, pieces), headers)
 
 
 def _result(admitted: Admitted, ended: Sequence[Collected], *, shows_tokens: bool) -> Result:

@@ -19,9 +19,9 @@ from jumplora_adapters.cli.output import (
     warn,
 )
 from jumplora_adapters.cli.sources import SPEC_HELP, Source, find_source, open_store
+from jumplora_server.cli import place
 from jumplora_server.cli.certainty import chance_fact
-from jumplora_server.cli.generate import DEFAULT_SERVER
-from jumplora_server.cli.place import asking
+from jumplora_server.cli.completion import task_ids
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
@@ -55,16 +55,16 @@ class _Written:
 
 
 def calibrate(
-    spec: Annotated[str, typer.Argument(metavar="ADAPTER", help=SPEC_HELP)],
+    spec: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help=SPEC_HELP, autocompletion=task_ids)
+    ],
     rows: Annotated[
         Path,
         _Option(help="JSONL (or .gz) of text/label or input/target rows, not of training."),
     ],
     backbone: options.Backbone,
-    server: Annotated[
-        str, _Option("--server", envvar="JUMPLORA_SERVER", help="Address of the server asked.")
-    ] = DEFAULT_SERVER,
-    key: Annotated[str | None, _Option(envvar="JUMPLORA_KEY", help="An api key.")] = None,
+    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    key: place.ApiKey = None,
     store: options.StoreOrNone = None,
     out: Annotated[
         Path | None,
@@ -163,7 +163,7 @@ def _fit(adapter: Adapter, sheet: Sheet, ask: _Asking) -> tuple[Rankings, Calibr
 
     manifest, version = adapter.manifest, adapter.digest
     prompt = fitting.prompt_with_options(manifest, manifest.task)
-    with asking(ask.server, ask.key, retries=0) as client:  # an interview tries again
+    with place.asking(ask.server, ask.key, retries=0) as client:  # an interview tries again
         info = client.info()
         fitting.check_dtype(info)
         interview = Interview(

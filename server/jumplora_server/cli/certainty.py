@@ -5,20 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from jumplora_adapters.cli.options import INSTALL_TRAIN
-from jumplora_adapters.cli.output import ColumnStyle, fail, print_table, share
+from jumplora_adapters.cli.output import ColumnStyle, print_table, share
+from jumplora_adapters.cli.plot_file import drawing
 
 if TYPE_CHECKING:
     from jumplora_server.evaluation.certainty import Certainty
-
-
-def image_file(path: Path | None) -> Path | None:
-    """`path` if it is a PNG's name, else a usage error."""
-    if path is not None and path.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{path} given; the name of a plot ends in .png")
-    return path
 
 
 def certainty_facts(certainty: Certainty) -> list[tuple[str, str]]:
@@ -72,10 +63,7 @@ def print_confusion(certainty: Certainty) -> None:
 
 def write_plot(certainty: Certainty, path: Path, title: str) -> None:
     """Draw the table of mistaken options. Ends the command where matplotlib is missing."""
-    try:
+    with drawing(path, "the mistaken options"):
         from jumplora_server.evaluation.confusion_plot import write_confusion
-    except ImportError as error:
-        fail(f"{path} was not drawn: plots need the train extra: {INSTALL_TRAIN} ({error})")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_confusion(certainty, path, title)
-    typer.echo(f"{path}: the mistaken options", err=True)
+
+        write_confusion(certainty, path, title)

@@ -1,10 +1,10 @@
-"""`jumplora rollback` and `remove`: take back what was published, on a server or in a store."""
+"""`jumplora rollback`, `remove`, `load` and `pin`: change what a store or a server has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,12 @@ from jumplora_adapters.cli.output import print_json, reported_errors, short
 from jumplora_adapters.cli.sources import open_store
 from jumplora_adapters.printable import printable
 from jumplora_server.cli import place
+from jumplora_server.cli.completion import task_ids
 
-TASK = Annotated[str, typer.Argument(help="Task id.")]
+if TYPE_CHECKING:
+    from jumplora_server.api.adapter_schemas import AdapterDetail
+
+TASK = Annotated[str, typer.Argument(help="Task id.", autocompletion=task_ids)]
 
 
 def rollback(
@@ -71,6 +75,47 @@ def remove(
     else:
         versions = ", ".join(map(short, removed)) or "without a version"
         typer.echo(printable(f"{task}: removed {versions}"))
+
+
+def load(
+    task: TASK,
+    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    key: place.Key = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Have a server load a task's adapter now; a version that failed is tried again."""
+    with place.asking(server, key) as client:
+        found = client.load(task)
+    _print_state(found, as_json=as_json)
+
+
+def pin(
+    task: TASK,
+    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    key: place.Key = None,
+    off: Annotated[bool, typer.Option("--off", help="The adapter may leave memory again.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Have a server keep a task's adapter in memory, or no longer."""
+    with place.asking(server, key) as client:
+        found = client.pin(task, "unpinned" if off else "pinned")
+    _print_state(found, as_json=as_json)
+
+
+def _print_state(found: AdapterDetail, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "task_id": found.task_id,
+                "version": found.version,
+                "state": found.state,
+                "pinned": found.pinned,
+            }
+        )
+    else:
+        pinned = ", pinned" if found.pinned else ""
+        version = short(found.version or found.desired or "no version")
+        typer.echo(printable(f"{found.task_id}: {version} is {found.state}{pinned}"))
 
 
 def _roll_back_in(store: Path, task: str, to: str | None) -> tuple[str, str]:

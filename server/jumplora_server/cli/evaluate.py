@@ -18,14 +18,14 @@ from jumplora_adapters.cli.output import (
     short,
     warn,
 )
+from jumplora_adapters.cli.plot_file import png_file
+from jumplora_server.cli import place
 from jumplora_server.cli.certainty import (
     certainty_facts,
-    image_file,
     print_confusion,
     write_plot,
 )
-from jumplora_server.cli.generate import DEFAULT_SERVER
-from jumplora_server.cli.place import asking
+from jumplora_server.cli.completion import task_ids
 
 if TYPE_CHECKING:
     from jumplora_adapters.manifest import PromptSpec
@@ -39,12 +39,10 @@ _BARE = "the bare backbone"
 
 
 def evaluate(
-    task: Annotated[str, _Option(help='"task" or "task@version".')],
+    task: Annotated[str, _Option(help='"task" or "task@version".', autocompletion=task_ids)],
     data: Annotated[Path, _Option(help="JSONL (or .gz) of text/label or input/target rows.")],
-    server: Annotated[
-        str, _Option("--server", envvar="JUMPLORA_SERVER", help="Address of the server.")
-    ] = DEFAULT_SERVER,
-    key: Annotated[str | None, _Option(envvar="JUMPLORA_KEY", help="An api key.")] = None,
+    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    key: place.ApiKey = None,
     rows: Annotated[int | None, _Option(min=1, help="Only the first rows of the file.")] = None,
     task_file: Annotated[
         Path | None,
@@ -81,7 +79,7 @@ def evaluate(
     ] = False,
     plot: Annotated[
         Path | None,
-        _Option(callback=image_file, help="With --choices: the mistaken options as a PNG file."),
+        _Option(callback=png_file, help="With --choices: the mistaken options as a PNG file."),
     ] = None,
     floor: Annotated[
         float | None,
@@ -112,7 +110,7 @@ def evaluate(
         sheet = make_sheet(file, prompt, rows=rows)  # its faults show before any request
         if prompt is not None and prompt.options:
             check_labels(sheet, prompt.options)
-        with asking(server, key, retries=0) as client:  # an interview tries again, and counts
+        with place.asking(server, key, retries=0) as client:  # an interview tries again, and counts
             limits = client.info()
             if batch > limits.max_client_batch_size:
                 fail(
@@ -124,6 +122,8 @@ def evaluate(
                 sheet = make_sheet(file, prompt, rows=rows, fit=fit)
             parameters: dict[str, object] = {}
             options: tuple[str, ...] = ()
+            if sheet.form == "text" and not choices:
+                _check_options(client, task, sheet)
             if choices:
                 options = () if prompt is None else prompt.options
                 parameters = {"choices": list(options) or True}
@@ -152,6 +152,37 @@ def evaluate(
         write_plot(certainty, plot, f"{task}, {report.rows} rows")
     if floor is not None and report.scores["exact_match"] < floor:
         fail(f"exact match {report.scores['exact_match']:.6g} is below the floor {floor:g}")
+
+
+def _check_options(client: Client, task: str, sheet: Sheet) -> None:
+    """Warn of labels that the task cannot answer; end the command where it can answer none.
+
+    Nothing is known of a version that does not answer for its task now.
+    """
+    from jumplora_adapters.folding import folded
+    from jumplora_server.client import TaskUnknown
+    from jumplora_server.evaluation.questions import find_strangers
+
+    name, _, version = task.partition("@")
+    try:
+        found = client.adapter(name)
+    except TaskUnknown:  # the bare backbone; of any other name the first request says it
+        return
+    prompt = None if found.manifest is None else found.manifest.prompt
+    if prompt is None or not prompt.options or not (found.version or "").startswith(version):
+        return
+    strangers = find_strangers(sheet, prompt.options, folded)
+    if strangers is None:
+        return
+    if strangers.rows == strangers.all_rows:
+        fail(
+            f"{strangers.text}; no row has a label that {task} answers, so nothing was asked: give "
+            "the rows of this task, or --task of these rows"
+        )
+    warn(
+        f"{strangers.text}; these {strangers.rows:,} of {strangers.all_rows:,} rows can only be "
+        "wrong"
+    )
 
 
 def _fit(backbone: str, limit: int) -> Fit:

@@ -8,25 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jumplora_adapters.cli.output import fail, print_facts, print_json, print_table, warn
-from jumplora_server.cli.place import asking
+from jumplora_server.cli import place
+from jumplora_server.cli.completion import task_ids
 
 if TYPE_CHECKING:
     from jumplora_server.api.schemas import GenerateResponse
 
-DEFAULT_SERVER = "http://127.0.0.1:8000"
-
 
 def generate(
-    task: Annotated[str, typer.Argument(help='"task" or "task@version".')],
+    task: Annotated[str, typer.Argument(help='"task" or "task@version".', autocompletion=task_ids)],
     text: Annotated[
         list[str] | None, typer.Argument(help="Texts; default, or -: one from each line of stdin.")
     ] = None,
-    server: Annotated[
-        str, typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of the server.")
-    ] = DEFAULT_SERVER,
-    key: Annotated[
-        str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="An api key.")
-    ] = None,
+    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    key: place.ApiKey = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="The texts are whole prompts: no template.")
     ] = False,
@@ -78,7 +73,7 @@ def generate(
     if choices or choice:
         parameters["choices"] = choice or True
         parameters |= {name: floor for name, floor in floors.items() if floor is not None}
-    with asking(server, key) as client:
+    with place.asking(server, key) as client:
         if raw:
             answers = client.generate_all(task, inputs=texts, parameters=parameters)
         else:

@@ -1,21 +1,27 @@
-"""Where a command changes adapters: on a running server, or in a store folder."""
+"""Where a command reads or changes adapters: on a running server, or in a store folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from jumplora_adapters.cli.output import fail
+from jumplora_adapters.cli.output import fail, note
 
 if TYPE_CHECKING:
-    from jumplora_server.client import Client
+    from jumplora_server.client import Client, RequestFailed
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 Server = Annotated[
     str | None,
+    typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of a running server."),
+]
+ServerOrDefault = Annotated[
+    str,
     typer.Option("--server", envvar="JUMPLORA_SERVER", help="Address of a running server."),
 ]
 Store = Annotated[
@@ -26,27 +32,47 @@ Store = Annotated[
         help="Store folder, instead of --server; servers that watch it follow.",
     ),
 ]
+ReadStore = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        envvar="JUMPLORA_STORE",
+        help="Folder of published adapters, instead of --server.",
+    ),
+]
 Key = Annotated[
     str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an admin key.")
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an api key.")
 ]
 
 
 def place_of(context: typer.Context, server: str | None, store: Path | None) -> str | Path:
     """The server's address or the store's folder.
 
-    A flag wins over the environment, and JUMPLORA_SERVER over JUMPLORA_STORE.
+    A flag wins over the environment, and JUMPLORA_SERVER over JUMPLORA_STORE, which is said.
     """
-    flags = {name for name in ("server", "store") if _is_flag(context, name)}
+    flags = {name for name in ("server", "store") if is_flag(context, name)}
     if len(flags) == 2:
         raise typer.BadParameter("give --server URL or --store FOLDER, not both")
     if server is not None and "store" not in flags:
+        if store is not None and not flags:
+            note(
+                f"JUMPLORA_SERVER and JUMPLORA_STORE are set: this is about the server {server}; "
+                "for the folder give --store"
+            )
         return server
     if store is not None:
         return store
-    fail("give --server URL or --store FOLDER")
+    fail(
+        "give --server URL or --store FOLDER (or set JUMPLORA_SERVER or JUMPLORA_STORE); "
+        "`jumplora serve` starts a server"
+    )
 
 
-def _is_flag(context: typer.Context, name: str) -> bool:
+def is_flag(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line, and not by a variable."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -56,10 +82,33 @@ def asking(
     server: str, key: str | None, *, timeout: float = 120.0, retries: int = 2
 ) -> Iterator[Client]:
     """A client of the server; what the server refuses ends the command with its reason."""
-    from jumplora_server.client import Client, RequestFailed
+    from jumplora_server.client import Client
+
+    with explained(server), Client(server, key=key, timeout=timeout, retries=retries) as client:
+        yield client
+
+
+@contextmanager
+def explained(server: str) -> Iterator[None]:
+    """End the command where a call failed, with the reason and the flag or command that helps."""
+    from jumplora_server.client import KeyRefused, RequestFailed, TaskUnknown, Unreachable
 
     try:
-        with Client(server, key=key, timeout=timeout, retries=retries) as client:
-            yield client
+        yield
+    except Unreachable as error:
+        _fail(
+            error,
+            "start a server with `jumplora serve`, or give the address of one by --server (or "
+            "JUMPLORA_SERVER)",
+        )
+    except KeyRefused as error:
+        _fail(error, "give a key that may do this by --key (or JUMPLORA_KEY)")
+    except TaskUnknown as error:
+        _fail(error, f"`jumplora list --server {server}` shows its tasks")
     except RequestFailed as error:
-        fail(f"error ({error.reason or error.code}): {error.message}")
+        _fail(error)
+
+
+def _fail(error: RequestFailed, advice: str = "") -> NoReturn:
+    more = f"; {advice}" if advice else ""
+    fail(f"error ({error.reason or error.code}): {error.message}{more}")

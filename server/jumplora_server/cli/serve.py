@@ -15,7 +15,8 @@ import typer
 from jumplora_adapters.printable import printable
 from jumplora_server import logs
 from jumplora_server.http.signals import ignore_signals
-from jumplora_server.settings import Settings, SettingsError, load_settings
+from jumplora_server.setting_groups import in_panels, panel_of
+from jumplora_server.settings import PREFIX, Settings, SettingsError, load_settings
 
 # Other users can list a process's arguments, so keys come from the environment alone.
 NOT_FLAGS = frozenset({"admin_keys", "api_keys"})
@@ -36,7 +37,7 @@ def serve_command() -> Callable[..., None]:
         """
         run({name: value for name, value in flags.items() if value is not None})
 
-    options = [_option(name) for name in Settings.model_fields if name not in NOT_FLAGS]
+    options = [_option(name) for name in in_panels() if name not in NOT_FLAGS]
     serve.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     serve.__annotations__ = {option.name: option.annotation for option in options}
     return serve
@@ -83,9 +84,10 @@ def _option(name: str) -> inspect.Parameter:
     shown = f" (default: {field.default})" if has_default else ""
     option = typer.Option(
         flag,
-        help=f"{meaning[:1].upper()}{meaning[1:]}{shown}",
+        help=f"{meaning[:1].upper()}{meaning[1:]}{shown} {PREFIX}{name.upper()}",
         metavar=_metavar(field.annotation),
         show_default=False,
+        rich_help_panel=panel_of(name),
         envvar=None,  # the settings read the environment themselves, with the same names
     )
     return inspect.Parameter(

@@ -13,7 +13,7 @@ from typing import Self
 
 from jumplora_server.residency.engine import Folds
 from jumplora_server.residency.entries import Known, VersionFacts
-from jumplora_server.settings import Fold
+from jumplora_server.setting_groups import Fold
 
 CHAIN = 15  # versions of the chain whose trunks "auto" counts
 ANCHOR = 3  # a trunk stands at this depth if the period allows it: chains of four are common

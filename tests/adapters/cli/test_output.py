@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click import unstyle
 from typer.testing import Result
 
 from factories import write_random_adapter
@@ -93,16 +94,16 @@ def test_a_table_in_a_pipe_has_each_row_in_one_line(
     assert shown.splitlines()[-1].endswith("word end")
 
 
-@pytest.mark.parametrize("columns", ["60", "30"])
-def test_a_table_in_a_narrow_terminal_is_folded_and_never_cut(
-    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("columns", [80, 60, 30])
+def test_a_table_in_a_terminal_is_folded_and_never_cut(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     print_table(*WIDE_TABLE)
-    shown = capsys.readouterr().out
-    assert "a-task-of-some-length  100.00 %  " in shown
+    shown = unstyle(capsys.readouterr().out)
+    assert max(map(len, shown.splitlines())) <= columns
     assert shown.count("word") == 30
-    assert "end" in shown
-    rows = [line for line in shown.splitlines() if "word" in line]  # the head has colours
-    assert max(map(len, rows)) <= 60
+    assert shown.count("end") == 1
+    assert "100.00 %" in shown
+    assert "a-task-of-" in shown

@@ -14,7 +14,7 @@ from factories import random_adapter
 from fakes import FakeEngine
 from jumplora_server.residency.entries import Known, VersionFacts
 from jumplora_server.residency.folding import Folding, plan
-from jumplora_server.settings import Fold
+from jumplora_server.setting_groups import Fold
 from small_server import BACKBONE
 
 MB, GIB = 10**6, 1024**3

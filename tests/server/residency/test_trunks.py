@@ -16,7 +16,7 @@ from jumplora_server.errors import AdapterUnavailable, OutOfMemoryBudget
 from jumplora_server.residency.entries import Freed, Known, VersionFacts
 from jumplora_server.residency.folding import Folding, plan
 from jumplora_server.residency.versions import Versions
-from jumplora_server.settings import Fold
+from jumplora_server.setting_groups import Fold
 from small_server import BACKBONE, SmallServer, wait_until
 
 MANIFEST, _ = random_adapter(BACKBONE)

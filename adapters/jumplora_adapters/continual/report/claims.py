@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from jumplora_adapters.continual.report.comparisons import PUBLISHED, Comparison, Published
 from jumplora_adapters.continual.report.labels import NAMES
 from jumplora_adapters.continual.report.numbers import (
     ABSENT,
-    SCORED,
+    BRIEFLY,
+    SCORED_NOTE,
     number,
     per_cent,
     right,
@@ -20,55 +21,58 @@ from jumplora_adapters.continual.report.table import Table
 _SHORT: dict[Measure, str] = {"overall": "OA", "backward": "BWT"}
 
 
-def comparison_table(compared: Sequence[Comparison]) -> Table:
+def comparison_table(compared: Sequence[Comparison], names: Mapping[str, str]) -> Table:
     return Table(
         "What the gate changes, paired by seed",
         (
-            ("comparison", "left"),
+            ("comparison", "fold"),
             ("measure", "left"),
             ("scored", "left"),
-            ("published", "left"),
+            ("published", "fold"),
             *right("measured", "seeds"),
-            ("verdict", "left"),
+            ("verdict", "fold"),
         ),
         tuple(
             (
-                f"{comparison.first} over {comparison.second}",
+                f"{names[comparison.first]} over {names[comparison.second]}",
                 _SHORT[comparison.measure],
-                SCORED[comparison.scoring],
+                BRIEFLY[comparison.scoring],
                 ", ".join(f"{k} {100 * v:+.2f}" for k, v in comparison.published.items()) or ABSENT,
                 per_cent(comparison.difference, 2, sign="+"),
                 str(comparison.difference.count),
-                comparison.verdict or _plain(comparison),
+                _verdict(comparison),
             )
             for comparison in compared
         ),
         "Differences in points. Published: T5-large, free generation; SC are orders 1 to 3, LS "
-        "orders 4 to 6. A mean difference of at most two standard errors, or of one seed, is "
-        "within the spread of the seeds and decides nothing; beyond it, the sign alone is compared "
-        "with the published one.",
+        "orders 4 to 6. Undecided: a mean difference of at most two standard errors, or of one "
+        "seed, which is within the spread of the seeds. Beyond it, the sign alone is compared "
+        f"with the published one. {SCORED_NOTE}",
+        keys=3,
     )
 
 
-def _plain(comparison: Comparison) -> str:
+def _verdict(comparison: Comparison) -> str:
+    """In one word."""
     if not comparison.is_decided:
-        return "within the spread of the seeds"
-    return "higher" if comparison.difference.mean > 0 else "lower"
+        return "undecided"
+    return comparison.verdict or ("higher" if comparison.difference.mean > 0 else "lower")
 
 
-def published_table(summaries: Sequence[GroupSummary]) -> Table:
+def published_table(summaries: Sequence[GroupSummary], names: Mapping[str, str]) -> Table:
     rows: list[tuple[str, ...]] = []
     for line in PUBLISHED:
         measured = [summary for summary in summaries if _name(summary) == line.label]
         if measured:
             rows += _published_rows(line)
-            rows += [_measured_row(summary) for summary in measured]
+            rows += [_measured_row(summary, names[summary.group.label]) for summary in measured]
     return Table(
         "Beside the published numbers",
-        (("method", "left"), ("where", "left"), *right("OA", "BWT", "density", "Jaccard")),
+        (("method", "fold"), ("where", "fold"), *right("OA", "BWT", "density", "Jaccard")),
         tuple(rows),
         "Published: arXiv 2604.16171, free generation. Another backbone, other rows and another "
         "number of steps: only differences compare, not levels.",
+        keys=2,
     )
 
 
@@ -80,10 +84,10 @@ def _published_rows(line: Published) -> Iterator[tuple[str, ...]]:
     yield line.label, "published, LS", f"{line.overall_long:.2f}", ABSENT, density, jaccard
 
 
-def _measured_row(summary: GroupSummary) -> tuple[str, ...]:
+def _measured_row(summary: GroupSummary, name: str) -> tuple[str, ...]:
     config = summary.group.config
     return (
-        summary.group.label,
+        name,
         f"measured, {config.backbone.name}, {config.order.name}",
         score(summary, "exact_match", "overall"),
         score(summary, "exact_match", "backward"),

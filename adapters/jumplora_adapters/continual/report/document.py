@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from jumplora_adapters.continual.report.comparisons import PUBLISHED, Comparison
+from jumplora_adapters.continual.report.findings import Finding
 from jumplora_adapters.continual.report.runs import Run, Unfinished
 from jumplora_adapters.continual.report.spread import Spread
 from jumplora_adapters.continual.report.stages import stage_names
@@ -20,11 +21,13 @@ def document(
     summaries: Sequence[GroupSummary],
     compared: Sequence[Comparison],
     unfinished: Sequence[Unfinished],
+    found: Sequence[Finding],
     told: Sequence[str],
 ) -> dict[str, object]:
     """Each mean has `deviation` (null for one seed) and `count`; null where nothing is defined."""
     return {
         "format": FORMAT,
+        "summary": {finding.about: finding.text for finding in found},
         "notes": list(told),
         "unfinished": [
             {"folder": str(run.folder), "done": run.done, "stages": run.stages}

@@ -23,6 +23,8 @@ COMPARED = frozenset({"method", "gate", "prune"})
 
 _SHORT = {"order": "", "backbone": "", "rank": "r", "learning_rate": "lr"}
 _DIGITS = 8
+_LONGEST = 18  # characters of a label that stands in a table; longer ones get letters
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def labels(groups: Sequence[Sequence[Run]]) -> tuple[str, ...]:
@@ -46,6 +48,13 @@ def labels(groups: Sequence[Sequence[Run]]) -> tuple[str, ...]:
         printable(label if plain.count(label) == 1 else f"{label}, settings {_digest(group[0])}")
         for label, group in zip(plain, groups, strict=True)
     )
+
+
+def legend(labels: Sequence[str]) -> dict[str, str]:
+    """Label -> what tables call it: the label itself, or a letter where one of them is long."""
+    if all(len(label) <= _LONGEST for label in labels):
+        return {label: label for label in labels}
+    return {label: _LETTERS[n % 26] * (n // 26 + 1) for n, label in enumerate(labels)}
 
 
 def _name(runs: Sequence[Run]) -> str:

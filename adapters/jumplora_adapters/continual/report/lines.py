@@ -1,6 +1,6 @@
 """Line plots: scores while tasks are learned, density and threshold over the steps.
 
-Okabe and Ito's colours, which colour-blind readers tell apart; dashes and markers say it again.
+Dashes and markers tell the groups apart as their colours do.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from jumplora_adapters.continual.report.numbers import SCORED
 from jumplora_adapters.continual.report.runs import Scoring
 from jumplora_adapters.continual.report.spread import Spread
 from jumplora_adapters.continual.report.summary import GroupSummary
+from jumplora_adapters.plots.style import GUIDE, Look, legend, tidy
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
 _COLUMNS = 4
 
 
@@ -49,14 +48,14 @@ def draw_scores(summaries: Sequence[GroupSummary], scoring: Scoring) -> Figure |
         axes.set_ylim(-3, 103)
         axes.set_xlim(0.7, len(tasks) + 0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _tidy(axes)
+        tidy(axes)
     for axes in panels.flat[len(tasks) :]:
         axes.set_axis_off()
     for axes in panels.flat[max(0, len(tasks) - columns) : len(tasks)]:  # the lowest of each column
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("tasks learned", fontsize=10)
     figure.supylabel(f"score, %, {SCORED[scoring]}", fontsize=10)
-    _legend(figure, panels.flat[0])
+    legend(figure, panels.flat[0])
     return figure
 
 
@@ -67,9 +66,9 @@ def draw_gate(summaries: Sequence[GroupSummary]) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True)
     for number, summary in enumerate(summaries):
         for curve in density_curves(summary.group):
-            _line(above, curve, summary.group, number, scale=100, marker="")
+            _line(above, curve, summary.group, number, scale=100)
         for curve in threshold_curves(summary.group):
-            _line(below, curve, summary.group, number, scale=1, marker="")
+            _line(below, curve, summary.group, number, scale=1)
     above.set_ylabel("density of the task's update, %")
     above.set_ylim(bottom=0)
     below.set_ylabel("threshold tau")
@@ -78,11 +77,11 @@ def draw_gate(summaries: Sequence[GroupSummary]) -> Figure:
     starts = (0, *task_ends(group))
     for axes in (above, below):
         for end in starts[1:-1]:
-            axes.axvline(end, color="#999999", lw=0.8)
+            axes.axvline(end, color=GUIDE, lw=0.8)
         axes.set_xlim(0, 1.01 * starts[-1])
-        _tidy(axes)
+        tidy(axes)
     _name_tasks(above, group)
-    _legend(figure, above)
+    legend(figure, above)
     return figure
 
 
@@ -93,64 +92,37 @@ def _score_line(axes: Any, summary: GroupSummary, scoring: Scoring, task: int, n
     if method in ("joint", "independent"):
         level = states[1 if method == "joint" else task + 1].get(name)
         if level is not None:
-            axes.axhline(
-                100 * level.mean,
-                color=_COLOURS[number % len(_COLOURS)],
-                ls="--" if method == "joint" else ":",
-                lw=1.4,
-                label=summary.group.label,
-            )
+            points = [(stage, level) for stage in range(1, len(summary.group.tasks) + 1)]
+            _line(axes, points, summary.group, number, scale=100)
         return
     points = [
         (stage, states[stage][name])
         for stage in range(task + 1, len(states))
         if name in states[stage]
     ]
-    _line(axes, points, summary.group, number, scale=100, marker=_MARKERS[number % 7])
+    _line(axes, points, summary.group, number, scale=100)
 
 
 def _line(
-    axes: Any,
-    points: Sequence[tuple[int, Spread]],
-    group: Group,
-    number: int,
-    *,
-    scale: float,
-    marker: str,
+    axes: Any, points: Sequence[tuple[int, Spread]], group: Group, number: int, *, scale: float
 ) -> None:
     """Mean, with a band of one standard deviation where there are several seeds."""
     if not points:
         return
-    colour = _COLOURS[number % len(_COLOURS)]
+    look = Look.of(number)
     steps = [step for step, _ in points]
     means = [scale * value.mean for _, value in points]
-    axes.plot(
-        steps,
-        means,
-        color=colour,
-        ls=_dashes(group),
-        marker=marker,
-        ms=4,
-        lw=1.6,
-        label=group.label,
-    )
+    axes.plot(steps, means, label=group.label, **look.line(len(points)))
     deviations = [scale * (value.deviation or 0) for _, value in points]
     if any(deviations):
         axes.fill_between(
             steps,
             [mean - deviation for mean, deviation in zip(means, deviations, strict=True)],
             [mean + deviation for mean, deviation in zip(means, deviations, strict=True)],
-            color=colour,
+            color=look.colour,
             alpha=0.15,
             lw=0,
         )
-
-
-def _dashes(group: Group) -> str:
-    """Gated, pruned, dense."""
-    if group.config.gate == "jumprelu":
-        return "-"
-    return "--" if group.config.prune is None else "-."
 
 
 def _name_tasks(axes: Any, group: Group) -> None:
@@ -167,23 +139,3 @@ def _name_tasks(axes: Any, group: Group) -> None:
     )
     top.tick_params(length=0, labelsize=9)
     top.spines["top"].set_visible(False)
-
-
-def _tidy(axes: Any) -> None:
-    axes.grid(axis="y", color="#dddddd", lw=0.7)
-    axes.tick_params(labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _legend(figure: Figure, axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))  # a group has one curve for each task
-    figure.legend(
-        list(once.values()),
-        list(once),
-        loc="outside lower center",
-        ncols=min(3, max(1, len(once))),
-        frameon=False,
-        fontsize=9,
-    )

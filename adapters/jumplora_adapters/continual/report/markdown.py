@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jumplora_adapters.continual.report.table import Table, escaped
+from jumplora_adapters.continual.report.findings import Finding
+from jumplora_adapters.continual.report.table import Table, escaped, paragraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +17,20 @@ class Plot:
     title: str
 
 
-def markdown(told: Sequence[str], tables: Sequence[Table], plots: Sequence[Plot]) -> str:
-    """The notes, the tables, the plots."""
-    parts = ["# Continual runs\n", *(f"* {escaped(note)}" for note in told), ""]
+def markdown(
+    found: Sequence[Finding],
+    told: Sequence[str],
+    tables: Sequence[Table],
+    plots: Sequence[Plot],
+) -> str:
+    """The findings, the notes, the tables, the plots."""
+    parts = ["# Continual runs\n"]
+    for finding in found:
+        parts += paragraph(f"{finding.about}: {finding.text}", begin="* ")
+    parts.append("")
+    for note in told:
+        parts += paragraph(note, begin="* ")
+    parts.append("")
     parts += [table.markdown() for table in tables]
     parts += [
         f"## {escaped(plot.title)}\n\n![{escaped(plot.title)}]({plot.file})\n" for plot in plots

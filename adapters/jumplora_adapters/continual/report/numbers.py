@@ -12,6 +12,12 @@ SCORED: dict[Scoring, str] = {
     "exact_match": "free generation",
     "best_option": "among the options",
 }
+BRIEFLY: dict[Scoring, str] = {"exact_match": "free", "best_option": "options"}
+"""In cells; `SCORED_NOTE` explains it."""
+SCORED_NOTE = (
+    f"{BRIEFLY['exact_match']}: the answer is generated; {BRIEFLY['best_option']}: it is the "
+    "likeliest of the task's options."
+)
 _SIGNED: frozenset[Measure] = frozenset(
     {"backward", "zero_shot", "final_over_scratch", "own_over_scratch"}
 )

@@ -10,7 +10,6 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from jumplora_adapters.continual.report.curves import density_curves, task_ends
@@ -20,18 +19,18 @@ from jumplora_adapters.continual.report.markdown import Plot
 from jumplora_adapters.continual.report.numbers import SCORED
 from jumplora_adapters.continual.report.pairs import mean_pairs
 from jumplora_adapters.continual.report.summary import SCORINGS, GroupSummary
+from jumplora_adapters.plots.style import DPI, plain_text
 
-_DPI = 144
 _LONGEST = 120  # characters of a file name, of which systems take 255
 
 
 def write_plots(summaries: Sequence[GroupSummary], folder: Path) -> tuple[Plot, ...]:
     """PNG files in `folder`, which is there. Plots without data are left out."""
     plots: list[Plot] = []
-    with rc_context({"text.parse_math": False}):  # a $ in a name is a $
+    with plain_text():
         for title, name, figure in _figures(summaries):
             file = _free_name(name, {plot.file for plot in plots})
-            figure.savefig(folder / file, dpi=_DPI)
+            figure.savefig(folder / file, dpi=DPI)
             plots.append(Plot(file, title))
     return tuple(plots)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jumplora_adapters.continual.report.claims import comparison_table, published_table
 from jumplora_adapters.continual.report.comparisons import Comparison
+from jumplora_adapters.continual.report.labels import legend
+from jumplora_adapters.continual.report.matrix import matrix_table
 from jumplora_adapters.continual.report.numbers import (
     ABSENT,
-    SCORED,
+    BRIEFLY,
+    SCORED_NOTE,
     number,
     per_cent,
     right,
@@ -16,8 +19,6 @@ from jumplora_adapters.continual.report.numbers import (
     significant,
     size_of,
 )
-from jumplora_adapters.continual.report.runs import Scoring
-from jumplora_adapters.continual.report.stages import stage_names
 from jumplora_adapters.continual.report.summary import SCORINGS, GroupSummary, Measure
 from jumplora_adapters.continual.report.table import Table
 
@@ -49,46 +50,66 @@ _NOTE = (
 
 def tables(summaries: Sequence[GroupSummary], compared: Sequence[Comparison]) -> tuple[Table, ...]:
     """Every table that has a row."""
+    names = legend([summary.group.label for summary in summaries])
     made = [
-        *(_scores(summaries, scoring) for scoring in SCORINGS),
-        _costs(summaries),
-        _ways(summaries),
-        _label_loss(summaries),
-        _sites(summaries),
-        _gate(summaries),
-        comparison_table(compared),
-        published_table(summaries),
-        _warnings(summaries),
-        *(_matrix(summary, scoring) for summary in summaries for scoring in SCORINGS),
+        _groups(names),
+        _scores(summaries, names),
+        _costs(summaries, names),
+        _ways(summaries, names),
+        _label_loss(summaries, names),
+        _sites(summaries, names),
+        _gate(summaries, names),
+        comparison_table(compared, names),
+        published_table(summaries, names),
+        _warnings(summaries, names),
+        *(matrix_table(summary) for summary in summaries),
     ]
     return tuple(table for table in made if table.rows)
 
 
-def _scores(summaries: Sequence[GroupSummary], scoring: Scoring) -> Table:
+def _groups(names: Mapping[str, str]) -> Table:
+    """Empty where groups are called by their own labels."""
     return Table(
-        f"Scores, {SCORED[scoring]}",
-        (("group", "left"), ("seeds", "left"), *right("OA", *(name for name, _ in _MEASURED))),
+        "Groups of runs",
+        (("", "left"), ("group", "fold")),
+        tuple((name, label) for label, name in names.items() if name != label),
+        "The tables below name groups by these letters.",
+    )
+
+
+def _scores(summaries: Sequence[GroupSummary], names: Mapping[str, str]) -> Table:
+    return Table(
+        "Scores",
+        (
+            ("group", "fold"),
+            ("scored", "left"),
+            ("seeds", "fold"),
+            *right("OA", *(name for name, _ in _MEASURED)),
+        ),
         tuple(
             (
-                summary.group.label,
+                names[summary.group.label],
+                BRIEFLY[scoring],
                 " ".join(map(str, summary.group.seeds)),
                 *(
                     score(summary, scoring, measure)
                     for measure in ("overall", *(measure for _, measure in _MEASURED))
                 ),
             )
+            for scoring in SCORINGS
             for summary in summaries
             if summary.measures[scoring]["overall"]
         ),
-        _NOTE if scoring == "exact_match" else "",
+        f"{SCORED_NOTE} {_NOTE}",
+        keys=3,
     )
 
 
-def _costs(summaries: Sequence[GroupSummary]) -> Table:
+def _costs(summaries: Sequence[GroupSummary], names: Mapping[str, str]) -> Table:
     return Table(
         "Density, overlap and cost",
         (
-            ("group", "left"),
+            ("group", "fold"),
             *right(
                 "density",
                 "Jaccard",
@@ -102,7 +123,7 @@ def _costs(summaries: Sequence[GroupSummary]) -> Table:
         ),
         tuple(
             (
-                summary.group.label,
+                names[summary.group.label],
                 per_cent(summary.costs["density"], 1, suffix=" %"),
                 number(summary.costs["jaccard"], 3),
                 number(summary.costs["chance"], 3),
@@ -122,14 +143,14 @@ def _costs(summaries: Sequence[GroupSummary]) -> Table:
     )
 
 
-def _ways(summaries: Sequence[GroupSummary]) -> Table:
+def _ways(summaries: Sequence[GroupSummary], names: Mapping[str, str]) -> Table:
     return Table(
         "Ways to serve the tasks",
-        (("group", "left"), ("scored", "left"), *right(*(name for name, _ in _WAYS))),
+        (("group", "fold"), ("scored", "left"), *right(*(name for name, _ in _WAYS))),
         tuple(
             (
-                summary.group.label,
-                SCORED[scoring],
+                names[summary.group.label],
+                BRIEFLY[scoring],
                 *(score(summary, scoring, measure) for _, measure in _WAYS),
             )
             for summary in summaries
@@ -140,17 +161,18 @@ def _ways(summaries: Sequence[GroupSummary]) -> Table:
         "Mean over the tasks. Last state for all: no task id is needed. Own prefix: the state "
         "right after the task was trained, chosen by task id. Own delta alone: on the bare "
         "backbone, a state that was never trained. Independent adapters: each trained alone, "
-        "with the same gate.",
+        f"with the same gate. {SCORED_NOTE}",
+        keys=2,
     )
 
 
-def _label_loss(summaries: Sequence[GroupSummary]) -> Table:
+def _label_loss(summaries: Sequence[GroupSummary], names: Mapping[str, str]) -> Table:
     return Table(
         "Lost knowledge, or lost labels",
-        (("group", "left"), *right("BWT free", "BWT among the options", "share that vanishes")),
+        (("group", "fold"), *right("BWT free", "BWT among the options", "share that vanishes")),
         tuple(
             (
-                summary.group.label,
+                names[summary.group.label],
                 score(summary, "exact_match", "backward"),
                 score(summary, "best_option", "backward"),
                 ABSENT if summary.label_loss is None else f"{100 * summary.label_loss:z.0f} %",
@@ -163,7 +185,7 @@ def _label_loss(summaries: Sequence[GroupSummary]) -> Table:
     )
 
 
-def _sites(summaries: Sequence[GroupSummary]) -> Table:
+def _sites(summaries: Sequence[GroupSummary], names: Mapping[str, str]) -> Table:
     """A row a group; a row a kind of module where there are more of these than q and v have."""
     gated = [summary for summary in summaries if summary.sites]
     sites = list(dict.fromkeys(site for summary in gated for site in summary.sites))
@@ -173,24 +195,24 @@ def _sites(summaries: Sequence[GroupSummary]) -> Table:
 
     title, note = "Density by kind of module", "Mean over blocks, tasks and seeds."
     if len(sites) <= _MOST_COLUMNS:
-        rows = tuple((s.group.label, *(cell(s, site) for site in sites)) for s in gated)
-        return Table(title, (("group", "left"), *right(*sites)), rows, note)
+        rows = tuple((names[s.group.label], *(cell(s, site) for site in sites)) for s in gated)
+        return Table(title, (("group", "fold"), *right(*sites)), rows, note)
     rows = tuple((site, *(cell(s, site) for s in gated)) for site in sites)
-    groups = (s.group.label for s in gated)
+    groups = (names[s.group.label] for s in gated)
     return Table(title, (("kind of module", "left"), *right(*groups)), rows, note)
 
 
-def _gate(summaries: Sequence[GroupSummary]) -> Table:
+def _gate(summaries: Sequence[GroupSummary], names: Mapping[str, str]) -> Table:
     return Table(
         "How far the thresholds moved",
         (
-            ("group", "left"),
-            ("task", "left"),
+            ("group", "fold"),
+            ("task", "fold"),
             *right("tau when set", "tau at the end", "moved", "density", "warnings"),
         ),
         tuple(
             (
-                summary.group.label,
+                names[summary.group.label],
                 move.task,
                 significant(move.start),
                 significant(move.end),
@@ -202,30 +224,18 @@ def _gate(summaries: Sequence[GroupSummary]) -> Table:
             for move in summary.gate
         ),
         "Over the seeds and the threshold groups.",
+        keys=2,
     )
 
 
-def _warnings(summaries: Sequence[GroupSummary]) -> Table:
+def _warnings(summaries: Sequence[GroupSummary], names: Mapping[str, str]) -> Table:
     return Table(
         "Warnings of the trainings",
-        (("group", "left"), ("seed", "right"), ("task", "left"), ("warning", "fold")),
+        (("group", "fold"), ("seed", "right"), ("task", "fold"), ("warning", "fold")),
         tuple(
-            (summary.group.label, str(warning.seed), warning.task, warning.text)
+            (names[summary.group.label], str(warning.seed), warning.task, warning.text)
             for summary in summaries
             for warning in summary.warnings
         ),
-    )
-
-
-def _matrix(summary: GroupSummary, scoring: Scoring) -> Table:
-    tasks = summary.group.tasks
-    names = stage_names(summary.group.config)
-    return Table(
-        f"Accuracy matrix of {summary.group.label}, {SCORED[scoring]}",
-        (("state", "left"), *right(*tasks)),
-        tuple(
-            (name, *(per_cent(cells.get(task), 1, absent="") for task in tasks))
-            for name, cells in zip(names, summary.cells[scoring], strict=True)
-            if cells
-        ),
+        keys=3,
     )

@@ -1,0 +1,213 @@
+"""`jumplora status`: a running server on one screen, or one of its tasks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from jumplora_adapters.cli import options
+from jumplora_adapters.cli.output import (
+    note,
+    print_facts,
+    print_json,
+    print_table,
+    share,
+    short,
+    size,
+)
+from jumplora_adapters.printable import shown
+from jumplora_server.cli import place
+from jumplora_server.cli.completion import task_ids
+
+if TYPE_CHECKING:
+    from jumplora_server.api.adapter_schemas import AdapterDetail
+    from jumplora_server.api.overview_schemas import Overview, TaskLine
+    from jumplora_server.client import Client
+
+_MOST_LINES = 100
+_MOST_CHANGES = 10
+_MOST_CHARS = 60  # of a canary's prompt
+
+
+def status(
+    task: Annotated[
+        str | None, typer.Argument(help="Show this task alone.", autocompletion=task_ids)
+    ] = None,
+    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    key: place.ApiKey = None,
+    search: Annotated[
+        str, typer.Option("--search", help="Only tasks whose id has this in it.")
+    ] = "",
+    lines: Annotated[
+        int, typer.Option("--lines", min=0, max=_MOST_LINES, help="Tasks that are shown.")
+    ] = 20,
+    watch: Annotated[
+        float | None, typer.Option("--watch", min=0.5, help="Show it again every so many seconds.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show a server on one screen, tasks that need a look first; or one task in detail."""
+
+    def show(client: Client) -> None:
+        if task is None:
+            overview = client.overview(search=search, sort="state", limit=lines)
+            print_json(overview.model_dump(mode="json")) if as_json else _print(overview, server)
+        else:
+            found = client.adapter(task)
+            print_json(found.model_dump(mode="json")) if as_json else _print_task(found, server)
+
+    with place.asking(server, key) as client:
+        if watch is None:
+            show(client)
+        else:
+            _again(lambda: show(client), watch)
+
+
+def _again(show: Callable[[], None], seconds: float) -> None:
+    """Until Ctrl-C, which is how one leaves it."""
+    never = threading.Event()
+    try:
+        while True:
+            Console().clear()  # nothing, where stdout is not a terminal
+            show()
+            never.wait(seconds)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+
+
+def _print(overview: Overview, address: str) -> None:
+    server = overview.server
+    bad = "; ".join(f"{name}: {text}" for name, text in server.faults.items())
+    facts = [
+        ("server", f"{address}, version {server.version}, up {_duration(server.uptime_seconds)}"),
+        (
+            "backbone",
+            f"{server.backbone}, {server.dtype} on {server.device}, kernels {server.kernels}",
+        ),
+        ("ready", ("yes" if server.ready else "no") + (f"; {bad}" if bad else "")),
+        (
+            "rows",
+            f"{server.rows_in_use} of {server.rows_total} in use, {server.waiting} prompts wait",
+        ),
+        (
+            "memory",
+            f"{size(server.memory_used)} of {size(server.memory_budget)} for adapters, "
+            f"{size(server.backbone_memory)} backbone",
+        ),
+        ("tasks", _tasks(overview)),
+        ("changes", "this key may change adapters" if server.may_change else str(server.why_not)),
+    ]
+    print_facts(facts)
+    if not overview.tasks:
+        return
+    cells = max(len(line.requests_per_second) for line in overview.tasks)
+    if cells:
+        span = _duration(cells * overview.trend_seconds)
+        typer.echo(f"\nrequests, p95 and failed are of the last {span}")
+    print_table(
+        [
+            ("task", "left"),
+            ("state", "left"),
+            ("version", "left"),
+            ("requests", "right"),
+            ("p95", "right"),
+            ("failed", "right"),
+            ("memory", "right"),
+            ("accuracy", "right"),
+            ("canaries", "right"),
+            ("pinned", "left"),
+        ],
+        [_line(line, overview.trend_seconds) for line in overview.tasks],
+    )
+    for line in overview.tasks:
+        if line.degraded is not None:
+            note(f"{line.task_id}: {line.degraded}")
+    if (more := overview.found - len(overview.tasks)) > 0:
+        note(f"{more} more tasks: --search TEXT or --lines N shows them")
+
+
+def _tasks(overview: Overview) -> str:
+    if overview.found == overview.total:
+        return f"{overview.total}"
+    return f"{overview.found} of {overview.total} have this in their id"
+
+
+def _line(line: TaskLine, trend_seconds: float) -> tuple[str, ...]:
+    requests = round(sum(line.requests_per_second) * trend_seconds)
+    return (
+        line.task_id,
+        line.state,
+        short(line.version or line.desired or "-"),
+        f"{requests:,}" if requests else "",
+        "" if line.p95 is None else f"{1000 * line.p95:,.0f} ms",
+        f"{line.failed:,}" if line.failed else "",
+        size(line.memory) if line.memory else "",
+        "" if line.accuracy is None else f"{line.accuracy.share:.3f}",
+        "" if line.canaries is None else f"{100 * line.canaries:.0f} %",
+        "pinned" if line.pinned else "",
+    )
+
+
+def _print_task(task: AdapterDetail, address: str) -> None:
+    memory = task.bytes.host + task.bytes.device
+    manifest = task.manifest
+    facts = [
+        ("task", f"{task.task_id} on {address}"),
+        ("state", task.state + (", pinned" if task.pinned else "")),
+        ("answers", task.version or "nothing"),
+    ]
+    if task.desired != task.version:
+        facts.append(("published last", task.desired or "the store's pointer is at fault"))
+    if task.failure is not None:
+        again = task.failure.retry_in
+        when = "" if again is None else f"; tried again in {_duration(again)}"
+        facts.append(("fault", f"{task.failure.code}: {task.failure.message}{when}"))
+    facts += [
+        ("memory", f"{size(memory)}, {size(task.bytes.disk)} on disk"),
+        ("density", share(task.density)),
+        ("running", f"{task.in_flight} requests"),
+    ]
+    if manifest is not None:
+        facts.append(("lineage", " ".join(map(short, manifest.lineage)) or "none"))
+        if manifest.prompt is not None and manifest.prompt.options:
+            facts.append(("options", shown(" | ".join(manifest.prompt.options), 200)))
+    print_facts(facts)
+    changes = task.changes[-_MOST_CHANGES:]
+    print_table(
+        [("at", "left"), ("event", "left"), ("version", "left"), ("", "left")],
+        [
+            (
+                change.at,
+                change.event,
+                short(change.version),
+                "answers" if change.version == task.version else "",
+            )
+            for change in reversed(changes)
+        ],
+    )
+    if task.canaries:
+        print_table(
+            [("canary", "fold"), ("expected", "fold"), ("got", "fold"), ("", "left")],
+            [
+                (
+                    shown(canary.prompt, _MOST_CHARS),
+                    canary.expected,
+                    "not asked yet" if canary.got is None else canary.got,
+                    "" if canary.got is None else "right" if canary.is_right else "wrong",
+                )
+                for canary in task.canaries
+            ],
+        )
+
+
+def _duration(seconds: float) -> str:
+    """In one unit, such as "90 s", "12 min", "5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
