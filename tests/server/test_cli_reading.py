@@ -233,6 +233,23 @@ def test_status_without_a_server_names_the_command_that_starts_one() -> None:
     assert "start a server with `jumplora serve`" in told
 
 
+def test_a_task_or_store_that_is_missing_is_told_with_the_command_that_helps(
+    served: tuple[Site, str], tmp_path: Path
+) -> None:
+    store = served[0].parts.services.store.root
+    unknown = run("inspect", "alhpa", "--store", store, code=1).stderr
+    assert "closest: alpha; `jumplora list` shows the tasks" in unknown
+    version = run("inspect", "alpha@00000000", "--store", store, code=1).stderr
+    assert "`jumplora list TASK` shows the versions" in version
+    missing = run("list", "--store", tmp_path / "none", code=1).stderr
+    assert (
+        "give another by --store (or JUMPLORA_STORE), or make one with `jumplora publish`"
+        in missing
+    )
+    backbone = run("verify", "--store", store, "--backbone", "no/such/t5", code=1).stderr
+    assert "--backbone (or JUMPLORA_BACKBONE) is to name a T5" in backbone
+
+
 def test_a_key_that_may_not_read_is_said(tmp_path: Path) -> None:
     site = make_site(tmp_path, api_keys="a-key-for-reading")
     with listening(site) as address:

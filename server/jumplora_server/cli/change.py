@@ -16,7 +16,7 @@ from jumplora_server.cli import place
 from jumplora_server.cli.completion import task_ids
 
 if TYPE_CHECKING:
-    from jumplora_server.api.adapter_status import AdapterDetail
+    from jumplora_server.api.adapter_schemas import AdapterDetail
 
 TASK = Annotated[str, typer.Argument(help="Task id.", autocompletion=task_ids)]
 

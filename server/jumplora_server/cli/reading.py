@@ -25,7 +25,7 @@ from jumplora_server.cli import place
 from jumplora_server.cli.completion import task_ids
 
 if TYPE_CHECKING:
-    from jumplora_server.api.adapter_status import AdapterSummary
+    from jumplora_server.api.adapter_schemas import AdapterSummary
     from jumplora_server.api.overview_schemas import OverlapMap
 
 _WITH_STORE = "With --store: "

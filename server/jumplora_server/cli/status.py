@@ -24,7 +24,7 @@ from jumplora_server.cli import place
 from jumplora_server.cli.completion import task_ids
 
 if TYPE_CHECKING:
-    from jumplora_server.api.adapter_status import AdapterDetail
+    from jumplora_server.api.adapter_schemas import AdapterDetail
     from jumplora_server.api.overview_schemas import Overview, TaskLine
     from jumplora_server.client import Client
 

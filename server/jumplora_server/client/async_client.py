@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -158,16 +159,20 @@ class AsyncClient:
         return await self._sender.send(calls.adapter(task))
 
     async def publish(
-        self, task: str, path: str | Path, *, if_match: str | None = None
+        self,
+        task: str,
+        path: str | Path,
+        *,
+        if_match: str | None = None,
+        on_sent: uploads.OnSent | None = None,
     ) -> PutResult:
-        """Publish an adapter file, a PEFT folder or an archive of one: `Client.publish`."""
-        opening = uploads.opened(Path(path))
-        upload = await asyncio.to_thread(opening.__enter__)
-        try:
+        """Publish an adapter file, a PEFT folder or an archive of one: `Client.publish`.
+
+        `on_sent` is called on the threads that read the file.
+        """
+        async with uploads.opened_on_threads(Path(path)) as upload:
             call = calls.publish(task, upload.sha256, upload.length, if_match)
-            return await self._sender.send(call, upload.chunks)
-        finally:
-            await asyncio.to_thread(opening.__exit__, None, None, None)
+            return await self._sender.send(call, partial(upload.chunks, on_sent))
 
     async def rollback(self, task: str, version: str | None = None) -> AdapterDetail:
         """Make an older version current again; None: the one before: `Client.rollback`."""

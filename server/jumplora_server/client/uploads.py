@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,8 @@ from typing import BinaryIO
 from jumplora_adapters.archives.pack import pack
 
 CHUNK_BYTES = 1024 * 1024
+OnSent = Callable[[int, int], None]
+"""Called with the bytes that are sent so far, and with all there are; a new try begins at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +26,15 @@ class Upload:
     sha256: str
     length: int
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, on_sent: OnSent | None = None) -> Iterator[bytes]:
         """All of it, each time from the beginning."""
         self.file.seek(0)
+        sent = 0
         while chunk := self.file.read(CHUNK_BYTES):
             yield chunk
+            sent += len(chunk)
+            if on_sent is not None:
+                on_sent(sent, self.length)
 
 
 @contextmanager
@@ -46,3 +53,14 @@ def opened(path: Path) -> Iterator[Upload]:
             digest.update(chunk)
             length += len(chunk)
         yield Upload(file, digest.hexdigest(), length)
+
+
+@asynccontextmanager
+async def opened_on_threads(path: Path) -> AsyncIterator[Upload]:
+    """The same, and the event loop does not wait for the disk."""
+    opening = opened(path)
+    upload = await asyncio.to_thread(opening.__enter__)
+    try:
+        yield upload
+    finally:
+        await asyncio.to_thread(opening.__exit__, None, None, None)

@@ -42,7 +42,10 @@ def test_where_lines_end(text: str, width: int, lines: list[str]) -> None:
 @st.composite
 def tables(draw: st.DrawFn) -> list[Column]:
     rows = draw(st.integers(1, 4))
-    of = lambda cells: st.lists(cells, min_size=rows, max_size=rows).map(tuple)  # noqa: E731
+
+    def of(cells: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[str, ...]]:
+        return st.lists(cells, min_size=rows, max_size=rows).map(tuple)
+
     left = st.builds(Column, TEXTS, of(TEXTS), st.just(False))
     right = st.builds(Column, WORDS.filter(lambda w: cell_len(w) < 20), of(NUMBERS), st.just(True))
     return [draw(left), *draw(st.lists(st.one_of(left, right), max_size=9))]
