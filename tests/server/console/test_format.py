@@ -45,7 +45,11 @@ UNITS = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
         ("when", "", "–"),
         ("when", "last week", "last week"),
         ("words", "test_exact_match", "test exact match"),
-        ("moduleName", "decoder.block.3.layer.1.EncDecAttention.q", "decoder 3 · EncDecAttention.q"),
+        (
+            "moduleName",
+            "decoder.block.3.layer.1.EncDecAttention.q",
+            "decoder 3 · EncDecAttention.q",
+        ),
         ("moduleName", "lm_head", "lm_head"),
     ],
 )
