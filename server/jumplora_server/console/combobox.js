@@ -125,13 +125,15 @@ export function combobox({ id, label, search, onChoose }) {
   });
   input.addEventListener("click", () => isOpen() || look(""));
   input.addEventListener("focus", () => input.select());
-  input.addEventListener("blur", () => choose(input.value.trim() || value));
+  input.addEventListener("blur", () => commit());
 
   const set = (chosen) => {
     value = chosen;
     input.value = chosen;
   };
-  return { element, input, set, value: () => value };
+  /** Takes what stands there, also where the field still has the focus. */
+  const commit = () => choose(input.value.trim() || value);
+  return { element, input, set, commit, value: () => value };
 }
 
 function summary(shown, total) {

@@ -24,14 +24,19 @@ export function mountEvents(section, context) {
     h("option", { value: "" }, "all"),
     ...Object.entries(KINDS).map(([kind, [, word]]) => h("option", { value: kind }, word)),
   );
-  const list = h("ol", { class: "event-list", tabindex: "0", "aria-labelledby": "events-title" });
+  const list = h("ol", {
+    class: "event-list",
+    tabindex: "0",
+    hidden: true,
+    "aria-labelledby": "events-title",
+  });
   const waiting = h("button", {
     type: "button",
     class: "button small",
     hidden: true,
     onclick: bringIn,
   });
-  const empty = h("p", { class: "muted nothing" });
+  const empty = h("p", { class: "muted nothing" }, "Shown once the server has answered.");
   section.append(
     h("div", { class: "row" }, h("label", { for: kinds.id }, "Kind"), kinds, waiting),
     empty,

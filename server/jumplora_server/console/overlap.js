@@ -10,15 +10,19 @@ const MOST_WITH_NUMBERS = 16; // tasks; larger squares show the sign alone
 
 // A pair's level by its ratio, the first that fits; the sign tells them apart without colour.
 const LEVELS = [
-  { name: "far-more", from: 1.5, sign: "▲", words: "1.5 times chance and more" },
-  { name: "more", from: 1.1, sign: "△", words: "1.1 to 1.5 times" },
+  { name: "far-above", from: 1.5, sign: "▲", words: "1.5 times chance and more" },
+  { name: "above", from: 1.1, sign: "△", words: "1.1 to 1.5 times" },
   { name: "as-chance", from: 0.9, sign: "·", words: "0.9 to 1.1" },
-  { name: "less", from: 0.67, sign: "▽", words: "0.67 to 0.9" },
-  { name: "far-less", from: 0, sign: "▼", words: "under 0.67" },
+  { name: "below", from: 0.67, sign: "▽", words: "0.67 to 0.9" },
+  { name: "far-below", from: 0, sign: "▼", words: "under 0.67" },
 ];
 
 export function mountOverlap(section, context) {
-  const body = h("div", { class: "overlap" });
+  const body = h(
+    "div",
+    { class: "overlap" },
+    h("p", { class: "muted" }, "Shown once the server has answered."),
+  );
   section.append(body);
   let shown = "";
 

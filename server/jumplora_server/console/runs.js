@@ -4,7 +4,11 @@ import { h } from "./dom.js";
 import { percent, points } from "./format.js";
 
 export function mountRuns(section, context) {
-  const body = h("div", { class: "runs" });
+  const body = h(
+    "div",
+    { class: "runs" },
+    h("p", { class: "muted" }, "Shown once the server has answered."),
+  );
   section.append(body);
   let shown = "";
 

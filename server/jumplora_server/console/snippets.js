@@ -24,34 +24,40 @@ export function curl(question, origin, needsKey) {
 
 export function client(question, origin, needsKey) {
   const key = needsKey ? `, key=os.environ["${KEY}"]` : "";
-  const { way, task, form, content } = question;
-  const { choices, min_probability, min_mass, details, ...parameters } = question.parameters;
-  const asked = [pythonText(task), [form, content]];
-  const lines =
-    way === "generate"
-      ? [
-          `for piece in ${call("client.stream_text", [...asked, ["parameters", orNothing(parameters)]], "    ")}:`,
-          '    print(piece, end="", flush=True)',
-        ]
-      : [
-          `choice = ${call(
-            "client.choose",
-            [
-              ...asked,
-              ["options", choices === true ? undefined : choices],
-              ["min_probability", min_probability],
-              ["min_mass", min_mass],
-            ],
-            "    ",
-          )}`,
-          "print(choice)",
-        ];
   return (
     (needsKey ? "import os\n\n" : "") +
     "from jumplora_server.client import Client\n\n" +
     `with Client(${pythonText(origin)}${key}) as client:\n` +
-    lines.map((line) => `    ${line}\n`).join("")
+    (question.way === "generate" ? generating : choosing)(question)
+      .map((line) => `    ${line}\n`)
+      .join("")
   );
+}
+
+const asked = ({ task, form, content }) => [pythonText(task), [form, content]];
+
+function generating(question) {
+  const { details, ...parameters } = question.parameters;
+  const parts = [...asked(question), ["parameters", orNothing(parameters)]];
+  return [
+    `for piece in ${call("client.stream_text", parts, "    ")}:`,
+    '    print(piece, end="", flush=True)',
+  ];
+}
+
+function choosing(question) {
+  const { choices, min_probability, min_mass, details, ...others } = question.parameters;
+  if (orNothing(others)) {
+    // What `choose` has no arguments for.
+    const parts = [...asked(question), ["parameters", question.parameters]];
+    return [
+      `answer = ${call("client.generate", parts, "    ")}`,
+      "print(answer.generated_text, answer.details.choices)",
+    ];
+  }
+  const named = { options: choices === true ? undefined : choices, min_probability, min_mass };
+  const parts = [...asked(question), ...Object.entries(named)];
+  return [`choice = ${call("client.choose", parts, "    ")}`, "print(choice)"];
 }
 
 const orNothing = (fields) => (Object.keys(fields).length === 0 ? undefined : fields);
@@ -92,7 +98,8 @@ function openaiParameters(parameters) {
   const extra = {};
   for (const [name, value] of Object.entries(parameters)) {
     if (name === "details") continue; // ours alone: what is in an answer, not which answer it is
-    if (name === "choices") extra.structured_outputs = { choice: value };
+    if (name === "truncate") extra.truncate_prompt_tokens = value;
+    else if (name === "choices") extra.structured_outputs = { choice: value };
     else if (name in OPENAI_NAMES) named.push([OPENAI_NAMES[name], value]);
     else extra[name] = value;
   }

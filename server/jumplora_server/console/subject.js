@@ -9,8 +9,9 @@ import { titleOf } from "./refusal.js";
 const SHOWN = 20; // tasks that a search lists
 const NAMING = 12; // digits that name a version in a request; the server takes 8 and more
 
-/** `onChange(detail)` is called with what the server says of the task: null where it says nothing. */
-export function subject({ id, label, onChange }) {
+/** `onChange(detail)` is called with what the server says of the task: null where it says nothing.
+ *  `of` is what those hear who hear the name of the field of versions, after "Version". */
+export function subject({ id, label, of = "", onChange }) {
   const tasks = combobox({ id, label, search: searchTasks, onChoose: (task) => set(task) });
   const versions = h("select", { id: `${id}-version`, class: "field", disabled: true });
   const fault = h("p", { class: "bad", id: `${id}-fault`, hidden: true });
@@ -18,7 +19,12 @@ export function subject({ id, label, onChange }) {
     "div",
     { class: "subject" },
     tasks.element,
-    h("div", { class: "which" }, h("label", { for: versions.id }, "Version"), versions),
+    h(
+      "div",
+      { class: "which" },
+      h("label", { for: versions.id }, "Version", h("span", { class: "unseen" }, of)),
+      versions,
+    ),
     fault,
   );
   let detail = null;
@@ -31,6 +37,8 @@ export function subject({ id, label, onChange }) {
     const [name, given = version] = task.split("@");
     tasks.set(name);
     setFault(null);
+    detail = null;
+    listVersions(given); // another task's versions must not be asked of this one
     await learn(name, given);
   }
 
@@ -53,7 +61,7 @@ export function subject({ id, label, onChange }) {
     if (signal.aborted) return;
     isAsking = false;
     listVersions(version);
-    onChange(detail);
+    onChange(detail, { isBase: task !== "" && task === base });
   }
 
   function listVersions(chosen) {
@@ -95,7 +103,16 @@ export function subject({ id, label, onChange }) {
   }
 
   const name = () => tasks.value() + (versions.value ? `@${versions.value}` : "");
-  return { element, set, setFault, notice, name, input: tasks.input, task: tasks.value };
+  return {
+    element,
+    set,
+    setFault,
+    notice,
+    name,
+    commit: tasks.commit,
+    input: tasks.input,
+    task: tasks.value,
+  };
 }
 
 async function searchTasks(text, signal) {

@@ -72,15 +72,17 @@ export function textField() {
     area.focus();
   }
 
-  function adopt(detail) {
+  function adopt(detail, { isBase }) {
     const prompt = detail?.manifest?.prompt ?? null;
     canaries = detail?.manifest?.canaries ?? [];
     next = 0;
     example.hidden = canaries.length === 0;
     template.textContent = prompt?.template ?? "";
     templateBox.hidden = prompt === null;
-    asText.disabled = detail !== null && prompt === null;
-    if (asText.disabled) asWhole.checked = true;
+    const hasTemplate = prompt !== null || (detail === null && !isBase);
+    if (!hasTemplate) asWhole.checked = true;
+    else if (asText.disabled) asText.checked = true; // as it was before a task without a template
+    asText.disabled = !hasTemplate;
     explain();
   }
 

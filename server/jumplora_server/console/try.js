@@ -14,7 +14,12 @@ export function mountTry(section, context) {
   const options = optionChips();
   const more = wishes();
   const first = subject({ id: "try-task", label: "Task", onChange: adopt });
-  const second = subject({ id: "try-other", label: "Compare with", onChange: () => {} });
+  const second = subject({
+    id: "try-other",
+    label: "Compare with",
+    of: " to compare with",
+    onChange: () => {},
+  });
   const subjects = [first, second];
   const panels = ["Answer", "Second answer"].map((name) => answerPanel(context, name));
   const verdict = h("div", { class: "verdict" });
@@ -94,9 +99,9 @@ export function mountTry(section, context) {
     }
   }
 
-  function adopt(detail) {
+  function adopt(detail, { isBase }) {
     options.set(detail?.manifest?.prompt?.options ?? []);
-    text.adopt(detail);
+    text.adopt(detail, { isBase });
   }
 
   function question(way, one) {
@@ -107,7 +112,10 @@ export function mountTry(section, context) {
 
   async function run(way) {
     if (running) return;
-    for (const one of subjects) one.setFault(null);
+    for (const one of subjectsAsked()) {
+      one.commit();
+      one.setFault(null);
+    }
     text.setFault(null);
     verdict.replaceChildren();
     if (way === "choose" && lacksOptions()) return;

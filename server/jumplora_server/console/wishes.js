@@ -8,13 +8,15 @@ const NUMBERS = [
   ["temperature", "Temperature", "generate", { min: 0, max: 100, step: "any" }],
   ["top_k", "Top k", "generate", { min: 1, step: 1 }],
   ["top_p", "Top p", "generate", { min: 0, max: 1, step: "any" }],
-  ["seed", "Seed", "generate", { min: 0, step: 1 }],
+  ["seed", "Seed", "generate", { min: 0, max: Number.MAX_SAFE_INTEGER, step: 1 }],
   ["min_probability", "Least probability", "choose", { min: 0, max: 1, step: "any" }],
   ["min_mass", "Least mass", "choose", { min: 0, max: 1, step: "any" }],
+  ["truncate", "Cut the prompt to", "both", { min: 1, max: 32768, step: 1 }],
 ];
 const GROUPS = {
   generate: ["Generate", "With a temperature, top k or top p it draws; else it is greedy."],
   choose: ["Choose", "Below either it abstains."],
+  both: ["Both", "Tokens; a longer prompt is refused where this is empty."],
 };
 
 export function wishes() {
@@ -54,7 +56,7 @@ export function wishes() {
   const read = (way) =>
     Object.fromEntries(
       fields
-        .filter((field) => field.way === way && field.input.value !== "")
+        .filter((field) => [way, "both"].includes(field.way) && field.input.value !== "")
         .map((field) => [field.name, field.input.valueAsNumber]),
     );
   const setMost = (tokens) => fields[0].input.setAttribute("max", tokens);

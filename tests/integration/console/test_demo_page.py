@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,12 @@ def test_an_answer_is_streamed_token_by_token_in_order(browser: Browser, demo: D
         expect(answer.locator(".timing .key li")).to_contain_text(parts)
 
 
+def percent_in(place: Locator) -> float:
+    found = re.search(r"([\d.]+) %", place.inner_text())
+    assert found is not None, place.inner_text()
+    return float(found[1])
+
+
 def test_choices_are_bars_with_their_mass(browser: Browser, demo: Demo) -> None:
     parameters = {"choices": True, "details": True}
     body = {"task_id": "agnews", "text": TEXT, "parameters": parameters}
@@ -111,11 +118,11 @@ def test_choices_are_bars_with_their_mass(browser: Browser, demo: Demo) -> None:
         bars = answer.get_by_role("list", name="Options, the likeliest first").locator("li")
         assert bars.count() == len(details["choices"]) == 4
         for bar, option in zip(bars.all(), details["choices"], strict=True):
-            expect(bar.locator(".bar-label")).to_contain_text(option["text"])
-            shown = float(bar.locator(".bar-number").inner_text().strip("<% "))
-            assert shown == pytest.approx(100 * option["probability"], abs=0.11)
-        mass = float(answer.locator(".mass .bar-number").inner_text().strip("% "))
-        assert mass == pytest.approx(100 * details["mass"], abs=0.11)
+            expect(bar).to_contain_text(option["text"])
+            assert percent_in(bar) == pytest.approx(100 * option["probability"], abs=0.11)
+        assert percent_in(answer.locator("div.mass")) == pytest.approx(
+            100 * details["mass"], abs=0.11
+        )
         # Without one of its options, the others share the answer.
         page.locator(".chip", has_text="Business").click()
         button(page, "Choose").click()
@@ -136,7 +143,7 @@ def test_two_tasks_are_compared(browser: Browser, demo: Demo) -> None:
         expect(first.get_by_role("heading")).to_have_text("agnews")
         expect(second.get_by_role("heading")).to_have_text("dbpedia")
         expect(page.locator(".verdict")).to_contain_text("The answers differ")
-        assert page.locator(".answers .token.differs").count() >= 2
+        assert page.locator(".token.differs").count() >= 2
 
 
 def test_a_version_is_published_asked_and_rolled_back(browser: Browser, demo: Demo) -> None:
