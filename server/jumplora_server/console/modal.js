@@ -94,10 +94,18 @@ export function openForm({
   dialog.addEventListener("close", () => {
     dialog.remove();
     onClose();
+    keepFocus();
   });
   document.body.append(dialog);
   dialog.showModal();
   check();
+}
+
+// The button that opened the form may have been made again, or gone with its task.
+function keepFocus() {
+  if (document.activeElement !== document.body) return;
+  const place = document.querySelector("#drawer[open] #drawer-title");
+  (place ?? document.getElementById("tasks")).focus({ preventScroll: true });
 }
 
 /** A field in which a task id has to be typed before something is changed that answers clients. */
