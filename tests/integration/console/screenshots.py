@@ -67,6 +67,8 @@ def traffic(demo: Demo) -> Iterator[None]:
 
 def save(page: Page, path: Path, *, whole: bool = False) -> None:
     """What is seen, or the whole page down to a limit."""
+    if whole:
+        page.evaluate("scrollTo(0, 0)")  # what sticks to the window is at its top then
     content = page.screenshot(full_page=whole, animations="disabled", caret="hide")
     picture = Image.open(io.BytesIO(content)).convert("RGB")
     picture = picture.crop((0, 0, picture.width, min(picture.height, MAX_HEIGHT)))
@@ -121,7 +123,7 @@ def main(folder: Path) -> None:
         tempfile.TemporaryDirectory() as scratch,
         demo_server(Path(scratch)) as demo,
     ):
-        file = demo.another_version("agnews", 0.795, CANARIES)
+        file = demo.another_version("agnews", 0.795, canaries=CANARIES)
         demo.ask("PUT", "/v1/adapters/agnews", content=file.read_bytes())
         with traffic(demo):
             eventually(lambda: check_busy(demo), 30)

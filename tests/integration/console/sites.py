@@ -44,11 +44,16 @@ class Demo:
         return detail["version"], detail["history"]
 
     def another_version(
-        self, task: str, exact_match: float, canaries: Mapping[str, str] | None = None
+        self,
+        task: str,
+        exact_match: float,
+        *,
+        canaries: Mapping[str, str] | None = None,
+        other_task: str | None = None,
     ) -> Path:
         """A file with the values of the task's current version and another score.
 
-        `canaries` are texts, each with the answer that is expected.
+        `canaries` are texts, each with the answer that is expected; `other_task` is whose it is.
         """
         version, _ = self.versions(task)
         found = self.folder / "store" / task / f"{version}.safetensors"
@@ -59,7 +64,11 @@ class Demo:
             Canary(prompt=render(prompt, text), expected=expected)
             for text, expected in (canaries or {}).items()
         )
-        update = {"scores": {"test_exact_match": exact_match}, "canaries": asked}
+        update = {
+            "task": other_task or task,
+            "scores": {"test_exact_match": exact_match},
+            "canaries": asked,
+        }
         said = adapter.manifest.model_copy(update=update)
         path = self.folder / f"{task}-{exact_match}.safetensors"
         write_adapter(path, said, adapter.deltas, adapter.factors, adapter.profile)
