@@ -1,6 +1,7 @@
 // Asks the server that this page is from. The key stays in this tab (sessionStorage).
 
 const KEY = "jumplora.key";
+const LONGEST_ANSWER_MS = 15000;
 
 export const key = {
   get: () => sessionStorage.getItem(KEY) ?? "",
@@ -22,7 +23,18 @@ export class Refused extends Error {
 /** The JSON of an answer. Throws Refused. */
 export async function ask(method, path, { body, headers = {}, signal } = {}) {
   const response = await send(method, path, { body, headers, signal });
-  return response.status === 204 ? null : await response.json();
+  if (response.status === 204) return null;
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("The answer broke off.", 0, "broken_off");
+  }
+}
+
+/** What GET answers. A server that says nothing for 15 s gives no answer. Throws Refused. */
+export function look(path) {
+  return ask("GET", path, { signal: AbortSignal.timeout(LONGEST_ANSWER_MS) });
 }
 
 /** Calls `onEvent` with each server-sent event of a generation, in order. Throws Refused. */

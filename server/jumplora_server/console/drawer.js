@@ -1,6 +1,6 @@
 // The drawer of one task: when it is open, and what it asks. Its address is #task=NAME.
 
-import { adapterPath, ask } from "./api.js";
+import { adapterPath, look } from "./api.js";
 import { Sheet } from "./sheet.js";
 
 /** {show(overview), showFault(error)}. It is open while the page's address names a task. */
@@ -75,21 +75,21 @@ class Drawer {
   async #update() {
     if (this.#isAsking || this.#taskId === null) return;
     this.#isAsking = true;
-    const asked = this.#taskId;
+    const taskId = this.#taskId;
     try {
-      const detail = await ask("GET", adapterPath(asked));
+      const detail = await look(adapterPath(taskId));
       if (detail.manifest?.lineage.length && !this.#tasks.size) await this.#learnTasks();
-      if (asked === this.#taskId) this.#draw(detail);
+      if (taskId === this.#taskId) this.#draw(detail);
     } catch (error) {
-      if (asked === this.#taskId) this.sheet.showFault(error);
+      if (taskId === this.#taskId) this.sheet.showFault(error);
     } finally {
       this.#isAsking = false;
     }
-    if (asked !== this.#taskId) this.#update();
+    if (taskId !== this.#taskId) this.#update();
   }
 
   async #learnTasks() {
-    const { adapters } = await ask("GET", "/v1/adapters");
+    const { adapters } = await look("/v1/adapters");
     for (const { task_id: taskId, version, desired } of adapters) {
       for (const each of [desired, version]) if (each) this.#tasks.set(each, taskId);
     }

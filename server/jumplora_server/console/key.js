@@ -54,16 +54,20 @@ export function keyEntry(context) {
 
   function take(event) {
     event.preventDefault();
-    key.set(field.value.trim());
-    close();
-    context.refresh();
+    change(field.value.trim());
   }
 
   function drop() {
-    key.set("");
+    change("");
+  }
+
+  /** After another key nothing may be left in the page of what the one before it showed. */
+  function change(given) {
+    const isFirst = key.get() === "";
+    key.set(given);
     close();
-    context.announce("The key is forgotten.");
-    context.refresh();
+    if (isFirst) context.refresh();
+    else location.reload();
   }
 
   function label() {

@@ -1,6 +1,6 @@
 // Joins the parts: asks for the overview every two seconds and hands it to each of them.
 
-import { ask } from "./api.js";
+import { look } from "./api.js";
 import { mountDrawer } from "./drawer.js";
 import { mountEvents } from "./events.js";
 import { mountOverlap } from "./overlap.js";
@@ -46,7 +46,7 @@ const parts = [
   drawer.show,
 ];
 
-const overviews = poll(() => ask("GET", `/v1/overview?${tasks.query()}`), {
+const overviews = poll(() => look(`/v1/overview?${tasks.query()}`), {
   onAnswer(overview) {
     document.body.classList.remove("stale", "unknown");
     for (const show of parts) showOne(show, overview);
