@@ -70,9 +70,13 @@ class Site:
         generation: Mapping[str, Any] | None = None,
         canaries: Sequence[Canary] = (),
         choices: ChoicesSpec | None = None,
+        noted: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Path:
-        """Write an adapter file of random content, another one each time."""
+        """Write an adapter file of random content, another one each time.
+
+        `noted` are further fields of its manifest.
+        """
         options.setdefault("prompt", PROMPT)
         seed = next(self._seeds)
         manifest, deltas = random_adapter(self.backbone, task=task, seed=seed, **options)
@@ -82,6 +86,7 @@ class Site:
             "generation": generation or {},
             "canaries": tuple(canaries),
             "choices": choices,
+            **(noted or {}),
         }
         write_adapter(path, manifest.model_copy(update=fields), deltas)
         return path

@@ -26,6 +26,7 @@ from jumplora_server.core import (
     TokenEvent,
     Wanted,
 )
+from jumplora_server.events import Events
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import EngineLoop
 from jumplora_server.loop.outbox import Deliver
@@ -95,12 +96,14 @@ class SmallServer:
         self.engine = engine or FakeEngine(limits)
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
+        self.events = Events()
         self.residency = Residency(
             self.store,
             BACKBONE,
             self.engine,
             folding=Folding.of(self.engine, fold, 0.75, budget_bytes),
             metrics=self.metrics,
+            events=self.events,
             warm_up=lambda lease: self.warm_up(lease),
             replay_canaries=lambda lease: self.replay_canaries(lease),
             clock=clock,

@@ -1,17 +1,18 @@
 """`GET /v1/overview`: what the console shows.
 
-It is asked every few seconds, so a thousand tasks must cost little: one pass over their statuses,
-a few at a time, and everything of one line only for the lines that are shown.
+It is asked every few seconds, so ten thousand tasks must cost little: what is known of a task is
+put together for the lines that are shown, and otherwise only what the order needs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
 from jumplora_server.api.ask import Caller, record_of
 from jumplora_server.api.health import WithServices, ready_checks, remarks
@@ -23,87 +24,107 @@ from jumplora_server.api.overview_schemas import (
     EventLine,
     Overview,
     OverviewQuery,
-    SortKey,
     Strip,
     TaskLine,
 )
 from jumplora_server.api.schemas import ErrorBody
 from jumplora_server.events import Event
 from jumplora_server.metrics.trends import CELL_SECONDS, Trend, Trends
+from jumplora_server.residency.entries import State
 from jumplora_server.residency.quality import score_of
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
 router = APIRouter(prefix="/v1", tags=["server"])
-STATUSES_A_TURN = 64  # of the event loop, which others wait for: less than a millisecond
+TASKS_A_TURN = 32  # of the event loop, which others wait for: less than a millisecond
 MAX_REASON = 400  # characters of why a task is degraded
 # What needs a look comes first.
-_STATES = ("FAILED", "LOADING", "DRAINING", "COLD", "READY")
+_STATES = (State.FAILED, State.LOADING, State.DRAINING, State.COLD, State.READY)
 _ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 422)}
-Rank = str | float | None  # None: not known, so last
+T = TypeVar("T")
 
 
 @router.get("/overview", response_model=Overview, responses=_ERRORS)
 async def overview(
     request: Request, services: WithServices, query: Annotated[OverviewQuery, Query()]
-) -> Overview:
+) -> Response:
     """One look at the server, its tasks, how they overlap, and what happened last."""
     caller = record_of(request.scope).caller
+    routes = services.residency.routes
+    tasks = sorted(filter(caller.may_see, routes))
+    await asyncio.sleep(0)
     sought = query.search.casefold()
-    seen: dict[str, str | None] = {}  # task -> what it serves
-    records = {}
-    found: list[tuple[Rank, TaskStatus]] = []
-    async for status in _visible(services, caller):
-        seen[status.task_id] = status.version
-        if (record := record_of_run(status)) is not None:
-            records[status.task_id] = record
-        if sought in status.task_id.casefold():
-            found.append((_rank(query.sort, status, services.metrics.trends), status))
-    chosen = ordered(found, descending=query.order == "descending")
+    found = [task for task in tasks if sought in task.casefold()] if sought else tasks
+    await asyncio.sleep(0)
+    chosen = await _ordered(services, found, query)
     shown = chosen[query.offset : query.offset + query.limit]
-    return Overview(
+    trends = services.metrics.trends
+    lines = await _in_turns(_line(s, trends) for s in services.residency.each_status(shown))
+    records = await _in_turns((task, record_of_run(routes[task])) for task in tasks)
+    told = Overview(
         server=_strip(services, caller),
-        total=len(seen),
+        total=len(tasks),
         found=len(found),
         offset=query.offset,
         trend_seconds=CELL_SECONDS,
-        tasks=[_line(status, services.metrics.trends) for status in shown],
-        overlap=overlap_map(services.residency.compared, seen),
-        runs=continual_runs(records, None if caller.tasks is None else seen),
+        tasks=lines,
+        overlap=overlap_map(services.residency.compared, routes, caller.may_see),
+        runs=continual_runs({t: record for t, record in records if record}, caller.may_see),
         events=[_event(event) for event in _events(services, caller)],
     )
+    # Made here, for the framework would check each number of it once more.
+    return Response(told.model_dump_json(), media_type="application/json")
 
 
-async def _visible(services: Services, caller: Caller) -> AsyncIterator[TaskStatus]:
-    """Of all tasks those that the caller may see, sorted; other work gets its turns in between."""
-    for number, status in enumerate(services.residency.each_status(), start=1):
-        if caller.may_see(status.task_id):
-            yield status
-        if number % STATUSES_A_TURN == 0:
+async def _in_turns(each: Iterable[T]) -> list[T]:
+    """All of them; other work gets its turns in between."""
+    made = []
+    for number, one in enumerate(each, start=1):
+        made.append(one)
+        if number % TASKS_A_TURN == 0:
             await asyncio.sleep(0)
+    return made
 
 
-def ordered(found: Sequence[tuple[Rank, TaskStatus]], *, descending: bool) -> list[TaskStatus]:
-    """By rank, either way round; equals stay as they are, and those without a rank come last."""
-    known: list[tuple[Any, TaskStatus]] = [each for each in found if each[0] is not None]
-    known.sort(key=lambda each: each[0], reverse=descending)
-    return [status for _, status in known] + [status for rank, status in found if rank is None]
-
-
-def _rank(key: SortKey, status: TaskStatus, trends: Trends) -> Rank:
+async def _ordered(services: Services, tasks: Sequence[str], query: OverviewQuery) -> list[str]:
+    """The tasks, which are sorted by id, by what the query says."""
+    key, trends = query.sort, services.metrics.trends
+    is_descending = query.order == "descending"
     match key:
         case "task_id":
-            return status.task_id
+            return [*reversed(tasks)] if is_descending else [*tasks]
+        case "requests" | "failed" | "p95":
+            ranks = await _in_turns((_trend_rank(key, task, trends), task) for task in tasks)
+        case _:
+            statuses = services.residency.each_status(tasks)
+            ranks = await _in_turns((_status_rank(key, each), each.task_id) for each in statuses)
+    return by_rank(ranks, descending=is_descending)
+
+
+def by_rank(ranks: Sequence[tuple[float | None, str]], *, descending: bool) -> list[str]:
+    """Either way round; equals stay in their order, and what has no rank comes last."""
+    known = [(rank, task) for rank, task in ranks if rank is not None]
+    known.sort(key=lambda each: each[0], reverse=descending)
+    return [task for _, task in known] + [task for rank, task in ranks if rank is None]
+
+
+def _trend_rank(
+    key: Literal["requests", "failed", "p95"], task: str, trends: Trends
+) -> float | None:
+    if key == "p95":
+        return trends.p95(task)
+    total = trends.sum_of(task)
+    return total.requests if key == "requests" else total.failed
+
+
+def _status_rank(
+    key: Literal["state", "memory", "density", "accuracy", "canaries"], status: TaskStatus
+) -> float | None:
+    match key:
         case "state":
-            is_behind = status.degraded and status.state.value == "READY"
-            return 0.5 if is_behind else _STATES.index(status.state.value)
-        case "requests":
-            return trends.sum_of(status.task_id).requests
-        case "p95":
-            return trends.p95(status.task_id)
-        case "failed":
-            return trends.sum_of(status.task_id).failed
+            is_behind = status.degraded and status.state is State.READY
+            return _STATES.index(State.FAILED) + 0.5 if is_behind else _STATES.index(status.state)
         case "memory":
             return status.bytes_host + status.bytes_device
         case "density":
@@ -142,7 +163,6 @@ def _line(status: TaskStatus, trends: Trends) -> TaskLine:
 def _strip(services: Services, caller: Caller) -> Strip:
     settings, limits, load = services.settings, services.limits, services.loop.load
     why_not = why_no_change(services, caller)
-    budget = services.residency.budget_bytes
     default = settings.default_task
     checks = ready_checks(services)
     return Strip(
@@ -156,8 +176,8 @@ def _strip(services: Services, caller: Caller) -> Strip:
         rows_in_use=load.rows,
         rows_total=limits.max_rows,
         waiting=load.waiting,
-        memory_used=budget - services.residency.free_bytes,
-        memory_budget=budget,
+        memory_used=services.residency.used_bytes,
+        memory_budget=services.residency.budget_bytes,
         backbone_memory=services.hardware.weight_bytes,
         uptime_seconds=services.clock() - services.began,
         base=settings.base_name if settings.allow_base == "yes" else None,

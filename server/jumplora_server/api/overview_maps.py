@@ -1,29 +1,25 @@
-"""What an overview says of several tasks together, made of their statuses alone."""
+"""What an overview says of several tasks together, made of their routes alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jumplora_adapters.continual_record import KEY, ContinualRecord, continual_record
 from jumplora_server.api.overview_schemas import ContinualRun, OverlapMap
 from jumplora_server.metrics.overlap import OverlapSnapshot
-from jumplora_server.residency.status import TaskStatus
+from jumplora_server.residency.entries import Route
 
 MOST_RUNS = 8
 MOST_RUN_TASKS = 64
+MaySee = Callable[[str], bool]  # whether the caller may see a task
 Records = Mapping[str, ContinualRecord]  # by task
 
 
 def overlap_map(
-    compared: Iterable[OverlapSnapshot], served: Mapping[str, str | None]
+    compared: Iterable[OverlapSnapshot], routes: Mapping[str, Route], may_see: MaySee
 ) -> OverlapMap | None:
-    """The pairs of which both tasks are among the `served` ones, with the versions that were
-    compared; None where there is no such pair."""
-    pairs = [
-        pair
-        for pair in compared
-        if all(served.get(t) == v for t, v in zip(pair.tasks, pair.versions, strict=True))
-    ]
+    """The pairs of tasks that may be seen and serve what was compared; None: there is none."""
+    pairs = [p for p in compared if _is_current(p, routes) and all(map(may_see, p.tasks))]
     if not pairs:
         return None
     tasks = sorted({task for pair in pairs for task in pair.tasks})
@@ -37,33 +33,35 @@ def overlap_map(
     return OverlapMap(tasks=tasks, jaccard=jaccard, chance=chance)
 
 
-def record_of_run(status: TaskStatus) -> ContinualRecord | None:
-    """What the served version notes of its continual run, if one made it and gave its task a
-    place."""
-    if status.version is None or status.manifest is None or KEY not in status.manifest.training:
+def _is_current(pair: OverlapSnapshot, routes: Mapping[str, Route]) -> bool:
+    served = zip(map(routes.get, pair.tasks), pair.versions, strict=True)
+    return all(route is not None and route.serves(version) for route, version in served)
+
+
+def record_of_run(route: Route) -> ContinualRecord | None:
+    """What the served version notes of its continual run, where one made it and names its task."""
+    if route.manifest is None or KEY not in route.manifest.training:
         return None
-    record = continual_record(status.manifest.training)
-    return record if record is not None and status.task_id in record.order else None
+    record = continual_record(route.manifest.training)
+    return record if record is not None and route.task in record.order else None
 
 
-def continual_runs(records: Records, visible: Iterable[str] | None = None) -> list[ContinualRun]:
-    """The runs of `records`, at most MOST_RUNS, those of most tasks first.
+def continual_runs(records: Records, may_see: MaySee) -> list[ContinualRun]:
+    """The runs of `records`, those of most tasks first, and at most MOST_RUNS.
 
-    Of a run's tasks only those of `visible` are shown (None: all), at most MOST_RUN_TASKS.
+    A run shows those of its tasks that may be seen, and at most MOST_RUN_TASKS.
     """
     runs: dict[tuple[object, ...], dict[str, ContinualRecord]] = {}
     for task, record in records.items():
         name = (record.run, record.method, record.gate, record.split, record.order)
         runs.setdefault(name, {})[task] = record
     largest = sorted(runs.values(), key=len, reverse=True)[:MOST_RUNS]
-    shown = None if visible is None else frozenset(visible)
-    return [_run(run, shown) for run in largest]
+    return [_run(run, may_see) for run in largest]
 
 
-def _run(records: Records, visible: frozenset[str] | None) -> ContinualRun:
+def _run(records: Records, may_see: MaySee) -> ContinualRun:
     any_record = next(iter(records.values()))
-    order = [task for task in any_record.order if visible is None or task in visible]
-    tasks = order[:MOST_RUN_TASKS]
+    tasks = [task for task in any_record.order if may_see(task)][:MOST_RUN_TASKS]
     last = next((task for task in reversed(tasks) if task in records), None)
     return ContinualRun(
         run=any_record.run,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from jumplora_server.errors import UnknownTask
@@ -33,17 +33,20 @@ class Report:
     ) -> None:
         """`tier` is where the engine keeps adapters."""
         self.compared: tuple[OverlapSnapshot, ...] = ()
+        self.used_bytes = 0  # after the last change
         self._metrics = metrics
         self._events = events
         self._shared = shared
         self._tier: Tier = tier
         self._clock = clock
 
-    def statuses(self) -> Iterator[TaskStatus]:
-        """All tasks, sorted. A few at a time are of one moment, so that nothing waits for long."""
-        with self._shared as table:
-            routes = table.routing.routes
-        tasks = sorted(routes)
+    def statuses(self, tasks: Sequence[str] | None = None) -> Iterator[TaskStatus]:
+        """Of those tasks that are registered, or of all, sorted. A few at a time are of one moment,
+        so that nothing waits for long."""
+        if tasks is None:
+            with self._shared as table:
+                routes = table.routing.routes
+            tasks = sorted(routes)
         for start in range(0, len(tasks), AT_ONCE):
             with self._shared as table:
                 now, registered = self._clock(), table.routing.routes
@@ -163,5 +166,6 @@ class Report:
             versions = table.versions
             used, budget = versions.used_bytes, versions.budget_bytes
             trunks = [trunk.nbytes for trunk in versions.trunks]
+        self.used_bytes = used
         self._metrics.budget(used, budget)
         self._metrics.trunks(len(trunks), sum(trunks))

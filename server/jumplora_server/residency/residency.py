@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,7 +19,7 @@ from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
-from jumplora_server.residency.entries import Known, PinState
+from jumplora_server.residency.entries import Known, PinState, Route
 from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
@@ -218,6 +218,11 @@ class Residency:
         return self._budget_bytes
 
     @property
+    def used_bytes(self) -> int:
+        """What they took after the last change that was reported; counts nothing anew."""
+        return self._report.used_bytes
+
+    @property
     def compared(self) -> tuple[OverlapSnapshot, ...]:
         """The pairs of served versions that were compared so far; some may not serve any more."""
         return self._report.compared
@@ -227,9 +232,16 @@ class Residency:
         with self.table as table:
             return task in table.routing.routes
 
-    def each_status(self) -> Iterator[TaskStatus]:
-        """All registered tasks, sorted by id, looked up as they are asked for."""
-        return self._report.statuses()
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """All registered tasks as they are routed now; a value, which nothing changes."""
+        with self.table as table:
+            return table.routing.routes
+
+    def each_status(self, tasks: Sequence[str] | None = None) -> Iterator[TaskStatus]:
+        """Of those tasks in their order, without those that are gone, or of all, sorted by id;
+        looked up as they are asked for."""
+        return self._report.statuses(tasks)
 
     def status(self, task: str) -> TaskStatus:
         """Raises UnknownTask."""
