@@ -34,7 +34,7 @@ def open_drawer(page: Page, task: str) -> Locator:
 def ask_it(page: Page, task: str, way: str, text: str = TEXT) -> Locator:
     """Ask by the form; its finished answer."""
     button(row(page, task), f"Try {task}").click()
-    expect(page.get_by_role("combobox", name="Task")).to_have_value(task)
+    expect(page.get_by_role("combobox", name="Task", exact=True)).to_have_value(task)
     page.get_by_label("Text", exact=True).fill(text)
     button(page, way).click()
     return finished(page, "Answer")
@@ -134,7 +134,7 @@ def test_two_tasks_are_compared(browser: Browser, demo: Demo) -> None:
         expect(row(page, "agnews")).to_be_visible()
         ask_it(page, "agnews", "Generate")
         button(page, "Compare with…").click()
-        other = page.get_by_role("combobox", name="Compare with")
+        other = page.get_by_role("combobox", name="Compare with", exact=True)
         other.fill("dbp")
         page.get_by_role("option", name="dbpedia").click()
         expect(other).to_have_value("dbpedia")
@@ -162,6 +162,32 @@ def test_a_version_is_published_asked_and_rolled_back(browser: Browser, demo: De
         expect(row(page, "register")).to_contain_text(before[:8])
         events = page.locator(".event-list li", has_text="register")
         expect(events.filter(has_text="rolled back").first).to_contain_text(before[:8])
+
+
+def test_a_task_is_published_and_removed(browser: Browser, demo: Demo) -> None:
+    file = demo.another_version("subject", 0.5, other_task="topics-of-school")
+    with open_page(browser, demo.url, key=ADMIN_KEY) as page:
+        expect(row(page, "subject")).to_be_visible()
+        button(page, "Publish a task").click()
+        form = page.get_by_role("dialog", name="Publish a task")
+        form.get_by_label("File").set_input_files(file)
+        form.get_by_label("Task id").fill("subject")
+        button(form, "Publish").click()
+        expect(form.get_by_role("alert")).to_contain_text("is there already")
+        form.get_by_label("Task id").fill("topics-of-school")
+        button(form, "Publish").click()
+        expect(form.locator(".note.good")).to_contain_text("is published and answers")
+        button(form, "Close").click()
+        drawer = page.get_by_role("dialog", name="topics-of-school")
+        button(drawer, "Remove…").click()
+        form = page.get_by_role("dialog", name="Remove topics-of-school")
+        expect(button(form, "Remove")).to_be_disabled()
+        form.get_by_label("Type topics-of-school to confirm").fill("topics-of-school")
+        button(form, "Remove").click()
+        expect(form).to_have_count(0)
+        expect(row(page, "topics-of-school")).to_have_count(0)
+        listed = demo.ask("GET", "/v1/adapters")["adapters"]
+        assert "topics-of-school" not in {adapter["task_id"] for adapter in listed}
 
 
 def publish(page: Page, task: str, file: Path) -> None:
