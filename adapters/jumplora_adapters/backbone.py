@@ -90,9 +90,14 @@ def resolve_backbone(
 
     Of a hub repository only safetensors, configuration and tokenizer files are fetched.
     """
-    return resolve_folder(
-        name_or_path, HUB_FILES, error=BackboneError, revision=revision, fetch=fetch
-    )
+    try:
+        return resolve_folder(
+            name_or_path, HUB_FILES, error=BackboneError, revision=revision, fetch=fetch
+        )
+    except BackboneError as error:
+        raise BackboneError(
+            f"{error.message}; --backbone (or JUMPLORA_BACKBONE) is to name a T5"
+        ) from error
 
 
 def read_backbone(path: Path) -> Backbone:

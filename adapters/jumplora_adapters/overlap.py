@@ -7,7 +7,7 @@ Works on packed bit masks only; values never matter and nothing is expanded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -197,12 +197,16 @@ def overlap_pair(
     return PairOverlap(first, second, tuple(modules))
 
 
-def overlaps(adapters: Mapping[str, Mapping[str, Support]]) -> tuple[PairOverlap, ...]:
-    """Every unordered pair of the named adapters, in their order."""
-    return tuple(
-        overlap_pair(first, adapters[first], second, adapters[second])
-        for first, second in combinations(adapters, 2)
-    )
+def overlaps(
+    adapters: Mapping[str, Mapping[str, Support]], on_pairs: Callable[[int], None] | None = None
+) -> tuple[PairOverlap, ...]:
+    """Every unordered pair of the named adapters, in their order; `on_pairs` counts them."""
+    found: list[PairOverlap] = []
+    for first, second in combinations(adapters, 2):
+        found.append(overlap_pair(first, adapters[first], second, adapters[second]))
+        if on_pairs is not None:
+            on_pairs(1)
+    return tuple(found)
 
 
 def _check_shapes(module: str, left: Support, right: Support) -> None:

@@ -46,6 +46,11 @@ Plot = BarPlot | LinePlot
 
 def draw(plot: Plot, path: Path) -> None:
     """Write the plot as PNG. Raises PeerMissing without matplotlib."""
+    figure_of(plot).savefig(path, dpi=_DPI)
+
+
+def figure_of(plot: Plot) -> Any:
+    """Raises PeerMissing without matplotlib."""
     figure = peer("matplotlib.figure").Figure(layout="constrained")
     axes: Any = figure.add_subplot()
     axes.set_title(plot.title)
@@ -55,7 +60,7 @@ def draw(plot: Plot, path: Path) -> None:
     else:
         figure.set_size_inches(7, 4)
         _draw_lines(plot, axes)
-    figure.savefig(path, dpi=_DPI)
+    return figure
 
 
 def _draw_bars(plot: BarPlot, axes: Any) -> None:

@@ -54,6 +54,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     rows = [{"text": f"a {labels[i % 3]} text", "label": labels[i % 3]} for i in range(256)]
     for name, some in (("train", rows), ("dev", rows[:16]), ("canaries", rows[:3])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    asked = [{"task_id": "topics", "text": row["text"]} for row in rows[:3]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     write_benchmark(tmp_path / "benchmark")
     with small_hub("owner/my-lora", tmp_path / "my-lora", tmp_path / "cache", monkeypatch):
         yield tmp_path

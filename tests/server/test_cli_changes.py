@@ -138,3 +138,34 @@ def test_a_task_whose_pointer_is_damaged_is_mended(backbone: Backbone, tmp_path:
         == 0
     )
     assert store.survey() == {}
+
+
+def test_load_and_pin_on_a_server(served: tuple[Site, str]) -> None:
+    site, address = served
+    version = site.publish("held")
+    there = ("--server", address, "--key", ADMIN_KEY)
+    assert run("pin", "held", *there).stdout == f"held: {version[:12]} is READY, pinned\n"
+    assert site.parts.services.residency.status("held").pinned
+    loaded = run_json("load", "held", *there)
+    assert loaded == {"task_id": "held", "version": version, "state": "READY", "pinned": True}
+    assert run_json("pin", "held", "--off", *there)["pinned"] is False
+    assert not site.parts.services.residency.status("held").pinned
+    keyless = run("pin", "held", "--server", address, code=1).stderr
+    assert "give a key that may do this by --key (or JUMPLORA_KEY)" in keyless
+    unknown = run("load", "hled", *there, code=1).stderr
+    assert "closest: held" in unknown
+    assert f"`jumplora list --server {address}` shows its tasks" in unknown
+
+
+def test_both_variables_are_said_and_the_server_is_changed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with deaf_address() as address:
+        monkeypatch.setenv("JUMPLORA_SERVER", address)
+        monkeypatch.setenv("JUMPLORA_STORE", str(store.root))
+        told = run("rollback", "one", code=1).stderr
+    assert (
+        f"note: JUMPLORA_SERVER and JUMPLORA_STORE are set: this is about the server {address}"
+        in told
+    )
+    assert "gave no answer" in told

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from fakes import LIMITS
 from jumplora_server.cli.main import command_line
 from ports import deaf_address
-from serving import Site, listening, make_site, slow_down, wait_for
+from serving import PROMPT, Site, listening, make_site, slow_down, wait_for
 
 LONG = {"max_new_tokens": 99}
 
@@ -261,3 +261,49 @@ def test_what_the_server_refuses(served: tuple[Site, str, str], tmp_path: Path) 
     assert f"(lines 1 to 2 of {data}); 0 of 2 rows were answered until then" in unknown
     large = evaluate(address, "--task", "alpha", "--data", data, "--batch", 17, code=1)
     assert large.stderr == "--batch is 17; this server takes at most 16 texts a request\n"
+
+
+OPTIONS = ("Sports", "World")
+
+
+def test_labels_that_the_task_does_not_have_are_said(
+    served: tuple[Site, str, str], tmp_path: Path
+) -> None:
+    site, address, _ = served
+    prompt = PROMPT.model_copy(update={"options": OPTIONS})
+    older = site.publish("optioned", prompt=prompt, generation=LONG)
+    rows = [
+        {"text": "a", "label": "sports"},  # as exact match has it, an option
+        {"text": "b", "label": "Music"},
+        *({"text": "c", "label": "Food"} for _ in range(4)),
+    ]
+    data = write(tmp_path / "a.jsonl", *rows)
+    asked = ("--task", "optioned", "--data", data, "--quiet")
+    told = evaluate(address, *asked).stderr
+    assert 'labels "Music" (line 2), "Food" (4 rows: lines 3, 4, 5, ...) are none' in told
+    assert "these 5 of 6 rows can only be wrong" in told
+    requests = site.outcomes("optioned")
+    foreign = write(tmp_path / "b.jsonl", *rows[1:])
+    refused = evaluate(address, "--task", "optioned", "--data", foreign, "--json", code=1)
+    assert refused.stdout == ""
+    assert "none of the options Sports | World; no row has a label that optioned" in refused.stderr
+    assert "--task of these rows" in refused.stderr
+    assert site.outcomes("optioned") == requests, "nothing was asked"
+    fitting = write(tmp_path / "c.jsonl", rows[0])
+    assert evaluate(address, "--task", "optioned", "--data", fitting, "--quiet").stderr == ""
+    # Of a version that does not answer for its task now, the options are not known here.
+    site.publish("optioned", generation=LONG)
+    old = ("--task", f"optioned@{older[:8]}", "--data", foreign, "--quiet")
+    assert evaluate(address, *old).stderr == ""
+
+
+def test_prompts_made_here_have_options_of_their_own(
+    served: tuple[Site, str, str], tmp_path: Path
+) -> None:
+    site, address, _ = served
+    site.publish("other", prompt=PROMPT.model_copy(update={"options": OPTIONS}), generation=LONG)
+    data = write(tmp_path / "a.jsonl", {"text": "a", "label": "Food"})
+    own = ("--options", "Food | Music", "--quiet")
+    assert evaluate(address, "--task", "other", "--data", data, *own).stderr == ""
+    whole = write(tmp_path / "b.jsonl", {"input": "a", "target": "Food"})
+    assert evaluate(address, "--task", "other", "--data", whole, "--quiet").stderr == ""

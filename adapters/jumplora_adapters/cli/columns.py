@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from rich.cells import cell_len
 
@@ -56,6 +57,20 @@ def fitted(columns: Sequence[Column], width: int, *, keys: int = 1) -> list[list
 def unlimited(columns: Sequence[Column]) -> list[str]:
     """The lines of one table, each row one line."""
     return _lines(columns, [column.most for column in columns], _GAPS[0])
+
+
+def split_columns(widths: Sequence[int], room: int, *, keys: int, gap: int) -> list[list[int]]:
+    """Columns by their numbers, in parts that have room: as few as can be, of about as many each.
+
+    The first `keys` are in every part. Where they and one more have no room, each has its own part.
+    """
+    head, rest = list(range(keys)), list(range(keys, len(widths)))
+    for count in range(1, len(rest)):
+        cut = [len(rest) * n // count for n in range(count + 1)]
+        parts = [head + rest[start:end] for start, end in pairwise(cut)]
+        if all(sum(widths[n] + gap for n in part) - gap <= room for part in parts):
+            return parts
+    return [[*head, n] for n in rest] or [head]
 
 
 def folded(text: str, width: int, *, indent: str = "") -> list[str]:
@@ -113,14 +128,9 @@ def _widths(columns: Sequence[Column], room: int) -> list[int] | None:
 
 
 def _parts(columns: Sequence[Column], width: int, keys: int) -> list[list[Column]]:
-    """As few as have room, and of about as many columns each."""
-    head, rest = list(columns[:keys]), list(columns[keys:])
-    taken = _MARGIN + sum(column.least for column in head)
-    for count in range(2, len(rest)):
-        parts = [rest[len(rest) * n // count : len(rest) * (n + 1) // count] for n in range(count)]
-        if all(taken + sum(c.least + _GAPS[-1] for c in part) <= width for part in parts):
-            return [head + part for part in parts]
-    return [[*head, column] for column in rest]
+    least = [column.least for column in columns]
+    parts = split_columns(least, width - _MARGIN, keys=keys, gap=_GAPS[-1])
+    return [[columns[n] for n in part] for part in parts]
 
 
 def _lines(columns: Sequence[Column], widths: Sequence[int], gap: int) -> list[str]:

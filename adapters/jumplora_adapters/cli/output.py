@@ -20,6 +20,11 @@ from jumplora_adapters.printable import printable
 ColumnStyle = Literal["left", "right", "fold"]
 """`right` is for numbers, which are never folded; `fold` is left, for texts of any length."""
 _NO_LIMIT = 1 << 20
+# By an error's code: the command that helps, where the message cannot know it.
+_ADVICE = {
+    "unknown_task": "`jumplora list` shows the tasks",
+    "unknown_version": "`jumplora list TASK` shows the versions",
+}
 
 
 @contextmanager
@@ -28,7 +33,8 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except AdapterError as error:
-        fail(f"error ({error.code}): {error}")
+        advice = _ADVICE.get(error.code)
+        fail(f"error ({error.code}): {error}" + (f"; {advice}" if advice else ""))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"error (io): {where}{error.strerror or error}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import typer
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import ColumnStyle, print_json, print_table, reported_errors
+from jumplora_adapters.cli.plot_file import drawing, png_file
 from jumplora_adapters.cli.sources import (
     SPEC_HELP,
     Source,
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
     from jumplora_adapters.overlap import ModuleOverlap, PairOverlap, Support
 
 Scope = Literal["own", "lineage"]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", callback=png_file, help="The matrix of all pairs beside chance, as a PNG file."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 NUMBERS: tuple[tuple[str, ColumnStyle], ...] = (
     ("shared", "right"),
     ("union", "right"),
@@ -43,6 +52,8 @@ def overlap(
         Scope, typer.Option("--scope", help="An adapter's own delta, or its lineage's union.")
     ] = "own",
     modules: Annotated[bool, typer.Option("--modules", help="Also each module.")] = False,
+    plot: Plot = None,
+    quiet: Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the supports of adapters pair by pair.
@@ -52,13 +63,21 @@ def overlap(
     """
     with reported_errors():
         from jumplora_adapters.backbone import read_backbone, resolve_backbone
+        from jumplora_adapters.cli.progress import counted
         from jumplora_adapters.overlap import overlaps
 
         sources = _sources(specs, store)
         network = read_backbone(resolve_backbone(backbone))
-        pairs = overlaps(
-            {source.spec: _supports(source, network, store, scope) for source in sources}
-        )
+        supports: dict[str, dict[str, Support]] = {}
+        with counted("read", len(sources), quiet=quiet) as on_read:
+            for source in sources:
+                supports[source.spec] = _supports(source, network, store, scope)
+                on_read(1)
+        count = len(supports) * (len(supports) - 1) // 2
+        with counted("compared", count, quiet=quiet) as on_pairs:
+            pairs = overlaps(supports, on_pairs)
+        if plot is not None:
+            write_plot(plot, [*supports], pairs)
     if as_json:
         print_json({"scope": scope, "pairs": [_entry(pair, modules) for pair in pairs]})
         return
@@ -78,6 +97,32 @@ def overlap(
         )
 
 
+class Compared(Protocol):
+    """A pair of adapters by name, and how much their supports overlap."""
+
+    @property
+    def first(self) -> str: ...
+    @property
+    def second(self) -> str: ...
+    @property
+    def jaccard(self) -> float: ...
+    @property
+    def chance(self) -> float: ...
+
+
+def write_plot(path: Path, names: Sequence[str], pairs: Sequence[Compared]) -> None:
+    """Draw the matrix of the pairs. Ends the command where matplotlib is missing."""
+    with drawing(path, "the overlap of each pair"):
+        from jumplora_adapters.plots.overlap_map import Panel, pair_cells, write_overlaps
+
+        place = {name: n for n, name in enumerate(names)}
+        cells = pair_cells(
+            len(names),
+            ((place[p.first], place[p.second], p.jaccard, p.chance) for p in pairs),
+        )
+        write_overlaps(path, names, [Panel("", cells)])
+
+
 def _sources(specs: list[str] | None, store: Path | None) -> tuple[Source, ...]:
     if specs:
         sources = tuple(find_source(spec, store) for spec in dict.fromkeys(specs))
@@ -86,7 +131,10 @@ def _sources(specs: list[str] | None, store: Path | None) -> tuple[Source, ...]:
     else:
         raise typer.BadParameter("name two adapters, or --store to compare all of its tasks")
     if len(sources) < 2:
-        raise typer.BadParameter(f"an overlap needs two adapters, given {len(sources)}")
+        raise typer.BadParameter(
+            f"an overlap needs two adapters, given {len(sources)}: name another, or --store to "
+            "compare all of its tasks"
+        )
     return sources
 
 

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+_LEAST_BYTES = 16 * 1024 * 1024  # a smaller file is sent before a bar is read
 
 
 def progress_bar() -> Progress:
@@ -37,3 +46,30 @@ def counted(name: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], N
             bar.advance(line, count)
 
         yield on_done
+
+
+@contextmanager
+def sending(name: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yields what to call with the bytes that are sent so far, and with all there are.
+
+    The bar appears for large files. It stays while the receiver works on what it got.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=Console(stderr=True),
+    )
+    line = bar.add_task(name, total=None, state="")
+    with ExitStack() as running:
+
+        def on_sent(sent: int, total: int) -> None:
+            if quiet or total < _LEAST_BYTES:
+                return
+            if not bar.live.is_started:
+                running.enter_context(bar)
+            state = "sent; the server reads it" if sent == total else ""
+            bar.update(line, completed=sent, total=total, state=state)
+
+        yield on_sent

@@ -44,7 +44,10 @@ def open_store(root: Path) -> Store:
 
 def _require_folder(root: Path) -> None:
     if not root.is_dir():
-        raise StoreError(f"no store at {root}: the folder does not exist")
+        raise StoreError(
+            f"no store at {root}: the folder does not exist; give another by --store (or "
+            "JUMPLORA_STORE), or make one with `jumplora publish`"
+        )
 
 
 def find_source(spec: str, store: Path | None) -> Source:

@@ -42,7 +42,9 @@ def verify(
         from jumplora_adapters.errors import NoPointer, StoreError
 
         if not specs and store is None:
-            raise typer.BadParameter("name an adapter, or --store to check all of its versions")
+            raise typer.BadParameter(
+                "name an adapter, or give --store to check all of its versions"
+            )
         sources = (
             [find_source(spec, store) for spec in specs]
             if specs

@@ -32,7 +32,14 @@ def draw_heat(
         if np.isnan(value):
             axes.add_patch(
                 Rectangle(
-                    (column - 0.5, row - 0.5), 1, 1, fill=False, hatch="///", ec=GUIDE, lw=0, zorder=0
+                    (column - 0.5, row - 0.5),
+                    1,
+                    1,
+                    fill=False,
+                    hatch="///",
+                    ec=GUIDE,
+                    lw=0,
+                    zorder=0,
                 )
             )
         elif texts is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from jumplora_adapters.plots.heat_map import Cells, draw_heat, written
+from jumplora_adapters.plots.style import DPI, plain_text
 
 _FEW = 6  # tasks up to which a cell has room for three decimals
 _SOME = 15  # up to which it has room for two
@@ -34,6 +36,12 @@ def pair_cells(tasks: int, pairs: Iterable[tuple[int, int, float, float]]) -> Ce
         cells[second, first] = jaccard
         cells[first, second] = chance
     return cells
+
+
+def write_overlaps(path: Path, tasks: Sequence[str], panels: Sequence[Panel]) -> None:
+    """A PNG file."""
+    with plain_text():
+        draw_overlaps(tasks, panels).savefig(path, dpi=DPI, format="png")
 
 
 def draw_overlaps(tasks: Sequence[str], panels: Sequence[Panel]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue, TypeAdapter
@@ -9,10 +10,11 @@ from pydantic import JsonValue, TypeAdapter
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.delta import Delta, SparseDelta
 from jumplora_adapters.errors import GateCollapsed
+from jumplora_adapters.folding import folded
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.network import Site
 from jumplora_adapters.training.checkpoint import Progress
-from jumplora_adapters.training.config import Scope, TrainConfig
+from jumplora_adapters.training.config import Optimisation, Scope, TrainConfig
 from jumplora_adapters.training.data import Split
 from jumplora_adapters.training.targets import group_of
 
@@ -32,11 +34,39 @@ def check_not_collapsed(
     for group, members in groups.items():
         kept = sum(delta.nnz for delta in members)
         total = sum(delta.shape[0] * delta.shape[1] for delta in members)
-        if kept in (0, total):
+        if kept == total:
             raise GateCollapsed(
-                f"the gate {group} keeps {'all' if kept else 'none'} of {total} entries: nothing "
-                "was written"
+                f"the gate {group} keeps all of {total} entries: nothing was written; choose a "
+                "smaller rank (--rank), or train without the gate (--no-gate)"
             )
+        if kept == 0:
+            raise GateCollapsed(
+                f"the gate {group} keeps none of {total} entries: nothing was written; train "
+                "longer (--epochs) or at a higher rate (--lr), or without the gate (--no-gate)"
+            )
+
+
+def learned_nothing(optimisation: Optimisation, progress: Progress, dev: Split | None) -> str:
+    """What to say where the same answer to every text would be as good on dev; else empty.
+
+    Without dev, or where its rows are whole prompts, nothing can be said.
+    """
+    if dev is None or not dev.is_labelled or not progress.best_scores:
+        return ""
+    labels = Counter(folded(example.answer) for example in dev.examples)
+    label, count = labels.most_common(1)[0]
+    exact, share = progress.best_scores["exact_match"], count / len(dev.examples)
+    if exact > share:
+        return ""
+    if optimisation.max_steps is None:
+        longer = f"--epochs {2 * optimisation.epochs}"
+    else:
+        longer = f"--max-steps {2 * optimisation.max_steps}"
+    return (
+        f"it learned nothing: of dev's rows {exact:.1%} are right, and {label!r} for each would be "
+        f"{share:.1%}. Try --lr {2 * optimisation.learning_rate:g} or {longer}, more rows, and "
+        "look whether the instruction and the options fit the labels"
+    )
 
 
 def manifest_of(

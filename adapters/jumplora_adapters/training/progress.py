@@ -10,10 +10,13 @@ from jumplora_adapters.training.fit import StepReport
 
 
 @contextmanager
-def shown(task: str, *, quiet: bool) -> Iterator[Callable[[StepReport], None] | None]:
+def shown(
+    task: str, *, about: str = "", quiet: bool
+) -> Iterator[Callable[[StepReport], None] | None]:
     """Yields what to call after each step; None when nothing is to be shown.
 
-    The bar appears with the first step, so that an error before it stands alone.
+    The bar appears with the first step and below the line `about`, so that an error before it
+    stands alone.
     """
     if quiet:
         yield None
@@ -25,6 +28,8 @@ def shown(task: str, *, quiet: bool) -> Iterator[Callable[[StepReport], None] | 
 
         def on_step(report: StepReport) -> None:
             if not state:
+                if about:
+                    bar.console.print(about, soft_wrap=True, highlight=False)
                 running.enter_context(bar)
             state["loss"] = f"{report.loss:.3f}"
             state["f"] = f"{report.fraction:.2f}"

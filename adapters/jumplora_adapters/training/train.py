@@ -27,7 +27,11 @@ from jumplora_adapters.training.evaluate import evaluate
 from jumplora_adapters.training.fit import Fit, StepReport
 from jumplora_adapters.training.identity import backbone_digest
 from jumplora_adapters.training.lineage import read_ancestors
-from jumplora_adapters.training.outcome import check_not_collapsed, manifest_of
+from jumplora_adapters.training.outcome import (
+    check_not_collapsed,
+    learned_nothing,
+    manifest_of,
+)
 from jumplora_adapters.training.schedule import Schedule
 from jumplora_adapters.training.targets import added_roles, check_targets
 from jumplora_adapters.training.work_folder import check_writable, work_folder
@@ -89,7 +93,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished run: the file, its digest, and what it scored between 0 and 1."""
+    """A finished run: the file, its digest, and what it scored between 0 and 1.
+
+    `warning` is what a reader should know before trusting it, or empty.
+    """
 
     path: Path
     digest: str
@@ -98,6 +105,7 @@ class Trained:
     progress: Progress
     tau: tuple[ThresholdMove, ...] = ()
     prompts_cut: dict[str, int] = field(default_factory=dict)
+    warning: str = ""
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -193,6 +201,7 @@ def _finish(prepared: Prepared, adapted: AdaptedBackbone, progress: Progress, fi
         progress,
         threshold_moves(progress.initial_thresholds, adapted.thresholds()),
         prepared.prompts_cut,
+        learned_nothing(config.optimisation, progress, prepared.dev),
     )
 
 

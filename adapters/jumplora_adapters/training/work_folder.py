@@ -37,7 +37,7 @@ def work_folder(folder: Path) -> Iterator[None]:
 def check_writable(out: Path) -> None:
     """Raises DataError unless a file can be put at `out`: better now than after hours of work."""
     if out.is_dir():
-        raise DataError(f"{out} is a folder: name the adapter file to write")
+        raise DataError(f"{out} is a folder: name the file to write")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         probe = temporary_path(out.parent)

@@ -18,7 +18,6 @@ from jumplora_server.batch.results import Earlier, Failure, Outcome, Written, ch
 from jumplora_server.batch.rows import Row
 
 SHOWN = 5  # failures that a command prints
-_FLUSH_ROWS = 32
 _KEPT_SHOWN = 1000
 
 
@@ -105,12 +104,9 @@ class Batch:
 
     async def onto(self, file: IO[str]) -> Tally:
         """Write the answers to all rows that are left to an open file."""
-        try:
-            async with aclosing(self.answers(self.rows)) as outcomes:
-                async for row, outcome in outcomes:
-                    self._write(file, row, outcome)
-        finally:
-            file.flush()
+        async with aclosing(self.answers(self.rows)) as outcomes:
+            async for row, outcome in outcomes:
+                self._write(file, row, outcome)
         return self.tally
 
     async def _ask_again(self, earlier: Earlier) -> None:
@@ -155,7 +151,6 @@ class Batch:
 
     def _write(self, file: IO[str], row: Row, outcome: Outcome) -> None:
         file.write(line_of(row, outcome))
+        file.flush()  # so that a kill loses no answer
         self.tally.count(row, outcome)
-        if not self.tally.rows % _FLUSH_ROWS:
-            file.flush()
         self.on_rows(self.tally)

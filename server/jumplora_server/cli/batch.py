@@ -164,6 +164,8 @@ def _on_server(address: str, key: str | None, concurrency: int) -> Opened:
     @asynccontextmanager
     async def asked() -> AsyncGenerator[Answers]:
         with place.explained(address):  # what would be refused of all rows ends the command
+            async with AsyncClient(address, key=key, retries=0) as client:
+                await client.info()  # a server that is not there is said at once
             async with AsyncClient(address, key=key, retries=RETRIES) as client:
                 yield partial(remote, client, concurrency)
 
@@ -261,7 +263,8 @@ def _progress(file: Path, total: int | None, *, quiet: bool) -> Iterator[OnRows]
     finally:
         if last is not None:
             show(last)
-        bar.stop()
+        if bar.live.is_started:  # else it would print an empty line
+            bar.stop()
 
 
 def _conclude(tally: Tally, out: Path) -> None:

@@ -122,6 +122,8 @@ def evaluate(
                 sheet = make_sheet(file, prompt, rows=rows, fit=fit)
             parameters: dict[str, object] = {}
             options: tuple[str, ...] = ()
+            if sheet.form == "text" and not choices:
+                _check_options(client, task, sheet)
             if choices:
                 options = () if prompt is None else prompt.options
                 parameters = {"choices": list(options) or True}
@@ -150,6 +152,37 @@ def evaluate(
         write_plot(certainty, plot, f"{task}, {report.rows} rows")
     if floor is not None and report.scores["exact_match"] < floor:
         fail(f"exact match {report.scores['exact_match']:.6g} is below the floor {floor:g}")
+
+
+def _check_options(client: Client, task: str, sheet: Sheet) -> None:
+    """Warn of labels that the task cannot answer; end the command where it can answer none.
+
+    Nothing is known of a version that does not answer for its task now.
+    """
+    from jumplora_adapters.folding import folded
+    from jumplora_server.client import TaskUnknown
+    from jumplora_server.evaluation.questions import find_strangers
+
+    name, _, version = task.partition("@")
+    try:
+        found = client.adapter(name)
+    except TaskUnknown:  # the bare backbone; of any other name the first request says it
+        return
+    prompt = None if found.manifest is None else found.manifest.prompt
+    if prompt is None or not prompt.options or not (found.version or "").startswith(version):
+        return
+    strangers = find_strangers(sheet, prompt.options, folded)
+    if strangers is None:
+        return
+    if strangers.rows == strangers.all_rows:
+        fail(
+            f"{strangers.text}; no row has a label that {task} answers, so nothing was asked: give "
+            "the rows of this task, or --task of these rows"
+        )
+    warn(
+        f"{strangers.text}; these {strangers.rows:,} of {strangers.all_rows:,} rows can only be "
+        "wrong"
+    )
 
 
 def _fit(backbone: str, limit: int) -> Fit:

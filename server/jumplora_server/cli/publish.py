@@ -10,6 +10,7 @@ import typer
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import fail, print_json, reported_errors, short, warn
+from jumplora_adapters.cli.progress import sending
 from jumplora_adapters.cli.sources import read_head
 from jumplora_adapters.errors import ConvertError, WrongFile
 from jumplora_adapters.file_kind import HEAD_BYTES, FileKind, kind_of
@@ -73,12 +74,15 @@ def publish(
     if_match: Annotated[
         str | None, typer.Option("--if-match", help="Only if this version is current now.")
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress bar of a large file's upload.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Publish an adapter: with --server it returns once the version answers requests."""
     with reported_errors():
         where = place.place_of(context, server, store)
-        result = _put(find_source(source), where, key, backbone, task, if_match)
+        result = _put(find_source(source), where, key, backbone, task, if_match, quiet=quiet)
     for text in result.warnings:
         warn(f"{result.task_id}: {text}")
     if as_json:
@@ -130,12 +134,15 @@ def _put(
     backbone: str | None,
     task: str | None,
     if_match: str | None,
+    *,
+    quiet: bool = False,
 ) -> Result:
     kind = _kind_at(path)
     if kind != "adapter" and task is None:
         fail("a PEFT folder does not name its task: give --task TASK")
     if isinstance(where, str):
-        return _to_server(path, where, key, task or read_head(path).task, if_match)
+        named = task or read_head(path).task
+        return _to_server(path, where, key, named, if_match, quiet=quiet)
     if backbone is None:
         fail("--store needs --backbone (or JUMPLORA_BACKBONE): the adapter is checked for it")
     return _into_store(path, kind, where, backbone, task, if_match)
@@ -198,9 +205,14 @@ def _into_store(
     )
 
 
-def _to_server(path: Path, server: str, key: str | None, task: str, if_match: str | None) -> Result:
-    with place.asking(server, key, timeout=600.0) as client:
-        put = client.publish(task, path, if_match=if_match)
+def _to_server(
+    path: Path, server: str, key: str | None, task: str, if_match: str | None, *, quiet: bool
+) -> Result:
+    with (
+        place.asking(server, key, timeout=600.0) as client,
+        sending(task, quiet=quiet) as on_sent,
+    ):
+        put = client.publish(task, path, if_match=if_match, on_sent=on_sent)
     source = put.made_from
     return Result(
         put.task_id,

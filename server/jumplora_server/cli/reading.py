@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -114,6 +114,8 @@ def compare(
     modules: Annotated[
         bool, typer.Option("--modules", help=f"{_WITH_STORE}also each module.")
     ] = False,
+    plot: overlap.Plot = None,
+    quiet: overlap.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the supports of adapters pair by pair, from their files or as a server has done it.
@@ -132,7 +134,7 @@ def compare(
                     "a server compares the own deltas of whole tasks: --scope, --modules, versions "
                     "and files need --store FOLDER and --backbone"
                 )
-            _compare_on(where, key, specs, as_json=as_json)
+            _compare_on(where, key, specs, plot=plot, as_json=as_json)
             return
         if backbone is None:
             raise typer.BadParameter(
@@ -140,7 +142,14 @@ def compare(
                 "server with --server"
             )
         overlap.overlap(
-            specs, backbone=backbone, store=where, scope=scope, modules=modules, as_json=as_json
+            specs,
+            backbone=backbone,
+            store=where,
+            scope=scope,
+            modules=modules,
+            plot=plot,
+            quiet=quiet,
+            as_json=as_json,
         )
 
 
@@ -183,24 +192,30 @@ def _line(each: AdapterSummary) -> tuple[str, ...]:
 def _list_versions_on(server: str, key: str | None, task: str, as_json: bool) -> None:
     with place.asking(server, key) as client:
         found = client.adapter(task)
-    states = {found.desired: "current", found.version: "answers"}
-    if found.desired == found.version:
-        states[found.version] = "current, answers"
+    changes = [_Change(c.version, c.at, c.event) for c in found.changes]
+    changes = changes or [_Change(version) for version in found.history]  # the store was away
+    last = {change.version: n for n, change in enumerate(changes)}
+    states = dict.fromkeys(last.values(), "stored")
+    for version, state in ((found.desired, "current"), (found.version, "answers")):
+        if version in last:
+            before = states[last[version]]
+            states[last[version]] = state if before == "stored" else f"{before}, {state}"
+    rows = [(c.at, c.event, c.version, states.get(n, "stored")) for n, c in enumerate(changes)]
     if as_json:
-        print_json(
-            {
-                "server": server,
-                "history": [
-                    {"version": version, "state": states.get(version, "stored")}
-                    for version in found.history
-                ],
-            }
-        )
+        keys = ("published_at", "event", "version", "state")
+        history = [dict(zip(keys, row, strict=True)) for row in rows]
+        print_json({"server": server, "history": history})
         return
     print_table(
-        [("version", "left"), ("state", "left")],
-        [(short(version), states.get(version, "stored")) for version in found.history],
+        [("at", "left"), ("event", "left"), ("version", "left"), ("state", "left")],
+        [(at, event, short(version), state) for at, event, version, state in rows],
     )
+
+
+class _Change(NamedTuple):
+    version: str
+    at: str = ""
+    event: str = ""
 
 
 def _inspect_on(server: str, key: str | None, spec: str, *, modules: bool, as_json: bool) -> None:
@@ -231,7 +246,9 @@ def _inspect_on(server: str, key: str | None, spec: str, *, modules: bool, as_js
         inspect.show(manifest, version, where, modules=modules)
 
 
-def _compare_on(server: str, key: str | None, specs: list[str], *, as_json: bool) -> None:
+def _compare_on(
+    server: str, key: str | None, specs: list[str], *, plot: Path | None, as_json: bool
+) -> None:
     with place.asking(server, key) as client:
         compared = client.overview(limit=0).overlap
     if compared is None:
@@ -245,7 +262,10 @@ def _compare_on(server: str, key: str | None, specs: list[str], *, as_json: bool
             f"{server} has not compared {', '.join(missing)}, but {', '.join(compared.tasks)}; "
             "--store FOLDER --backbone T5 compares any"
         )
-    pairs, left = _pairs(compared, {*(specs or compared.tasks)})
+    wanted = {*(specs or compared.tasks)}
+    pairs, left = _pairs(compared, wanted)
+    if plot is not None and pairs:
+        overlap.write_plot(plot, [task for task in compared.tasks if task in wanted], pairs)
     if as_json:
         print_json({"server": server, "scope": "own", "pairs": [asdict(pair) for pair in pairs]})
     else:

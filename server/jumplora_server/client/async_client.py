@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -158,14 +159,22 @@ class AsyncClient:
         return await self._sender.send(calls.adapter(task))
 
     async def publish(
-        self, task: str, path: str | Path, *, if_match: str | None = None
+        self,
+        task: str,
+        path: str | Path,
+        *,
+        if_match: str | None = None,
+        on_sent: uploads.OnSent | None = None,
     ) -> PutResult:
-        """Publish an adapter file, a PEFT folder or an archive of one: `Client.publish`."""
+        """Publish an adapter file, a PEFT folder or an archive of one: `Client.publish`.
+
+        `on_sent` is called on the threads that read the file.
+        """
         opening = uploads.opened(Path(path))
         upload = await asyncio.to_thread(opening.__enter__)
         try:
             call = calls.publish(task, upload.sha256, upload.length, if_match)
-            return await self._sender.send(call, upload.chunks)
+            return await self._sender.send(call, partial(upload.chunks, on_sent))
         finally:
             await asyncio.to_thread(opening.__exit__, None, None, None)
 

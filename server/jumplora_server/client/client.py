@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -196,17 +197,25 @@ class Client:
         """One task with its manifest and versions."""
         return self._sender.send(calls.adapter(task))
 
-    def publish(self, task: str, path: str | Path, *, if_match: str | None = None) -> PutResult:
+    def publish(
+        self,
+        task: str,
+        path: str | Path,
+        *,
+        if_match: str | None = None,
+        on_sent: uploads.OnSent | None = None,
+    ) -> PutResult:
         """Publish an adapter file, a PEFT folder or a zip or tar of one; it answers on return.
 
         A folder is sent as a tar of the two files that count, and the server makes the adapter.
         With `if_match`, only if that version is the current one (else InputRefused, 412). It is
         sent again also where an answer was lost: the server knows the bytes that it has. Raises
-        also ConvertError for a folder that is not PEFT's, and OSError.
+        also ConvertError for a folder that is not PEFT's, and OSError. `on_sent` is called with
+        the bytes that are sent so far, and with all there are.
         """
         with uploads.opened(Path(path)) as upload:
             call = calls.publish(task, upload.sha256, upload.length, if_match)
-            return self._sender.send(call, upload.chunks)
+            return self._sender.send(call, partial(upload.chunks, on_sent))
 
     def rollback(self, task: str, version: str | None = None) -> AdapterDetail:
         """Make an older version current again; None: the one before.

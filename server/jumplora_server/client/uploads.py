@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import BinaryIO
 from jumplora_adapters.archives.pack import pack
 
 CHUNK_BYTES = 1024 * 1024
+OnSent = Callable[[int, int], None]
+"""Called with the bytes that are sent so far, and with all there are; a new try begins at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,15 @@ class Upload:
     sha256: str
     length: int
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, on_sent: OnSent | None = None) -> Iterator[bytes]:
         """All of it, each time from the beginning."""
         self.file.seek(0)
+        sent = 0
         while chunk := self.file.read(CHUNK_BYTES):
             yield chunk
+            sent += len(chunk)
+            if on_sent is not None:
+                on_sent(sent, self.length)
 
 
 @contextmanager

@@ -70,27 +70,50 @@ def make_sheet(
     return Sheet(file, "text" if file.is_labelled and prompt is None else "inputs", questions)
 
 
-def check_labels(sheet: Sheet, options: Sequence[str]) -> None:
-    """Raise DataError, naming labels and lines, where an expected answer is none of the options."""
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """Expected answers that are none of the options. `rows` have one of them, of `all_rows`."""
+
+    text: str
+    rows: int
+    all_rows: int
+
+
+def find_strangers(
+    sheet: Sheet, options: Sequence[str], same: Callable[[str], str] = str
+) -> Strangers | None:
+    """Labels that are none of the options, with their rows; None where all are options.
+
+    Two texts are the same where `same` makes one text of both.
+    """
+    known = {same(option) for option in options}
     lines: dict[str, list[int]] = {}
     for each in sheet.questions:
-        if each.expected not in options:
+        if same(each.expected) not in known:
             lines.setdefault(each.expected, []).append(each.line)
     if not lines:
-        return
+        return None
     shown = ", ".join(f'"{label}" ({_shown(lines[label])})' for label in [*lines][:_SHOWN])
     more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     label, are = ("label", "is") if len(lines) == 1 else ("labels", "are")
-    raise DataError(
-        f"{sheet.file.path}: {label} {shown}{more} {are} none of the options {' | '.join(options)}"
+    text = f"{label} {shown}{more} {are} none of the options {' | '.join(options)}"
+    return Strangers(
+        f"{sheet.file.path}: {text}", sum(map(len, lines.values())), len(sheet.questions)
     )
+
+
+def check_labels(sheet: Sheet, options: Sequence[str]) -> None:
+    """Raise DataError, naming labels and lines, where an expected answer is none of the options."""
+    if (strangers := find_strangers(sheet, options)) is not None:
+        raise DataError(strangers.text)
 
 
 def _shown(lines: Sequence[int]) -> str:
     if len(lines) == 1:
         return f"line {lines[0]}"
-    more = ", ..." if len(lines) > _LINES_SHOWN else ""
-    return f"lines {', '.join(map(str, lines[:_LINES_SHOWN]))}{more}"
+    if len(lines) <= _LINES_SHOWN:
+        return f"lines {', '.join(map(str, lines))}"
+    return f"{len(lines):,} rows: lines {', '.join(map(str, lines[:_LINES_SHOWN]))}, ..."
 
 
 def _question(row: Row, prompt: PromptSpec | None, fit: Fit) -> Question:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from jumplora_adapters.cli.columns import Column, fitted, folded, unlimited
+from jumplora_adapters.cli.columns import Column, fitted, folded, split_columns, unlimited
 
 WORDS = st.text(alphabet="abcdeé文-_/.", min_size=1, max_size=40)
 TEXTS = st.lists(WORDS, min_size=1, max_size=6).map(" ".join)
@@ -42,7 +42,10 @@ def test_where_lines_end(text: str, width: int, lines: list[str]) -> None:
 @st.composite
 def tables(draw: st.DrawFn) -> list[Column]:
     rows = draw(st.integers(1, 4))
-    of = lambda cells: st.lists(cells, min_size=rows, max_size=rows).map(tuple)  # noqa: E731
+
+    def of(cells: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[str, ...]]:
+        return st.lists(cells, min_size=rows, max_size=rows).map(tuple)
+
     left = st.builds(Column, TEXTS, of(TEXTS), st.just(False))
     right = st.builds(Column, WORDS.filter(lambda w: cell_len(w) < 20), of(NUMBERS), st.just(True))
     return [draw(left), *draw(st.lists(st.one_of(left, right), max_size=9))]
@@ -82,3 +85,17 @@ def test_with_room_nothing_is_folded() -> None:
         " ─────────────────────",
         " a name of words     1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("widths", "keys", "parts"),
+    [
+        ([4, 3, 3], 1, [[0, 1, 2]]),
+        ([4, 8, 8, 8, 8], 1, [[0, 1, 2], [0, 3, 4]]),
+        ([4, 8, 8, 8, 8, 8], 1, [[0, 1], [0, 2, 3], [0, 4, 5]]),
+        ([4, 4, 8, 30], 2, [[0, 1, 2], [0, 1, 3]]),
+        ([4], 1, [[0]]),
+    ],
+)
+def test_parts_of_a_table(widths: list[int], keys: int, parts: list[list[int]]) -> None:
+    assert split_columns(widths, 24, keys=keys, gap=2) == parts

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,16 @@ def test_modules_and_a_lineage_as_a_whole(
     text = run("overlap", "one", "two", *common, "--modules").stdout
     assert "encoder 0 self q " in text
     assert "decoder 0 cross v " in text
+
+
+def test_the_matrix_is_drawn(run: Run, store: Store, backbone: Backbone, tmp_path: Path) -> None:
+    common = ("--store", store.root, "--backbone", backbone.path)
+    result = run("overlap", *common, "--plot", tmp_path / "made" / "overlap.png")
+    assert (tmp_path / "made" / "overlap.png").read_bytes().startswith(b"\x89PNG")
+    assert "overlap.png: the overlap of each pair" in result.stderr
+    assert "compared" in result.stderr, "a bar"
+    assert run("overlap", *common, "--quiet").stderr == ""
+    assert "ends in .png" in run("overlap", *common, "--plot", "a.pdf", code=2).stderr
 
 
 def test_needs_two_adapters(run: Run, store: Store, backbone: Backbone) -> None:

@@ -119,6 +119,60 @@ def test_a_place_that_cannot_be_written_is_told_before_training(
         assert "Traceback" not in result.output
 
 
+def test_few_rows_are_paced_by_their_number(command: list[str], config: TrainConfig) -> None:
+    """24 rows make two steps of 16, so thirty epochs; said before the training and after it."""
+    at = command.index("--max-steps")
+    result = _RUNNER.invoke(app, command[:at] + command[at + 4 :])
+    assert result.exit_code == 0, result.output
+    pace = "24 rows: 30 epochs of 2 steps, 16 rows a step, learning rate 0.002\n"
+    assert pace in result.stdout
+    assert result.stderr.startswith(pace)
+    manifest = read_manifest(config.out)
+    assert manifest.training["steps"] == 60
+    hyper_parameters = manifest.training["hyper_parameters"]
+    assert isinstance(hyper_parameters, dict)
+    assert hyper_parameters["learning_rate"] == 0.002
+
+
+def test_it_draws_itself(command: list[str], tmp_path: Path) -> None:
+    plot = tmp_path / "plots" / "tiny.png"
+    result = _RUNNER.invoke(app, [*command, "--plot", str(plot), "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert f"{plot}: the training" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("tiny.pdf", 2), ("there.png", 1)])
+def test_a_plot_that_cannot_be_written_is_told_before_training(
+    command: list[str], config: TrainConfig, tmp_path: Path, name: str, code: int
+) -> None:
+    (tmp_path / "there.png").mkdir()
+    result = _RUNNER.invoke(app, [*command, "--plot", str(tmp_path / name), "--quiet"])
+    assert result.exit_code == code
+    assert not config.out.exists()
+
+
+def test_without_matplotlib_the_adapter_is_there_and_the_plot_is_not(
+    command: list[str], config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jumplora_adapters.training.plot", None)
+    result = _RUNNER.invoke(app, [*command, "--plot", str(tmp_path / "tiny.png"), "--quiet"])
+    assert result.exit_code == 1
+    assert "tiny.png was not drawn: plots need the train extra" in result.stderr
+    assert config.out.is_file()
+
+
+def test_a_run_that_learned_nothing_says_so(command: list[str]) -> None:
+    """At this rate the update stays near nothing, so no answer is a label."""
+    nothing = [*command, "--no-gate", "--lr", "1e-9", "--quiet"]
+    result = _RUNNER.invoke(app, nothing)
+    assert result.exit_code == 0, result.output
+    assert "warning: it learned nothing: of dev's rows 0.0% are right" in result.stderr
+    assert "Try --lr 2e-09 or --max-steps 10, more rows" in result.stderr
+    told = json.loads(_RUNNER.invoke(app, [*nothing, "--json"]).stdout)
+    assert told["warning"].startswith("it learned nothing")
+
+
 def test_people_get_a_summary_and_a_bar(command: list[str]) -> None:
     result = _RUNNER.invoke(app, [*command, "--no-gate"])
     assert result.exit_code == 0, result.output

@@ -126,12 +126,12 @@ def test_labels_that_are_no_options_are_named() -> None:
     assert told.startswith('a.jsonl: labels "label2" (line 2), "label3" (line 3), ')
     assert told.endswith('"label6" (line 6) and 2 more are none of the options no | yes')
     check_labels(make_sheet(sheet.file, rows=1), PROMPT.options)
-    for count, lines in ((3, "1, 2, 3"), (4, "1, 2, 3, ...")):
+    for count, lines in ((3, "lines 1, 2, 3"), (4, "4 rows: lines 1, 2, 3, ...")):
         same = [Row(n, "x", "maybe", True) for n in range(1, count + 1)]
         with pytest.raises(DataError) as once:
             check_labels(make_sheet(RowFile(Path("a.jsonl"), "", tuple(same))), PROMPT.options)
         assert str(once.value) == (
-            f'a.jsonl: label "maybe" (lines {lines}) is none of the options no | yes'
+            f'a.jsonl: label "maybe" ({lines}) is none of the options no | yes'
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jumplora_adapters.continual.report.findings import Finding
-from jumplora_adapters.continual.report.table import Table, escaped
+from jumplora_adapters.continual.report.table import Table, escaped, paragraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,12 @@ def markdown(
 ) -> str:
     """The findings, the notes, the tables, the plots."""
     parts = ["# Continual runs\n"]
-    parts += [f"* **{finding.about}**: {escaped(finding.text)}" for finding in found]
-    parts += ["", *(f"* {escaped(note)}" for note in told), ""]
+    for finding in found:
+        parts += paragraph(f"{finding.about}: {finding.text}", begin="* ")
+    parts.append("")
+    for note in told:
+        parts += paragraph(note, begin="* ")
+    parts.append("")
     parts += [table.markdown() for table in tables]
     parts += [
         f"## {escaped(plot.title)}\n\n![{escaped(plot.title)}]({plot.file})\n" for plot in plots

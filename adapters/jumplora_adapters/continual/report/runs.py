@@ -6,7 +6,7 @@ no other run. Every fault is a DataError that names the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -297,16 +297,17 @@ def _read(path: Path, form: type[_Form]) -> _Form:
     text = _text(path)
     _parse(path, text)
     try:
-        return _adapter(form).validate_json(text, strict=True)
+        read: _Form = _adapter(form).validate_json(text, strict=True)
     except ValidationError as error:
         first, *more = error.errors()
         where = ".".join(map(str, first["loc"])) or "the document"
         others = f" (and {len(more)} more)" if more else ""
         raise DataError(f"{path}: {where}: {first['msg']}{others}") from error
+    return read
 
 
 @cache
-def _adapter(form: type[_Form]) -> TypeAdapter[_Form]:
+def _adapter(form: Hashable) -> TypeAdapter[Any]:
     """Making one takes milliseconds, and a run of fifteen tasks has eighteen files."""
     return TypeAdapter(form)
 

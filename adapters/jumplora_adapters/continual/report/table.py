@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import typer
 
+from jumplora_adapters.cli.columns import folded, split_columns
 from jumplora_adapters.cli.output import ColumnStyle, print_table, print_text
 from jumplora_adapters.printable import printable
 
@@ -41,20 +42,34 @@ class Table:
             print_text(self.note, PAGE)
 
     def markdown(self) -> str:
-        """A heading, the table with its right-aligned columns, the note."""
+        """A heading, the table with its right-aligned columns, the note.
+
+        A table that is wider than a page is several, as in a terminal; only its cells stay whole.
+        """
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
         yield f"## {escaped(self.title)}"
         yield ""
-        yield _line(escaped(name) for name, _ in self.columns)
-        yield _line("---:" if style == "right" else "---" for _, style in self.columns)
-        for row in self.rows:
-            yield _line(map(escaped, row))
-        yield ""
-        if self.note:
-            yield escaped(self.note)
+        head = [escaped(name) for name, _ in self.columns]
+        cells = [[escaped(cell) for cell in row] for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+        room = PAGE - 2 * len("| ")
+        for part in split_columns(widths, room, keys=self.keys, gap=len(" | ")):
+            yield _line(head[n] for n in part)
+            yield _line("---:" if self.columns[n][1] == "right" else "---" for n in part)
+            for row in cells:
+                yield _line(row[n] for n in part)
             yield ""
+        if self.note:
+            yield from paragraph(self.note)
+            yield ""
+
+
+def paragraph(text: str, *, begin: str = "") -> list[str]:
+    """Of Markdown, in lines of a page."""
+    first, *rest = folded(escaped(text), PAGE - len(begin))
+    return [begin + first, *(" " * len(begin) + line for line in rest)]
 
 
 def escaped(text: str) -> str:

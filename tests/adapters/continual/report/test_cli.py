@@ -272,9 +272,10 @@ def test_markdown_and_plots(run_report: RunReport, folders: list[Path], tmp_path
     result = run_report(*folders, "--out", out)
     assert "report.md and 9 plots" in result.stderr
     text = (out / "report.md").read_text(encoding="utf-8")
-    assert text.startswith("# Continual runs\n\n* **trained**: 7 runs of order1")
-    assert "| group | scored | seeds | OA |" in text
-    assert "| C | free | 0 | 62.0 | -24.0 |" in text
+    assert text.startswith("# Continual runs\n\n* trained: 7 runs of order1")
+    assert "| group | scored | seeds | OA | BWT |\n" in text
+    assert "| C | free | 0 | 62.0 | -24.0 |\n" in text
+    assert max(map(len, (line for line in text.splitlines() if "](" not in line))) <= 80
     plots = sorted(out.glob("*.png"))
     assert [plot.name for plot in plots] == [
         "forgetting-best-option-order1.png",

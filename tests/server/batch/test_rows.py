@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from jumplora_adapters.errors import DataError
+from jumplora_server.batch.rows import Defaults, Row, count_rows, opened, read_lines
+
+
+def read(*records: object, defaults: Defaults = Defaults("alpha")) -> list[Row]:
+    lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
+    return [*read_lines(lines, defaults)]
+
+
+def test_a_row_says_what_is_asked_of_whom() -> None:
+    defaults = Defaults("alpha", {"max_new_tokens": 4, "choices": True})
+    plain, own = read(
+        {"text": "a", "label": "x"},
+        {
+            "id": 7,
+            "task_id": "beta@12345678",
+            "inputs": "b",
+            "parameters": {"max_new_tokens": 9},
+            "choices": ["x", "y"],
+        },
+        defaults=defaults,
+    )
+    assert (plain.line, plain.id, plain.fault) == (1, None, None)
+    assert plain.body == {
+        "task_id": "alpha",
+        "text": "a",
+        "parameters": {"max_new_tokens": 4, "choices": True},
+    }
+    assert (own.line, own.id, own.task) == (2, 7, "beta@12345678")
+    assert own.body == {
+        "task_id": "beta@12345678",
+        "inputs": "b",
+        "parameters": {"max_new_tokens": 9, "choices": ["x", "y"]},
+    }
+
+
+def test_blank_lines_are_no_rows_and_keep_their_numbers() -> None:
+    rows = read(b"\n", {"text": "a"}, b"  \r\n", {"text": "b"})
+    assert [row.line for row in rows] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (b"{", "not JSON"),
+        (b"[1]", "a JSON object is expected, not list"),
+        ({}, 'needs "text" or "inputs", one of them; it has nothing'),
+        ({"text": "a", "inputs": "b"}, "one of them; it has text, inputs"),
+        ({"text": 1}, '"text" must be a string, not int'),
+        ({"text": "a", "task_id": 3}, 'give "task_id" in the row, or --task'),
+        ({"text": "a", "parameters": [1]}, '"parameters" must be an object, not list'),
+        ({"text": "a", "id": [1]}, '"id" must be a string or an integer, not list'),
+        ({"text": "a", "id": True}, '"id" must be a string or an integer, not bool'),
+        ({"text": "a", "paramters": {}}, 'did you mean "parameters"?'),
+        ({"text": "a", "task": "b"}, ""),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said(record: object, words: str) -> None:
+    (row,) = read(record)
+    if words:
+        assert row.fault is not None
+        assert words in row.fault
+        assert row.body == {}
+    else:
+        assert row.fault is None
+
+
+def test_a_row_without_a_task_needs_a_default() -> None:
+    (row,) = read({"text": "a"}, defaults=Defaults())
+    assert row.fault is not None
+    assert "--task" in row.fault
+
+
+def test_the_digest_is_of_all_that_an_answer_depends_on() -> None:
+    records = [
+        {"text": "a"},
+        {"text": "b"},
+        {"inputs": "a"},
+        {"text": "a", "id": 1},
+        {"text": "a", "task_id": "beta"},
+        {"text": "a", "parameters": {"max_new_tokens": 4}},
+        {"text": "a", "choices": True},
+    ]
+    digests = [row.digest for row in read(*records)]
+    assert len({*digests}) == len(records)
+    assert digests[0] == read(b'{"label": "x",  "text": "a"}')[0].digest
+    assert digests[0] != read({"text": "a"}, defaults=Defaults("beta"))[0].digest
+
+
+def test_files_are_counted_and_read(tmp_path: Path) -> None:
+    content = b'{"text": "a"}\n\n{"text": "b"}'
+    (tmp_path / "plain").write_bytes(content)
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(content))
+    for name in ("plain", "packed.gz"):
+        assert count_rows(tmp_path / name) == 2
+        with opened(tmp_path / name) as lines:
+            assert [row.line for row in read_lines(lines, Defaults("t"))] == [1, 3]
+    assert count_rows(Path("-")) is None
+    (tmp_path / "torn.gz").write_bytes(gzip.compress(content)[:-9])
+    with pytest.raises(DataError, match=r"torn\.gz cannot be read"):
+        count_rows(tmp_path / "torn.gz")

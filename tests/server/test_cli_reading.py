@@ -1,0 +1,241 @@
+"""`list`, `inspect`, `overlap` and `status`: of a server, or of a store, by flag or variable."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fakes import LIMITS
+from jumplora_adapters.manifest import Canary, PromptSpec
+from jumplora_server.cli.main import command_line
+from jumplora_server.client import Client
+from ports import deaf_address
+from serving import ADMIN_KEY, Site, listening, make_site, wait_for
+
+CANARIES = (Canary(prompt="one", expected="right"), Canary(prompt="two", expected="wrong"))
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in list(os.environ):
+        if key.startswith("JUMPLORA_"):
+            monkeypatch.delenv(key)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, str]]:
+    """Task alpha in two versions, beta, gamma whose canaries are half right."""
+    site = make_site(tmp_path_factory.mktemp("site"))
+    site.engine.say = lambda prompt, versions: "right"
+    with listening(site) as address:
+        site.publish("alpha")
+        site.publish("alpha", prompt=PromptSpec(template="{text}", options=("yes", "no")))
+        site.publish("beta")
+        site.publish("gamma", canaries=CANARIES)
+        with Client(address) as client:
+            wait_for(lambda: all_are_compared(client))
+        yield site, address
+
+
+def all_are_compared(client: Client) -> bool:
+    found = client.overview().overlap
+    if found is None or len(found.tasks) < 3:
+        return False
+    return sum(each is None for row in found.jaccard for each in row) == 3  # the diagonal
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(command_line(), [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def run_json(*arguments: object) -> Any:
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+def test_list_shows_the_tasks_of_a_server(served: tuple[Site, str]) -> None:
+    site, address = served
+    version = site.parts.services.residency.status("alpha").version
+    found = run_json("list", "--server", address)
+    assert found["server"] == address
+    assert [each["task_id"] for each in found["adapters"]] == ["alpha", "beta", "gamma"]
+    assert found["adapters"][0]["version"] == version
+    text = run("list", "--server", address).stdout
+    assert f"alpha  {str(version)[:12]}  READY" in text
+
+
+def test_list_shows_a_tasks_versions_as_the_store_does(served: tuple[Site, str]) -> None:
+    site, address = served
+    there = run_json("list", "alpha", "--server", address)["history"]
+    here = run_json("list", "alpha", "--store", site.parts.services.store.root)["history"]
+    assert [each["version"] for each in there] == [each["version"] for each in here]
+    assert [each["state"] for each in there] == ["stored", "current, answers"]
+    assert [each["event"] for each in there] == ["publish", "publish"]
+    text = run("list", "alpha", "--server", address).stdout
+    assert "current, answers" in text
+
+
+def test_inspect_is_the_same_of_a_server_and_of_its_store(served: tuple[Site, str]) -> None:
+    site, address = served
+    there = run_json("inspect", "alpha", "--server", address)
+    here = run_json("inspect", "alpha", "--store", site.parts.services.store.root)
+    del here["path"]
+    assert there.pop("server") == address
+    assert there == here
+    version = there["version"]
+    text = run("inspect", f"alpha@{version[:8]}", "--server", address, "--modules").stdout
+    assert version in text
+    assert any(line.split()[:2] == ["server", address] for line in text.splitlines())
+
+
+def test_a_server_describes_the_version_that_answers(served: tuple[Site, str]) -> None:
+    site, address = served
+    older = run_json("list", "alpha", "--server", address)["history"][0]["version"]
+    told = run("inspect", f"alpha@{older[:8]}", "--server", address, code=1).stderr
+    assert f"for {older[:8]} give --store FOLDER" in told
+    unknown = run("inspect", "alhpa", "--server", address, code=1).stderr
+    assert "closest: alpha" in unknown
+    assert "`jumplora list --server" in unknown
+    file = site.adapter("delta")
+    assert run_json("inspect", file, "--server", address)["task_id"] == "delta"
+
+
+def test_overlap_is_what_the_server_compared(served: tuple[Site, str]) -> None:
+    _, address = served
+    with Client(address) as client:
+        expected = client.overview().overlap
+    assert expected is not None
+    found = run_json("overlap", "--server", address)
+    assert (found["server"], found["scope"]) == (address, "own")
+    pairs = {(pair["first"], pair["second"]): pair for pair in found["pairs"]}
+    assert len(pairs) == 3
+    for (first, second), pair in pairs.items():
+        row, column = expected.tasks.index(first), expected.tasks.index(second)
+        assert pair["jaccard"] == expected.jaccard[row][column]
+        assert pair["times_chance"] == pytest.approx(pair["jaccard"] / pair["chance"])
+    two = run("overlap", "alpha", "beta", "--server", address).stdout
+    assert "alpha" in two
+    assert "gamma" not in two
+
+
+def test_overlap_says_what_a_server_does_not_compare(served: tuple[Site, str]) -> None:
+    _, address = served
+    for words in (("--modules",), ("--scope", "lineage"), ("alpha@12345678", "beta")):
+        told = run("overlap", *words, "--server", address, code=2).stderr
+        assert "need --store FOLDER and --backbone" in " ".join(told.replace("│", "").split())
+    missing = run("overlap", "alpha", "delta", "--server", address, code=1).stderr
+    assert f"{address} has not compared delta, but alpha, beta, gamma" in missing
+    told = run("overlap", "--store", "x", code=2).stderr
+    assert "give --backbone (or set JUMPLORA_BACKBONE)" in told
+
+
+def test_a_server_that_compares_nothing(tmp_path: Path) -> None:
+    site = make_site(tmp_path, max_overlap_tasks=0)
+    with listening(site) as address:
+        told = run("overlap", "--server", address, code=1).stderr
+    assert "JUMPLORA_MAX_OVERLAP_TASKS" in told
+
+
+def test_a_flag_wins_and_two_variables_are_said(
+    served: tuple[Site, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, address = served
+    store = site.parts.services.store.root
+    monkeypatch.setenv("JUMPLORA_STORE", str(store))
+    assert run_json("list")["store"] == str(store)
+    monkeypatch.setenv("JUMPLORA_SERVER", address)
+    both = run("list", "--json")
+    assert json.loads(both.stdout)["server"] == address
+    assert f"this is about the server {address}; for the folder give --store" in both.stderr
+    by_flag = run("list", "--store", store, "--json")
+    assert json.loads(by_flag.stdout)["store"] == str(store)
+    assert by_flag.stderr == ""
+    monkeypatch.delenv("JUMPLORA_SERVER")
+    monkeypatch.delenv("JUMPLORA_STORE")
+    assert "give --server URL or --store FOLDER" in run("list", code=1).stderr
+
+
+def test_status_is_the_server_on_one_screen(served: tuple[Site, str]) -> None:
+    _, address = served
+    with Client(address) as client:
+        client.generate("alpha", "a")
+    found = run_json("status", "--server", address)
+    assert found["server"]["ready"] is True
+    assert [each["task_id"] for each in found["tasks"]] == ["alpha", "beta", "gamma"]
+    text = run("status", "--server", address).stdout
+    strip = {line.split()[0]: line for line in text.splitlines()[:7]}
+    assert f"{address}, version" in strip["server"]
+    assert "toy, float32 on cpu" in strip["backbone"]
+    assert strip["ready"].split() == ["ready", "yes"]
+    assert f"0 of {LIMITS.max_rows} in use, 0 prompts wait" in strip["rows"]
+    assert "an admin key" in strip["changes"]
+    line = next(line for line in text.splitlines() if line.strip().startswith("gamma"))
+    assert "50 %" in line
+    admin = run("status", "--server", address, "--key", ADMIN_KEY).stdout
+    assert "this key may change adapters" in admin
+
+
+def test_status_shows_some_of_many_tasks(served: tuple[Site, str]) -> None:
+    _, address = served
+    some = run("status", "--server", address, "--lines", 1)
+    assert "note: 2 more tasks: --search TEXT or --lines N shows them" in some.stderr
+    found = run("status", "--server", address, "--search", "et")
+    assert "1 of 3 have this in their id" in found.stdout
+    assert "gamma" not in found.stdout
+
+
+def test_status_says_why_a_task_is_degraded(tmp_path: Path) -> None:
+    site = make_site(tmp_path, canary_floor=1.0)
+    site.engine.say = lambda prompt, versions: "right"
+    with listening(site) as address:
+        good = site.publish("alpha")
+        services = site.parts.services
+        file = site.adapter("alpha", canaries=CANARIES)
+        services.store.publish(file, site.backbone)
+        wait_for(lambda: services.residency.status("alpha").failure is not None)
+        told = run("status", "--server", address)
+        assert "note: alpha: " in told.stderr
+        assert "canaries" in told.stderr
+        one = run("status", "alpha", "--server", address).stdout
+    facts = {line[:15].strip(): line[15:].strip() for line in one.splitlines()}
+    assert facts["fault"].startswith("canary: ")
+    assert facts["answers"] == good
+    assert "published last" in one
+
+
+def test_status_of_a_task(served: tuple[Site, str]) -> None:
+    site, address = served
+    text = run("status", "gamma", "--server", address).stdout
+    assert "gamma on http" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["one", "right", "right", "right"] in rows
+    assert ["two", "wrong", "right", "wrong"] in rows
+    alpha = run("status", "alpha", "--server", address).stdout
+    assert "options  yes | no" in alpha
+    events = [line for line in alpha.splitlines() if " publish " in line]
+    assert [line.endswith("answers") for line in events] == [True, False]  # newest first
+    detail = run_json("status", "alpha", "--server", address)
+    assert detail["version"] == site.parts.services.residency.status("alpha").version
+
+
+def test_status_without_a_server_names_the_command_that_starts_one() -> None:
+    with deaf_address() as address:
+        told = run("status", "--server", address, code=1).stderr
+    assert "start a server with `jumplora serve`" in told
+
+
+def test_a_key_that_may_not_read_is_said(tmp_path: Path) -> None:
+    site = make_site(tmp_path, api_keys="a-key-for-reading")
+    with listening(site) as address:
+        told = run("list", "--server", address, code=1).stderr
+        assert "by --key (or JUMPLORA_KEY)" in told
+        assert run_json("list", "--server", address, "--key", "a-key-for-reading")["adapters"] == []
