@@ -13,6 +13,7 @@ from jumplora_adapters.errors import (
     HasDescendants,
     MissingAncestor,
     StoreError,
+    TaskIdInvalid,
     UnknownTask,
     UnknownVersion,
     VersionConflict,
@@ -228,6 +229,20 @@ def test_a_removed_version_is_gone_from_the_history(store: Store, adapters: list
     assert [entry.digest for entry in store.history("agnews")] == [a, c]
     assert store.rollback("agnews") == a
     assert store.publish(adapters[1], BACKBONE).outcome == "created"
+
+
+def test_changes_tell_of_removed_versions_too(store: Store, adapters: list[Path]) -> None:
+    a, b = (store.publish(path, BACKBONE).digest for path in adapters[:2])
+    store.remove_version("agnews", a)
+    changes = [(entry.digest, entry.event) for entry in store.changes("agnews")]
+    assert changes == [(a, "publish"), (b, "publish"), (a, "remove")]
+    assert store.changes("nothing-here") == ()
+    (store.root / "agnews" / "current").write_text("damaged")
+    assert [entry.digest for entry in store.changes("agnews")] == [a, b, a]
+    store.remove("agnews")
+    assert store.changes("agnews") == ()
+    with pytest.raises(TaskIdInvalid):
+        store.changes("../agnews")
 
 
 def test_a_task_can_come_back(store: Store, adapters: list[Path]) -> None:

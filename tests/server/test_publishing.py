@@ -338,12 +338,12 @@ class OvertakenStore(Store):
     """Another publisher commits `newer` just before the second change of this one."""
 
     newer: Path
-    changes = 0
+    turns = 0
 
     @contextmanager
     def _changing(self, patience: Patience | None) -> Iterator[None]:
-        self.changes += 1
-        if self.changes == 2:
+        self.turns += 1
+        if self.turns == 2:
             Store(self.root).publish(self.newer, BACKBONE)
         with super()._changing(patience):
             yield

@@ -312,7 +312,7 @@ class StepReport:
 
     @property
     def load(self) -> Load:
-        """What was told last; any thread."""
+        """As it was after the last turn that changed it; any thread."""
         told = self._told
         return Load(0, 0) if told is None else Load(told[0], told[1])
 

@@ -17,7 +17,7 @@ from itertools import accumulate
 
 CELL_SECONDS = 10.0
 CELLS = 30  # five minutes, the running cell included
-MOST_TASKS = 2048  # those with the newest requests; each takes 12 KB at most
+MOST_TASKS = 2048  # those with the newest requests; each takes 13 KB at most
 BUCKETS = 60  # up to 13.8 minutes; the first and the last also take what lies beyond them
 SHORTEST = 0.001  # where the first bucket ends, in seconds
 PER_DOUBLING = 3
@@ -114,7 +114,7 @@ class Trends:
         return percentile([*map(sum, zip(*(c.durations for c in self._of(task)), strict=True))])
 
     def _of(self, task: str) -> list[_Cell]:
-        """Copies: counts go on while they are read."""
+        """Copies: another thread may count while they are read."""
         first = self._first()
         with self._lock:
             return [

@@ -33,7 +33,7 @@ class Report:
     ) -> None:
         """`tier` is where the engine keeps adapters."""
         self.compared: tuple[OverlapSnapshot, ...] = ()
-        self.used_bytes = 0  # as they were told last
+        self.used_bytes = 0  # after the last change
         self._metrics = metrics
         self._events = events
         self._shared = shared

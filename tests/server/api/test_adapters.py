@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from adapter_requests import ADMIN, Started, answer, files
+from jumplora_adapters.history import HistoryEntry
+from jumplora_adapters.store import Store
+from jumplora_server.api.adapter_status import MAX_CHANGES
+from jumplora_server.store_threads import StoreThreads
 from serving import connected, make_site, wait_for
 
 
@@ -121,3 +128,78 @@ def test_writing_is_off_without_an_admin_key(tmp_path: Path) -> None:
             assert (response.status_code, response.json()["error_type"]) == (403, "forbidden")
             assert "JUMPLORA_ADMIN_KEYS" in response.json()["error"]
         assert http.get("/v1/adapters/open").status_code == 200
+
+
+def test_changes_are_those_of_the_store_oldest_first(started: Started) -> None:
+    site, http = started
+    first, second = (site.publish("changing") for _ in range(2))
+    site.parts.services.store.remove_version("changing", first)
+    third = site.publish("changing")
+    body = http.post("/v1/adapters/changing/rollback").json()
+    told = [(change["event"], change["version"]) for change in body["changes"]]
+    assert told == [
+        ("publish", first),
+        ("publish", second),
+        ("remove", first),
+        ("publish", third),
+        ("rollback", second),
+    ]
+    times = [datetime.fromisoformat(change["at"]) for change in body["changes"]]
+    assert times == sorted(times)
+    for method, path in (("GET", ""), ("POST", "/load"), ("POST", "/pin")):
+        answer = http.request(method, f"/v1/adapters/changing{path}").json()
+        assert answer["changes"] == body["changes"], path
+    put = http.put("/v1/adapters/changing", content=site.adapter("changing").read_bytes()).json()
+    assert put["changes"][:-1] == body["changes"]
+    assert put["changes"][-1]["version"] == put["version"]
+    http.post("/v1/adapters/changing/pin", json={"pinned": "unpinned"})
+
+
+def test_only_the_last_changes_are_shown(started: Started) -> None:
+    site, http = started
+    versions = [site.publish("restless") for _ in range(2)]
+    store = site.parts.services.store
+    for number in range(MAX_CHANGES + 1):
+        store.rollback("restless", versions[number % 2])
+    changes = http.get("/v1/adapters/restless").json()["changes"]
+    assert len(changes) == MAX_CHANGES
+    assert [change["version"] for change in changes[-2:]] == [versions[1], versions[0]]
+    assert {change["event"] for change in changes} == {"rollback"}
+
+
+class SlowStore(Store):
+    """Its logs cannot be read until it may go on."""
+
+    may_go_on = threading.Event()
+
+    def changes(self, task: str) -> tuple[HistoryEntry, ...]:
+        assert self.may_go_on.wait(20)
+        return super().changes(task)
+
+
+def test_a_store_that_hangs_delays_an_answer_by_a_moment_only(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    services = site.parts.services
+    slow = SlowStore(services.store.root)
+    site.app.state.services = replace(services, store=slow, logs=StoreThreads(1, 0.05))
+    with connected(site, headers=ADMIN) as http:
+        version = site.publish("alpha")
+        try:
+            for _ in range(2):  # the second one gets no thread at all
+                answer = http.get("/v1/adapters/alpha")
+                assert (answer.status_code, answer.json()["version"]) == (200, version)
+                assert answer.json()["changes"] == []
+        finally:
+            slow.may_go_on.set()
+        wait_for(lambda: len(http.get("/v1/adapters/alpha").json()["changes"]) == 1)
+
+
+def test_of_a_store_that_cannot_be_read_no_changes_are_asked(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    with connected(site, headers=ADMIN) as http:
+        version = site.publish("alpha")
+        services = site.parts.services
+        services.store.root.rename(tmp_path / "away")
+        wait_for(lambda: services.residency.store_fault is not None)
+        found = http.get("/v1/adapters/alpha").json()
+        assert (found["version"], found["changes"]) == (version, [])

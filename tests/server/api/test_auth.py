@@ -206,3 +206,12 @@ def test_a_caller_is_the_beginning_of_its_key() -> None:
     admin = gate.admit("admin", "Bearer root-key")
     assert admin == Caller(digests["root-key"][:12], frozenset({"api", "admin"}))
     assert gate.admit("public", "Bearer wrong") == Caller()
+
+
+def test_an_open_server_knows_an_admin_who_reads_and_ignores_other_keys() -> None:
+    digest = hashlib.sha256(b"root-key").hexdigest()
+    gate = KeyCheck(nothing, admin_hashes=[digest], api_hashes=[])
+    admin = Caller(digest[:12], frozenset({"api", "admin"}))
+    assert gate.admit("api", "Bearer root-key") == gate.admit("admin", "Bearer root-key") == admin
+    for header in (None, "", "Bearer", "Bearer ", "Bearer sk-nothing", "Basic root-key"):
+        assert gate.admit("api", header) == Caller()

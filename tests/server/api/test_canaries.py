@@ -10,7 +10,7 @@ import pytest
 from adapter_requests import ADMIN, Started, answer, digest, files, put
 from fakes import say
 from jumplora_adapters.manifest import Canary
-from serving import connected, make_site
+from serving import connected, make_site, wait_for
 
 CANARIES = (
     Canary(prompt="who won", expected="Sports"),
@@ -91,3 +91,52 @@ def test_the_floor_is_the_operators(tmp_path_factory: pytest.TempPathFactory) ->
         content = site.adapter("news", canaries=CANARIES).read_bytes()
         assert put(http, "news", content).status_code == 201
         assert accuracy(http, "news") == {digest(content)[:12]: 0.5}
+
+
+def test_what_the_canaries_were_answered_is_shown(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    site = make_site(tmp_path_factory.mktemp("site"), canary_floor=0.5)
+    long = "Sport" + "s" * 215
+    asked = (
+        Canary(prompt="who won", expected=long),
+        Canary(prompt="x" * 100, expected="Business"),  # more than this server reads
+        Canary(prompt="who pays", expected="business"),
+    )
+    replies = {"who won": long.upper(), "who pays": "Business"}
+    site.engine.say = lambda prompt, versions: replies.get("".join(map(chr, prompt[:-1])), "?")
+    generation = {"max_new_tokens": 250}
+    content = site.adapter("news", canaries=asked, generation=generation).read_bytes()
+    with connected(site, headers=ADMIN) as http:
+        published = put(http, "news", content)
+        assert published.status_code == 201, published.text
+        found = published.json()["canaries"]
+        assert http.get("/v1/adapters/news").json()["canaries"] == found
+    cut = long[:199] + "…"
+    assert found == [
+        {"prompt": "who won", "expected": cut, "got": cut.upper(), "is_right": True},
+        {"prompt": "x" * 100, "expected": "Business", "got": None, "is_right": False},
+        {"prompt": "who pays", "expected": "business", "got": "Business", "is_right": True},
+    ]
+
+
+def test_canaries_that_were_not_asked_yet_have_no_answer(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    # A budget for one: the second is registered, and is loaded when it is asked for.
+    site = make_site(tmp_path_factory.mktemp("site"), adapter_budget_bytes=10_000)
+    site.engine.nbytes = lambda adapter: 9_900
+    store = site.parts.services.store
+    for task in ("a", "b"):
+        store.publish(site.adapter(task, canaries=CANARIES[:1]), site.backbone)
+    site.engine.say = lambda prompt, versions: "Sports"
+    with connected(site, headers=ADMIN) as http:
+        wait_for(lambda: site.parts.services.residency.settled)
+        first, second = (http.get(f"/v1/adapters/{task}").json() for task in ("a", "b"))
+        assert (first["state"], second["state"]) == ("READY", "COLD")
+        (known,), (unknown,) = first["canaries"], second["canaries"]
+        assert (known["got"], known["is_right"]) == ("Sports", True)
+        assert (unknown["got"], unknown["is_right"]) == (None, None)
+        assert answer(http, "b") == second["version"]
+        (known,) = http.get("/v1/adapters/b").json()["canaries"]
+        assert (known["got"], known["is_right"]) == ("Sports", True)

@@ -104,6 +104,9 @@ def test_the_adapters_own_options(http: httpx.Client) -> None:
     assert (details["temperature"], details["calibrated_by"]) == (1.0, "nothing")
     assert details["generated_tokens"] == len("Sports") + 1
     assert (details["tokens"], details["score"], details["seed"]) == ([], None, None)
+    assert "timing" not in details
+    timing = answer(http, choices=True, details=True)["details"]["timing"]
+    assert timing["total_seconds"] >= timing["decode_seconds"] > 0
 
 
 def test_a_list_of_options_and_of_prompts(http: httpx.Client) -> None:

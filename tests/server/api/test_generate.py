@@ -108,6 +108,9 @@ def test_tokens_with_log_probabilities(started: Started) -> None:
     details = ask(started, task_id="alpha", inputs="hi", parameters=parameters).json()["details"]
     version = started[2]
     assert details["finish_reason"] == "length"
+    assert details["timing"].keys() == {
+        f"{part}_seconds" for part in ("queue", "encode", "decode", "total")
+    }
     assert details["tokens"] == [
         {"id": ord(c), "text": c, "logprob": -0.5, "special": False} for c in version[:3]
     ]

@@ -49,6 +49,16 @@ def test_beams_answer_as_tgi_does(http: httpx.Client) -> None:
     assert "".join(token["text"] for token in details["tokens"]) == body["generated_text"]
 
 
+def test_the_time_is_that_of_the_sequence_that_took_longest(http: httpx.Client) -> None:
+    answer = ask(http, best_of=5, n=2, temperature=1.0, details=True)  # more than there are rows
+    timing = answer.json()["details"]["timing"]
+    assert str(round(timing["total_seconds"] * 1000)) == answer.headers["x-total-time"]
+    assert "timing" not in answer.json()["details"]["best_of_sequences"][0]
+    parts = [timing[f"{part}_seconds"] for part in ("queue", "encode", "decode")]
+    assert sum(parts) == pytest.approx(timing["total_seconds"])
+    assert min(parts) >= 0
+
+
 def test_tokens_are_shown_with_the_details_only(http: httpx.Client) -> None:
     details = ask(http, num_beams=2, n=2).json()["details"]
     assert details["tokens"] == []
