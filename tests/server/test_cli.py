@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from jumplora_adapters.manifest import ChoicesSpec, PromptSpec
@@ -26,6 +28,10 @@ from serving import ADMIN_KEY, Site, listening, make_site
 COMMANDS = (
     "serve",
     "generate",
+    "batch",
+    "status",
+    "load",
+    "pin",
     "evaluate",
     "publish",
     "train",
@@ -82,6 +88,36 @@ def test_help_needs_no_torch() -> None:
 def test_all_commands_are_there() -> None:
     text = run("--help").output
     assert all(command in text for command in COMMANDS)
+
+
+def test_every_command_and_option_has_its_help() -> None:
+    def silent(command: Any, names: str) -> Iterator[str]:
+        if not command.help:
+            yield names
+        for parameter in command.params:
+            # typer writes the help of those that it adds.
+            if not getattr(parameter, "help", None) and not parameter.hidden:
+                yield f"{names} {parameter.name}"
+        for name, below in getattr(command, "commands", {}).items():
+            yield from silent(below, f"{names} {name}".strip())
+
+    app = typer.main.get_command(command_line())
+    commands = {n: c for n, c in app.commands.items() if n != "bench"}  # type: ignore[attr-defined]
+    assert [each for name, command in commands.items() for each in silent(command, name)] == []
+
+
+def test_a_mistyped_command_is_guessed() -> None:
+    told = run("lsit")
+    assert told.exit_code == 2
+    assert "Did you mean 'list'?" in told.output
+
+
+def test_commands_are_in_groups() -> None:
+    text = run("--help").output
+    starts = [
+        text.index(f"─ {name} ─") for name in ("Serve and ask", "Adapters", "Train", "Measure")
+    ]
+    assert starts == sorted(starts)
 
 
 def test_version() -> None:

@@ -64,6 +64,7 @@ def test_commands() -> None:
         ("pin",),
         ("calibrate",),
         ("evaluate", "--task"),
+        ("batch", "rows.jsonl", "--task"),
     ],
     ids=lambda words: str(words[0]),
 )

@@ -16,6 +16,7 @@ import typer
 from jumplora_adapters.cli.output import fail, note, reported_errors, warn
 from jumplora_adapters.printable import printable
 from jumplora_server.cli import place
+from jumplora_server.cli.completion import task_ids
 
 if TYPE_CHECKING:
     from jumplora_server.batch.rows import Defaults
@@ -42,7 +43,10 @@ def batch(
         Path,
         _Option("--out", help="JSONL of the answers, one line a row; - writes to stdout."),
     ],
-    task: Annotated[str | None, _Option("--task", help='Task of rows without "task_id".')] = None,
+    task: Annotated[
+        str | None,
+        _Option("--task", help='Task of rows without "task_id".', autocompletion=task_ids),
+    ] = None,
     choices: Annotated[
         bool,
         _Option("--choices", help="Choose from the options of the adapter's prompt."),
@@ -90,10 +94,21 @@ def batch(
     ] = None,
     dtype: Annotated[
         str | None,
-        _Option("--dtype", metavar="float32|bfloat16|int8", rich_help_panel=_ENGINE),
+        _Option(
+            "--dtype",
+            metavar="float32|bfloat16|int8",
+            help="Arithmetic of the backbone's linear layers.",
+            rich_help_panel=_ENGINE,
+        ),
     ] = None,
     device: Annotated[
-        str | None, _Option("--device", metavar="cpu|cuda", rich_help_panel=_ENGINE)
+        str | None,
+        _Option(
+            "--device",
+            metavar="cpu|cuda",
+            help="Where the engine computes.",
+            rich_help_panel=_ENGINE,
+        ),
     ] = None,
     max_rows: Annotated[
         int | None,

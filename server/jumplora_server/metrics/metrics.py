@@ -7,22 +7,16 @@ lock, except those that are rare (registration, removal, a failed load).
 
 from __future__ import annotations
 
-import math
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
-    Metric,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.registry import Collector
 
 from jumplora_server.core import Timing
 from jumplora_server.http.refusal import Reason
@@ -30,6 +24,7 @@ from jumplora_server.metrics import table
 from jumplora_server.metrics.device import DeviceMemoryCollector
 from jumplora_server.metrics.gateway import ResidencyCollector, Resident
 from jumplora_server.metrics.overlap import OverlapCollector, OverlapSnapshot
+from jumplora_server.metrics.page import Page
 from jumplora_server.metrics.state import (
     AdapterQuality,
     AdapterSnapshot,
@@ -56,10 +51,6 @@ Phase = Literal["encode", "decode"]
 _TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
 # What the alert rules count as the server's failures, too.
 _FAILED_OUTCOMES: frozenset[Outcome] = frozenset({"error", "timeout", "shed"})
-
-
-# The part of the time that pages may take to make, however often they are asked for.
-MOST_OF_THE_TIME = 0.1
 
 
 class Metrics:
@@ -118,10 +109,7 @@ class Metrics:
         self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
         self._http_connections = table.HTTP_CONNECTIONS.gauge(registry)
         self._build_info = table.BUILD_INFO.gauge(registry)
-        self._page_lock = threading.Lock()
-        self._page_seconds = page_seconds
-        self._page_ends = -math.inf  # when it is too old
-        self._page = b""
+        self._page = Page(registry, clock, page_seconds)
 
     # Requests
 
@@ -323,38 +311,5 @@ class Metrics:
     # Reading
 
     def render(self) -> tuple[bytes, str]:
-        """Return the page for a scrape in Prometheus' text format, and its content type.
-
-        A page takes a quarter of a millisecond of Python a task, or more, so scrapers share pages.
-        One is kept for `page_seconds`, and longer where it took long to make: at most a tenth of
-        the time is spent on pages. All that wait for the next one get the same. With 0
-        `page_seconds` each scrape makes a new page, however long that takes.
-        """
-        asked = self._clock()
-        with self._page_lock:
-            if self._page_ends <= asked:
-                began = self._clock()
-                self._page = generate_latest(_WithoutCreated(self.registry))
-                took = self._clock() - began
-                self._page_ends = began + self._page_seconds
-                if self._page_seconds:  # 0 asks for a new page each time
-                    self._page_ends = max(self._page_ends, began + took / MOST_OF_THE_TIME)
-            return self._page, CONTENT_TYPE_PLAIN_0_0_4
-
-
-class _WithoutCreated(Collector):
-    """A registry's families without the client's `_created` samples.
-
-    The client can only switch these off for the whole process, which would change the pages of
-    other registries in it; and they would be a sixth of ours.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self._registry.collect():
-            if family.type in ("counter", "histogram"):
-                created = family.name + "_created"
-                family.samples = [s for s in family.samples if s.name != created]
-            yield family
+        """Return the page for a scrape in Prometheus' text format, and its content type."""
+        return self._page.render()

@@ -369,6 +369,6 @@ def test_a_server_that_shuts_down_says_so(tmp_path_factory: pytest.TempPathFacto
     assert seen.server.faults == {"lifecycle": "draining"}
     texts = [event.text for event in seen.events if event.kind == "server"]
     assert texts == [
-        "The server shuts down: it takes no more traffic.",
+        "The server is shutting down: it finishes the requests that it has.",
         f"The server, version {VERSION}, has started.",
     ]

@@ -121,6 +121,8 @@ def test_a_server_is_warm_once_it_is_assembled(
     with caplog.at_level(logging.INFO, logger="jumplora_server.app"):
         parts = assemble(settings)
     assert parts.services.lifecycle.phase == "starting"
+    assert parts.services.hardware.kernels == "torch"
+    assert parts.services.hardware.weight_bytes > 0
     assert any(
         line.startswith("warmed up in ") and line.endswith(" 5 of 5 kinds of batches")
         for line in caplog.messages
