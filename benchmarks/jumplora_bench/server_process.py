@@ -120,8 +120,10 @@ def _wait_loaded(server: BenchServer, log: Path) -> None:
     """Wait for the first loads, well or not: what has no room stays cold."""
 
     def is_loaded() -> bool:
-        answer = httpx.get(f"{server.url}/v1/adapters", timeout=60).raise_for_status()
-        return all(task["state"] != "LOADING" for task in answer.json()["adapters"])
+        headers = {"authorization": f"Bearer {server.key}"}
+        answer = httpx.get(f"{server.url}/v1/adapters", headers=headers, timeout=60)
+        listed = answer.raise_for_status().json()
+        return all(task["state"] != "LOADING" for task in listed["adapters"])
 
     _wait(server, log, is_loaded)
 

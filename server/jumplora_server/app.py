@@ -26,6 +26,7 @@ from jumplora_server.api import (
     adapters,
     at_start,
     console,
+    docs,
     errors,
     health,
     kserve,
@@ -291,19 +292,15 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
         async with running(parts):
             yield
 
-    has_docs = settings.docs == "on"
     app = FastAPI(
         title="JumpLoRA server",
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url="/docs" if has_docs else None,
-        redoc_url=None,
-        openapi_url="/openapi.json" if has_docs else None,
+        openapi_url=None,  # and the pages that show it: `docs` has ours
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # the operation's id
     )
-    if has_docs:
-        app.router.routes.insert(0, health.document_route(app))
     add_dialect(app, tgi.router)
     add_dialect(app, tgi.compatible)
     add_dialect(app, models.router, OPENAI_FORMS)
@@ -316,6 +313,9 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
     app.include_router(overview.router)
     if settings.console == "on":
         app.include_router(console.router())
+    if settings.docs == "on":
+        app.include_router(docs.router())
+        app.router.routes.append(docs.document_route(app, settings))
     app.include_router(health.router)
     errors.install(app)
     app.state.services = parts.services

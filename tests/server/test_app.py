@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -62,7 +61,6 @@ def test_the_description_is_complete(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     with connected(site) as http:
         document = http.get("/openapi.json").json()
-    assert document == json.loads(json.dumps(site.app.openapi()))
     schemas = document["components"]["schemas"]
     named = {reference.removeprefix("#/components/schemas/") for reference in references(document)}
     assert named <= set(schemas)
@@ -111,7 +109,8 @@ def test_the_description_is_complete(tmp_path: Path) -> None:
 
 def test_docs_can_be_switched_off(tmp_path: Path) -> None:
     with connected(make_site(tmp_path, docs="off")) as http:
-        assert [http.get(path).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
+        for path in ("/docs", "/docs/start.js", "/openapi.json"):
+            assert http.get(path).status_code == 404
 
 
 def test_the_switch_interval_is_set_and_restored(tmp_path: Path) -> None:

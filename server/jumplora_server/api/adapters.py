@@ -71,7 +71,7 @@ async def list_adapters(services: WithServices) -> Response:
 
 
 @router.post("/{task_id:path}/rollback", response_model=AdapterDetail, responses=_WRITE)
-async def rollback(
+async def roll_back_adapter(
     request: Request,
     services: WithServices,
     task_id: TaskPath,
@@ -86,7 +86,7 @@ async def rollback(
 
 
 @router.post("/{task_id:path}/load", response_model=AdapterDetail, responses=_WRITE)
-async def load(
+async def load_adapter(
     request: Request, services: WithServices, task_id: TaskPath, response: Response
 ) -> AdapterDetail:
     """Make the adapter resident now; a version that failed is tried again."""
@@ -97,7 +97,7 @@ async def load(
 
 
 @router.post("/{task_id:path}/pin", response_model=AdapterDetail, responses=_WRITE)
-async def pin(
+async def pin_adapter(
     request: Request,
     services: WithServices,
     task_id: TaskPath,
@@ -126,7 +126,7 @@ async def get_adapter(
     responses={200: {"model": PutResult, "description": "The version was known"}, **_WRITE},
     openapi_extra=_FILE_BODY,
 )
-async def put_adapter(
+async def publish_adapter(
     request: Request,
     services: WithServices,
     task_id: TaskPath,
@@ -154,7 +154,7 @@ async def put_adapter(
 
 
 @router.delete("/{task_id:path}", response_model=Removed, responses=_WRITE)
-async def delete_adapter(request: Request, services: WithServices, task_id: TaskPath) -> Removed:
+async def remove_adapter(request: Request, services: WithServices, task_id: TaskPath) -> Removed:
     """Remove a task with all its versions. Running requests end on the version they began with."""
     _note(request, check_task(task_id))
     await services.publishing.remove(task_id)

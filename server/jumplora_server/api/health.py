@@ -1,16 +1,13 @@
-"""Is it alive, should it get traffic, what is it, how is it doing, how is it asked."""
+"""Is it alive, should it get traffic, what is it, how is it doing."""
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from jumplora_server.api.schemas import Info
 from jumplora_server.residency.entries import State
@@ -127,8 +124,8 @@ async def livez(services: WithServices) -> Response:
 
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
-@router.get("/health", response_model=Health, responses={503: {"model": Health}})
-@router.get("/ping", response_model=Health, responses={503: {"model": Health}})
+@router.get("/health", name="health", response_model=Health, responses={503: {"model": Health}})
+@router.get("/ping", name="ping", response_model=Health, responses={503: {"model": Health}})
 async def readyz(services: WithServices) -> Response:
     """Whether requests should be sent here. A full queue does not count: that moves the load.
 
@@ -150,7 +147,7 @@ def ready_checks(services: Services) -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(services: WithServices) -> Response:
+async def get_metrics(services: WithServices) -> Response:
     """Prometheus' text format, rendered beside the event loop, on threads of its own."""
     render = services.metrics.render
     page, content_type = await to_thread.run_sync(render, limiter=services.scrapes)
@@ -158,7 +155,7 @@ async def metrics(services: WithServices) -> Response:
 
 
 @router.get("/info", response_model=Info)
-async def info(services: WithServices) -> Any:
+async def get_info(services: WithServices) -> Any:
     """The backbone and the limits of this server."""
     settings, limits = services.settings, services.limits
     return Info(
@@ -177,16 +174,3 @@ async def info(services: WithServices) -> Any:
         default_task=settings.default_task,
         adapters=services.residency.tasks,
     )
-
-
-def document_route(app: FastAPI) -> Route:
-    """/openapi.json, made once: the framework would write it for each request, in a millisecond."""
-
-    @cache
-    def document() -> bytes:
-        return json.dumps(app.openapi()).encode()
-
-    async def endpoint(request: Request) -> Response:
-        return Response(document(), media_type="application/json")
-
-    return Route("/openapi.json", endpoint, include_in_schema=False)

@@ -141,13 +141,13 @@ async def server_metadata() -> ServerMetadata:
 
 
 @router.get("/health/live", response_model=Live, responses={503: {"model": Live}})
-async def live(services: WithServices) -> Response:
+async def server_live(services: WithServices) -> Response:
     """As /livez."""
     return _health("live", health.thread_checks(services))
 
 
 @router.get("/health/ready", response_model=Ready, responses={503: {"model": Ready}})
-async def ready(services: WithServices) -> Response:
+async def server_ready(services: WithServices) -> Response:
     """As /readyz."""
     return _health("ready", health.ready_checks(services))
 
@@ -174,7 +174,7 @@ async def model_metadata(
 @router.get(
     "/models/{model_name}/versions/{model_version}", response_model=ModelMetadata, responses=_LOOK
 )
-async def version_metadata(
+async def model_version_metadata(
     request: Request, services: WithServices, model_name: ModelName, model_version: ModelVersion
 ) -> ModelMetadata:
     """The same of one version."""
@@ -212,7 +212,7 @@ async def model_ready(request: Request, services: WithServices, model_name: Mode
     response_model=ModelReady,
     responses=_MODEL_READY,
 )
-async def version_ready(
+async def model_version_ready(
     request: Request, services: WithServices, model_name: ModelName, model_version: ModelVersion
 ) -> Response:
     """The same of one version."""
@@ -275,7 +275,7 @@ inference = APIRouter(prefix="/v2", tags=["kserve"], route_class=KserveRoute)
 
 
 @inference.post("/models/{model_name}/infer", response_model=TextInferred, responses=_ERRORS)
-async def infer(
+async def model_infer(
     request: Request,
     services: WithServices,
     model_name: ModelName,
@@ -291,7 +291,7 @@ async def infer(
     response_model=TextInferred,
     responses=_ERRORS,
 )
-async def infer_by_version(
+async def model_version_infer(
     request: Request,
     services: WithServices,
     model_name: ModelName,

@@ -43,6 +43,8 @@ PUBLIC_PATHS = frozenset(
 )
 ADAPTERS_PATH = "/v1/adapters"
 CONSOLE_PREFIX = "/console/"
+DOCS_PATH = "/docs"
+DOCUMENT_PATH = "/openapi.json"
 MODELS_PATH = "/v1/models"
 LORA_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 ADMIN_KEY_NEEDED = "changing adapters takes an admin key"
@@ -114,11 +116,19 @@ def needed_access(method: str, path: str, *, open_models: bool = False) -> Acces
     """
     if path in PUBLIC_PATHS:
         return "public"
-    if method in _READING and (path == "/" or path.startswith(CONSOLE_PREFIX)):
-        return "public"  # files of the package; what the page shows needs a key
+    if method in _READING and _is_page(path):
+        return "public"
     if method in _READING:
         return "public" if open_models and _is_at(path, MODELS_PATH) else "api"
     return "admin" if path in LORA_PATHS or _is_at(path, ADAPTERS_PATH) else "api"
+
+
+def _is_page(path: str) -> bool:
+    """Whether a browser opens it, without a key: files of the package, the same on every server.
+    What the pages show of this one they ask of other routes."""
+    return (
+        path in ("/", DOCUMENT_PATH) or path.startswith(CONSOLE_PREFIX) or _is_at(path, DOCS_PATH)
+    )
 
 
 def _is_at(path: str, prefix: str) -> bool:

@@ -192,7 +192,7 @@ async def unload_lora_adapter(
 
 
 @router.get("/version", response_model=Version)
-async def version() -> Version:
+async def get_version() -> Version:
     """The server's own version."""
     return Version(version=VERSION)
 

@@ -1,6 +1,6 @@
 // Makes elements. Text is only ever set as text, so nothing that a server says becomes markup.
 
-/** h("button", {class: "wide", onclick: f, "aria-label": "…"}, "text", child, …) */
+/** h("button", {class: "wide", onclick: f, style: {width: "4px"}}, "text", child, …) */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   set(element, attributes);
@@ -18,10 +18,24 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Changes the text only if it is another one: a selection in it stays. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Changes an attribute only if it is another one; null takes it away. */
+export function setAttribute(element, name, value) {
+  if (value === null) element.removeAttribute(name);
+  else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+}
+
 function set(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    // The page's policy forbids style as an attribute and allows its properties.
+    else if (name === "style")
+      for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
     else element.setAttribute(name, value === true ? "" : value);
   }
 }

@@ -115,7 +115,7 @@ router = APIRouter(tags=["openai"], route_class=ChatRoute)
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ANSWERS)
-async def chat(
+async def create_chat_completion(
     request: Request, services: WithServices, body: ChatRequest, x_task_id: TaskHeader = None
 ) -> Response:
     """Answer the text of one user message. With `stream` server-sent events, and `[DONE]`."""

@@ -98,7 +98,7 @@ router = APIRouter(tags=["openai"], route_class=CompletionRoute)
 
 
 @router.post("/v1/completions", response_model=Completion, responses=ANSWERS)
-async def completions(
+async def create_completion(
     request: Request, services: WithServices, body: CompletionRequest, x_task_id: TaskHeader = None
 ) -> Response:
     """Answer whole prompts. With `stream` server-sent events, and `[DONE]` behind the last one."""

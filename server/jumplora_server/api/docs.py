@@ -1,0 +1,113 @@
+"""What can be asked, and how: /openapi.json, and the page at /docs that shows it.
+
+Both are the same for everybody and name no task, so they need no key: a browser has none to send.
+The page is Swagger UI, whose files are those of the package `fastapi-swagger`, served from here.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from jumplora_server.api.middleware import DOCS_PATH, DOCUMENT_PATH, Access, needed_access
+from jumplora_server.api.static_files import answer, read_files
+from jumplora_server.settings import Settings
+
+PAGE = "index.html"
+SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
+# In the order in which the page shows them.
+TAGS = {
+    "generate": "The native routes. `/` answers clients of TGI and LoRAX as these expect it.",
+    "adapters": "Tasks and their versions: publish, list, roll back, load, pin, remove.",
+    "server": "Whether it is alive and ready, what it serves, how it is doing.",
+    "openai": "OpenAI's API, for its clients as they are. A `model` is a task.",
+    "kserve": "KServe's v2 protocol (Open Inference Protocol). A model is a task.",
+    "vllm": "What operators of vLLM call.",
+}
+SCHEMES = {
+    "api_key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key of `JUMPLORA_API_KEYS`: generates and reads.",
+    },
+    "admin_key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key of `JUMPLORA_ADMIN_KEYS`: changes adapters, and does all that an api "
+        "key does.",
+    },
+}
+
+
+def router() -> APIRouter:
+    """The page and its files, which are read here, once."""
+    package = files("jumplora_server")
+    swagger_ui = files("fastapi_swagger") / "resources"
+    page = read_files(
+        [
+            *(package / "docs").iterdir(),
+            package / "console" / "icon.svg",
+            *(swagger_ui / name for name in SWAGGER_UI),
+        ]
+    )
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get(DOCS_PATH)
+    async def docs(request: Request) -> Response:
+        return answer(request, page[PAGE])
+
+    @routes.get(DOCS_PATH + "/{name}")
+    async def file(request: Request, name: str) -> Response:
+        if name not in page or name == PAGE:
+            raise HTTPException(404, f"{DOCS_PATH} has no file {name[:80]!r}")
+        return answer(request, page[name])
+
+    return routes
+
+
+def document_of(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """The OpenAPI document of an app, with the keys that each route needs."""
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+    )
+    has_api_keys = bool(settings.key_hashes("api"))
+    document["components"]["securitySchemes"] = SCHEMES
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            needed = needed_access(method.upper(), path, open_models=settings.open_models == "yes")
+            operation["security"] = security(needed, has_api_keys=has_api_keys)
+    return document
+
+
+def security(needed: Access, *, has_api_keys: bool) -> list[dict[str, list[str]]]:
+    """Any one of these opens a route; none is needed where there are none."""
+    if needed == "admin":
+        return [{"admin_key": []}]
+    if needed == "public" or not has_api_keys:
+        return []
+    return [{"api_key": []}, {"admin_key": []}]
+
+
+def document_route(app: FastAPI, settings: Settings) -> Route:
+    """/openapi.json, made once: the framework would write it for each request, in a millisecond."""
+
+    @cache
+    def document() -> bytes:
+        return json.dumps(document_of(app, settings)).encode()
+
+    async def endpoint(request: Request) -> Response:
+        return Response(document(), media_type="application/json")
+
+    return Route(DOCUMENT_PATH, endpoint, include_in_schema=False)

@@ -1,0 +1,96 @@
+// What differs between two answers to one question, in a sentence, in the tokens, and in a table.
+
+import { differingTokens, optionDifferences } from "./differences.js";
+import { h } from "./dom.js";
+import { counted, percent, points } from "./format.js";
+
+const MOST_ROWS = 20;
+
+/** Marks tokens in both panels, and returns elements that say the rest. */
+export function compared(panels, outcomes) {
+  const [first, second] = outcomes;
+  if (!first.details || !second.details) return [];
+  return first.question.way === "choose"
+    ? comparedChoices(outcomes)
+    : comparedTokens(panels, outcomes);
+}
+
+function comparedTokens(panels, outcomes) {
+  const sides = differingTokens(...outcomes.map(({ tokens }) => tokens.map((token) => token.text)));
+  panels.forEach((panel, side) => panel.mark(sides[side]));
+  const [first, second] = outcomes;
+  const isSame = first.text === second.text;
+  const parts = outcomes.map(
+    ({ question, tokens }, side) =>
+      `${sides[side].size} of ${counted(tokens.length, "token")} of ${question.task}`,
+  );
+  const sentence = isSame
+    ? "Both give the same answer."
+    : `The answers differ. Framed: ${parts.join(" and ")}, which are not in the other answer.`;
+  return [h("p", { class: "note" }, h("strong", {}, isSame ? "= " : "≠ "), sentence)];
+}
+
+function comparedChoices(outcomes) {
+  const names = outcomes.map(({ question }) => question.task);
+  const said = outcomes.map((outcome, side) => `${names[side]} ${verdict(outcome)}`).join(", ");
+  const isSame = outcomes[0].text === outcomes[1].text;
+  const rows = optionDifferences(...outcomes.map(({ details }) => details.choices));
+  const mass = { text: "mass", first: outcomes[0].details.mass, second: outcomes[1].details.mass };
+  return [
+    h(
+      "p",
+      { class: "note" },
+      h("strong", {}, isSame ? "= " : "≠ "),
+      `${isSame ? "Both choose the same" : "They choose differently"}: ${said}.`,
+    ),
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "table",
+        { class: "differences" },
+        h(
+          "caption",
+          {},
+          "Probabilities side by side, the largest difference first; –: not an option there",
+        ),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ...["Option", ...names, "Points"].map((name) => h("th", { scope: "col" }, name)),
+          ),
+        ),
+        h("tbody", {}, ...rows.slice(0, MOST_ROWS).map(row), row(mass)),
+      ),
+    ),
+    rows.length > MOST_ROWS
+      ? h("p", { class: "muted" }, `${rows.length - MOST_ROWS} others differ less.`)
+      : null,
+  ].filter((part) => part !== null);
+}
+
+function row({ text, first, second }) {
+  const isShared = first !== null && second !== null;
+  const cells = [first, second].map((share) => (share === null ? "–" : percent(share)));
+  return h(
+    "tr",
+    {},
+    h("th", { scope: "row" }, text),
+    ...cells.map((cell) => h("td", { class: "number" }, cell)),
+    h(
+      "td",
+      { class: "number nowrap" },
+      isShared ? `${arrow(second - first)}${points(second - first)}` : "–",
+    ),
+  );
+}
+
+const arrow = (difference) => (Math.abs(difference) < 0.0005 ? "" : difference > 0 ? "▲ " : "▼ ");
+
+function verdict({ text, details }) {
+  if (details.finish_reason === "abstained") return "abstains";
+  return `says ${text} (${percent(details.choices[0].probability)})`;
+}

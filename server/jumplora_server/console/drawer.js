@@ -1,0 +1,113 @@
+// The drawer of one task: when it is open, and what it asks. Its address is #task=NAME.
+
+import { adapterPath, ask } from "./api.js";
+import { Sheet } from "./sheet.js";
+
+/** {show(overview), showFault(error)}. It is open while the page's address names a task. */
+export function mountDrawer(dialog, context) {
+  const drawer = new Drawer(dialog, context);
+  return {
+    show: (overview) => drawer.show(overview),
+    showFault: (error) => drawer.showFault(error),
+  };
+}
+
+class Drawer {
+  #taskId = null; // whose drawer is open
+  #server = null; // of the last overview
+  #tasks = new Map(); // version -> the task that has it now; asked for once
+  #isAsking = false;
+
+  constructor(dialog, context) {
+    this.dialog = dialog;
+    this.context = context;
+    this.sheet = new Sheet(context, {
+      close: () => dialog.close(),
+      update: () => this.#update(),
+    });
+    dialog.append(this.sheet.element);
+    window.addEventListener("hashchange", () => this.#follow());
+    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+    dialog.addEventListener("close", () => this.#closed());
+  }
+
+  show(overview) {
+    this.#server = overview.server;
+    if (this.dialog.open) this.#update();
+    else this.#follow();
+  }
+
+  showFault(error) {
+    if (!this.dialog.open) return;
+    if (error.status === 401) {
+      this.#server = null; // the form for the key lies behind; it opens again after an answer
+      this.dialog.close();
+    } else {
+      this.sheet.showFault(error);
+    }
+  }
+
+  #follow() {
+    const named = taskOf(location.hash);
+    if (named === null || this.#server === null) {
+      if (this.dialog.open) this.dialog.close();
+      return;
+    }
+    if (named === this.#taskId && this.dialog.open) return;
+    this.#taskId = named;
+    this.sheet.begin(named);
+    if (!this.dialog.open) this.dialog.showModal();
+    this.dialog.scrollTop = 0;
+    this.sheet.title.focus();
+    this.#update();
+  }
+
+  #closed() {
+    const taskId = this.#taskId;
+    this.#taskId = null;
+    if (this.#server === null) return;
+    if (taskOf(location.hash) !== null) {
+      history.replaceState(null, "", location.pathname + location.search);
+    }
+    if (document.activeElement === document.body) this.context.focusTask(taskId);
+  }
+
+  async #update() {
+    if (this.#isAsking || this.#taskId === null) return;
+    this.#isAsking = true;
+    const asked = this.#taskId;
+    try {
+      const detail = await ask("GET", adapterPath(asked));
+      if (detail.manifest?.lineage.length && !this.#tasks.size) await this.#learnTasks();
+      if (asked === this.#taskId) this.#draw(detail);
+    } catch (error) {
+      if (asked === this.#taskId) this.sheet.showFault(error);
+    } finally {
+      this.#isAsking = false;
+    }
+    if (asked !== this.#taskId) this.#update();
+  }
+
+  async #learnTasks() {
+    const { adapters } = await ask("GET", "/v1/adapters");
+    for (const { task_id: taskId, version, desired } of adapters) {
+      for (const each of [desired, version]) if (each) this.#tasks.set(each, taskId);
+    }
+  }
+
+  #draw(detail) {
+    const hadFocus = this.dialog.contains(document.activeElement);
+    this.sheet.show(detail, this.#server, (version) => this.#tasks.get(version));
+    // What had it may be made again: then it is not lost to the page behind.
+    if (hadFocus && !this.dialog.contains(document.activeElement)) this.sheet.title.focus();
+  }
+}
+
+function taskOf(hash) {
+  const match = /^#task=(.+)$/.exec(hash);
+  try {
+    return match && decodeURIComponent(match[1]);
+  } catch {
+    return null; // half an escape
+  }
+}

@@ -1,0 +1,178 @@
+// One task in the table: made once, then its texts are changed in place.
+
+import { copyText } from "./copy.js";
+import { h, setAttribute, setText } from "./dom.js";
+import { bytes, digits, NONE, percent, rate, seconds, whole, words } from "./format.js";
+import { sparkline } from "./sparkline.js";
+
+/** The columns: `sort` is the server's name of their order, `first` the one to begin with. */
+export const COLUMNS = [
+  { name: "task", title: "Task", sort: "task_id", first: "ascending" },
+  { name: "state", title: "State", sort: "state", first: "ascending" },
+  { name: "density", title: "Density", sort: "density", first: "ascending" },
+  { name: "lineage", title: "Lineage" },
+  { name: "memory", title: "Memory", sort: "memory", first: "descending" },
+  { name: "requests", title: "Requests/s", sort: "requests", first: "descending" },
+  { name: "p95", title: "p95", sort: "p95", first: "descending" },
+  { name: "failed", title: "Failed", sort: "failed", first: "descending" },
+  { name: "accuracy", title: "Accuracy", sort: "accuracy", first: "descending" },
+  { name: "canaries", title: "Canaries", sort: "canaries", first: "ascending" },
+  { name: "actions", title: "Actions", isUnseen: true },
+];
+
+export const STATES = {
+  READY: { title: "Ready", tone: "good" },
+  COLD: { title: "Cold", tone: "muted" },
+  LOADING: { title: "Loading", tone: "accent" },
+  DRAINING: { title: "Draining", tone: "warn" },
+  FAILED: { title: "Failed", tone: "bad" },
+};
+
+/** {element, taskId, focus(), setReachable(isReachable), show(line, index)} of a TaskLine. */
+export function taskRow(taskId, context) {
+  const cells = Object.fromEntries(
+    COLUMNS.map(({ name, title }) => [
+      name,
+      h("td", { role: "cell", class: `c-${name}`, "data-label": title }),
+    ]),
+  );
+  const shows = [
+    nameCell(cells.task, taskId, context),
+    stateCell(cells.state),
+    numbers(cells),
+    trends(cells),
+  ];
+  cells.actions.append(
+    h(
+      "button",
+      {
+        type: "button",
+        class: "button small",
+        "aria-label": `Try ${taskId}`,
+        onclick: () => context.tryTask(taskId),
+      },
+      "Try",
+    ),
+  );
+  const element = h("tr", { role: "row", "data-task": taskId }, Object.values(cells));
+  const buttons = element.querySelectorAll("button");
+  element.addEventListener("click", (event) => {
+    const isElsewhere = event.target.closest("button") || !getSelection().isCollapsed;
+    if (!isElsewhere) context.openTask(taskId);
+  });
+  return {
+    element,
+    taskId,
+    focus: () => buttons[0].focus({ preventScroll: true }),
+    setReachable(isReachable) {
+      for (const button of buttons) button.tabIndex = isReachable ? 0 : -1;
+    },
+    show(line, index) {
+      setAttribute(element, "aria-rowindex", index + 2); // the header is the first
+      for (const show of shows) show(line);
+    },
+  };
+}
+
+function nameCell(cell, taskId, context) {
+  let version = null;
+  const copy = h("button", { type: "button", class: "version", onclick: copyVersion });
+  const pinned = h("span", { class: "tag" }, "pinned");
+  cell.append(
+    h(
+      "div",
+      { class: "main" },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "task-link",
+          title: taskId,
+          "aria-haspopup": "dialog",
+          onclick: () => context.openTask(taskId),
+        },
+        taskId,
+      ),
+      pinned,
+    ),
+    h("div", { class: "sub" }, copy),
+  );
+  async function copyVersion() {
+    const isCopied = await copyText(version);
+    context.announce(isCopied ? `Copied version ${version}` : "The browser did not let it copy.");
+    if (!isCopied) return;
+    copy.classList.add("copied");
+    setTimeout(() => copy.classList.remove("copied"), 1200);
+  }
+  return (line) => {
+    version = line.version ?? line.desired;
+    setText(copy, digits(version) || "no version");
+    copy.disabled = !version;
+    setAttribute(copy, "title", version ? `Copy ${version}` : null);
+    setAttribute(
+      copy,
+      "aria-label",
+      version ? `Copy version ${digits(version)} of ${taskId}` : null,
+    );
+    pinned.hidden = !line.pinned;
+  };
+}
+
+function stateCell(cell) {
+  const state = h("div", { class: "main state" });
+  const sub = h("div", { class: "sub" });
+  cell.append(state, sub);
+  return (line) => {
+    const { title, tone } = STATES[line.state] ?? { title: line.state, tone: "muted" };
+    setText(state, line.degraded && line.state !== "FAILED" ? `${title}, degraded` : title);
+    setAttribute(state, "class", `main state ${line.degraded && tone === "good" ? "warn" : tone}`);
+    setText(sub, line.degraded ?? (line.in_flight ? `${line.in_flight} in flight` : ""));
+    setAttribute(sub, "class", line.degraded ? "sub warn" : "sub");
+    setAttribute(sub, "title", line.degraded);
+  };
+}
+
+function numbers(cells) {
+  const pair = (cell) => {
+    const main = h("div", { class: "main" });
+    const sub = h("div", { class: "sub" });
+    cell.append(main, sub);
+    return (text, below) => {
+      setText(main, text);
+      setText(sub, below);
+      setAttribute(sub, "title", below || null);
+    };
+  };
+  const density = pair(cells.density);
+  const accuracy = pair(cells.accuracy);
+  const failed = h("span");
+  const canaries = h("span");
+  cells.failed.append(failed);
+  cells.canaries.append(canaries);
+  return (line) => {
+    density(percent(line.density), line.kind ?? "");
+    accuracy(percent(line.accuracy?.share), line.accuracy ? words(line.accuracy.score) : "");
+    setText(cells.lineage, line.ancestors ? `${line.ancestors} before` : NONE);
+    setText(cells.memory, line.memory ? bytes(line.memory) : NONE);
+    setText(failed, whole(line.failed));
+    setAttribute(failed, "class", line.failed ? "bad strong" : "muted");
+    setText(canaries, line.canaries === 1 ? "all right" : percent(line.canaries));
+    const isWrong = line.canaries !== null && line.canaries < 1;
+    setAttribute(
+      canaries,
+      "class",
+      isWrong ? "bad strong" : line.canaries === null ? "muted" : "good",
+    );
+  };
+}
+
+function trends(cells) {
+  const requests = sparkline("series-1", (value) => (value === null ? NONE : rate(value)));
+  const p95 = sparkline("series-2", seconds);
+  cells.requests.append(requests.element);
+  cells.p95.append(p95.element);
+  return (line) => {
+    requests.show(line.requests_per_second);
+    p95.show(line.p95_seconds);
+  };
+}

@@ -1,0 +1,168 @@
+// What the drawer shows of a task, and the buttons of its changes.
+
+import { canaryTable } from "./canaries.js";
+import { load, openRemove, openRollBack, pin } from "./change.js";
+import { h, setAttribute, setText } from "./dom.js";
+import { counted, digits } from "./format.js";
+import { densityBars, facts, lineageChips } from "./made.js";
+import { openPublishOver } from "./publish.js";
+import { STATES } from "./row.js";
+import { versionList } from "./versions.js";
+
+const SECTIONS = {
+  facts: "Facts",
+  versions: "Versions",
+  canaries: "Canaries",
+  lineage: "Lineage",
+  density: "Density by module",
+};
+
+/** `close()` closes the drawer, `update()` asks for the task again. */
+export class Sheet {
+  #made = {}; // by place: what it was made of
+
+  constructor(context, { close, update }) {
+    Object.assign(this, { context, close, update });
+    this.title = h("h2", { id: "drawer-title", tabindex: -1 });
+    this.state = h("span", { class: "state" });
+    this.trouble = h("p", { class: "note bad", role: "alert", hidden: true });
+    this.failure = h("p", { class: "note warn", hidden: true });
+    this.whyNot = h("p", { class: "note", id: "why-not", hidden: true });
+    this.actions = h("div", { class: "drawer-actions" });
+    this.places = {};
+    const sections = Object.entries(SECTIONS).map(([name, heading]) => {
+      this.places[name] = h("div");
+      const label = { "aria-label": heading, id: `drawer-${name}` };
+      return h("section", label, h("h3", {}, heading), this.places[name]);
+    });
+    const parts = [this.failure, this.actions, this.whyNot, ...sections];
+    this.content = h("div", { class: "drawer-content" }, parts);
+    const closer = { type: "button", class: "button plain", "aria-label": "Close", onclick: close };
+    const head = h("header", {}, h("div", {}, this.title, this.state), h("button", closer, "✕"));
+    this.element = h("div", { class: "drawer-box" }, head, this.trouble, this.content);
+  }
+
+  /** Another task, of which nothing is known yet. */
+  begin(taskId) {
+    this.#made = {};
+    setText(this.title, taskId);
+    this.#setState("Asking…", "muted");
+    this.content.hidden = true;
+    this.trouble.hidden = true;
+  }
+
+  showFault(error) {
+    setText(this.trouble, error.message);
+    this.trouble.hidden = false;
+    if (this.content.hidden) this.#setState("Not known", "muted");
+  }
+
+  /** `taskOf(version)` is the task that has that version now, or undefined. */
+  show(detail, server, taskOf) {
+    const { title, tone } = STATES[detail.state] ?? { title: detail.state, tone: "muted" };
+    const { may_change: mayChange, why_not: whyNot } = server;
+    this.content.hidden = false;
+    this.#setState(detail.pinned ? `${title}, pinned` : title, detail.degraded ? "warn" : tone);
+    setText(this.failure, failureOf(detail));
+    this.failure.hidden = this.failure.textContent === "";
+    setText(this.whyNot, mayChange ? "" : `Changes are off: ${whyNot}.`);
+    this.whyNot.hidden = mayChange;
+    this.#showParts(detail, mayChange, taskOf);
+  }
+
+  #showParts(detail, mayChange, taskOf) {
+    const { history, changes, version, desired, pinned, canaries, manifest } = detail;
+    const lineage = manifest?.lineage ?? [];
+    const {
+      facts: factsPlace,
+      versions,
+      canaries: canaryPlace,
+      density,
+      lineage: chips,
+    } = this.places;
+    this.#make(this.actions, [pinned, desired, history.length, mayChange], () =>
+      this.#buttons(detail, mayChange),
+    );
+    this.#make(factsPlace, { ...detail, canaries: null, changes: null }, () => facts(detail));
+    this.#make(versions, [history, changes, version, desired, mayChange], () =>
+      this.#versions(detail, mayChange),
+    );
+    this.#make(canaryPlace, canaries ?? [], canaryTable);
+    this.#make(chips, [lineage, lineage.map(taskOf)], () =>
+      lineageChips(detail, taskOf, this.context.openTask),
+    );
+    this.#make(density, manifest?.density ?? {}, densityBars);
+  }
+
+  /** Makes a place again only where it shows something else: a focus or a selection in it stays. */
+  #make(place, inputs, make) {
+    const name = place.parentNode.id || "actions";
+    const text = JSON.stringify(inputs);
+    if (this.#made[name] === text) return;
+    this.#made[name] = text;
+    place.replaceChildren(...[make(inputs)].flat());
+  }
+
+  #setState(text, tone) {
+    setText(this.state, text);
+    setAttribute(this.state, "class", `state ${tone}`);
+  }
+
+  #buttons(detail, mayChange) {
+    const { task_id: taskId, pinned, history } = detail;
+    const { context, close } = this;
+    const button = (text, tone, onclick, disabled = !mayChange) =>
+      h("button", { type: "button", class: `button ${tone}`, disabled, onclick }, text);
+    const tryIt = () => (close(), context.tryTask(taskId));
+    const setPin = () => pin(taskId, !pinned);
+    const pinSaid = `${taskId} is ${pinned ? "no longer pinned" : "pinned"}.`;
+    const removed = () => (close(), context.refresh());
+    return [
+      button("Try it", "primary", tryIt, false),
+      button("Load now", "", (event) =>
+        this.#act(event.target, () => load(taskId), `${taskId} is loaded.`),
+      ),
+      button(pinned ? "Unpin" : "Pin", "", (event) => this.#act(event.target, setPin, pinSaid)),
+      button("Publish a version…", "", () =>
+        openPublishOver(detail, context, () => this.#changed()),
+      ),
+      button("Remove…", "danger", () => openRemove(taskId, history.length, context, removed)),
+    ];
+  }
+
+  #versions(detail, mayChange) {
+    const { task_id: taskId, version: answering } = detail;
+    return versionList(detail, {
+      mayChange,
+      onTry: (version) => (this.close(), this.context.tryTask(taskId, version)),
+      onRollBack: (version) =>
+        openRollBack(taskId, version, answering, this.context, () => this.#changed()),
+    });
+  }
+
+  #changed() {
+    this.update();
+    this.context.refresh();
+  }
+
+  async #act(button, change, said) {
+    button.disabled = true;
+    this.trouble.hidden = true;
+    try {
+      await change();
+      this.context.announce(said);
+    } catch (error) {
+      this.showFault(error);
+    }
+    button.disabled = false;
+    this.#changed();
+  }
+}
+
+function failureOf({ failure, degraded, version, desired }) {
+  if (!failure)
+    return degraded ? `What was published last, ${digits(desired)}, does not answer.` : "";
+  const wait = failure.retry_in === null ? null : counted(Math.ceil(failure.retry_in), "second");
+  const which = version && version !== desired ? ` Version ${digits(version)} answers.` : "";
+  return `${failure.message}.${which}${wait ? ` It is tried again in ${wait}.` : ""}`;
+}

@@ -1,0 +1,130 @@
+// Who is asked: a task, and a version of it where not the current one is meant.
+
+import { adapterPath, ask } from "./api.js";
+import { combobox } from "./combobox.js";
+import { h } from "./dom.js";
+import { digits } from "./format.js";
+import { titleOf } from "./refusal.js";
+
+const SHOWN = 20; // tasks that a search lists
+const NAMING = 12; // digits that name a version in a request; the server takes 8 and more
+
+/** `onChange(detail)` is called with what the server says of the task: null where it says nothing.
+ *  `of` is what those hear who hear the name of the field of versions, after "Version". */
+export function subject({ id, label, of = "", onChange }) {
+  const tasks = combobox({ id, label, search: searchTasks, onChoose: (task) => set(task) });
+  const versions = h("select", { id: `${id}-version`, class: "field", disabled: true });
+  const fault = h("p", { class: "bad", id: `${id}-fault`, hidden: true });
+  const element = h(
+    "div",
+    { class: "subject" },
+    tasks.element,
+    h(
+      "div",
+      { class: "which" },
+      h("label", { for: versions.id }, "Version", h("span", { class: "unseen" }, of)),
+      versions,
+    ),
+    fault,
+  );
+  let detail = null;
+  let base = null; // what the bare backbone is called here
+  let isUnsettled = false; // nothing is known of the task yet, and that may change
+  let isAsking = false;
+  let asked = new AbortController();
+
+  async function set(task, version = "") {
+    const [name, given = version] = task.split("@");
+    tasks.set(name);
+    setFault(null);
+    detail = null;
+    listVersions(given); // another task's versions must not be asked of this one
+    await learn(name, given);
+  }
+
+  /** Ask the server about the task. A reader who chose a version keeps it. */
+  async function learn(task, version) {
+    asked.abort();
+    asked = new AbortController();
+    const { signal } = asked;
+    isUnsettled = false;
+    isAsking = true;
+    try {
+      detail =
+        task === "" || task === base ? null : await ask("GET", adapterPath(task), { signal });
+    } catch (error) {
+      if (signal.aborted) return;
+      detail = null;
+      isUnsettled = error.status !== 404; // a missing one is asked for again once it is listed
+      setFault(`${titleOf(error)}.`);
+    }
+    if (signal.aborted) return;
+    isAsking = false;
+    listVersions(version);
+    onChange(detail, { isBase: task !== "" && task === base });
+  }
+
+  function listVersions(chosen) {
+    const history = (detail?.history ?? []).map((version) => version.slice(0, NAMING)).toReversed();
+    const isChosen = (version) => chosen !== "" && version.startsWith(chosen.slice(0, NAMING));
+    if (chosen !== "" && !history.some(isChosen)) history.unshift(chosen);
+    const current = detail?.version ? `current (${digits(detail.version)})` : "current";
+    versions.replaceChildren(
+      h("option", { value: "" }, current),
+      ...history.map((version, age) =>
+        h("option", { value: version }, digits(version) + (age === 0 ? ", published last" : "")),
+      ),
+    );
+    versions.value = history.find(isChosen) ?? "";
+    versions.disabled = history.length === 0;
+  }
+
+  function setFault(message) {
+    fault.hidden = message === null;
+    fault.textContent = message ?? "";
+    if (message === null) {
+      tasks.input.removeAttribute("aria-invalid");
+      tasks.input.removeAttribute("aria-describedby");
+    } else {
+      tasks.input.setAttribute("aria-invalid", "true");
+      tasks.input.setAttribute("aria-describedby", fault.id);
+    }
+  }
+
+  /** Another version may answer by now, or the task may be known by now. */
+  function notice(overview) {
+    base = overview.server.base;
+    const line = overview.tasks.find((task) => task.task_id === tasks.value());
+    const hasChanged = line !== undefined && (detail === null || line.version !== detail.version);
+    if (!isAsking && (hasChanged || isUnsettled)) {
+      setFault(null);
+      learn(tasks.value(), versions.value);
+    }
+  }
+
+  const name = () => tasks.value() + (versions.value ? `@${versions.value}` : "");
+  return {
+    element,
+    set,
+    setFault,
+    notice,
+    name,
+    commit: tasks.commit,
+    input: tasks.input,
+    task: tasks.value,
+  };
+}
+
+async function searchTasks(text, signal) {
+  const query = new URLSearchParams({ search: text, limit: SHOWN });
+  const overview = await ask("GET", `/v1/overview?${query}`, { signal });
+  const entries = overview.tasks.map((task) => ({
+    value: task.task_id,
+    note: `${task.state} ${digits(task.version)}`,
+  }));
+  const { base } = overview.server;
+  if (base !== null && base.includes(text)) {
+    entries.push({ value: base, note: "the bare backbone" });
+  }
+  return { entries, total: Math.max(overview.found, entries.length) };
+}

@@ -1,0 +1,136 @@
+"""The OpenAPI document, and the page that shows it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jumplora_server.api.docs import SCHEMES, SWAGGER_UI, TAGS
+from serving import ADMIN_KEY, connected, make_site
+
+API_KEY = "api-key-of-tests"
+KEYS = {"api_key": API_KEY, "admin_key": ADMIN_KEY}
+
+
+@dataclass(frozen=True)
+class Operation:
+    method: str
+    path: str
+    content: dict[str, Any]
+
+
+def operations(document: dict[str, Any]) -> list[Operation]:
+    return [
+        Operation(method.upper(), path, content)
+        for path, methods in document["paths"].items()
+        for method, content in methods.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with connected(make_site(tmp_path_factory.mktemp("site"), api_keys=API_KEY)) as http:
+        yield http
+
+
+def document_of(http: httpx.Client) -> dict[str, Any]:
+    document: dict[str, Any] = http.get("/openapi.json").json()
+    return document
+
+
+def test_operation_ids_are_readable_and_unique(http: httpx.Client) -> None:
+    """Generators of clients name functions by them."""
+    ids = [operation.content["operationId"] for operation in operations(document_of(http))]
+    assert [name for name, count in Counter(ids).items() if count > 1] == []
+    # The framework's own end in the path and the method: generate_generate_post.
+    assert [n for n in ids if not re.fullmatch(r"[a-z]+(_[a-z]+){0,3}", n)] == []
+    assert [n for n in ids if n.endswith(("_get", "_post", "_put", "_delete"))] == []
+    assert {"generate", "publish_adapter", "list_adapters", "roll_back_adapter", "readyz"} <= {*ids}
+
+
+def test_each_tag_has_a_description_and_a_place(http: httpx.Client) -> None:
+    document = document_of(http)
+    assert [tag["name"] for tag in document["tags"]] == list(TAGS)
+    used = [operation.content["tags"] for operation in operations(document)]
+    assert {tuple(tags) for tags in used} == {(name,) for name in TAGS}
+
+
+def opens(operation: Operation, key: str | None) -> bool:
+    """Whether the document says that a key opens the operation."""
+    declared = operation.content["security"]
+    return not declared or {key: []} in declared
+
+
+@pytest.mark.parametrize(
+    ("settings", "schemes"),
+    [
+        ({}, [None, "api_key", "admin_key"]),
+        ({"api_keys": API_KEY}, [None, "api_key", "admin_key"]),
+        ({"api_keys": API_KEY, "open_models": "yes"}, [None, "api_key", "admin_key"]),
+        ({"api_keys": API_KEY, "admin_keys": ""}, [None, "api_key"]),
+    ],
+    ids=str,
+)
+def test_the_declared_security_is_what_the_server_asks_for(
+    settings: dict[str, Any], schemes: list[str | None], tmp_path: Path
+) -> None:
+    with connected(make_site(tmp_path, **settings)) as http:
+        document = document_of(http)
+        assert document["components"]["securitySchemes"] == SCHEMES
+        for operation in operations(document):
+            path = re.sub(r"\{\w+\}", "nothing", operation.path)
+            for scheme in schemes:
+                headers = {} if scheme is None else {"authorization": f"Bearer {KEYS[scheme]}"}
+                status = http.request(operation.method, path, headers=headers).status_code
+                is_open = status not in (401, 403)
+                assert is_open == opens(operation, scheme), (operation, scheme)
+
+
+def test_which_keys_open_what(http: httpx.Client) -> None:
+    """Written out for some, where the test above compares two things that the server says."""
+    declared = {
+        (operation.method, operation.path): [*map("".join, operation.content["security"])]
+        for operation in operations(document_of(http))
+    }
+    assert declared["POST", "/generate"] == ["api_key", "admin_key"]
+    assert declared["GET", "/metrics"] == ["api_key", "admin_key"]
+    assert declared["PUT", "/v1/adapters/{task_id}"] == ["admin_key"]
+    assert declared["POST", "/v1/load_lora_adapter"] == ["admin_key"]
+    assert declared["GET", "/readyz"] == []
+
+
+def test_the_page_and_all_it_loads_come_from_here_without_a_key(http: httpx.Client) -> None:
+    page = http.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert {f"/docs/{name}" for name in SWAGGER_UI} <= set(named)
+    for address in named:
+        answer = http.get(address)
+        assert address.startswith(("/docs/", "/openapi.json"))
+        assert (answer.status_code, answer.content != b"") == (200, True)
+    assert "<script>" not in page.text  # what the policy would refuse
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js"])
+def test_files_are_sent_once_and_may_do_little(http: httpx.Client, path: str) -> None:
+    first = http.get(path)
+    assert first.headers["x-content-type-options"] == "nosniff"
+    policy = first.headers["content-security-policy"]
+    assert "default-src 'none'; script-src 'self'; " in policy
+    assert not re.search(r"https?:|\*|unsafe-eval|script-src [^;]*unsafe", policy)
+    again = http.get(path, headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "index.html", "swagger-ui.js", "..%2fapp.py"])
+def test_other_files_are_not_served(http: httpx.Client, name: str) -> None:
+    assert http.get(f"/docs/{name}").status_code in (401, 404)
+    admin = {"authorization": f"Bearer {ADMIN_KEY}"}
+    assert http.get(f"/docs/{name}", headers=admin).status_code == 404

@@ -1,0 +1,54 @@
+"""Sentences that the console makes of numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from console_in_node import Console
+
+
+@pytest.mark.parametrize(
+    ("change", "tasks", "words"),
+    [
+        (-0.0421, 3, "lost 4.2 points on average"),
+        (0.0155, 2, "gained 1.6 points on average"),
+        (-0.0001, 2, "kept what they knew"),
+        (None, 2, "not known yet"),
+        (None, 1, "nothing could be forgotten"),
+    ],
+)
+def test_backward_transfer(console: Console, change: float | None, tasks: int, words: str) -> None:
+    run = {"backward_transfer": change, "tasks": ["task"] * tasks}
+    assert words in console.call("runs.js", "transfer", run)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "just now"),
+        (59, "just now"),
+        (60, "1 minute ago"),
+        (3599, "59 minutes ago"),
+        (7200, "2 hours ago"),
+        (86400 * 3 + 5, "3 days ago"),
+    ],
+)
+def test_how_long_ago(console: Console, seconds: float, words: str) -> None:
+    assert console.call("events.js", "relative", 0, 1000 * seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("probability", "level"),
+    [(0.95, "sure"), (0.6, "likely"), (0.2, "unsure"), (0.02, "unlikely"), (1e-9, "rare")],
+)
+def test_how_likely_a_token_was(console: Console, probability: float, level: str) -> None:
+    assert console.call("tokens.js", "levelOf", math.log(probability)) == level
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"), [(0.0421, "+4.2"), (-0.0421, "−4.2"), (0.0001, "0.0"), (0, "0.0")]
+)
+def test_points(console: Console, difference: float, text: str) -> None:
+    assert console.call("format.js", "points", difference) == text
