@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: serve test test-slow coverage check format bench bench-training bench-reliability demo dashboard \
-	prometheus clean
+	screenshots prometheus clean
 
 serve: $(VENV)/.serve
 	$(BIN)/jumplora serve
@@ -64,6 +64,10 @@ demo: $(VENV)/.dev
 
 dashboard: $(VENV)/.dev
 	$(BIN)/python deploy/grafana/generate.py
+
+# The pictures of the console, anew; needs Chromium.
+screenshots: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m integration.console.screenshots images
 
 # A real Prometheus for the tests that scrape; they skip, and say so, where it cannot be had.
 prometheus:

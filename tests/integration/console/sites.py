@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ import httpx
 from integration.prometheus_process import ROOT
 from jumplora_adapters.backbone import read_backbone
 from jumplora_adapters.format import read_adapter, write_adapter
+from jumplora_adapters.manifest import Canary
+from jumplora_adapters.prompt import render
 from jumplora_bench.server_process import served
 from serving import ADMIN_KEY as ADMIN_KEY
 from serving import Site, listening, make_site
@@ -41,12 +43,24 @@ class Demo:
         detail = self.ask("GET", f"/v1/adapters/{task}")
         return detail["version"], detail["history"]
 
-    def another_version(self, task: str, exact_match: float) -> Path:
-        """A file with the values of the task's current version, and another score."""
+    def another_version(
+        self, task: str, exact_match: float, canaries: Mapping[str, str] | None = None
+    ) -> Path:
+        """A file with the values of the task's current version and another score.
+
+        `canaries` are texts, each with the answer that is expected.
+        """
         version, _ = self.versions(task)
         found = self.folder / "store" / task / f"{version}.safetensors"
         adapter = read_adapter(found, read_backbone(DEMO / "backbone"))
-        said = adapter.manifest.model_copy(update={"scores": {"test_exact_match": exact_match}})
+        prompt = adapter.manifest.prompt
+        assert prompt is not None
+        asked = tuple(
+            Canary(prompt=render(prompt, text), expected=expected)
+            for text, expected in (canaries or {}).items()
+        )
+        update = {"scores": {"test_exact_match": exact_match}, "canaries": asked}
+        said = adapter.manifest.model_copy(update=update)
         path = self.folder / f"{task}-{exact_match}.safetensors"
         write_adapter(path, said, adapter.deltas, adapter.factors, adapter.profile)
         return path

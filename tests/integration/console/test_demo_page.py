@@ -34,7 +34,7 @@ def open_drawer(page: Page, task: str) -> Locator:
 def ask_it(page: Page, task: str, way: str, text: str = TEXT) -> Locator:
     """Ask by the form; its finished answer."""
     button(row(page, task), f"Try {task}").click()
-    expect(page.get_by_role("combobox", name="Task")).to_have_value(task)
+    expect(page.get_by_role("combobox", name="Task", exact=True)).to_have_value(task)
     page.get_by_label("Text", exact=True).fill(text)
     button(page, way).click()
     return finished(page, "Answer")
@@ -134,7 +134,7 @@ def test_two_tasks_are_compared(browser: Browser, demo: Demo) -> None:
         expect(row(page, "agnews")).to_be_visible()
         ask_it(page, "agnews", "Generate")
         button(page, "Compare with…").click()
-        other = page.get_by_role("combobox", name="Compare with")
+        other = page.get_by_role("combobox", name="Compare with", exact=True)
         other.fill("dbp")
         page.get_by_role("option", name="dbpedia").click()
         expect(other).to_have_value("dbpedia")

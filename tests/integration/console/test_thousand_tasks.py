@@ -121,7 +121,7 @@ def test_an_answer_that_is_not_wanted_any_more_is_stopped(
     """Tokens are shown as they come: the answer is stopped between its first and its last."""
     with watched(browser, thousand) as page:
         page.get_by_role("button", name="Try task-0003").click()
-        expect(page.get_by_role("combobox", name="Task")).to_have_value("task-0003")
+        expect(page.get_by_role("combobox", name="Task", exact=True)).to_have_value("task-0003")
         page.get_by_label("Text", exact=True).fill("Hello, how are you?")
         answer = page.get_by_role("region", name="Answer", exact=True)
         with slow_down(thousand.site, 0.2):
