@@ -10,7 +10,8 @@ from pathlib import Path
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A number, or a version; what stands before or after it on the same word counts.
-_NUMBER = re.compile(r"[0-9a-f]{12,64}|[+-]?\d+(?:[.,]\d+)*")
+# A dot alone is the zero of a table.
+_NUMBER = re.compile(r"[0-9a-f]{12,64}|[+-]?\d+(?:[.,]\d+)*|(?<!\S)\.(?!\S)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def test_a_typed_block_comes_with_what_it_shows(page: Path) -> None:
         ("a\nc\n", "a\nb\nc\n", []),
         ("a\na\n", "a\n", ["a"]),
         ("a -0.5  x\n ─── \n\n", "a 1,200.25 x\n", []),
+        ("a 1 .\n", "a . 2\n", []),
+        ("a.\n", "a 1\n", ["a."]),
         ("made 5bedf422feae\n", "made 0123456789ab\n", []),
         ("made 5bedf422feae\n", "made it\n", ["made 5bedf422feae"]),
     ],
