@@ -137,7 +137,7 @@ class Sender:
 
         patience = self.patience.as_long_as_possible()  # its own requests fill the queue
         came: Came | None = None
-        while True:
+        while not stopped.is_set():
             try:
                 call = next(steps) if came is None else steps.send(came)
             except StopIteration as end:
@@ -147,3 +147,4 @@ class Sender:
                 came = self.send(call, patience=patience, sleep=sleep)
             except RequestFailed as failure:
                 came = failure
+        raise CancelledError

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from client_pair import KINDS, Kind, client_of
 from jumplora_server.client import (
+    Client,
     InputRefused,
     KeyRefused,
     Overloaded,
@@ -262,6 +263,19 @@ def test_a_call_ends_with_its_time_however_slowly_it_is_answered(kind: Kind) -> 
         client.adapters()
     assert caught.value.code == "timeout"
     assert time.monotonic() - begun < 10
+
+
+def test_an_upload_ends_with_its_time(file: Path) -> None:
+    passed: list[float] = []
+    server = Server(DONE)
+    with (
+        http_server(server) as url,
+        Client(url, timeout=20, clock=lambda: sum(passed)) as client,
+    ):
+        with pytest.raises(Unreachable, match="no answer within 20 s"):
+            client.publish("a", file, on_sent=lambda sent, total: passed.append(15))
+        assert client.is_ready()  # on another connection
+    assert len(passed) == 2, "of three pieces"
 
 
 @pytest.mark.parametrize("kind", KINDS)
