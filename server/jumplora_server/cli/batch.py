@@ -238,13 +238,13 @@ def _run(
                     out.unlink(missing_ok=True)
                 await batch.into(out)
 
-    with _progress(file, rows.count_rows(file), quiet=quiet) as on_rows:
-        try:
+    try:
+        with _progress(file, rows.count_rows(file), quiet=quiet) as on_rows:
             asyncio.run(answer_all(on_rows))
-        except KeyboardInterrupt:
-            more = "" if out == STREAM else f"; the same command continues {out}"
-            warn(f"stopped after {_count(tally.rows)}{more}")
-            raise typer.Exit(_STOPPED) from None
+    except KeyboardInterrupt:
+        more = "" if out == STREAM else f"; the same command continues {out}"
+        warn(f"stopped after {_count(tally.rows)}{more}")
+        raise typer.Exit(_STOPPED) from None
     return tally
 
 
@@ -255,20 +255,22 @@ def _progress(file: Path, total: int | None, *, quiet: bool) -> Iterator[OnRows]
 
     bar = progress_bar()
     line = bar.add_task(file.name, total=total, state="")
-    began = time.monotonic()  # again with the first answer: an engine is built before
+    began: float | None = None  # with the first answer: an engine is built before
     shown = 0.0
 
     def show(tally: Tally) -> None:
-        new = tally.answered + tally.failed
-        rate = new / max(time.monotonic() - began, 1e-9)
+        seconds = 0.0 if began is None else time.monotonic() - began
+        rate = f"{(tally.answered + tally.failed) / seconds:,.0f} rows/s" if seconds else ""
         failed = f", {tally.failed:,} failed" if tally.failed else ""
-        bar.update(line, completed=tally.rows, state=f"{rate:,.0f} rows/s{failed}")
+        bar.update(line, completed=tally.rows, state=f"{rate}{failed}")
 
     last: Tally | None = None
 
     def on_rows(tally: Tally) -> None:
-        nonlocal shown, last
+        nonlocal began, shown, last
         last, now = tally, time.monotonic()
+        if began is None and tally.answered + tally.failed:
+            began = now
         if now - shown >= _SHOWN_SECONDS:
             if not (quiet or bar.live.is_started):
                 bar.start()
