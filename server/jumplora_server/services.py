@@ -48,7 +48,9 @@ class Lifecycle:
     def drain(self) -> None:
         """Fail readiness; requests are still taken."""
         if self.phase != "draining":
-            self.events.add("server", "The server is shutting down: it finishes the requests that it has.")
+            self.events.add(
+                "server", "The server is shutting down: it finishes the requests that it has."
+            )
         self.phase = "draining"
 
 
