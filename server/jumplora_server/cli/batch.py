@@ -203,7 +203,7 @@ def _offline(backbone: str, store: Path, flags: dict[str, str]) -> Opened:
 
     @asynccontextmanager
     async def built() -> AsyncGenerator[Answers]:
-        # A task that does not load is said in its rows; a start and an end are no news here.
+        # Rows say which task does not load; that an engine starts and ends needs no line.
         is_asked = "log_level" in settings.model_fields_set
         logs.configure(settings.log_format, settings.log_level if is_asked else "error")
         from jumplora_server.app import STARTUP_ERRORS, assemble
