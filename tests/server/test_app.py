@@ -74,6 +74,7 @@ def test_the_description_is_complete(tmp_path: Path) -> None:
         "/generate_stream",
         "/v1/tasks/{task_id}/generate",
         "/v1/tasks/{task_id}/generate_stream",
+        "/v1/overview",
         "/v1/adapters",
         "/v1/adapters/{task_id}",
         "/v1/adapters/{task_id}/rollback",

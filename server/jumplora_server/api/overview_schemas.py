@@ -84,7 +84,8 @@ class TaskLine(BaseModel):
     pinned: bool
     in_flight: int
     requests_per_second: list[float] = Field(
-        description="one number each trend_seconds, oldest first; empty: none of late"
+        description="one number each trend_seconds, oldest first; empty: none of late. The last "
+        "is of the seconds that have gone by of its time, of half of them at least"
     )
     p95_seconds: list[float | None] = Field(description="of the same times; null: no request then")
     p95: float | None = Field(description="of all of that time together")

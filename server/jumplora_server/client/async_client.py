@@ -170,13 +170,9 @@ class AsyncClient:
 
         `on_sent` is called on the threads that read the file.
         """
-        opening = uploads.opened(Path(path))
-        upload = await asyncio.to_thread(opening.__enter__)
-        try:
+        async with uploads.opened_on_threads(Path(path)) as upload:
             call = calls.publish(task, upload.sha256, upload.length, if_match)
             return await self._sender.send(call, partial(upload.chunks, on_sent))
-        finally:
-            await asyncio.to_thread(opening.__exit__, None, None, None)
 
     async def rollback(self, task: str, version: str | None = None) -> AdapterDetail:
         """Make an older version current again; None: the one before: `Client.rollback`."""

@@ -90,8 +90,8 @@ class AsyncSender:
                         raise call.refused(
                             Answer(response.status_code, response.headers, body), url
                         )
-                    async for line in response.aiter_lines():
-                        if (event := events.read(line)) is not None:
+                    async for piece in response.aiter_bytes():
+                        for event in events.read(piece):
                             yield event
                 events.end()
                 return
@@ -110,8 +110,13 @@ class AsyncSender:
         def begin(steps: Steps) -> asyncio.Task[list[Answered]]:
             task = asyncio.create_task(self._take(steps, places))
             running.add(task)
-            task.add_done_callback(running.discard)
+            task.add_done_callback(ended)
             return task
+
+        def ended(task: asyncio.Task[list[Answered]]) -> None:
+            running.discard(task)
+            if not task.cancelled():
+                task.exception()  # seen: another one's may have ended the batch
 
         def begun() -> Iterator[tuple[Block, list[asyncio.Task[list[Answered]]]]]:
             for block in plan.blocks(rows):

@@ -86,13 +86,20 @@ class Plan:
         return replace(self, size=max(1, most // self.concurrency))
 
     def blocks(self, rows: Iterable[Row | str]) -> Iterator[Block]:
-        """Each block keeps all requests at work once. No more rows are read than it takes."""
+        """Each block keeps all requests at work once. No more rows are read than it takes.
+
+        Raises TypeError for what is not a row, and for one text in place of many.
+        """
+        if isinstance(rows, str):
+            raise TypeError("rows is one text here; give an iterable of texts or Rows")
         each = iter(rows)
         while block := tuple(islice(each, self.size * self.concurrency)):
             yield self._block([self._whole(row) for row in block])
 
     def _whole(self, row: Row | str) -> Row:
         given = Row(row) if isinstance(row, str) else row
+        if not isinstance(given, Row):
+            raise TypeError(f"a row of type {type(row).__name__} given; give texts or Rows")
         task = self.task if given.task is None else given.task
         parameters = self.parameters if given.parameters is None else given.parameters
         return Row(given.text, given.inputs, task, parameters)

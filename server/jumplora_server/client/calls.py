@@ -93,7 +93,7 @@ def generate(
     task: str | None, text: str | None, inputs: str | None, parameters: Parameters | None
 ) -> Call[GenerateResponse]:
     """One answer."""
-    body = _prompt(task, text, inputs, parameters)
+    body = _prompt(task, _one(text, "text"), _one(inputs, "inputs"), parameters)
     return Call("POST", "/generate", _model(GenerateResponse), body)
 
 
@@ -122,16 +122,14 @@ def stream(
     task: str | None, text: str | None, inputs: str | None, parameters: Parameters | None
 ) -> Call[StreamEvent]:
     """A stream; `read` is for one event's JSON."""
-    body = _prompt(task, text, inputs, parameters)
+    body = _prompt(task, _one(text, "text"), _one(inputs, "inputs"), parameters)
     return Call("POST", "/generate_stream", _model(StreamEvent), body)
 
 
-def event_of(call: Call[StreamEvent], line: str, url: str) -> StreamEvent | None:
-    """The event in a line of a stream; None where it has none. Raises RequestFailed."""
-    if not line.startswith("data:"):
-        return None
+def event_of(call: Call[StreamEvent], data: bytes, url: str) -> StreamEvent:
+    """The event of a stream in its JSON. Raises RequestFailed."""
     try:
-        fields = json.loads(line.removeprefix("data:"))
+        fields = json.loads(data)
         if isinstance(fields, dict) and "error" in fields:
             raise broken_off(fields, call.asked(url))
         return call.read(fields)
@@ -152,7 +150,7 @@ def choose(
     floors = {"min_probability": min_probability, "min_mass": min_mass}
     wishes |= {name: floor for name, floor in floors.items() if floor is not None}
     read = _model(GenerateResponse)
-    body = _prompt(task, text, inputs, wishes)
+    body = _prompt(task, _one(text, "text"), _one(inputs, "inputs"), wishes)
     return Call("POST", "/generate", lambda answer: Choice.of(read(answer)), body)
 
 
@@ -236,6 +234,15 @@ def _prompt(
         raise TypeError(f"give exactly one of text and inputs; {given} given")
     prompt = {"inputs": inputs} if text is None else {"text": text}
     return {"task_id": task, **prompt, "parameters": dict(parameters or {})}
+
+
+def _one(text: str | None, name: str) -> str | None:
+    if text is not None and not isinstance(text, str):
+        raise TypeError(
+            f"{name} of type {type(text).__name__} given; give one string, or a list to"
+            " generate_all or batch"
+        )
+    return text
 
 
 def _list(texts: Sequence[str] | None, name: str) -> list[str] | None:

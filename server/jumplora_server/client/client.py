@@ -209,9 +209,10 @@ class Client:
 
         A folder is sent as a tar of the two files that count, and the server makes the adapter.
         With `if_match`, only if that version is the current one (else InputRefused, 412). It is
-        sent again also where an answer was lost: the server knows the bytes that it has. Raises
-        also ConvertError for a folder that is not PEFT's, and OSError. `on_sent` is called with
-        the bytes that are sent so far, and with all there are.
+        sent again also where an answer was lost: the server knows the bytes that it has. The
+        client's `timeout` holds for the upload and the load together. `on_sent` is called with the
+        bytes that are sent so far, and with all there are. Raises also ConvertError for a folder
+        that is not PEFT's, and OSError.
         """
         with uploads.opened(Path(path)) as upload:
             call = calls.publish(task, upload.sha256, upload.length, if_match)

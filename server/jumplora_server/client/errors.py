@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import copy
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Self
 
@@ -61,14 +62,10 @@ class RequestFailed(Exception):
 
     def extended(self, more: str) -> Self:
         """The same error with more text behind its message."""
-        return type(self)(
-            self.message + more,
-            status=self.status,
-            code=self.code,
-            reason=self.reason,
-            retry_after=self.retry_after,
-            asked=self.asked,
-        )
+        error = copy(self)
+        error.message += more
+        error.args = (error.message,)
+        return error
 
 
 class Unreachable(RequestFailed):

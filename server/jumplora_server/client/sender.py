@@ -63,13 +63,17 @@ class Sender:
     ) -> Answer:
         clock = self.patience.clock
         end = clock() + seconds
-        with self._opened(call, None if content is None else content(), seconds) as response:
-            pieces = []
-            for piece in response.iter_bytes():
-                pieces.append(piece)
+
+        def in_time(pieces: Iterable[bytes]) -> Iterator[bytes]:
+            for piece in pieces:
                 if clock() > end:  # httpx limits the wait for each piece only
                     raise wire.too_late(call, self.address.url, seconds)
-            return Answer(response.status_code, response.headers, b"".join(pieces))
+                yield piece
+
+        sent = None if content is None else in_time(content())
+        with self._opened(call, sent, seconds) as response:
+            body = b"".join(in_time(response.iter_bytes()))
+            return Answer(response.status_code, response.headers, body)
 
     @contextmanager
     def _opened(
@@ -95,9 +99,8 @@ class Sender:
                         raise call.refused(
                             Answer(response.status_code, response.headers, body), url
                         )
-                    for line in response.iter_lines():
-                        if (event := events.read(line)) is not None:
-                            yield event
+                    for piece in response.iter_bytes():
+                        yield from events.read(piece)
                 events.end()
                 return
             except RequestFailed as failure:
@@ -134,7 +137,7 @@ class Sender:
 
         patience = self.patience.as_long_as_possible()  # its own requests fill the queue
         came: Came | None = None
-        while True:
+        while not stopped.is_set():
             try:
                 call = next(steps) if came is None else steps.send(came)
             except StopIteration as end:
@@ -144,3 +147,4 @@ class Sender:
                 came = self.send(call, patience=patience, sleep=sleep)
             except RequestFailed as failure:
                 came = failure
+        raise CancelledError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import aclosing, closing
 
 from jumplora_server.api.schemas import StreamEvent
@@ -16,31 +16,37 @@ class Events:
     def __init__(self, call: Call[StreamEvent], url: str) -> None:
         self._call = call
         self._url = url
-        self._read = 0
+        self._rest = b""  # of a line whose end did not come yet
+        self._count = 0
         self._is_whole = False
 
     @property
     def has_begun(self) -> bool:
         """Whether an event came; the stream is not asked for again then."""
-        return self._read > 0
+        return self._count > 0
 
-    def read(self, line: str) -> StreamEvent | None:
-        """The event in a line, if it has one. Raises RequestFailed."""
-        event = event_of(self._call, line, self._url)
-        if event is not None:
-            self._read += 1
-            self._is_whole = event.generated_text is not None
-        return event
+    def read(self, piece: bytes) -> Iterator[StreamEvent]:
+        """The events that a piece of the answer completes. Raises RequestFailed.
+
+        Lines end at line feeds alone: a text may have characters at which Python splits lines.
+        """
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                event = event_of(self._call, line.removeprefix(b"data:"), self._url)
+                self._count += 1
+                self._is_whole = event.generated_text is not None
+                yield event
 
     def end(self) -> None:
         """Raises RequestFailed where the last event is missing."""
         if self._is_whole:
             return
         asked = self._call.asked(self._url)
-        if self._read == 0:
+        if self._count == 0:
             raise self._call.foreign(200, self._url, ValueError("no event came"))
         raise Unreachable(
-            f"the stream broke off after {self._read} events", code="broken_off", asked=asked
+            f"the stream broke off after {self._count} events", code="broken_off", asked=asked
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -52,3 +53,14 @@ def opened(path: Path) -> Iterator[Upload]:
             digest.update(chunk)
             length += len(chunk)
         yield Upload(file, digest.hexdigest(), length)
+
+
+@asynccontextmanager
+async def opened_on_threads(path: Path) -> AsyncIterator[Upload]:
+    """The same, and the event loop does not wait for the disk."""
+    opening = opened(path)
+    upload = await asyncio.to_thread(opening.__enter__)
+    try:
+        yield upload
+    finally:
+        await asyncio.to_thread(opening.__exit__, None, None, None)

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from adapter_requests import ADMIN, Started
 from jumplora_adapters.manifest import Canary
 from jumplora_server.api.ask import ANYBODY, SCOPE_KEY, Caller, new_record
 from jumplora_server.api.overview import by_rank, overview
-from jumplora_server.api.overview_schemas import MAX_EVENTS, MAX_LINES, Overview, OverviewQuery
+from jumplora_server.api.overview_schemas import MAX_EVENTS, Overview, OverviewQuery
 from jumplora_server.core import Batch
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
@@ -252,18 +253,20 @@ def test_head(many: Started) -> None:
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-def test_at_most_so_many_lines_and_events(tmp_path_factory: pytest.TempPathFactory) -> None:
-    site = make_site(tmp_path_factory.mktemp("site"), watch_seconds=60.0)
-    with connected(site, headers=ADMIN) as http:
-        for number in range(MAX_LINES + 2):
-            site.publish(f"t{number:03}")
-        seen = look(http)
-    assert tasks_of(seen) == [f"t{number:03}" for number in range(MAX_LINES)]
-    assert (seen.total, seen.found) == (MAX_LINES + 2, MAX_LINES + 2)
-    assert [event.task_id for event in seen.events] == [
-        f"t{number:03}" for number in range(MAX_LINES + 1, MAX_LINES + 1 - MAX_EVENTS, -1)
+def test_the_last_events_are_shown_newest_first(started: Started) -> None:
+    site, http = started
+    for number in range(MAX_EVENTS + 2):
+        site.parts.services.events.add("pinned", "It stays.", task=f"t{number}", version="1" * 64)
+    events = look(http).events
+    assert [event.task_id for event in events] == [
+        f"t{number}" for number in range(MAX_EVENTS + 1, 1, -1)
     ]
-    assert all(event.at.endswith("+00:00") for event in seen.events)
+    assert {(event.kind, event.text, event.version) for event in events} == {
+        ("pinned", "It stays.", "1" * 64)
+    }
+    times = [datetime.fromisoformat(event.at) for event in events]
+    assert times == sorted(times, reverse=True)
+    assert times[0].utcoffset() == timedelta(0)
 
 
 # Who sees what

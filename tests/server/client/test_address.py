@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -82,6 +84,16 @@ def test_a_program_that_only_asks_loads_nothing_heavy() -> None:
         env={"PYTHONPATH": ":".join(sys.path)},
     )
     assert done.stdout.strip() == ""
+
+
+def test_both_clients_take_the_same_arguments() -> None:
+    def parameters(client: type[Any], name: str) -> list[tuple[Any, ...]]:
+        found = inspect.signature(getattr(client, name)).parameters.values()
+        return [(each.name, each.kind, each.default) for each in found if each.name != "sleep"]
+
+    public = [name for name in vars(Client) if not name.startswith("_")]
+    for name in ["__init__", *public]:
+        assert parameters(Client, name) == parameters(AsyncClient, name), name
 
 
 def test_all_that_is_public_is_there() -> None:

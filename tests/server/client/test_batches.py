@@ -101,7 +101,7 @@ def test_a_list_that_fails_otherwise_fails_whole(
 ) -> None:
     server = Server(lambda texts: said if "b" in texts else None)
     with http_server(server) as url, client_of(kind, url) as client:
-        answered = list(client.batch("abcdefgh", task="a", concurrency=1))
+        answered = list(client.batch(list("abcdefgh"), task="a", concurrency=1))
     assert [type(each.error) for each in answered[:4]] == [error] * 4
     assert [each.text for each in answered[4:]] == list("EFGH")
 
@@ -115,13 +115,13 @@ def test_a_busy_server_is_waited_for_as_long_as_the_time_allows(kind: Kind) -> N
         return refused(429, "task_quota", retry_after="0") if left >= 0 else None
 
     with http_server(Server(busy)) as url, client_of(kind, url) as client:
-        assert [each.text for each in client.batch("ab", task="a")] == ["A", "B"]
+        assert [each.text for each in client.batch(list("ab"), task="a")] == ["A", "B"]
         left = 9
-        answered = list(client.batch("ab", task="a", parameters={}))
+        answered = list(client.batch(list("ab"), task="a", parameters={}))
         assert [each.text for each in answered] == ["A", "B"]
     left = 9
     with http_server(Server(busy)) as url, client_of(kind, url, retries=0) as client:
-        (answered,) = client.batch("a", task="a")
+        (answered,) = client.batch(list("a"), task="a")
         assert isinstance(answered.error, Overloaded)
         assert answered.error.code == "task_quota"
 
@@ -131,21 +131,21 @@ def test_what_all_rows_would_get_is_raised_after_the_rows_before_it(kind: Kind) 
         return refused(401, "unauthorized") if "e" in texts else None
 
     with http_server(Server(later)) as url, client_of(kind, url) as client:
-        rows, came = client.batch("abcdefgh", task="a", concurrency=1), list[str]()
+        rows, came = client.batch(list("abcdefgh"), task="a", concurrency=1), list[str]()
         with pytest.raises(KeyRefused):
             came.extend(each.text for each in rows)  # extends before the error, too
         assert came == list("ABCD")
     lost = Server(lambda texts: Said(200, b"[]", missing=5))
     with http_server(lost) as url, client_of(kind, url, retries=0) as client:
         with pytest.raises(Unreachable):
-            list(client.batch("abc", task="a"))
+            list(client.batch(list("abc"), task="a"))
         with pytest.raises(RequestFailed, match="not answer /generate as a JumpLoRA server"):
             foreign(client, lost)
 
 
 def foreign(client: Any, server: Server) -> None:
     server._before = lambda texts: Said(200, b"<html>")
-    list(client.batch("abc", task="a"))
+    list(client.batch(list("abc"), task="a"))
 
 
 def test_so_many_requests_at_a_time_and_so_many_rows_in_memory(kind: Kind) -> None:
@@ -194,7 +194,7 @@ def test_a_batch_that_is_left_does_not_wait_for_a_busy_server(kind: Kind) -> Non
 
     server = Server(busy)
     with http_server(server) as url, client_of(kind, url) as client:
-        rows = client.batch("0123456789", task="a", concurrency=1)
+        rows = client.batch(list("0123456789"), task="a", concurrency=1)
         assert next(rows).text == "0"
         # The asynchronous client works while something is awaited.
         wait_for(lambda: bool(client.info()) and len(server.lists) >= 2)
@@ -204,9 +204,18 @@ def test_a_batch_that_is_left_does_not_wait_for_a_busy_server(kind: Kind) -> Non
 def test_more_requests_than_a_list_may_have_prompts(kind: Kind) -> None:
     server = Server(concurrency=1)
     with http_server(server) as url, client_of(kind, url) as client:
-        answered = list(client.batch("abcdefgh", task="a", concurrency=SIZE + 1))
+        answered = list(client.batch(list("abcdefgh"), task="a", concurrency=SIZE + 1))
     assert [each.text for each in answered] == list("ABCDEFGH")
     assert sorted(server.lists) == [[text] for text in "abcdefgh"]
+
+
+def test_what_is_not_rows(kind: Kind) -> None:
+    with http_server(Server()) as url, client_of(kind, url) as client:
+        with pytest.raises(TypeError, match="give an iterable of texts"):
+            list(client.batch("text", task="a"))
+        rows = client.batch(["a", "b", "c", "d", 5], task="a", concurrency=1)
+        with pytest.raises(TypeError, match="a row of type int given; give texts"):
+            list(rows)
 
 
 def test_settings_that_make_no_sense(kind: Kind) -> None:

@@ -117,6 +117,13 @@ def test_one_text_is_not_a_list(kind: Kind) -> None:
             client.choose("a", "text", "yes")
 
 
+def test_a_list_is_not_one_text(kind: Kind) -> None:
+    with client_of(kind, "http://127.0.0.1:1") as client:
+        for name in ("generate", "stream", "stream_text", "choose"):
+            with pytest.raises(TypeError, match="text of type list given; give one string"):
+                list(getattr(client, name)("a", ["text"]))
+
+
 def test_generate_all(kind: Kind) -> None:
     answers, (asked,) = outcome(
         kind, lambda _: Said.of([ANSWER, ANSWER]), lambda c: c.generate_all("a", inputs=("x", "y"))
@@ -223,6 +230,12 @@ def test_errors_by_status(kind: Kind, status: int, error: type[RequestFailed]) -
     assert type(found) is error
     assert (found.status, found.code, found.message) == (status, "a_code", "it says a_code")
     assert f"/v1/adapters: {status} a_code" in str(found)
+    longer = found.extended("; and more")
+    assert (type(longer), longer.message, longer.status) == (
+        error,
+        "it says a_code; and more",
+        status,
+    )
     copy = pickle.loads(pickle.dumps(found))
     assert (type(copy), str(copy), vars(copy)) == (error, str(found), vars(found))
 
@@ -269,9 +282,12 @@ def test_no_server(kind: Kind) -> None:
 
 def test_a_server_that_is_not_ready_says_why(kind: Kind) -> None:
     body = {"status": "unavailable", "checks": {"engine": "it hangs", "loader": "ok"}}
-    found = failure(kind, Said.of(body, 503), lambda c: c.wait_ready(0.1))
-    assert found.message == "the server is not ready: engine: it hangs"
     assert not outcome(kind, lambda _: Said.of(body, 503), lambda c: c.is_ready())[0]
+    slept: list[float] = []
+    waiting: dict[str, Any] = {"slept": slept.append, "clock": lambda: sum(slept)}
+    with pytest.raises(Overloaded) as caught:
+        outcome(kind, lambda _: Said.of(body, 503), lambda c: c.wait_ready(10), **waiting)
+    assert caught.value.message == "the server is not ready: engine: it hangs"
 
 
 def stream_of(*events: object) -> Said:
@@ -321,6 +337,25 @@ def test_a_stream_that_breaks_off(kind: Kind) -> None:
 def test_a_stream_that_is_refused(kind: Kind) -> None:
     found = failure(kind, refused(404), lambda c: list(c.stream("a", inputs="x")))
     assert type(found) is TaskUnknown
+
+
+ODD = "a\u2028b\x85c\x0bd\x1ee\r"  # where str.splitlines splits
+
+
+def test_a_stream_of_texts_that_have_ends_of_lines(kind: Kind) -> None:
+    event = {**FIRST, "token": {**TOKEN, "text": ODD}}
+    body = f"data:{json.dumps(event, ensure_ascii=False)}\r\n\r\n: a comment\n\n".encode()
+    said = Said(200, body + stream_of(LAST).body)
+    pieces, _ = outcome(kind, lambda _: said, lambda c: list(c.stream_text("a", "x")))
+    assert pieces == [ODD]
+
+
+def test_logs_have_no_key_and_no_text(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    outcome(kind, lambda _: Said.of(ANSWER), lambda c: c.generate("a", "what they wrote"))
+    assert "/generate" in caplog.text
+    assert KEY not in caplog.text
+    assert "they wrote" not in caplog.text
 
 
 def test_nothing_shows_the_key(kind: Kind) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from client_pair import KINDS, Kind, client_of
 from jumplora_server.client import (
+    Client,
     InputRefused,
     KeyRefused,
     Overloaded,
@@ -60,7 +61,9 @@ def waits_of(
     slept: list[float] = []
     server = Server(*said)
     raised = None
-    with http_server(server) as url, client_of(kind, url, slept=slept.append, **options) as client:
+    # No time passes otherwise.
+    waiting: dict[str, Any] = {"slept": slept.append, "clock": lambda: sum(slept)}
+    with http_server(server) as url, client_of(kind, url, **waiting, **options) as client:
         try:
             call(client)
         except RequestFailed as failure:
@@ -218,8 +221,9 @@ def test_wait_ready_asks_until_the_server_is(kind: Kind) -> None:
     said = [*[starting] * 5, Said.of({})]
     slept, sent, raised = waits_of(kind, said, lambda client: client.wait_ready(60), retries=0)
     assert (slept, sent, raised) == ([1.0] * 5, 6, None)
-    slept, sent, raised = waits_of(kind, [starting], lambda client: client.wait_ready(0.5))
-    assert (slept, sent, type(raised)) == ([], 1, Overloaded)
+    slept, sent, raised = waits_of(kind, [starting], lambda client: client.wait_ready(10))
+    assert (slept, sent, type(raised)) == ([1.0] * 9, 10, Overloaded)
+    assert "adapters: loading" in str(raised)
 
 
 @contextmanager
@@ -259,6 +263,19 @@ def test_a_call_ends_with_its_time_however_slowly_it_is_answered(kind: Kind) -> 
         client.adapters()
     assert caught.value.code == "timeout"
     assert time.monotonic() - begun < 10
+
+
+def test_an_upload_ends_with_its_time(file: Path) -> None:
+    passed: list[float] = []
+    server = Server(DONE)
+    with (
+        http_server(server) as url,
+        Client(url, timeout=20, clock=lambda: sum(passed)) as client,
+    ):
+        with pytest.raises(Unreachable, match="no answer within 20 s"):
+            client.publish("a", file, on_sent=lambda sent, total: passed.append(15))
+        assert client.is_ready()  # on another connection
+    assert len(passed) == 2, "of three pieces"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from client_pair import KINDS, Kind, client_of
-from jumplora_server.client import InputRefused, KeyRefused, Row, TaskUnknown
+from jumplora_server.client import AsyncClient, Client, InputRefused, KeyRefused, Row, TaskUnknown
 from serving import ADMIN_KEY, Site, listening, make_site, slow_down, wait_for
 
 
@@ -52,6 +53,29 @@ def test_a_stream_that_is_left_ends_on_the_server(client: Any, served: tuple[Sit
         next(events)
         events.close()
         wait_for(lambda: site.outcomes("alpha").get("client_disconnect", 0) == before + 1)
+
+
+def test_leaving_a_loop_over_a_stream_early_is_enough(served: tuple[Site, str]) -> None:
+    site, url = served
+    short = {"max_new_tokens": 8}
+
+    async def leave() -> None:
+        async with AsyncClient(url) as client:
+            async for _ in client.stream("alpha", "hi", parameters=short):
+                break
+            await asyncio.to_thread(wait_for, is_left)
+
+    def is_left() -> bool:
+        return site.outcomes("alpha").get("client_disconnect", 0) == before + 1
+
+    with slow_down(site):
+        before = site.outcomes("alpha").get("client_disconnect", 0)
+        with Client(url) as client:
+            for _ in client.stream("alpha", "hi", parameters=short):
+                break
+            wait_for(is_left)
+        before += 1
+        asyncio.run(leave())
 
 
 def test_choose(client: Any) -> None:
