@@ -43,10 +43,10 @@ def check_figure(figure: Figure) -> None:
     _check_rendered(figure)
 
 
-def _texts_on_cells(figure: Figure) -> Iterator[tuple[Any, tuple[float, ...]]]:
+def _texts_on_cells(figure: Figure) -> Iterator[tuple[Any, Any]]:
     for axes in figure.axes:
         for image in axes.images:
-            values = image.get_array()
+            values: Any = image.get_array()
             for text in axes.texts:
                 column, row = map(round, text.get_position())
                 yield text, image.cmap(image.norm(values[row, column]))

@@ -90,10 +90,12 @@ def overlap(
             for part in pair.modules
         ]
         rows += [(pair.first, pair.second, "all", *_cells(pair)) for pair in pairs]
-        print_table([*columns, *NUMBERS], rows)
+        print_table([*columns, *NUMBERS], rows, keys=3)
     else:
         print_table(
-            [*columns, *NUMBERS], [(pair.first, pair.second, *_cells(pair)) for pair in pairs]
+            [*columns, *NUMBERS],
+            [(pair.first, pair.second, *_cells(pair)) for pair in pairs],
+            keys=2,
         )
 
 

@@ -165,7 +165,7 @@ def train(
         pace = told(config.optimisation, rows)
         with shown(task, about=pace, quiet=quiet) as on_step:
             trained = run(config, on_step)
-    _report(trained, pace, as_json=as_json)
+    _report(trained, pace if quiet else "", as_json=as_json)
     if plot is not None:
         with reported_errors(), drawing(plot, "the training"):
             from jumplora_adapters.training.plot import write_training
@@ -191,7 +191,8 @@ def _report(trained: Trained, pace: str, *, as_json: bool) -> None:
         print_json(result)
         return
     typer.echo(f"{printable(str(trained.path))}  version {trained.digest[:12]}")
-    typer.echo(pace)
+    if pace:
+        typer.echo(pace)
     typer.echo(f"density {trained.density:.2%}, state of step {trained.progress.best_step}")
     for move in trained.tau:
         typer.echo(f"  tau {move.group}: {move}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def draw_training(curves: Curves, task: str, selected_step: int, score: str) -> 
     if curves.density:
         panels += [_draw_density, _draw_tau]
     figure = Figure(figsize=(7.5, 0.9 + 1.9 * len(panels)), layout="constrained")
-    every: Sequence[Any] = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)
+    every: list[Any] = list(grid[:, 0])
     for axes, draw in zip(every, panels, strict=True):
         draw(axes, curves)
         _mark(axes, curves)

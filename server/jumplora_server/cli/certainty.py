@@ -58,6 +58,7 @@ def print_confusion(certainty: Certainty) -> None:
                 numbers, certainty.options, certainty.confusion, strict=True
             )
         ],
+        keys=2,
     )
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from grey import check_figure
@@ -68,7 +69,7 @@ def test_a_panel_for_each_that_was_measured(lines: list[dict[str, Any]], panels:
 def test_the_state_that_was_kept_is_ringed() -> None:
     figure = draw_training(Curves.of(log()), "a task", 32, "exact_match")
     (kept,) = [line for line in figure.axes[1].lines if line.get_label() == "kept"]
-    assert [*kept.get_xdata()] == [32]
+    assert np.array_equal(kept.get_xdata(), [32])
 
 
 def test_a_task_of_odd_signs_is_written(tmp_path: Path) -> None:

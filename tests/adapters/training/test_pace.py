@@ -16,10 +16,14 @@ from jumplora_adapters.training.schedule import Schedule
 METHOD = Optimisation()
 
 
-def chosen(rows: int, **given: int | float | None) -> Optimisation:
-    return paced(
-        METHOD, rows, **{"epochs": None, "batch_size": None, "learning_rate": None, **given}
-    )  # type: ignore[arg-type]
+def chosen(
+    rows: int,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+) -> Optimisation:
+    return paced(METHOD, rows, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
 
 
 @given(st.integers(MANY_ROWS, 10**7))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import Normalize
@@ -29,7 +30,8 @@ def draw_matrix(summary: GroupSummary) -> Figure:
     width, height = 1.6 + across * len(tasks), 1.7 + down * len(names)
     figure = Figure(figsize=(width * len(scorings) + 1, height), layout="constrained")
     panels = figure.subplots(1, len(scorings), squeeze=False, sharey=True)[0]
-    norm, image = Normalize(0, 100), None
+    norm = Normalize(0, 100)
+    image: Any = None
     for axes, scoring in zip(panels, scorings, strict=True):
         cells = _scores(summary, scoring)
         texts = written(cells, "{:.1f}" if len(tasks) <= _FEW else "{:.0f}")

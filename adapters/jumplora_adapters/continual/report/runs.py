@@ -6,11 +6,11 @@ no other run. Every fault is a DataError that names the file.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
@@ -294,10 +294,10 @@ def _learned(config: RunConfig, stage: int) -> tuple[str, ...]:
 
 
 def _read(path: Path, form: type[_Form]) -> _Form:
-    text = _text(path)
+    text, key = _text(path), cast("Any", form)
     _parse(path, text)
     try:
-        read: _Form = _adapter(form).validate_json(text, strict=True)
+        read: _Form = _adapter(key).validate_json(text, strict=True)
     except ValidationError as error:
         first, *more = error.errors()
         where = ".".join(map(str, first["loc"])) or "the document"
@@ -307,7 +307,7 @@ def _read(path: Path, form: type[_Form]) -> _Form:
 
 
 @cache
-def _adapter(form: Hashable) -> TypeAdapter[Any]:
+def _adapter(form: Any) -> TypeAdapter[Any]:
     """Making one takes milliseconds, and a run of fifteen tasks has eighteen files."""
     return TypeAdapter(form)
 
