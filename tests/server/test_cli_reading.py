@@ -109,7 +109,7 @@ def test_a_server_describes_the_version_that_answers(served: tuple[Site, str]) -
     assert run_json("inspect", file, "--server", address)["task_id"] == "delta"
 
 
-def test_overlap_is_what_the_server_compared(served: tuple[Site, str]) -> None:
+def test_overlap_is_what_the_server_compared(served: tuple[Site, str], tmp_path: Path) -> None:
     _, address = served
     with Client(address) as client:
         expected = client.overview().overlap
@@ -122,6 +122,9 @@ def test_overlap_is_what_the_server_compared(served: tuple[Site, str]) -> None:
         row, column = expected.tasks.index(first), expected.tasks.index(second)
         assert pair["jaccard"] == expected.jaccard[row][column]
         assert pair["times_chance"] == pytest.approx(pair["jaccard"] / pair["chance"])
+    plot = tmp_path / "plot.png"
+    run("overlap", "--server", address, "--plot", plot)
+    assert plot.read_bytes().startswith(b"\x89PNG")
     two = run("overlap", "alpha", "beta", "--server", address).stdout
     assert "alpha" in two
     assert "gamma" not in two

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -202,7 +203,7 @@ def _offline(backbone: str, store: Path, flags: dict[str, str]) -> Opened:
 
     @asynccontextmanager
     async def built() -> AsyncGenerator[Answers]:
-        # A task that does not load is said in its rows; a start and an end are no news here.
+        # Rows say which task does not load; that an engine starts and ends needs no line.
         is_asked = "log_level" in settings.model_fields_set
         logs.configure(settings.log_format, settings.log_level if is_asked else "error")
         from jumplora_server.app import STARTUP_ERRORS, assemble
@@ -217,19 +218,32 @@ def _offline(backbone: str, store: Path, flags: dict[str, str]) -> Opened:
     return built
 
 
+@dataclass(slots=True)
+class _Start:
+    """When there was something that answers rows: an engine takes seconds to build."""
+
+    at: float | None = None
+
+
 def _run(
     opened: Opened, file: Path, out: Path, defaults: Defaults, *, overwrite: bool, quiet: bool
 ) -> Tally:
     from jumplora_server.batch import rows
     from jumplora_server.batch.run import Batch, Tally, on_demand
 
-    tally = Tally()
+    tally, start = Tally(), _Start()
     if out != STREAM:
         out.parent.mkdir(parents=True, exist_ok=True)
 
+    @asynccontextmanager
+    async def timed() -> AsyncGenerator[Answers]:
+        async with opened() as answers:
+            start.at = time.monotonic()
+            yield answers
+
     async def answer_all(on_rows: OnRows) -> None:
         with rows.opened(file) as lines:
-            async with on_demand(opened) as answers:
+            async with on_demand(timed) as answers:
                 batch = Batch(file, rows.read_lines(lines, defaults), answers, on_rows, tally)
                 if out == STREAM:
                     await batch.onto(sys.stdout)
@@ -239,7 +253,7 @@ def _run(
                 await batch.into(out)
 
     try:
-        with _progress(file, rows.count_rows(file), quiet=quiet) as on_rows:
+        with _progress(file, rows.count_rows(file), start, quiet=quiet) as on_rows:
             asyncio.run(answer_all(on_rows))
     except KeyboardInterrupt:
         more = "" if out == STREAM else f"; the same command continues {out}"
@@ -249,17 +263,16 @@ def _run(
 
 
 @contextmanager
-def _progress(file: Path, total: int | None, *, quiet: bool) -> Iterator[OnRows]:
+def _progress(file: Path, total: int | None, start: _Start, *, quiet: bool) -> Iterator[OnRows]:
     """A bar with rows, rows a second and failures; it appears with the first answer."""
     from jumplora_adapters.cli.progress import progress_bar
 
     bar = progress_bar()
     line = bar.add_task(file.name, total=total, state="")
-    began: float | None = None  # with the first answer: an engine is built before
     shown = 0.0
 
     def show(tally: Tally) -> None:
-        seconds = 0.0 if began is None else time.monotonic() - began
+        seconds = 0.0 if start.at is None else time.monotonic() - start.at
         rate = f"{(tally.answered + tally.failed) / seconds:,.0f} rows/s" if seconds else ""
         failed = f", {tally.failed:,} failed" if tally.failed else ""
         bar.update(line, completed=tally.rows, state=f"{rate}{failed}")
@@ -267,10 +280,8 @@ def _progress(file: Path, total: int | None, *, quiet: bool) -> Iterator[OnRows]
     last: Tally | None = None
 
     def on_rows(tally: Tally) -> None:
-        nonlocal began, shown, last
+        nonlocal shown, last
         last, now = tally, time.monotonic()
-        if began is None and tally.answered + tally.failed:
-            began = now
         if now - shown >= _SHOWN_SECONDS:
             if not (quiet or bar.live.is_started):
                 bar.start()
