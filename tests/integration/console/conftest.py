@@ -1,7 +1,7 @@
 """One browser and one server of each kind for all tests of pages.
 
-They end with this package, for which it needs its __init__.py: without one they would live until all
-tests are through, and Playwright leaves no other event loop to the thread that it runs in.
+They end with this package, for which it needs its __init__.py: without one they would live until
+all tests are through, and Playwright leaves no other event loop to the thread that it runs in.
 """
 
 from __future__ import annotations

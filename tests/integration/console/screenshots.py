@@ -67,6 +67,7 @@ def traffic(demo: Demo) -> Iterator[None]:
 
 def save(page: Page, path: Path, *, whole: bool = False) -> None:
     """What is seen, or the whole page down to a limit."""
+    page.mouse.move(1, 1)  # so that no row is pointed at
     if whole:
         page.evaluate("scrollTo(0, 0)")  # what sticks to the window is at its top then
     content = page.screenshot(full_page=whole, animations="disabled", caret="hide")
