@@ -17,6 +17,7 @@ class Drawer {
   #server = null; // of the last overview
   #tasks = new Map(); // version -> the task that has it now; asked for once
   #isAsking = false;
+  #isMissing = false; // the server does not know the task: it is not asked again and again
 
   constructor(dialog, context) {
     this.dialog = dialog;
@@ -33,8 +34,8 @@ class Drawer {
 
   show(overview) {
     this.#server = overview.server;
-    if (this.dialog.open) this.#update();
-    else this.#follow();
+    if (!this.dialog.open) this.#follow();
+    else if (!this.#isMissing) this.#update();
   }
 
   showFault(error) {
@@ -55,6 +56,7 @@ class Drawer {
     }
     if (named === this.#taskId && this.dialog.open) return;
     this.#taskId = named;
+    this.#isMissing = false;
     this.sheet.begin(named);
     if (!this.dialog.open) this.dialog.showModal();
     this.dialog.scrollTop = 0;
@@ -69,7 +71,11 @@ class Drawer {
     if (taskOf(location.hash) !== null) {
       history.replaceState(null, "", location.pathname + location.search);
     }
-    if (document.activeElement === document.body) this.context.focusTask(taskId);
+    // The browser gave the focus back, unless the page began with the drawer or the element is gone.
+    const { activeElement, body } = document;
+    if (activeElement === body || this.dialog.contains(activeElement)) {
+      this.context.focusTask(taskId);
+    }
   }
 
   async #update() {
@@ -81,11 +87,16 @@ class Drawer {
       if (detail.manifest?.lineage.length && !this.#tasks.size) await this.#learnTasks();
       if (taskId === this.#taskId) this.#draw(detail);
     } catch (error) {
-      if (taskId === this.#taskId) this.sheet.showFault(error);
+      if (taskId === this.#taskId) this.#fail(error);
     } finally {
       this.#isAsking = false;
     }
     if (taskId !== this.#taskId) this.#update();
+  }
+
+  #fail(error) {
+    this.#isMissing = error.status === 404;
+    this.sheet.showFault(error);
   }
 
   async #learnTasks() {

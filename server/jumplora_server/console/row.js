@@ -93,9 +93,8 @@ function nameCell(cell, taskId, context) {
         },
         taskId,
       ),
-      pinned,
     ),
-    h("div", { class: "sub" }, copy),
+    h("div", { class: "sub" }, copy, pinned),
   );
   async function copyVersion() {
     const isCopied = await copyText(version);

@@ -5,7 +5,7 @@ import { h, setAttribute } from "./dom.js";
 import { COLUMNS, taskRow } from "./row.js";
 import { reaches, rowAfter, scrolledTo, visibleRows, windowSize, windowStart } from "./window.js";
 
-const HELD_MS = 15000; // how long after a reader's last move the rows keep their order
+const HELD_MS = 15000; // how long after the pointer's last move the rows keep their order
 const FEWEST_SEEN = 12; // rows for which the first window is made, before the height is known
 
 /** `element` has the table; `onMove()` is called when `wanted()` is another window. */
@@ -17,7 +17,7 @@ export class TaskTable {
   #start = 0; // of the wanted window
   #goal = null; // index of the row that a key went to and that is not in the page yet
   #active = null; // task id of the row that Tab reaches
-  #touched = -Infinity; // when the reader last moved or typed here
+  #touched = -Infinity; // when the pointer last moved here
 
   constructor(head, context, onMove) {
     this.context = context;
@@ -40,8 +40,7 @@ export class TaskTable {
 
   /** Shows an overview's tasks; `isSameView`: with the search and the order of the last one. */
   show(answer, isSameView) {
-    const isHeld =
-      isSameView && isSamePlace(answer, this.#shown) && performance.now() - this.#touched < HELD_MS;
+    const isHeld = isSameView && isSamePlace(answer, this.#shown) && this.#isRead();
     const lines = isHeld ? inOrderOf(this.#shown.tasks, answer.tasks) : answer.tasks;
     this.#shown = { ...answer, tasks: lines };
     const rows = lines.map((line, index) => this.#row(line, answer.offset + index));
@@ -64,6 +63,16 @@ export class TaskTable {
     const row = this.#rows.get(taskId);
     if (row) row.focus();
     else this.element.focus({ preventScroll: true });
+  }
+
+  /** Whether a reader is at a row: its focus, a selection in it, or the pointer of late. */
+  #isRead() {
+    const { anchorNode, isCollapsed } = getSelection();
+    return (
+      this.body.contains(document.activeElement) ||
+      (!isCollapsed && this.body.contains(anchorNode)) ||
+      performance.now() - this.#touched < HELD_MS
+    );
   }
 
   #row(line, index) {
@@ -162,7 +171,7 @@ export class TaskTable {
       this.#active = event.target.closest("tr").dataset.task;
       this.#setReachable();
     });
-    for (const kind of ["pointermove", "pointerdown", "keydown"]) {
+    for (const kind of ["pointermove", "pointerdown"]) {
       const note = () => (this.#touched = performance.now());
       this.element.addEventListener(kind, note, { passive: true });
     }
