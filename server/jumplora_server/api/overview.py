@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 @router.get("/overview", response_model=Overview, responses=_ERRORS)
-async def overview(
+async def get_overview(
     request: Request, services: WithServices, query: Annotated[OverviewQuery, Query()]
 ) -> Response:
     """One look at the server, its tasks, how they overlap, and what happened last."""

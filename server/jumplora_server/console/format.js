@@ -2,15 +2,15 @@
 
 export const NONE = "–"; // what stands where nothing is known
 
-const BYTE_UNITS = ["B", "KB", "MB", "GB", "TB"];
+const BYTE_UNITS = ["B", "kB", "MB", "GB", "TB"];
 
-/** 1536 -> "1.5 KB". Steps of 1024, as the command line has them. */
+/** 1536 -> "1.54 kB". Steps of 1000, as the command line has them. */
 export function bytes(count) {
   if (count === null || count === undefined) return NONE;
   let value = count;
   let unit = 0;
-  while (value >= 1023.5 && unit < BYTE_UNITS.length - 1) {
-    value /= 1024;
+  while (value >= 999.5 && unit < BYTE_UNITS.length - 1) {
+    value /= 1000;
     unit += 1;
   }
   return `${unit === 0 ? value : short(value)} ${BYTE_UNITS[unit]}`;

@@ -38,7 +38,8 @@ const absence = () =>
   h(
     "p",
     { class: "muted nothing" },
-    "There is nothing to compare: it takes two tasks whose adapters have a mask. Low-rank adapters " +
+    "No two tasks have been compared. The server compares tasks whose adapters have a mask, the " +
+      "first JUMPLORA_MAX_OVERLAP_TASKS of them, when it has nothing to load. Low-rank adapters " +
       "change every weight a little, so they have no support to compare.",
   );
 

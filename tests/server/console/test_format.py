@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from console_in_node import Console
 
-UNITS = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @pytest.mark.parametrize(
     ("function", "given_", "text"),
     [
         ("bytes", 0, "0 B"),
-        ("bytes", 1023, "1023 B"),
-        ("bytes", 1024, "1 KB"),
-        ("bytes", 709_400, "693 KB"),
-        ("bytes", 1_179_116, "1.12 MB"),
-        ("bytes", 24 * 1024**3, "24 GB"),
+        ("bytes", 999, "999 B"),
+        ("bytes", 1024, "1.02 kB"),
+        ("bytes", 709_400, "709 kB"),
+        ("bytes", 1_179_116, "1.18 MB"),
+        ("bytes", 24 * 10**9, "24 GB"),
         ("bytes", None, "–"),
         ("seconds", 0.0123, "12.3 ms"),
         ("seconds", 0.181, "181 ms"),
