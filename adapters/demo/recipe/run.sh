@@ -52,8 +52,13 @@ for task in ${PUBLISH:-agnews dbpedia register subject}; do
         --store "$work/store" --backbone "$demo/backbone"
 done
 WORK=$work "$demo/recipe/calibrate.sh"
+# Its canaries are sentences written for the demo, so the store holds no row of a data set.
 for folder in "$work"/store/*/; do
-    "$python" -m jumplora_server publish "$folder/$(cat "$folder/current").safetensors" \
+    task=$(basename "$folder")
+    "$python" -m jumplora_server canary "$folder/$(cat "$folder/current").safetensors" \
+        --backbone "$demo/backbone" --rows "$demo/recipe/canaries/$task.jsonl" \
+        --out "$work/$task.canaries.safetensors"
+    "$python" -m jumplora_server publish "$work/$task.canaries.safetensors" \
         --store "$demo/store" --backbone "$demo/backbone"
 done
 "$python" -m demo.recipe.card "$work/baselines.json" "$work/choices"

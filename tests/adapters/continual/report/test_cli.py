@@ -331,12 +331,15 @@ def test_two_backbones_are_not_grouped_and_that_is_said(
     assert "JumpLoRA + IncLoRA, large-t5" in text
 
 
-def test_what_a_reader_must_know_comes_first(run_report: RunReport, tmp_path: Path) -> None:
-    stopped = stop_after(write_run(tmp_path / "stopped"), 1)
-    warned = write_run(tmp_path / "warned", seed=1, warnings=["tau hardly moved"])
+def test_what_a_reader_must_know_comes_first(
+    run_report: RunReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a long path would be folded
+    stopped = stop_after(write_run(Path("stopped")), 1)
+    warned = write_run(Path("warned"), seed=1, warnings=["tau hardly moved"])
     notes = run_report(stopped, warned).stdout.split("\n\n")[1]
-    assert notes.replace("\n  ", " ").replace(f"{stopped}", "FOLDER") == (
-        "* left out, not finished: FOLDER: 1 of 4 stages are done\n"
+    assert notes.replace("\n  ", " ") == (
+        "* left out, not finished: stopped: 1 of 4 stages are done\n"
         "* measured on a processor, cores 2, threads 1, processes 2, device cpu, torch 2.10.0\n"
         "* warnings of the trainings: 1, in the table of that name"
     )
