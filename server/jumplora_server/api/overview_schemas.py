@@ -58,6 +58,11 @@ class Strip(BaseModel):
     default_task: str | None
     max_input_tokens: int
     max_new_tokens: int
+    keys: list[Literal["api", "admin"]] = Field(description="the kinds of keys it was started with")
+    key: Literal["none", "unknown", "api", "admin"] = Field(
+        description="what it took the request's key for; a server without API keys answers unknown "
+        "ones too"
+    )
     may_change: bool = Field(description="whether this key may change adapters")
     why_not: str | None = Field(description="why it may not")
 

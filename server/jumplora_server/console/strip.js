@@ -37,6 +37,7 @@ export function mountStrip(header, context) {
   return {
     show({ server }) {
       banner.hide();
+      key.show(server);
       setText(version, server.version);
       setText(ready, server.ready ? "Ready" : "Not ready");
       setAttribute(ready, "class", `state ${server.ready ? "good" : "bad"}`);

@@ -52,3 +52,27 @@ def test_how_likely_a_token_was(console: Console, probability: float, level: str
 )
 def test_points(console: Console, difference: float, text: str) -> None:
     assert console.call("format.js", "points", difference) == text
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "has_key", "label", "words"),
+    [
+        ([], "none", False, "Enter a key", "This server has no keys"),
+        ([], "unknown", True, "Key not known", "This server has no keys"),
+        (["admin"], "none", False, "Enter a key", "answers without a key; an admin key may"),
+        (["admin"], "unknown", True, "Key not known", "does not know this key"),
+        (["api"], "api", True, "Reading key", "may look and generate"),
+        (["api", "admin"], "admin", True, "Admin key", "may also change adapters"),
+        (["api", "admin"], "none", True, "Key in use", "This tab has a key"),
+    ],
+)
+def test_what_a_key_may(
+    console: Console, keys: list[str], key: str, has_key: bool, label: str, words: str
+) -> None:
+    server = {"keys": keys, "key": key}
+    assert console.call("key.js", "labelOf", server, has_key) == label
+    assert words in console.call("key.js", "hint", server, has_key)
+
+
+def test_before_the_first_answer_both_kinds_are_named(console: Console) -> None:
+    assert "An API key may" in console.call("key.js", "hint", None, False)
