@@ -44,6 +44,12 @@ MODULES = sorted(
                    "benchmarks/jumplora_bench", "deploy")
     for path in (ROOT / folder).rglob("*.py")
 )  # fmt: skip
+PAGES = sorted(
+    path
+    for folder in ("console", "docs")
+    for pattern in ("*.js", "*.html", "*.css")
+    for path in (ROOT / "server" / "jumplora_server" / folder).glob(pattern)
+)
 
 
 def prose(source: str) -> Iterator[tuple[int, str]]:
@@ -65,6 +71,19 @@ def prose(source: str) -> Iterator[tuple[int, str]]:
         yield lines[0][0], " ".join(text for _, text, _ in lines)
 
 
+def page_text(source: str) -> str:
+    """A page's source with comments of several lines and sums of strings as one text each. The rest
+    is code, in which an unusual word is a name that could be another one."""
+    joined = re.sub(r"""(["'`])(\s*)\+(\s*)\1""", r"\2\3", source)
+    return re.sub(r"(?m)^(\s*)(?:///?|\*) ", r"\1", joined)
+
+
+def paragraphs(text: str) -> Iterator[tuple[int, str]]:
+    """With their first lines; whole, so that a sentence is found over the end of a line."""
+    starts = [0, *(found.end() for found in re.finditer(r"\n\s*\n", text)), len(text)]
+    return ((text.count("\n", 0, a) + 1, text[a:b]) for a, b in pairwise(starts))
+
+
 def unusual(text: str) -> list[str]:
     return [" ".join(found[0].split()) for found in UNUSUAL.finditer(text)]
 
@@ -75,11 +94,12 @@ def excerpts(texts: Iterator[tuple[int, str]]) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    # Paragraphs, so that a sentence is found over the end of a line.
-    starts = [0, *(found.end() for found in re.finditer(r"\n\s*\n", text)), len(text)]
-    paragraphs = ((text.count("\n", 0, a) + 1, text[a:b]) for a, b in pairwise(starts))
-    assert excerpts(paragraphs) == []
+    assert excerpts(paragraphs(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages(path: Path) -> None:
+    assert excerpts(paragraphs(page_text(path.read_text(encoding="utf-8")))) == []
 
 
 def test_messages_docstrings_and_comments() -> None:
@@ -113,3 +133,16 @@ def test_prose_is_strings_of_several_words_and_whole_comments() -> None:
     assert set(prose(source)) == {
         (1, "A doc."), (3, "one two"), (5, "x is no task"), (5, " is no task"), (5, "three"),
     }  # fmt: skip
+
+
+def test_a_pages_comments_and_sums_of_strings_are_read_whole() -> None:
+    source = """// It is
+// no task.
+/**
+ * It goes
+ * on.
+ */
+const text = "the key is " +
+  "no key";
+"""
+    assert excerpts(paragraphs(page_text(source))) == ["line 1: goes on", "line 1: is no"]

@@ -6,10 +6,24 @@ import { h } from "./dom.js";
 import { digits } from "./format.js";
 import { openForm, typedConfirmation } from "./modal.js";
 
-export const load = (taskId) => ask("POST", adapterPath(taskId, "load"));
+export const load = (taskId) => change("POST", adapterPath(taskId, "load"));
 
 export const pin = (taskId, isPinned) =>
-  ask("POST", adapterPath(taskId, "pin"), { body: { pinned: isPinned ? "pinned" : "unpinned" } });
+  change("POST", adapterPath(taskId, "pin"), { pinned: isPinned ? "pinned" : "unpinned" });
+
+async function change(method, path, body) {
+  try {
+    return await ask(method, path, { body });
+  } catch (error) {
+    throw unsure(error);
+  }
+}
+
+/** Of a change without an answer it is not known whether it was made. */
+export function unsure(error) {
+  if (error.status === 0) error.message += " The change may be made all the same: look at the task.";
+  return error;
+}
 
 /** Opens the form that makes `version` answer again. */
 export function openRollBack(taskId, version, current, context, onDone) {
@@ -32,7 +46,7 @@ export function openRollBack(taskId, version, current, context, onDone) {
     isComplete: confirmation.isRight,
     async run(say) {
       say("Loading that version…");
-      await ask("POST", adapterPath(taskId, "rollback"), { body: { version } });
+      await change("POST", adapterPath(taskId, "rollback"), { version });
       context.announce(`${taskId} is rolled back to version ${digits(version)}.`);
       onDone();
     },
@@ -59,7 +73,7 @@ export function openRemove(taskId, count, context, onDone) {
     isComplete: confirmation.isRight,
     async run(say) {
       say("Removing…");
-      await ask("DELETE", adapterPath(taskId));
+      await change("DELETE", adapterPath(taskId));
       context.announce(`${taskId} is removed.`);
       onDone();
     },

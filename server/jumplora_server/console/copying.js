@@ -1,6 +1,7 @@
 // "Copy as": what was asked as code, to look at and to copy.
 
 import { key } from "./api.js";
+import { copyText } from "./copy.js";
 import { h } from "./dom.js";
 import { SNIPPETS } from "./snippets.js";
 
@@ -23,7 +24,7 @@ export function copyBox(context) {
     ),
   );
   const copied = h("span", { class: "good" });
-  const copy = h("button", { type: "button", class: "button small", onclick: copyText }, "Copy");
+  const copy = h("button", { type: "button", class: "button small", onclick: copyCode }, "Copy");
   const element = h(
     "details",
     { class: "copying", hidden: true },
@@ -52,8 +53,9 @@ export function copyBox(context) {
     write();
   }
 
-  async function copyText() {
-    const isCopied = await put(code);
+  async function copyCode() {
+    const isCopied = await copyText(code.textContent);
+    if (!isCopied) getSelection().selectAllChildren(code);
     copied.textContent = isCopied ? "✓ copied" : "select the code and copy it";
     context.announce(isCopied ? "Copied." : "Not copied: select the code and copy it.");
   }
@@ -64,19 +66,4 @@ export function copyBox(context) {
     write();
   }
   return { element, show };
-}
-
-/** Whether it is on the clipboard. A page from http and another host has no clipboard: there the
- *  old way, which copies what is selected. */
-async function put(code) {
-  if (navigator.clipboard) {
-    try {
-      await navigator.clipboard.writeText(code.textContent);
-      return true;
-    } catch {
-      // Not allowed: try the other way.
-    }
-  }
-  getSelection().selectAllChildren(code);
-  return document.execCommand("copy");
 }

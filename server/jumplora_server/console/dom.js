@@ -29,6 +29,23 @@ export function setAttribute(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
+/**
+ * Makes the children of `place` anew. The focus goes to the child with the `data-key` of the one that
+ * had it, or to the first that takes it, and what was scrolled stays scrolled.
+ */
+export function renew(place, children) {
+  const focused = place.contains(document.activeElement) ? document.activeElement : null;
+  const boxes = () => [...place.querySelectorAll(".scroll")];
+  const scrolled = boxes().map((box) => [box.scrollLeft, box.scrollTop]);
+  place.replaceChildren(...children);
+  boxes().forEach((box, index) => box.scrollTo(...(scrolled[index] ?? [0, 0])));
+  if (focused === null) return;
+  const same = [...place.querySelectorAll("[data-key]")].find(
+    (element) => element.dataset.key === focused.dataset.key,
+  );
+  (same ?? place.querySelector("button, [tabindex='0']"))?.focus({ preventScroll: true });
+}
+
 function set(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;

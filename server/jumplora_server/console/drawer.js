@@ -3,6 +3,8 @@
 import { adapterPath, look } from "./api.js";
 import { Sheet } from "./sheet.js";
 
+const LEARNED_MS = 30_000; // the list of all tasks is asked for no more often
+
 /** {show(overview), showFault(error)}. It is open while the page's address names a task. */
 export function mountDrawer(dialog, context) {
   const drawer = new Drawer(dialog, context);
@@ -15,7 +17,8 @@ export function mountDrawer(dialog, context) {
 class Drawer {
   #taskId = null; // whose drawer is open
   #server = null; // of the last overview
-  #tasks = new Map(); // version -> the task that has it now; asked for once
+  #tasks = new Map(); // version -> the task that has it now
+  #learned = -Infinity; // when they were asked for
   #isAsking = false;
   #isMissing = false; // the server does not know the task: it is not asked again and again
 
@@ -43,7 +46,7 @@ class Drawer {
     if (error.status === 401) {
       this.#server = null; // the form for the key lies behind; it opens again after an answer
       this.dialog.close();
-    } else {
+    } else if (!this.#isMissing) {
       this.sheet.showFault(error);
     }
   }
@@ -67,6 +70,7 @@ class Drawer {
   #closed() {
     const taskId = this.#taskId;
     this.#taskId = null;
+    this.sheet.end();
     if (this.#server === null) return;
     if (taskOf(location.hash) !== null) {
       history.replaceState(null, "", location.pathname + location.search);
@@ -84,8 +88,8 @@ class Drawer {
     const taskId = this.#taskId;
     try {
       const detail = await look(adapterPath(taskId));
-      if (detail.manifest?.lineage.length && !this.#tasks.size) await this.#learnTasks();
       if (taskId === this.#taskId) this.#draw(detail);
+      this.#learnTasks(detail.manifest?.lineage ?? []);
     } catch (error) {
       if (taskId === this.#taskId) this.#fail(error);
     } finally {
@@ -99,11 +103,23 @@ class Drawer {
     this.sheet.showFault(error);
   }
 
-  async #learnTasks() {
-    const { adapters } = await look("/v1/adapters");
+  /** Asks which tasks have these versions, where that is not known, and draws the sheet with them.
+   *  Tasks are published at any time: a version without one is asked for now and then. */
+  async #learnTasks(versions) {
+    const isKnown = versions.every((version) => this.#tasks.has(version));
+    if (isKnown || performance.now() - this.#learned < LEARNED_MS) return;
+    this.#learned = performance.now();
+    let adapters;
+    try {
+      ({ adapters } = await look("/v1/adapters"));
+    } catch {
+      return; // the sheet shows the versions without their tasks
+    }
+    this.#tasks.clear();
     for (const { task_id: taskId, version, desired } of adapters) {
       for (const each of [desired, version]) if (each) this.#tasks.set(each, taskId);
     }
+    this.#update();
   }
 
   #draw(detail) {

@@ -1,7 +1,7 @@
 // The last things that happened, newest first. A line that is there stays where it is: new ones
 // come on top, and wait for a press of a button while the reader is in the list.
 
-import { h } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { counted } from "./format.js";
 
 const KINDS = {
@@ -94,7 +94,7 @@ export function mountEvents(section, context) {
   };
 }
 
-/** Equal events of one moment are told apart by their number. */
+/** Equal events of one moment differ by their number. */
 function keyed(events) {
   const seen = new Map();
   return events
@@ -136,14 +136,9 @@ function lineOf(event, context) {
       h("span", { title: event.version }, event.text),
     ),
   );
-  const line = { element, kind: event.kind, age: () => write(age, relative(at, new Date())) };
+  const line = { element, kind: event.kind, age: () => setText(age, relative(at, new Date())) };
   line.age();
   return line;
-}
-
-/** Touches the page only where the words changed. */
-function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
 
 const UNITS = [

@@ -110,7 +110,8 @@ export function points(difference) {
   return (difference < 0 ? "−" : "+") + text;
 }
 
-/** A natural logarithm, with a true minus sign: -0.1234 -> "−0.123". */
+/** A natural logarithm, with a true minus sign: -0.1234 -> "−0.123", and -0.0001 -> "0.000". */
 export function logarithm(value) {
-  return value.toFixed(3).replace("-", "−");
+  const text = value.toFixed(3);
+  return Number(text) === 0 ? "0.000" : text.replace("-", "−");
 }

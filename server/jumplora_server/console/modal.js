@@ -6,8 +6,9 @@ let last = 0; // of the dialogs, for the ids of their titles
 
 /**
  * Opens it. `fields` are elements; `isComplete()` says whether `run` may be called.
- * `run(say)` makes the change; `say(text)` shows how far it is. An element that it returns
- * takes the form's place; if it returns nothing, the dialog closes.
+ * `run(say, signal)` makes the change; `say(text, mayStop)` shows how far it is, and whether
+ * `signal` can still stop it. An element that it returns takes the form's place; if it returns
+ * nothing, the dialog closes.
  */
 export function openForm({
   title,
@@ -18,20 +19,11 @@ export function openForm({
   run,
   onClose = () => {},
 }) {
-  last += 1;
-  const id = `form-title-${last}`;
   const note = h("p", { class: "note bad", role: "alert", hidden: true });
   const progress = h("p", { class: "muted", role: "status" });
-  const go = h(
-    "button",
-    { class: `button ${isDanger ? "danger" : "primary"}`, disabled: true },
-    verb,
-  );
-  const leave = h(
-    "button",
-    { type: "button", class: "button", onclick: () => dialog.close() },
-    "Cancel",
-  );
+  const tone = isDanger ? "danger" : "primary";
+  const go = h("button", { class: `button ${tone}`, disabled: true }, verb);
+  const leave = button("Cancel", "", () => (running ? running.abort() : dialog.close()));
   const form = h(
     "form",
     { class: "change-form", oninput: check, onsubmit: submit },
@@ -40,58 +32,64 @@ export function openForm({
     progress,
     h("div", { class: "form-buttons" }, leave, go),
   );
-  const dialog = h(
-    "dialog",
-    { class: "form-dialog", "aria-labelledby": id },
-    h("h2", { id }, title),
-    form,
-  );
-  let isRunning = false;
+  const dialog = formDialog(title, form);
+  let running = null; // the AbortController of the change that is made now
 
   function check() {
-    go.disabled = isRunning || !isComplete();
+    go.disabled = running !== null || !isComplete();
   }
 
   async function submit(event) {
     event.preventDefault();
-    if (isRunning || !isComplete()) return;
+    if (running || !isComplete()) return;
     note.hidden = true;
-    setRunning(true);
+    setRunning(new AbortController());
     try {
-      const result = await run((text) => (progress.textContent = text));
-      setRunning(false);
+      const result = await run(say, running.signal);
       if (result) end(result);
       else dialog.close();
     } catch (error) {
-      setRunning(false);
-      progress.textContent = "";
-      note.textContent = error.message;
-      note.hidden = false;
+      refuse(error);
+    } finally {
+      setRunning(null);
     }
   }
 
-  function setRunning(isNow) {
-    isRunning = isNow;
-    leave.disabled = isNow;
-    dialog.setAttribute("aria-busy", String(isNow));
+  function say(text, mayStop = false) {
+    progress.textContent = text;
+    leave.disabled = !mayStop;
+  }
+
+  function refuse(error) {
+    const isStopped = error.name === "AbortError";
+    progress.textContent = isStopped ? "Stopped. Nothing was changed." : "";
+    note.textContent = isStopped ? "" : error.message;
+    note.hidden = isStopped;
+  }
+
+  function setRunning(controller) {
+    running = controller;
+    leave.disabled = false;
+    dialog.setAttribute("aria-busy", String(controller !== null));
     check();
   }
 
   function end(result) {
-    const close = h(
-      "button",
-      { type: "button", class: "button primary", onclick: () => dialog.close() },
-      "Close",
-    );
+    const close = button("Close", "primary", () => dialog.close());
     form.replaceWith(
       h("div", { class: "change-form" }, result, h("div", { class: "form-buttons" }, close)),
     );
     close.focus();
   }
 
-  // A change that began is finished by the server: its end is to be seen.
-  dialog.addEventListener("cancel", (event) => isRunning && event.preventDefault());
+  // What the server has in hand it finishes, and its end is to be seen.
+  dialog.addEventListener("cancel", (event) => {
+    if (!running) return;
+    event.preventDefault();
+    if (!leave.disabled) running.abort();
+  });
   dialog.addEventListener("close", () => {
+    running?.abort();
     dialog.remove();
     onClose();
     keepFocus();
@@ -100,6 +98,16 @@ export function openForm({
   dialog.showModal();
   check();
 }
+
+function formDialog(title, form) {
+  last += 1;
+  const id = `form-title-${last}`;
+  const attributes = { class: "form-dialog", "aria-labelledby": id };
+  return h("dialog", attributes, h("h2", { id }, title), form);
+}
+
+const button = (text, tone, onclick) =>
+  h("button", { type: "button", class: `button ${tone}`, onclick }, text);
 
 // The button that opened the form may have been made again, or gone with its task.
 function keepFocus() {

@@ -3,7 +3,7 @@
 // One table for all readers. Each cell says both numbers; arrow keys walk through it, and the line
 // below says of which pair the cell is.
 
-import { h } from "./dom.js";
+import { h, renew } from "./dom.js";
 import { counted, short } from "./format.js";
 
 const MOST_WITH_NUMBERS = 16; // tasks; larger squares show the sign alone
@@ -30,7 +30,7 @@ export function mountOverlap(section, context) {
     const text = JSON.stringify(overlap);
     if (text === shown) return;
     shown = text;
-    body.replaceChildren(...(overlap === null ? [absence()] : square(overlap, context)));
+    renew(body, overlap === null ? [absence()] : square(overlap, context));
   };
 }
 
@@ -98,14 +98,22 @@ function square({ tasks, jaccard, chance }, context) {
 const rowName = (task, context) =>
   h(
     "button",
-    { type: "button", class: "link", title: task, onclick: () => context.openTask(task) },
+    {
+      type: "button",
+      class: "link",
+      title: task,
+      "data-key": task,
+      onclick: () => context.openTask(task),
+    },
     task,
   );
 
 function cell([task, other], isDiagonal, jaccard, chance) {
-  if (isDiagonal) return h("td", { class: "diagonal", "aria-label": "itself" });
+  const place = { "data-key": `${task} ${other}` };
+  if (isDiagonal) return h("td", { class: "diagonal", "aria-label": "itself", ...place });
   if (jaccard === null || chance === null) {
-    return h("td", { class: "unknown", "data-said": `${task} and ${other}: not compared` }, "–");
+    const said = `${task} and ${other}: not compared`;
+    return h("td", { class: "unknown", "data-said": said, ...place }, "–");
   }
   const ratio = chance > 0 ? jaccard / chance : null;
   const level = LEVELS.find((one) => (ratio ?? (jaccard > 0 ? Infinity : 1)) >= one.from);
@@ -113,7 +121,7 @@ function cell([task, other], isDiagonal, jaccard, chance) {
   const numbers = `Jaccard ${jaccard.toFixed(3)}, by chance ${chance.toFixed(3)}: ${times}`;
   return h(
     "td",
-    { class: level.name, "data-said": `${task} and ${other}: ${numbers}` },
+    { class: level.name, "data-said": `${task} and ${other}: ${numbers}`, ...place },
     h("span", { class: "sign", "aria-hidden": "true" }, level.sign),
     h("span", { class: "ratio", "aria-hidden": "true" }, ratio === null ? "" : ratio.toFixed(2)),
     h("span", { class: "unseen" }, numbers),
@@ -146,12 +154,16 @@ function walkByArrows(table) {
   rows[0][0].setAttribute("tabindex", "0");
 
   function move([row, column]) {
-    if (rows[row]?.[column] === undefined) return;
-    rows[at[0]][at[1]].setAttribute("tabindex", "-1");
-    at = [row, column];
-    rows[row][column].setAttribute("tabindex", "0");
-    rows[row][column].focus();
+    rows[row]?.[column]?.focus();
   }
+
+  // The stop is where the focus is, by whichever way it came there.
+  table.addEventListener("focusin", ({ target }) => {
+    const row = rows.findIndex((cells) => cells.includes(target));
+    rows[at[0]][at[1]].setAttribute("tabindex", "-1");
+    at = [row, rows[row].indexOf(target)];
+    target.setAttribute("tabindex", "0");
+  });
 
   table.addEventListener("keydown", (event) => {
     const step = STEPS[event.key];

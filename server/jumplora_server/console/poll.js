@@ -1,4 +1,4 @@
-// Asks again and again: every two seconds while the page is seen, less often while nobody answers.
+// Asks again and again: every two seconds while the page is seen, less often while the server gives no answer.
 
 const EVERY_MS = 2000;
 const LONGEST_MS = 30000;
@@ -26,10 +26,14 @@ export function poll(load, { onAnswer, onFault, page = document }) {
     }
     isAsking = true;
     isWanted = false;
-    const wait = await once();
-    isAsking = false;
-    if (isWanted) ask();
-    else if (wait !== null && !page.hidden) timer = setTimeout(ask, wait);
+    let wait = EVERY_MS;
+    try {
+      wait = await once();
+    } finally {
+      isAsking = false; // also after a fault of what is called here
+      if (isWanted) ask();
+      else if (wait !== null && !page.hidden) timer = setTimeout(ask, wait);
+    }
   }
 
   /** Milliseconds until the next time; null: none. */

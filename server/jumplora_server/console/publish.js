@@ -1,11 +1,15 @@
 // Publishes a file: a new task, or a new version of one.
 
-import { ask, Refused, upload } from "./api.js";
+import { adapterPath, look, Refused, upload } from "./api.js";
+import { unsure } from "./change.js";
 import { h } from "./dom.js";
 import { bytes, digits, percent } from "./format.js";
 import { openForm, typedConfirmation } from "./modal.js";
 
 const TASK_ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+
+/** The server's own rule. */
+export const isTaskId = (text) => TASK_ID.test(text);
 
 /** Opens the form for a task that is not there yet. */
 export function openPublishNew(context) {
@@ -34,11 +38,9 @@ export function openPublishNew(context) {
       file.element,
     ],
     verb: "Publish",
-    isComplete: () => TASK_ID.test(field.value) && file.chosen() !== null,
-    async run(say) {
-      const taskId = field.value;
-      await refuseKnown(taskId);
-      done = await send(taskId, file.chosen(), null, say);
+    isComplete: () => isTaskId(field.value) && file.chosen() !== null,
+    async run(say, signal) {
+      done = await sendNew(field.value, file.chosen(), say, signal);
       context.announce(outcomeOf(done));
       context.refresh();
       return resultOf(done);
@@ -68,8 +70,9 @@ export function openPublishOver(detail, context, onDone) {
     verb: "Publish",
     isDanger: true,
     isComplete: () => confirmation.isRight() && file.chosen() !== null,
-    async run(say) {
-      const done = await send(taskId, file.chosen(), desired, say);
+    async run(say, signal) {
+      const condition = desired ? { "if-match": `"${desired}"` } : {};
+      const done = await send(taskId, file.chosen(), condition, say, signal);
       context.announce(outcomeOf(done));
       onDone();
       return resultOf(done);
@@ -77,27 +80,44 @@ export function openPublishOver(detail, context, onDone) {
   });
 }
 
-// The server publishes over a task of that name as well, so it is asked first.
-async function refuseKnown(taskId) {
-  const query = new URLSearchParams({ search: taskId, limit: 100 });
-  const { tasks } = await ask("GET", `/v1/overview?${query}`);
-  if (tasks.some((line) => line.task_id === taskId)) {
-    const what =
-      `Task ${taskId} is there already. Give another id, or open the task and publish a ` +
-      "version of it.";
-    throw new Refused(what, 409);
+/** Asks first, so that a large file is not sent in vain; the server has the last word. */
+async function sendNew(taskId, file, say, signal) {
+  if (await isThere(taskId, signal)) throw thereAlready(taskId);
+  try {
+    return await send(taskId, file, { "if-none-match": "*" }, say, signal);
+  } catch (error) {
+    throw error.status === 412 ? thereAlready(taskId) : error;
   }
 }
 
-function send(taskId, file, replaced, say) {
-  const onProgress = (share) =>
-    say(
-      share < 1
-        ? `Sent ${percent(share, 0)} of ${bytes(file.size)}`
-        : "Sent. The server checks and loads it…",
-    );
-  say(`Sending ${bytes(file.size)}…`);
-  return upload(taskId, file, { replaced, onProgress });
+async function isThere(taskId, signal) {
+  try {
+    await look(adapterPath(taskId), signal);
+    return true;
+  } catch (error) {
+    if (error.status === 404) return false;
+    throw error;
+  }
+}
+
+function thereAlready(taskId) {
+  const what =
+    `Task ${taskId} is there already. Give another id, or open the task and publish a ` +
+    "version of it.";
+  return new Refused(what, 412);
+}
+
+async function send(taskId, file, condition, say, signal) {
+  const onProgress = (share) => {
+    if (share < 1) say(`Sent ${percent(share, 0)} of ${bytes(file.size)}`, true);
+    else say("Sent. The server checks and loads it…");
+  };
+  say(`Sending ${bytes(file.size)}…`, true);
+  try {
+    return await upload(taskId, file, { condition, onProgress, signal });
+  } catch (error) {
+    throw unsure(error);
+  }
 }
 
 function outcomeOf({ task_id: taskId, version, outcome }) {

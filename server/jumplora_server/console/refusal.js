@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 const TITLES = {
   unreachable: "The server gives no answer",
   broken_off: "The answer broke off",
+  foreign: "Another server answered",
   unauthorized: "A key is needed",
   forbidden: "This key may not ask that",
   base_not_allowed: "The bare backbone may not be asked here",

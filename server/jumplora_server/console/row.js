@@ -4,6 +4,9 @@ import { copyText } from "./copy.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { bytes, digits, NONE, percent, rate, seconds, whole, words } from "./format.js";
 import { sparkline } from "./sparkline.js";
+import { meanOf } from "./trend.js";
+
+const TREND = "Of all the time that the curve shows";
 
 /** The columns: `sort` is the server's name of their order, `first` the one to begin with. */
 export const COLUMNS = [
@@ -12,8 +15,8 @@ export const COLUMNS = [
   { name: "density", title: "Density", sort: "density", first: "ascending" },
   { name: "lineage", title: "Lineage" },
   { name: "memory", title: "Memory", sort: "memory", first: "descending" },
-  { name: "requests", title: "Requests/s", sort: "requests", first: "descending" },
-  { name: "p95", title: "p95", sort: "p95", first: "descending" },
+  { name: "requests", title: "Requests/s", about: TREND, sort: "requests", first: "descending" },
+  { name: "p95", title: "p95", about: TREND, sort: "p95", first: "descending" },
   { name: "failed", title: "Failed", sort: "failed", first: "descending" },
   { name: "accuracy", title: "Accuracy", sort: "accuracy", first: "descending" },
   { name: "canaries", title: "Canaries", sort: "canaries", first: "ascending" },
@@ -97,8 +100,9 @@ function nameCell(cell, taskId, context) {
     h("div", { class: "sub" }, copy, pinned),
   );
   async function copyVersion() {
-    const isCopied = await copyText(version);
-    context.announce(isCopied ? `Copied version ${version}` : "The browser did not let it copy.");
+    const copied = version; // another one may come while it is copied
+    const isCopied = await copyText(copied);
+    context.announce(isCopied ? `Copied version ${copied}` : "The browser did not let it copy.");
     if (!isCopied) return;
     copy.classList.add("copied");
     setTimeout(() => copy.classList.remove("copied"), 1200);
@@ -166,12 +170,13 @@ function numbers(cells) {
 }
 
 function trends(cells) {
-  const requests = sparkline("series-1", (value) => (value === null ? NONE : rate(value)));
-  const p95 = sparkline("series-2", seconds);
+  const requests = sparkline("series-1");
+  const p95 = sparkline("series-2");
   cells.requests.append(requests.element);
   cells.p95.append(p95.element);
   return (line) => {
-    requests.show(line.requests_per_second);
-    p95.show(line.p95_seconds);
+    // Beside the curve stands the number of all its time, by which the column is sorted.
+    requests.show(line.requests_per_second, rate(meanOf(line.requests_per_second)));
+    p95.show(line.p95_seconds, seconds(line.p95));
   };
 }

@@ -1,6 +1,6 @@
 // Continual runs: what each task still knew after each of the next ones was learned.
 
-import { h } from "./dom.js";
+import { h, renew } from "./dom.js";
 import { percent, points } from "./format.js";
 
 export function mountRuns(section, context) {
@@ -16,9 +16,8 @@ export function mountRuns(section, context) {
     const text = JSON.stringify(runs);
     if (text === shown) return;
     shown = text;
-    body.replaceChildren(
-      ...(runs.length === 0 ? absence() : runs.map((run, number) => article(run, number, context))),
-    );
+    const articles = runs.map((run, number) => article(run, number, context));
+    renew(body, runs.length === 0 ? absence() : articles);
   };
 }
 
@@ -70,7 +69,16 @@ export function transfer({ backward_transfer: change, tasks }) {
 
 function matrix({ tasks, accuracy }, id, context) {
   const name = (task) =>
-    h("button", { type: "button", class: "link", onclick: () => context.openTask(task) }, task);
+    h(
+      "button",
+      {
+        type: "button",
+        class: "link",
+        "data-key": `${id} ${task}`,
+        onclick: () => context.openTask(task),
+      },
+      task,
+    );
   return h(
     "table",
     { class: "matrix", "aria-labelledby": id },

@@ -19,13 +19,15 @@ const SECTIONS = {
 
 /** `close()` closes the drawer, `update()` asks for the task again. */
 export class Sheet {
+  #taskId = null; // whose sheet it is; null: the drawer is closed
   #made = {}; // by place: what it was made of
 
   constructor(context, { close, update }) {
     Object.assign(this, { context, close, update });
     this.title = h("h2", { id: "drawer-title", tabindex: -1 });
     this.state = h("span", { class: "state" });
-    this.trouble = h("p", { class: "note bad", role: "alert", hidden: true });
+    this.unknown = alertNote(); // why nothing newer is known of the task
+    this.refused = alertNote(); // why a change was not made
     this.failure = h("p", { class: "note warn", hidden: true });
     this.whyNot = h("p", { class: "note", id: "why-not", hidden: true });
     this.actions = h("div", { class: "drawer-actions" });
@@ -39,21 +41,27 @@ export class Sheet {
     this.content = h("div", { class: "drawer-content" }, parts);
     const closer = { type: "button", class: "button plain", "aria-label": "Close", onclick: close };
     const head = h("header", {}, h("div", {}, this.title, this.state), h("button", closer, "✕"));
-    this.element = h("div", { class: "drawer-box" }, head, this.trouble, this.content);
+    this.element = h("div", { class: "drawer-box" }, head, this.unknown, this.refused, this.content);
   }
 
   /** Another task, of which nothing is known yet. */
   begin(taskId) {
+    this.#taskId = taskId;
     this.#made = {};
     setText(this.title, taskId);
     this.#setState("Asking…", "muted");
     this.content.hidden = true;
-    this.trouble.hidden = true;
+    setNote(this.unknown, "");
+    setNote(this.refused, "");
+  }
+
+  /** The drawer is closed: what a change comes to is not for the next task's sheet. */
+  end() {
+    this.#taskId = null;
   }
 
   showFault(error) {
-    setText(this.trouble, error.message);
-    this.trouble.hidden = false;
+    setNote(this.unknown, error.message);
     if (this.content.hidden) this.#setState("Not known", "muted");
   }
 
@@ -62,11 +70,10 @@ export class Sheet {
     const { title, tone } = STATES[detail.state] ?? { title: detail.state, tone: "muted" };
     const { may_change: mayChange, why_not: whyNot } = server;
     this.content.hidden = false;
+    setNote(this.unknown, "");
     this.#setState(detail.pinned ? `${title}, pinned` : title, detail.degraded ? "warn" : tone);
-    setText(this.failure, failureOf(detail));
-    this.failure.hidden = this.failure.textContent === "";
-    setText(this.whyNot, mayChange ? "" : `Changes are off: ${whyNot}.`);
-    this.whyNot.hidden = mayChange;
+    setNote(this.failure, failureOf(detail));
+    setNote(this.whyNot, mayChange ? "" : `Changes are off: ${whyNot}.`);
     this.#showParts(detail, mayChange, taskOf);
   }
 
@@ -116,13 +123,15 @@ export class Sheet {
     const tryIt = () => (close(), context.tryTask(taskId));
     const setPin = () => pin(taskId, !pinned);
     const pinSaid = `${taskId} is ${pinned ? "no longer pinned" : "pinned"}.`;
-    const removed = () => (close(), context.refresh());
+    const removed = () => {
+      if (this.#taskId === taskId) close();
+      context.refresh();
+    };
+    const act = (change, said) => (event) => this.#act(taskId, event.target, change, said);
     return [
       button("Try it", "primary", tryIt, false),
-      button("Load now", "", (event) =>
-        this.#act(event.target, () => load(taskId), `${taskId} is loaded.`),
-      ),
-      button(pinned ? "Unpin" : "Pin", "", (event) => this.#act(event.target, setPin, pinSaid)),
+      button("Load now", "", act(() => load(taskId), `${taskId} is loaded.`)),
+      button(pinned ? "Unpin" : "Pin", "", act(setPin, pinSaid)),
       button("Publish a version…", "", () =>
         openPublishOver(detail, context, () => this.#changed()),
       ),
@@ -145,18 +154,27 @@ export class Sheet {
     this.context.refresh();
   }
 
-  async #act(button, change, said) {
+  async #act(taskId, button, change, said) {
     button.disabled = true;
-    this.trouble.hidden = true;
+    setNote(this.refused, "");
     try {
       await change();
       this.context.announce(said);
     } catch (error) {
-      this.showFault(error);
+      // The reader may look at another task by now.
+      if (this.#taskId === taskId) setNote(this.refused, error.message);
+      else this.context.announce(`${taskId}: ${error.message}`);
     }
     button.disabled = false;
     this.#changed();
   }
+}
+
+const alertNote = () => h("p", { class: "note bad", role: "alert", hidden: true });
+
+function setNote(note, text) {
+  setText(note, text);
+  note.hidden = text === "";
 }
 
 function failureOf({ failure, degraded, version, desired }) {

@@ -1,6 +1,6 @@
 // Who is asked: a task, and a version of it where not the current one is meant.
 
-import { adapterPath, ask } from "./api.js";
+import { adapterPath, look } from "./api.js";
 import { combobox } from "./combobox.js";
 import { h } from "./dom.js";
 import { digits } from "./format.js";
@@ -29,7 +29,8 @@ export function subject({ id, label, of = "", onChange }) {
   );
   let detail = null;
   let base = null; // what the bare backbone is called here
-  let isUnsettled = false; // nothing is known of the task yet, and that may change
+  let seen; // the version of it when the server was asked; undefined: not listed
+  let isUnsettled = false; // the server gave no answer about the task, and may give one soon
   let isAsking = false;
   let asked = new AbortController();
 
@@ -39,11 +40,12 @@ export function subject({ id, label, of = "", onChange }) {
     setFault(null);
     detail = null;
     listVersions(given); // another task's versions must not be asked of this one
-    await learn(name, given);
+    await learn(name, given, undefined);
   }
 
-  /** Ask the server about the task. A reader who chose a version keeps it. */
-  async function learn(task, version) {
+  /** Ask the server about the task. A reader who chose a version keeps it. `listed` is the version
+   *  that the overview has. */
+  async function learn(task, version, listed) {
     asked.abort();
     asked = new AbortController();
     const { signal } = asked;
@@ -51,15 +53,16 @@ export function subject({ id, label, of = "", onChange }) {
     isAsking = true;
     try {
       detail =
-        task === "" || task === base ? null : await ask("GET", adapterPath(task), { signal });
+        task === "" || task === base ? null : await look(adapterPath(task), signal);
     } catch (error) {
       if (signal.aborted) return;
       detail = null;
-      isUnsettled = error.status !== 404; // a missing one is asked for again once it is listed
+      isUnsettled = [0, 429].includes(error.status) || error.status >= 500;
       setFault(`${titleOf(error)}.`);
     }
     if (signal.aborted) return;
     isAsking = false;
+    seen = detail ? detail.version : listed;
     listVersions(version);
     onChange(detail, { isBase: task !== "" && task === base });
   }
@@ -95,10 +98,11 @@ export function subject({ id, label, of = "", onChange }) {
   function notice(overview) {
     base = overview.server.base;
     const line = overview.tasks.find((task) => task.task_id === tasks.value());
-    const hasChanged = line !== undefined && (detail === null || line.version !== detail.version);
+    // A task that was refused is asked about again when it is listed with another version.
+    const hasChanged = line !== undefined && line.version !== seen;
     if (!isAsking && (hasChanged || isUnsettled)) {
       setFault(null);
-      learn(tasks.value(), versions.value);
+      learn(tasks.value(), versions.value, line?.version);
     }
   }
 
@@ -117,7 +121,7 @@ export function subject({ id, label, of = "", onChange }) {
 
 async function searchTasks(text, signal) {
   const query = new URLSearchParams({ search: text, limit: SHOWN });
-  const overview = await ask("GET", `/v1/overview?${query}`, { signal });
+  const overview = await look(`/v1/overview?${query}`, signal);
   const entries = overview.tasks.map((task) => ({
     value: task.task_id,
     note: `${task.state} ${digits(task.version)}`,

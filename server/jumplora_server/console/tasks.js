@@ -118,7 +118,8 @@ function tableHead(onColumn) {
     const attributes = { role: "columnheader", scope: "col", class: `c-${column.name}` };
     if (column.isUnseen) return h("th", attributes, h("span", { class: "unseen" }, column.title));
     if (!column.sort) return h("th", attributes, column.title);
-    const button = { type: "button", class: "sorter", onclick: () => onColumn(column) };
+    const { about: title } = column;
+    const button = { type: "button", class: "sorter", title, onclick: () => onColumn(column) };
     return h("th", attributes, h("button", button, column.title));
   });
   const row = h("tr", { role: "row", "aria-rowindex": 1 }, cells);

@@ -28,7 +28,7 @@ export function mountTry(section, context) {
   const choose = h("button", { type: "submit", class: "button" }, "Choose");
   const stop = h(
     "button",
-    { type: "button", class: "button", hidden: true, onclick: () => running.abort() },
+    { type: "button", class: "button", hidden: true, onclick: abort },
     "Stop",
   );
   const toggle = h(
@@ -77,13 +77,18 @@ export function mountTry(section, context) {
   );
   section.append(h("div", { class: "try" }, form, answers));
 
-  let running = null; // the AbortController of what is asked now
+  let running = null; // an AbortController for each panel that is asked now
   let hasTask = false;
 
   const isComparing = () => !other.hidden;
   const subjectsAsked = () => (isComparing() ? subjects : [first]);
 
+  function abort() {
+    for (const controller of running) controller.abort();
+  }
+
   function setComparing(isOn) {
+    if (!isOn) running?.[1]?.abort(); // the first answer still comes
     other.hidden = !isOn;
     second.input.disabled = !isOn; // so that the form does not require it
     panels[1].element.hidden = !isOn;
@@ -119,16 +124,19 @@ export function mountTry(section, context) {
     text.setFault(null);
     verdict.replaceChildren();
     if (way === "choose" && lacksOptions()) return;
-    running = new AbortController();
-    setRunning(true);
     const asked = subjectsAsked();
+    const questions = asked.map((one) => question(way, one));
+    running = asked.map(() => new AbortController());
+    setRunning(true);
     try {
       const outcomes = await Promise.all(
-        asked.map((one, side) => panels[side].run(question(way, one), running.signal)),
+        questions.map((each, side) => panels[side].run(each, running[side].signal)),
       );
-      if (outcomes.length === 2) verdict.replaceChildren(...compared(panels, outcomes));
-      outcomes.forEach(({ error }, side) => error && blame(error, asked[side]));
+      if (outcomes.length === 2 && isComparing())
+        verdict.replaceChildren(...compared(panels, outcomes));
+      outcomes.forEach(({ error }, side) => error && blame(error, questions[side], asked[side]));
     } finally {
+      abort(); // where one panel failed on the page's own fault, the other is still asking
       running = null;
       setRunning(false);
     }
@@ -142,10 +150,11 @@ export function mountTry(section, context) {
     return lacks;
   }
 
-  function blame(error, one) {
+  /** Marks the field that is at fault, if it still has what was asked. */
+  function blame(error, { task, content }, one) {
     const about = aboutOf(error);
-    if (about === "task") one.setFault(`${titleOf(error)}.`);
-    if (about === "text") text.setFault(`${titleOf(error)}.`);
+    if (about === "task" && one.name() === task) one.setFault(`${titleOf(error)}.`);
+    if (about === "text" && text.value() === content) text.setFault(`${titleOf(error)}.`);
   }
 
   function setRunning(isOn) {
@@ -163,7 +172,7 @@ export function mountTry(section, context) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       form.requestSubmit(event.shiftKey ? choose : generate);
-    } else if (event.key === "Escape" && running && !event.defaultPrevented) running.abort();
+    } else if (event.key === "Escape" && running && !event.defaultPrevented) abort();
   });
   setComparing(false);
   panels[0].clear("The answer appears here, token by token.");

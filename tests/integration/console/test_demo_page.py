@@ -166,7 +166,7 @@ def test_a_version_is_published_asked_and_rolled_back(browser: Browser, demo: De
 
 def test_a_task_is_published_and_removed(browser: Browser, demo: Demo) -> None:
     file = demo.another_version("subject", 0.5, other_task="topics-of-school")
-    with open_page(browser, demo.url, key=ADMIN_KEY) as page:
+    with open_page(browser, demo.url, key=ADMIN_KEY, expected=REFUSED) as page:
         expect(row(page, "subject")).to_be_visible()
         button(page, "Publish a task").click()
         form = page.get_by_role("dialog", name="Publish a task")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from console_in_node import Console
 
-WIDTH, HEIGHT, PAD = 72, 20, 1.5
+WIDTH, HEIGHT, PAD = 72, 20, 2
 VALUES = st.lists(st.none() | st.floats(0, 1e6), max_size=60)
 
 
@@ -38,16 +39,30 @@ def test_each_number_is_a_point_in_the_box_and_each_gap_lifts_the_pen(
         assert abs(y - (HEIGHT - PAD - share * (HEIGHT - 2 * PAD))) <= 0.051
 
 
-def test_a_number_between_gaps_is_a_dot(console: Console) -> None:
-    path = console.call("trend.js", "linePath", [None, 2.0, None, 1.0, 2.0], WIDTH, HEIGHT)
-    assert path.count("h0") == 1
-    assert [letter for letter, _, _ in pieces(path)] == ["M", "M", "L"]
+@pytest.mark.parametrize(
+    ("values", "dots"),
+    [
+        ([None, 2.0, None, 1.0, 2.0, None, 3.0, 2.0, 1.0], [1, 3, 4]),
+        ([None, None, 1.0], [2]),
+        ([1.0], [0]),
+        ([1.0, 2.0, 3.0], []),
+        ([None], []),
+        ([], []),
+    ],
+)
+def test_what_is_hardly_a_line_is_dots_on_it(
+    console: Console, values: list[float | None], dots: list[int]
+) -> None:
+    line = pieces(console.call("trend.js", "linePath", values, WIDTH, HEIGHT))
+    drawn = console.call("trend.js", "dotPath", values, WIDTH, HEIGHT)
+    places = [index for index, value in enumerate(values) if value is not None]
+    assert pieces(drawn) == [("M", *line[places.index(index)][1:]) for index in dots]
+    assert drawn.count("h0") == len(dots)  # a line of no length, which its round ends make a dot
 
 
-def test_the_last_number_is_not_a_gap(console: Console) -> None:
-    assert console.call("trend.js", "lastOf", [1.0, 3.0, None]) == 3.0
-    assert console.call("trend.js", "lastOf", [None]) is None
-    assert console.call("trend.js", "lastOf", []) is None
+def test_the_mean_of_none_is_none(console: Console) -> None:
+    assert console.call("trend.js", "meanOf", [1.0, 3.0, 0.5]) == 1.5
+    assert console.call("trend.js", "meanOf", []) is None
 
 
 def test_waits_grow_and_end_at_half_a_minute(console: Console) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from console_in_node import Console
+from jumplora_adapters.manifest import is_task_id
 
 
 @pytest.mark.parametrize(
@@ -76,3 +79,21 @@ def test_what_a_key_may(
 
 def test_before_the_first_answer_both_kinds_are_named(console: Console) -> None:
     assert "An API key may" in console.call("key.js", "hint", None, False)
+
+
+@pytest.mark.parametrize(
+    ("logarithm", "text"),
+    [(-0.1234, "−0.123"), (-0.0004, "0.000"), (-0.0, "0.000"), (0, "0.000"), (-12.5, "−12.500")],
+)
+def test_logarithms(console: Console, logarithm: float, text: str) -> None:
+    assert console.call("format.js", "logarithm", logarithm) == text
+
+
+@settings(deadline=None)
+@given(text=st.text("aZ9._-é \n/", max_size=70) | st.from_regex(r"[A-Za-z0-9._-]{60,66}\Z"))
+@example(text="a" * 64)
+@example(text="a" * 65)
+@example(text="agnews\n")
+@example(text="٣")
+def test_a_task_id_is_one_for_the_server_too(console: Console, text: str) -> None:
+    assert console.call("publish.js", "isTaskId", text) == is_task_id(text)
