@@ -21,7 +21,9 @@ export function mountTry(section, context) {
     onChange: () => {},
   });
   const subjects = [first, second];
-  const panels = ["Answer", "Second answer"].map((name) => answerPanel(context, name));
+  const panels = ["Answer", "Second answer"].map((name, side) =>
+    answerPanel(context, name, { isFirst: side === 0 }),
+  );
   const verdict = h("div", { class: "verdict" });
 
   const generate = h("button", { type: "submit", class: "button primary" }, "Generate");
