@@ -35,7 +35,12 @@ export function ranking(question, details) {
         "How likely the model's own answer is to be one of these options. It is small where likely options are left out, or are not the task's; a text of another kind often has a large mass all the same.",
       ),
     ),
-    h("p", { class: "muted" }, calibration(details)),
+    h(
+      "p",
+      { class: "muted" },
+      calibration(details),
+      " Generate's probabilities are of all answers, so they may differ from these, which are shares among the options.",
+    ),
   ].filter((part) => part !== null);
 }
 

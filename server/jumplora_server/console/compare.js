@@ -52,7 +52,10 @@ function comparedChoices(outcomes) {
         h(
           "caption",
           {},
-          "Probabilities side by side, the largest difference first; –: not an option there",
+          "Probabilities side by side, the largest difference first",
+          rows.some((one) => one.first === null || one.second === null)
+            ? ". Then options that one of the two alone has; – stands for the other."
+            : "",
         ),
         h(
           "thead",
@@ -67,7 +70,7 @@ function comparedChoices(outcomes) {
       ),
     ),
     rows.length > MOST_ROWS
-      ? h("p", { class: "muted" }, `${rows.length - MOST_ROWS} others differ less.`)
+      ? h("p", { class: "muted" }, `${rows.length - MOST_ROWS} others are not shown.`)
       : null,
   ].filter((part) => part !== null);
 }

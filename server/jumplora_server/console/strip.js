@@ -48,6 +48,7 @@ export function mountStrip(header, context) {
       facts.show(server);
     },
     showFault(error, wait) {
+      trouble.hidden = true; // it is of a server that answered
       if (error.status === 401) {
         banner.hide();
         setText(ready, "Needs a key");

@@ -106,16 +106,26 @@ export function subject({ id, label, of = "", onChange }) {
     }
   }
 
+  /** What is worth a look beside this one: the version published before it, or the last one where
+   *  an older one is chosen; null where the task has only one. */
+  function otherVersion() {
+    const own = versions.value || (detail?.version ?? "");
+    const others = (detail?.history ?? []).filter((one) => !one.startsWith(own.slice(0, NAMING)));
+    return own === "" ? null : (others.at(-1) ?? null);
+  }
+
   const name = () => tasks.value() + (versions.value ? `@${versions.value}` : "");
   return {
     element,
     set,
     setFault,
     notice,
+    otherVersion,
     name,
     commit: tasks.commit,
     input: tasks.input,
     task: tasks.value,
+    detail: () => detail,
   };
 }
 
