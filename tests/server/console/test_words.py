@@ -97,3 +97,16 @@ def test_logarithms(console: Console, logarithm: float, text: str) -> None:
 @example(text="٣")
 def test_a_task_id_is_one_for_the_server_too(console: Console, text: str) -> None:
     assert console.call("publish.js", "isTaskId", text) == is_task_id(text)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("set parameters.truncate to 64", "set “Cut the prompt to” to 64"),
+        ("parameters.top_p: 2 is too much", "“Top p”: 2 is too much"),
+        ("parameters.grammar is not allowed", "parameters.grammar is not allowed"),
+        ("give less", "give less"),
+    ],
+)
+def test_a_message_has_the_labels_of_the_page(console: Console, message: str, words: str) -> None:
+    assert console.call("wishes.js", "labelled", message) == words
