@@ -5,6 +5,7 @@ import { combobox } from "./combobox.js";
 import { h } from "./dom.js";
 import { digits } from "./format.js";
 import { titleOf } from "./refusal.js";
+import { STATES } from "./row.js";
 
 const SHOWN = 20; // tasks that a search lists
 const NAMING = 12; // digits that name a version in a request; the server takes 8 and more
@@ -134,7 +135,7 @@ async function searchTasks(text, signal) {
   const overview = await look(`/v1/overview?${query}`, signal);
   const entries = overview.tasks.map((task) => ({
     value: task.task_id,
-    note: `${task.state} ${digits(task.version)}`,
+    note: `${STATES[task.state]?.title ?? task.state} ${digits(task.version)}`,
   }));
   const { base } = overview.server;
   if (base !== null && base.includes(text)) {

@@ -1,7 +1,7 @@
 // The versions of a task, newest first, each with what happened to it.
 
-import { h } from "./dom.js";
-import { digits, when } from "./format.js";
+import { h, timeOf } from "./dom.js";
+import { digits } from "./format.js";
 
 const WORDS = {
   publish: "published",
@@ -30,7 +30,7 @@ export function versionList(detail, { mayChange, onRollBack, onTry }) {
             .map(({ event, at }, index) => [
               index ? ", " : "",
               `${WORDS[event] ?? event} `,
-              h("time", { datetime: at }, when(at)),
+              timeOf(at),
             ])
             .flat(),
         ),

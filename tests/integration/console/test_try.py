@@ -76,7 +76,7 @@ def test_a_text_that_is_too_long_stays_and_says_why(browser: Browser, tried: Lis
         expect(field).to_have_attribute("aria-invalid", "true")
         expect(field).to_have_value("long " * 20)
         # What the message advises can be done here.
-        page.get_by_text("More: length").click()
+        expect(alert).to_contain_text("set “Cut the prompt to” to 64")
         page.get_by_label("Cut the prompt to").fill("64")
         field.press("Control+Enter")
         expect(answer(page).locator("p.tokens")).to_contain_text("long long")
@@ -123,7 +123,7 @@ def test_choices_by_keys_and_an_abstention(browser: Browser, tried: Listening) -
         page.get_by_label("Least probability").fill("1")
         field.press("Control+Shift+Enter")
         expect(answer(page)).to_contain_text("Abstained: no option is the answer")
-        expect(answer(page)).to_contain_text("under the 100 % that were asked for")
+        expect(answer(page)).to_contain_text("under the 100.0 % that were asked for")
         expect(ranking.locator("li").first).not_to_contain_text("✓")
         # An option of the reader's own, and then none at all.
         page.get_by_label("Least probability").fill("")
