@@ -158,6 +158,7 @@ def _line(status: TaskStatus, trends: Trends) -> TaskLine:
         failed=trends.sum_of(status.task_id).failed,
         accuracy=None if score is None else Accuracy(score=score[0], share=score[1]),
         canaries=status.canary_accuracy,
+        canaries_asked=len(status.replies),
     )
 
 

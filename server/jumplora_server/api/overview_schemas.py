@@ -97,6 +97,7 @@ class TaskLine(BaseModel):
     failed: int = Field(description="requests of that time that the server failed")
     accuracy: Accuracy | None
     canaries: float | None = Field(description="share of its canaries that were right here")
+    canaries_asked: int = Field(description="how many of them were asked here")
 
 
 class OverlapMap(BaseModel):

@@ -35,8 +35,9 @@ export function mountTasks(section, context) {
       h("div", { class: "section-tools" }, search.element, chooser.element, publish),
     ),
   );
-  section.append(table.element, empty);
-  table.element.hidden = true;
+  const help = columnHelp();
+  section.append(table.element, empty, help);
+  table.element.hidden = help.hidden = true;
   head.show(view);
 
   function change(to) {
@@ -77,7 +78,7 @@ export function mountTasks(section, context) {
         : "No task is published yet. “Publish a task” sends an adapter file or a PEFT archive.";
       setText(empty, none);
       empty.hidden = found > 0;
-      table.element.hidden = found === 0;
+      table.element.hidden = help.hidden = found === 0;
       const { may_change: mayChange, why_not: whyNot } = overview.server;
       publish.disabled = !mayChange;
       setAttribute(publish, "title", mayChange ? null : whyNot);
@@ -117,8 +118,8 @@ function tableHead(onColumn) {
   const cells = COLUMNS.map((column) => {
     const attributes = { role: "columnheader", scope: "col", class: `c-${column.name}` };
     if (column.isUnseen) return h("th", attributes, h("span", { class: "unseen" }, column.title));
-    if (!column.sort) return h("th", attributes, column.title);
     const { about: title } = column;
+    if (!column.sort) return h("th", { ...attributes, title }, column.title);
     const button = { type: "button", class: "sorter", title, onclick: () => onColumn(column) };
     return h("th", attributes, h("button", button, column.title));
   });
@@ -131,6 +132,25 @@ function tableHead(onColumn) {
       });
     },
   };
+}
+
+function columnHelp() {
+  const lines = COLUMNS.filter(({ about }) => about).map(({ title, about }) => [title, about]);
+  lines.push([
+    "Rows",
+    "Above, beside the server's name: places in the batch that the model computes. Each answer that " +
+      "is being written has one or more.",
+  ]);
+  return h(
+    "details",
+    { class: "column-help" },
+    h("summary", {}, "What do the columns mean?"),
+    h(
+      "dl",
+      {},
+      lines.map(([title, about]) => h("div", {}, h("dt", {}, title), h("dd", {}, about))),
+    ),
+  );
 }
 
 /** For narrow pages, where rows are cards and have no header to click. */

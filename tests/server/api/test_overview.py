@@ -113,7 +113,7 @@ def test_a_line(started: Started) -> None:
     assert (line.density, line.memory, line.ancestors, line.in_flight) == (0.25, 100, 0, 0)
     assert line.accuracy is not None
     assert (line.accuracy.score, line.accuracy.share) == ("dev_exact_match", 0.75)
-    assert line.canaries == 0.5
+    assert (line.canaries, line.canaries_asked) == (0.5, 2)
     assert len(line.requests_per_second) == len(line.p95_seconds) == 30
     assert 0.3 <= sum(line.requests_per_second) <= 0.6, "3 in ten seconds, or in the first five"
     known = [seconds for seconds in line.p95_seconds if seconds is not None]
