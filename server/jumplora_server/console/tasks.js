@@ -1,5 +1,6 @@
 // The section of tasks: search, order, and the table.
 
+import { allow, changeButton } from "./change.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { counted, whole } from "./format.js";
 import { COLUMNS } from "./row.js";
@@ -21,10 +22,14 @@ export function mountTasks(section, context) {
   const table = new TaskTable(head.element, context, context.refresh);
   const chooser = orderChooser((sort, order) => change({ sort, order }));
   const empty = h("p", { class: "muted", id: "tasks-empty" }, "Asking the server…");
-  const publish = h(
-    "button",
-    { type: "button", class: "button", id: "publish-task", onclick: () => context.publishTask() },
+  const whyNot = h("p", { id: "no-publishing", class: "note", role: "status", hidden: true });
+  const publish = changeButton(
     "Publish a task",
+    { class: "button", id: "publish-task" },
+    {
+      onclick: () => context.publishTask(),
+      explain: () => (whyNot.hidden = false),
+    },
   );
   section.prepend(
     h(
@@ -36,7 +41,7 @@ export function mountTasks(section, context) {
     ),
   );
   const help = columnHelp();
-  section.append(table.element, empty, help);
+  section.append(whyNot, table.element, empty, help);
   table.element.hidden = help.hidden = true;
   head.show(view);
 
@@ -79,9 +84,11 @@ export function mountTasks(section, context) {
       setText(empty, none);
       empty.hidden = found > 0;
       table.element.hidden = help.hidden = found === 0;
-      const { may_change: mayChange, why_not: whyNot } = overview.server;
-      publish.disabled = !mayChange;
-      setAttribute(publish, "title", mayChange ? null : whyNot);
+      const { may_change: mayChange, why_not: reason } = overview.server;
+      allow(publish, mayChange, whyNot);
+      setAttribute(publish, "title", mayChange ? null : reason);
+      setText(whyNot, mayChange ? "" : `Changes are off: ${reason}.`);
+      if (mayChange) whyNot.hidden = true;
     },
   };
 }
