@@ -39,7 +39,7 @@ export function ranking(question, details) {
       "p",
       { class: "muted" },
       calibration(details),
-      " Generate's probabilities are of all answers, so they may differ from these, which are shares among the options.",
+      " Generate's probabilities may differ: those are of all answers, and never calibrated.",
     ),
   ].filter((part) => part !== null);
 }
