@@ -245,17 +245,17 @@ def ask_both(page: Page) -> tuple[Locator, Locator]:
 
 
 def test_a_comparison_that_was_left_has_no_verdict(browser: Browser, slow: Listening) -> None:
-    before = slow.site.outcomes("beta").get("client_disconnect", 0)
     with at(browser, slow) as page:
         with slow.site.engine.steps_held():
             answer, other = ask_both(page)
             button(page, "Do not compare").click()
             expect(other).to_be_hidden()
+            stopped = page.locator("section.answer", has_text="Stopped after 0 tokens")
+            expect(stopped).to_have_attribute("aria-label", "Second answer")
         expect(answer.locator(".timing")).to_be_visible()
         expect(answer).not_to_have_attribute("aria-busy", "true")
         expect(page.locator(".verdict")).to_be_empty()
         expect(button(page, "Stop")).to_be_hidden()
-    wait_for(lambda: slow.site.outcomes("beta").get("client_disconnect", 0) == before + 1)
 
 
 def test_the_other_answer_ends_with_the_pages_own_fault(browser: Browser, slow: Listening) -> None:
@@ -263,7 +263,7 @@ def test_the_other_answer_ends_with_the_pages_own_fault(browser: Browser, slow: 
         streams = hold(page, "**/generate_stream", "POST")
         answer, _ = ask_both(page)
         first(page, streams, count=2)
-        (foreign,) = [each for each in streams if each.request.post_data_json["task_id"] == "beta"]
+        (foreign,) = [each for each in streams if '"beta"' in str(each.request.post_data)]
         event = 'data:{"token":null,"generated_text":"x"}\n\n'
         foreign.fulfill(status=200, content_type="text/event-stream", body=event)
         expect(answer).to_contain_text("Stopped after 0 tokens")
@@ -351,11 +351,14 @@ def test_what_was_refused_for_good_is_not_asked_again(
         page.reload()
         first(page, asked)
         expect(page.locator("#try-task-fault")).to_be_visible()
-        for _ in range(4):
+        counts = []
+        for _ in range(5):
             with page.expect_response("**/v1/overview?*"):
                 page.evaluate(LOOK_NOW)
             expect(page.locator("#try-task-fault")).to_be_visible()
-        assert (len(asked) > 2) is is_asked_again, len(asked)
+            counts.append(len(asked))
+        # Once more where it is listed, and then no more.
+        assert (counts[-1] > counts[1]) is is_asked_again, counts
 
 
 def test_ancestors_get_their_names_later(browser: Browser, slow: Listening) -> None:
