@@ -77,7 +77,7 @@ export function digits(version) {
 }
 
 /** A time as "09:15:02" of today and "2026-11-28 09:15" of another day, where the reader lives;
- *  texts that are no times as they are. */
+ *  other texts as they are. */
 export function when(text, now = Date.now()) {
   const time = new Date(text);
   if (!text || Number.isNaN(time.getTime())) return text || NONE;
