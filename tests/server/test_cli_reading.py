@@ -175,7 +175,7 @@ def test_status_is_the_server_on_one_screen(served: tuple[Site, str]) -> None:
     assert found["server"]["ready"] is True
     assert [each["task_id"] for each in found["tasks"]] == ["alpha", "beta", "gamma"]
     text = run("status", "--server", address).stdout
-    strip = {line.split()[0]: line for line in text.splitlines()[:7]}
+    strip = {line.split()[0]: line for line in text.splitlines()[:8]}
     assert f"{address}, version" in strip["server"]
     assert "toy, float32 on cpu" in strip["backbone"]
     assert strip["ready"].split() == ["ready", "yes"]
@@ -185,6 +185,10 @@ def test_status_is_the_server_on_one_screen(served: tuple[Site, str]) -> None:
     assert "50 %" in line
     admin = run("status", "--server", address, "--key", ADMIN_KEY).stdout
     assert "this key may change adapters" in admin
+    assert "an admin key" in admin
+    assert "none given" in strip["key"]
+    wrong = run("status", "--server", address, "--key", "sk-nothing").stdout
+    assert "not known to this server" in wrong
 
 
 def test_status_shows_some_of_many_tasks(served: tuple[Site, str]) -> None:

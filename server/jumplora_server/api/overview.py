@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from jumplora_server.api.ask import Caller, record_of
+from jumplora_server.api.ask import Caller, Scope, record_of
 from jumplora_server.api.health import WithServices, ready_checks, remarks
 from jumplora_server.api.middleware import ADMIN_KEY_NEEDED, CHANGES_ARE_OFF
 from jumplora_server.api.overview_maps import continual_runs, overlap_map, record_of_run
@@ -39,6 +39,7 @@ from jumplora_server.version import VERSION
 router = APIRouter(prefix="/v1", tags=["server"])
 TASKS_A_TURN = 32  # of the event loop, which others wait for: less than a millisecond
 MAX_REASON = 400  # characters of why a task is degraded
+KINDS_OF_KEYS: tuple[Scope, ...] = ("api", "admin")
 # What needs a look comes first.
 _STATES = (State.FAILED, State.LOADING, State.DRAINING, State.COLD, State.READY)
 _ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 422)}
@@ -63,7 +64,7 @@ async def get_overview(
     lines = await _in_turns(_line(s, trends) for s in services.residency.each_status(shown))
     records = await _in_turns((task, record_of_run(routes[task])) for task in tasks)
     told = Overview(
-        server=_strip(services, caller),
+        server=_strip(services, caller, has_key="authorization" in request.headers),
         total=len(tasks),
         found=len(found),
         offset=query.offset,
@@ -157,10 +158,11 @@ def _line(status: TaskStatus, trends: Trends) -> TaskLine:
         failed=trends.sum_of(status.task_id).failed,
         accuracy=None if score is None else Accuracy(score=score[0], share=score[1]),
         canaries=status.canary_accuracy,
+        canaries_asked=len(status.replies),
     )
 
 
-def _strip(services: Services, caller: Caller) -> Strip:
+def _strip(services: Services, caller: Caller, *, has_key: bool) -> Strip:
     settings, limits, load = services.settings, services.limits, services.loop.load
     why_not = why_no_change(services, caller)
     default = settings.default_task
@@ -184,9 +186,19 @@ def _strip(services: Services, caller: Caller) -> Strip:
         default_task=default if default and _may_name(services, caller, default) else None,
         max_input_tokens=limits.max_source_tokens,
         max_new_tokens=limits.max_target_tokens,
+        keys=[kind for kind in KINDS_OF_KEYS if settings.key_hashes(kind)],
+        key=_key(caller, has_key=has_key),
         may_change=why_not is None,
         why_not=why_not,
     )
+
+
+def _key(caller: Caller, *, has_key: bool) -> Literal["none", "unknown", "api", "admin"]:
+    if "admin" in caller.scopes:
+        return "admin"
+    if "api" in caller.scopes:
+        return "api"
+    return "unknown" if has_key else "none"
 
 
 def why_no_change(services: Services, caller: Caller) -> str | None:

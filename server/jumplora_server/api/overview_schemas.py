@@ -58,6 +58,11 @@ class Strip(BaseModel):
     default_task: str | None
     max_input_tokens: int
     max_new_tokens: int
+    keys: list[Literal["api", "admin"]] = Field(description="the kinds of keys it was started with")
+    key: Literal["none", "unknown", "api", "admin"] = Field(
+        description="what it took the request's key for; a server without API keys answers unknown "
+        "ones too"
+    )
     may_change: bool = Field(description="whether this key may change adapters")
     why_not: str | None = Field(description="why it may not")
 
@@ -92,6 +97,7 @@ class TaskLine(BaseModel):
     failed: int = Field(description="requests of that time that the server failed")
     accuracy: Accuracy | None
     canaries: float | None = Field(description="share of its canaries that were right here")
+    canaries_asked: int = Field(description="how many of them were asked here")
 
 
 class OverlapMap(BaseModel):

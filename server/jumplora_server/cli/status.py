@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from jumplora_server.api.overview_schemas import Overview, TaskLine
     from jumplora_server.client import Client
 
+KEYS = {
+    "none": "none given",
+    "unknown": "not known to this server, which answers all the same",
+    "api": "an API key",
+    "admin": "an admin key",
+}
 _MOST_LINES = 100
 _MOST_CHANGES = 10
 _MOST_CHARS = 60  # of a canary's prompt
@@ -99,6 +105,7 @@ def _print(overview: Overview, address: str) -> None:
             f"{size(server.backbone_memory)} backbone",
         ),
         ("tasks", _tasks(overview)),
+        ("key", KEYS[server.key] if server.keys else "this server has no keys"),
         ("changes", "this key may change adapters" if server.may_change else str(server.why_not)),
     ]
     print_facts(facts)

@@ -11,8 +11,8 @@ import { summary, timingFigure } from "./timing.js";
 import { legend, tokenLine } from "./tokens.js";
 
 /** `run(question, signal)` resolves to {question, text, details, tokens}, or to {error}; both of
- *  them are null where the reader stopped it. */
-export function answerPanel(context, name) {
+ *  them are null where the reader stopped it. With `isFirst` it scrolls into view. */
+export function answerPanel(context, name, { isFirst }) {
   const title = h("h3", {}, name);
   const tokens = tokenLine();
   const key = legend();
@@ -36,6 +36,7 @@ export function answerPanel(context, name) {
     if (question.way === "generate") body.replaceChildren(waiting, tokens.line);
     else body.replaceChildren(waiting);
     copying.show(question);
+    if (isFirst) bringIntoView(element);
     return waiting;
   }
 
@@ -44,6 +45,9 @@ export function answerPanel(context, name) {
     const parts =
       question.way === "choose" ? ranking(question, details) : [tokens.line, key, tokens.table];
     body.replaceChildren(...parts, timingFigure(details, seconds));
+    copying.show(repeatable(question, details));
+    // It grew; a reader who went elsewhere stays there.
+    if (isFirst && isInView(element)) bringIntoView(element);
     context.announce(spoken(question, answer, shown));
   }
 
@@ -82,6 +86,29 @@ export function answerPanel(context, name) {
   }
 
   return { element, run, clear, mark: tokens.mark };
+}
+
+/** What gets this answer again: with the seed by which it was drawn, where it was. */
+const repeatable = (question, { seed }) =>
+  (seed ?? null) === null
+    ? question
+    : { ...question, parameters: { ...question.parameters, seed } };
+
+function isInView(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}
+
+/** All of it where it fits; else its beginning. */
+function bringIntoView(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  const covered = Number.parseFloat(getComputedStyle(element).scrollMarginTop);
+  if (top >= covered && bottom <= innerHeight) return;
+  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({
+    block: bottom - top <= innerHeight - covered ? "nearest" : "start",
+    behavior: isStill ? "auto" : "smooth",
+  });
 }
 
 const LONGEST = 200; // characters of an answer that are read out

@@ -1,6 +1,7 @@
 // What an adapter's maker expects of it, and what it answered here.
 
 import { h } from "./dom.js";
+import { counted } from "./format.js";
 
 const SHORT_CHARS = 280;
 
@@ -27,6 +28,14 @@ export function canaryTable(canaries) {
     h("thead", {}, head),
     h("tbody", {}, rows),
   );
+}
+
+/** What an upload's canaries came to, as a sentence. */
+export function canariesSaid(canaries) {
+  const asked = canaries.filter(({ got }) => got !== null);
+  if (asked.length === 0) return "It brings no canaries, so no answer of it was checked.";
+  const right = asked.filter(({ is_right: isRight }) => isRight).length;
+  return `${right} of ${counted(asked.length, "canary", "canaries")} ${right === 1 ? "was" : "were"} right.`;
 }
 
 function answer(got, isRight) {

@@ -2,9 +2,27 @@
 // want the task id typed first.
 
 import { adapterPath, ask } from "./api.js";
-import { h } from "./dom.js";
+import { h, setAttribute } from "./dom.js";
 import { digits } from "./format.js";
 import { openForm, typedConfirmation } from "./modal.js";
+
+/**
+ * A button of a change. Where it is not allowed, it stays in reach of the keyboard and of touch: it is
+ * described by a note that says why (see `allow`), and a press calls `explain()` in place of
+ * `onclick`.
+ */
+export function changeButton(text, attributes, { onclick, explain }) {
+  const isAllowed = () => element.getAttribute("aria-disabled") === null;
+  const press = (event) => (isAllowed() ? onclick(event) : explain());
+  const element = h("button", { type: "button", ...attributes, onclick: press }, text);
+  return element;
+}
+
+/** Whether a press of it makes the change. */
+export function allow(button, mayChange, note) {
+  setAttribute(button, "aria-disabled", mayChange ? null : "true");
+  setAttribute(button, "aria-describedby", mayChange ? null : note.id);
+}
 
 export const load = (taskId) => change("POST", adapterPath(taskId, "load"));
 

@@ -32,10 +32,15 @@ export function ranking(question, details) {
       h(
         "p",
         { class: "muted" },
-        "How likely a free answer is to be one of these options; little says that the text is not one for this task.",
+        "How likely the model's own answer is to be one of these options. It is small where likely options are left out, or are not the task's; a text of another kind often has a large mass all the same.",
       ),
     ),
-    h("p", { class: "muted" }, calibration(details)),
+    h(
+      "p",
+      { class: "muted" },
+      calibration(details),
+      " Generate's probabilities may differ: those are of all answers, and never calibrated.",
+    ),
   ].filter((part) => part !== null);
 }
 

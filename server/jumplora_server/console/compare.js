@@ -52,7 +52,7 @@ function comparedChoices(outcomes) {
         h(
           "caption",
           {},
-          "Probabilities side by side, the largest difference first; –: not an option there",
+          captionOf(rows),
         ),
         h(
           "thead",
@@ -67,13 +67,24 @@ function comparedChoices(outcomes) {
       ),
     ),
     rows.length > MOST_ROWS
-      ? h("p", { class: "muted" }, `${rows.length - MOST_ROWS} others differ less.`)
+      ? h("p", { class: "muted" }, `${rows.length - MOST_ROWS} others are not shown.`)
       : null,
   ].filter((part) => part !== null);
 }
 
+/** Rows that both have stand first. */
+function captionOf(rows) {
+  const shared = rows.filter(isShared).length;
+  const parts = ["Probabilities side by side"];
+  if (shared > 0) parts.push(", the largest difference first");
+  if (shared > 0 && shared < rows.length) parts.push(", then options that one of the two has");
+  if (shared < rows.length) parts.push("; –: the task has no such option");
+  return `${parts.join("")}.`;
+}
+
+const isShared = ({ first, second }) => first !== null && second !== null;
+
 function row({ text, first, second }) {
-  const isShared = first !== null && second !== null;
   const cells = [first, second].map((share) => (share === null ? "–" : percent(share)));
   return h(
     "tr",
@@ -83,7 +94,7 @@ function row({ text, first, second }) {
     h(
       "td",
       { class: "number nowrap" },
-      isShared ? `${arrow(second - first)}${points(second - first)}` : "–",
+      isShared({ first, second }) ? `${arrow(second - first)}${points(second - first)}` : "–",
     ),
   );
 }

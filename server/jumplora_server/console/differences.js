@@ -41,7 +41,8 @@ function commonPairs(left, right) {
   return pairs;
 }
 
-/** [{text, first, second}] of all options of both, the largest difference first; null: not there. */
+/** [{text, first, second}] of all options of both: those of both, the largest difference first,
+ *  then those of one, the likeliest first; null: not there. */
 export function optionDifferences(first, second) {
   const [left, right] = [first, second].map(
     (choices) => new Map(choices.map((option) => [option.text, option.probability])),
@@ -51,6 +52,7 @@ export function optionDifferences(first, second) {
     first: left.get(text) ?? null,
     second: right.get(text) ?? null,
   }));
+  const isOfOne = (row) => Number(row.first === null || row.second === null);
   const size = (row) => Math.abs((row.first ?? 0) - (row.second ?? 0));
-  return rows.sort((a, b) => size(b) - size(a));
+  return rows.sort((a, b) => isOfOne(a) - isOfOne(b) || size(b) - size(a));
 }

@@ -1,5 +1,7 @@
 // Makes elements. Text is only ever set as text, so nothing that a server says becomes markup.
 
+import { when } from "./format.js";
+
 /** h("button", {class: "wide", onclick: f, style: {width: "4px"}}, "text", child, …) */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -16,6 +18,11 @@ export function svg(tag, attributes = {}, ...children) {
   set(element, attributes);
   element.append(...children.flat());
   return element;
+}
+
+/** A time as people read it; the whole of it where it is pointed at. */
+export function timeOf(text) {
+  return h("time", { datetime: text, title: text }, when(text));
 }
 
 /** Changes the text only if it is another one: a selection in it stays. */

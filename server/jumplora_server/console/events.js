@@ -1,7 +1,7 @@
 // The last things that happened, newest first. A line that is there stays where it is: new ones
 // come on top, and wait for a press of a button while the reader is in the list.
 
-import { h, setText } from "./dom.js";
+import { h, setText, timeOf } from "./dom.js";
 import { counted } from "./format.js";
 
 const KINDS = {
@@ -115,17 +115,11 @@ function lineOf(event, context) {
   const element = h(
     "li",
     {},
-    h(
-      "time",
-      { datetime: event.at, title: at.toLocaleString() },
-      at.toLocaleTimeString(),
-      " ",
-      age,
-    ),
+    h("span", { class: "at" }, timeOf(event.at), " ", age),
     h("span", { class: `kind ${tone}` }, h("span", { "aria-hidden": "true" }, `${icon} `), word),
     h(
       "span",
-      { class: "what" },
+      { class: "whose" },
       event.task_id === null
         ? null
         : h(
@@ -133,8 +127,8 @@ function lineOf(event, context) {
             { type: "button", class: "link", onclick: () => context.openTask(event.task_id) },
             event.task_id,
           ),
-      h("span", { title: event.version }, event.text),
     ),
+    h("span", { class: "what", title: event.version }, event.text),
   );
   const line = { element, kind: event.kind, age: () => setText(age, relative(at, new Date())) };
   line.age();

@@ -35,12 +35,17 @@ export function seconds(value) {
   return value < 60 ? `${short(value)} s` : `${short(value / 60)} min`;
 }
 
-/** A share from 0 to 1: 0.165 -> "16.5 %"; whole ones without a point. */
+/** A share from 0 to 1: 0.165 -> "16.5 %". */
 export function percent(share, digits = 1) {
   if (share === null || share === undefined) return NONE;
   const text = (share * 100).toFixed(digits);
   const isFew = share > 0 && Number(text) === 0;
-  return isFew ? `<${(10 ** -digits).toFixed(digits)} %` : `${text.replace(/\.0+$/, "")} %`;
+  return isFew ? `<${(10 ** -digits).toFixed(digits)} %` : `${text} %`;
+}
+
+/** Seconds as two digits have them: 0.0123 -> "12 ms". */
+export function roughSeconds(value) {
+  return seconds(value && Number(value.toPrecision(2)));
 }
 
 /** Requests a second, of which 0 is a number as well. */
@@ -71,13 +76,17 @@ export function digits(version) {
   return version ? version.slice(0, 8) : "";
 }
 
-/** An ISO time as "2026-11-28 09:15" where the reader lives; other texts as they are. */
-export function when(text) {
+/** A time as "09:15:02" of today and "2026-11-28 09:15" of another day, where the reader lives;
+ *  other texts as they are. */
+export function when(text, now = Date.now()) {
   const time = new Date(text);
   if (!text || Number.isNaN(time.getTime())) return text || NONE;
   const two = (number) => String(number).padStart(2, "0");
-  const day = `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())}`;
-  return `${day} ${two(time.getHours())}:${two(time.getMinutes())}`;
+  const minute = `${two(time.getHours())}:${two(time.getMinutes())}`;
+  if (time.toDateString() === new Date(now).toDateString()) {
+    return `${minute}:${two(time.getSeconds())}`;
+  }
+  return `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())} ${minute}`;
 }
 
 /** "test_exact_match" -> "test exact match". */

@@ -1,9 +1,21 @@
 // The key with which the page asks: a small form. It stays in this tab until it is forgotten.
 
 import { key } from "./api.js";
-import { h } from "./dom.js";
+import { h, setAttribute, setText } from "./dom.js";
 
-/** {button, panel, demand(error)}: the button opens the panel; a refused request demands a key. */
+// What the button says of the key, by what the server took it for, and a sentence more.
+const TAKEN_FOR = {
+  unknown: [
+    "Key not known",
+    "The server does not know this key, and answers as it does without one. Enter another one, " +
+      "or forget it.",
+  ],
+  api: ["Reading key", "This tab has an API key: it may look and generate."],
+  admin: ["Admin key", "This tab has an admin key: it may also change adapters."],
+};
+
+/** {button, panel, demand(error), show(server)}: the button opens the panel; a refused request
+ *  demands a key. `server` is an overview's. */
 export function keyEntry(context) {
   const field = h("input", {
     id: "key",
@@ -28,8 +40,10 @@ export function keyEntry(context) {
     type: "button",
     class: "button plain",
     "aria-controls": "key-panel",
-    onclick: () => (panel.hidden ? open(hint()) : close()),
+    onclick: () => (panel.hidden ? open(hint(server)) : close()),
   });
+  let server = null; // of the last overview
+
   panel.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     close();
@@ -71,7 +85,10 @@ export function keyEntry(context) {
   }
 
   function label() {
-    button.textContent = key.get() ? "Key in use" : "Enter a key";
+    const isNotKnown = key.get() !== "" && server?.key === "unknown";
+    setText(button, labelOf(server));
+    button.classList.toggle("warn", isNotKnown);
+    setAttribute(button, "title", isNotKnown ? hint(server) : null);
     button.setAttribute("aria-expanded", String(!panel.hidden));
     forget.hidden = !key.get();
   }
@@ -80,6 +97,12 @@ export function keyEntry(context) {
   return {
     button,
     panel,
+    show(latest) {
+      const isNews = server?.key !== latest.key;
+      server = latest;
+      label();
+      if (isNews && key.get() && latest.key !== "none") context.announce(hint(server));
+    },
     demand(error) {
       const isNew = panel.hidden || why.className !== "bad";
       if (!isNew) return;
@@ -92,8 +115,26 @@ export function keyEntry(context) {
   };
 }
 
-function hint() {
-  return key.get()
-    ? "This tab has a key. Enter another one, or let this one be forgotten."
-    : "An API key may look and generate, an admin key may also change adapters.";
+/** Pure: `server` is null before the first answer. */
+export function labelOf(server, hasKey = key.get() !== "") {
+  if (!hasKey) return "Enter a key";
+  return TAKEN_FOR[server?.key]?.[0] ?? "Key in use"; // an answer to the request before has none
+}
+
+export function hint(server, hasKey = key.get() !== "") {
+  if (server?.keys.length === 0) {
+    const what = "This server has no keys: each client may look and generate, and none may change";
+    return `${what} adapters here. JUMPLORA_ADMIN_KEYS gives it some.`;
+  }
+  if (hasKey) {
+    const other = "This tab has a key. Enter another one, or let this one be forgotten.";
+    return TAKEN_FOR[server?.key]?.[1] ?? other;
+  }
+  const kinds = server?.keys ?? ["api", "admin"];
+  if (!kinds.includes("api")) {
+    return "This server answers without a key; an admin key may also change adapters.";
+  }
+  return kinds.includes("admin")
+    ? "An API key may look and generate, an admin key may also change adapters."
+    : "An API key may look and generate; this server has no admin key.";
 }

@@ -1,7 +1,7 @@
 // How a version was made: its facts, its ancestors, and where it is dense.
 
-import { h } from "./dom.js";
-import { bytes, digits, moduleName, NONE, percent, when, whole, words } from "./format.js";
+import { h, timeOf } from "./dom.js";
+import { bytes, digits, moduleName, NONE, percent, whole, words } from "./format.js";
 
 const MOST_BARS = 200; // at first; large adapters have up to 2,048 modules
 
@@ -21,7 +21,7 @@ export function facts(detail) {
     ["Memory", memoryOf(detail)],
     ["File", bytes(detail.bytes.disk)],
     ["In flight", String(detail.in_flight)],
-    ["Created", manifest?.created && when(manifest.created)],
+    ["Created", manifest?.created && timeOf(manifest.created)],
     ["Backbone", manifest?.backbone.name],
     ...scores.map(([name, score]) => [words(name), scoreOf(score)]),
   ];

@@ -44,6 +44,7 @@ const parts = [
   mountRuns(byId("runs"), context),
   mountEvents(byId("events"), context),
   drawer.show,
+  showLinks,
 ];
 
 const overviews = poll(() => look(`/v1/overview?${tasks.query()}`), {
@@ -59,6 +60,11 @@ const overviews = poll(() => look(`/v1/overview?${tasks.query()}`), {
   },
 });
 overviews.now();
+
+/** A link sends no key. */
+function showLinks({ server }) {
+  byId("metrics").hidden = server.keys.includes("api");
+}
 
 // A part that fails is a fault of the page, and must not keep the others from being shown.
 function showOne(show, overview) {

@@ -34,6 +34,7 @@ export function optionChips() {
     fault,
   );
   let own = [];
+  let other = null; // {task, options} that is compared with, null: none
   let added = [];
 
   text.addEventListener("keydown", (event) => {
@@ -92,7 +93,12 @@ export function optionChips() {
     const chosen = read();
     all.disabled = none.disabled = boxes().length === 0;
     if (boxes().length === 0) hint.textContent = "This task brings no options: add some to choose.";
-    else if (chosen === true) hint.textContent = "All of the task's own options.";
+    else if (chosen === true)
+      hint.textContent =
+        "All of the task's own options." +
+        (other === null || isSame(other.options, own)
+          ? ""
+          : ` ${other.task} answers with its own, which are others.`);
     else hint.textContent = `${chosen.length} of ${boxes().length} take part.`;
   }
 
@@ -106,9 +112,15 @@ export function optionChips() {
     return isOwn ? true : chosen;
   }
 
+  /** What the task that is compared with has, {task, options}; null: there is none. */
+  function setOther(compared) {
+    other = compared;
+    explain();
+  }
+
   /** Those that the reader added stay. */
   function set(options) {
-    if (own.length === options.length && own.every((option, i) => option === options[i])) return;
+    if (isSame(own, options)) return;
     own = options;
     added = added.filter((option) => !own.includes(option));
     chips.replaceChildren(
@@ -119,5 +131,8 @@ export function optionChips() {
   }
 
   explain();
-  return { element, read, set, setFault };
+  return { element, read, set, setOther, setFault };
 }
+
+const isSame = (options, others) =>
+  options.length === others.length && options.every((option, i) => option === others[i]);

@@ -4,7 +4,7 @@
 // below says of which pair the cell is.
 
 import { h, renew } from "./dom.js";
-import { counted, short } from "./format.js";
+import { counted } from "./format.js";
 
 const MOST_WITH_NUMBERS = 16; // tasks; larger squares show the sign alone
 
@@ -117,7 +117,7 @@ function cell([task, other], isDiagonal, jaccard, chance) {
   }
   const ratio = chance > 0 ? jaccard / chance : null;
   const level = LEVELS.find((one) => (ratio ?? (jaccard > 0 ? Infinity : 1)) >= one.from);
-  const times = ratio === null ? "where chance has none" : `${short(ratio)} times chance`;
+  const times = ratio === null ? "where chance has none" : `${ratio.toFixed(2)} times chance`;
   const numbers = `Jaccard ${jaccard.toFixed(3)}, by chance ${chance.toFixed(3)}: ${times}`;
   return h(
     "td",

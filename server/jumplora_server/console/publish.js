@@ -2,6 +2,7 @@
 
 import { adapterPath, look, Refused, upload } from "./api.js";
 import { unsure } from "./change.js";
+import { canariesSaid } from "./canaries.js";
 import { h } from "./dom.js";
 import { bytes, digits, percent } from "./format.js";
 import { openForm, typedConfirmation } from "./modal.js";
@@ -134,6 +135,7 @@ function resultOf(done) {
     "div",
     {},
     h("p", { class: "note good" }, outcomeOf(done)),
+    h("p", {}, canariesSaid(done.canaries)),
     done.made_from
       ? h("p", { class: "muted" }, `Made of a PEFT folder (${done.made_from.peft_type}).`)
       : null,

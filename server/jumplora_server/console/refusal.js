@@ -1,6 +1,7 @@
 // A refusal, where the reader looks: what it is, what the server says, and what to do.
 
 import { h } from "./dom.js";
+import { labelled } from "./wishes.js";
 
 const TITLES = {
   unreachable: "The server gives no answer",
@@ -23,6 +24,8 @@ const TITLES = {
 };
 const HINTS = {
   unauthorized: "Give one at the top of the page, then ask again.",
+  unknown_task: "Choose a task from the list.",
+  unknown_version: "Choose a version from the list.",
   forbidden: "Another key, given at the top of the page, may.",
   unreachable: "Is it running, and the network up? The text stays here.",
 };
@@ -37,13 +40,14 @@ export function aboutOf({ type }) {
 
 export function refusalNote(error) {
   const { message, status, type, reason, retryAfter } = error;
+  const isTitle = message.replace(/\.$/, "") === titleOf(error);
   const hint = retryAfter === null ? HINTS[type] : `Try again in ${retryAfter} s.`;
   const codes = [status > 200 && `HTTP ${status}`, type, reason].filter(Boolean).join(" · ");
   return h(
     "div",
     { class: "note bad refusal", role: "alert" },
     h("p", {}, h("strong", {}, `⚠ ${titleOf(error)}`)),
-    h("p", {}, message),
+    isTitle ? null : h("p", {}, labelled(message)),
     hint ? h("p", {}, hint) : null,
     h("p", { class: "muted codes" }, codes),
   );

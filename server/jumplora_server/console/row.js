@@ -2,24 +2,87 @@
 
 import { copyText } from "./copy.js";
 import { h, setAttribute, setText } from "./dom.js";
-import { bytes, digits, NONE, percent, rate, seconds, whole, words } from "./format.js";
+import { bytes, digits, NONE, percent, rate, roughSeconds, whole, words } from "./format.js";
 import { sparkline } from "./sparkline.js";
 import { meanOf } from "./trend.js";
 
-const TREND = "Of all the time that the curve shows";
-
-/** The columns: `sort` is the server's name of their order, `first` the one to begin with. */
+/** The columns: `sort` is the server's name of their order, `first` the one to begin with, `about`
+ *  what stands in them. */
 export const COLUMNS = [
-  { name: "task", title: "Task", sort: "task_id", first: "ascending" },
-  { name: "state", title: "State", sort: "state", first: "ascending" },
-  { name: "density", title: "Density", sort: "density", first: "ascending" },
-  { name: "lineage", title: "Lineage" },
-  { name: "memory", title: "Memory", sort: "memory", first: "descending" },
-  { name: "requests", title: "Requests/s", about: TREND, sort: "requests", first: "descending" },
-  { name: "p95", title: "p95", about: TREND, sort: "p95", first: "descending" },
-  { name: "failed", title: "Failed", sort: "failed", first: "descending" },
-  { name: "accuracy", title: "Accuracy", sort: "accuracy", first: "descending" },
-  { name: "canaries", title: "Canaries", sort: "canaries", first: "ascending" },
+  {
+    name: "task",
+    title: "Task",
+    about: "The task's id, and the first digits of the version that answers.",
+    sort: "task_id",
+    first: "ascending",
+  },
+  {
+    name: "state",
+    title: "State",
+    about:
+      "Ready: in memory. Cold: loaded when it is asked for. Failed: it does not load. Degraded: " +
+      "what was published last does not answer, and the version before it does.",
+    sort: "state",
+    first: "ascending",
+  },
+  {
+    name: "density",
+    title: "Density",
+    about:
+      "How many of the weights that it may change the adapter does change. Masked: some of them, " +
+      "as its mask says; lowrank: all of them a little.",
+    sort: "density",
+    first: "ascending",
+  },
+  {
+    name: "lineage",
+    title: "Lineage",
+    about: "How many adapters, learned before it, the adapter is added to.",
+  },
+  {
+    name: "memory",
+    title: "Memory",
+    about: "What its versions take of the memory for adapters.",
+    sort: "memory",
+    first: "descending",
+  },
+  {
+    name: "requests",
+    title: "Requests/s",
+    about: "The mean of the last 5 minutes, which the curve shows.",
+    sort: "requests",
+    first: "descending",
+  },
+  {
+    name: "p95",
+    title: "p95",
+    about: "95 of 100 requests of the last 5 minutes took less time than this, within 12 %.",
+    sort: "p95",
+    first: "descending",
+  },
+  {
+    name: "failed",
+    title: "Failed",
+    about: "Requests of the last 5 minutes that the server failed.",
+    sort: "failed",
+    first: "descending",
+  },
+  {
+    name: "accuracy",
+    title: "Accuracy",
+    about: "What the adapter's maker measured; this server measures none.",
+    sort: "accuracy",
+    first: "descending",
+  },
+  {
+    name: "canaries",
+    title: "Canaries",
+    about:
+      "Prompts that the adapter brings with their answers: how many of them were right on this " +
+      "server. Below a share that its operator sets, a version is refused.",
+    sort: "canaries",
+    first: "ascending",
+  },
   { name: "actions", title: "Actions", isUnseen: true },
 ];
 
@@ -159,14 +222,18 @@ function numbers(cells) {
     setText(cells.memory, line.memory ? bytes(line.memory) : NONE);
     setText(failed, whole(line.failed));
     setAttribute(failed, "class", line.failed ? "bad strong" : "muted");
-    setText(canaries, line.canaries === 1 ? "all right" : percent(line.canaries));
-    const isWrong = line.canaries !== null && line.canaries < 1;
-    setAttribute(
-      canaries,
-      "class",
-      isWrong ? "bad strong" : line.canaries === null ? "muted" : "good",
-    );
+    const { canaries: share, canaries_asked: asked } = line;
+    setText(canaries, share === null ? NONE : `${Math.round(share * asked)} of ${asked}`);
+    setAttribute(canaries, "title", share === null ? null : `${percent(share)} were right here`);
+    setAttribute(canaries, "class", canaryTone(line));
   };
+}
+
+/** The floor below which a version is refused is not known here, only that one was refused. */
+function canaryTone({ canaries: share, degraded }) {
+  if (share === 0 || /\bcanaries\b/.test(degraded ?? "")) return "bad strong";
+  if (share === null) return "muted";
+  return share < 1 ? "warn strong" : "good";
 }
 
 function trends(cells) {
@@ -177,6 +244,6 @@ function trends(cells) {
   return (line) => {
     // Beside the curve stands the number of all its time, by which the column is sorted.
     requests.show(line.requests_per_second, rate(meanOf(line.requests_per_second)));
-    p95.show(line.p95_seconds, seconds(line.p95));
+    p95.show(line.p95_seconds, roughSeconds(line.p95));
   };
 }

@@ -1,7 +1,7 @@
 // What the drawer shows of a task, and the buttons of its changes.
 
 import { canaryTable } from "./canaries.js";
-import { load, openRemove, openRollBack, pin } from "./change.js";
+import { allow, changeButton, load, openRemove, openRollBack, pin } from "./change.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { counted, digits } from "./format.js";
 import { densityBars, facts, lineageChips } from "./made.js";
@@ -118,8 +118,8 @@ export class Sheet {
   #buttons(detail, mayChange) {
     const { task_id: taskId, pinned, history } = detail;
     const { context, close } = this;
-    const button = (text, tone, onclick, disabled = !mayChange) =>
-      h("button", { type: "button", class: `button ${tone}`, disabled, onclick }, text);
+    const button = (text, tone, onclick, title = null) =>
+      this.#changeButton(text, { class: `button ${tone}`, title }, onclick, mayChange);
     const tryIt = () => (close(), context.tryTask(taskId));
     const setPin = () => pin(taskId, !pinned);
     const pinSaid = `${taskId} is ${pinned ? "no longer pinned" : "pinned"}.`;
@@ -129,9 +129,11 @@ export class Sheet {
     };
     const act = (change, said) => (event) => this.#act(taskId, event.target, change, said);
     return [
-      button("Try it", "primary", tryIt, false),
+      h("button", { type: "button", class: "button primary", onclick: tryIt }, "Try it"),
       button("Load now", "", act(() => load(taskId), `${taskId} is loaded.`)),
-      button(pinned ? "Unpin" : "Pin", "", act(setPin, pinSaid)),
+      pinned
+        ? button("Unpin", "", act(setPin, pinSaid), "It may leave memory again.")
+        : button("Pin", "", act(setPin, pinSaid), "It stays in memory until the server restarts."),
       button("Publish a version…", "", () =>
         openPublishOver(detail, context, () => this.#changed()),
       ),
@@ -139,10 +141,21 @@ export class Sheet {
     ];
   }
 
+  #changeButton(text, attributes, onclick, mayChange) {
+    const explain = () => {
+      this.whyNot.scrollIntoView({ block: "center" });
+      this.context.announce(this.whyNot.textContent);
+    };
+    const element = changeButton(text, attributes, { onclick, explain });
+    allow(element, mayChange, this.whyNot);
+    return element;
+  }
+
   #versions(detail, mayChange) {
     const { task_id: taskId, version: answering } = detail;
     return versionList(detail, {
-      mayChange,
+      makeButton: (text, attributes, onclick) =>
+        this.#changeButton(text, attributes, onclick, mayChange),
       onTry: (version) => (this.close(), this.context.tryTask(taskId, version)),
       onRollBack: (version) =>
         openRollBack(taskId, version, answering, this.context, () => this.#changed()),

@@ -42,6 +42,7 @@ function generating(question) {
   return [
     `for piece in ${call("client.stream_text", parts, "    ")}:`,
     '    print(piece, end="", flush=True)',
+    "print()",
   ];
 }
 
@@ -74,6 +75,7 @@ export function openai(question, origin, needsKey) {
   const { task, form, content } = question;
   const key = needsKey ? `os.environ["${KEY}"]` : '"none"';
   const head =
+    "# pip install openai\n" +
     (needsKey ? "import os\n\n" : "") +
     "from openai import OpenAI\n\n" +
     `client = OpenAI(base_url=${pythonText(`${origin}/v1`)}, api_key=${key})\n`;
@@ -87,7 +89,8 @@ export function openai(question, origin, needsKey) {
   if (question.way === "generate") {
     return (
       `${head}for chunk in ${call(method, parts)}:\n` +
-      `    print(${piece} or "", end="", flush=True)\n`
+      `    print(${piece} or "", end="", flush=True)\n` +
+      "print()\n"
     );
   }
   return `${head}answer = ${call(method, parts)}\nprint(answer.model_dump_json(indent=2))\n`;

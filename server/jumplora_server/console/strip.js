@@ -37,6 +37,7 @@ export function mountStrip(header, context) {
   return {
     show({ server }) {
       banner.hide();
+      key.show(server);
       setText(version, server.version);
       setText(ready, server.ready ? "Ready" : "Not ready");
       setAttribute(ready, "class", `state ${server.ready ? "good" : "bad"}`);
@@ -47,6 +48,7 @@ export function mountStrip(header, context) {
       facts.show(server);
     },
     showFault(error, wait) {
+      trouble.hidden = true; // it is of a server that answered
       if (error.status === 401) {
         banner.hide();
         setText(ready, "Needs a key");

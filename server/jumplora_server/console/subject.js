@@ -5,6 +5,7 @@ import { combobox } from "./combobox.js";
 import { h } from "./dom.js";
 import { digits } from "./format.js";
 import { titleOf } from "./refusal.js";
+import { STATES } from "./row.js";
 
 const SHOWN = 20; // tasks that a search lists
 const NAMING = 12; // digits that name a version in a request; the server takes 8 and more
@@ -106,16 +107,26 @@ export function subject({ id, label, of = "", onChange }) {
     }
   }
 
+  /** What is worth a look beside this one: the version published before it, or the last one where
+   *  an older one is chosen; null where the task has only one. */
+  function otherVersion() {
+    const own = versions.value || (detail?.version ?? "");
+    const others = (detail?.history ?? []).filter((one) => !one.startsWith(own.slice(0, NAMING)));
+    return own === "" ? null : (others.at(-1) ?? null);
+  }
+
   const name = () => tasks.value() + (versions.value ? `@${versions.value}` : "");
   return {
     element,
     set,
     setFault,
     notice,
+    otherVersion,
     name,
     commit: tasks.commit,
     input: tasks.input,
     task: tasks.value,
+    detail: () => detail,
   };
 }
 
@@ -124,7 +135,7 @@ async function searchTasks(text, signal) {
   const overview = await look(`/v1/overview?${query}`, signal);
   const entries = overview.tasks.map((task) => ({
     value: task.task_id,
-    note: `${task.state} ${digits(task.version)}`,
+    note: `${STATES[task.state]?.title ?? task.state} ${digits(task.version)}`,
   }));
   const { base } = overview.server;
   if (base !== null && base.includes(text)) {

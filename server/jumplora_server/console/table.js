@@ -12,7 +12,7 @@ const FEWEST_SEEN = 12; // rows for which the first window is made, before the h
 export class TaskTable {
   #rows = new Map(); // task id -> its row in the page
   #shown = { tasks: [], offset: 0, found: 0, total: 0 };
-  #view = { rowHeight: 46, height: 600 }; // measured when it changes: to ask is to lay out
+  #view = { rowHeight: 52, height: 600 }; // measured when it changes: to ask is to lay out
   #top = 0; // how far it is scrolled
   #start = 0; // of the wanted window
   #goal = null; // index of the row that a key went to and that is not in the page yet

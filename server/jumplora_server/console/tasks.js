@@ -1,5 +1,6 @@
 // The section of tasks: search, order, and the table.
 
+import { allow, changeButton } from "./change.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { counted, whole } from "./format.js";
 import { COLUMNS } from "./row.js";
@@ -21,10 +22,14 @@ export function mountTasks(section, context) {
   const table = new TaskTable(head.element, context, context.refresh);
   const chooser = orderChooser((sort, order) => change({ sort, order }));
   const empty = h("p", { class: "muted", id: "tasks-empty" }, "Asking the server…");
-  const publish = h(
-    "button",
-    { type: "button", class: "button", id: "publish-task", onclick: () => context.publishTask() },
+  const whyNot = h("p", { id: "no-publishing", class: "note", role: "status", hidden: true });
+  const publish = changeButton(
     "Publish a task",
+    { class: "button", id: "publish-task" },
+    {
+      onclick: () => context.publishTask(),
+      explain: () => (whyNot.hidden = false),
+    },
   );
   section.prepend(
     h(
@@ -35,8 +40,9 @@ export function mountTasks(section, context) {
       h("div", { class: "section-tools" }, search.element, chooser.element, publish),
     ),
   );
-  section.append(table.element, empty);
-  table.element.hidden = true;
+  const help = columnHelp();
+  section.append(whyNot, table.element, empty, help);
+  table.element.hidden = help.hidden = true;
   head.show(view);
 
   function change(to) {
@@ -77,10 +83,12 @@ export function mountTasks(section, context) {
         : "No task is published yet. “Publish a task” sends an adapter file or a PEFT archive.";
       setText(empty, none);
       empty.hidden = found > 0;
-      table.element.hidden = found === 0;
-      const { may_change: mayChange, why_not: whyNot } = overview.server;
-      publish.disabled = !mayChange;
-      setAttribute(publish, "title", mayChange ? null : whyNot);
+      table.element.hidden = help.hidden = found === 0;
+      const { may_change: mayChange, why_not: reason } = overview.server;
+      allow(publish, mayChange, whyNot);
+      setAttribute(publish, "title", mayChange ? null : reason);
+      setText(whyNot, mayChange ? "" : `Changes are off: ${reason}.`);
+      if (mayChange) whyNot.hidden = true;
     },
   };
 }
@@ -117,8 +125,8 @@ function tableHead(onColumn) {
   const cells = COLUMNS.map((column) => {
     const attributes = { role: "columnheader", scope: "col", class: `c-${column.name}` };
     if (column.isUnseen) return h("th", attributes, h("span", { class: "unseen" }, column.title));
-    if (!column.sort) return h("th", attributes, column.title);
     const { about: title } = column;
+    if (!column.sort) return h("th", { ...attributes, title }, column.title);
     const button = { type: "button", class: "sorter", title, onclick: () => onColumn(column) };
     return h("th", attributes, h("button", button, column.title));
   });
@@ -131,6 +139,25 @@ function tableHead(onColumn) {
       });
     },
   };
+}
+
+function columnHelp() {
+  const lines = COLUMNS.filter(({ about }) => about).map(({ title, about }) => [title, about]);
+  lines.push([
+    "Rows",
+    "Above, beside the server's name: places in the batch that the model computes. Each answer that " +
+      "is being written has one or more.",
+  ]);
+  return h(
+    "details",
+    { class: "column-help" },
+    h("summary", {}, "What do the columns mean?"),
+    h(
+      "dl",
+      {},
+      lines.map(([title, about]) => h("div", {}, h("dt", {}, title), h("dd", {}, about))),
+    ),
+  );
 }
 
 /** For narrow pages, where rows are cards and have no header to click. */

@@ -2,6 +2,9 @@
 // prompt.
 
 import { h } from "./dom.js";
+import { frameOf, textIn } from "./prompt.js";
+
+const KEPT = "jumplora.text"; // in this tab, so that a reload does not lose it
 
 export function textField() {
   const area = h("textarea", {
@@ -10,6 +13,7 @@ export function textField() {
     rows: 5,
     required: true,
     spellcheck: "false",
+    dir: "auto",
     "aria-describedby": "try-text-hint try-text-fault",
   });
   const hint = h("p", { id: "try-text-hint", class: "muted hint" });
@@ -20,18 +24,18 @@ export function textField() {
       name: "try-form",
       value,
       checked: value === "text",
-      onchange: explain,
+      onchange: changed,
     });
     return [input, h("label", {}, input, label)];
   };
   const [asText, asTextLabel] = radio("text", "text for the template");
   const [asWhole, asWholeLabel] = radio("inputs", "whole prompt");
-  const template = h("pre");
-  const templateBox = h(
+  const prompt = h("pre", { tabindex: "0", role: "region", "aria-label": "The prompt" });
+  const promptBox = h(
     "details",
-    { class: "template" },
-    h("summary", {}, "The task's template"),
-    template,
+    { class: "template", ontoggle: showPrompt },
+    h("summary", {}, "The prompt, as the model reads it"),
+    prompt,
   );
   const example = h(
     "button",
@@ -52,38 +56,52 @@ export function textField() {
       asWholeLabel,
     ),
     hint,
-    templateBox,
+    promptBox,
   );
+  area.addEventListener("input", changed);
   let canaries = [];
   let next = 0;
+  let spec = null; // how the task makes a prompt of a text
 
-  function explain() {
+  function changed() {
     hint.textContent = asWhole.checked
-      ? "Sent as it is, with the instruction and the options that the task was trained with."
+      ? "The whole prompt, as the model reads it: no template is put around it."
       : "The task's template is put around it.";
+    showPrompt();
+    keep({ text: area.value, isWhole: asWhole.checked });
   }
 
-  /** A canary is a prompt of which the adapter's maker says what it is answered with. */
+  /** The text is marked in what stands around it. */
+  function showPrompt() {
+    if (!promptBox.open) return;
+    const frame = asWhole.checked || spec === null ? ["", ""] : frameOf(spec);
+    const text = () => h("mark", {}, area.value || "…");
+    prompt.replaceChildren(...frame.flatMap((part, place) => (place ? [text(), part] : [part])));
+  }
+
+  /** A canary is a prompt of which the adapter's maker says what it is answered with. The text
+   *  alone is given where the prompt is the template's. */
   function fillIn() {
-    area.value = canaries[next % canaries.length].prompt;
+    const { prompt: whole } = canaries[next % canaries.length];
+    const text = spec && textIn(spec, whole);
     next += 1;
-    asWhole.checked = true;
-    explain();
+    area.value = text ?? whole;
+    (text === null ? asWhole : asText).checked = true;
+    changed();
     area.focus();
   }
 
   function adopt(detail, { isBase }) {
-    const prompt = detail?.manifest?.prompt ?? null;
+    spec = detail?.manifest?.prompt ?? null;
     canaries = detail?.manifest?.canaries ?? [];
     next = 0;
     example.hidden = canaries.length === 0;
-    template.textContent = prompt?.template ?? "";
-    templateBox.hidden = prompt === null;
-    const hasTemplate = prompt !== null || (detail === null && !isBase);
+    promptBox.hidden = spec === null;
+    const hasTemplate = spec !== null || (detail === null && !isBase);
     if (!hasTemplate) asWhole.checked = true;
     else if (asText.disabled) asText.checked = true; // as it was before a task without a template
     asText.disabled = !hasTemplate;
-    explain();
+    changed();
   }
 
   function setFault(message) {
@@ -93,7 +111,12 @@ export function textField() {
     else area.setAttribute("aria-invalid", "true");
   }
 
-  explain();
+  const before = kept();
+  if (before !== null) {
+    area.value = before.text;
+    (before.isWhole ? asWhole : asText).checked = true;
+  }
+  changed();
   return {
     element,
     adopt,
@@ -102,4 +125,17 @@ export function textField() {
     form: () => (asWhole.checked ? "inputs" : "text"),
     focus: () => area.focus(),
   };
+}
+
+function keep(written) {
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify(written));
+  } catch {
+    // There is no room for a text of some megabytes: this one is not kept.
+    sessionStorage.removeItem(KEPT);
+  }
+}
+
+function kept() {
+  return JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
 }

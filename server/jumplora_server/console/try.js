@@ -18,10 +18,12 @@ export function mountTry(section, context) {
     id: "try-other",
     label: "Compare with",
     of: " to compare with",
-    onChange: () => {},
+    onChange: adoptOther,
   });
   const subjects = [first, second];
-  const panels = ["Answer", "Second answer"].map((name) => answerPanel(context, name));
+  const panels = ["Answer", "Second answer"].map((name, side) =>
+    answerPanel(context, name, { isFirst: side === 0 }),
+  );
   const verdict = h("div", { class: "verdict" });
 
   const generate = h("button", { type: "submit", class: "button primary" }, "Generate");
@@ -79,6 +81,7 @@ export function mountTry(section, context) {
 
   let running = null; // an AbortController for each panel that is asked now
   let hasTask = false;
+  let taskIds = []; // those that the table shows, in its order
 
   const isComparing = () => !other.hidden;
   const subjectsAsked = () => (isComparing() ? subjects : [first]);
@@ -99,9 +102,23 @@ export function mountTry(section, context) {
     panels[0].mark(new Set());
     if (isOn) {
       panels[1].clear("The second answer appears here.");
-      if (second.task() === "") second.set(first.task());
+      if (second.task() === "" || second.name() === first.name()) proposeOther();
       second.input.focus();
     }
+    adoptOther();
+  }
+
+  /** The task's other version; where it has none, the next task. */
+  function proposeOther() {
+    const version = first.otherVersion();
+    const next = taskIds[(taskIds.indexOf(first.task()) + 1) % taskIds.length];
+    if (version !== null) second.set(first.task(), version);
+    else if (next !== undefined && next !== first.task()) second.set(next);
+  }
+
+  function adoptOther(detail = second.detail()) {
+    const own = detail?.manifest?.prompt?.options;
+    options.setOther(isComparing() && own ? { task: second.name(), options: own } : null);
   }
 
   function adopt(detail, { isBase }) {
@@ -153,6 +170,7 @@ export function mountTry(section, context) {
   /** Marks the field that is at fault, if it still has what was asked. */
   function blame(error, { task, content }, one) {
     const about = aboutOf(error);
+    more.openFor(error.message);
     if (about === "task" && one.name() === task) one.setFault(`${titleOf(error)}.`);
     if (about === "text" && text.value() === content) text.setFault(`${titleOf(error)}.`);
   }
@@ -188,6 +206,7 @@ export function mountTry(section, context) {
   return function show(overview) {
     const { server, tasks } = overview;
     more.setMost(server.max_new_tokens);
+    taskIds = tasks.map((task) => task.task_id);
     for (const one of subjects) one.notice(overview);
     if (!hasTask && tasks.length > 0) {
       hasTask = true;

@@ -1,7 +1,7 @@
 // The versions of a task, newest first, each with what happened to it.
 
-import { h } from "./dom.js";
-import { digits, when } from "./format.js";
+import { h, timeOf } from "./dom.js";
+import { digits } from "./format.js";
 
 const WORDS = {
   publish: "published",
@@ -10,8 +10,9 @@ const WORDS = {
   remove: "removed",
 };
 
-/** Elements; `onRollBack(version)` and `onTry(version)` are what the buttons of a version do. */
-export function versionList(detail, { mayChange, onRollBack, onTry }) {
+/** Elements; `onRollBack(version)` and `onTry(version)` are what the buttons of a version do;
+ *  `makeButton(text, attributes, onclick)` makes one of a change. */
+export function versionList(detail, { makeButton, onRollBack, onTry }) {
   const changes = detail.changes ?? [];
   return h(
     "ol",
@@ -30,7 +31,7 @@ export function versionList(detail, { mayChange, onRollBack, onTry }) {
             .map(({ event, at }, index) => [
               index ? ", " : "",
               `${WORDS[event] ?? event} `,
-              h("time", { datetime: at }, when(at)),
+              timeOf(at),
             ])
             .flat(),
         ),
@@ -46,17 +47,8 @@ export function versionList(detail, { mayChange, onRollBack, onTry }) {
 
   function rollButton(version) {
     if (version === detail.desired) return null;
-    return h(
-      "button",
-      {
-        type: "button",
-        class: "button small",
-        disabled: !mayChange,
-        "aria-label": `Roll back to version ${digits(version)}`,
-        onclick: () => onRollBack(version),
-      },
-      "Roll back",
-    );
+    const label = { "aria-label": `Roll back to version ${digits(version)}` };
+    return makeButton("Roll back", { class: "button small", ...label }, () => onRollBack(version));
   }
 }
 

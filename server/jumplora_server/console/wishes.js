@@ -19,6 +19,17 @@ const GROUPS = {
   both: ["Both", "Tokens; a longer prompt is refused where this is empty."],
 };
 
+const FIELD = /\bparameters\.(\w+)/g; // as the server's messages name them
+const labelOf = (name) => NUMBERS.find(([known]) => known === name)?.[1];
+
+/** A message of the server with the page's labels. */
+export function labelled(message) {
+  return message.replaceAll(FIELD, (named, name) => {
+    const label = labelOf(name);
+    return label === undefined ? named : `“${label}”`;
+  });
+}
+
 export function wishes() {
   const fields = NUMBERS.map(([name, label, way, limits]) => {
     const id = `try-${name}`;
@@ -60,5 +71,9 @@ export function wishes() {
         .map((field) => [field.name, field.input.valueAsNumber]),
     );
   const setMost = (tokens) => fields[0].input.setAttribute("max", tokens);
-  return { element, read, setMost };
+  /** Opens where a message of the server names one of the fields. */
+  function openFor(message) {
+    if (labelled(message) !== message) element.open = true;
+  }
+  return { element, read, setMost, openFor };
 }

@@ -150,7 +150,11 @@ class Report:
 
     def pinned(self, task: str, pinned: PinState) -> None:
         """An operator changed whether what the task serves may leave memory."""
-        how = "stays in memory" if pinned == "pinned" else "may leave memory again"
+        how = (
+            "stays in memory until the server restarts"
+            if pinned == "pinned"
+            else "may leave memory again"
+        )
         self._event(pinned, task, None, f"The task {how}.")
 
     def store(self, fault: str | None) -> None:

@@ -65,14 +65,22 @@ def test_a_key_is_asked_for(browser: Browser, demo: Demo) -> None:
 def test_an_api_key_looks_and_changes_nothing(browser: Browser, demo: Demo) -> None:
     with open_page(browser, demo.url, key=API_KEY, expected=REFUSED) as page:
         expect(row(page, "agnews")).to_be_visible()
-        expect(button(page, "Publish a task")).to_be_disabled()
+        publish = button(page, "Publish a task")
+        expect(publish).to_be_disabled()
+        publish.dispatch_event("click")  # playwright waits for a button that is allowed
+        expect(page.locator("#no-publishing")).to_contain_text("takes an admin key")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(button(page, "Reading key")).to_be_visible()
         drawer = open_drawer(page, "agnews")
         for name in ("Load now", "Pin", "Publish a version…", "Remove…"):
             expect(button(drawer, name)).to_be_disabled()
+            button(drawer, name).dispatch_event("click")
+            expect(page.locator("#said")).to_contain_text("Changes are off")
+            expect(page.get_by_role("dialog")).to_have_count(1)
         expect(drawer.locator("#why-not")).to_contain_text("admin key")
         # The server refuses it too, if the page did ask.
         pin = button(drawer, "Pin")
-        pin.evaluate("button => button.disabled = false")
+        pin.evaluate("button => button.removeAttribute('aria-disabled')")
         pin.click()
         expect(drawer.get_by_role("alert").first).to_contain_text("takes an admin key")
         assert demo.ask("GET", "/v1/adapters/agnews")["pinned"] is False

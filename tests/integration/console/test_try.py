@@ -12,12 +12,14 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from fakes import LIMITS
 from integration.console.chromium import open_page
 from integration.console.sites import Listening
-from jumplora_adapters.manifest import PromptSpec
+from jumplora_adapters.manifest import Canary, PromptSpec
 from serving import listening, make_site, wait_for
 
 pytestmark = pytest.mark.slow
 
 REFUSALS = "the server responded with a status of"  # Chromium reports each of them
+# A prompt of the template, and one that is none.
+CANARIES = (Canary(prompt="Sports>", expected="Sports"), Canary(prompt="all", expected="all"))
 PROMPT = PromptSpec(template="{text}>", options=("World", "Sports", "Business"))
 
 
@@ -28,7 +30,7 @@ def tried(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     site.engine.say = lambda prompt, versions: "".join(map(chr, prompt)).partition(">")[0]
     with listening(site) as url:
         for task in ("news", "news", "other"):
-            site.publish(task, prompt=PROMPT)
+            site.publish(task, prompt=PROMPT, canaries=CANARIES if task == "other" else ())
         yield Listening(url, site)
 
 
@@ -76,7 +78,7 @@ def test_a_text_that_is_too_long_stays_and_says_why(browser: Browser, tried: Lis
         expect(field).to_have_attribute("aria-invalid", "true")
         expect(field).to_have_value("long " * 20)
         # What the message advises can be done here.
-        page.get_by_text("More: length").click()
+        expect(alert).to_contain_text("set “Cut the prompt to” to 64")
         page.get_by_label("Cut the prompt to").fill("64")
         field.press("Control+Enter")
         expect(answer(page).locator("p.tokens")).to_contain_text("long long")
@@ -112,6 +114,44 @@ def test_an_overloaded_server_says_when_to_come_back(browser: Browser, tried: Li
         expect(alert).to_contain_text("Try again in 7 s.")
 
 
+def test_examples_are_texts_where_they_are_the_templates(
+    browser: Browser, tried: Listening
+) -> None:
+    with open_page(browser, tried.url) as page:
+        field = form(page, "World")
+        page.get_by_role("button", name="Try other").click()
+        example = page.get_by_role("button", name="Use an example")
+        example.click()
+        expect(field).to_have_value("Sports")
+        expect(page.get_by_role("radio", name="text for the template")).to_be_checked()
+        page.get_by_text("The prompt, as the model reads it").click()
+        prompt = page.get_by_role("region", name="The prompt")
+        expect(prompt).to_have_text("Sports>")
+        field.fill("Rain")
+        expect(prompt).to_have_text("Rain>")
+        example.click()
+        expect(field).to_have_value("all")
+        expect(page.get_by_role("radio", name="whole prompt")).to_be_checked()
+        expect(prompt).to_have_text("all")
+        expect(page.get_by_text("no template is put around it")).to_be_visible()
+        page.reload()
+        expect(field).to_have_value("all")
+
+
+def test_an_answer_that_was_drawn_can_be_drawn_again(browser: Browser, tried: Listening) -> None:
+    with open_page(browser, tried.url, size=(390, 700)) as page:
+        field = form(page, "World")
+        page.get_by_text("More: length").click()
+        page.get_by_label("Temperature").fill("1.5")
+        expect(answer(page)).not_to_be_in_viewport()
+        field.press("Control+Enter")
+        expect(answer(page).locator("p.tokens")).to_be_in_viewport()
+        seed = answer(page).locator(".answer-facts div", has_text="Seed").locator("dd").inner_text()
+        answer(page).get_by_text("Copy as curl").click()
+        code = answer(page).get_by_role("region", name="Code for curl")
+        expect(code).to_contain_text(f'"seed": {seed}')
+
+
 def test_choices_by_keys_and_an_abstention(browser: Browser, tried: Listening) -> None:
     with open_page(browser, tried.url) as page:
         field = form(page, "World")
@@ -123,7 +163,7 @@ def test_choices_by_keys_and_an_abstention(browser: Browser, tried: Listening) -
         page.get_by_label("Least probability").fill("1")
         field.press("Control+Shift+Enter")
         expect(answer(page)).to_contain_text("Abstained: no option is the answer")
-        expect(answer(page)).to_contain_text("under the 100 % that were asked for")
+        expect(answer(page)).to_contain_text("under the 100.0 % that were asked for")
         expect(ranking.locator("li").first).not_to_contain_text("✓")
         # An option of the reader's own, and then none at all.
         page.get_by_label("Least probability").fill("")
@@ -146,8 +186,7 @@ def test_two_versions_are_asked_by_their_names(browser: Browser, tried: Listenin
         form(page, "World")
         page.get_by_role("button", name="Compare with…").click()
         version = page.get_by_role("combobox", name="Version to compare with")
-        expect(version).to_be_enabled()
-        version.select_option(older[:12])
+        expect(version).to_have_value(older[:12])
         page.get_by_role("button", name="Choose").click()
         first, second = answer(page), answer(page, "Second answer")
         expect(first.locator(".answer-facts")).to_contain_text(current[:8])

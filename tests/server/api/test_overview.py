@@ -19,7 +19,7 @@ from starlette.requests import Request
 from adapter_requests import ADMIN, Started
 from jumplora_adapters.manifest import Canary
 from jumplora_server.api.ask import ANYBODY, SCOPE_KEY, Caller, new_record
-from jumplora_server.api.overview import by_rank, overview
+from jumplora_server.api.overview import by_rank, get_overview
 from jumplora_server.api.overview_schemas import MAX_EVENTS, Overview, OverviewQuery
 from jumplora_server.core import Batch
 from jumplora_server.version import VERSION
@@ -46,7 +46,7 @@ def seen_by(site: Site, caller: Caller, **query: Any) -> Overview:
     record = new_record(None)
     record.caller = caller
     request = Request({"type": "http", "app": site.app, "headers": [], SCOPE_KEY: record})
-    answer = asyncio.run(overview(request, site.parts.services, OverviewQuery(**query)))
+    answer = asyncio.run(get_overview(request, site.parts.services, OverviewQuery(**query)))
     return Overview.model_validate(json.loads(bytes(answer.body)))
 
 
@@ -113,7 +113,7 @@ def test_a_line(started: Started) -> None:
     assert (line.density, line.memory, line.ancestors, line.in_flight) == (0.25, 100, 0, 0)
     assert line.accuracy is not None
     assert (line.accuracy.score, line.accuracy.share) == ("dev_exact_match", 0.75)
-    assert line.canaries == 0.5
+    assert (line.canaries, line.canaries_asked) == (0.5, 2)
     assert len(line.requests_per_second) == len(line.p95_seconds) == 30
     assert 0.3 <= sum(line.requests_per_second) <= 0.6, "3 in ten seconds, or in the first five"
     known = [seconds for seconds in line.p95_seconds if seconds is not None]
@@ -338,6 +338,31 @@ def test_who_may_change_adapters(
     strip = seen_by(site, caller).server
     assert strip.may_change == (why_not is None)
     assert (strip.why_not is None) if why_not is None else (why_not in str(strip.why_not))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "given", "key"),
+    [
+        ("", None, "none"),
+        ("", "sk-nothing", "unknown"),
+        ("admin", None, "none"),
+        ("admin", "sk-nothing", "unknown"),
+        ("admin", "admin-key-of-tests", "admin"),
+        ("api admin", "admin-key-of-tests", "admin"),
+        ("api admin", "api-key-of-tests", "api"),
+        ("api", "api-key-of-tests", "api"),
+    ],
+)
+def test_what_became_of_the_key(
+    tmp_path_factory: pytest.TempPathFactory, kinds: str, given: str | None, key: str
+) -> None:
+    settings = {f"{kind}_keys": f"{kind}-key-of-tests" for kind in kinds.split()}
+    site = make_site(tmp_path_factory.mktemp("site"), **{"admin_keys": "", **settings})
+    with connected(site) as http:
+        headers = {} if given is None else {"authorization": f"Bearer {given}"}
+        strip = Overview.model_validate(http.get("/v1/overview", headers=headers).json()).server
+    assert strip.keys == kinds.split()
+    assert strip.key == key
 
 
 @pytest.mark.parametrize("api_keys", ["", "api-key-of-tests"])

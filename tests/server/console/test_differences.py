@@ -51,7 +51,7 @@ def test_options_by_the_size_of_their_difference(console: Console) -> None:
     first = [{"text": "a", "probability": 0.5}, {"text": "b", "probability": 0.5}]
     second = [{"text": "b", "probability": 0.7}, {"text": "c", "probability": 0.3}]
     assert console.call("differences.js", "optionDifferences", first, second) == [
+        {"text": "b", "first": 0.5, "second": 0.7},
         {"text": "a", "first": 0.5, "second": None},
         {"text": "c", "first": None, "second": 0.3},
-        {"text": "b", "first": 0.5, "second": 0.7},
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 import pytest
 from hypothesis import given, settings
@@ -28,9 +29,15 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
         ("seconds", 1.5, "1.5 s"),
         ("seconds", 90, "1.5 min"),
         ("seconds", None, "–"),
+        ("roughSeconds", 0.0123, "12 ms"),
+        ("roughSeconds", 0.181, "180 ms"),
+        ("roughSeconds", 1.56, "1.6 s"),
+        ("roughSeconds", 0, "0 ms"),
+        ("roughSeconds", None, "–"),
         ("percent", 0.16521, "16.5 %"),
-        ("percent", 1, "100 %"),
-        ("percent", 0, "0 %"),
+        ("percent", 1, "100.0 %"),
+        ("percent", 0, "0.0 %"),
+        ("percent", 0.93, "93.0 %"),
         ("percent", 0.0001, "<0.1 %"),
         ("percent", None, "–"),
         ("rate", 0, "0"),
@@ -77,3 +84,17 @@ def test_short_numbers_are_within_a_half_percent_of_a_digit(console: Console, va
 def test_a_count_and_its_noun(console: Console) -> None:
     counted = [console.call("format.js", "counted", n, "task") for n in (0, 1, 12_345)]
     assert counted == ["0 tasks", "1 task", "12,345 tasks"]
+
+
+@pytest.mark.parametrize(
+    ("now", "text"),
+    [
+        ("2026-11-28T23:59:59", "09:05:02"),
+        ("2026-11-29T00:00:00", "2026-11-28 09:05"),
+        ("2027-11-28T09:05:02", "2026-11-28 09:05"),
+    ],
+)
+def test_times_of_today_have_no_day(console: Console, now: str, text: str) -> None:
+    at = datetime.fromisoformat("2026-11-28T09:05:02").astimezone()  # where the reader lives
+    then = datetime.fromisoformat(now).timestamp() * 1000
+    assert console.call("format.js", "when", at.isoformat(), then) == text

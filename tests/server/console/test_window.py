@@ -9,8 +9,8 @@ from console_in_node import Console
 
 MOST_ROWS = 100  # of the page, and of an answer of GET /v1/overview
 FOUND = st.integers(0, 3000)
-HEIGHT = st.integers(100, 80 * 46)  # tasks.css sets the highest one
-ROW = st.sampled_from([46, 104, 206])
+HEIGHT = st.integers(100, 80 * 52)  # tasks.css sets the highest one
+ROW = st.sampled_from([52, 104, 206])
 SHARE = st.floats(0, 1)
 
 
@@ -71,5 +71,5 @@ def test_keys_go_from_row_to_row_and_stay_within(console: Console) -> None:
 
 
 def test_nothing_found_is_nothing_seen(console: Console) -> None:
-    assert seen(console, 0, 600, 46, 0) == {"first": 0, "end": 0}
+    assert seen(console, 0, 600, 52, 0) == {"first": 0, "end": 0}
     assert console.call("window.js", "reaches", 0, 0, {"first": 0, "end": 0}, 0)

@@ -58,6 +58,30 @@ def test_points(console: Console, difference: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "key", "has_key", "label", "words"),
+    [
+        ([], "none", False, "Enter a key", "This server has no keys"),
+        ([], "unknown", True, "Key not known", "This server has no keys"),
+        (["admin"], "none", False, "Enter a key", "answers without a key; an admin key may"),
+        (["admin"], "unknown", True, "Key not known", "does not know this key"),
+        (["api"], "api", True, "Reading key", "may look and generate"),
+        (["api", "admin"], "admin", True, "Admin key", "may also change adapters"),
+        (["api", "admin"], "none", True, "Key in use", "This tab has a key"),
+    ],
+)
+def test_what_a_key_may(
+    console: Console, keys: list[str], key: str, has_key: bool, label: str, words: str
+) -> None:
+    server = {"keys": keys, "key": key}
+    assert console.call("key.js", "labelOf", server, has_key) == label
+    assert words in console.call("key.js", "hint", server, has_key)
+
+
+def test_before_the_first_answer_both_kinds_are_named(console: Console) -> None:
+    assert "An API key may" in console.call("key.js", "hint", None, False)
+
+
+@pytest.mark.parametrize(
     ("logarithm", "text"),
     [(-0.1234, "−0.123"), (-0.0004, "0.000"), (-0.0, "0.000"), (0, "0.000"), (-12.5, "−12.500")],
 )
@@ -73,3 +97,16 @@ def test_logarithms(console: Console, logarithm: float, text: str) -> None:
 @example(text="٣")
 def test_a_task_id_is_one_for_the_server_too(console: Console, text: str) -> None:
     assert console.call("publish.js", "isTaskId", text) == is_task_id(text)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("set parameters.truncate to 64", "set “Cut the prompt to” to 64"),
+        ("parameters.top_p: 2 is too much", "“Top p”: 2 is too much"),
+        ("parameters.grammar is not allowed", "parameters.grammar is not allowed"),
+        ("give less", "give less"),
+    ],
+)
+def test_a_message_has_the_labels_of_the_page(console: Console, message: str, words: str) -> None:
+    assert console.call("wishes.js", "labelled", message) == words
