@@ -135,15 +135,25 @@ class Publishing:
             pass
         return await self.finish(incoming)
 
-    async def publish(self, task: str, incoming: Incoming, if_match: str | None = None) -> Release:
+    async def publish(
+        self,
+        task: str,
+        incoming: Incoming,
+        if_match: str | None = None,
+        *,
+        only_new: bool = False,
+    ) -> Release:
         """Make a finished file the current version of `task` and wait until it answers.
 
         Of an archive of a PEFT folder an adapter is made first. A new version that turns out to be
-        of no use once it is loaded is taken back. Raises WrongFile for a file of another kind.
+        of no use once it is loaded is taken back. With `if_match` that version is replaced and no
+        other, with `only_new` none at all. Raises WrongFile for a file of another kind.
         """
         kind = kind_of(incoming.head)
         self._taken.add(incoming)
-        return await self._finished(self._publish(task, incoming, kind, if_match))
+        return await self._finished(
+            self._publish(task, incoming, kind, if_match, only_new=only_new)
+        )
 
     async def roll_back(self, task: str, version: str | None = None) -> TaskStatus:
         """Make the version before the current one, or the given one, current and wait for it."""
@@ -168,13 +178,19 @@ class Publishing:
             ) from error
 
     async def _publish(
-        self, task: str, upload: Incoming, kind: FileKind, if_match: str | None
+        self,
+        task: str,
+        upload: Incoming,
+        kind: FileKind,
+        if_match: str | None,
+        *,
+        only_new: bool,
     ) -> Release:
         made_from: MadeFrom | None = None
         if kind != "adapter":
             made = await self._convert(task, upload, kind)
             upload, made_from = made.incoming, made.made_from
-        published, loading = await self._adopt(task, upload, if_match)
+        published, loading = await self._adopt(task, upload, if_match, only_new=only_new)
         status = await self.settled(task, loading)
         refusal = _refusal(status, published)
         if refusal is not None and await self._taken_back(published):
@@ -202,7 +218,7 @@ class Publishing:
                 ) from error
 
     async def _adopt(
-        self, task: str, upload: Incoming, if_match: str | None
+        self, task: str, upload: Incoming, if_match: str | None, *, only_new: bool
     ) -> tuple[Published, Future[TaskStatus]]:
         async with self._handed_over(upload) as taken:
 
@@ -213,6 +229,7 @@ class Publishing:
                         self._backbone,
                         expect_task=task,
                         if_match=if_match,
+                        only_new=only_new,
                         patience=patience,
                     )
                     # At once, else the watcher may be first and the version is loaded twice.

@@ -132,6 +132,9 @@ async def publish_adapter(
     task_id: TaskPath,
     response: Response,
     if_match: Annotated[str | None, Header(description="the version to replace")] = None,
+    if_none_match: Annotated[
+        str | None, Header(description="*: only if the task has no version yet; nothing else")
+    ] = None,
 ) -> PutResult:
     """Publish a file. Answers 201 once the version is READY and answers requests.
 
@@ -139,12 +142,18 @@ async def publish_adapter(
     becomes current again (200). Of an archive of a PEFT folder an adapter is made for the server's
     backbone: `version` is its digest, and `made_from` says what it was made of. Equal folders of
     one name give equal versions.
+
+    With `If-Match` the version that is current must be that one, and with `If-None-Match: *` there
+    must be none, not an equal one either; else 412, and nothing is changed.
     """
     _note(request, check_task(task_id))
+    only_new = _is_only_new(if_none_match, if_match)
     limit = services.settings.max_adapter_bytes
     with publication(services, task_id):
         async with received(request, services.publishing, limit) as incoming:
-            release = await services.publishing.publish(task_id, incoming, _etag_of(if_match))
+            release = await services.publishing.publish(
+                task_id, incoming, _etag_of(if_match), only_new=only_new
+            )
     outcome = release.published.outcome
     told = await _told(services, release.status, response)
     response.status_code = 201 if outcome == "created" else 200
@@ -202,6 +211,22 @@ def _etag_of(if_match: str | None) -> str | None:
     if if_match is None or if_match.strip() == "*":
         return None
     return if_match.strip().removeprefix("W/").strip('"')
+
+
+def _is_only_new(if_none_match: str | None, if_match: str | None) -> bool:
+    if if_none_match is None:
+        return False
+    if if_none_match.strip() != "*":
+        raise InvalidInput(
+            f"if-none-match: only * is read here, which publishes a task that has no version yet "
+            f"(given: {if_none_match[:100]!a}); to replace one version, give it as if-match"
+        )
+    if if_match is not None:
+        raise InvalidInput(
+            "if-none-match and if-match: one asks for a new task and the other for a version to "
+            "replace; give one of them"
+        )
+    return True
 
 
 def _note(request: Request, task: str) -> None:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from starlette.responses import PlainTextResponse, Response
 
-from jumplora_adapters.errors import OtherTask
+from jumplora_adapters.errors import OtherTask, TaskExists
 from jumplora_server.api.adapters import publication
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.fields import Received, check_unicode
@@ -155,13 +155,17 @@ async def load_lora_adapter(
         with publication(services, task):
             async with services.publishing.incoming() as incoming:
                 await services.publishing.fill(incoming, pieces)
-                release = await services.publishing.publish(task, incoming)
+                release = await services.publishing.publish(
+                    task, incoming, only_new=not body.load_inplace
+                )
     except OtherTask as error:
         raise InvalidInput(
             f"lora_name: this adapter's manifest names the task {error.found!r}, not {task!r}; "
             f'give "lora_name": "{error.found}"',
             reason=error.code,
         ) from error
+    except TaskExists as error:  # another load of it was faster
+        raise _duplicate(task) from error
     return PlainTextResponse(
         f"Success: LoRA adapter '{task}' added successfully.",
         headers={"x-adapter-version": release.published.digest},
@@ -173,12 +177,16 @@ def _of_new_task(services: Services, task: str, pieces: Iterator[bytes]) -> Iter
     with load_inplace it would be wrong still."""
     first = next(pieces, b"")
     if services.residency.knows(task):
-        raise InvalidInput(
-            f"lora_name: task {task!r} has an adapter; set load_inplace to true to replace it",
-            reason="duplicate",
-        )
+        raise _duplicate(task)
     yield first
     yield from pieces
+
+
+def _duplicate(task: str) -> InvalidInput:
+    return InvalidInput(
+        f"lora_name: task {task!r} has an adapter; set load_inplace to true to replace it",
+        reason="duplicate",
+    )
 
 
 @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse, responses=_WRITE)

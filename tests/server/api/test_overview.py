@@ -19,7 +19,7 @@ from starlette.requests import Request
 from adapter_requests import ADMIN, Started
 from jumplora_adapters.manifest import Canary
 from jumplora_server.api.ask import ANYBODY, SCOPE_KEY, Caller, new_record
-from jumplora_server.api.overview import by_rank, overview
+from jumplora_server.api.overview import by_rank, get_overview
 from jumplora_server.api.overview_schemas import MAX_EVENTS, Overview, OverviewQuery
 from jumplora_server.core import Batch
 from jumplora_server.version import VERSION
@@ -46,7 +46,7 @@ def seen_by(site: Site, caller: Caller, **query: Any) -> Overview:
     record = new_record(None)
     record.caller = caller
     request = Request({"type": "http", "app": site.app, "headers": [], SCOPE_KEY: record})
-    answer = asyncio.run(overview(request, site.parts.services, OverviewQuery(**query)))
+    answer = asyncio.run(get_overview(request, site.parts.services, OverviewQuery(**query)))
     return Overview.model_validate(json.loads(bytes(answer.body)))
 
 
