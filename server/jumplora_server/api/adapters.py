@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices, remarks
 from jumplora_server.api.route import JsonRoute
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
-from jumplora_server.api.task_names import check_task
+from jumplora_server.api.task_names import named_task, visible_tasks
+from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
 from jumplora_server.errors import AdapterRefused, InvalidInput, ServerError
 from jumplora_server.publishing import require_served
@@ -35,7 +35,6 @@ from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
 
 TaskPath = Annotated[str, Path(description="the task")]
-LINES_A_TURN = 64  # of the event loop, which others wait for: less than a millisecond
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=JsonRoute)
 _READ: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 404, 422)}
 _WRITE: dict[int | str, dict[str, Any]] = {
@@ -59,13 +58,11 @@ _FILE_BODY = {
 
 
 @router.get("", response_model=AdapterList, responses=_READ)
-async def list_adapters(services: WithServices) -> Response:
-    """All registered tasks, sorted."""
-    lines = []
-    for number, status in enumerate(services.residency.each_status(), start=1):
-        lines.append(summary(status).model_dump_json())
-        if number % LINES_A_TURN == 0:
-            await asyncio.sleep(0)
+async def list_adapters(request: Request, services: WithServices) -> Response:
+    """All registered tasks that the key may see, sorted."""
+    tasks = visible_tasks(services, record_of(request.scope).caller)
+    statuses = services.residency.each_status(tasks)
+    lines = await in_turns(summary(status).model_dump_json() for status in statuses)
     content = f'{{"adapters":[{",".join(lines)}]}}'
     return Response(content, media_type="application/json")
 
@@ -79,7 +76,7 @@ async def roll_back_adapter(
     body: RollbackRequest | None = None,
 ) -> AdapterDetail:
     """Make the version before the current one, or the given one, current again."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     target = None if body is None else body.version
     status = await services.publishing.roll_back(task_id, target)
     return await _told(services, status, response)
@@ -90,7 +87,7 @@ async def load_adapter(
     request: Request, services: WithServices, task_id: TaskPath, response: Response
 ) -> AdapterDetail:
     """Make the adapter resident now; a version that failed is tried again."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     status = await services.publishing.settled(task_id, services.residency.sync(task_id))
     require_served(status, status.desired)
     return await _told(services, status, response)
@@ -105,7 +102,7 @@ async def pin_adapter(
     body: PinRequest | None = None,
 ) -> AdapterDetail:
     """Keep the adapter in memory, or no longer."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     services.residency.pin(task_id, (body or PinRequest()).pinned)
     return await _told(services, services.residency.status(task_id), response)
 
@@ -115,7 +112,7 @@ async def get_adapter(
     request: Request, services: WithServices, task_id: TaskPath, response: Response
 ) -> AdapterDetail:
     """One task: what answers, what is desired, its manifest and versions. ETag: the desired one."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     return await _told(services, services.residency.status(task_id), response)
 
 
@@ -146,7 +143,7 @@ async def publish_adapter(
     With `If-Match` the version that is current must be that one, and with `If-None-Match: *` there
     must be none, not an equal one either; else 412, and nothing is changed.
     """
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     only_new = _is_only_new(if_none_match, if_match)
     limit = services.settings.max_adapter_bytes
     with publication(services, task_id):
@@ -165,7 +162,7 @@ async def publish_adapter(
 @router.delete("/{task_id:path}", response_model=Removed, responses=_WRITE)
 async def remove_adapter(request: Request, services: WithServices, task_id: TaskPath) -> Removed:
     """Remove a task with all its versions. Running requests end on the version they began with."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     await services.publishing.remove(task_id)
     return Removed(task_id=task_id)
 
@@ -227,7 +224,3 @@ def _is_only_new(if_none_match: str | None, if_match: str | None) -> bool:
             "replace; give one of them"
         )
     return True
-
-
-def _note(request: Request, task: str) -> None:
-    record_of(request.scope).task = task

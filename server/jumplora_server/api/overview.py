@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
@@ -28,6 +29,7 @@ from jumplora_server.api.overview_schemas import (
     TaskLine,
 )
 from jumplora_server.api.schemas import ErrorBody
+from jumplora_server.api.task_names import visible_tasks
 from jumplora_server.events import Event
 from jumplora_server.metrics.trends import CELL_SECONDS, Trend, Trends
 from jumplora_server.residency.entries import State
@@ -52,7 +54,7 @@ async def get_overview(
     """One look at the server, its tasks, how they overlap, and what happened last."""
     caller = record_of(request.scope).caller
     routes = services.residency.routes
-    tasks = sorted(filter(caller.may_see, routes))
+    tasks = visible_tasks(services, caller)
     await asyncio.sleep(0)
     sought = query.search.casefold()
     found = [task for task in tasks if sought in task.casefold()] if sought else tasks
@@ -199,10 +201,17 @@ def why_no_change(services: Services, caller: Caller) -> str | None:
 def _faults(
     checks: Mapping[str, str], remarks: Mapping[str, str], caller: Caller
 ) -> dict[str, str]:
-    """What is wrong, by check. A key of some tasks does not read texts that name others."""
+    """What is wrong, by check."""
     bad = {name: text for name, text in checks.items() if text != "ok"}
     found = {**remarks, **bad}
-    return found if caller.tasks is None else dict.fromkeys(found, "not ok: ask its operator")
+    return (
+        found if _reads_server_texts(caller) else dict.fromkeys(found, "not ok: ask its operator")
+    )
+
+
+def _reads_server_texts(caller: Caller) -> bool:
+    """A key of some tasks does not: they may name other tasks, and folders."""
+    return caller.tasks is None
 
 
 def _may_name(services: Services, caller: Caller, spec: str) -> bool:
@@ -211,8 +220,12 @@ def _may_name(services: Services, caller: Caller, spec: str) -> bool:
 
 
 def _events(services: Services, caller: Caller) -> list[Event]:
-    visible = (e for e in services.events.newest() if e.task is None or caller.may_see(e.task))
-    return [event for event, _ in zip(visible, range(MAX_EVENTS), strict=False)]
+    visible = (
+        event
+        for event in services.events.newest()
+        if (_reads_server_texts(caller) if event.task is None else caller.may_see(event.task))
+    )
+    return [*islice(visible, MAX_EVENTS)]
 
 
 def _event(event: Event) -> EventLine:

@@ -24,9 +24,8 @@ from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OF_ADAPTERS, OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
-from jumplora_server.api.task_names import check_spec, check_task
+from jumplora_server.api.task_names import check_spec, check_visible, named_task
 from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput
-from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -141,7 +140,7 @@ async def load_lora_adapter(
 
     It is checked as an upload is, and kept in the store: the folder is read once.
     """
-    task = record_of(request.scope).task = check_task(body.lora_name)
+    task = named_task(request, body.lora_name)
     root = services.settings.load_folder
     if root is None:
         raise Forbidden(
@@ -194,7 +193,7 @@ async def unload_lora_adapter(
     request: Request, services: WithServices, body: UnloadRequest
 ) -> PlainTextResponse:
     """Remove a task with all its versions, as DELETE does. The load folder stays as it is."""
-    task = record_of(request.scope).task = check_task(body.lora_name)
+    task = named_task(request, body.lora_name)
     await services.publishing.remove(task)
     return PlainTextResponse(f"Success: LoRA adapter '{task}' removed successfully.")
 
@@ -259,6 +258,4 @@ def _check_model(request: Request, services: Services, spec: str | None) -> None
     if spec is None or spec in (services.served_name, services.settings.base_name):
         return
     task = check_spec(spec).partition("@")[0]
-    if not record_of(request.scope).caller.may_see(task):
-        raise unknown_task(task)
-    services.residency.status(task)
+    services.residency.status(check_visible(record_of(request.scope).caller, task))

@@ -136,7 +136,7 @@ class RoutingTable:
 def unknown_task(task: str, closest: Sequence[str] = ()) -> UnknownTask:
     """The error of a task that is not registered, with the names that are like it."""
     hint = f"closest: {', '.join(closest)}" if closest else SEE_TASKS
-    return UnknownTask(f"no adapter is registered for task {task!r}; {hint}")
+    return UnknownTask(f"no adapter is registered for task {task!r}; {hint}", task=task)
 
 
 def _unavailable(route: Route) -> AdapterUnavailable:
