@@ -7,10 +7,10 @@ put together for the lines that are shown, and otherwise only what the order nee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -30,8 +30,9 @@ from jumplora_server.api.overview_schemas import (
 )
 from jumplora_server.api.schemas import ErrorBody
 from jumplora_server.api.task_names import visible_tasks
+from jumplora_server.api.turns import in_turns
 from jumplora_server.events import Event
-from jumplora_server.metrics.trends import CELL_SECONDS, Trend, Trends
+from jumplora_server.metrics.trends import CELL_SECONDS, Trends
 from jumplora_server.residency.entries import State
 from jumplora_server.residency.quality import score_of
 from jumplora_server.residency.status import TaskStatus
@@ -39,12 +40,10 @@ from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
 router = APIRouter(prefix="/v1", tags=["server"])
-TASKS_A_TURN = 32  # of the event loop, which others wait for: less than a millisecond
 MAX_REASON = 400  # characters of why a task is degraded
 # What needs a look comes first.
 _STATES = (State.FAILED, State.LOADING, State.DRAINING, State.COLD, State.READY)
 _ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 422)}
-T = TypeVar("T")
 
 
 @router.get("/overview", response_model=Overview, responses=_ERRORS)
@@ -62,8 +61,9 @@ async def get_overview(
     chosen = await _ordered(services, found, query)
     shown = chosen[query.offset : query.offset + query.limit]
     trends = services.metrics.trends
-    lines = await _in_turns(_line(s, trends) for s in services.residency.each_status(shown))
-    records = await _in_turns((task, record_of_run(routes[task])) for task in tasks)
+    lines = await in_turns(_line(s, trends) for s in services.residency.each_status(shown))
+    records = await in_turns((task, record_of_run(routes[task])) for task in tasks)
+    runs = await in_turns(continual_runs({t: r for t, r in records if r}, caller.may_see))
     told = Overview(
         server=_strip(services, caller),
         total=len(tasks),
@@ -72,21 +72,11 @@ async def get_overview(
         trend_seconds=CELL_SECONDS,
         tasks=lines,
         overlap=overlap_map(services.residency.compared, routes, caller.may_see),
-        runs=continual_runs({t: record for t, record in records if record}, caller.may_see),
+        runs=runs,
         events=[_event(event) for event in _events(services, caller)],
     )
     # Made here, for the framework would check each number of it once more.
     return Response(told.model_dump_json(), media_type="application/json")
-
-
-async def _in_turns(each: Iterable[T]) -> list[T]:
-    """All of them; other work gets its turns in between."""
-    made = []
-    for number, one in enumerate(each, start=1):
-        made.append(one)
-        if number % TASKS_A_TURN == 0:
-            await asyncio.sleep(0)
-    return made
 
 
 async def _ordered(services: Services, tasks: Sequence[str], query: OverviewQuery) -> list[str]:
@@ -97,10 +87,10 @@ async def _ordered(services: Services, tasks: Sequence[str], query: OverviewQuer
         case "task_id":
             return [*reversed(tasks)] if is_descending else [*tasks]
         case "requests" | "failed" | "p95":
-            ranks = await _in_turns((_trend_rank(key, task, trends), task) for task in tasks)
+            ranks = await in_turns((_trend_rank(key, task, trends), task) for task in tasks)
         case _:
             statuses = services.residency.each_status(tasks)
-            ranks = await _in_turns((_status_rank(key, each), each.task_id) for each in statuses)
+            ranks = await in_turns((_status_rank(key, each), each.task_id) for each in statuses)
     return by_rank(ranks, descending=is_descending)
 
 
@@ -140,7 +130,7 @@ def _status_rank(
 def _line(status: TaskStatus, trends: Trends) -> TaskLine:
     manifest, failure = status.manifest, status.failure
     score = score_of(manifest)
-    trend = trends.trend(status.task_id) or Trend((), ())
+    trend = trends.look(status.task_id)
     return TaskLine(
         task_id=status.task_id,
         version=status.version,
@@ -154,9 +144,9 @@ def _line(status: TaskStatus, trends: Trends) -> TaskLine:
         pinned=status.pinned,
         in_flight=status.in_flight,
         requests_per_second=list(trend.per_second),
-        p95_seconds=list(trend.p95),
-        p95=trends.p95(status.task_id),
-        failed=trends.sum_of(status.task_id).failed,
+        p95_seconds=list(trend.p95_each),
+        p95=trend.p95,
+        failed=trend.failed,
         accuracy=None if score is None else Accuracy(score=score[0], share=score[1]),
         canaries=status.canary_accuracy,
     )
