@@ -38,6 +38,7 @@ from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Metho
 from jumplora_server.api.openai import chat, completions, models
 from jumplora_server.api.openai.errors import FORMS as OPENAI_FORMS
 from jumplora_server.api.route import add_dialect
+from jumplora_server.changes import Changes
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
@@ -228,6 +229,7 @@ def connect(
         watchdog=Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds)),
         lifecycle=lifecycle,
         events=events,
+        changes=Changes(store),
     )
     rows = engine.limits.max_rows
     metrics.residents(services.served_name, rows, residents, lambda: residency.free_bytes)

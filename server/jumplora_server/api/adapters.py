@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -12,7 +11,6 @@ from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
 from jumplora_adapters.errors import AdapterError
-from jumplora_adapters.history import HistoryEntry
 from jumplora_server.api.adapter_schemas import (
     AdapterDetail,
     AdapterList,
@@ -29,7 +27,7 @@ from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
 from jumplora_server.api.task_names import named_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
-from jumplora_server.errors import AdapterRefused, InvalidInput, ServerError
+from jumplora_server.errors import AdapterRefused, InvalidInput
 from jumplora_server.publishing import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
@@ -60,7 +58,7 @@ _FILE_BODY = {
 @router.get("", response_model=AdapterList, responses=_READ)
 async def list_adapters(request: Request, services: WithServices) -> Response:
     """All registered tasks that the key may see, sorted."""
-    tasks = visible_tasks(services, record_of(request.scope).caller)
+    tasks = visible_tasks(services.residency.routes, record_of(request.scope).caller)
     statuses = services.residency.each_status(tasks)
     lines = await in_turns(summary(status).model_dump_json() for status in statuses)
     content = f'{{"adapters":[{",".join(lines)}]}}'
@@ -186,22 +184,9 @@ async def _told(services: Services, status: TaskStatus, response: Response) -> A
         response.headers["etag"] = f'"{status.desired}"'
     if status.version is not None:
         response.headers["x-adapter-version"] = status.version
-    return detail(status, await _changes(services, status.task_id))
-
-
-async def _changes(services: Services, task: str) -> Sequence[HistoryEntry]:
-    """What the store's log says of a task; nothing where that cannot be read now, for the answer
-    is of more use without it than none."""
-    if "store" in remarks(services):
-        return ()
-    try:
-        return await services.logs.run(lambda: services.store.changes(task), _leave)
-    except (AdapterError, ServerError, OSError):
-        return ()
-
-
-def _leave(late: Future[tuple[HistoryEntry, ...]]) -> None:
-    """What was read too late is of no use."""
+    changes, task = services.changes, status.task_id
+    is_at_fault = "store" in remarks(services)
+    return detail(status, changes.known(task) if is_at_fault else await changes.of(task))
 
 
 def _etag_of(if_match: str | None) -> str | None:

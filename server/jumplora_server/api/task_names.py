@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, TypeVar
 
 from fastapi import Header, Request
@@ -99,9 +99,9 @@ def named_task(request: Request, task: str) -> str:
     return check_visible(record.caller, task)
 
 
-def visible_tasks(services: Services, caller: Caller) -> list[str]:
-    """All registered tasks that exist for the caller, sorted."""
-    return sorted(filter(caller.may_see, services.residency.routes))
+def visible_tasks(routes: Iterable[str], caller: Caller) -> list[str]:
+    """Those of all registered tasks that exist for the caller, sorted."""
+    return sorted(filter(caller.may_see, routes))
 
 
 def is_backbone(services: Services, name: str) -> bool:

@@ -32,7 +32,7 @@ async def list_models(request: Request, services: WithServices) -> Response:
 
     It is the last, because scripts ask the first of the list, and it may not be served by itself.
     """
-    tasks = visible_tasks(services, record_of(request.scope).caller)
+    tasks = visible_tasks(services.residency.routes, record_of(request.scope).caller)
     statuses = services.residency.each_status(tasks)
     cards = await in_turns(
         _card(services, status.task_id, status).model_dump_json() for status in statuses
