@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -25,13 +25,11 @@ from jumplora_adapters.peft_upload import Made, MadeFrom, make_from_archive
 from jumplora_adapters.store import Left, Published, Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import (
-    AdapterRefused,
     AdapterUnavailable,
-    OutOfMemoryBudget,
     ServerError,
     StoreBusy,
 )
-from jumplora_server.residency.entries import State
+from jumplora_server.residency.outcome import refusal_of, require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.store_threads import StoreThreads, returned
 
@@ -40,12 +38,6 @@ CHANGES_AT_ONCE = 4
 WRITES_AT_ONCE = 4
 CONVERSIONS_AT_ONCE = 1  # each takes several times the memory of its adapter
 DISCARDS_AT_ONCE = 4
-# Failures of a load that are the file's fault on any server: how an upload is refused for them.
-_FAULTS_OF_A_FILE: Mapping[str, type[ServerError]] = {
-    "nonfinite": AdapterRefused,
-    "canary": AdapterRefused,
-    "memory_budget": OutOfMemoryBudget,
-}
 Taken = Callable[[], AbstractContextManager[Incoming]]
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -192,7 +184,7 @@ class Publishing:
             upload, made_from = made.incoming, made.made_from
         published, loading = await self._adopt(task, upload, if_match, only_new=only_new)
         status = await self.settled(task, loading)
-        refusal = _refusal(status, published)
+        refusal = refusal_of(status, published)
         if refusal is not None and await self._taken_back(published):
             raise refusal
         require_served(status, published.digest)
@@ -348,33 +340,3 @@ def _log_late(done: Future[_T]) -> None:
         _log.warning("work on the store failed after its request had ended: %s", error)
     else:
         _log.info("work on the store ended after its request: %s", done.result())
-
-
-def require_served(status: TaskStatus, digest: str | None) -> None:
-    """Raise AdapterUnavailable where `digest` is desired and does not serve.
-
-    Nothing to say when a newer publish overtook this one.
-    """
-    if status.desired != digest or (status.version == digest and status.state is State.READY):
-        return
-    failure = status.failure
-    reason = failure.code if failure is not None else "loading"
-    why = failure.message if failure is not None else f"its state is {status.state.value}"
-    serving = f"version {status.version} still answers" if status.version else "no version answers"
-    raise AdapterUnavailable(
-        f"version {digest} of task {status.task_id!r} is published but could not be loaded: {why};"
-        f" {serving}",
-        reason=reason,
-    )
-
-
-def _refusal(status: TaskStatus, published: Published) -> ServerError | None:
-    """What to answer when a new file was found to be of no use only by loading it."""
-    failure = status.failure
-    if published.outcome != "created" or status.desired != published.digest or failure is None:
-        return None
-    kind = _FAULTS_OF_A_FILE.get(failure.code)
-    if kind is None:
-        return None
-    message = f"version {published.digest} does not load: {failure.message}; it was taken back"
-    return kind(message, reason=failure.code)

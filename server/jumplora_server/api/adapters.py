@@ -28,7 +28,7 @@ from jumplora_server.api.task_names import named_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
 from jumplora_server.errors import AdapterRefused, InvalidInput
-from jumplora_server.publishing import require_served
+from jumplora_server.residency.outcome import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
 
