@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import httpx
 
 from fakes import FakeEngine
+from jumplora_adapters.atomic_file import TEMP_PREFIX
 from serving import ADMIN_KEY, Site
 
 Started = tuple[Site, httpx.Client]
@@ -33,6 +35,11 @@ def files(site: Site) -> set[str]:
     root = site.parts.services.store.root
     found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     return found - {".lock"}
+
+
+def received(root: Path) -> list[int]:
+    """The bytes of each upload that is in the store's folder and not published, sorted."""
+    return sorted(path.stat().st_size for path in root.glob(f"{TEMP_PREFIX}*"))
 
 
 def fail_to_pack(engine: FakeEngine, version: str) -> None:

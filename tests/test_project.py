@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,53 @@ def test_every_release_has_its_date_newest_first() -> None:
     assert numbers == sorted(set(numbers), reverse=True)
     dates = [release[3] for release in releases]
     assert dates == sorted(dates, reverse=True)
+
+
+def bullets(text: str) -> list[str]:
+    """The points of a document's lists, each on one line."""
+    found = re.findall(r"^\* .*(?:\n +\S.*)*", text, re.MULTILINE)
+    return [" ".join(bullet.split()) for bullet in found]
+
+
+def repeated(given: list[str]) -> list[str]:
+    return [each for each, count in Counter(given).items() if count > 1]
+
+
+def too_long(text: str) -> list[str]:
+    """Lines over 100 columns that could be broken: no tables, code, or links without a space."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in prose.splitlines() if not line.startswith(("|", "    "))]
+    return [line for line in lines if len(line) > 100 and " " in line.strip(" *")]
+
+
+def test_the_changelog_is_tidy() -> None:
+    text = text_of("CHANGELOG.md")
+    assert len(bullets(text)) > 100
+    # Of two branches that were merged one may say it in other words, behind the same first ones.
+    assert repeated([bullet[:45] for bullet in bullets(text)]) == []
+    assert too_long(text) == []
+    assert re.findall(r"^.*\S.*\n#+ .*$", text, re.MULTILINE) == [], "no empty line before these"
+
+
+def test_each_decision_stands_once() -> None:
+    """By its title: two branches that are merged may bring it in other words."""
+    decisions = bullets(text_of("server/DECISIONS.md"))
+    titles = [title[1] for each in decisions if (title := re.search(r"\*\*(.+?)\*\*", each))]
+    assert len(titles) > 100
+    assert repeated(titles) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("* one\n  two\n* one two\n", (["* one two"], 0)),
+        ("word " * 21, ([], 1)),
+        ("| " + "word " * 21 + "\n    " + "word " * 21 + "\n" + "x" * 101, ([], 0)),
+        ("```\n" + "word " * 21 + "\n```\n", ([], 0)),
+    ],
+)
+def test_what_is_found(text: str, found: tuple[list[str], int]) -> None:
+    assert (repeated(bullets(text)), len(too_long(text))) == found
 
 
 def test_the_lowest_python_is_the_one_that_is_checked_for() -> None:

@@ -22,7 +22,7 @@ from jumplora_adapters.header import MAX_FILE_BYTES, read_manifest
 from jumplora_adapters.history import HistoryEntry
 from jumplora_adapters.manifest import Manifest, check_task_id, is_digest
 from jumplora_adapters.pointers import Pointers
-from jumplora_adapters.regular_file import RACY_NS, Stamp, now_ns
+from jumplora_adapters.regular_file import RACY_NS, Stamp, is_settled, now_ns, stamp_of
 from jumplora_adapters.store_index import StoreIndex
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
@@ -108,6 +108,21 @@ class Catalogue:
         """Every change of the task that took effect, newest last: the pointer's, also to versions
         that were removed since, and those removals. Raises TaskIdInvalid."""
         return self._state(check_task_id(task)).log
+
+    def changes_stamp(self, task: str) -> tuple[Stamp | None, ...] | None:
+        """Of the files that `changes` reads: while it is equal, they are as they were. None where
+        one was changed so lately that this cannot be said."""
+        began, stamps = now_ns(), list[Stamp | None]()
+        for name in (files.HISTORY, files.CURRENT):
+            try:
+                state = (self.root / check_task_id(task) / name).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                stamps.append(None)
+                continue
+            if not is_settled(state, began):
+                return None
+            stamps.append(stamp_of(state))
+        return tuple(stamps)
 
     def trail(self, task: str) -> tuple[str, ...]:
         """The versions that rollbacks would go back through; the current one is last.

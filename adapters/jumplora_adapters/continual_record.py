@@ -6,8 +6,10 @@ JSON in a manifest, so anything may stand there: what is not as described is lef
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 from jumplora_adapters.manifest import is_task_id
@@ -15,7 +17,7 @@ from jumplora_adapters.manifest import is_task_id
 KEY = "continual"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ContinualRecord:
     """One place of one run. Empty texts and None: not noted, or not as it should be.
 
@@ -34,6 +36,12 @@ class ContinualRecord:
     accuracy: Mapping[str, float]
     accuracy_when_learned: Mapping[str, float]
     backward_transfer: float | None
+
+    @cached_property
+    def run_digest(self) -> str:
+        """Names the run: equal for what has its name, its order and the same ways."""
+        named = (self.run, self.method, self.gate, self.split, self.order)
+        return hashlib.sha256(repr(named).encode(errors="backslashreplace")).hexdigest()
 
 
 def continual_record(training: Mapping[str, object]) -> ContinualRecord | None:

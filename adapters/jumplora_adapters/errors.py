@@ -9,6 +9,7 @@ AdapterError
 ├── MissingAncestor      missing_ancestor
 ├── HasDescendants       has_descendants
 ├── VersionConflict      version_conflict
+│   └── TaskExists       task_exists
 ├── StoreError           store
 │   ├── NoPointer            no_pointer
 │   ├── StoreBusy            store_busy
@@ -123,6 +124,12 @@ class VersionConflict(AdapterError):
     """The current version is not the one the caller expected, or it cannot be removed."""
 
     code = "version_conflict"
+
+
+class TaskExists(VersionConflict):
+    """The task has a version, and only a new one was to be published."""
+
+    code = "task_exists"
 
 
 class StoreError(AdapterError):

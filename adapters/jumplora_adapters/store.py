@@ -131,14 +131,16 @@ class Store(StoreSteps):
         *,
         expect_task: str | None = None,
         if_match: str | None = None,
+        only_new: bool = False,
         patience: Patience | None = None,
     ) -> Published:
         """Validate a finished file for `backbone` and make it its task's current version.
 
         With `expect_task` the manifest must name that task; with `if_match` that version must be
-        current now (publishing what is current already always succeeds). It replaces a damaged
-        version, and whatever else lies where the task's own files belong. Raises FormatError,
-        MissingAncestor, VersionConflict, and StoreError like every change.
+        current now (publishing what is current already always succeeds), and with `only_new` the
+        task must have none, not this one either. It replaces a damaged version, and whatever else
+        lies where the task's own files belong. Raises FormatError, MissingAncestor,
+        VersionConflict, TaskExists, and StoreError like every change.
         """
         with files.store_errors():
             self._on_step("copied")
@@ -153,6 +155,8 @@ class Store(StoreSteps):
         if expect_task is not None and task != expect_task:
             raise OtherTask(task, expect_task)
         with self._changing(patience):
+            if only_new:
+                self._check_new(task)
             return self._commit(incoming.path, adapter, backbone, if_match)
 
     def rollback(

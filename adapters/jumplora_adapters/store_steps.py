@@ -23,6 +23,7 @@ from jumplora_adapters.errors import (
     HasDescendants,
     MissingAncestor,
     StoreError,
+    TaskExists,
     UnknownVersion,
     VersionConflict,
 )
@@ -92,6 +93,15 @@ class StoreSteps(Catalogue):
                 return Published(task, digest, "unchanged")
             self._point(task, digest, "repoint" if is_known else "publish", state, undo)
         return Published(task, digest, "repointed" if is_known else "created")
+
+    def _check_new(self, task: str) -> None:
+        folder, current = self.root / task, self._state(task).current
+        if current is not None or (files.is_folder(folder) and files.version_digests(folder)):
+            version = f"its current version is {current}" if current else "its pointer is damaged"
+            raise TaskExists(
+                f"task {task!r} exists already, {version}: publish under another task id, or "
+                "replace that version on purpose"
+            )
 
     def _keep(self, copy: Path, folder: Path, digest: str, undo: ExitStack) -> None:
         files.make_way(self.root, folder, keep=stat.S_IFDIR)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 import time
@@ -15,29 +14,14 @@ from typing import Any, Protocol
 import torch
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.concurrency import run_in_threadpool
 
 from jumplora_adapters.backbone import Backbone, read_backbone, resolve_backbone
 from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
-from jumplora_server.api import (
-    adapters,
-    at_start,
-    console,
-    docs,
-    errors,
-    health,
-    kserve,
-    overview,
-    tgi,
-    vllm,
-)
-from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
-from jumplora_server.api.openai import chat, completions, models
-from jumplora_server.api.openai.errors import FORMS as OPENAI_FORMS
-from jumplora_server.api.route import add_dialect
+from jumplora_server.api import routes
+from jumplora_server.changes import Changes
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
 from jumplora_server.engine.engine import Engine
 from jumplora_server.engine.native.library import NativeUnavailable
@@ -46,6 +30,7 @@ from jumplora_server.engine.warm_up import DRILLS
 from jumplora_server.events import Events
 from jumplora_server.http.connections import Traffic
 from jumplora_server.http.server import HttpServer, http_server
+from jumplora_server.lifespan import start, stop
 from jumplora_server.loop.loop import EngineLoop, StepEngine
 from jumplora_server.loop.outbox import Delivery
 from jumplora_server.metrics.gateway import Resident
@@ -66,7 +51,6 @@ from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
 SWITCH_SECONDS = 0.0002
 SWEEP_SECONDS = 1.0  # what interrupted changes left does no harm, so a start waits no longer
 WARM_UP_SECONDS = 10.0  # at most, and a step more; later kinds of batches are then left out
-RESIDENCY_STOP_SECONDS = 10.0  # a load that is under way may end; a store that hangs does not
 WARM_UP_TEXT = "Task Instruction: warm up\nText: The first run is slow.\nAnswer:"
 DESCRIPTION = (
     "Many sparse task adapters on one T5 backbone, mixed in one batch. Name a task by `task_id`; "
@@ -157,13 +141,13 @@ def connect(
     events = Events()
     store = _open_store(settings)
     delivery = Delivery()
-    prompt = _warm_up_prompt(tokenizer, engine.limits)
     loop: EngineLoop
 
     # Residency runs its trials through the loop, the loop claims slots from residency.
     def submit(**trial: Any) -> int:
         return loop.submit(**trial)
 
+    prompt = _warm_up_prompt(tokenizer, engine.limits)
     residency = Residency(
         store,
         backbone,
@@ -193,23 +177,6 @@ def connect(
     )
     residency.on_change(loop.wake)
     lifecycle = Lifecycle(events)
-
-    def look() -> Look:
-        threads = (loop.pulse, *residency.pulses)
-        glances = tuple(pulse.glance for pulse in threads)
-        return Look(clock(), lifecycle.phase, loop.progress, glances)
-
-    def stuck_seconds() -> dict[str, float]:
-        glances = (pulse.glance for pulse in residency.pulses)
-        return {g.name: g.seconds if is_stuck(g, settings.stall_seconds) else 0.0 for g in glances}
-
-    def residents() -> Iterator[Resident]:
-        for status in residency.each_status():
-            if status.state is State.READY and status.version is not None:
-                nbytes = status.bytes_host + status.bytes_device
-                yield Resident(status.task_id, nbytes, status.pinned)
-
-    metrics.trouble(stuck_seconds, lambda: residency.store_fault is not None)
     services = Services(
         settings=settings,
         backbone=backbone,
@@ -225,13 +192,47 @@ def connect(
         prompts_per_request=settings.prompts_per_request,
         clock=clock,
         began=clock(),
-        watchdog=Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds)),
+        watchdog=_watchdog(settings, lifecycle, loop, residency, clock),
         lifecycle=lifecycle,
         events=events,
+        changes=Changes(store),
     )
-    rows = engine.limits.max_rows
-    metrics.residents(services.served_name, rows, residents, lambda: residency.free_bytes)
+    _measure_always(services)
     return Parts(services, delivery)
+
+
+def _watchdog(
+    settings: Settings,
+    lifecycle: Lifecycle,
+    loop: EngineLoop,
+    residency: Residency,
+    clock: Callable[[], float],
+) -> Watchdog:
+    def look() -> Look:
+        threads = (loop.pulse, *residency.pulses)
+        glances = tuple(pulse.glance for pulse in threads)
+        return Look(clock(), lifecycle.phase, loop.progress, glances)
+
+    return Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds))
+
+
+def _measure_always(services: Services) -> None:
+    """Join to the metrics what is asked anew for each page of them."""
+    residency, stall_seconds = services.residency, services.settings.stall_seconds
+
+    def stuck_seconds() -> dict[str, float]:
+        glances = (pulse.glance for pulse in residency.pulses)
+        return {g.name: g.seconds if is_stuck(g, stall_seconds) else 0.0 for g in glances}
+
+    def residents() -> Iterator[Resident]:
+        for status in residency.each_status():
+            if status.state is State.READY and status.version is not None:
+                nbytes = status.bytes_host + status.bytes_device
+                yield Resident(status.task_id, nbytes, status.pinned)
+
+    metrics, rows = services.metrics, services.limits.max_rows
+    metrics.trouble(stuck_seconds, lambda: residency.store_fault is not None)
+    metrics.residents(services.served_name, rows, residents, lambda: residency.free_bytes)
 
 
 def _folding(settings: Settings, engine: AnyEngine) -> Folding:
@@ -301,34 +302,7 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,  # the operation's id
     )
-    add_dialect(app, tgi.router)
-    add_dialect(app, tgi.compatible)
-    add_dialect(app, models.router, OPENAI_FORMS)
-    add_dialect(app, completions.router)
-    add_dialect(app, chat.router)
-    add_dialect(app, kserve.router, {"/v2": kserve.KSERVE})
-    add_dialect(app, kserve.inference)
-    add_dialect(app, vllm.router, vllm.FORMS)
-    app.include_router(adapters.router)
-    app.include_router(overview.router)
-    if settings.console == "on":
-        app.include_router(console.router())
-    if settings.docs == "on":
-        app.include_router(docs.router())
-        app.router.routes.append(docs.document_route(app, settings))
-    app.include_router(health.router)
-    errors.install(app)
-    app.state.services = parts.services
-    # The last one added is the outermost.
-    app.add_middleware(BodyCheck, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Methods)
-    app.add_middleware(
-        KeyCheck,
-        admin_hashes=settings.key_hashes("admin"),
-        api_hashes=settings.key_hashes("api"),
-        open_models=settings.open_models == "yes",
-    )
-    app.add_middleware(AccessLog)
+    routes.add_routes(app, parts.services)
     return app
 
 
@@ -347,12 +321,7 @@ def server(settings: Settings, parts: Parts) -> HttpServer:
 
 def traffic(services: Services) -> Traffic:
     """What the HTTP server has to know of the app."""
-    return Traffic(
-        probes=health.PROBES,
-        is_streamed=is_upload,
-        on_refusal=services.metrics.http_refused,
-        on_connections=services.metrics.http_connections,
-    )
+    return routes.traffic(services)
 
 
 @asynccontextmanager
@@ -361,38 +330,8 @@ async def running(parts: Parts) -> AsyncGenerator[None]:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        await _start(parts)
+        await start(parts.services, parts.delivery)
         yield
     finally:
-        await _stop(parts)
+        await stop(parts.services, parts.delivery)
         sys.setswitchinterval(interval)
-
-
-async def _start(parts: Parts) -> None:
-    services = parts.services
-    parts.delivery.bind(asyncio.get_running_loop())
-    services.loop.start()
-    await run_in_threadpool(services.residency.start)
-    await run_in_threadpool(at_start.log_without_effect, services)
-    services.lifecycle.serve()
-    services.watchdog.start()
-    _log.info(
-        "backbone %s (%s) as %s on %s; %d tasks in %s",
-        services.served_name,
-        services.backbone.fingerprint[:12],
-        services.settings.dtype,
-        services.settings.device,
-        services.residency.tasks,
-        services.settings.store,
-    )
-
-
-async def _stop(parts: Parts) -> None:
-    services = parts.services
-    services.lifecycle.drain()
-    # The HTTP server has let requests finish already: what still runs is cut off.
-    await run_in_threadpool(services.loop.stop)
-    patience = min(RESIDENCY_STOP_SECONDS, services.settings.shutdown_timeout)
-    await run_in_threadpool(services.residency.stop, patience)
-    await run_in_threadpool(services.watchdog.stop)
-    parts.delivery.bind(None)

@@ -66,6 +66,17 @@ class UnknownTask(ServerError):
     status = 404
     code = "unknown_task"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retry_after: float | None = None,
+        task: str | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, retry_after=retry_after)
+        self.task = task
+
 
 class UnknownVersion(ServerError):
     """The task exists, the version asked for does not (or the prefix is ambiguous)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -25,13 +25,11 @@ from jumplora_adapters.peft_upload import Made, MadeFrom, make_from_archive
 from jumplora_adapters.store import Left, Published, Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import (
-    AdapterRefused,
     AdapterUnavailable,
-    OutOfMemoryBudget,
     ServerError,
     StoreBusy,
 )
-from jumplora_server.residency.entries import State
+from jumplora_server.residency.outcome import refusal_of, require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.store_threads import StoreThreads, returned
 
@@ -40,12 +38,6 @@ CHANGES_AT_ONCE = 4
 WRITES_AT_ONCE = 4
 CONVERSIONS_AT_ONCE = 1  # each takes several times the memory of its adapter
 DISCARDS_AT_ONCE = 4
-# Failures of a load that are the file's fault on any server: how an upload is refused for them.
-_FAULTS_OF_A_FILE: Mapping[str, type[ServerError]] = {
-    "nonfinite": AdapterRefused,
-    "canary": AdapterRefused,
-    "memory_budget": OutOfMemoryBudget,
-}
 Taken = Callable[[], AbstractContextManager[Incoming]]
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -135,15 +127,25 @@ class Publishing:
             pass
         return await self.finish(incoming)
 
-    async def publish(self, task: str, incoming: Incoming, if_match: str | None = None) -> Release:
+    async def publish(
+        self,
+        task: str,
+        incoming: Incoming,
+        if_match: str | None = None,
+        *,
+        only_new: bool = False,
+    ) -> Release:
         """Make a finished file the current version of `task` and wait until it answers.
 
         Of an archive of a PEFT folder an adapter is made first. A new version that turns out to be
-        of no use once it is loaded is taken back. Raises WrongFile for a file of another kind.
+        of no use once it is loaded is taken back. With `if_match` that version is replaced and no
+        other, with `only_new` none at all. Raises WrongFile for a file of another kind.
         """
         kind = kind_of(incoming.head)
         self._taken.add(incoming)
-        return await self._finished(self._publish(task, incoming, kind, if_match))
+        return await self._finished(
+            self._publish(task, incoming, kind, if_match, only_new=only_new)
+        )
 
     async def roll_back(self, task: str, version: str | None = None) -> TaskStatus:
         """Make the version before the current one, or the given one, current and wait for it."""
@@ -168,15 +170,21 @@ class Publishing:
             ) from error
 
     async def _publish(
-        self, task: str, upload: Incoming, kind: FileKind, if_match: str | None
+        self,
+        task: str,
+        upload: Incoming,
+        kind: FileKind,
+        if_match: str | None,
+        *,
+        only_new: bool,
     ) -> Release:
         made_from: MadeFrom | None = None
         if kind != "adapter":
             made = await self._convert(task, upload, kind)
             upload, made_from = made.incoming, made.made_from
-        published, loading = await self._adopt(task, upload, if_match)
+        published, loading = await self._adopt(task, upload, if_match, only_new=only_new)
         status = await self.settled(task, loading)
-        refusal = _refusal(status, published)
+        refusal = refusal_of(status, published)
         if refusal is not None and await self._taken_back(published):
             raise refusal
         require_served(status, published.digest)
@@ -202,7 +210,7 @@ class Publishing:
                 ) from error
 
     async def _adopt(
-        self, task: str, upload: Incoming, if_match: str | None
+        self, task: str, upload: Incoming, if_match: str | None, *, only_new: bool
     ) -> tuple[Published, Future[TaskStatus]]:
         async with self._handed_over(upload) as taken:
 
@@ -213,6 +221,7 @@ class Publishing:
                         self._backbone,
                         expect_task=task,
                         if_match=if_match,
+                        only_new=only_new,
                         patience=patience,
                     )
                     # At once, else the watcher may be first and the version is loaded twice.
@@ -331,33 +340,3 @@ def _log_late(done: Future[_T]) -> None:
         _log.warning("work on the store failed after its request had ended: %s", error)
     else:
         _log.info("work on the store ended after its request: %s", done.result())
-
-
-def require_served(status: TaskStatus, digest: str | None) -> None:
-    """Raise AdapterUnavailable where `digest` is desired and does not serve.
-
-    Nothing to say when a newer publish overtook this one.
-    """
-    if status.desired != digest or (status.version == digest and status.state is State.READY):
-        return
-    failure = status.failure
-    reason = failure.code if failure is not None else "loading"
-    why = failure.message if failure is not None else f"its state is {status.state.value}"
-    serving = f"version {status.version} still answers" if status.version else "no version answers"
-    raise AdapterUnavailable(
-        f"version {digest} of task {status.task_id!r} is published but could not be loaded: {why};"
-        f" {serving}",
-        reason=reason,
-    )
-
-
-def _refusal(status: TaskStatus, published: Published) -> ServerError | None:
-    """What to answer when a new file was found to be of no use only by loading it."""
-    failure = status.failure
-    if published.outcome != "created" or status.desired != published.digest or failure is None:
-        return None
-    kind = _FAULTS_OF_A_FILE.get(failure.code)
-    if kind is None:
-        return None
-    message = f"version {published.digest} does not load: {failure.message}; it was taken back"
-    return kind(message, reason=failure.code)

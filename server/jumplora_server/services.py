@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
+from jumplora_server.changes import Changes
 from jumplora_server.events import Events
 from jumplora_server.lanes import Lanes
 from jumplora_server.options import RecentOptions
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from jumplora_server.settings import Settings
     from jumplora_server.watchdog import Phase, Watchdog
 
-LOGS, LOG_SECONDS = 2, 1.0  # stores' logs that are read at a time, and how long one may take
 SCRAPES = 2  # at a time; more wait, for they share one page
 
 
@@ -68,8 +68,8 @@ class Services:
     times on it.
 
     `scrapes` and `lanes` are shares of threads, for the metrics page and for what requests send:
-    the common ones may all wait for a disk. `logs` reads what only people look at, so it
-    must hold none of the threads of `reads` that requests wait for.
+    the common ones may all wait for a disk. `changes` reads what only people look at, so it has
+    threads of its own and none of those of `reads` that requests wait for.
     """
 
     settings: Settings
@@ -89,8 +89,8 @@ class Services:
     watchdog: Watchdog
     lifecycle: Lifecycle
     events: Events
+    changes: Changes
     reads: StoreThreads = field(default_factory=StoreThreads)
-    logs: StoreThreads = field(default_factory=lambda: StoreThreads(LOGS, LOG_SECONDS))
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
     lanes: Lanes = field(default_factory=Lanes)
     options: RecentOptions = field(default_factory=RecentOptions)

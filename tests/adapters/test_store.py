@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from jumplora_adapters.errors import (
     HasDescendants,
     MissingAncestor,
     StoreError,
+    TaskExists,
     TaskIdInvalid,
     UnknownTask,
     UnknownVersion,
     VersionConflict,
 )
 from jumplora_adapters.format import read_adapter
-from jumplora_adapters.store import Store
+from jumplora_adapters.store import Published, Store
+from jumplora_adapters.store_steps import Step
 
 BACKBONE = toy_backbone()
 
@@ -138,6 +141,51 @@ def test_publish_only_over_the_expected_version(store: Store, adapters: list[Pat
         store.publish(adapters[2], BACKBONE, if_match=first)
     # A retry of what has happened already is no conflict.
     assert store.publish(adapters[1], BACKBONE, if_match=first).outcome == "unchanged"
+
+
+def adopted(store: Store, path: Path) -> Published:
+    store.prepare()
+    with store.incoming() as incoming:
+        incoming.write(path.read_bytes())
+        incoming.finish()
+        return store.adopt(incoming, BACKBONE, only_new=True)
+
+
+def test_publish_only_of_a_new_task(store: Store, adapters: list[Path]) -> None:
+    first = adopted(store, adapters[0]).digest
+    before = files_of(store)
+    for path in adapters[:2]:  # an equal file is no new task either
+        with pytest.raises(TaskExists, match=first):
+            adopted(store, path)
+    assert files_of(store) == before
+    (store.root / "agnews" / "current").write_text("damaged")
+    with pytest.raises(TaskExists, match="damaged"):
+        adopted(store, adapters[1])
+    store.remove("agnews")
+    assert adopted(store, adapters[1]).outcome == "created"
+
+
+def test_of_publishes_of_a_new_task_at_once_one_succeeds(
+    tmp_path: Path, adapters: list[Path]
+) -> None:
+    all_here = threading.Barrier(len(adapters), timeout=20)
+
+    def on_step(step: Step) -> None:
+        if step == "copied":
+            all_here.wait()
+
+    store = Store(tmp_path / "store", on_step=on_step)
+
+    def publish(path: Path) -> str:
+        try:
+            return adopted(store, path).outcome
+        except TaskExists:
+            return "refused"
+
+    with ThreadPoolExecutor(len(adapters)) as threads:
+        outcomes = sorted(threads.map(publish, adapters))
+    assert outcomes == ["created"] + ["refused"] * (len(adapters) - 1)
+    assert len(store.versions("agnews")) == 1
 
 
 def publish_chain(store: Store, folder: Path, length: int = 3) -> list[str]:

@@ -82,7 +82,8 @@ class AdapterDetail(AdapterSummary):
     # Servers before these had neither.
     changes: list[Change] = Field(
         default=[],
-        description="the last 200, oldest first; empty where the store cannot be read now",
+        description="the last 200, oldest first; as they were read last where the store cannot "
+        "be read now",
     )
     canaries: list[CanaryAnswer] = []
 

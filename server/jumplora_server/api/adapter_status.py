@@ -10,8 +10,6 @@ from jumplora_server.api.adapter_schemas import AdapterDetail, AdapterSummary
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.residency.trials import shortened
 
-MAX_CHANGES = 200
-
 
 def summary(status: TaskStatus) -> AdapterSummary:
     """A line of the list."""
@@ -19,7 +17,7 @@ def summary(status: TaskStatus) -> AdapterSummary:
 
 
 def detail(status: TaskStatus, changes: Sequence[HistoryEntry]) -> AdapterDetail:
-    """Everything about one task, of whose changes the last ones are shown."""
+    """Everything about one task."""
     return AdapterDetail.model_validate(
         {
             **_fields(status),
@@ -27,7 +25,7 @@ def detail(status: TaskStatus, changes: Sequence[HistoryEntry]) -> AdapterDetail
             "manifest": status.manifest,
             "changes": [
                 {"version": change.digest, "at": change.published_at, "event": change.event}
-                for change in changes[-MAX_CHANGES:]
+                for change in changes
             ],
             "canaries": _canaries(status),
         }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -13,7 +11,6 @@ from fastapi import APIRouter, Header, Path, Request
 from starlette.responses import Response
 
 from jumplora_adapters.errors import AdapterError
-from jumplora_adapters.history import HistoryEntry
 from jumplora_server.api.adapter_schemas import (
     AdapterDetail,
     AdapterList,
@@ -27,15 +24,15 @@ from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices, remarks
 from jumplora_server.api.route import JsonRoute
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
-from jumplora_server.api.task_names import check_task
+from jumplora_server.api.task_names import named_task, visible_tasks
+from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
-from jumplora_server.errors import AdapterRefused, InvalidInput, ServerError
-from jumplora_server.publishing import require_served
+from jumplora_server.errors import AdapterRefused, InvalidInput
+from jumplora_server.residency.outcome import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
 
 TaskPath = Annotated[str, Path(description="the task")]
-LINES_A_TURN = 64  # of the event loop, which others wait for: less than a millisecond
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=JsonRoute)
 _READ: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 404, 422)}
 _WRITE: dict[int | str, dict[str, Any]] = {
@@ -59,13 +56,11 @@ _FILE_BODY = {
 
 
 @router.get("", response_model=AdapterList, responses=_READ)
-async def list_adapters(services: WithServices) -> Response:
-    """All registered tasks, sorted."""
-    lines = []
-    for number, status in enumerate(services.residency.each_status(), start=1):
-        lines.append(summary(status).model_dump_json())
-        if number % LINES_A_TURN == 0:
-            await asyncio.sleep(0)
+async def list_adapters(request: Request, services: WithServices) -> Response:
+    """All registered tasks that the key may see, sorted."""
+    tasks = visible_tasks(services.residency.routes, record_of(request.scope).caller)
+    statuses = services.residency.each_status(tasks)
+    lines = await in_turns(summary(status).model_dump_json() for status in statuses)
     content = f'{{"adapters":[{",".join(lines)}]}}'
     return Response(content, media_type="application/json")
 
@@ -79,7 +74,7 @@ async def roll_back_adapter(
     body: RollbackRequest | None = None,
 ) -> AdapterDetail:
     """Make the version before the current one, or the given one, current again."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     target = None if body is None else body.version
     status = await services.publishing.roll_back(task_id, target)
     return await _told(services, status, response)
@@ -90,7 +85,7 @@ async def load_adapter(
     request: Request, services: WithServices, task_id: TaskPath, response: Response
 ) -> AdapterDetail:
     """Make the adapter resident now; a version that failed is tried again."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     status = await services.publishing.settled(task_id, services.residency.sync(task_id))
     require_served(status, status.desired)
     return await _told(services, status, response)
@@ -105,7 +100,7 @@ async def pin_adapter(
     body: PinRequest | None = None,
 ) -> AdapterDetail:
     """Keep the adapter in memory, or no longer."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     services.residency.pin(task_id, (body or PinRequest()).pinned)
     return await _told(services, services.residency.status(task_id), response)
 
@@ -115,7 +110,7 @@ async def get_adapter(
     request: Request, services: WithServices, task_id: TaskPath, response: Response
 ) -> AdapterDetail:
     """One task: what answers, what is desired, its manifest and versions. ETag: the desired one."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     return await _told(services, services.residency.status(task_id), response)
 
 
@@ -132,6 +127,9 @@ async def publish_adapter(
     task_id: TaskPath,
     response: Response,
     if_match: Annotated[str | None, Header(description="the version to replace")] = None,
+    if_none_match: Annotated[
+        str | None, Header(description="*: only if the task has no version yet; nothing else")
+    ] = None,
 ) -> PutResult:
     """Publish a file. Answers 201 once the version is READY and answers requests.
 
@@ -139,12 +137,18 @@ async def publish_adapter(
     becomes current again (200). Of an archive of a PEFT folder an adapter is made for the server's
     backbone: `version` is its digest, and `made_from` says what it was made of. Equal folders of
     one name give equal versions.
+
+    With `If-Match` the version that is current must be that one, and with `If-None-Match: *` there
+    must be none, not an equal one either; else 412, and nothing is changed.
     """
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
+    only_new = _is_only_new(if_none_match, if_match)
     limit = services.settings.max_adapter_bytes
     with publication(services, task_id):
         async with received(request, services.publishing, limit) as incoming:
-            release = await services.publishing.publish(task_id, incoming, _etag_of(if_match))
+            release = await services.publishing.publish(
+                task_id, incoming, _etag_of(if_match), only_new=only_new
+            )
     outcome = release.published.outcome
     told = await _told(services, release.status, response)
     response.status_code = 201 if outcome == "created" else 200
@@ -156,7 +160,7 @@ async def publish_adapter(
 @router.delete("/{task_id:path}", response_model=Removed, responses=_WRITE)
 async def remove_adapter(request: Request, services: WithServices, task_id: TaskPath) -> Removed:
     """Remove a task with all its versions. Running requests end on the version they began with."""
-    _note(request, check_task(task_id))
+    named_task(request, task_id)
     await services.publishing.remove(task_id)
     return Removed(task_id=task_id)
 
@@ -180,22 +184,9 @@ async def _told(services: Services, status: TaskStatus, response: Response) -> A
         response.headers["etag"] = f'"{status.desired}"'
     if status.version is not None:
         response.headers["x-adapter-version"] = status.version
-    return detail(status, await _changes(services, status.task_id))
-
-
-async def _changes(services: Services, task: str) -> Sequence[HistoryEntry]:
-    """What the store's log says of a task; nothing where that cannot be read now, for the answer
-    is of more use without it than none."""
-    if "store" in remarks(services):
-        return ()
-    try:
-        return await services.logs.run(lambda: services.store.changes(task), _leave)
-    except (AdapterError, ServerError, OSError):
-        return ()
-
-
-def _leave(late: Future[tuple[HistoryEntry, ...]]) -> None:
-    """What was read too late is of no use."""
+    changes, task = services.changes, status.task_id
+    is_at_fault = "store" in remarks(services)
+    return detail(status, changes.known(task) if is_at_fault else await changes.of(task))
 
 
 def _etag_of(if_match: str | None) -> str | None:
@@ -204,5 +195,17 @@ def _etag_of(if_match: str | None) -> str | None:
     return if_match.strip().removeprefix("W/").strip('"')
 
 
-def _note(request: Request, task: str) -> None:
-    record_of(request.scope).task = task
+def _is_only_new(if_none_match: str | None, if_match: str | None) -> bool:
+    if if_none_match is None:
+        return False
+    if if_none_match.strip() != "*":
+        raise InvalidInput(
+            f"if-none-match: only * is read here, which publishes a task that has no version yet "
+            f"(given: {if_none_match[:100]!a}); to replace one version, give it as if-match"
+        )
+    if if_match is not None:
+        raise InvalidInput(
+            "if-none-match and if-match: one asks for a new task and the other for a version to "
+            "replace; give one of them"
+        )
+    return True

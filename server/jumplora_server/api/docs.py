@@ -6,8 +6,9 @@ The page is Swagger UI, whose files are those of the package `fastapi-swagger`, 
 
 from __future__ import annotations
 
+import asyncio
 import json
-from functools import cache
+import threading
 from importlib.resources import files
 from typing import Any
 
@@ -101,13 +102,19 @@ def security(needed: Access, *, has_api_keys: bool) -> list[dict[str, list[str]]
 
 
 def document_route(app: FastAPI, settings: Settings) -> Route:
-    """/openapi.json, made once: the framework would write it for each request, in a millisecond."""
+    """/openapi.json. It is made once, at the first request for it, on a thread: it takes half a
+    second of the processor, in which others want to be answered."""
+    lock = threading.Lock()
+    made: list[bytes] = []
 
-    @cache
     def document() -> bytes:
-        return json.dumps(document_of(app, settings)).encode()
+        with lock:
+            if not made:
+                made.append(json.dumps(document_of(app, settings)).encode())
+            return made[0]
 
     async def endpoint(request: Request) -> Response:
-        return Response(document(), media_type="application/json")
+        content = made[0] if made else await asyncio.to_thread(document)
+        return Response(content, media_type="application/json")
 
     return Route(DOCUMENT_PATH, endpoint, include_in_schema=False)

@@ -25,6 +25,7 @@ from jumplora_server.api.ask import record_of
 from jumplora_server.api.dialect import Dialect, Fault, form_of
 from jumplora_server.errors import ServerError
 from jumplora_server.http.refusal import Refused
+from jumplora_server.residency.entries import unknown_task
 
 CLIENT_CLOSED_REQUEST = 499  # nginx' number; only the log has a reader for it
 MAX_FAULTS = 5
@@ -233,8 +234,22 @@ def _fault(fault: Mapping[str, Any]) -> str:
     return f"{name}: {message}{given}" if name else message
 
 
+def _as_seen(request: Request, error: ServerError) -> ServerError:
+    """The error for its caller: a key of some tasks reads no other names, and of a task that it may
+    not see the same as of one that is not there."""
+    record = record_of(request.scope)
+    if not isinstance(error, errors.UnknownTask) or record.caller.tasks is None:
+        return error
+    task = error.task or record.task
+    if not task:  # no task can have such a name
+        return error
+    closest = request.app.state.services.residency.closest(task, record.caller.may_see)
+    return unknown_task(task, closest)
+
+
 async def _on_server_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServerError)
+    error = _as_seen(request, error)
     record_of(request.scope).failed(error)
     return server_error_response(request.scope, error)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from jumplora_server.api.ask import Ask, Caller, Origin, RequestRecord
 from jumplora_server.api.choices import Offer
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
+from jumplora_server.api.task_names import check_visible
 from jumplora_server.api.wishes import Wishes, make_wishes
 from jumplora_server.core import Lease, Sampling
 from jumplora_server.errors import (
@@ -27,7 +28,6 @@ from jumplora_server.errors import (
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import Continuation
 from jumplora_server.loop.outbox import CancelCause, Stream
-from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 
@@ -154,8 +154,7 @@ async def _lease(services: Services, caller: Caller, task: str | None) -> Lease:
             )
         return Lease.base()
     name = task.partition("@")[0]
-    if not caller.may_see(name):
-        raise unknown_task(name)  # as if it were not there
+    check_visible(caller, name)
     try:
         return await _acquire(services, task)
     except UnknownTask:

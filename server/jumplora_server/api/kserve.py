@@ -40,10 +40,10 @@ from jumplora_server.api.task_names import (
     TaskHeader,
     check_agreement,
     check_spec,
+    check_visible,
     is_backbone,
 )
 from jumplora_server.errors import InvalidInput
-from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -244,8 +244,7 @@ def _is_base(request: Request, services: Services, spec: str) -> bool:
         record.task = None
         return True
     record.task = task
-    if not record.caller.may_see(task):
-        raise unknown_task(task)  # as if it were not there
+    check_visible(record.caller, task)
     return False
 
 

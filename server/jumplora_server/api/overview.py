@@ -7,9 +7,10 @@ put together for the lines that are shown, and otherwise only what the order nee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from itertools import islice
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -28,8 +29,10 @@ from jumplora_server.api.overview_schemas import (
     TaskLine,
 )
 from jumplora_server.api.schemas import ErrorBody
+from jumplora_server.api.task_names import visible_tasks
+from jumplora_server.api.turns import in_turns
 from jumplora_server.events import Event
-from jumplora_server.metrics.trends import CELL_SECONDS, Trend, Trends
+from jumplora_server.metrics.trends import CELL_SECONDS, Trends
 from jumplora_server.residency.entries import State
 from jumplora_server.residency.quality import score_of
 from jumplora_server.residency.status import TaskStatus
@@ -37,13 +40,11 @@ from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
 router = APIRouter(prefix="/v1", tags=["server"])
-TASKS_A_TURN = 32  # of the event loop, which others wait for: less than a millisecond
 MAX_REASON = 400  # characters of why a task is degraded
 KINDS_OF_KEYS: tuple[Scope, ...] = ("api", "admin")
 # What needs a look comes first.
 _STATES = (State.FAILED, State.LOADING, State.DRAINING, State.COLD, State.READY)
 _ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 422)}
-T = TypeVar("T")
 
 
 @router.get("/overview", response_model=Overview, responses=_ERRORS)
@@ -53,7 +54,7 @@ async def get_overview(
     """One look at the server, its tasks, how they overlap, and what happened last."""
     caller = record_of(request.scope).caller
     routes = services.residency.routes
-    tasks = sorted(filter(caller.may_see, routes))
+    tasks = visible_tasks(routes, caller)
     await asyncio.sleep(0)
     sought = query.search.casefold()
     found = [task for task in tasks if sought in task.casefold()] if sought else tasks
@@ -61,31 +62,26 @@ async def get_overview(
     chosen = await _ordered(services, found, query)
     shown = chosen[query.offset : query.offset + query.limit]
     trends = services.metrics.trends
-    lines = await _in_turns(_line(s, trends) for s in services.residency.each_status(shown))
-    records = await _in_turns((task, record_of_run(routes[task])) for task in tasks)
-    told = Overview(
+    statuses = services.residency.each_status(shown)
+    lines = await in_turns(_line(each, trends).model_dump_json() for each in statuses)
+    records = await in_turns((task, record_of_run(routes[task])) for task in tasks)
+    runs = continual_runs({task: record for task, record in records if record}, caller.may_see)
+    told_runs = await in_turns(run.model_dump_json() for run in runs)
+    rest = Overview(
         server=_strip(services, caller, has_key="authorization" in request.headers),
         total=len(tasks),
         found=len(found),
         offset=query.offset,
         trend_seconds=CELL_SECONDS,
-        tasks=lines,
+        tasks=[],
         overlap=overlap_map(services.residency.compared, routes, caller.may_see),
-        runs=continual_runs({t: record for t, record in records if record}, caller.may_see),
+        runs=[],
         events=[_event(event) for event in _events(services, caller)],
     )
-    # Made here, for the framework would check each number of it once more.
-    return Response(told.model_dump_json(), media_type="application/json")
-
-
-async def _in_turns(each: Iterable[T]) -> list[T]:
-    """All of them; other work gets its turns in between."""
-    made = []
-    for number, one in enumerate(each, start=1):
-        made.append(one)
-        if number % TASKS_A_TURN == 0:
-            await asyncio.sleep(0)
-    return made
+    # Written here and in turns: the framework would check each number of it once more.
+    others = rest.model_dump_json(exclude={"tasks", "runs"}).removesuffix("}")
+    content = f'{others},"tasks":[{",".join(lines)}],"runs":[{",".join(told_runs)}]}}'
+    return Response(content, media_type="application/json")
 
 
 async def _ordered(services: Services, tasks: Sequence[str], query: OverviewQuery) -> list[str]:
@@ -96,10 +92,10 @@ async def _ordered(services: Services, tasks: Sequence[str], query: OverviewQuer
         case "task_id":
             return [*reversed(tasks)] if is_descending else [*tasks]
         case "requests" | "failed" | "p95":
-            ranks = await _in_turns((_trend_rank(key, task, trends), task) for task in tasks)
+            ranks = await in_turns((_trend_rank(key, task, trends), task) for task in tasks)
         case _:
             statuses = services.residency.each_status(tasks)
-            ranks = await _in_turns((_status_rank(key, each), each.task_id) for each in statuses)
+            ranks = await in_turns((_status_rank(key, each), each.task_id) for each in statuses)
     return by_rank(ranks, descending=is_descending)
 
 
@@ -139,7 +135,7 @@ def _status_rank(
 def _line(status: TaskStatus, trends: Trends) -> TaskLine:
     manifest, failure = status.manifest, status.failure
     score = score_of(manifest)
-    trend = trends.trend(status.task_id) or Trend((), ())
+    trend = trends.look(status.task_id)
     return TaskLine(
         task_id=status.task_id,
         version=status.version,
@@ -153,9 +149,9 @@ def _line(status: TaskStatus, trends: Trends) -> TaskLine:
         pinned=status.pinned,
         in_flight=status.in_flight,
         requests_per_second=list(trend.per_second),
-        p95_seconds=list(trend.p95),
-        p95=trends.p95(status.task_id),
-        failed=trends.sum_of(status.task_id).failed,
+        p95_seconds=list(trend.p95_each),
+        p95=trend.p95,
+        failed=trend.failed,
         accuracy=None if score is None else Accuracy(score=score[0], share=score[1]),
         canaries=status.canary_accuracy,
         canaries_asked=len(status.replies),
@@ -211,10 +207,17 @@ def why_no_change(services: Services, caller: Caller) -> str | None:
 def _faults(
     checks: Mapping[str, str], remarks: Mapping[str, str], caller: Caller
 ) -> dict[str, str]:
-    """What is wrong, by check. A key of some tasks does not read texts that name others."""
+    """What is wrong, by check."""
     bad = {name: text for name, text in checks.items() if text != "ok"}
     found = {**remarks, **bad}
-    return found if caller.tasks is None else dict.fromkeys(found, "not ok: ask its operator")
+    return (
+        found if _reads_server_texts(caller) else dict.fromkeys(found, "not ok: ask its operator")
+    )
+
+
+def _reads_server_texts(caller: Caller) -> bool:
+    """A key of some tasks does not: they may name other tasks, and folders."""
+    return caller.tasks is None
 
 
 def _may_name(services: Services, caller: Caller, spec: str) -> bool:
@@ -223,8 +226,12 @@ def _may_name(services: Services, caller: Caller, spec: str) -> bool:
 
 
 def _events(services: Services, caller: Caller) -> list[Event]:
-    visible = (e for e in services.events.newest() if e.task is None or caller.may_see(e.task))
-    return [event for event, _ in zip(visible, range(MAX_EVENTS), strict=False)]
+    visible = (
+        event
+        for event in services.events.newest()
+        if (_reads_server_texts(caller) if event.task is None else caller.may_see(event.task))
+    )
+    return [*islice(visible, MAX_EVENTS)]
 
 
 def _event(event: Event) -> EventLine:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from jumplora_adapters.continual_record import KEY, ContinualRecord, continual_record
+from jumplora_adapters.continual_record import ContinualRecord
 from jumplora_server.api.overview_schemas import ContinualRun, OverlapMap
 from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.residency.entries import Route
@@ -40,23 +40,23 @@ def _is_current(pair: OverlapSnapshot, routes: Mapping[str, Route]) -> bool:
 
 def record_of_run(route: Route) -> ContinualRecord | None:
     """What the served version notes of its continual run, where one made it and names its task."""
-    if route.manifest is None or KEY not in route.manifest.training:
+    record = route.continual
+    if record is None or route.task not in record.order:
         return None
-    record = continual_record(route.manifest.training)
-    return record if record is not None and route.task in record.order else None
+    # Made with it, once and in its turn: of a thousand tasks together it would take 0.1 s.
+    return record if record.run_digest else None
 
 
-def continual_runs(records: Records, may_see: MaySee) -> list[ContinualRun]:
+def continual_runs(records: Records, may_see: MaySee) -> Iterator[ContinualRun]:
     """The runs of `records`, those of most tasks first, and at most MOST_RUNS.
 
     A run shows those of its tasks that may be seen, and at most MOST_RUN_TASKS.
     """
-    runs: dict[tuple[object, ...], dict[str, ContinualRecord]] = {}
+    runs: dict[str, dict[str, ContinualRecord]] = {}
     for task, record in records.items():
-        name = (record.run, record.method, record.gate, record.split, record.order)
-        runs.setdefault(name, {})[task] = record
+        runs.setdefault(record.run_digest, {})[task] = record
     largest = sorted(runs.values(), key=len, reverse=True)[:MOST_RUNS]
-    return [_run(run, may_see) for run in largest]
+    yield from (_run(run, may_see) for run in largest)
 
 
 def _run(records: Records, may_see: MaySee) -> ContinualRun:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, TypeVar
 
-from fastapi import Header
+from fastapi import Header, Request
 
 from jumplora_adapters.errors import TaskIdInvalid
 from jumplora_adapters.manifest import check_task_id
+from jumplora_server.api.ask import Caller, record_of
 from jumplora_server.api.route import TASK_HEADER
 from jumplora_server.errors import InvalidInput, UnknownTask
+from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 
 HEADER = f"the header {TASK_HEADER}"
@@ -78,6 +80,28 @@ def check_agreement(given: Mapping[str, str | None]) -> None:
 
 def _shown(name: str | None) -> str:
     return "null" if name is None else ascii(name[:100])
+
+
+def check_visible(caller: Caller, task: str) -> str:
+    """Return a task unchanged. Raises UnknownTask where it does not exist for the caller."""
+    if not caller.may_see(task):
+        raise unknown_task(task)
+    return task
+
+
+def named_task(request: Request, task: str) -> str:
+    """The task that a request is for, unchanged and noted in its record.
+
+    Raises InvalidInput, and UnknownTask where it does not exist for the caller.
+    """
+    record = record_of(request.scope)
+    record.task = check_task(task)
+    return check_visible(record.caller, task)
+
+
+def visible_tasks(routes: Iterable[str], caller: Caller) -> list[str]:
+    """Those of all registered tasks that exist for the caller, sorted."""
+    return sorted(filter(caller.may_see, routes))
 
 
 def is_backbone(services: Services, name: str) -> bool:

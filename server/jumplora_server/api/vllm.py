@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from starlette.responses import PlainTextResponse, Response
 
-from jumplora_adapters.errors import OtherTask
+from jumplora_adapters.errors import OtherTask, TaskExists
 from jumplora_server.api.adapters import publication
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.fields import Received, check_unicode
@@ -24,9 +24,8 @@ from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OF_ADAPTERS, OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
-from jumplora_server.api.task_names import check_spec, check_task
+from jumplora_server.api.task_names import check_spec, check_visible, named_task
 from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput
-from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -141,7 +140,7 @@ async def load_lora_adapter(
 
     It is checked as an upload is, and kept in the store: the folder is read once.
     """
-    task = record_of(request.scope).task = check_task(body.lora_name)
+    task = named_task(request, body.lora_name)
     root = services.settings.load_folder
     if root is None:
         raise Forbidden(
@@ -155,13 +154,17 @@ async def load_lora_adapter(
         with publication(services, task):
             async with services.publishing.incoming() as incoming:
                 await services.publishing.fill(incoming, pieces)
-                release = await services.publishing.publish(task, incoming)
+                release = await services.publishing.publish(
+                    task, incoming, only_new=not body.load_inplace
+                )
     except OtherTask as error:
         raise InvalidInput(
             f"lora_name: this adapter's manifest names the task {error.found!r}, not {task!r}; "
             f'give "lora_name": "{error.found}"',
             reason=error.code,
         ) from error
+    except TaskExists as error:  # another load of it was faster
+        raise _duplicate(task) from error
     return PlainTextResponse(
         f"Success: LoRA adapter '{task}' added successfully.",
         headers={"x-adapter-version": release.published.digest},
@@ -173,12 +176,16 @@ def _of_new_task(services: Services, task: str, pieces: Iterator[bytes]) -> Iter
     with load_inplace it would be wrong still."""
     first = next(pieces, b"")
     if services.residency.knows(task):
-        raise InvalidInput(
-            f"lora_name: task {task!r} has an adapter; set load_inplace to true to replace it",
-            reason="duplicate",
-        )
+        raise _duplicate(task)
     yield first
     yield from pieces
+
+
+def _duplicate(task: str) -> InvalidInput:
+    return InvalidInput(
+        f"lora_name: task {task!r} has an adapter; set load_inplace to true to replace it",
+        reason="duplicate",
+    )
 
 
 @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse, responses=_WRITE)
@@ -186,7 +193,7 @@ async def unload_lora_adapter(
     request: Request, services: WithServices, body: UnloadRequest
 ) -> PlainTextResponse:
     """Remove a task with all its versions, as DELETE does. The load folder stays as it is."""
-    task = record_of(request.scope).task = check_task(body.lora_name)
+    task = named_task(request, body.lora_name)
     await services.publishing.remove(task)
     return PlainTextResponse(f"Success: LoRA adapter '{task}' removed successfully.")
 
@@ -251,6 +258,4 @@ def _check_model(request: Request, services: Services, spec: str | None) -> None
     if spec is None or spec in (services.served_name, services.settings.base_name):
         return
     task = check_spec(spec).partition("@")[0]
-    if not record_of(request.scope).caller.may_see(task):
-        raise unknown_task(task)
-    services.residency.status(task)
+    services.residency.status(check_visible(record_of(request.scope).caller, task))

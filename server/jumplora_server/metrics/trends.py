@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import sub
 
 CELL_SECONDS = 10.0
 CELLS = 30  # five minutes, the running cell included
@@ -26,10 +27,16 @@ _SHARE = 0.95  # the percentile
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """One task's last minutes, oldest first; one number a cell."""
+    """One task's last minutes: a number for each cell, oldest first, and those of all together.
+
+    Without a request in them there are no cells.
+    """
 
     per_second: tuple[float, ...]
-    p95: tuple[float | None, ...]
+    p95_each: tuple[float | None, ...]
+    p95: float | None
+    requests: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +47,36 @@ class Sum:
     failed: int
 
 
+def _no_durations() -> array[int]:
+    return array("I", bytes(4 * BUCKETS))
+
+
 @dataclass(slots=True)
 class _Cell:
     number: int  # since the clock's zero
     requests: int = 0
     failed: int = 0
-    durations: array[int] = field(default_factory=lambda: array("I", bytes(4 * BUCKETS)))
+    durations: array[int] = field(default_factory=_no_durations)
+    p95: float | None = None  # once it is known, for which it must be closed
+    is_known: bool = False
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A task's cells, and their sums, so that an order of many tasks costs little."""
+
+    cells: deque[_Cell] = field(default_factory=deque)
+    requests: int = 0
+    failed: int = 0
+    durations: array[int] = field(default_factory=_no_durations)
+
+    def drop_before(self, first: int) -> None:
+        """Forget the cells before that number."""
+        while self.cells and self.cells[0].number < first:
+            old = self.cells.popleft()
+            self.requests -= old.requests
+            self.failed -= old.failed
+            self.durations = array("I", map(sub, self.durations, old.durations))
 
 
 class Trends:
@@ -57,88 +88,102 @@ class Trends:
         self._clock = clock
         self._most_tasks = most_tasks
         self._lock = threading.Lock()
-        # By task, in the order of their newest cells; a task without any is not in it.
-        self._cells: OrderedDict[str, deque[_Cell]] = OrderedDict()
+        # In the order of their newest cells; a task without any is not in it.
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
     def add(self, task: str, seconds: float | None, *, is_failed: bool) -> None:
         """Count a request that ended now; `seconds` is None where its time says nothing."""
         number = int(self._clock() // CELL_SECONDS)
         with self._lock:
-            cells = self._cells.get(task)
-            if cells is None or cells[-1].number < number:
-                cells = self._begin(task, number)
-            cell = cells[-1]
+            kept = self._kept.get(task)
+            if kept is None or kept.cells[-1].number < number:
+                kept = self._begin(task, number)
+            cell = kept.cells[-1]
             cell.requests += 1
+            kept.requests += 1
             cell.failed += is_failed
+            kept.failed += is_failed
             if seconds is not None:
-                cell.durations[bucket_of(seconds)] += 1
+                bucket = bucket_of(seconds)
+                cell.durations[bucket] += 1
+                kept.durations[bucket] += 1
 
     def forget(self, task: str) -> None:
         """Drop a task that was removed."""
         with self._lock:
-            self._cells.pop(task, None)
+            self._kept.pop(task, None)
 
     @property
     def tasks(self) -> set[str]:
         """Those of which something is kept."""
         with self._lock:
-            return set(self._cells)
+            return set(self._kept)
 
     def sum_of(self, task: str) -> Sum:
         """Of all its cells together."""
-        first = self._first()
         with self._lock:
-            cells = [cell for cell in self._cells.get(task, ()) if cell.number >= first]
-            return Sum(sum(c.requests for c in cells), sum(c.failed for c in cells))
+            kept = self._current(task, self._clock())
+            return Sum(0, 0) if kept is None else Sum(kept.requests, kept.failed)
 
-    def trend(self, task: str) -> Trend | None:
-        """None where it had no request."""
+    def p95(self, task: str) -> float | None:
+        """Of all its cells together; None where no request has a time."""
+        with self._lock:
+            kept = self._current(task, self._clock())
+            durations = _no_durations() if kept is None else kept.durations[:]
+        return percentile(durations)
+
+    def look(self, task: str) -> Trend:
+        """All of it at once."""
         now = self._clock()
-        cells = {cell.number: cell for cell in self._of(task)}
-        if not cells:
-            return None
+        with self._lock:
+            kept = self._current(task, now)
+            if kept is None:
+                return Trend((), (), None, 0, 0)
+            *closed, newest = kept.cells  # nothing is counted in those that are closed
+            running = _Cell(newest.number, newest.requests, durations=newest.durations[:])
+            requests, failed, durations = kept.requests, kept.failed, kept.durations[:]
+        cells = {cell.number: cell for cell in (*closed, running)}
         last = int(now // CELL_SECONDS)
         # Half a cell at least, or the first request of a new one would look like a flood.
-        running = max(CELL_SECONDS / 2, now - last * CELL_SECONDS)
+        seconds = max(CELL_SECONDS / 2, now - last * CELL_SECONDS)
         rates: list[float] = []
         p95: list[float | None] = []
         for number in range(last - CELLS + 1, last + 1):
             cell = cells.get(number)
-            seconds = running if number == last else CELL_SECONDS
-            rates.append(0.0 if cell is None else cell.requests / seconds)
-            p95.append(None if cell is None else percentile(cell.durations))
-        return Trend(tuple(rates), tuple(p95))
+            requests_of = 0 if cell is None else cell.requests
+            rates.append(requests_of / (seconds if number == last else CELL_SECONDS))
+            p95.append(None if cell is None else _p95_of(cell))
+        return Trend(tuple(rates), tuple(p95), percentile(durations), requests, failed)
 
-    def p95(self, task: str) -> float | None:
-        """Of all its cells together; None where no request has a time."""
-        return percentile([*map(sum, zip(*(c.durations for c in self._of(task)), strict=True))])
+    # From here on the lock is held.
 
-    def _of(self, task: str) -> list[_Cell]:
-        """Copies: another thread may count while they are read."""
-        first = self._first()
-        with self._lock:
-            return [
-                _Cell(cell.number, cell.requests, cell.failed, cell.durations[:])
-                for cell in self._cells.get(task, ())
-                if cell.number >= first
-            ]
+    def _current(self, task: str, now: float) -> _Kept | None:
+        """A task that has a cell that counts now."""
+        kept = self._kept.get(task)
+        if kept is not None:
+            kept.drop_before(int(now // CELL_SECONDS) - CELLS + 1)
+            if not kept.cells:
+                del self._kept[task]
+                return None
+        return kept
 
-    def _begin(self, task: str, number: int) -> deque[_Cell]:
+    def _begin(self, task: str, number: int) -> _Kept:
         """A new cell of the task, which is then the newest of all; old ones and quiet tasks go."""
-        cells = self._cells.setdefault(task, deque(maxlen=CELLS))
-        cells.append(_Cell(number))
-        self._cells.move_to_end(task)
-        while cells[0].number <= number - CELLS:
-            cells.popleft()
-        while next(iter(self._cells.values()))[-1].number <= number - CELLS:
-            self._cells.popitem(last=False)
-        while len(self._cells) > self._most_tasks:
-            self._cells.popitem(last=False)
-        return cells
+        kept = self._kept.setdefault(task, _Kept())
+        kept.cells.append(_Cell(number))
+        self._kept.move_to_end(task)
+        kept.drop_before(number - CELLS + 1)
+        while next(iter(self._kept.values())).cells[-1].number <= number - CELLS:
+            self._kept.popitem(last=False)
+        while len(self._kept) > self._most_tasks:
+            self._kept.popitem(last=False)
+        return kept
 
-    def _first(self) -> int:
-        """The oldest cell that counts."""
-        return int(self._clock() // CELL_SECONDS) - CELLS + 1
+
+def _p95_of(cell: _Cell) -> float | None:
+    if not cell.is_known:
+        cell.p95, cell.is_known = percentile(cell.durations), True
+    return cell.p95
 
 
 def bucket_of(seconds: float) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice, pairwise
 
 MAX_LOOKED_AT = 2000  # names, once for each pair of characters that they share with the asked one
@@ -36,8 +37,10 @@ class Names:
                 if not names:
                     self._having.pop(pair, None)
 
-    def closest(self, asked: str, most: int = 3) -> list[str]:
-        """Up to `most` names that are like `asked`, best first."""
+    def closest(
+        self, asked: str, most: int = 3, *, may_name: Callable[[str], bool] | None = None
+    ) -> list[str]:
+        """Up to `most` names that are like `asked` and may be named, best first."""
         pairs = _pairs(asked)
         shared: Counter[str] = Counter()
         with self._lock:
@@ -45,7 +48,7 @@ class Names:
             having = sorted((self._having.get(pair, {}) for pair in pairs), key=len)
             left = MAX_LOOKED_AT
             for names in having:
-                shared.update(islice(names, left))
+                shared.update(filter(may_name, islice(names, left)))
                 left -= min(left, len(names))
         likeness = {
             name: _likeness(pairs, _pairs(name)) for name, _ in shared.most_common(MAX_COMPARED)

@@ -232,6 +232,10 @@ class Residency:
         with self.table as table:
             return task in table.routing.routes
 
+    def closest(self, task: str, may_name: Callable[[str], bool]) -> list[str]:
+        """The registered tasks that have names like it and may be named, best first."""
+        return self.table.closest(task, may_name)
+
     @property
     def routes(self) -> Mapping[str, Route]:
         """All registered tasks as they are routed now; a value, which nothing changes."""

@@ -89,7 +89,11 @@ class Shared:
             yield
         except UnknownTask:
             task = spec.partition("@")[0]
-            raise unknown_task(task, self._table.names.closest(task)) from None
+            raise unknown_task(task, self.closest(task)) from None
+
+    def closest(self, task: str, may_name: Callable[[str], bool] | None = None) -> list[str]:
+        """The registered tasks that have names like it and may be named; needs no lock."""
+        return self._table.names.closest(task, may_name=may_name)
 
     def lease(self, leased: Leased) -> Lease:
         """A lease that is counted already; its shares count themselves."""

@@ -246,8 +246,7 @@ class Versions:
         if version.is_resident:
             return
         assert version.state in (State.COLD, State.FAILED), f"{digest} is {version.state}"
-        version.state, version.is_proven = State.FAILED, False
-        version.failure = failure
+        version.state, version.failure, version.is_proven = State.FAILED, failure, False
         self._rest(version)
 
     def revive(self, digest: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from adapter_requests import ADMIN, Started, answer, files
 from jumplora_adapters.history import HistoryEntry
 from jumplora_adapters.store import Store
-from jumplora_server.api.adapter_status import MAX_CHANGES
+from jumplora_server.changes import MAX_CHANGES, Changes
 from jumplora_server.store_threads import StoreThreads
 from serving import connected, make_site, wait_for
 
@@ -177,11 +177,21 @@ class SlowStore(Store):
         return super().changes(task)
 
 
+class CountedStore(Store):
+    """Counts the logs that are read."""
+
+    reads = 0
+
+    def changes(self, task: str) -> tuple[HistoryEntry, ...]:
+        self.reads += 1
+        return super().changes(task)
+
+
 def test_a_store_that_hangs_delays_an_answer_by_a_moment_only(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     services = site.parts.services
     slow = SlowStore(services.store.root)
-    site.app.state.services = replace(services, store=slow, logs=StoreThreads(1, 0.05))
+    site.app.state.services = replace(services, changes=Changes(slow, StoreThreads(1, 0.05)))
     with connected(site, headers=ADMIN) as http:
         version = site.publish("alpha")
         try:
@@ -192,6 +202,42 @@ def test_a_store_that_hangs_delays_an_answer_by_a_moment_only(tmp_path: Path) ->
         finally:
             slow.may_go_on.set()
         wait_for(lambda: len(http.get("/v1/adapters/alpha").json()["changes"]) == 1)
+        slow.may_go_on.clear()
+        site.publish("alpha")  # so that the log must be read again
+        try:
+            for _ in range(2):
+                changes = http.get("/v1/adapters/alpha").json()["changes"]
+                assert [change["version"] for change in changes] == [version], "what was known"
+        finally:
+            slow.may_go_on.set()
+        wait_for(lambda: len(http.get("/v1/adapters/alpha").json()["changes"]) == 2)
+
+
+def test_a_log_is_read_again_only_once_it_changed(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    services = site.parts.services
+    store = CountedStore(services.store.root)
+    site.app.state.services = replace(services, changes=Changes(store))
+
+    def told() -> list[str]:
+        changes = http.get("/v1/adapters/alpha").json()["changes"]
+        return [change["version"] for change in changes]
+
+    def is_kept() -> bool:
+        """Files that were changed just now are not trusted for a moment."""
+        before = store.reads
+        told()
+        return store.reads == before
+
+    with connected(site, headers=ADMIN) as http:
+        first = site.publish("alpha")
+        assert told() == [first]
+        wait_for(is_kept)
+        before = store.reads
+        assert [told() for _ in range(5)] == [[first]] * 5
+        assert store.reads == before
+        second = site.publish("alpha")
+        assert told() == [first, second]
 
 
 def test_of_a_store_that_cannot_be_read_no_changes_are_asked(tmp_path: Path) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from jumplora_server.api import docs
 from jumplora_server.api.docs import SCHEMES, SWAGGER_UI, TAGS
+from jumplora_server.settings import Settings
 from serving import ADMIN_KEY, connected, make_site
 
 API_KEY = "api-key-of-tests"
@@ -53,6 +58,29 @@ def test_operation_ids_are_readable_and_unique(http: httpx.Client) -> None:
     assert [n for n in ids if not re.fullmatch(r"[a-z]+(_[a-z]+){0,3}", n)] == []
     assert [n for n in ids if n.endswith(("_get", "_post", "_put", "_delete"))] == []
     assert {"generate", "publish_adapter", "list_adapters", "roll_back_adapter", "readyz"} <= {*ids}
+
+
+def test_others_are_answered_while_the_document_is_made(tmp_path: Path) -> None:
+    """And it is made once, however many ask at that time."""
+    is_making, may_go_on, made = threading.Event(), threading.Event(), list[FastAPI]()
+
+    def slow(app: FastAPI, settings: Settings) -> dict[str, Any]:
+        made.append(app)
+        is_making.set()
+        assert may_go_on.wait(20)
+        return {"of": settings.backbone}
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as threads:
+        patch.setattr(docs, "document_of", slow)
+        with connected(make_site(tmp_path)) as http:
+            asked = [threads.submit(http.get, "/openapi.json") for _ in range(2)]
+            try:
+                assert is_making.wait(20)
+                assert http.get("/livez").status_code == 200
+            finally:
+                may_go_on.set()
+            assert [each.result().json() for each in asked] == [{"of": "toy"}] * 2
+    assert len(made) == 1
 
 
 def test_each_tag_has_a_description_and_a_place(http: httpx.Client) -> None:

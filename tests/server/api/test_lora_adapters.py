@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from adapter_requests import ADMIN, answer, digest, files
+from adapter_requests import ADMIN, answer, digest, files, received
+from held_lock import lock_held
 from jumplora_adapters.manifest import Canary
 from jumplora_server.api.load_folder import LoadFolder
 from jumplora_server.errors import InvalidInput, PathNotFound
 from packed import CONFIG, WEIGHTS, in_folder, lora_files, tarred, write_folder
-from serving import BACKBONE, Site, connected, make_site
+from serving import BACKBONE, Site, connected, make_site, wait_for
 
 LIMIT = 200_000
 
@@ -95,6 +97,21 @@ def test_a_name_that_is_taken(started: Started) -> None:
     assert started.load("taken", "taken.safetensors", load_inplace=True).status_code == 200
     assert answer(started.http, "taken") == second
     assert started.http.get("/v1/adapters/taken").json()["history"] == [first, second]
+
+
+def test_of_two_loads_of_a_new_name_at_once_one_succeeds(started: Started) -> None:
+    paths = [started.file("race", f"race-{number}.safetensors") for number in range(2)]
+    sizes = sorted(path.stat().st_size for path in paths)
+    root = started.site.parts.services.store.root
+    with ThreadPoolExecutor(len(paths)) as threads:
+        with lock_held(root):
+            asked = [threads.submit(started.load, "race", path) for path in paths]
+            wait_for(lambda: received(root) == sizes)
+        answers = sorted((each.result() for each in asked), key=lambda each: each.status_code)
+    assert [each.status_code for each in answers] == [200, 400]
+    assert "set load_inplace to true" in error_of(answers[1])
+    assert answers[0].headers["x-adapter-version"] == answer(started.http, "race")
+    assert len(started.http.get("/v1/adapters/race").json()["history"]) == 1
 
 
 def test_a_peft_folder_is_the_version_that_its_upload_is(started: Started) -> None:

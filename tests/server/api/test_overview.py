@@ -298,7 +298,8 @@ def test_a_key_of_some_tasks_sees_nothing_of_the_others(
     assert seen.overlap is not None
     assert seen.overlap.tasks == ["mine", "mine-too"]
     assert [run.tasks for run in seen.runs] == [["mine", "mine-too"]]
-    assert {event.task_id for event in seen.events} == {None, "mine", "mine-too"}
+    assert {event.task_id for event in seen.events} == {"mine", "mine-too"}
+    assert {None, "theirs"} < {event.task_id for event in everything.events}
     assert tasks_of(seen_by(site, mine, search="theirs")) == []
     assert everything.total == 3
     assert everything.server.default_task == "theirs"
@@ -314,7 +315,11 @@ def test_faults_name_no_other_task_to_a_key_of_some(
         site.publish("theirs")
         mine = Caller("1" * 12, frozenset({"api"}), frozenset({"mine"}))
         wait_for(lambda: not site.parts.services.residency.is_starting)
-        strip, other = seen_by(site, ADMINS).server, seen_by(site, mine)
+        fault = "[Errno 13] Permission denied: '/srv/theirs'"
+        site.parts.services.events.add("server", f"The store cannot be read: {fault}")
+        everything, other = seen_by(site, ADMINS), seen_by(site, mine)
+    strip = everything.server
+    assert fault in everything.events[0].text
     assert not strip.ready
     assert "theirs: there was not enough memory" in strip.faults["adapters"]
     assert not other.server.ready

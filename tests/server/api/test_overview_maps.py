@@ -114,9 +114,9 @@ class TestRuns:
 
     def test_runs_are_told_apart_by_name_and_by_how_they_were_made(self) -> None:
         each = {**records("xy", "x"), **records("xy", "y", gate="none")}
-        assert len(continual_runs(each, everything)) == 2
+        assert len([*continual_runs(each, everything)]) == 2
         again = {**records("xy", "x"), **records("xy", "y")}
-        assert len(continual_runs(again, everything)) == 1
+        assert len([*continual_runs(again, everything)]) == 1
 
     def test_there_are_at_most_so_many_runs_the_largest_first(self) -> None:
         each: dict[str, ContinualRecord] = {}
@@ -124,7 +124,7 @@ class TestRuns:
             order = [f"t{number}-{index}" for index in range(2)]
             tasks = order if number == MOST_RUNS + 2 else order[:1]
             each |= records(order, *tasks, run=f"run-{number}")
-        found = continual_runs(each, everything)
+        found = [*continual_runs(each, everything)]
         assert len(found) == MOST_RUNS
         assert found[0].run == f"run-{MOST_RUNS + 2}"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from adapter_requests import ADMIN, Started, answer, digest, fail_to_pack, files, put
+from adapter_requests import ADMIN, Started, answer, digest, fail_to_pack, files, put, received
 from factories import random_adapter, random_profile, toy_backbone
+from held_lock import lock_held
 from jumplora_adapters.format import write_adapter
 from serving import connected, make_site, slow_down, wait_for
 
@@ -60,6 +62,54 @@ def test_if_match(started: Started) -> None:
     assert put(http, "match", contents[1], if_match=f'"{versions[0]}"').status_code == 201
     assert put(http, "match", contents[2], if_match=versions[1]).status_code == 201
     assert put(http, "match", contents[0], if_match="*").status_code == 200
+
+
+def test_only_a_new_task_is_published_with_if_none_match(started: Started) -> None:
+    site, http = started
+    first, second = (site.adapter("only").read_bytes() for _ in range(2))
+    assert put(http, "only", first, if_none_match="*").status_code == 201
+    before = files(site)
+    for content in (second, first):  # an equal file is a repeat that found its task
+        refused = put(http, "only", content, if_none_match="*")
+        told = refused.json()
+        assert (refused.status_code, told["error_type"]) == (412, "version_conflict")
+        assert told["reason"] == "task_exists"
+        assert "'only'" in told["error"]
+        assert digest(first) in told["error"]
+    assert files(site) == before
+    assert answer(http, "only") == digest(first)
+    assert http.delete("/v1/adapters/only").status_code == 200
+    assert put(http, "only", second, if_none_match="*").status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"if_none_match": '"' + "0" * 64 + '"'}, "if-none-match: only * is read here"),
+        ({"if_none_match": "*", "if_match": "0" * 64}, "if-none-match and if-match: "),
+    ],
+)
+def test_other_conditions_are_refused(
+    started: Started, headers: dict[str, str], message: str
+) -> None:
+    site, http = started
+    refused = put(http, "condition", site.adapter("condition").read_bytes(), **headers)
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+    assert refused.json()["error"].startswith(message)
+    assert http.get("/v1/adapters/condition").status_code == 404
+
+
+def test_of_two_publishes_of_a_new_task_at_once_one_succeeds(started: Started) -> None:
+    """Both are through all checks of their files before either may change the store."""
+    site, http = started
+    contents = [site.adapter("race").read_bytes() for _ in range(4)]
+    root = site.parts.services.store.root
+    with ThreadPoolExecutor(len(contents)) as threads:
+        with lock_held(root):
+            asked = [threads.submit(put, http, "race", c, if_none_match="*") for c in contents]
+            wait_for(lambda: received(root) == sorted(map(len, contents)))
+        assert sorted(each.result().status_code for each in asked) == [201, 412, 412, 412]
+    assert http.get("/v1/adapters/race").json()["history"] == [answer(http, "race")]
 
 
 def test_a_promised_hash_is_checked(started: Started) -> None:

@@ -18,6 +18,7 @@ from jumplora_server.metrics.tasks import Outcome
 from jumplora_server.metrics.trends import CELL_SECONDS, CELLS, Sum, Trend, Trends
 
 WIDTH = 2 ** (1 / 6) * (1 + 1e-9)  # how far a percentile may be off, either way
+NOTHING = Trend((), (), None, 0, 0)
 SPAN = CELLS * CELL_SECONDS
 
 TASKS = st.sampled_from(["a", "b", "c"])
@@ -76,6 +77,7 @@ def test_they_are_what_counting_all_requests_gives(
         clock.now += wait
         trends.add(task, seconds, is_failed=is_failed)
         plain.requests.append((clock.now, task, seconds, is_failed))
+        trends.look(task)  # what it keeps for the next look must stay right
     clock.now += idle
     gone = clock.now % CELL_SECONDS
     for task in ("a", "b", "c"):
@@ -83,15 +85,17 @@ def test_they_are_what_counting_all_requests_gives(
         every = [request for cell in cells for request in cell]
         assert trends.sum_of(task) == Sum(len(every), sum(failed for _, failed in every))
         assert is_close(trends.p95(task), p95([seconds for seconds, _ in every]))
-        trend = trends.trend(task)
-        if trend is None:
+        trend = trends.look(task)
+        assert Sum(trend.requests, trend.failed) == trends.sum_of(task)
+        assert trend.p95 == trends.p95(task)
+        if not trend.per_second:
             assert not every
             continue
         lengths = [CELL_SECONDS] * (CELLS - 1) + [max(CELL_SECONDS / 2, gone)]
         rates = [len(cell) / length for cell, length in zip(cells, lengths, strict=True)]
         assert trend.per_second == pytest.approx(rates)
         exact = [p95([seconds for seconds, _ in cell]) for cell in cells]
-        assert all(map(is_close, trend.p95, exact)), (trend.p95, exact)
+        assert all(map(is_close, trend.p95_each, exact)), (trend.p95_each, exact)
 
 
 @given(st.lists(st.floats(0.001, 800.0), min_size=1, max_size=300))
@@ -121,7 +125,8 @@ def test_a_quiet_task_is_dropped_when_another_one_is_asked() -> None:
     assert trends.sum_of("old") == Sum(1, 1)
     assert trends.tasks == {"old", "new"}
     clock.now = SPAN
-    assert (trends.sum_of("old"), trends.trend("old"), trends.p95("old")) == (Sum(0, 0), None, None)
+    assert trends.look("old") == NOTHING
+    assert (trends.sum_of("old"), trends.p95("old")) == (Sum(0, 0), None)
     trends.add("new", 0.1, is_failed=False)
     assert trends.tasks == {"new"}
 
@@ -142,7 +147,7 @@ def test_threads_lose_no_request() -> None:
     def add() -> None:
         for _ in range(2000):
             trends.add("a", 0.1, is_failed=True)
-            trends.trend("a")
+            trends.look("a")
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
@@ -184,5 +189,5 @@ class TestOfMetrics:
         metrics.task_removed("labelled")
         metrics.request_finished("labelled", "ok", TIMING)
         assert metrics.trends.tasks == {"other"}
-        assert metrics.trends.trend("labelled") is None
-        assert isinstance(metrics.trends.trend("other"), Trend)
+        assert metrics.trends.look("labelled") == NOTHING
+        assert metrics.trends.look("other").requests == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -13,14 +12,18 @@ from jumplora_server.api.ask import record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.openai.answers import ModelCard, ModelList, OpenAiError
 from jumplora_server.api.route import JsonRoute
-from jumplora_server.api.task_names import check_known_spec, is_backbone
+from jumplora_server.api.task_names import (
+    check_known_spec,
+    check_visible,
+    is_backbone,
+    visible_tasks,
+)
+from jumplora_server.api.turns import in_turns
 from jumplora_server.errors import UnknownVersion
-from jumplora_server.residency.entries import unknown_task
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
 
 router = APIRouter(tags=["openai"], route_class=JsonRoute)
-_LINES_A_TURN = 64  # of the event loop, which others wait for: less than a millisecond
 
 
 @router.get("/v1/models", response_model=ModelList, responses={401: {"model": OpenAiError}})
@@ -29,16 +32,14 @@ async def list_models(request: Request, services: WithServices) -> Response:
 
     It is the last, because scripts ask the first of the list, and it may not be served by itself.
     """
-    caller = record_of(request.scope).caller
-    cards = list[ModelCard]()
-    for number, status in enumerate(services.residency.each_status(), start=1):
-        if caller.may_see(status.task_id):
-            cards.append(_card(services, status.task_id, status))
-        if number % _LINES_A_TURN == 0:
-            await asyncio.sleep(0)
+    tasks = visible_tasks(services.residency.routes, record_of(request.scope).caller)
+    statuses = services.residency.each_status(tasks)
+    cards = await in_turns(
+        _card(services, status.task_id, status).model_dump_json() for status in statuses
+    )
     if is_backbone(services, services.served_name):
-        cards.append(_backbone(services))
-    content = ",".join(card.model_dump_json() for card in cards)
+        cards.append(_backbone(services).model_dump_json())
+    content = ",".join(cards)
     return Response(f'{{"object":"list","data":[{content}]}}', media_type="application/json")
 
 
@@ -56,8 +57,7 @@ async def get_model(
     if is_backbone(services, model):
         return _backbone(services)
     task, _, version = check_known_spec(model).partition("@")
-    if not record_of(request.scope).caller.may_see(task):
-        raise unknown_task(task)
+    check_visible(record_of(request.scope).caller, task)
     status = services.residency.status(task)
     if version and sum(digest.startswith(version) for digest in status.history) != 1:
         raise UnknownVersion(f"task {task!r} has not one version {version!r}")
