@@ -52,8 +52,8 @@ QUALITY = Row(
             "timeseries",
             "percentunit",
             "jumplora_choices_mass: how likely an answer was one of the options, of requests with "
-            "choices; half of the prompts, and a tenth, had less. A fall says that texts come that "
-            "the task was not trained on.",
+            "choices; half of the prompts, and a tenth, had less. A fall says that clients name "
+            "options that the model would not answer.",
             (
                 Query(quantile(0.5, "jumplora_choices_mass"), "{{task_id}} median"),
                 Query(quantile(0.1, "jumplora_choices_mass"), "{{task_id}} p10"),

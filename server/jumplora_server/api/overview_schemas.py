@@ -1,7 +1,7 @@
 """What `GET /v1/overview` answers: one look at the whole server, for people.
 
 Seconds and bytes are plain numbers, shares run from 0 to 1, times are ISO 8601 in UTC. What is not
-known is null. A key sees its own tasks only, everywhere.
+known is null. Any key sees every task.
 """
 
 from __future__ import annotations
