@@ -184,6 +184,11 @@ class AccessSettings(BaseSettings):
         default="no",
         description="whether GET /v1/models needs no key, as a Kubernetes gateway asks it",
     )
+    open_metrics: Literal["yes", "no"] = Field(
+        default="no",
+        description="whether GET /metrics needs no key, for scrapers that cannot send one, as a "
+        "Kubernetes gateway; the page names the tasks",
+    )
     allow_base: Literal["yes", "no"] = Field(
         default="no", description="whether the bare backbone may be asked for"
     )
