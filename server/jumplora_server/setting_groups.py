@@ -175,10 +175,10 @@ class AccessSettings(BaseSettings):
     """Who may ask for what, and by which names."""
 
     admin_keys: Keys = Field(
-        default=(), description="keys that may change adapters, comma-separated; none: switched off"
+        default=(), description="keys that may change adapters over HTTP (none: switched off)"
     )
     api_keys: Keys = Field(
-        default=(), description="keys that may generate and read, comma-separated; none: open"
+        default=(), description="keys that may generate and read (none: open to everybody)"
     )
     open_models: Literal["yes", "no"] = Field(
         default="no",
