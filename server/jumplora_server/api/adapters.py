@@ -165,8 +165,10 @@ async def remove_adapter(request: Request, services: WithServices, task_id: Task
 def publication(services: Services, task: str) -> Iterator[None]:
     """Count a file of `task` that is refused within this. Raises InvalidInput where no adapter may
     have that task."""
-    if task == services.settings.base_name:
-        raise InvalidInput(f"task id {task!r} means the bare backbone here", reason="task_id")
+    if task in services.backbone_names:
+        raise InvalidInput(
+            f"task id {task!r} means the bare backbone here; choose another one", reason="task_id"
+        )
     try:
         yield
     except AdapterError as error:

@@ -12,7 +12,6 @@ from jumplora_adapters.errors import TaskIdInvalid
 from jumplora_adapters.manifest import check_task_id
 from jumplora_server.api.route import TASK_HEADER
 from jumplora_server.errors import InvalidInput, UnknownTask
-from jumplora_server.services import Services
 
 HEADER = f"the header {TASK_HEADER}"
 TaskHeader = Annotated[
@@ -78,8 +77,3 @@ def check_agreement(given: Mapping[str, str | None]) -> None:
 
 def _shown(name: str | None) -> str:
     return "null" if name is None else ascii(name[:100])
-
-
-def is_backbone(services: Services, name: str) -> bool:
-    """Whether the backbone is called by the name that it is served by, which no task has."""
-    return name == services.served_name and not services.residency.knows(name)

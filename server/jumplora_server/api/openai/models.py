@@ -13,7 +13,7 @@ from jumplora_server.api.ask import record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.openai.answers import ModelCard, ModelList, OpenAiError
 from jumplora_server.api.route import JsonRoute
-from jumplora_server.api.task_names import check_known_spec, is_backbone
+from jumplora_server.api.task_names import check_known_spec
 from jumplora_server.errors import UnknownVersion
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.residency.status import TaskStatus
@@ -36,8 +36,7 @@ async def list_models(request: Request, services: WithServices) -> Response:
             cards.append(_card(services, status.task_id, status))
         if number % _LINES_A_TURN == 0:
             await asyncio.sleep(0)
-    if is_backbone(services, services.served_name):
-        cards.append(_backbone(services))
+    cards.append(_backbone(services))
     content = ",".join(card.model_dump_json() for card in cards)
     return Response(f'{{"object":"list","data":[{content}]}}', media_type="application/json")
 
@@ -53,7 +52,7 @@ async def get_model(
     model: Annotated[str, Path(description='"task" or "task@version", or the backbone\'s name')],
 ) -> Any:
     """One of them. A version of a task is found too, if it is in the task's history."""
-    if is_backbone(services, model):
+    if model == services.served_name:
         return _backbone(services)
     task, _, version = check_known_spec(model).partition("@")
     if not record_of(request.scope).caller.may_see(task):
@@ -80,8 +79,7 @@ def _card(services: Services, name: str, status: TaskStatus) -> ModelCard:
         created=0 if manifest is None or not is_served else _seconds(manifest.created),
         owned_by="jumplora",
         root=name,
-        # Where a task has the name that the backbone is served by, there is no backbone to name.
-        parent=services.served_name if is_backbone(services, services.served_name) else None,
+        parent=services.served_name,
     )
 
 
