@@ -32,6 +32,7 @@ from jumplora_server.api.ask import (
 )
 from jumplora_server.api.dialect import generates
 from jumplora_server.api.errors import allowed_methods, server_error_response
+from jumplora_server.api.health import PROBES
 from jumplora_server.errors import Forbidden, ServerError, Unauthorized
 from jumplora_server.services import Services
 from jumplora_server.settings import Settings
@@ -62,11 +63,16 @@ _log = logging.getLogger(ACCESS_LOG)
 
 
 class AccessLog:
-    """Gives each request an id, returns it as `x-request-id`, and logs one line at the end."""
+    """Gives each request an id, returns it as `x-request-id`, and logs one line at the end.
+
+    A line of a probe or a scrape, of which some come each second, is of level debug unless it says
+    something new: that it was refused, that it is answered with 503 from now on or no longer.
+    """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
         self._clock = clock
+        self._unavailable: set[str] = set()  # probes that were answered with 503 last
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -99,7 +105,15 @@ class AccessLog:
                 "prompt_tokens": record.prompt_tokens,
                 "generated_tokens": record.generated_tokens,
             }
-            _log.info("request", extra={"fields": fields})
+            _log.log(self._level(scope["path"], status), "request", extra={"fields": fields})
+
+    def _level(self, path: str, status: int) -> int:
+        if path not in PROBES:
+            return logging.INFO
+        was_unavailable, is_unavailable = path in self._unavailable, status == 503
+        (self._unavailable.add if is_unavailable else self._unavailable.discard)(path)
+        is_usual = is_unavailable or 200 <= status < 400
+        return logging.DEBUG if is_usual and was_unavailable == is_unavailable else logging.INFO
 
 
 def _count(scope: AsgiScope, record: RequestRecord) -> None:
