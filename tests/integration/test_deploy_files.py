@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import yaml
 
 from integration.prometheus_process import ROOT
 from jumplora_server.settings import CLIENT_KEYS, PREFIX, Settings
@@ -26,6 +27,17 @@ def test_keys_are_settings(path: str) -> None:
     named = set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text_of(path)))
     known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_KEYS
     assert named - known == set()
+
+
+def test_compose_passes_on_all_that_the_runbook_sets() -> None:
+    server = yaml.safe_load(text_of("deploy/compose.yaml"))["services"]["server"]["environment"]
+    settings = {PREFIX + name.upper() for name in Settings.model_fields}
+    named = settings & set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text_of("deploy/README.md")))
+    by_the_image = set(re.findall(rf"({PREFIX}[A-Z_]+)=", text_of("Dockerfile")))
+    folders = {"JUMPLORA_LOAD_FOLDER"}  # of the machine: the container would need a mount as well
+    assert named - by_the_image - folders - server.keys() == set()
+    assert {"JUMPLORA_API_KEYS", "JUMPLORA_ADMIN_KEYS", "JUMPLORA_OPEN_METRICS"} <= server.keys()
+    assert set(server.values()) == {None}  # from the shell, and not there where it has none
 
 
 def test_what_the_image_copies_is_not_ignored() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ from jumplora_server.api.route import JsonRoute
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
 from jumplora_server.api.task_names import check_task
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
-from jumplora_server.errors import AdapterRefused, InvalidInput, ServerError
+from jumplora_server.errors import AdapterRefused, AdapterUnavailable, InvalidInput, ServerError
 from jumplora_server.publishing import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
@@ -104,9 +104,17 @@ async def pin_adapter(
     response: Response,
     body: PinRequest | None = None,
 ) -> AdapterDetail:
-    """Keep the adapter in memory, or no longer."""
+    """Keep the adapter in memory until the server restarts, or no longer.
+
+    Answers once it was loaded or found no room: then its state is not READY and `failure` says why.
+    It is pinned all the same, and loaded when there is room.
+    """
     _note(request, check_task(task_id))
-    services.residency.pin(task_id, (body or PinRequest()).pinned)
+    wish = (body or PinRequest()).pinned
+    services.residency.pin(task_id, wish)
+    if wish == "pinned":
+        with suppress(AdapterUnavailable):  # its state in the answer says that it is not there yet
+            await services.publishing.settled(task_id, services.residency.sync(task_id))
     return await _told(services, services.residency.status(task_id), response)
 
 

@@ -78,7 +78,7 @@ def test_pins_are_told_where_they_change_something(tmp_path: Path) -> None:
         for pinned in ("pinned", "pinned", "unpinned", "unpinned"):
             server.residency.pin("a", pinned)
         assert told(server)[1:] == [
-            ("pinned", "The task stays in memory."),
+            ("pinned", "The task stays in memory until the server restarts."),
             ("unpinned", "The task may leave memory again."),
         ]
 
