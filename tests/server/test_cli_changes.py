@@ -117,6 +117,10 @@ def test_the_place_may_come_from_the_environment(
         monkeypatch.setenv("JUMPLORA_SERVER", address)
         assert "gave no answer" in run("publish", file, code=1).stderr
     assert run("publish", file, "--store", store.root).stdout.startswith("three: unchanged ")
+    newer = write_random_adapter(tmp_path, backbone, task="three", seed=1)
+    run("publish", newer, "--store", store.root)
+    back = run("publish", file, "--store", store.root).stdout
+    assert back == f"three: current again {store.current('three')[:12]}\n"
 
 
 def test_a_task_whose_pointer_is_damaged_is_mended(backbone: Backbone, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def logged(
     of_level: dict[int, list[int]] = {logging.INFO: [], logging.DEBUG: []}
     for record in caplog.records:
         if record.name == ACCESS_LOG:
-            of_level[record.levelno].append(record.fields["status"])
+            of_level[record.levelno].append(vars(record)["fields"]["status"])
     return of_level[logging.INFO], len(of_level[logging.DEBUG])
 
 
