@@ -110,7 +110,7 @@ class Settings(  # the last base's fields come first
 
 
 def service_keys(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The variables that Kubernetes made for its Services, which are no settings.
+    """The variables that Kubernetes made for its Services: not settings of ours.
 
     JUMPLORA_PORT is one of them where its value is an address, as in tcp://10.0.0.1:8000.
     """

@@ -57,7 +57,7 @@ def run(flags: dict[str, str]) -> None:
     logs.configure(settings.log_format, settings.log_level)
     if services := service_keys(os.environ):
         _log.info(
-            "ignored, because Kubernetes makes them for its Services and they are no settings: %s; "
+            "variables that Kubernetes makes for its Services are not settings, and ignored: %s; "
             "the port is %d",
             ", ".join(services),
             settings.port,
