@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -84,7 +84,7 @@ class SmallServer:
         waits: Waits = Waits(first=60.0),
         max_encode_tokens: int = 64,
         deliver: Deliver | None = None,
-        reserved: str | None = None,
+        reserved: Collection[str] = frozenset(),
         canary_floor: float = 0.5,
         max_overlap_tasks: int = 12,
         clock: Callable[[], float] = time.monotonic,

@@ -12,7 +12,9 @@ from jumplora_adapters.network import sites
 
 
 def pooled_density(deltas: Mapping[str, Delta]) -> float:
-    """Share of kept entries over all modules: a large one counts for more."""
+    """Share of kept entries over all modules, 0 of none: a large module counts for more."""
+    if not deltas:
+        return 0.0
     return _pooled(
         {name: delta.density for name, delta in deltas.items()},
         {name: delta.shape for name, delta in deltas.items()},

@@ -41,7 +41,7 @@ from jumplora_server.residency.entries import State
 from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.trials import CanaryRun, TrialRun
-from jumplora_server.services import Hardware, Lifecycle, Services
+from jumplora_server.services import Hardware, Lifecycle, Services, served_name
 from jumplora_server.settings import Settings
 from jumplora_server.version import VERSION
 from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
@@ -162,7 +162,7 @@ def connect(
         clock=clock,
         watch_seconds=settings.watch_seconds,
         max_overlap_tasks=settings.max_overlap_tasks,
-        reserved=settings.base_name,
+        reserved={settings.base_name, served_name(settings, backbone)},
     )
     loop = EngineLoop(
         engine,

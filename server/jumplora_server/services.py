@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 SCRAPES = 2  # at a time; more wait, for they share one page
 
 
+def served_name(settings: Settings, backbone: Backbone) -> str:
+    """The name of the backbone for clients: by default its folder's."""
+    return settings.served_name or backbone.name
+
+
 @dataclass(slots=True)
 class Lifecycle:
     """Whether new requests should be sent here; readiness says it."""
@@ -98,4 +103,9 @@ class Services:
     @property
     def served_name(self) -> str:
         """The name of the backbone for clients."""
-        return self.settings.served_name or self.backbone.name
+        return served_name(self.settings, self.backbone)
+
+    @property
+    def backbone_names(self) -> frozenset[str]:
+        """What no task may be called, for it means the bare backbone."""
+        return frozenset({self.served_name, self.settings.base_name})

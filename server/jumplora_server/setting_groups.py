@@ -175,14 +175,19 @@ class AccessSettings(BaseSettings):
     """Who may ask for what, and by which names."""
 
     admin_keys: Keys = Field(
-        default=(), description="keys that may change adapters, comma-separated; none: switched off"
+        default=(), description="keys that may change adapters over HTTP (none: switched off)"
     )
     api_keys: Keys = Field(
-        default=(), description="keys that may generate and read, comma-separated; none: open"
+        default=(), description="keys that may generate and read (none: open to everybody)"
     )
     open_models: Literal["yes", "no"] = Field(
         default="no",
         description="whether GET /v1/models needs no key, as a Kubernetes gateway asks it",
+    )
+    open_metrics: Literal["yes", "no"] = Field(
+        default="no",
+        description="whether GET /metrics needs no key, for scrapers that cannot send one, as a "
+        "Kubernetes gateway; the page names the tasks",
     )
     allow_base: Literal["yes", "no"] = Field(
         default="no", description="whether the bare backbone may be asked for"

@@ -33,6 +33,14 @@ CLIENT_KEYS = frozenset({"JUMPLORA_SERVER", "JUMPLORA_KEY"})
 
 _HASHED_KEY = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
 MIN_KEY_CHARS = 8
+# What Kubernetes sets in each pod of a namespace that has a Service `jumplora` or `jumplora-...`.
+_SERVICE_KEY = re.compile(
+    r"JUMPLORA(_[A-Z0-9]+)*"
+    r"_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)",
+    re.ASCII,
+)
+_PORT_KEY = re.compile(r"JUMPLORA(_[A-Z0-9]+)*_PORT", re.ASCII)
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.ASCII)
 
 
 class SettingsError(Exception):
@@ -101,10 +109,23 @@ class Settings(  # the last base's fields come first
         return tuple(key_hash(key.get_secret_value()) for key in keys)
 
 
+def service_keys(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that Kubernetes made for its Services: not settings of ours.
+
+    JUMPLORA_PORT is one of them where its value is an address, as in tcp://10.0.0.1:8000.
+    """
+    return tuple(
+        key
+        for key, value in sorted(environ.items())
+        if _SERVICE_KEY.fullmatch(key) or (_PORT_KEY.fullmatch(key) and _ADDRESS.match(value))
+    )
+
+
 def unknown_keys(environ: Mapping[str, str]) -> dict[str, str | None]:
     """Environment keys with our prefix that mean nothing, each with the closest one that does."""
     known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_KEYS
-    strange = (key for key in environ if key.upper().startswith(PREFIX) and key not in known)
+    ignored = known.union(service_keys(environ))
+    strange = (key for key in environ if key.upper().startswith(PREFIX) and key not in ignored)
     return {
         key: next(iter(difflib.get_close_matches(key.upper(), sorted(known), n=1)), None)
         for key in sorted(strange)
@@ -117,6 +138,8 @@ def load_settings(**flags: object) -> Settings:
         f"{key} is not a setting" + (f"; did you mean {closest}?" if closest else "")
         for key, closest in unknown_keys(os.environ).items()
     ]
+    if PREFIX + "PORT" in service_keys(os.environ):
+        flags = {"port": Settings.model_fields["port"].default, **flags}
     try:
         settings = Settings(**flags)  # type: ignore[arg-type]  # checked by pydantic itself
         lines += _short_keys(settings)

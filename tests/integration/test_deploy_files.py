@@ -28,6 +28,18 @@ def test_keys_are_settings(path: str) -> None:
     assert named - known == set()
 
 
+def test_compose_passes_on_all_that_the_runbook_sets() -> None:
+    compose = text_of("deploy/compose.yaml")
+    server = dict(re.findall(rf"^ {{6}}({PREFIX}[A-Z_]+):(.*)$", compose, re.M))
+    settings = {PREFIX + name.upper() for name in Settings.model_fields}
+    named = settings & set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text_of("deploy/README.md")))
+    by_the_image = set(re.findall(rf"({PREFIX}[A-Z_]+)=", text_of("Dockerfile")))
+    folders = {"JUMPLORA_LOAD_FOLDER"}  # of the machine: the container would need a mount as well
+    assert named - by_the_image - folders - server.keys() == set()
+    assert {"JUMPLORA_API_KEYS", "JUMPLORA_ADMIN_KEYS", "JUMPLORA_OPEN_METRICS"} <= server.keys()
+    assert set(server.values()) == {""}  # from the shell, and not there where it has none
+
+
 def test_what_the_image_copies_is_not_ignored() -> None:
     ignore = text_of(".dockerignore").splitlines()
     allowed = {line.removeprefix("!") for line in ignore if line.startswith("!")}

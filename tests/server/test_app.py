@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -220,6 +221,8 @@ def status(address: str, path: str) -> int:
 
 def test_sigterm_drains_and_exits_with_zero(backbone: Path, store: Path) -> None:
     settings = {"max_target_tokens": 1500, "drain_grace": 1.5, "log_format": "json"}
+    # As beside a Kubernetes Service `jumplora`.
+    settings |= {"service_host": "10.0.0.1", "port": "tcp://10.0.0.1:80"}
     with process(backbone, store, **settings) as server, ThreadPoolExecutor(2) as pool:
         address = server.address()
         with Client(address) as client:
@@ -231,6 +234,8 @@ def test_sigterm_drains_and_exits_with_zero(backbone: Path, store: Path) -> None
         wait_for(lambda: 'running_lora_adapters="one"' in httpx.get(f"{address}/metrics").text)
         server.send(signal.SIGTERM)
         wait_for(lambda: status(address, "/readyz") == 503)
+        wait_for(lambda: any('"draining: ' in line for line in server.lines))
+        assert not [line for line in server.lines if '"stopping: ' in line]
         assert long_request(address, 1)().status_code == 200  # still taken, for a moment
         server.send(signal.SIGTERM)  # a second one changes nothing
         answer = running.result()
@@ -238,6 +243,13 @@ def test_sigterm_drains_and_exits_with_zero(backbone: Path, store: Path) -> None
         assert answer.json()["details"]["generated_tokens"] == 1200
         assert server.exit_code() == 0
         assert status(address, "/livez") == 0
+    told = [json.loads(line)["message"] for line in server.lines]
+    assert [message for message in told if message.startswith(("draining", "stopping"))] == [
+        "draining: not ready now, requests are taken for 1.5 s more",
+        "stopping: no new requests, those that run have 25 s to end",
+    ]
+    (ignored,) = [message for message in told if "JUMPLORA_SERVICE_HOST" in message]
+    assert "JUMPLORA_PORT, JUMPLORA_SERVICE_HOST; the port is 0" in ignored
     assert not [line for line in server.lines if "Traceback" in line]
     assert not [line for line in server.lines if "good film" in line]
 

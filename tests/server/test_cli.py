@@ -20,7 +20,7 @@ from jumplora_server.app import STARTUP_ERRORS
 from jumplora_server.cli.main import command_line
 from jumplora_server.cli.serve import NOT_FLAGS
 from jumplora_server.setting_groups import PANELS
-from jumplora_server.settings import Settings
+from jumplora_server.settings import MIN_KEY_CHARS, Settings
 from jumplora_server.version import VERSION
 from ports import deaf_address
 from serving import ADMIN_KEY, Site, listening, make_site
@@ -130,6 +130,23 @@ def test_every_setting_is_a_flag_but_keys() -> None:
         flag = "--" + name.replace("_", "-")
         assert (flag in text) == (name not in NOT_FLAGS), name
     assert "JUMPLORA_ADMIN_KEYS" in text
+
+
+def test_help_says_how_keys_are_given() -> None:
+    text = " ".join(run("serve", "--help").output.split())
+    for words in (
+        "separated by commas",
+        f"at least {MIN_KEY_CHARS} characters",
+        "sha256:",
+        "JUMPLORA_ADMIN_KEYS: keys that may change adapters over HTTP",
+        "JUMPLORA_API_KEYS: keys that may generate and read",
+    ):
+        assert words in text
+
+
+def test_help_cuts_no_name_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "…" not in run("serve", "--help").output
 
 
 def test_help_shows_defaults_and_leaves_names_as_they_are() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -116,6 +117,10 @@ def test_the_place_may_come_from_the_environment(
         monkeypatch.setenv("JUMPLORA_SERVER", address)
         assert "gave no answer" in run("publish", file, code=1).stderr
     assert run("publish", file, "--store", store.root).stdout.startswith("three: unchanged ")
+    newer = write_random_adapter(tmp_path, backbone, task="three", seed=1)
+    run("publish", newer, "--store", store.root)
+    back = run("publish", file, "--store", store.root).stdout
+    assert back == f"three: current again {store.current('three')[:12]}\n"
 
 
 def test_a_task_whose_pointer_is_damaged_is_mended(backbone: Backbone, tmp_path: Path) -> None:
@@ -155,6 +160,29 @@ def test_load_and_pin_on_a_server(served: tuple[Site, str]) -> None:
     unknown = run("load", "hled", *there, code=1).stderr
     assert "closest: held" in unknown
     assert f"`jumplora list --server {address}` shows its tasks" in unknown
+
+
+def test_a_pin_that_finds_no_room_says_so(tmp_path: Path) -> None:
+    site = make_site(tmp_path, admin_keys=ADMIN_KEY, adapter_budget_bytes=2000)
+    site.engine.nbytes = lambda adapter: 900
+    with listening(site) as address:
+        there = ("--server", address, "--key", ADMIN_KEY)
+        for task in ("a", "b", "c"):
+            site.publish(task)
+        for task in ("a", "b"):
+            told = run("pin", task, *there)
+            assert "is READY, pinned" in told.stdout  # an adapter that was evicted is back
+            assert told.stderr == ""
+        told = run("pin", "c", *there)
+        assert "is FAILED, pinned" in told.stdout
+        assert "c is pinned, but it is not in memory: 1800 bytes have to stay" in told.stderr
+        assert "jumplora pin c --off" in told.stderr
+        found = httpx.post(
+            f"{address}/v1/adapters/c/pin", headers={"authorization": f"Bearer {ADMIN_KEY}"}
+        ).json()
+        assert (found["state"], found["pinned"]) == ("FAILED", True)
+        assert found["failure"]["code"] == "memory_budget"
+        assert run("pin", "c", "--off", *there).stderr == ""
 
 
 def test_both_variables_are_said_and_the_server_is_changed(

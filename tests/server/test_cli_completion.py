@@ -50,6 +50,12 @@ def test_commands() -> None:
     assert {"status", "serve"} <= {*complete("s")}
 
 
+def test_values_of_a_setting() -> None:
+    assert complete("serve", "--dtype", "") == ["float32", "bfloat16", "int8"]
+    assert complete("serve", "--dtype", "i") == ["int8"]
+    assert complete("serve", "--max-rows", "") == []
+
+
 @pytest.mark.parametrize(
     "words",
     [

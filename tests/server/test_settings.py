@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from jumplora_server.setting_groups import PANELS, in_panels, panel_of, parse_bytes
 from jumplora_server.settings import (
+    CLIENT_KEYS,
     Settings,
     SettingsError,
     key_hash,
     load_settings,
+    service_keys,
     unknown_keys,
 )
 
@@ -114,6 +118,81 @@ def test_the_clients_keys_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUMPLORA_SERVER", "http://x")
     monkeypatch.setenv("JUMPLORA_KEY", "secret-key")
     load()
+
+
+def service(name: str, *ports: tuple[int, str, str]) -> dict[str, str]:
+    """What Kubernetes sets in each pod for a Service: (port, protocol, the port's name)."""
+    prefix = name.upper().replace("-", "_")
+    number, protocol, _ = ports[0]
+    made = {
+        f"{prefix}_SERVICE_HOST": "10.0.0.11",
+        f"{prefix}_SERVICE_PORT": str(number),
+        f"{prefix}_PORT": f"{protocol}://10.0.0.11:{number}",
+    }
+    for number, protocol, label in ports:
+        one = f"{prefix}_PORT_{number}_{protocol.upper()}"
+        made |= {
+            one: f"{protocol}://10.0.0.11:{number}",
+            f"{one}_PROTO": protocol,
+            f"{one}_PORT": str(number),
+            f"{one}_ADDR": "10.0.0.11",
+        }
+        if label:
+            made[f"{prefix}_SERVICE_PORT_{label.upper().replace('-', '_')}"] = str(number)
+    return made
+
+
+DNS_LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
+PORTS = st.lists(
+    st.tuples(
+        st.integers(1, 65535), st.sampled_from(["tcp", "udp", "sctp"]), st.just("") | DNS_LABEL
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@hypothesis.given(st.just("jumplora") | DNS_LABEL.map("jumplora-{}".format), PORTS)
+def test_the_variables_of_a_kubernetes_service_are_no_settings(
+    name: str, ports: list[tuple[int, str, str]]
+) -> None:
+    made = service(name, *ports)
+    assert service_keys(made) == tuple(sorted(made))
+    assert unknown_keys(made) == {}
+
+
+def test_no_setting_is_taken_for_a_service() -> None:
+    names = [f"JUMPLORA_{name.upper()}" for name in Settings.model_fields]
+    for value in ("8000", "/srv/store", "on"):
+        assert service_keys(dict.fromkeys([*names, *CLIENT_KEYS], value)) == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("JUMPLORA_PORT", "8001"),
+        ("JUMPLORA_STORE_PORT", "8001"),
+        ("JUMPLORA_PORT_TCP", "tcp://10.0.0.1:1"),
+        ("JUMPLORA_PORT_8000_HTTP", "1"),
+        ("JUMPLORA_HOST", "tcp://10.0.0.1:1"),
+        ("JUMPLORA_SERVICE", "1"),
+        ("JUMPLORAX_SERVICE_HOST", "1"),
+        ("jumplora_service_host", "1"),
+    ],
+)
+def test_other_variables_are_not_a_services(key: str, value: str) -> None:
+    assert service_keys({key: value}) == ()
+
+
+def test_a_service_of_our_name_leaves_the_port_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in service("jumplora", (80, "tcp", "http")).items():
+        monkeypatch.setenv(key, value)
+    for key, value in service("jumplora-store", (2049, "tcp", "")).items():
+        monkeypatch.setenv(key, value)
+    assert load().port == 8000
+    assert load(port="9001").port == 9001
+    monkeypatch.setenv("JUMPLORA_PORT", "9002")
+    assert load().port == 9002
 
 
 def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,11 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
+def change_name(event: str) -> str:
+    """How a table calls a change of the store, or what came of a publish."""
+    return "current again" if event in ("repoint", "repointed") else event
+
+
 def share(value: float) -> str:
     """A density as a percentage."""
     return f"{100 * value:.2f} %"

@@ -8,6 +8,7 @@ import typer
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import (
+    change_name,
     print_json,
     print_table,
     reported_errors,
@@ -44,11 +45,11 @@ def list_tasks(
             [
                 (
                     str(entry["published_at"]),
-                    str(entry["event"]),
+                    change_name(str(entry["event"])),
                     short(str(entry["version"])),
                     str(entry["state"]),
                 )
-                for entry in entries
+                for entry in reversed(entries)
             ],
         )
         return

@@ -41,7 +41,10 @@ class AdapterSummary(BaseModel):
     in_flight: int
     bytes: Bytes
     nonzeros: int
-    density: float
+    density: float = Field(
+        description="share of its targets' entries that it may change, 0 until it was loaded once; "
+        "1 for a low-rank one, as in its manifest"
+    )
     # Servers before these had no trunks; the command line reads their answers as well.
     folded_depth: int | None = Field(
         default=0,

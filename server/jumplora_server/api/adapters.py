@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
 from jumplora_server.api.task_names import named_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
-from jumplora_server.errors import AdapterRefused, InvalidInput
+from jumplora_server.errors import AdapterRefused, AdapterUnavailable, InvalidInput
 from jumplora_server.residency.outcome import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
@@ -99,9 +99,17 @@ async def pin_adapter(
     response: Response,
     body: PinRequest | None = None,
 ) -> AdapterDetail:
-    """Keep the adapter in memory, or no longer."""
+    """Keep the adapter in memory until the server restarts, or no longer.
+
+    Answers once it was loaded or found no room: then its state is not READY and `failure` says why.
+    It is pinned all the same, and loaded when there is room.
+    """
     named_task(request, task_id)
-    services.residency.pin(task_id, (body or PinRequest()).pinned)
+    wish = (body or PinRequest()).pinned
+    services.residency.pin(task_id, wish)
+    if wish == "pinned":
+        with suppress(AdapterUnavailable):  # its state in the answer says that it is not there yet
+            await services.publishing.settled(task_id, services.residency.sync(task_id))
     return await _told(services, services.residency.status(task_id), response)
 
 
@@ -169,8 +177,10 @@ async def remove_adapter(request: Request, services: WithServices, task_id: Task
 def publication(services: Services, task: str) -> Iterator[None]:
     """Count a file of `task` that is refused within this. Raises InvalidInput where no adapter may
     have that task."""
-    if task == services.settings.base_name:
-        raise InvalidInput(f"task id {task!r} means the bare backbone here", reason="task_id")
+    if task in services.backbone_names:
+        raise InvalidInput(
+            f"task id {task!r} means the bare backbone here; choose another one", reason="task_id"
+        )
     try:
         yield
     except AdapterError as error:

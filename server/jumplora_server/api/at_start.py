@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from jumplora_server.api.task_names import is_backbone
 from jumplora_server.services import Services
 
 _log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ def _of_default_task(services: Services) -> Iterator[str]:
         return
     refused = f"JUMPLORA_DEFAULT_TASK is {spec}, and requests that name no task are refused"
     task, _, version = spec.partition("@")
-    if spec == services.settings.base_name or is_backbone(services, spec):
+    if spec in services.backbone_names:
         if services.settings.allow_base == "no":
             yield f"{refused}: this means the bare backbone, which JUMPLORA_ALLOW_BASE=no forbids"
     elif not services.residency.knows(task):

@@ -18,7 +18,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from jumplora_server.api.middleware import DOCS_PATH, DOCUMENT_PATH, Access, needed_access
+from jumplora_server.api.middleware import (
+    DOCS_PATH,
+    DOCUMENT_PATH,
+    Access,
+    needed_access,
+    opened_paths,
+)
 from jumplora_server.api.static_files import answer, read_files
 from jumplora_server.settings import Settings
 
@@ -84,10 +90,11 @@ def document_of(app: FastAPI, settings: Settings) -> dict[str, Any]:
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
     )
     has_api_keys = bool(settings.key_hashes("api"))
+    opened = opened_paths(settings)
     document["components"]["securitySchemes"] = SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            needed = needed_access(method.upper(), path, open_models=settings.open_models == "yes")
+            needed = needed_access(method.upper(), path, opened=opened)
             operation["security"] = security(needed, has_api_keys=has_api_keys)
     return document
 

@@ -41,7 +41,6 @@ from jumplora_server.api.task_names import (
     check_agreement,
     check_spec,
     check_visible,
-    is_backbone,
 )
 from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services
@@ -239,8 +238,7 @@ def _model_ready(request: Request, services: Services, spec: str) -> Response:
 def _is_base(request: Request, services: Services, spec: str) -> bool:
     """Whether the bare backbone is meant. Raises UnknownTask for a task of others."""
     record, task = record_of(request.scope), spec.partition("@")[0]
-    is_named = spec == services.settings.base_name or is_backbone(services, spec)
-    if is_named and services.settings.allow_base == "yes":
+    if spec in services.backbone_names and services.settings.allow_base == "yes":
         record.task = None
         return True
     record.task = task
@@ -308,6 +306,6 @@ async def _infer(
 ) -> Response:
     if header is not None:
         check_agreement({"the path": spec, HEADER: header})
-    task = services.settings.base_name if is_backbone(services, spec) else spec
+    task = services.settings.base_name if spec == services.served_name else spec
     ask = to_ask(record_of(request.scope).caller, body, task)
     return await answer(request, services, ask, KserveWriter(spec, body))

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -32,8 +32,10 @@ from jumplora_server.api.ask import (
 )
 from jumplora_server.api.dialect import generates
 from jumplora_server.api.errors import allowed_methods, server_error_response
+from jumplora_server.api.health import PROBES
 from jumplora_server.errors import Forbidden, ServerError, Unauthorized
 from jumplora_server.services import Services
+from jumplora_server.settings import Settings
 
 ACCESS_LOG = "jumplora.access"
 Access = Literal["public", "api", "admin"]
@@ -45,6 +47,7 @@ ADAPTERS_PATH = "/v1/adapters"
 CONSOLE_PREFIX = "/console/"
 DOCS_PATH = "/docs"
 DOCUMENT_PATH = "/openapi.json"
+METRICS_PATH = "/metrics"
 MODELS_PATH = "/v1/models"
 LORA_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 ADMIN_KEY_NEEDED = "changing adapters takes an admin key"
@@ -60,11 +63,16 @@ _log = logging.getLogger(ACCESS_LOG)
 
 
 class AccessLog:
-    """Gives each request an id, returns it as `x-request-id`, and logs one line at the end."""
+    """Gives each request an id, returns it as `x-request-id`, and logs one line at the end.
+
+    A line of a probe or a scrape, of which some come each second, is of level debug unless it says
+    something new: that it was refused, that it is answered with 503 from now on or no longer.
+    """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
         self._clock = clock
+        self._unavailable: set[str] = set()  # probes that were answered with 503 last
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,7 +105,15 @@ class AccessLog:
                 "prompt_tokens": record.prompt_tokens,
                 "generated_tokens": record.generated_tokens,
             }
-            _log.info("request", extra={"fields": fields})
+            _log.log(self._level(scope["path"], status), "request", extra={"fields": fields})
+
+    def _level(self, path: str, status: int) -> int:
+        if path not in PROBES:
+            return logging.INFO
+        was_unavailable, is_unavailable = path in self._unavailable, status == 503
+        (self._unavailable.add if is_unavailable else self._unavailable.discard)(path)
+        is_usual = is_unavailable or 200 <= status < 400
+        return logging.DEBUG if is_usual and was_unavailable == is_unavailable else logging.INFO
 
 
 def _count(scope: AsgiScope, record: RequestRecord) -> None:
@@ -109,17 +125,23 @@ def _count(scope: AsgiScope, record: RequestRecord) -> None:
     services.metrics.request_finished(record.task, outcome, None)
 
 
-def needed_access(method: str, path: str, *, open_models: bool = False) -> Access:
+def opened_paths(settings: Settings) -> frozenset[str]:
+    """What the settings open for reading: a Kubernetes gateway asks for both without a key."""
+    wishes = {MODELS_PATH: settings.open_models, METRICS_PATH: settings.open_metrics}
+    return frozenset(path for path, wish in wishes.items() if wish == "yes")
+
+
+def needed_access(method: str, path: str, *, opened: Collection[str] = ()) -> Access:
     """What a request needs. Changing adapters needs an admin key, all else at least an api key.
 
-    With `open_models` the list of models needs none: a Kubernetes gateway asks for it without.
+    Reading what is at one of the `opened` paths, or below it, needs none.
     """
     if path in PUBLIC_PATHS:
         return "public"
     if method in _READING and _is_page(path):
         return "public"
     if method in _READING:
-        return "public" if open_models and _is_at(path, MODELS_PATH) else "api"
+        return "public" if any(_is_at(path, place) for place in opened) else "api"
     return "admin" if path in LORA_PATHS or _is_at(path, ADAPTERS_PATH) else "api"
 
 
@@ -144,10 +166,10 @@ class KeyCheck:
         *,
         admin_hashes: Sequence[str],
         api_hashes: Sequence[str],
-        open_models: bool = False,
+        opened: Collection[str] = (),
     ) -> None:
         self._app = app
-        self._open_models = open_models
+        self._opened = opened
         self._admin = tuple(admin_hashes)
         self._api = tuple(api_hashes)
 
@@ -155,7 +177,7 @@ class KeyCheck:
         if scope["type"] == "http":
             header = Headers(scope=scope).get("authorization")
             record = record_of(scope)
-            needed = needed_access(scope["method"], scope["path"], open_models=self._open_models)
+            needed = needed_access(scope["method"], scope["path"], opened=self._opened)
             try:
                 record.caller = self.admit(needed, header)
             except ServerError as refusal:

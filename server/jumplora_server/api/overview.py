@@ -222,7 +222,7 @@ def _reads_server_texts(caller: Caller) -> bool:
 
 def _may_name(services: Services, caller: Caller, spec: str) -> bool:
     task = spec.partition("@")[0]
-    return caller.may_see(task) or task in (services.settings.base_name, services.served_name)
+    return caller.may_see(task) or task in services.backbone_names
 
 
 def _events(services: Services, caller: Caller) -> list[Event]:

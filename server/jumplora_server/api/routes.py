@@ -15,7 +15,14 @@ from jumplora_server.api import (
     tgi,
     vllm,
 )
-from jumplora_server.api.middleware import AccessLog, BodyCheck, KeyCheck, Methods, is_upload
+from jumplora_server.api.middleware import (
+    AccessLog,
+    BodyCheck,
+    KeyCheck,
+    Methods,
+    is_upload,
+    opened_paths,
+)
 from jumplora_server.api.openai import chat, completions, models
 from jumplora_server.api.openai.errors import FORMS as OPENAI_FORMS
 from jumplora_server.api.route import add_dialect
@@ -51,7 +58,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
         KeyCheck,
         admin_hashes=settings.key_hashes("admin"),
         api_hashes=settings.key_hashes("api"),
-        open_models=settings.open_models == "yes",
+        opened=opened_paths(settings),
     )
     app.add_middleware(AccessLog)
 

@@ -14,7 +14,6 @@ from jumplora_server.api.ask import Caller, record_of
 from jumplora_server.api.route import TASK_HEADER
 from jumplora_server.errors import InvalidInput, UnknownTask
 from jumplora_server.residency.entries import unknown_task
-from jumplora_server.services import Services
 
 HEADER = f"the header {TASK_HEADER}"
 TaskHeader = Annotated[
@@ -102,8 +101,3 @@ def named_task(request: Request, task: str) -> str:
 def visible_tasks(routes: Iterable[str], caller: Caller) -> list[str]:
     """Those of all registered tasks that exist for the caller, sorted."""
     return sorted(filter(caller.may_see, routes))
-
-
-def is_backbone(services: Services, name: str) -> bool:
-    """Whether the backbone is called by the name that it is served by, which no task has."""
-    return name == services.served_name and not services.residency.knows(name)

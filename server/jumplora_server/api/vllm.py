@@ -255,7 +255,7 @@ def _text_of(tokenizer: Tokenizer, tokens: list[int]) -> str:
 
 def _check_model(request: Request, services: Services, spec: str | None) -> None:
     """Raise UnknownTask where a name means neither a task of the caller's nor the backbone."""
-    if spec is None or spec in (services.served_name, services.settings.base_name):
+    if spec is None or spec in services.backbone_names:
         return
     task = check_spec(spec).partition("@")[0]
     services.residency.status(check_visible(record_of(request.scope).caller, task))

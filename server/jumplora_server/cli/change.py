@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jumplora_adapters.cli import options
-from jumplora_adapters.cli.output import print_json, reported_errors, short
+from jumplora_adapters.cli.output import print_json, reported_errors, short, warn
 from jumplora_adapters.cli.sources import open_store
 from jumplora_adapters.printable import printable
 from jumplora_server.cli import place
@@ -96,9 +96,15 @@ def pin(
     off: Annotated[bool, typer.Option("--off", help="The adapter may leave memory again.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Have a server keep a task's adapter in memory, or no longer."""
+    """Have a server keep a task's adapter in memory until it restarts, or no longer."""
     with place.asking(server, key) as client:
         found = client.pin(task, "unpinned" if off else "pinned")
+    if found.pinned and found.state != "READY":
+        why = "it is not loaded yet" if found.failure is None else found.failure.message
+        warn(
+            f"{task} is pinned, but it is not in memory: {why}; to pin no longer, type "
+            f"jumplora pin {task} --off"
+        )
     _print_state(found, as_json=as_json)
 
 

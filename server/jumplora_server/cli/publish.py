@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from jumplora_adapters.cli import options
-from jumplora_adapters.cli.output import fail, print_json, reported_errors, short, warn
+from jumplora_adapters.cli.output import change_name, fail, print_json, reported_errors, short, warn
 from jumplora_adapters.cli.progress import sending
 from jumplora_adapters.cli.sources import read_head
 from jumplora_adapters.errors import ConvertError, WrongFile
@@ -167,7 +167,7 @@ def _kind_at(path: Path) -> Literal["folder"] | FileKind:
 
 def _told(result: Result) -> str:
     made = f" (made from a PEFT folder, {result.peft_type})" if result.peft_type else ""
-    return f"{result.task_id}: {result.outcome} {short(result.version)}{made}"
+    return f"{result.task_id}: {change_name(result.outcome)} {short(result.version)}{made}"
 
 
 def _into_store(

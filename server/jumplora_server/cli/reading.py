@@ -11,6 +11,7 @@ import typer
 
 from jumplora_adapters.cli import inspect, options, overlap, shelf
 from jumplora_adapters.cli.output import (
+    change_name,
     fail,
     note,
     print_json,
@@ -41,7 +42,7 @@ def list_tasks(
     key: place.ApiKey = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the tasks of a store or a server, or one task's versions."""
+    """List the tasks of a store or a server, or one task's versions, newest first."""
     with reported_errors():
         where = place.place_of(context, server, store)
         if isinstance(where, Path):
@@ -208,7 +209,10 @@ def _list_versions_on(server: str, key: str | None, task: str, as_json: bool) ->
         return
     print_table(
         [("at", "left"), ("event", "left"), ("version", "left"), ("state", "left")],
-        [(at, event, short(version), state) for at, event, version, state in rows],
+        [
+            (at, change_name(event), short(version), state)
+            for at, event, version, state in rows[::-1]
+        ],
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import (
+    change_name,
     note,
     print_facts,
     print_json,
@@ -189,7 +190,7 @@ def _print_task(task: AdapterDetail, address: str) -> None:
         [
             (
                 change.at,
-                change.event,
+                change_name(change.event),
                 short(change.version),
                 "answers" if change.version == task.version else "",
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from jumplora_adapters.delta import Delta
+from jumplora_adapters.density import pooled_density
 from jumplora_adapters.format import Adapter
 
 
@@ -33,21 +34,18 @@ class PackedAdapter(Generic[F]):
     forms: Mapping[str, F]  # module name -> form
     nbytes: int  # resident bytes
     nnz: int
-    density: float  # non-zeros over all entries of the modules it targets
+    density: float  # share of its modules' entries that it may change: 1 for a low-rank one
 
 
 def packed(adapter: Adapter, make_form: Callable[[Delta], F]) -> PackedAdapter[F]:
     """Bring an adapter into its engine form. CPU heavy; runs on the loader's thread."""
     forms = {module: make_form(delta) for module, delta in adapter.deltas.items()}
-    deltas = adapter.deltas.values()
-    entries = sum(delta.shape[0] * delta.shape[1] for delta in deltas)
-    nnz = sum(delta.nnz for delta in deltas)
     return PackedAdapter(
         version=adapter.digest,
         forms=forms,
         nbytes=sum(form.nbytes for form in forms.values()),
-        nnz=nnz,
-        density=nnz / entries if entries else 0.0,
+        nnz=sum(delta.nnz for delta in adapter.deltas.values()),
+        density=pooled_density(adapter.deltas),
     )
 
 

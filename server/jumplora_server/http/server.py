@@ -151,12 +151,14 @@ class HttpServer(uvicorn.Server):
         if sig == signal.SIGINT or not self.started or self._grace == 0:
             self._refuse()
             return
+        _log.info("draining: not ready now, requests are taken for %g s more", self._grace)
         assert self._event_loop is not None
         self._event_loop.call_later(self._grace, self._refuse)
 
     def _refuse(self) -> None:
         if self.should_exit:  # a SIGINT came within the grace
             return
+        _log.info("stopping: no new requests, those that run have %g s to end", self._patience)
         self._on_refuse()
         self.should_exit = True
         assert self._event_loop is not None

@@ -141,7 +141,10 @@ ADAPTER_NONZEROS = Instrument(
     "jumplora_adapter_nonzeros", "gauge", "Non-zero values of the served adapter.", _TASK
 )
 ADAPTER_DENSITY = Instrument(
-    "jumplora_adapter_density", "gauge", "Non-zeros over all weights of the targets, 0 to 1.", _TASK
+    "jumplora_adapter_density",
+    "gauge",
+    "Share of its targets' weights that the served adapter may change, 0 to 1; 1 for a LoRA.",
+    _TASK,
 )
 ADAPTER_ACCURACY = Instrument(
     "jumplora_adapter_accuracy",

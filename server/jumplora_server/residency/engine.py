@@ -34,7 +34,7 @@ class Packed(Protocol):
 
     @property
     def density(self) -> float:
-        """Non-zeros over all entries of its targets."""
+        """Share of its targets' entries that it may change: 1 for a low-rank one."""
 
 
 P = TypeVar("P", bound=Packed)

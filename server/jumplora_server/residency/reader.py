@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,12 +36,14 @@ class Desired:
 class StoreReader:
     """Reads one store for one backbone. Raises AdapterError and OSError; thread-safe."""
 
-    def __init__(self, store: Store, backbone: Backbone, reserved: str | None = None) -> None:
-        """A task named `reserved` counts as not stored: that id means something else here."""
+    def __init__(
+        self, store: Store, backbone: Backbone, reserved: Collection[str] = frozenset()
+    ) -> None:
+        """A task whose id is `reserved` counts as not stored: the id means the backbone here."""
         self._store = store
         self._backbone = backbone
-        self._reserved = reserved
-        self._is_reserved_told = False
+        self._reserved = frozenset(reserved)
+        self._told: set[str] = set()  # reserved ids that the log has
 
     def survey(self) -> dict[str, str | StoreError]:
         """The desired version of every task, or what is wrong with its pointer.
@@ -49,15 +51,15 @@ class StoreReader:
         Raises StoreError while the store as a whole is not there.
         """
         found = self._store.survey()
-        if self._reserved in found:
-            del found[self._reserved]
-            self._tell_reserved()
+        for task in found.keys() & self._reserved:
+            del found[task]
+            self._tell_reserved(task)
         return found
 
     def holds(self, task: str) -> bool:
         """Whether the store has a task of that id; reads one small file and scans nothing."""
         folder = self._store.root / check_task_id(task)
-        return task != self._reserved and read_pointer(folder) is not None
+        return task not in self._reserved and read_pointer(folder) is not None
 
     def pointer(self, task: str) -> str | None:
         """What the task's pointer holds; None where it cannot be read."""
@@ -69,7 +71,7 @@ class StoreReader:
     def desired(self, task: str) -> Desired:
         """Raises UnknownTask only when the store is there and does not hold the task, NoPointer
         when the task's folder is there without one."""
-        if task == self._reserved:
+        if task in self._reserved:
             raise UnknownTask(f"task id {task!r} means the bare backbone here")
         try:
             version = self._store.current(task)
@@ -150,10 +152,11 @@ class StoreReader:
             follow_links=False,
         )
 
-    def _tell_reserved(self) -> None:
-        if not self._is_reserved_told:
+    def _tell_reserved(self, task: str) -> None:
+        if task not in self._told:
             _log.warning(
-                "task %r of the store is skipped: that id means the bare backbone here",
-                self._reserved,
+                "task %r of the store is skipped: that id means the bare backbone here, whose "
+                "names are set by JUMPLORA_BASE_NAME and JUMPLORA_SERVED_NAME",
+                task,
             )
-        self._is_reserved_told = True
+        self._told.add(task)

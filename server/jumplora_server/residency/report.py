@@ -150,11 +150,8 @@ class Report:
 
     def pinned(self, task: str, pinned: PinState) -> None:
         """An operator changed whether what the task serves may leave memory."""
-        how = (
-            "stays in memory until the server restarts"
-            if pinned == "pinned"
-            else "may leave memory again"
-        )
+        stays = "stays in memory until the server restarts"
+        how = stays if pinned == "pinned" else "may leave memory again"
         self._event(pinned, task, None, f"The task {how}.")
 
     def store(self, fault: str | None) -> None:

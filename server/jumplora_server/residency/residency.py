@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -61,10 +61,10 @@ class Residency:
         patience_seconds: float = 3.0,
         waits: Waits | None = None,
         max_overlap_tasks: int = 12,
-        reserved: str | None = None,
+        reserved: Collection[str] = frozenset(),
     ) -> None:
         """`folding` has the budget of what adapters take in the engine, and says which of a
-        version's ancestors are merged; no task may be `reserved`.
+        version's ancestors are merged; no task may have a `reserved` id.
 
         A load waits `patience_seconds` for room before those that are in use must yield; what
         failed is tried again after `waits`. The supports of at most `max_overlap_tasks` are

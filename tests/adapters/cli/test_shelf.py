@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from typer.testing import Result
 
+from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.store import Store
 
 Run = Callable[..., Result]
@@ -31,7 +33,19 @@ def test_list_of_one_task_is_its_history(run: Run, run_json: RunJson, store: Sto
     assert [entry["event"] for entry in history] == ["publish", "publish"]
     assert [entry["state"] for entry in history] == ["stored", "current"]
     assert history[-1]["version"] == store.current("one")
-    assert "current" in run("list", "one", "--store", store.root).stdout
+    text = run("list", "one", "--store", store.root).stdout
+    rows = [line.split()[-1] for line in text.splitlines() if " publish " in line]
+    assert rows == ["current", "stored"]  # the newest first
+
+
+def test_an_older_version_that_is_published_again_is_current_again(
+    run: Run, run_json: RunJson, store: Store, backbone: Backbone
+) -> None:
+    digest = store.history("one")[0].digest
+    store.publish(store.path_of(digest), backbone)
+    assert run_json("list", "one", "--store", store.root)["history"][-1]["event"] == "repoint"
+    text = run("list", "one", "--store", store.root).stdout
+    assert re.search(rf"current again\s+{digest[:12]}\s+current", text)
 
 
 def test_list_names_an_adapter_that_cannot_be_read(

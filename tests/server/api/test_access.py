@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from jumplora_server.api.middleware import ACCESS_LOG
+from jumplora_server.api.health import PROBES
+from jumplora_server.api.middleware import ACCESS_LOG, AccessLog
 from raw_http import RawClient
 from serving import ADMIN_KEY, Site, connected, make_site, wait_for
 
@@ -94,6 +98,45 @@ def test_a_stream_counts_its_tokens(started: Started, lines: list[dict[str, Any]
     started[1].post("/generate_stream", json={"task_id": "alpha", "inputs": "hi"})
     wait_for(lambda: len(lines) == 1)
     assert lines[0]["generated_tokens"] == len("01234567:hi") + 1
+
+
+@pytest.mark.parametrize("path", sorted(PROBES))
+def test_probes_are_logged_where_they_say_something_new(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [200, 200, 503, 503, 200, 401, 401, 200, 404, 500, 503, 401, 503]
+    # 503 and the first answer after it are news; another refusal is always shown.
+    shown = [503, 200, 401, 401, 404, 500, 503, 401, 503]
+    assert logged(path, answers, caplog) == (shown, len(answers) - len(shown))
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/models", "/metricsx", "/"])
+def test_all_other_requests_are_logged(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    answers = [200, 200, 503, 503, 401]
+    assert logged(path, answers, caplog) == (answers, 0)
+
+
+def logged(
+    path: str, answers: list[int], caplog: pytest.LogCaptureFixture
+) -> tuple[list[int], int]:
+    """The statuses of the lines of level info, and how many lines are of level debug."""
+    caplog.set_level(logging.DEBUG, ACCESS_LOG)
+    statuses = iter(answers)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(status_code=next(statuses))(scope, receive, send)
+
+    async def ask_all() -> None:
+        transport = httpx.ASGITransport(AccessLog(app))
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            assert [(await client.get(path)).status_code for _ in answers] == answers
+
+    asyncio.run(ask_all())
+    of_level: dict[int, list[int]] = {logging.INFO: [], logging.DEBUG: []}
+    for record in caplog.records:
+        if record.name == ACCESS_LOG:
+            of_level[record.levelno].append(vars(record)["fields"]["status"])
+    return of_level[logging.INFO], len(of_level[logging.DEBUG])
 
 
 def test_paths_and_keys_are_not_logged(started: Started, lines: list[dict[str, Any]]) -> None:

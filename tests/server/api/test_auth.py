@@ -97,7 +97,24 @@ def test_needed_access(method: str, path: str, needed: Access) -> None:
     ],
 )
 def test_open_models_open_nothing_else(method: str, path: str, needed: Access) -> None:
-    assert needed_access(method, path, open_models=True) == needed
+    assert needed_access(method, path, opened={"/v1/models"}) == needed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "needed"),
+    [
+        ("GET", "/metrics", "public"),
+        ("HEAD", "/metrics", "public"),
+        ("POST", "/metrics", "api"),
+        ("GET", "/metricsx", "api"),
+        ("GET", "/v1/models", "api"),
+        ("GET", "/v1/overview", "api"),
+        ("GET", "/v1/adapters", "api"),
+        ("PUT", "/v1/adapters/a", "admin"),
+    ],
+)
+def test_open_metrics_open_nothing_else(method: str, path: str, needed: Access) -> None:
+    assert needed_access(method, path, opened={"/metrics"}) == needed
 
 
 NO_KEYS: dict[str, str] = {}
@@ -198,6 +215,23 @@ def test_a_gateway_lists_models_without_a_key_where_it_may(
             assert http.get(path).status_code == (200 if setting == "yes" else 401)
         body = {"model": "alpha", "prompt": "x"}
         assert http.post("/v1/completions", json=body).status_code == 401
+
+
+@pytest.mark.parametrize("setting", ["yes", "no"])
+def test_a_scraper_reads_metrics_without_a_key_where_it_may(
+    tmp_path_factory: pytest.TempPathFactory, setting: str
+) -> None:
+    site = make_site(
+        tmp_path_factory.mktemp("keys"), api_keys="api-key-of-tests", open_metrics=setting
+    )
+    with connected(site) as http:
+        answers = [http.get("/metrics"), http.head("/metrics")]
+        assert [a.status_code for a in answers] == [200 if setting == "yes" else 401] * 2
+        assert http.get("/metrics", headers={"authorization": "Bearer wrong"}).status_code == (
+            200 if setting == "yes" else 401
+        )
+        for path in ("/v1/models", "/v1/overview", "/info"):
+            assert http.get(path).status_code == 401
 
 
 PAGES = ("/docs", "/docs/start.js", "/openapi.json")

@@ -102,6 +102,7 @@ def opens(operation: Operation, key: str | None) -> bool:
         ({}, [None, "api_key", "admin_key"]),
         ({"api_keys": API_KEY}, [None, "api_key", "admin_key"]),
         ({"api_keys": API_KEY, "open_models": "yes"}, [None, "api_key", "admin_key"]),
+        ({"api_keys": API_KEY, "open_metrics": "yes"}, [None, "api_key", "admin_key"]),
         ({"api_keys": API_KEY, "admin_keys": ""}, [None, "api_key"]),
     ],
     ids=str,

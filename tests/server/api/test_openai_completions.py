@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from jumplora_server.core import EngineLimits
-from serving import Site, connected, make_site, slow_down
+from jumplora_server.errors import UnknownTask
+from serving import ADMIN_KEY, Site, connected, make_site, slow_down
 
 LIMITS = EngineLimits(max_rows=4, max_source_tokens=64, max_target_tokens=24, end_token_ids=(1,))
 Started = tuple[Site, httpx.Client, str]
@@ -259,8 +262,38 @@ def test_the_backbone_by_its_served_name(tmp_path_factory: pytest.TempPathFactor
             body = complete(http, model=name)
             assert body["choices"][0]["text"] == "base:hi"
             assert (body["model"], body["system_fingerprint"]) == (name, None)
-        version = site.publish("t5")
-        assert complete(http, model="t5")["choices"][0]["text"] == f"{version[:8]}:hi"
-        # The task has the backbone's name, so no model is listed that could be its parent.
+        # A task of that name, which another server may have put into the store, is skipped.
+        services = site.parts.services
+        services.store.publish(site.adapter("t5"), site.backbone)
+        services.residency.notify()
+        site.publish("agnews")
+        with pytest.raises(UnknownTask, match="bare backbone"):
+            services.residency.sync("t5").result(timeout=10)
+        assert complete(http, model="t5")["choices"][0]["text"] == "base:hi"
         cards = http.get("/v1/models").json()["data"]
-        assert [(card["id"], card["parent"]) for card in cards] == [("t5", None)]
+        assert [(c["id"], c["parent"]) for c in cards] == [("agnews", "t5"), ("t5", None)]
+        assert http.get("/v1/models/t5").json()["parent"] is None
+
+
+def test_no_task_is_called_as_the_backbone_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "loads"
+    folder.mkdir()
+    site = make_site(tmp_path, admin_keys=ADMIN_KEY, served_name="t5", load_folder=folder)
+    file = site.adapter("t5")
+    shutil.copy(file, folder / "t5.safetensors")
+    # As it may have been there before the server starts.
+    site.parts.services.store.publish(site.adapter("t5"), site.backbone)
+    with connected(site) as http:
+        http.headers["authorization"] = f"Bearer {ADMIN_KEY}"
+        body = {"lora_name": "t5", "lora_path": "t5.safetensors"}
+        answers = [
+            http.put("/v1/adapters/t5", content=file.read_bytes()),
+            http.post("/v1/load_lora_adapter", json=body),
+            http.post("/v1/load_lora_adapter", json={**body, "load_inplace": True}),
+        ]
+        assert [answer.status_code for answer in answers] == [422, 400, 400]
+        assert all("means the bare backbone here" in answer.text for answer in answers)
+        assert [each["id"] for each in http.get("/v1/models").json()["data"]] == ["t5"]
+    assert "task 't5' of the store is skipped" in caplog.text

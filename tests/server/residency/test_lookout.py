@@ -127,12 +127,16 @@ def test_unknown_versions_are_looked_for_on_a_ration(tmp_path: Path) -> None:
 
 
 def test_a_reserved_name_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with SmallServer(tmp_path, watch_seconds=0.01, reserved="base") as server:
-        server.publish("base")
-        server.publish("other")
+    with SmallServer(tmp_path, watch_seconds=0.01, reserved={"base", "t5"}) as server:
+        for task in ("base", "other", "t5"):
+            server.publish(task)
         server.settle("other")
-        with pytest.raises(UnknownTask, match="bare backbone"):
-            server.settle("base")
+        for task in ("base", "t5"):
+            with pytest.raises(UnknownTask, match="bare backbone"):
+                server.settle(task)
         assert [status.task_id for status in server.residency.each_status()] == ["other"]
-        wait_until(lambda: "'base' of the store is skipped" in caplog.text)
-    assert caplog.text.count("is skipped") == 1
+        wait_until(lambda: caplog.text.count("of the store is skipped") == 2)
+    assert [caplog.text.count(f"{task!r} of the store is skipped") for task in ("base", "t5")] == [
+        1,
+        1,
+    ]

@@ -12,12 +12,7 @@ from jumplora_server.api.ask import record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.openai.answers import ModelCard, ModelList, OpenAiError
 from jumplora_server.api.route import JsonRoute
-from jumplora_server.api.task_names import (
-    check_known_spec,
-    check_visible,
-    is_backbone,
-    visible_tasks,
-)
+from jumplora_server.api.task_names import check_known_spec, check_visible, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.errors import UnknownVersion
 from jumplora_server.residency.status import TaskStatus
@@ -37,8 +32,7 @@ async def list_models(request: Request, services: WithServices) -> Response:
     cards = await in_turns(
         _card(services, status.task_id, status).model_dump_json() for status in statuses
     )
-    if is_backbone(services, services.served_name):
-        cards.append(_backbone(services).model_dump_json())
+    cards.append(_backbone(services).model_dump_json())
     content = ",".join(cards)
     return Response(f'{{"object":"list","data":[{content}]}}', media_type="application/json")
 
@@ -54,7 +48,7 @@ async def get_model(
     model: Annotated[str, Path(description='"task" or "task@version", or the backbone\'s name')],
 ) -> Any:
     """One of them. A version of a task is found too, if it is in the task's history."""
-    if is_backbone(services, model):
+    if model == services.served_name:
         return _backbone(services)
     task, _, version = check_known_spec(model).partition("@")
     check_visible(record_of(request.scope).caller, task)
@@ -80,8 +74,7 @@ def _card(services: Services, name: str, status: TaskStatus) -> ModelCard:
         created=0 if manifest is None or not is_served else _seconds(manifest.created),
         owned_by="jumplora",
         root=name,
-        # Where a task has the name that the backbone is served by, there is no backbone to name.
-        parent=services.served_name if is_backbone(services, services.served_name) else None,
+        parent=services.served_name,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from jumplora_adapters.density import pooled_density
 from jumplora_adapters.format import Adapter
 from jumplora_server.engine.bank import PackedAdapter, Resident
 from jumplora_server.engine.cuda.factored import GatedFactors
@@ -44,13 +45,11 @@ def load(
         sizes[module] = pool.nbytes - before
         pool.describe(modules[module], records[module])
     buffer = uploader.upload(pool.nbytes, pool.write)
-    entries = sum(delta.shape[0] * delta.shape[1] for delta in adapter.deltas.values())
-    nnz = sum(delta.nnz for delta in adapter.deltas.values())
     return DeviceAdapter(
         version=adapter.digest,
         nbytes=pool.nbytes,
-        nnz=nnz,
-        density=nnz / entries if entries else 0.0,
+        nnz=sum(delta.nnz for delta in adapter.deltas.values()),
+        density=pooled_density(adapter.deltas),
         forms={
             module: DeviceForm(record, adapter.deltas[module].shape, sizes[module], buffer)
             for module, record in records.items()
