@@ -361,7 +361,7 @@ def test_who_may_change_adapters(
 def test_what_became_of_the_key(
     tmp_path_factory: pytest.TempPathFactory, kinds: str, given: str | None, key: str
 ) -> None:
-    settings = {f"{kind}_keys": f"{kind}-key-of-tests" for kind in kinds.split()}
+    settings: dict[str, Any] = {f"{kind}_keys": f"{kind}-key-of-tests" for kind in kinds.split()}
     site = make_site(tmp_path_factory.mktemp("site"), **{"admin_keys": "", **settings})
     with connected(site) as http:
         headers = {} if given is None else {"authorization": f"Bearer {given}"}
