@@ -121,6 +121,7 @@ def test_ctrl_c_leaves_a_file_that_is_continued(served: tuple[Site, str], tmp_pa
     count = 60
     rows = [{"task_id": "alpha", "text": f"row {n}"} for n in range(count)]
     file, out = write(tmp_path / "rows.jsonl", *rows), tmp_path / "out.jsonl"
+    part = tmp_path / "out.jsonl.part"
     command = ["batch", str(file), "--out", str(out), "--server", address, "--quiet"]
     with (
         slow_down(site),
@@ -132,7 +133,7 @@ def test_ctrl_c_leaves_a_file_that_is_continued(served: tuple[Site, str], tmp_pa
         ) as running,
     ):
         try:
-            wait_for(lambda: out.exists() and out.stat().st_size > 0, 60)
+            wait_for(lambda: part.exists() and part.stat().st_size > 0, 60)
             running.send_signal(signal.SIGINT)
             _, said = running.communicate(timeout=60)
         finally:

@@ -174,7 +174,7 @@ def _where(
 
 
 def _on_server(address: str, key: str | None, concurrency: int) -> Opened:
-    from jumplora_server.batch.remote import RETRIES, remote
+    from jumplora_server.batch.remote import remote
     from jumplora_server.client import AsyncClient
 
     @asynccontextmanager
@@ -182,7 +182,7 @@ def _on_server(address: str, key: str | None, concurrency: int) -> Opened:
         with place.explained(address):  # what would be refused of all rows ends the command
             async with AsyncClient(address, key=key, retries=0) as client:
                 await client.info()  # a server that is not there is said at once
-            async with AsyncClient(address, key=key, retries=RETRIES) as client:
+            async with AsyncClient(address, key=key) as client:
                 yield partial(remote, client, concurrency)
 
     return asked
@@ -229,7 +229,7 @@ def _run(
     opened: Opened, file: Path, out: Path, defaults: Defaults, *, overwrite: bool, quiet: bool
 ) -> Tally:
     from jumplora_server.batch import rows
-    from jumplora_server.batch.run import Batch, Tally, on_demand
+    from jumplora_server.batch.run import Run, Tally, on_demand
 
     tally, start = Tally(), _Start()
     if out != STREAM:
@@ -244,19 +244,18 @@ def _run(
     async def answer_all(on_rows: OnRows) -> None:
         with rows.opened(file) as lines:
             async with on_demand(timed) as answers:
-                batch = Batch(file, rows.read_lines(lines, defaults), answers, on_rows, tally)
+                run = Run(file, rows.read_lines(lines, defaults), answers, on_rows, tally)
                 if out == STREAM:
-                    await batch.onto(sys.stdout)
-                    return
-                if overwrite:
-                    out.unlink(missing_ok=True)
-                await batch.into(out)
+                    await run.onto(sys.stdout.buffer)
+                else:
+                    await run.into(out, overwrite=overwrite)
 
     try:
         with _progress(file, rows.count_rows(file), start, quiet=quiet) as on_rows:
             asyncio.run(answer_all(on_rows))
     except KeyboardInterrupt:
-        more = "" if out == STREAM else f"; the same command continues {out}"
+        again = "the command without --overwrite" if overwrite else "the same command"
+        more = "" if out == STREAM else f"; {again} continues {out}"
         warn(f"stopped after {_count(tally.rows)}{more}")
         raise typer.Exit(_STOPPED) from None
     return tally
