@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
+import io
 import json
 import math
 import sys
@@ -63,7 +64,7 @@ def opened(path: Path) -> Iterator[Iterable[bytes]]:
     """The lines of a file (`.gz` too), or of stdin for "-". Raises DataError."""
     try:
         if path == STDIN:
-            yield sys.stdin.buffer
+            yield _stdin()
             return
         with _open(path) as file:
             yield file
@@ -77,6 +78,14 @@ def count_rows(path: Path) -> int | None:
         return None
     with opened(path) as lines:
         return sum(1 for line in lines if line.strip())
+
+
+def _stdin() -> Iterable[bytes]:
+    """Not sys.stdin, and never closed: both would wait for a thread that still reads."""
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except io.UnsupportedOperation:  # a test's
+        return sys.stdin.buffer
 
 
 def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:

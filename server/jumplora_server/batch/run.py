@@ -15,6 +15,7 @@ from typing import IO, Protocol
 from jumplora_server.batch.journal import Journal, journal_of
 from jumplora_server.batch.results import Failure, OtherRows, Outcome, check_same, line_of
 from jumplora_server.batch.rows import Question
+from jumplora_server.client.read_ahead import on_thread
 
 SHOWN = 5  # failures that a command prints
 _KEPT_SHOWN = 1000
@@ -38,7 +39,7 @@ async def on_demand(opened: Opened) -> AsyncGenerator[Answers]:
         begun: list[Answers] = []
 
         async def answers(rows: Iterator[Question], /) -> AsyncGenerator[tuple[Question, Outcome]]:
-            first = next(rows, None)
+            first = await on_thread(lambda: next(rows, None))
             if first is None:
                 return
             if not begun:

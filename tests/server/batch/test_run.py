@@ -156,7 +156,7 @@ def run_killed(out: Path, given: list[bytes], answers: Answers, after: int, *, s
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, -signal.SIGXFSZ)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     count=st.integers(1, 7),
     kills=st.lists(
