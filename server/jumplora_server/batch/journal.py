@@ -124,7 +124,7 @@ def _locked(path: Path, part: Path) -> int:
 
 
 def _check_own(part: Path) -> None:
-    """Raise DataError for a file that is no journal. Its last line may be torn anywhere."""
+    """Raise DataError for a file that no batch wrote. Its last line may be torn anywhere."""
     try:
         for _ in written_in(part):
             pass

@@ -10,7 +10,7 @@ from jumplora_server.batch.results import Failure, Outcome
 from jumplora_server.batch.rows import Question
 from jumplora_server.client import Answered, AsyncClient, Row
 
-_MOST_HELD = 10_000  # rows; a client holds fewer, so more are mostly faulty
+_MOST_HELD = 1000  # rows; more are mostly faulty
 
 
 async def remote(

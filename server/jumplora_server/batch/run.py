@@ -1,6 +1,6 @@
 """One run of a batch: what is there already is checked and kept, the rest is answered and written.
 
-Memory holds a window of rows, never the file.
+Memory holds a window of rows, never the file: at most a thousand, or twice a list of the server.
 """
 
 from __future__ import annotations

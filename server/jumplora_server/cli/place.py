@@ -41,7 +41,7 @@ ReadStore = Annotated[
         help="Folder of published adapters, instead of --server.",
     ),
 ]
-# JUMPLORA_KEY is no envvar here: the client takes it, for the one server that may see it.
+# JUMPLORA_KEY is not given as envvar here: the client takes it, for the one server that may see it.
 Key = Annotated[str | None, typer.Option("--key", help=f"With --server: an admin key. {KEY_HELP}")]
 ApiKey = Annotated[str | None, typer.Option("--key", help=f"With --server: an api key. {KEY_HELP}")]
 

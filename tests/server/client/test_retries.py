@@ -88,9 +88,9 @@ def test_retry_after_may_be_a_date_and_is_not_undercut(kind: Kind) -> None:
     (seconds,), _, _ = waits_of(kind, [refused(503, retry_after=date), READY])
     assert 3 < seconds <= 6
     assert waits_of(kind, [refused(503, retry_after="30"), READY])[0] == [30.0]
-    for asked, options in (("1000", {}), ("9", {"max_wait": 2.5})):
+    for asked, max_wait in (("1000", 30.0), ("9", 2.5)):
         said = [refused(503, retry_after=asked), READY]
-        slept, sent, raised = waits_of(kind, said, **options)
+        slept, sent, raised = waits_of(kind, said, max_wait=max_wait)
         assert (slept, sent) == ([], 1)
         assert isinstance(raised, Overloaded)
         assert raised.retry_after == float(asked)
