@@ -43,3 +43,8 @@ def shown_value(value: object) -> str:
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return _KNOWN.get(match[0], f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 row", "1,920 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

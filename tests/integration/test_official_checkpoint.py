@@ -54,7 +54,7 @@ def jumplora(*arguments: str) -> Any:
         [sys.executable, "-m", "jumplora_server", *arguments, "--json"],
         capture_output=True,
         text=True,
-        env=environment | {"PYTHONPATH": path, "JUMPLORA_KEY": ADMIN_KEY, "OMP_NUM_THREADS": "1"},
+        env=environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def test_one_checkpoint_answers_as_the_merged_model(server: RunningServer, tmp_p
         "convert", "official", str(checkpoint), "--backbone", str(server.backbone.path),
         "--task", "official", "--alpha", str(ALPHA), "--out", str(file),
     )  # fmt: skip
-    jumplora("publish", str(file), "--server", server.url)
+    jumplora("publish", str(file), "--server", server.url, "--key", ADMIN_KEY)
     updates = gated_updates(checkpoint)
     for prompt in PROMPTS:
         merged = oracle_of_weights(server.backbone.path, prompt, [updates])
@@ -106,7 +106,7 @@ def test_a_chain_of_three_answers_each_with_its_own_prefix(
     )  # fmt: skip
     for task in tasks:
         (file,) = (tmp_path / "chain").glob(f"*{task}*.safetensors")
-        jumplora("publish", str(file), "--server", server.url)
+        jumplora("publish", str(file), "--server", server.url, "--key", ADMIN_KEY)
     updates = [gated_updates(checkpoint) for checkpoint in checkpoints]
     for i, task in enumerate(tasks):
         prefixes = [

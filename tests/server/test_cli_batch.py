@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +122,7 @@ def test_ctrl_c_leaves_a_file_that_is_continued(served: tuple[Site, str], tmp_pa
     count = 60
     rows = [{"task_id": "alpha", "text": f"row {n}"} for n in range(count)]
     file, out = write(tmp_path / "rows.jsonl", *rows), tmp_path / "out.jsonl"
+    part = tmp_path / "out.jsonl.part"
     command = ["batch", str(file), "--out", str(out), "--server", address, "--quiet"]
     with (
         slow_down(site),
@@ -132,7 +134,7 @@ def test_ctrl_c_leaves_a_file_that_is_continued(served: tuple[Site, str], tmp_pa
         ) as running,
     ):
         try:
-            wait_for(lambda: out.exists() and out.stat().st_size > 0, 60)
+            wait_for(lambda: part.exists() and part.stat().st_size > 0, 60)
             running.send_signal(signal.SIGINT)
             _, said = running.communicate(timeout=60)
         finally:
@@ -146,6 +148,35 @@ def test_ctrl_c_leaves_a_file_that_is_continued(served: tuple[Site, str], tmp_pa
     after = results(out)
     assert after[: len(before)] == before
     assert [each["line"] for each in after] == [*range(1, count + 1)]
+
+
+def test_a_row_is_answered_while_stdin_is_silent(served: tuple[Site, str]) -> None:
+    """And Ctrl-C ends it, though something still waits for stdin."""
+    _, address = served
+    command = ["batch", "-", "--out", "-", "--task", "alpha", "--server", address, "--quiet"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "jumplora_server", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as running:
+        watch = threading.Timer(60, running.kill)
+        watch.start()
+        try:
+            assert running.stdin is not None
+            assert running.stdout is not None
+            assert running.stderr is not None
+            for line in (1, 2):
+                running.stdin.write(b'{"text": "a"}\n')
+                running.stdin.flush()
+                assert json.loads(running.stdout.readline())["line"] == line
+            running.send_signal(signal.SIGINT)
+            assert running.wait(timeout=30) == 130
+            assert running.stderr.read().strip() == b"warning: stopped after 2 rows"
+        finally:
+            watch.cancel()
+            running.kill()
 
 
 def test_no_server_and_wrong_flags(served: tuple[Site, str], tmp_path: Path) -> None:

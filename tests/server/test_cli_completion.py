@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from jumplora_server.cli.main import command_line
 from ports import deaf_address
 from serving import Site, listening, make_site
+from small_http import Asked, Said, http_server
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,29 @@ def test_tasks_of_a_store(served: tuple[Site, str], command: str) -> None:
     store = str(served[0].parts.services.store.root)
     assert complete(command, "b", JUMPLORA_STORE=store) == ["beta"]
     assert complete(command, "--store", store, "al") == ["alpha", "alto"]
+
+
+def test_a_key_goes_to_its_own_server_only(served: tuple[Site, str]) -> None:
+    _, address = served
+    key = "a-key-for-reading"
+    keyless = {"JUMPLORA_SERVER": "http://127.0.0.1:1", "JUMPLORA_KEY": key}
+    assert complete("status", "--server", address, "al", **keyless) == []
+    assert complete("status", "--server", address, "--key", key, "al") == ["alpha", "alto"]
+
+
+def test_no_redirect_is_followed() -> None:
+    asked: list[Asked] = []
+
+    def answer(request: Asked) -> Said:
+        asked.append(request)
+        return Said.of({}, 302, location=f"{url}/elsewhere")
+
+    with http_server(answer) as url:
+        found = complete("status", "", JUMPLORA_SERVER=url, JUMPLORA_KEY="a-key")
+    assert found == []
+    assert [(each.path, each.headers["authorization"]) for each in asked] == [
+        ("/v1/adapters", "Bearer a-key")
+    ]
 
 
 def test_nothing_is_said_where_there_is_nothing(tmp_path: Path, served: tuple[Site, str]) -> None:

@@ -262,5 +262,5 @@ def test_a_key_that_may_not_read_is_said(tmp_path: Path) -> None:
     site = make_site(tmp_path, api_keys="a-key-for-reading")
     with listening(site) as address:
         told = run("list", "--server", address, code=1).stderr
-        assert "by --key (or JUMPLORA_KEY)" in told
+        assert "by --key (JUMPLORA_KEY is sent only to JUMPLORA_SERVER)" in told
         assert run_json("list", "--server", address, "--key", "a-key-for-reading")["adapters"] == []

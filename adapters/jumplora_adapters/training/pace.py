@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from jumplora_adapters.printable import counted
 from jumplora_adapters.training.batches import steps_of
 from jumplora_adapters.training.config import Optimisation
 
@@ -49,14 +50,10 @@ def told(optimisation: Optimisation, rows: int) -> str:
     a_step = optimisation.batch_size * optimisation.accumulate
     steps = steps_of(rows, a_step)
     if optimisation.max_steps is None:
-        length = f"{_counted(optimisation.epochs, 'epoch')} of {_counted(steps, 'step')}"
+        length = f"{counted(optimisation.epochs, 'epoch')} of {counted(steps, 'step')}"
     else:
-        length = _counted(optimisation.max_steps, "step")
+        length = counted(optimisation.max_steps, "step")
     return (
-        f"{_counted(rows, 'row')}: {length}, {a_step} rows a step, learning rate "
+        f"{counted(rows, 'row')}: {length}, {a_step} rows a step, learning rate "
         f"{optimisation.learning_rate:g}"
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

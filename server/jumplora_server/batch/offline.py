@@ -21,7 +21,7 @@ from jumplora_server.api.tgi import named_task, to_ask
 from jumplora_server.api.tgi_writer import TgiWriter
 from jumplora_server.app import Parts, running
 from jumplora_server.batch.results import Failure, Outcome
-from jumplora_server.batch.rows import Row
+from jumplora_server.batch.rows import Question
 from jumplora_server.batch.run import Answers
 from jumplora_server.batch.window import in_order
 from jumplora_server.errors import ServerError
@@ -52,17 +52,17 @@ async def offline(parts: Parts) -> AsyncGenerator[Answers]:
     settings = parts.services.settings
     window = WINDOWS * (settings.max_rows + settings.spare_rows)
 
-    async def answer(row: Row) -> Outcome:
+    async def answer(row: Question) -> Outcome:
         return await _answer(parts.services, row)
 
-    def answers(rows: Iterator[Row], /) -> AsyncGenerator[tuple[Row, Outcome]]:
+    def answers(rows: Iterator[Question], /) -> AsyncGenerator[tuple[Question, Outcome]]:
         return in_order(rows, answer, window)
 
     async with running(parts):
         yield answers
 
 
-async def _answer(services: Services, row: Row) -> Outcome:
+async def _answer(services: Services, row: Question) -> Outcome:
     try:
         request = GenerateRequest.model_validate(row.body)
         ask = to_ask(ANYBODY, request, named_task(request))

@@ -6,26 +6,24 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 
-from jumplora_server import client as of_client
 from jumplora_server.batch.results import Failure, Outcome
-from jumplora_server.batch.rows import Row
-from jumplora_server.client import Answered, AsyncClient
+from jumplora_server.batch.rows import Question
+from jumplora_server.client import Answered, AsyncClient, Row
 
-RETRIES = 8  # of one list: a batch has time, and its own requests fill the queue
-_MOST_HELD = 10_000  # rows; a client holds fewer, so more are mostly faulty
+_MOST_HELD = 1000  # rows; more are mostly faulty
 
 
 async def remote(
-    client: AsyncClient, concurrency: int, rows: Iterator[Row], /
-) -> AsyncGenerator[tuple[Row, Outcome]]:
+    client: AsyncClient, concurrency: int, rows: Iterator[Question], /
+) -> AsyncGenerator[tuple[Question, Outcome]]:
     """Each row with its outcome, in their order. Rows that have a fault are not sent.
 
     Raises RequestFailed where all other rows would fail alike.
     """
-    held: deque[Row] = deque()  # read and not handed on
+    held: deque[Question] = deque()  # read and not handed on
     is_at_end = False
 
-    def sent() -> Iterator[of_client.Row]:
+    def sent() -> Iterator[Row]:
         nonlocal is_at_end
         for row in rows:
             held.append(row)
@@ -45,17 +43,17 @@ async def remote(
             yield row, outcome
 
 
-def _asked(body: Mapping[str, object]) -> of_client.Row:
+def _asked(body: Mapping[str, object]) -> Row:
     task, parameters = body["task_id"], body["parameters"]
     assert isinstance(task, str)
     assert isinstance(parameters, dict)
     text, inputs = (
         value if isinstance(value := body.get(name), str) else None for name in ("text", "inputs")
     )
-    return of_client.Row(text=text, inputs=inputs, task=task, parameters=parameters)
+    return Row(text=text, inputs=inputs, task=task, parameters=parameters)
 
 
-def _faults_before(held: deque[Row]) -> Iterator[tuple[Row, Outcome]]:
+def _faults_before(held: deque[Question]) -> Iterator[tuple[Question, Outcome]]:
     """What is at the front of `held` and was not sent."""
     while held and (fault := held[0].fault) is not None:
         yield held.popleft(), Failure("invalid_row", fault)

@@ -7,14 +7,13 @@ whole one.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jumplora_adapters.errors import DataError
 from jumplora_server.api.schemas import GenerateResponse
-from jumplora_server.batch.rows import Row
+from jumplora_server.batch.rows import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Failure:
 Outcome = GenerateResponse | Failure
 
 
-def line_of(row: Row, outcome: Outcome) -> str:
+def line_of(row: Question, outcome: Outcome) -> bytes:
     """The line for a row, with its end."""
     fields: dict[str, object] = {"line": row.line}
     if row.id is not None:
@@ -36,7 +35,10 @@ def line_of(row: Row, outcome: Outcome) -> str:
     fields["task_id"] = row.task
     fields |= _failed(outcome) if isinstance(outcome, Failure) else _answered(outcome)
     fields["digest"] = row.digest
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+    try:
+        return f"{json.dumps(fields, ensure_ascii=False)}\n".encode()
+    except UnicodeEncodeError:  # half a surrogate pair, of an id or of an answer
+        return f"{json.dumps(fields)}\n".encode()
 
 
 def _failed(failure: Failure) -> dict[str, object]:
@@ -70,52 +72,32 @@ def _answered(response: GenerateResponse) -> dict[str, object]:
 class Written:
     """A line of an output that is there already."""
 
-    text: str
+    text: bytes
     line: int
     digest: str
     failed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """What an output holds: how many lines, and how many of these are of rows that failed."""
-
-    path: Path
-    rows: int = 0
-    failed: int = 0
-
-    @classmethod
-    def read(cls, path: Path) -> Earlier:
-        """Look through an output; a last line that was not written whole is cut off.
-
-        Raises DataError for a file that a batch did not write, which is left as it is.
-        """
-        if not path.exists():
-            return cls(path)
-        rows = failed = 0
-        for written in _lines(path):
-            rows += 1
-            failed += written.failed
-        _cut_torn(path)
-        return cls(path, rows, failed)
-
-    def lines(self) -> Iterator[Written]:
-        """All lines."""
-        return _lines(self.path) if self.rows else iter(())
+class OtherRows(DataError):
+    """An output has answers to other rows than those that are given."""
 
 
-def check_same(path: Path, source: Path, row: Row, written: Written) -> None:
-    """Raise DataError where a line is not about this row. A failed row may have been mended."""
+def check_same(path: Path, source: Path, row: Question, written: Written) -> None:
+    """Raise OtherRows where a line is not about this row. A failed row may have been mended."""
     if written.line == row.line and (written.failed or written.digest == row.digest):
         return
-    raise DataError(
+    raise OtherRows(
         f"{path} has answers to other rows than {source}: its line for row {written.line} was not "
         f"made from line {row.line} with these options. Give the same rows and options, another "
         "--out, or --overwrite to begin again"
     )
 
 
-def _lines(path: Path) -> Iterator[Written]:
+def written_in(path: Path) -> Iterator[Written]:
+    """All lines of an output but for a last one that was not written whole.
+
+    Raises DataError for a file that a batch did not write.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -127,26 +109,10 @@ def _parse(path: Path, number: int, line: bytes) -> Written:
     try:
         match json.loads(line):
             case {"line": int(row), "digest": str(digest)} as fields:
-                return Written(line.decode(), row, digest, "error" in fields)
+                return Written(line, row, digest, "error" in fields)
     except (ValueError, RecursionError):
         pass
     raise DataError(
         f"{path}: line {number} is not of `jumplora batch`: give another --out, or --overwrite to "
         "replace the file"
     )
-
-
-def _cut_torn(path: Path) -> None:
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        whole = size
-        while whole:
-            start = max(0, whole - 65536)
-            file.seek(start)
-            end = file.read(whole - start).rfind(b"\n")
-            if end >= 0:
-                whole = start + end + 1
-                break
-            whole = start
-        if whole < size:
-            file.truncate(whole)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
+import io
 import json
+import math
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +21,12 @@ STDIN = Path("-")
 _FIELDS = ("id", "task_id", "text", "inputs", "parameters", "choices")
 _LIKE = 0.8  # so close to a field's name is a slip, and no column of the user's own
 _DIGITS = 16
+_MOST_NESTED = 16  # parameters of a request have two levels; deeper ones end Python's recursion
 _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Question:
     """One line that is not blank. `body` is the request; `fault` says why there is none.
 
     `digest` is of all that the answer depends on, but for the version that gives it.
@@ -49,7 +52,7 @@ class Defaults:
     parameters: Mapping[str, object] = field(default_factory=dict)
 
 
-def read_lines(lines: Iterable[bytes], defaults: Defaults) -> Iterator[Row]:
+def read_lines(lines: Iterable[bytes], defaults: Defaults) -> Iterator[Question]:
     """A row for each line that is not blank, as it is read."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -61,7 +64,7 @@ def opened(path: Path) -> Iterator[Iterable[bytes]]:
     """The lines of a file (`.gz` too), or of stdin for "-". Raises DataError."""
     try:
         if path == STDIN:
-            yield sys.stdin.buffer
+            yield _stdin()
             return
         with _open(path) as file:
             yield file
@@ -77,13 +80,21 @@ def count_rows(path: Path) -> int | None:
         return sum(1 for line in lines if line.strip())
 
 
+def _stdin() -> Iterable[bytes]:
+    """Not sys.stdin, and never closed: both would wait for a thread that still reads."""
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except io.UnsupportedOperation:  # a test's
+        return sys.stdin.buffer
+
+
 def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     return path.open("rb", buffering=_READ_BYTES)
 
 
-def _read_line(number: int, line: bytes, defaults: Defaults) -> Row:
+def _read_line(number: int, line: bytes, defaults: Defaults) -> Question:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -124,16 +135,31 @@ def _body(record: Mapping[str, object], defaults: Defaults) -> dict[str, object]
     parameters = {**defaults.parameters, **parameters}
     if "choices" in record:
         parameters["choices"] = record["choices"]
+    _check_plain(parameters)
     return {"task_id": task, source: record[source], "parameters": parameters}
 
 
-def _row(number: int, name: str | int | None, body: dict[str, object]) -> Row:
+def _check_plain(parameters: dict[str, object]) -> None:
+    """Raise DataError for what Python reads as JSON and no server does."""
+    left: list[tuple[object, int]] = [(parameters, 1)]
+    while left:
+        value, level = left.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DataError(f'"parameters" have {value}, which JSON does not have: give a number')
+        if isinstance(value, dict | list):
+            if level > _MOST_NESTED:
+                raise DataError(f'"parameters" are nested more than {_MOST_NESTED} levels deep')
+            inner = value.values() if isinstance(value, dict) else value
+            left += ((each, level + 1) for each in inner)
+
+
+def _row(number: int, name: str | int | None, body: dict[str, object]) -> Question:
     content = json.dumps([name, body], sort_keys=True).encode()
-    return Row(number, name, body, _digest(content))
+    return Question(number, name, body, _digest(content))
 
 
-def _faulty(number: int, line: bytes, name: str | int | None, fault: str) -> Row:
-    return Row(number, name, {}, _digest(line), fault)
+def _faulty(number: int, line: bytes, name: str | int | None, fault: str) -> Question:
+    return Question(number, name, {}, _digest(line), fault)
 
 
 def _digest(content: bytes) -> str:

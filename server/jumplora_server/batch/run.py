@@ -1,11 +1,10 @@
 """One run of a batch: what is there already is checked and kept, the rest is answered and written.
 
-Memory holds a window of rows, never the file.
+Memory holds a window of rows, never the file: at most a thousand, or twice a list of the server.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,9 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Protocol
 
-from jumplora_adapters.errors import DataError
-from jumplora_server.batch.results import Earlier, Failure, Outcome, Written, check_same, line_of
-from jumplora_server.batch.rows import Row
+from jumplora_server.batch.journal import Journal, journal_of
+from jumplora_server.batch.results import Failure, OtherRows, Outcome, check_same, line_of
+from jumplora_server.batch.rows import Question
+from jumplora_server.client.read_ahead import on_thread
 
 SHOWN = 5  # failures that a command prints
 _KEPT_SHOWN = 1000
@@ -24,7 +24,7 @@ _KEPT_SHOWN = 1000
 class Answers(Protocol):
     """Answers rows, a window of them at a time; outcomes come in the order of the rows."""
 
-    def __call__(self, rows: Iterator[Row], /) -> AsyncGenerator[tuple[Row, Outcome]]:
+    def __call__(self, rows: Iterator[Question], /) -> AsyncGenerator[tuple[Question, Outcome]]:
         """Reads on while it answers."""
 
 
@@ -38,8 +38,8 @@ async def on_demand(opened: Opened) -> AsyncGenerator[Answers]:
     async with AsyncExitStack() as stack:
         begun: list[Answers] = []
 
-        async def answers(rows: Iterator[Row], /) -> AsyncGenerator[tuple[Row, Outcome]]:
-            first = next(rows, None)
+        async def answers(rows: Iterator[Question], /) -> AsyncGenerator[tuple[Question, Outcome]]:
+            first = await on_thread(lambda: next(rows, None))
             if first is None:
                 return
             if not begun:
@@ -65,7 +65,7 @@ class Tally:
         """All of them."""
         return self.kept + self.answered + self.failed
 
-    def count(self, row: Row, outcome: Outcome) -> None:
+    def count(self, row: Question, outcome: Outcome) -> None:
         """One more row of this run."""
         if not isinstance(outcome, Failure):
             self.answered += 1
@@ -79,78 +79,58 @@ OnRows = Callable[[Tally], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Run:
     """Where rows come from (`source` is for messages), who answers them, and who hears of it."""
 
     source: Path
-    rows: Iterator[Row]
+    rows: Iterator[Question]
     answers: Answers
     on_rows: OnRows
     tally: Tally = field(default_factory=Tally)
 
-    async def into(self, out: Path) -> Tally:
+    async def into(self, out: Path, *, overwrite: bool = False) -> Tally:
         """Write all answers to a file, or continue it; rows that failed are asked again.
 
-        Raises DataError where the file has answers to other rows.
+        With `overwrite` all are asked. Raises DataError where the file has answers to other rows.
         """
-        earlier = Earlier.read(out)
-        if earlier.failed:
-            await self._ask_again(earlier)
-        else:
-            for _ in self._beside(earlier):
-                self._kept()
-        with out.open("a", encoding="utf-8") as file:
-            return await self.onto(file)
-
-    async def onto(self, file: IO[str]) -> Tally:
-        """Write the answers to all rows that are left to an open file."""
-        async with aclosing(self.answers(self.rows)) as outcomes:
-            async for row, outcome in outcomes:
-                self._write(file, row, outcome)
+        with journal_of(out, overwrite=overwrite) as journal:
+            async with aclosing(self.answers(self._left(journal))) as outcomes:
+                async for row, outcome in outcomes:
+                    self._keep(journal, before=row.line)
+                    journal.write(line_of(row, outcome))
+                    self._count(row, outcome)
+            self._keep(journal)
         return self.tally
 
-    async def _ask_again(self, earlier: Earlier) -> None:
-        """Put new outcomes in place of failures, all at once: in a copy that replaces the file."""
-        copy = earlier.path.with_name(f"{earlier.path.name}.again")
-        failed = (row for row, written in self._beside(earlier) if written.failed)
-        lines = earlier.lines()  # a second time: those between two failures are not held
-        try:
-            with copy.open("w", encoding="utf-8") as file:
-                async with aclosing(self.answers(failed)) as outcomes:
-                    async for row, outcome in outcomes:
-                        self._copy(lines, file, until=row.line)
-                        self._write(file, row, outcome)
-                self._copy(lines, file)
-            os.replace(copy, earlier.path)
-        finally:
-            copy.unlink(missing_ok=True)
+    async def onto(self, file: IO[bytes]) -> Tally:
+        """Write the answers to all rows to an open file."""
+        async with aclosing(self.answers(self.rows)) as outcomes:
+            async for row, outcome in outcomes:
+                file.write(line_of(row, outcome))
+                file.flush()
+                self._count(row, outcome)
+        return self.tally
 
-    def _copy(self, lines: Iterator[Written], file: IO[str], until: int | None = None) -> None:
-        for written in lines:
-            if written.line == until:
-                return
-            file.write(written.text)
-            self._kept()
-
-    def _beside(self, earlier: Earlier) -> Iterator[tuple[Row, Written]]:
-        """Each line that is there, and the row that it answers."""
-        for written in earlier.lines():
+    def _left(self, journal: Journal) -> Iterator[Question]:
+        """The rows that have no answer yet. They are read ahead of what is written."""
+        for written in journal.old():
             row = next(self.rows, None)
             if row is None:
-                raise DataError(
-                    f"{earlier.path} has {earlier.rows} rows, and {self.source} has fewer: give "
-                    "the same rows, another --out, or --overwrite to begin again"
+                raise OtherRows(
+                    f"{journal.path} has a line for row {written.line}, and {self.source} ends "
+                    "before it: give the same rows, another --out, or --overwrite to begin again"
                 )
-            check_same(earlier.path, self.source, row, written)
-            yield row, written
+            check_same(journal.path, self.source, row, written)
+            if written.failed:
+                yield row
+        yield from self.rows
 
-    def _kept(self) -> None:
-        self.tally.kept += 1
-        if not self.tally.kept % _KEPT_SHOWN:
-            self.on_rows(self.tally)
+    def _keep(self, journal: Journal, before: int | None = None) -> None:
+        for _ in journal.keep(before):
+            self.tally.kept += 1
+            if not self.tally.kept % _KEPT_SHOWN:
+                self.on_rows(self.tally)
 
-    def _write(self, file: IO[str], row: Row, outcome: Outcome) -> None:
-        file.write(line_of(row, outcome))
-        file.flush()  # so that a kill loses no answer
+    def _count(self, row: Question, outcome: Outcome) -> None:
         self.tally.count(row, outcome)
         self.on_rows(self.tally)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jumplora_adapters.cli.output import fail, note, reported_errors, warn
-from jumplora_adapters.printable import printable
+from jumplora_adapters.printable import counted, printable
 from jumplora_server.cli import place
 from jumplora_server.cli.completion import task_ids
+from jumplora_server.variables import DEFAULT_URL, shown
 
 if TYPE_CHECKING:
     from jumplora_server.batch.rows import Defaults
@@ -64,13 +65,13 @@ def batch(
         _Option(
             "--server",
             envvar="JUMPLORA_SERVER",
-            help=f"Address of the server that answers, {place.DEFAULT_SERVER} without an engine.",
+            help=f"Address of the server that answers, {DEFAULT_URL} without an engine.",
             rich_help_panel=_ASKED,
         ),
     ] = None,
     key: Annotated[
         str | None,
-        _Option("--key", envvar="JUMPLORA_KEY", help="An api key.", rich_help_panel=_ASKED),
+        _Option("--key", help=f"An api key. {place.KEY_HELP}", rich_help_panel=_ASKED),
     ] = None,
     concurrency: Annotated[
         int, _Option(min=1, max=64, help="Requests at a time.", rich_help_panel=_ASKED)
@@ -158,7 +159,7 @@ def _where(
         if not flags and backbone is not None and store is not None:
             note(
                 f"JUMPLORA_SERVER, JUMPLORA_BACKBONE and JUMPLORA_STORE are set: the server "
-                f"{server} answers; for an engine in this process give --store"
+                f"{shown(server)} answers; for an engine in this process give --store"
             )
         return server
     if backbone is not None and store is not None:
@@ -170,11 +171,11 @@ def _where(
             else ("--store", "JUMPLORA_STORE")
         )
         raise typer.BadParameter(f"an engine in this process needs {missing} (or {variable}) too")
-    return place.DEFAULT_SERVER
+    return DEFAULT_URL
 
 
 def _on_server(address: str, key: str | None, concurrency: int) -> Opened:
-    from jumplora_server.batch.remote import RETRIES, remote
+    from jumplora_server.batch.remote import remote
     from jumplora_server.client import AsyncClient
 
     @asynccontextmanager
@@ -182,7 +183,7 @@ def _on_server(address: str, key: str | None, concurrency: int) -> Opened:
         with place.explained(address):  # what would be refused of all rows ends the command
             async with AsyncClient(address, key=key, retries=0) as client:
                 await client.info()  # a server that is not there is said at once
-            async with AsyncClient(address, key=key, retries=RETRIES) as client:
+            async with AsyncClient(address, key=key) as client:
                 yield partial(remote, client, concurrency)
 
     return asked
@@ -229,7 +230,7 @@ def _run(
     opened: Opened, file: Path, out: Path, defaults: Defaults, *, overwrite: bool, quiet: bool
 ) -> Tally:
     from jumplora_server.batch import rows
-    from jumplora_server.batch.run import Batch, Tally, on_demand
+    from jumplora_server.batch.run import Run, Tally, on_demand
 
     tally, start = Tally(), _Start()
     if out != STREAM:
@@ -244,20 +245,19 @@ def _run(
     async def answer_all(on_rows: OnRows) -> None:
         with rows.opened(file) as lines:
             async with on_demand(timed) as answers:
-                batch = Batch(file, rows.read_lines(lines, defaults), answers, on_rows, tally)
+                run = Run(file, rows.read_lines(lines, defaults), answers, on_rows, tally)
                 if out == STREAM:
-                    await batch.onto(sys.stdout)
-                    return
-                if overwrite:
-                    out.unlink(missing_ok=True)
-                await batch.into(out)
+                    await run.onto(sys.stdout.buffer)
+                else:
+                    await run.into(out, overwrite=overwrite)
 
     try:
         with _progress(file, rows.count_rows(file), start, quiet=quiet) as on_rows:
             asyncio.run(answer_all(on_rows))
     except KeyboardInterrupt:
-        more = "" if out == STREAM else f"; the same command continues {out}"
-        warn(f"stopped after {_count(tally.rows)}{more}")
+        again = "the command without --overwrite" if overwrite else "the same command"
+        more = "" if out == STREAM else f"; {again} continues {out}"
+        warn(f"stopped after {counted(tally.rows, 'row')}{more}")
         raise typer.Exit(_STOPPED) from None
     return tally
 
@@ -301,15 +301,11 @@ def _conclude(tally: Tally, out: Path) -> None:
     """Say what came of it on stderr; exit code 1 where a row failed."""
     where = "" if out == STREAM else f" in {out}"
     kept = f", {tally.kept:,} of them by an earlier run" if tally.kept else ""
-    answered = f"{_count(tally.kept + tally.answered)} answered{where}{kept}"
+    answered = f"{counted(tally.kept + tally.answered, 'row')} answered{where}{kept}"
     if not tally.failed:
         typer.echo(printable(answered), err=True)
         return
     for line, failure in tally.failures:
         warn(f"line {line} failed ({failure.code}): {failure.message}")
     again = "" if out == STREAM else "; the same command asks them again"
-    fail(f"{answered}; {_count(tally.failed)} failed{again}")
-
-
-def _count(rows: int) -> str:
-    return f"{rows:,} {'row' if rows == 1 else 'rows'}"
+    fail(f"{answered}; {counted(tally.failed, 'row')} failed{again}")

@@ -22,6 +22,7 @@ from jumplora_adapters.cli.sources import SPEC_HELP, Source, find_source, open_s
 from jumplora_server.cli import place
 from jumplora_server.cli.certainty import chance_fact
 from jumplora_server.cli.completion import task_ids
+from jumplora_server.variables import DEFAULT_URL
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
@@ -63,7 +64,7 @@ def calibrate(
         _Option(help="JSONL (or .gz) of text/label or input/target rows, not of training."),
     ],
     backbone: options.Backbone,
-    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    server: place.ServerOrDefault = DEFAULT_URL,
     key: place.ApiKey = None,
     store: options.StoreOrNone = None,
     out: Annotated[

@@ -14,6 +14,7 @@ from jumplora_adapters.cli.sources import open_store
 from jumplora_adapters.printable import printable
 from jumplora_server.cli import place
 from jumplora_server.cli.completion import task_ids
+from jumplora_server.variables import DEFAULT_URL
 
 if TYPE_CHECKING:
     from jumplora_server.api.adapter_schemas import AdapterDetail
@@ -79,7 +80,7 @@ def remove(
 
 def load(
     task: TASK,
-    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    server: place.ServerOrDefault = DEFAULT_URL,
     key: place.Key = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -91,7 +92,7 @@ def load(
 
 def pin(
     task: TASK,
-    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    server: place.ServerOrDefault = DEFAULT_URL,
     key: place.Key = None,
     off: Annotated[bool, typer.Option("--off", help="The adapter may leave memory again.")] = False,
     as_json: options.AsJson = False,

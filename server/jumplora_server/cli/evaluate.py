@@ -26,6 +26,7 @@ from jumplora_server.cli.certainty import (
     write_plot,
 )
 from jumplora_server.cli.completion import task_ids
+from jumplora_server.variables import DEFAULT_URL
 
 if TYPE_CHECKING:
     from jumplora_adapters.manifest import PromptSpec
@@ -41,7 +42,7 @@ _BARE = "the bare backbone"
 def evaluate(
     task: Annotated[str, _Option(help='"task" or "task@version".', autocompletion=task_ids)],
     data: Annotated[Path, _Option(help="JSONL (or .gz) of text/label or input/target rows.")],
-    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    server: place.ServerOrDefault = DEFAULT_URL,
     key: place.ApiKey = None,
     rows: Annotated[int | None, _Option(min=1, help="Only the first rows of the file.")] = None,
     task_file: Annotated[

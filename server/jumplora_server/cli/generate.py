@@ -10,6 +10,7 @@ import typer
 from jumplora_adapters.cli.output import fail, print_facts, print_json, print_table, warn
 from jumplora_server.cli import place
 from jumplora_server.cli.completion import task_ids
+from jumplora_server.variables import DEFAULT_URL
 
 if TYPE_CHECKING:
     from jumplora_server.api.schemas import GenerateResponse
@@ -20,7 +21,7 @@ def generate(
     text: Annotated[
         list[str] | None, typer.Argument(help="Texts; default, or -: one from each line of stdin.")
     ] = None,
-    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    server: place.ServerOrDefault = DEFAULT_URL,
     key: place.ApiKey = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="The texts are whole prompts: no template.")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jumplora_adapters.cli.output import fail, note
+from jumplora_server.variables import shown
 
 if TYPE_CHECKING:
     from jumplora_server.client import Client, RequestFailed
 
-DEFAULT_SERVER = "http://127.0.0.1:8000"
+KEY_HELP = "Default: JUMPLORA_KEY, for the server of JUMPLORA_SERVER."
 
 Server = Annotated[
     str | None,
@@ -40,12 +41,9 @@ ReadStore = Annotated[
         help="Folder of published adapters, instead of --server.",
     ),
 ]
-Key = Annotated[
-    str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an admin key.")
-]
-ApiKey = Annotated[
-    str | None, typer.Option("--key", envvar="JUMPLORA_KEY", help="With --server: an api key.")
-]
+# JUMPLORA_KEY is not given as envvar here: the client takes it, for the one server that may see it.
+Key = Annotated[str | None, typer.Option("--key", help=f"With --server: an admin key. {KEY_HELP}")]
+ApiKey = Annotated[str | None, typer.Option("--key", help=f"With --server: an api key. {KEY_HELP}")]
 
 
 def place_of(context: typer.Context, server: str | None, store: Path | None) -> str | Path:
@@ -59,8 +57,8 @@ def place_of(context: typer.Context, server: str | None, store: Path | None) -> 
     if server is not None and "store" not in flags:
         if store is not None and not flags:
             note(
-                f"JUMPLORA_SERVER and JUMPLORA_STORE are set: this is about the server {server}; "
-                "for the folder give --store"
+                "JUMPLORA_SERVER and JUMPLORA_STORE are set: this is about the server "
+                f"{shown(server)}; for the folder give --store"
             )
         return server
     if store is not None:
@@ -102,7 +100,10 @@ def explained(server: str) -> Iterator[None]:
             "JUMPLORA_SERVER)",
         )
     except KeyRefused as error:
-        _fail(error, "give a key that may do this by --key (or JUMPLORA_KEY)")
+        _fail(
+            error,
+            "give a key that may do this by --key (JUMPLORA_KEY is sent only to JUMPLORA_SERVER)",
+        )
     except TaskUnknown as error:
         _fail(error, f"`jumplora list --server {server}` shows its tasks")
     except RequestFailed as error:

@@ -23,6 +23,7 @@ from jumplora_adapters.cli.output import (
 from jumplora_adapters.printable import shown
 from jumplora_server.cli import place
 from jumplora_server.cli.completion import task_ids
+from jumplora_server.variables import DEFAULT_URL
 
 if TYPE_CHECKING:
     from jumplora_server.api.adapter_schemas import AdapterDetail
@@ -44,7 +45,7 @@ def status(
     task: Annotated[
         str | None, typer.Argument(help="Show this task alone.", autocompletion=task_ids)
     ] = None,
-    server: place.ServerOrDefault = place.DEFAULT_SERVER,
+    server: place.ServerOrDefault = DEFAULT_URL,
     key: place.ApiKey = None,
     search: Annotated[
         str, typer.Option("--search", help="Only tasks whose id has this in it.")

@@ -9,8 +9,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from jumplora_server.client.errors import RequestFailed
-
-DEFAULT_URL = "http://127.0.0.1:8000"
+from jumplora_server.variables import DEFAULT_URL, key_for, shown, url_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +23,13 @@ class Address:
     def of(
         cls, url: str | None, key: str | None, environment: Mapping[str, str] | None = None
     ) -> Self:
-        """The address given, else JUMPLORA_SERVER, else the default.
+        """The address given, else JUMPLORA_SERVER, else the default. Raises RequestFailed.
 
-        JUMPLORA_KEY counts only where no address is given: a program that names a server must not
-        send it the key of another one. Raises RequestFailed.
+        Without a key, JUMPLORA_KEY counts if the address is that of JUMPLORA_SERVER or the default.
         """
         environ = os.environ if environment is None else environment
-        if url is None:
-            url = environ.get("JUMPLORA_SERVER") or DEFAULT_URL
-            key = environ.get("JUMPLORA_KEY") if key is None else key
-        return cls(_checked_url(url), _checked_key(key))
+        url = _checked_url(url_in(environ) if url is None else url)
+        return cls(url, _checked_key(key_for(url, environ) if key is None else key))
 
     @property
     def headers(self) -> dict[str, str]:
@@ -42,23 +38,20 @@ class Address:
 
 
 def _checked_url(url: str) -> str:
-    advice = "give http://... or https://..., such as http://127.0.0.1:8000"
+    advice = f"give http://... or https://..., such as {DEFAULT_URL}"
+    given = f"server {shown(url)!r} given"
+    if "@" in url:
+        given += ", with a user or password"
+        advice += "; give a key as key= (--key)"
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # brackets without an IPv6 address, a port that is not a number
         is_good = False
-    if not is_good:
-        raise RequestFailed(f"server {url!r} given; {advice}", code="address")
-    if parts.username is not None:
-        raise RequestFailed(
-            f"the server's address names a user before {parts.hostname}; give a key as key=",
-            code="address",
-        )
+    if not is_good or "@" in url:
+        raise RequestFailed(f"{given}; {advice}", code="address")
     if parts.query or parts.fragment:
-        raise RequestFailed(
-            f"server {url!r} given, with a query or a fragment; {advice}", code="address"
-        )
+        raise RequestFailed(f"{given}, with a query or a fragment; {advice}", code="address")
     return url.rstrip("/")
 
 

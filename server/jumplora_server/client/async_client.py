@@ -146,9 +146,10 @@ class AsyncClient:
     ) -> AsyncGenerator[Answered, None]:
         """Answer any number of rows, in their order, for `async for`: `Client.batch`.
 
-        `rows` is an ordinary iterable, read in the event loop. Closing it cancels what is in work.
+        `rows` is an ordinary iterable. A thread of its own reads it, so it may wait for a pipe:
+        what was read is sent all the same. Closing the generator cancels what is in work.
         """
-        return self._sender.batch(rows, Plan(1, concurrency, task, parameters))
+        return self._sender.batch(rows, Plan(concurrency, task, parameters))
 
     async def adapters(self) -> list[AdapterSummary]:
         """All registered tasks, those that the key may see."""
@@ -221,6 +222,6 @@ class AsyncClient:
     async def wait_ready(self, timeout: float = 60.0) -> None:
         """Wait until the server wants requests. Raises RequestFailed after `timeout` seconds."""
         patience = replace(
-            self._sender.patience, retries=sys.maxsize, max_wait=1.0, timeout=timeout
+            self._sender.patience, retries=sys.maxsize, max_wait=1.0, timeout=timeout, polls=True
         )
         await self._sender.send(calls.readiness(), patience=patience)

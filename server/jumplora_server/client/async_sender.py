@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -13,9 +14,10 @@ from jumplora_server.api.schemas import StreamEvent
 from jumplora_server.client import calls, wire
 from jumplora_server.client.address import Address
 from jumplora_server.client.answers import Answered, Row
-from jumplora_server.client.batches import Block, Came, Plan, Steps, one_ahead
+from jumplora_server.client.batches import Came, Plan, Steps, checked_rows
 from jumplora_server.client.calls import Answer, Call
 from jumplora_server.client.errors import RequestFailed
+from jumplora_server.client.read_ahead import Begun, in_order
 from jumplora_server.client.retries import Patience, Tries
 from jumplora_server.client.streams import Events
 
@@ -103,6 +105,7 @@ class AsyncSender:
 
     async def batch(self, rows: Iterable[Row | str], plan: Plan) -> AsyncGenerator[Answered, None]:
         """The rows, in their order, each with what came of it."""
+        rows = checked_rows(rows)
         plan = plan.within((await self.send(calls.info())).max_client_batch_size)
         places = asyncio.Semaphore(plan.concurrency)
         running = set[asyncio.Task[list[Answered]]]()
@@ -118,14 +121,16 @@ class AsyncSender:
             if not task.cancelled():
                 task.exception()  # seen: another one's may have ended the batch
 
-        def begun() -> Iterator[tuple[Block, list[asyncio.Task[list[Answered]]]]]:
-            for block in plan.blocks(rows):
-                yield block, [begin(chunk.steps()) for chunk in block.chunks]
+        def begun(some: list[Row | str]) -> list[Begun[Answered]]:
+            block = plan.block(some)
+            tasks = [begin(chunk.steps()) for chunk in block.chunks]
+            return [partial(_answered, tasks[number], place) for number, place in block.places]
 
         try:
-            for block, tasks in one_ahead(begun()):
-                for number, place in block.places:
-                    yield (await tasks[number])[place]
+            block = plan.size * plan.concurrency
+            async with aclosing(in_order(rows, begun, block, 2 * block)) as answers:
+                async for _, answered in answers:
+                    yield answered
         finally:
             left = [*running]
             for task in left:
@@ -147,6 +152,10 @@ class AsyncSender:
                     came = await self.send(call, patience=patience)
                 except RequestFailed as failure:
                     came = failure
+
+
+async def _answered(task: asyncio.Task[list[Answered]], place: int) -> Answered:
+    return (await task)[place]
 
 
 async def _read_on_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -6,7 +6,7 @@ Nothing here sends: `steps` yields a call and is sent its answers or its error.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
@@ -30,20 +30,22 @@ class Chunk:
 
     rows: tuple[Row, ...]
 
-    def steps(self) -> Steps:
+    def steps(self, *, is_half: bool = False) -> Steps:
         """Ask, and halve a list that is refused until the row at fault is alone.
 
-        Raises what no other row could escape: no answer, no valid key, another program's server.
+        A list that took too long is halved once only, for each part may take as long again. Raises
+        what no other row could escape: no answer, no valid key, another program's server.
         """
         came = yield self._call()
         if not isinstance(came, RequestFailed):
             return [Answered(row, answer) for row, answer in zip(self.rows, came, strict=True)]
         if is_of_all(came):
             raise came
-        if len(self.rows) > 1 and (isinstance(came, InputRefused) or came.status == _TOO_LATE):
-            middle = len(self.rows) // 2
-            first = yield from Chunk(self.rows[:middle]).steps()
-            return first + (yield from Chunk(self.rows[middle:]).steps())
+        is_late = came.status == _TOO_LATE and not is_half
+        if len(self.rows) > 1 and (isinstance(came, InputRefused) or is_late):
+            middle, is_half = len(self.rows) // 2, is_half or is_late
+            first = yield from Chunk(self.rows[:middle]).steps(is_half=is_half)
+            return first + (yield from Chunk(self.rows[middle:]).steps(is_half=is_half))
         return [Answered(row, error=came) for row in self.rows]
 
     def _call(self) -> Call[Answers]:
@@ -68,10 +70,10 @@ class Plan:
     `task` and `parameters` are those of rows that have none.
     """
 
-    size: int
     concurrency: int
     task: str | None
     parameters: Mapping[str, object] | None
+    size: int = 1
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
@@ -90,11 +92,13 @@ class Plan:
 
         Raises TypeError for what is not a row, and for one text in place of many.
         """
-        if isinstance(rows, str):
-            raise TypeError("rows is one text here; give an iterable of texts or Rows")
-        each = iter(rows)
+        each = iter(checked_rows(rows))
         while block := tuple(islice(each, self.size * self.concurrency)):
-            yield self._block([self._whole(row) for row in block])
+            yield self.block(block)
+
+    def block(self, rows: Sequence[Row | str]) -> Block:
+        """The lists of some rows. Raises TypeError for what is not a row."""
+        return self._block([self._whole(row) for row in rows])
 
     def _whole(self, row: Row | str) -> Row:
         given = Row(row) if isinstance(row, str) else row
@@ -109,7 +113,7 @@ class Plan:
         open_chunks: dict[tuple[object, ...], int] = {}
         places: list[tuple[int, int]] = []
         for row in rows:
-            key = (row.task, row.text is None, _canonical(row.parameters))
+            key = (row.task, row.text is None, _canonical(row))
             number = open_chunks.get(key)
             if number is None or len(chunks[number]) == self.size:
                 number = open_chunks[key] = len(chunks)
@@ -117,6 +121,13 @@ class Plan:
             places.append((number, len(chunks[number])))
             chunks[number].append(row)
         return Block(tuple(Chunk(tuple(chunk)) for chunk in chunks), tuple(places))
+
+
+def checked_rows(rows: Iterable[Row | str]) -> Iterable[Row | str]:
+    """The same rows. Raises TypeError for one text in place of many."""
+    if isinstance(rows, str):
+        raise TypeError("rows is one text here; give an iterable of texts or Rows")
+    return rows
 
 
 def is_of_all(failure: RequestFailed) -> bool:
@@ -138,5 +149,8 @@ def one_ahead(items: Iterable[_T]) -> Iterator[_T]:
         yield current
 
 
-def _canonical(parameters: Mapping[str, object] | None) -> str:
-    return json.dumps(dict(parameters or {}), sort_keys=True)
+def _canonical(row: Row) -> str | int:
+    try:
+        return json.dumps(dict(row.parameters or {}), sort_keys=True)
+    except (TypeError, ValueError, RecursionError):  # not JSON: refused alone, by Call.content
+        return id(row)

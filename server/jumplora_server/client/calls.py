@@ -23,7 +23,7 @@ from jumplora_server.api.adapter_schemas import (
 from jumplora_server.api.overview_schemas import Order, Overview, SortKey
 from jumplora_server.api.schemas import GenerateResponse, Info, StreamEvent
 from jumplora_server.client.answers import Choice
-from jumplora_server.client.errors import RequestFailed, broken_off, refusal
+from jumplora_server.client.errors import InputRefused, RequestFailed, broken_off, refusal
 
 T = TypeVar("T")
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -55,13 +55,17 @@ class Call(Generic[T]):
 
     @property
     def content(self) -> bytes | None:
-        """The body as JSON."""
+        """The body as JSON. Raises InputRefused for what JSON does not have."""
         if self.body is None:
             return None
         try:
-            return _json(self.body, ensure_ascii=False)
-        except UnicodeEncodeError:  # half a surrogate pair, which the server refuses by its place
-            return _json(self.body, ensure_ascii=True)
+            return _json(self.body)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputRefused(
+                f"{self.path} cannot be asked, its parameters are not JSON ({error}): give finite "
+                "numbers, strings, true, false, null, and lists and objects of these",
+                code="input",
+            ) from error
 
     def asked(self, url: str) -> str:
         """What messages say was sent."""
@@ -260,9 +264,12 @@ def _model(model: type[_Model]) -> Callable[[Any], _Model]:
     return model.model_validate
 
 
-def _json(value: object, *, ensure_ascii: bool) -> bytes:
-    text = json.dumps(value, ensure_ascii=ensure_ascii, separators=(",", ":"), allow_nan=False)
-    return text.encode()
+def _json(value: object) -> bytes:
+    options: dict[str, Any] = {"separators": (",", ":"), "allow_nan": False}
+    try:
+        return json.dumps(value, ensure_ascii=False, **options).encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which the server refuses by its place
+        return json.dumps(value, **options).encode()
 
 
 def _why(error: ValueError) -> str:

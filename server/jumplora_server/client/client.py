@@ -33,13 +33,14 @@ class Client:
         with Client("http://127.0.0.1:8000") as client:
             print(client.generate("agnews", "The striker scored twice.").generated_text)
 
-    Without `url` it takes JUMPLORA_SERVER and JUMPLORA_KEY from the environment, else
-    http://127.0.0.1:8000 and no key. `key` is sent as a bearer token and shown nowhere.
+    Without `url` it takes JUMPLORA_SERVER from the environment, else http://127.0.0.1:8000. Without
+    `key` it takes JUMPLORA_KEY, which is sent to that server only. A key is shown nowhere.
 
     A call takes at most `timeout` seconds with all of its tries. It is sent again up to `retries`
     times where that is safe and may help: no connection, a connection that broke, 429, 503, and 502
-    or 504 of a proxy. Before that it waits as long as Retry-After asks, but at most `max_wait`
-    seconds, or else 0.25 s, then twice as long each time, less up to half of it at random.
+    or 504 of a proxy. Before that it waits as long as Retry-After asks, or else 0.25 s, then twice
+    as long each time, less up to half of it at random, and at most `max_wait` seconds. A server
+    that asks for longer is not asked again: the error has its `retry_after`.
 
     All calls raise RequestFailed: Unreachable, KeyRefused (401, 403), TaskUnknown (404),
     InputRefused (other 4xx), Overloaded (429, 503), ServerFailed (other 5xx). The constructor
@@ -174,7 +175,8 @@ class Client:
     ) -> Generator[Answered, None, None]:
         """Answer any number of rows, in their order, several requests at a time.
 
-            for answered in client.batch(open("texts.txt"), task="agnews"):
+            rows = (line.strip() for line in open("texts.txt"))
+            for answered in client.batch(rows, task="agnews"):
                 print(answered.error or answered.text)
 
         A string is a text for `task`; a Row may name another task, a whole prompt or its own
@@ -185,9 +187,10 @@ class Client:
         Each row gets its answer or its error: a list that is refused is halved until the row at
         fault is alone. A list that finds the server busy is sent again as long as `timeout`
         allows (with `retries=0` not at all). RequestFailed is raised for what all rows would get:
-        no answer, an unknown key, another program's server.
+        no answer, an unknown key, another program's server. Leaving the generator early sends no
+        more, and waits for the requests that were sent, at most `timeout` seconds.
         """
-        return self._sender.batch(rows, Plan(1, concurrency, task, parameters))
+        return self._sender.batch(rows, Plan(concurrency, task, parameters))
 
     def adapters(self) -> list[AdapterSummary]:
         """All registered tasks, those that the key may see."""
@@ -269,6 +272,6 @@ class Client:
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Wait until the server wants requests. Raises RequestFailed after `timeout` seconds."""
         patience = replace(
-            self._sender.patience, retries=sys.maxsize, max_wait=1.0, timeout=timeout
+            self._sender.patience, retries=sys.maxsize, max_wait=1.0, timeout=timeout, polls=True
         )
         self._sender.send(calls.readiness(), patience=patience)

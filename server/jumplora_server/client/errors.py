@@ -29,8 +29,8 @@ class RequestFailed(Exception):
     and what to do. `status` is that of the answer; 0 where there was none. An error within a stream
     has the status that its code has elsewhere. `code` is the server's stable `error_type`
     ("unreachable", "timeout" or "broken_off" where no answer came, "http" where it was not this
-    server's, "address" or "key" where nothing was sent). `reason` is the check behind it, if there
-    is one, and `retry_after` how many seconds the server asked to wait.
+    server's, "address", "key" or "input" where nothing was sent). `reason` is the check behind it,
+    if there is one, and `retry_after` how many seconds the server asked to wait.
     """
 
     advice: ClassVar[str] = ""
@@ -81,7 +81,7 @@ class Unreachable(RequestFailed):
 class KeyRefused(RequestFailed):
     """The server wants a key, does not know this one, or does not allow it this (401, 403)."""
 
-    advice = "give a key that may do this: key=, or JUMPLORA_KEY where no url is given"
+    advice = "give a key that may do this: key=, or JUMPLORA_KEY beside JUMPLORA_SERVER"
 
 
 class TaskUnknown(RequestFailed):

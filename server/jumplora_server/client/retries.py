@@ -22,7 +22,8 @@ _PROXIES = frozenset({502, 504})
 class Patience:
     """How often a call is sent again, and how long it may take in all; seconds.
 
-    `fraction` draws from 0 to 1, so that many clients do not come back at the same time.
+    `fraction` draws from 0 to 1, so that many clients do not come back at the same time. `polls`:
+    ask again after `max_wait` at most, however long the server asked to wait.
     """
 
     retries: int = 2
@@ -30,6 +31,7 @@ class Patience:
     timeout: float = 120.0
     fraction: Callable[[], float] = random.random
     clock: Callable[[], float] = time.monotonic
+    polls: bool = False
 
     def as_long_as_possible(self) -> Patience:
         """The same with as many tries as the time allows, unless there are to be none."""
@@ -66,7 +68,11 @@ class Tries:
             longest = min(FIRST_WAIT * 2.0 ** min(self._made, 30), patience.max_wait)
             wait = longest * (1 + patience.fraction()) / 2
         else:
-            wait = min(failure.retry_after, patience.max_wait)
+            wait = failure.retry_after
+            if patience.polls:
+                wait = min(wait, patience.max_wait)
+        if wait > patience.max_wait:
+            raise failure  # earlier it would be refused again
         if wait >= self._end - patience.clock():
             raise failure  # there would be no time left to ask
         self._made += 1

@@ -64,6 +64,6 @@ def test_it_is_told_in_a_line() -> None:
         "45 rows: 20 epochs of 3 steps, 16 rows a step, learning rate 0.002"
     )
     assert told(replace(METHOD, max_steps=5, accumulate=2), 2000) == (
-        "2000 rows: 5 steps, 64 rows a step, learning rate 0.001"
+        "2,000 rows: 5 steps, 64 rows a step, learning rate 0.001"
     )
     assert told(METHOD, 1).startswith("1 row: 1 epoch of 1 step, ")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from jumplora_adapters.errors import DataError
-from jumplora_server.batch.rows import Defaults, Row, count_rows, opened, read_lines
+from jumplora_server.batch.rows import Defaults, Question, count_rows, opened, read_lines
 
 
-def read(*records: object, defaults: Defaults = Defaults("alpha")) -> list[Row]:
+def read(*records: object, defaults: Defaults = Defaults("alpha")) -> list[Question]:
     lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
     return [*read_lines(lines, defaults)]
 
@@ -60,6 +60,16 @@ def test_blank_lines_are_no_rows_and_keep_their_numbers() -> None:
         ({"text": "a", "id": [1]}, '"id" must be a string or an integer, not list'),
         ({"text": "a", "id": True}, '"id" must be a string or an integer, not bool'),
         ({"text": "a", "paramters": {}}, 'did you mean "parameters"?'),
+        (b'{"text": "a", "parameters": {"temperature": NaN}}', "nan, which JSON does not have"),
+        (b'{"text": "a", "parameters": {"stop": [1e999]}}', "inf, which JSON does not have"),
+        (b'{"text": "a", "choices": [-Infinity]}', "-inf, which JSON does not have"),
+        (b'{"text": "a", "parameters": {"b": ' + b"[" * 600 + b"]" * 600 + b"}}", "nested more"),
+        (b'{"text": "a", "parameters": ' + b'{"b":' * 600 + b"1" + b"}" * 601, "nested more"),
+        (b'{"text": "a", "b": ' + b"[" * 99999 + b"]" * 99999 + b"}", "not JSON"),
+        (b'{"text": "a", "id": ' + b"9" * 9999 + b"}", "not JSON"),
+        (b'{"text": "\xff"}', "not JSON"),
+        (b'{"text": "a", "score": NaN}', ""),
+        ({"text": "a", "id": "half \ud800"}, ""),
         ({"text": "a", "task": "b"}, ""),
     ],
 )

@@ -23,6 +23,11 @@ from jumplora_server.client.address import Address
         (None, "own", {"JUMPLORA_KEY": "k"}, ("http://127.0.0.1:8000", "own")),
         ("http://b:1/sub/", None, {"JUMPLORA_SERVER": "http://a", "JUMPLORA_KEY": "k"},
          ("http://b:1/sub", None)),
+        ("http://a/", None, {"JUMPLORA_SERVER": "http://a", "JUMPLORA_KEY": "k"},
+         ("http://a", "k")),
+        ("http://127.0.0.1:8000", None, {"JUMPLORA_KEY": "k"}, ("http://127.0.0.1:8000", "k")),
+        ("http://127.0.0.1:8000", None, {"JUMPLORA_SERVER": "http://a", "JUMPLORA_KEY": "k"},
+         ("http://127.0.0.1:8000", None)),
         ("http://[::1]:80", "x", {}, ("http://[::1]:80", "x")),
     ],
 )  # fmt: skip
@@ -51,7 +56,12 @@ def test_what_is_not_an_address(url: str) -> None:
     assert (caught.value.code, caught.value.status) == ("address", 0)
 
 
-@pytest.mark.parametrize("url", ["http://me:secret@a", "http://secret@a:1"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:secret@a", "http://secret@a:1", "me:secret@a:80", "http://me:secret@a:x",
+     "http://me:secret@[", "http://me:secret@@a", "http://me:se/secret@a", "http://me:secret@a?b=1",
+     "ftp://me:s?secret@a"],
+)  # fmt: skip
 def test_a_password_in_an_address_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(RequestFailed, match="key=") as caught:
         Client(url)

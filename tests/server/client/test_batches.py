@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,48 +22,8 @@ from jumplora_server.client import (
 )
 from jumplora_server.client.batches import Plan, one_ahead
 from serving import wait_for
-from small_http import Asked, Said, http_server
-
-SIZE = 4  # of a list
-INFO = {
-    "version": "1", "model_id": "toy", "model_dtype": "float32", "model_device_type": "cpu",
-    "backbone_fingerprint": "ab", "backbone_fingerprints": ["ab"], "max_input_tokens": 9,
-    "max_new_tokens": 9, "max_concurrent_requests": 9,
-    "max_batch_size": 9, "base": None, "adapters": 1,
-}  # fmt: skip
-
-
-def refused(status: int, code: str, **headers: str) -> Said:
-    return Said.of({"error": f"it says {code}", "error_type": code}, status, **headers)
-
-
-class Server:
-    """Answers lists in capitals, unless `before` has something else to say of the texts."""
-
-    def __init__(
-        self,
-        before: Callable[[list[str]], Said | None] = lambda texts: None,
-        *,
-        concurrency: int = 1,
-    ) -> None:
-        self._before = before
-        self._info = {**INFO, "max_client_batch_size": SIZE * concurrency}
-        self._lock = threading.Lock()
-        self.lists: list[list[str]] = []
-
-    def __call__(self, asked: Asked) -> Said:
-        if asked.path == "/info":
-            return Said.of(self._info)
-        texts = asked.json["text"]
-        with self._lock:
-            self.lists.append(texts)
-        details = {
-            "finish_reason": "eos_token", "prompt_tokens": 1, "generated_tokens": 1, "seed": None,
-            "task_id": asked.json["task_id"], "adapter_version": None,
-        }  # fmt: skip
-        answers = [{"generated_text": text.upper(), "details": details} for text in texts]
-        return self._before(texts) or Said.of(answers)
-
+from small_http import Said, http_server
+from small_lists import SIZE, Server, refused
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -104,6 +64,49 @@ def test_a_list_that_fails_otherwise_fails_whole(
         answered = list(client.batch(list("abcdefgh"), task="a", concurrency=1))
     assert [type(each.error) for each in answered[:4]] == [error] * 4
     assert [each.text for each in answered[4:]] == list("EFGH")
+
+
+def test_a_list_that_takes_too_long_costs_three_deadlines_at_most(kind: Kind) -> None:
+    server = Server(lambda texts: refused(504, "timeout") if "b" in texts else None)
+    with http_server(server) as url, client_of(kind, url) as client:
+        answered = list(client.batch(list("abcd"), task="a", concurrency=1))
+        assert [each.error is None for each in answered] == [False, False, True, True]
+        assert server.lists == [["a", "b", "c", "d"], ["a", "b"], ["c", "d"]]
+
+
+ODD: dict[str, Any] = {"n": float("nan")}
+DEEP: list[object] = []
+for _ in range(5000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "parameters", [ODD, {"n": object()}, {"n": DEEP}, {"n": 1, 2: 3, None: object()}]
+)
+def test_what_is_not_json_is_the_fault_of_its_row(kind: Kind, parameters: dict[str, Any]) -> None:
+    rows = [Row("a"), Row("b", parameters=parameters), Row("c"), Row("d", parameters=parameters)]
+    with http_server(Server()) as url, client_of(kind, url) as client:
+        answered = list(client.batch(rows, task="a"))
+        assert [each.text for each in answered[::2]] == ["A", "C"]
+        for each in answered[1::2]:
+            assert isinstance(each.error, InputRefused)
+            assert (each.error.code, each.error.status) == ("input", 0)
+            assert "not JSON" in each.error.message
+        with pytest.raises(InputRefused, match="give finite numbers"):
+            client.generate("a", "b", parameters=parameters)
+
+
+def test_a_producer_that_fails_is_heard_behind_its_rows(kind: Kind) -> None:
+    def rows() -> Iterator[str]:
+        yield from "abcde"
+        raise LookupError("no more")
+
+    with http_server(Server()) as url, client_of(kind, url) as client:
+        came: list[str] = []
+        with pytest.raises(LookupError, match="no more"):
+            came.extend(each.text for each in client.batch(rows(), task="a", concurrency=1))
+        assert came == list("ABCDE"[: len(came)])
+        assert len(came) == 5 or kind == "sync"
 
 
 def test_a_busy_server_is_waited_for_as_long_as_the_time_allows(kind: Kind) -> None:
@@ -244,7 +247,7 @@ def test_every_row_has_its_place_in_a_list_of_its_kind(
     kind: Kind, rows: list[Row], size: int, concurrency: int
 ) -> None:
     del kind
-    plan = Plan(size, concurrency, "a", {"seed": 5})
+    plan = Plan(concurrency, "a", {"seed": 5}, size)
     found: list[Row] = []
     for block in plan.blocks(rows):
         assert len(block.places) <= size * concurrency

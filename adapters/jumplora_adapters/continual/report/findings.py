@@ -15,6 +15,7 @@ from jumplora_adapters.continual.report.numbers import number, per_cent
 from jumplora_adapters.continual.report.runs import Unfinished
 from jumplora_adapters.continual.report.spread import Spread
 from jumplora_adapters.continual.report.summary import Cost, GroupSummary, Measure
+from jumplora_adapters.printable import counted
 
 _ALL = 3  # groups up to which a sentence has the number of each; twice as many if named by letters
 _FEW_SEEDS = 5  # below it two standard errors are a mild test
@@ -54,12 +55,12 @@ def _trained(
         label if name == label else f"{name}: {label}" for label, name in names.items()
     )
     orders = dict.fromkeys(
-        f"{group.config.order.name} ({_counted(len(group.tasks), 'task')})" for group in groups
+        f"{group.config.order.name} ({counted(len(group.tasks), 'task')})" for group in groups
     )
     backbones = dict.fromkeys(group.config.backbone.name for group in groups)
-    left_out = f" Left out, not finished: {_counted(len(unfinished), 'run')}." if unfinished else ""
+    left_out = f" Left out, not finished: {counted(len(unfinished), 'run')}." if unfinished else ""
     return (
-        f"{_counted(runs, 'run')} of {', '.join(orders)} on {', '.join(backbones)}: "
+        f"{counted(runs, 'run')} of {', '.join(orders)} on {', '.join(backbones)}: "
         f"{settings}.{left_out}"
     )
 
@@ -159,7 +160,3 @@ def _points(value: Spread) -> str:
 
 def _times(value: Spread) -> str:
     return number(value, 2)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
