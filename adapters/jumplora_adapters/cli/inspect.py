@@ -136,6 +136,9 @@ def _facts(manifest: Manifest, place: tuple[str, str], version: str) -> list[tup
         text = f"{profile.features} of {profile.texts} texts, {profile.tokens} tokens{group}"
         facts.append(("profile", text))
     facts.append(("created", manifest.created or "-"))
+    warnings = training.get("warnings")  # of its conversion; a stranger's file may have anything
+    if isinstance(warnings, list):
+        facts += [("warning", text) for text in warnings if isinstance(text, str)]
     return facts
 
 
