@@ -282,7 +282,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], bytes], str]] = {
     "two PEFT folders": (
         lambda files: tarred({**in_folder(files, "a"), **in_folder(files, "b")}), "both have",
     ),
-    "too deep": (lambda files: zipped(in_folder(in_folder(files, "b"), "a")), "too deep"),
+    "too deep": (lambda files: zipped(in_folder(in_folder(files, "b"), "a")), "one in 'a/b': pack"),
     "no configuration": (lambda files: zipped({WEIGHTS: files[WEIGHTS]}), "no adapter_config"),
     "no weights": (lambda files: zipped({CONFIG: files[CONFIG]}), "no adapter_model.safetensors"),
     "pickled weights": (

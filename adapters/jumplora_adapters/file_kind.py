@@ -18,10 +18,10 @@ _FIRST_NAME_BYTES = 256  # of a zip, with the header in front
 _MAX_HEADER = b"\0" * 5  # of the 8 bytes of a header's length, the last 5 are 0 below 16 MiB
 
 PICKLE_ADVICE = (
-    ": a pickle can run code and is not opened here. `jumplora convert official` makes an adapter "
-    "of a JumpLoRA checkpoint (jumplora_weights.pt), `jumplora import-backbone` a safetensors "
-    "folder of a model; save a PEFT adapter again, with save_pretrained(folder, "
-    "safe_serialization=True)"
+    ": a pickle can run code and is not opened here. Load a PEFT adapter where you trust it and "
+    "save it again, with save_pretrained(folder, safe_serialization=True); "
+    "`jumplora convert official` makes an adapter of a JumpLoRA checkpoint (jumplora_weights.pt), "
+    "`jumplora import-backbone` a safetensors folder of a model"
 )
 _FOLDER_ADVICE = (
     ": send the folder with adapter_config.json and adapter_model.safetensors as a zip or tar, or "

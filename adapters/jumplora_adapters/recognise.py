@@ -68,7 +68,9 @@ def _folder(path: Path) -> Recognised | None:
         return Recognised("run", "a continual run", f"jumplora continual publish {shown}")
     if "config.json" in names:
         if any(name.endswith(".safetensors") for name in names):
-            return Recognised("backbone", "a backbone's folder", f"--backbone {shown}")
+            return Recognised(
+                "backbone", "a backbone's folder", f"jumplora serve --backbone {shown}"
+            )
         if any(name.endswith(".bin") for name in names):
             return Recognised(
                 "pickled backbone",
@@ -108,7 +110,9 @@ def _file(path: Path) -> Recognised | None:
     if any(mark in name for mark in PEFT_MARKS for name in header):
         return Recognised("peft weights", "a PEFT folder's file", f"jumplora convert peft {parent}")
     if (path.parent / "config.json").is_file():
-        return Recognised("backbone file", "a backbone's file", f"--backbone {parent}")
+        return Recognised(
+            "backbone file", "a backbone's file", f"jumplora serve --backbone {parent}"
+        )
     return Recognised(
         "dense",
         "a safetensors file of other tensors",

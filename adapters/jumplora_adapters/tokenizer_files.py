@@ -60,7 +60,9 @@ def tokenizer_identity(folder: Path) -> TokenizerIdentity:
     else:
         raise BackboneError(
             f"{folder} has no tokenizer: one of {TOKENIZER_FILE}, {PIECES_FILE} is needed. "
-            "`jumplora import-backbone` makes the first one for ByT5 and CodeT5"
+            f"Copy {TOKENIZER_FILE} from the model that it was trained from, or call "
+            "tokenizer.save_pretrained(folder) on its tokenizer; `jumplora import-backbone` makes "
+            "one for ByT5 and CodeT5"
         )
     model, added = content.get("model"), _added(content)
     known = _pieces(model) | added.keys()

@@ -188,6 +188,8 @@ class Publishing:
         if refusal is not None and await self._taken_back(published):
             raise refusal
         require_served(status, published.digest)
+        for warning in () if made_from is None else made_from.warnings:
+            _log.warning("task %s version %s: %s", task, published.digest[:12], warning)
         return Release(published, status, made_from)
 
     async def _convert(self, task: str, upload: Incoming, kind: ArchiveKind) -> Made:

@@ -75,10 +75,10 @@ THINGS: dict[str, tuple[Make, str]] = {
         lambda folder, backbone: write_random_adapter(folder, backbone).parent,
         "jumplora publish {path}/",
     ),
-    "backbone": (lambda folder, backbone: backbone.path, "--backbone {path}"),
+    "backbone": (lambda folder, backbone: backbone.path, "jumplora serve --backbone {path}"),
     "backbone's file": (
         lambda folder, backbone: backbone.path / "model.safetensors",
-        "--backbone {parent}",
+        "jumplora serve --backbone {parent}",
     ),
     "pickled backbone": (
         lambda folder, backbone: _pickled_backbone(folder),

@@ -149,7 +149,7 @@ def test_what_is_there_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
             lambda place: write_folder(place / "bin", {CONFIG: b"{}", "adapter_model.bin": b""}),
             "safe_serialization=True",
         ),
-        (lambda place: GOLDEN, f"--backbone {GOLDEN}"),
+        (lambda place: GOLDEN, f"jumplora serve --backbone {GOLDEN}"),
         (lambda place: written(place / "w.pt", torch_file({})), "jumplora convert official"),
         (
             lambda place: write_folder(place / "lora", lora_files(BACKBONE)) / WEIGHTS,

@@ -18,6 +18,7 @@ MAX_ENTRIES = 1000
 MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 200  # of a name between two slashes; file systems take 255
 MAX_SHOWN = 80
+MAX_FOLDERS = 3  # that a message names
 PIECE_BYTES = 1024 * 1024  # of a file, at a time
 MAC_FOLDER = "__MACOSX"  # macOS puts what its Finder knows of each file there
 
@@ -104,9 +105,10 @@ def choose(entries: Sequence[Entry]) -> Chosen:
     )
     if not folders:
         if configs:
+            found = sorted({name.rpartition("/")[0] for name in configs})
             raise ArchiveError(
-                f"{_said(configs[0])} lies too deep: pack the folder that holds it, so that its "
-                "files are at the root of the archive or in one folder there"
+                f"no {CONFIG_FILE} at the root of the archive or in one folder there; there is one "
+                f"in {', '.join(map(_said, found[:MAX_FOLDERS]))}: pack one of these folders"
             )
         raise WrongFile(f"no {CONFIG_FILE} in the archive{advice_on_files(files)}")
     if folders[0] != "" and len(folders) > 1:

@@ -19,6 +19,7 @@ from jumplora_adapters.cli.output import (
     size,
     warn,
 )
+from jumplora_adapters.cli.template import Template, note_default
 from jumplora_adapters.errors import ConvertError
 from jumplora_adapters.printable import printable
 from jumplora_adapters.recognise import check_is
@@ -34,9 +35,6 @@ app = typer.Typer(
 Task = Annotated[str, typer.Option("--task", help="Task id under which it is served.")]
 Instruction = Annotated[str | None, typer.Option("--instruction", help="The prompt's instruction.")]
 Labels = Annotated[str | None, typer.Option("--options", help='Labels, as "a | b | c".')]
-Template = Annotated[
-    str | None, typer.Option("--template", help="Prompt template, if not the default.")
-]
 TaskFile = Annotated[
     Path | None,
     typer.Option("--task-file", help="JSON with instruction, options, template; or many tasks'."),
@@ -186,6 +184,7 @@ def peft(
             created=created,
         )
         found = resolve_peft_folder(folder)
+        note_default(draft.prompt, template)
         written = convert_peft(found, out, draft, _backbone(backbone), form)
     report([written], as_json=as_json)
 
@@ -220,6 +219,7 @@ def dense(
             max_new_tokens=max_new_tokens,
             created=created,
         )
+        note_default(draft.prompt, template)
         written = convert_dense(
             file, out, draft, _backbone(backbone), dtype=value_type(values), density=density
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jumplora_adapters.cli.options import ValueType
+from jumplora_adapters.cli.template import warn_of_backslashes
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,7 @@ def make_drafts(
     from jumplora_adapters.manifest import GenerationDefaults
     from jumplora_adapters.training.task_file import prompt_of
 
+    warn_of_backslashes(template)
     generation = GenerationDefaults()
     if max_new_tokens is not None:
         generation["max_new_tokens"] = max_new_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -117,6 +118,8 @@ def _facts(manifest: Manifest, place: tuple[str, str], version: str) -> list[tup
             )
         )
     if manifest.prompt is not None:
+        # As JSON, where a line end and a backslash before an n look different.
+        facts.append(("template", json.dumps(manifest.prompt.template, ensure_ascii=False)))
         facts.append(("instruction", manifest.prompt.instruction))
         facts.append(("options", " | ".join(manifest.prompt.options)))
     if manifest.generation:
@@ -133,6 +136,9 @@ def _facts(manifest: Manifest, place: tuple[str, str], version: str) -> list[tup
         text = f"{profile.features} of {profile.texts} texts, {profile.tokens} tokens{group}"
         facts.append(("profile", text))
     facts.append(("created", manifest.created or "-"))
+    warnings = training.get("warnings")  # of its conversion; a stranger's file may have anything
+    if isinstance(warnings, list):
+        facts += [("warning", text) for text in warnings if isinstance(text, str)]
     return facts
 
 

@@ -77,6 +77,10 @@ def write_converted(
         raise ConvertError("the checkpoint has no module at all")
     # The order of the network, whatever the order in the checkpoint.
     ordered = {name: deltas[name] for name in backbone.sites if name in deltas}
+    warnings = (*origin.warnings, *_idle(ordered))
+    training: dict[str, JsonValue] = dict(origin.notes)
+    if warnings:  # for those who look at the adapter later
+        training["warnings"] = list(warnings)
     try:
         manifest = Manifest(
             kind=kind_of(ordered.values()),
@@ -88,7 +92,7 @@ def write_converted(
             thresholds=None if origin.thresholds is None else dict(origin.thresholds),
             method=origin.method,
             lineage=draft.lineage,
-            training=dict(origin.notes),
+            training=training,
             scores=dict(draft.scores),
             prompt=draft.prompt,
             generation=draft.generation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from jumplora_adapters.convert.form import Form
 from jumplora_adapters.convert.lora import LORA
 from jumplora_adapters.convert.names import Surroundings, surroundings
 from jumplora_adapters.convert.peft_config import read_peft_config
-from jumplora_adapters.convert.peft_fields import check_fields
+from jumplora_adapters.convert.peft_fields import MERGED_IS_SERVED, check_fields
 from jumplora_adapters.convert.peft_folder import PEFT_FRONT, read_modules
 from jumplora_adapters.convert.peft_format import Config, Modules, PeftFormat
 from jumplora_adapters.convert.rosa import ROSA
@@ -34,6 +35,7 @@ from jumplora_adapters.peft_files import CONFIG_FILE, WEIGHTS_FILE
 FORMATS = {found.peft_type: found for found in (LORA, SHIRA, SUPERTUNING, ROSA, SFT)}
 """By `peft_type`. A format is added here."""
 
+_BLOCK = re.compile(r"(?P<stack>encoder|decoder)\.block\.(?P<layer>\d+)\.")
 GENERATION_TASKS = (None, "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 
 
@@ -55,12 +57,14 @@ def convert_peft(
     config = read_peft_config(folder / CONFIG_FILE, follow_links=trusted)
     chosen = format_of(config)
     modules = read_modules(folder, backbone, chosen, follow_links=trusted)
+    named = _model_warnings(config, backbone, look=trusted)
+    # Before the targets: of a backbone of another size, the shapes say what is wrong.
+    contents = chosen.read(config, modules, backbone, form)
     warnings = [
-        *_model_warnings(config, backbone, look=trusted),
+        *named,
         *_name_warnings(modules),
         *_check_targets(config, chosen, modules, backbone),
     ]
-    contents = chosen.read(config, modules, backbone, form)
     origin = Origin(
         method=chosen.method,
         rank=contents.rank,
@@ -84,21 +88,23 @@ def format_of(config: Config) -> PeftFormat:
     given = config.get("peft_type")
     found = FORMATS.get(given) if isinstance(given, str) else None
     if found is None:
-        raise ConvertError(f"peft_type is {said(given)}; these are converted: {', '.join(FORMATS)}")
+        raise ConvertError(
+            f"peft_type is {said(given)}; these are converted: {', '.join(FORMATS)}; train one of"
+            f" these, or, where PEFT can merge the adapter (merge_and_unload), {MERGED_IS_SERVED}"
+        )
     check_fields(config, found.fields, found.title)
     return found
 
 
-def _model_warnings(config: Config, backbone: Backbone, *, look: bool) -> Iterable[str]:
-    named = text_of(config, "base_model_name_or_path")
-    warning = compare_base_model(named, backbone, look=look)
-    if warning is not None:
-        yield warning
+def _model_warnings(config: Config, backbone: Backbone, *, look: bool) -> Sequence[str]:
+    warning = compare_base_model(text_of(config, "base_model_name_or_path"), backbone, look=look)
+    warnings = [] if warning is None else [warning]
     if (task_type := text_of(config, "task_type")) not in GENERATION_TASKS:
-        yield (
+        warnings.append(
             f"task_type is {said(task_type)}: the adapter was trained for another head than the"
             " one that generates text"
         )
+    return warnings
 
 
 def _name_warnings(modules: Modules) -> Iterable[str]:
@@ -122,8 +128,12 @@ def _check_targets(
         return ()
     held = {module.name for module in modules.values()}
     around = _around_all(modules)
-    names = {name for module in modules_of(backbone) if (name := around.around(module)) is not None}
-    promised = targeting.promised(sorted(held | names))
+    site_of = {
+        name: module
+        for module in modules_of(backbone)
+        if (name := around.around(module)) is not None
+    }
+    promised = targeting.promised(sorted(held | site_of.keys()))
     if foreign := sorted(held - promised):
         raise ConvertError(
             f"{WEIGHTS_FILE} has {len(foreign)} modules that adapter_config.json does not choose,"
@@ -141,7 +151,32 @@ def _check_targets(
         raise ConvertError(
             f"{text}: with {chosen.init} false, PEFT gives them random numbers at each load"
         )
-    return (f"{text}: they keep the backbone's weights",)
+    shallower = _shallower(modules, [site_of[name] for name in missing])
+    return (f"{text}: they keep the backbone's weights{shallower}",)
+
+
+def _shallower(held: Iterable[str], missing: Iterable[str]) -> str:
+    """A question where exactly the last layers are missing; only a question, since PEFT loads it.
+
+    Layers that were left out on purpose are in `layers_to_transform` and not missing.
+    """
+    deepest: dict[str, int] = {}
+    for stack, layer in filter(None, map(_layer_of, held)):
+        deepest[stack] = max(layer, deepest.get(stack, layer))
+    lacking = [_layer_of(site) for site in missing]
+    if not all(at is not None and at[0] in deepest and at[1] > deepest[at[0]] for at in lacking):
+        return ""
+    ends = " and ".join(f"{stack} layer {deepest[stack]}" for stack in sorted(deepest))
+    return (
+        f". It has nothing after {ends}: was it trained on a T5 with fewer layers? Then its"
+        " answers are wrong on this one"
+    )
+
+
+def _layer_of(site: str) -> tuple[str, int] | None:
+    """(stack, layer) of a module in a block."""
+    match = _BLOCK.match(site)
+    return None if match is None else (match["stack"], int(match["layer"]))
 
 
 def _around_all(modules: Modules) -> Surroundings:

@@ -16,6 +16,12 @@ from jumplora_adapters.printable import shown
 
 # These leave the base weights alone.
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
+MERGED_IS_SERVED = (
+    "serve the merged model as a backbone of its own (`jumplora serve --backbone FOLDER`)"
+)
+MERGE_ADVICE = (
+    f"train without it, or, where PEFT can merge the adapter (merge_and_unload), {MERGED_IS_SERVED}"
+)
 _EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})
 
 
@@ -57,14 +63,15 @@ def check_fields(config: Mapping[str, object], known: Fields, method: str) -> No
     if config.get("bias", "none") not in ("none", None):
         raise ConvertError(
             f"bias is {said(config['bias'])}: only adapters of linear layers are converted, and"
-            " T5's relative position bias would be trained as well"
+            f" T5's relative position bias would be trained as well; {MERGE_ADVICE}"
         )
     for name, value in config.items():
         if name == "bias" or name in known.obeyed or name in known.harmless or value in _EMPTY:
             continue
         reason = known.refused.get(name, "this field is not known here")
         raise ConvertError(
-            f"{shown(name, MAX_SHOWN)} is {said(value)}: {reason}; only plain {method} is converted"
+            f"{shown(name, MAX_SHOWN)} is {said(value)}: {reason}, and a {method} with it is not"
+            f" converted; {MERGE_ADVICE}"
         )
     if "init_lora_weights" in known.obeyed:
         _check_init(config.get("init_lora_weights", True))

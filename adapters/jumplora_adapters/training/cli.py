@@ -11,6 +11,7 @@ from jumplora_adapters.cli import options
 from jumplora_adapters.cli import training_options as shared
 from jumplora_adapters.cli.output import fail, print_json, reported_errors, warn
 from jumplora_adapters.cli.plot_file import drawing, png_file
+from jumplora_adapters.cli.template import Template, warn_of_backslashes
 from jumplora_adapters.printable import printable
 from jumplora_adapters.rows import count_rows
 
@@ -34,7 +35,7 @@ def train(
     test: Annotated[Path | None, _Option(help="Rows scored once, at the end.")] = None,
     instruction: Annotated[str | None, _Option(help="The prompt's instruction.")] = None,
     labels: Annotated[str | None, _Option("--options", help='Labels, as "a | b | c".')] = None,
-    template: Annotated[str | None, _Option(help="Prompt template, if not the default.")] = None,
+    template: Template = None,
     task_file: Annotated[
         Path | None,
         _Option(help="JSON with instruction, options and template; or a file of many tasks."),
@@ -116,6 +117,7 @@ def train(
     except ImportError as error:
         fail(f"training needs the train extra: {options.INSTALL_TRAIN} ({error})")
 
+    warn_of_backslashes(template)
     with reported_errors():
         rows = count_rows(train)
         config = TrainConfig(

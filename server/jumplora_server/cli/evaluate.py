@@ -19,6 +19,7 @@ from jumplora_adapters.cli.output import (
     warn,
 )
 from jumplora_adapters.cli.plot_file import png_file
+from jumplora_adapters.cli.template import FIELDS, warn_of_backslashes
 from jumplora_server.cli import place
 from jumplora_server.cli.certainty import (
     certainty_facts,
@@ -60,7 +61,9 @@ def evaluate(
     labels: Annotated[
         str | None, _Option("--options", help='Prompts made here: labels, as "a | b | c".')
     ] = None,
-    template: Annotated[str | None, _Option(help="Prompts made here: template.")] = None,
+    template: Annotated[
+        str | None, _Option(help=f"Prompts made here: template, with {FIELDS} in it.")
+    ] = None,
     backbone: Annotated[
         str | None,
         _Option(
@@ -105,6 +108,7 @@ def evaluate(
             raise typer.BadParameter("--as names an entry of --task-file: give --task-file too")
         if plot is not None and not choices:
             raise typer.BadParameter("--plot needs --choices")
+        warn_of_backslashes(template)
         name = task.partition("@")[0] if entry is None else entry
         prompt = prompt_of(name, task_file, instruction, labels, template)
         file = read_rows(data)

@@ -106,6 +106,27 @@ def test_peft_and_dense(run: Run, run_json: RunJson, backbone: Backbone, tmp_pat
     assert read_manifest(tmp_path / "a.safetensors").targets == (Q,)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param((), [], id="no prompt"),
+        pytest.param(("--instruction", "Which?"), ["own template", "--template"], id="default"),
+        pytest.param(("--template", "Sort: {text}\n"), [], id="of its training"),
+        pytest.param(("--template", r"{text}\nAnswer:"), [r"\n as two", "$'"], id="backslash"),
+    ],
+)
+def test_a_template_that_its_training_did_not_see(
+    options: tuple[str, ...], said: list[str], run: Run, backbone: Backbone, tmp_path: Path
+) -> None:
+    save_peft(tmp_path / "peft", backbone)
+    save_file({Q: torch.ones(backbone.targets[Q])}, tmp_path / "d.safetensors")
+    to = ("--backbone", backbone.path, "--task", "t", "--out", tmp_path / "a.safetensors")
+    for kind, source in (("peft", "peft"), ("dense", "d.safetensors")):
+        stderr = run("convert", kind, tmp_path / source, *to, *options).stderr
+        assert [word for word in said if word not in stderr] == []
+        assert bool(stderr) == bool(said)
+
+
 def test_peft_of_the_hub(
     run_json: RunJson, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,10 +37,11 @@ def test_inspect_a_file_and_a_published_version(run: Run, run_json: RunJson, sto
 
 def test_inspect_shows_text_as_it_is(run: Run, backbone: Backbone, tmp_path: Path) -> None:
     prompt = PromptSpec(
-        template="{text}", instruction="[red]Is it[/red] so?", options=("yes", "no")
+        template="é {text}\n{options}\\n", instruction="[red]Is it[/red] so?", options=("yes", "no")
     )
     file = write_random_adapter(tmp_path, backbone, prompt=prompt, kind="lowrank")
     text = run("inspect", file).stdout
+    assert r'"é {text}\n{options}\\n"' in text
     assert "[red]Is it[/red] so?" in text
     assert "yes | no" in text
     assert "lowrank" in text

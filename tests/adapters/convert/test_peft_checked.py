@@ -171,3 +171,57 @@ def test_names_that_peft_would_not_load_are_told(
     (warning,) = convert(backbone, folder, draft).warnings
     assert "12 names in adapter_model.safetensors" in warning
     assert "PEFT itself would leave their modules as they are" in warning
+
+
+@pytest.mark.parametrize(
+    ("dropped", "asks"),
+    [
+        pytest.param("block.1.", True, id="last layers"),
+        pytest.param("decoder.block.1.", True, id="last layer of one stack"),
+        pytest.param("block.0.", False, id="first layers"),
+        pytest.param("block.1.layer.0.SelfAttention.q", False, id="a part of the last layer"),
+        pytest.param("encoder.", False, id="a whole stack"),
+    ],
+)
+def test_a_backbone_with_fewer_layers_is_asked_about(
+    dropped: str,
+    asks: bool,
+    backbone: Backbone,
+    draft: Draft,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "peft"
+    save_trained(backbone, folder, in_t5, r=4, target_modules=["q", "v"])
+    change_tensors(folder, lambda state: {n: t for n, t in state.items() if dropped not in n})
+    converted = convert(backbone, folder, draft)
+    (warning,) = converted.warnings
+    assert "keep the backbone's weights" in warning
+    assert ("was it trained on a T5 with fewer layers?" in warning) == asks
+    assert converted.manifest.training["warnings"] == [warning], "who looks later sees it too"
+
+
+def test_layers_that_were_chosen_are_not_asked_about(
+    backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
+    folder = tmp_path / "peft"
+    save_trained(backbone, folder, in_t5, r=4, target_modules=["q", "v"], layers_to_transform=[0])
+    converted = convert(backbone, folder, draft)
+    assert converted.warnings == ()
+    assert "warnings" not in converted.manifest.training
+
+
+def test_shapes_say_that_a_backbone_is_another_one(
+    backbone: Backbone, draft: Draft, tmp_path: Path
+) -> None:
+    """Before the modules are counted: of those that are missing it would say too much."""
+    folder = tmp_path / "peft"
+    save_trained(backbone, folder, in_t5, r=4, target_modules=["q", "v"])
+    set_fields(folder, init_lora_weights=False)
+    change_tensors(
+        folder,
+        lambda state: {
+            n: t[:, 1:] if "lora_A" in n else t for n, t in state.items() if "block.1." not in n
+        },
+    )
+    with pytest.raises(ConvertError, match="belongs to another backbone"):
+        convert(backbone, folder, draft)

@@ -46,7 +46,7 @@ def test_a_refused_field_is_named_with_its_reason(form: PeftFormat, name: str) -
     with pytest.raises(ConvertError) as caught:
         format_of({"peft_type": form.peft_type, name: {"some": "value"}})
     assert str(caught.value).startswith(f"{name} is ")
-    assert f": {form.fields.refused[name]}; only plain {form.title}" in str(caught.value)
+    assert f": {form.fields.refused[name]}, and a {form.title} with it is not" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [n for n, field in FIELDS.items() if "variant" in str(field)])
