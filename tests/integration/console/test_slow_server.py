@@ -303,6 +303,23 @@ def test_the_keyboard_keeps_its_place_in_reports(browser: Browser, slow: Listeni
         check_renewed(page, page.locator("#runs tr:has(button:focus)"))
 
 
+def test_the_table_shows_the_numbers_that_it_sorts_by(browser: Browser, slow: Listening) -> None:
+    def change(overview: dict[str, Any]) -> None:
+        """A trend whose last number is far from that of all its time."""
+        for line in overview["tasks"]:
+            line["requests_per_second"] = [3.0, 0.0, 0.0]
+            line["p95_seconds"] = [None, 4.0, 0.1]
+            line["p95"] = 4.0
+
+    with at(browser, slow) as page:
+        rewritten(page, "**/v1/overview?*", change)
+        page.evaluate(LOOK_NOW)
+        row = page.locator('tr[data-task="alpha"]')
+        expect(row.locator(".c-requests .spark-number")).to_have_text("1")
+        expect(row.locator(".c-p95 .spark-number")).to_have_text("4 s")
+        expect(row.locator(".c-p95 .dots")).to_have_attribute("d", re.compile("h0.*h0"))
+
+
 def check_renewed(page: Page, place: Locator) -> None:
     """What has the focus says other numbers after the next answer."""
     before = place.inner_text()
