@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from factories import tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import read_adapter
 from jumplora_adapters.store import Store
@@ -109,6 +110,23 @@ def test_warnings_are_shown_logged_and_kept(
     inspected = run("inspect", "warned", "--server", served[1], "--key", ADMIN_KEY).stdout
     (line,) = (line for line in inspected.splitlines() if line.startswith("warning "))
     assert said in line
+
+
+def test_a_backbone_of_another_training_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    """Both have one shape, so the server could warn alone."""
+    ours, theirs = (
+        read_backbone(tiny_t5(tmp_path / f"t5-{seed}", seed=seed, layers=1)) for seed in (1, 2)
+    )
+    files = lora_files(ours, base_model_name_or_path=str(theirs.path))
+    folder = write_folder(tmp_path / "lora", files)
+    site = make_site(tmp_path, backbone=ours)
+    with listening(site) as address:
+        to = ("--server", address, "--key", ADMIN_KEY, "--task", "lora", "--backbone")
+        refused = run("publish", folder, *to, ours.path, code=1)
+        assert "the weights there are not those of the backbone" in refused.stderr
+        assert not site.parts.services.residency.knows("lora")
+        # A backbone that is not the server's says nothing of it.
+        assert "created" in run("publish", folder, *to, theirs.path).stdout
 
 
 @pytest.mark.parametrize("name", ["folder", *PACKERS])
