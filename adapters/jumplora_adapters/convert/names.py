@@ -6,6 +6,7 @@ components in front (`base_model.model.`, `module.`) and some leave one behind (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from jumplora_adapters.printable import shown
 
 # What wrappers append to the name of the linear layer they replaced.
 WRAPPER_SUFFIXES = ("base_layer", "base", "linear", "default", "weight")
+_LAYER = re.compile(r"\bblock\.\d+\.", re.ASCII)
 MAX_NAME_CHARS = 1000
 MAX_SHOWN = 120
 
@@ -45,13 +47,21 @@ def match_module(name: str, targets: Iterable[str]) -> str:
     components = _inner(name)
     best: list[str] = []
     longest = 0
-    for target in targets:
+    known = tuple(targets)
+    for target in known:
         common = _common_end(components, target.split("."))
         if common > longest:
             best, longest = [target], common
         elif common == longest and common:
             best.append(target)
     if not best:
+        # The same module of the first layer, which every backbone has.
+        first = _LAYER.sub("block.0.", ".".join(components)).split(".")
+        if first != components and any(_common_end(first, each.split(".")) for each in known):
+            raise ConvertError(
+                f"module {_shown(name)} is of a layer that the backbone does not have: the adapter"
+                " belongs to another backbone, with more layers"
+            )
         raise ConvertError(
             f"module {_shown(name)} is none of the backbone's linear layers, and no other module"
             " can carry a delta"

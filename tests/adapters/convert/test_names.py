@@ -50,6 +50,10 @@ def test_messages_tell_ambiguous_from_unknown() -> None:
         match_module("SelfAttention.q", TARGETS)
     with pytest.raises(ConvertError, match="none of the backbone's linear layers"):
         match_module("encoder.block.0.layer.1.DenseReluDense.wi", TARGETS)
+    with pytest.raises(ConvertError, match="none of the backbone's linear layers"):
+        match_module("encoder.block.9.layer.1.DenseReluDense.wi", TARGETS)
+    with pytest.raises(ConvertError, match="another backbone, with more layers"):
+        match_module("base_model.encoder.block.9.layer.0.SelfAttention.q", TARGETS)
 
 
 def test_two_names_for_one_target_are_refused() -> None:
