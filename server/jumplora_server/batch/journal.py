@@ -18,6 +18,7 @@ from pathlib import Path
 
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.regular_file import NotRegular, kind_of, open_regular
+from jumplora_server.batch.lines import MOST_WRITTEN, bounded
 from jumplora_server.batch.results import OtherRows, Written, written_in
 
 _BLOCK = 65536
@@ -147,7 +148,8 @@ def _settle(path: Path, part: Path, descriptor: int) -> None:
     if path.exists():
         os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
         with path.open("rb") as old, open(descriptor, "ab", _BLOCK, closefd=False) as file:
-            file.writelines(line for line in islice(old, rows, None) if line.endswith(b"\n"))
+            lines = islice(bounded(old, MOST_WRITTEN), rows, None)
+            file.writelines(line for line in lines if line.endswith(b"\n"))
     os.replace(part, path)
 
 
