@@ -65,6 +65,11 @@ class Journal:
             line = line[os.write(self._descriptor, line) :]
 
 
+def part_of(path: Path) -> Path:
+    """Where the journal of a file is."""
+    return path.with_name(f"{path.name}.part")
+
+
 @contextmanager
 def journal_of(path: Path, *, overwrite: bool = False) -> Iterator[Journal]:
     """The journal, with what a killed run left behind in the file. On leaving, all is in the file.
@@ -72,12 +77,12 @@ def journal_of(path: Path, *, overwrite: bool = False) -> Iterator[Journal]:
     With `overwrite` the file goes with the first new line. Where nothing was answered, or where the
     file has answers to other rows, it is left as it was. Raises DataError.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
     if path.exists() and not path.is_file():
         raise DataError(
             f"{path} is {kind_of(path.stat().st_mode)}: give --out a file, or - for stdout"
         )
-    part = path.with_name(f"{path.name}.part")
+    path = Path(os.path.realpath(path))  # a link stays one
+    part = part_of(path)
     while os.fstat(descriptor := _locked(path, part)).st_size:
         try:
             _check_own(part)
