@@ -73,18 +73,20 @@ class Call(Generic[T]):
 
     def result(self, answer: Answer, url: str) -> T:
         """Raises RequestFailed for an error, and for an answer that is not this server's."""
-        if answer.status >= 400:
+        if not 200 <= answer.status < 300:
             raise self.refused(answer, url)
         try:
             return self.read(json.loads(answer.body))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.foreign(answer.status, url, error) from error
 
     def refused(self, answer: Answer, url: str) -> RequestFailed:
         """The error that an answer tells."""
+        if answer.status < 400:  # this server sends nobody elsewhere
+            return self.foreign(answer.status, url, ValueError(f"HTTP {answer.status}"))
         return refusal(answer.status, answer.headers, answer.body, self.asked(url), now=time.time())
 
-    def foreign(self, status: int, url: str, error: ValueError) -> RequestFailed:
+    def foreign(self, status: int, url: str, error: Exception) -> RequestFailed:
         """Another server answers there."""
         return RequestFailed(
             f"{url} does not answer {self.path} as a JumpLoRA server would ({_why(error)}): is the"
@@ -137,7 +139,7 @@ def event_of(call: Call[StreamEvent], data: bytes, url: str) -> StreamEvent:
         if isinstance(fields, dict) and "error" in fields:
             raise broken_off(fields, call.asked(url))
         return call.read(fields)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise call.foreign(200, url, error) from error
 
 
@@ -272,7 +274,7 @@ def _json(value: object) -> bytes:
         return json.dumps(value, **options).encode()
 
 
-def _why(error: ValueError) -> str:
+def _why(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc'])) or 'the answer'}: {first['msg']}"
