@@ -259,6 +259,14 @@ def test_generate(served: tuple[Site, str]) -> None:
     assert [line.partition(":")[2] for line in result.output.splitlines()] == ["one", "two"]
 
 
+def test_a_task_without_a_template_is_asked_with_raw(served: tuple[Site, str]) -> None:
+    site, address = served
+    site.publish("whole", prompt=None)
+    refused = run("generate", "whole", "one", "--server", address)
+    assert (refused.exit_code, "with --raw each text is" in refused.output) == (1, True)
+    assert run("generate", "whole", "one", "--server", address, "--raw").exit_code == 0
+
+
 def test_generate_from_stdin_with_details(served: tuple[Site, str]) -> None:
     options = ["--server", served[1], "--json", "--max-new-tokens", "12"]
     for dash in ([], ["-"]):

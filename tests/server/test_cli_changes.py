@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,34 @@ def test_remove_one_version_then_the_task(store: Store) -> None:
     assert store.versions("one") == (second,)
     run("remove", "one", "--store", store.root)
     assert store.tasks() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "typed", "is_left"),
+    [((), b"n\n", True), ((), b"y\n", False), (("--yes",), b"", False)],
+    ids=["no", "yes", "not asked"],
+)
+def test_a_terminal_is_asked_before_a_task_is_removed(
+    options: tuple[str, ...], typed: bytes, is_left: bool, store: Store
+) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, typed)
+        command = (sys.executable, "-m", "jumplora_server", "remove", "two", *options)
+        done = subprocess.run(
+            [*command, "--store", str(store.root)],
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    version = "" if not is_left else store.current("two")[:12]
+    assert (done.returncode == 1, "two" in store.tasks()) == (is_left, is_left), done.stderr
+    assert f"Remove two ({version}" in done.stderr or options
+    assert ("for good?" in done.stderr) == (not options)
 
 
 def test_rollback_and_remove_on_a_server(served: tuple[Site, str]) -> None:

@@ -122,7 +122,10 @@ def test_a_version_without_a_template_answers_several_tasks(
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     data = write(tmp_path / "a.jsonl", {"text": "a", "label": f"{said}:Which? a"})
     asked = ("--task", "bare", "--data", data)
-    assert "no prompt template" in evaluate(address, *asked, "--quiet", code=1).stderr
+    refused = evaluate(address, *asked, "--quiet", code=1).stderr
+    assert "no prompt template" in refused
+    assert '{"input", "target"}' in refused
+    assert "--raw" not in refused
     file = ("--task-file", tmp_path / "tasks.json")
     told = evaluate_json(address, *asked, *file, "--as", "first")
     assert told["scores"]["exact_match"] == 1.0

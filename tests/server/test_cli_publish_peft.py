@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from factories import tiny_t5
 from jumplora_adapters.backbone import Backbone, read_backbone
 from jumplora_adapters.format import read_adapter
 from jumplora_adapters.store import Store
@@ -88,11 +89,44 @@ def test_a_folder_and_its_archive_are_one_version_on_a_server(
         assert client.publish("lora", site.parts.services.store.path_of(version)).made_from is None
 
 
-def test_warnings_are_shown(served: tuple[Site, str], tmp_path: Path) -> None:
+def test_warnings_are_shown_logged_and_kept(
+    served: tuple[Site, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     files = lora_files(BACKBONE, base_model_name_or_path="their/t5")
     folder = write_folder(tmp_path / "lora", files)
     done = run("publish", folder, "--server", served[1], "--key", ADMIN_KEY, "--task", "warned")
-    assert done.stderr.startswith("warning: warned: base_model_name_or_path is 'their/t5'")
+    said = "base_model_name_or_path is 'their/t5'"
+    assert done.stderr.startswith(f"warning: warned: {said}")
+    version = served[0].parts.services.residency.status("warned").version
+    assert version is not None
+    logged = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert any(text.startswith(f"task warned version {version[:12]}: {said}") for text in logged)
+    with Client(served[1], key=ADMIN_KEY) as client:
+        manifest = client.adapter("warned").manifest
+    assert manifest is not None
+    kept = manifest.training["warnings"]
+    assert isinstance(kept, list)
+    assert [str(text).startswith(said) for text in kept] == [True]
+    inspected = run("inspect", "warned", "--server", served[1], "--key", ADMIN_KEY).stdout
+    (line,) = (line for line in inspected.splitlines() if line.startswith("warning "))
+    assert said in line
+
+
+def test_a_backbone_of_another_training_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    """Both have one shape, so the server could warn alone."""
+    ours, theirs = (
+        read_backbone(tiny_t5(tmp_path / f"t5-{seed}", seed=seed, layers=1)) for seed in (1, 2)
+    )
+    files = lora_files(ours, base_model_name_or_path=str(theirs.path))
+    folder = write_folder(tmp_path / "lora", files)
+    site = make_site(tmp_path, backbone=ours)
+    with listening(site) as address:
+        to = ("--server", address, "--key", ADMIN_KEY, "--task", "lora", "--backbone")
+        refused = run("publish", folder, *to, ours.path, code=1)
+        assert "the weights there are not those of the backbone" in refused.stderr
+        assert not site.parts.services.residency.knows("lora")
+        # A backbone that is not the server's says nothing of it.
+        assert "created" in run("publish", folder, *to, theirs.path).stdout
 
 
 @pytest.mark.parametrize("name", ["folder", *PACKERS])

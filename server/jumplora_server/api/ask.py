@@ -56,7 +56,7 @@ class FieldNames:
     prompts: str
     prefix: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    whole: str = "give the whole prompt as inputs, with `jumplora generate` by --raw"
+    whole: str = "give the whole prompt as inputs"
     sampled: str = "set do_sample to true"
 
     def parameter(self, name: str) -> str:

@@ -71,7 +71,11 @@ def to_ask(caller: Caller, body: TextInference, task: str | None) -> Ask:
         form="texts" if tensor.name == "text" else "prompts",
         shape="list",
         wants="end",
-        names=FieldNames("inputs[0].data", prefix="parameters."),
+        names=FieldNames(
+            "inputs[0].data",
+            prefix="parameters.",
+            whole='give whole prompts, in a tensor of the name "prompt"',
+        ),
         parameters=asked,
         choices=choices_asked(parameters),
         truncate=parameters.truncate,

@@ -22,6 +22,7 @@ from jumplora_server.services import Services
 if TYPE_CHECKING:
     from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
 
+NO_TEMPLATE = "no_template"  # the reason, by which a command line knows what to say
 SMALL_BYTES = 4096  # of all prompts of a request: some milliseconds
 
 Read = Callable[[str], tuple[int, ...] | None]
@@ -65,7 +66,8 @@ def prompt_spec(ask: Ask, lease: Lease) -> PromptSpec:
     if lease.manifest is None or lease.manifest.prompt is None:
         whose = "the bare backbone" if lease.ref is None else f"the adapter of {lease.ref.task!r}"
         raise InvalidInput(
-            f"{ask.names.prompts}: {whose} has no prompt template; {ask.names.whole}"
+            f"{ask.names.prompts}: {whose} has no prompt template; {ask.names.whole}",
+            reason=NO_TEMPLATE,
         )
     return lease.manifest.prompt
 

@@ -15,6 +15,7 @@ from jumplora_server.api.route import TASK_HEADER
 from jumplora_server.errors import InvalidInput, UnknownTask
 from jumplora_server.residency.entries import unknown_task
 
+NONE_YET = "this server has no task yet: `jumplora publish` brings one"  # behind what is missing
 HEADER = f"the header {TASK_HEADER}"
 TaskHeader = Annotated[
     str | None,

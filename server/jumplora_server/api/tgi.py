@@ -19,7 +19,7 @@ from jumplora_server.api.health import WithServices
 from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import TASK_HEADER, DialectRoute
 from jumplora_server.api.schemas import ErrorBody, GenerateRequest, GenerateResponse, StreamEvent
-from jumplora_server.api.task_names import HEADER, TaskHeader, agreed_name, check_spec
+from jumplora_server.api.task_names import HEADER, NONE_YET, TaskHeader, agreed_name, check_spec
 from jumplora_server.api.tgi_writer import COMPATIBLE, TgiWriter
 from jumplora_server.core import Wanted
 from jumplora_server.errors import InvalidInput, UnknownTask, UnknownVersion
@@ -85,6 +85,7 @@ def named_task(
     path: str | None = None,
     header: str | None = None,
     default: str | None = None,
+    has_tasks: bool = True,
 ) -> str | None:
     """The task spec of a request; None where a null was given everywhere (the bare backbone).
 
@@ -93,7 +94,8 @@ def named_task(
     given = _given_names(body, path, header)
     if not given and default is None and "adapter_id" in body.parameters.model_fields_set:
         return None  # LoRAX's client always sends that null, also when another place names a task
-    spec = agreed_name(given, default, _NO_TASK)
+    missing = _NO_TASK if has_tasks else f"task_id: is missing, and {NONE_YET}"
+    spec = agreed_name(given, default, missing)
     return spec if spec is None else check_spec(spec)
 
 
@@ -122,7 +124,13 @@ async def _respond(
     dialect: Dialect = PLAIN,
 ) -> Response:
     """The answer, in one body or in events."""
-    task = named_task(body, path=path, header=header, default=services.settings.default_task)
+    task = named_task(
+        body,
+        path=path,
+        header=header,
+        default=services.settings.default_task,
+        has_tasks=services.residency.tasks > 0,
+    )
     ask = to_ask(record_of(request.scope).caller, body, task, is_streamed=is_streamed)
     writer = TgiWriter(ask, dialect)
     try:

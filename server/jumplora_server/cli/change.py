@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,15 +61,19 @@ def remove(
             help="With --store: only this version (8 digits or more), not the whole task.",
         ),
     ] = None,
+    is_sure: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask on a terminal before it is gone.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Remove a task, or one old version; refused while another task's lineage needs it."""
     with reported_errors():
         where = place.place_of(context, server, store)
+        asks = not is_sure and sys.stdin.isatty()
         if isinstance(where, Path):
-            removed = _remove_from(where, task, version)
+            removed = _remove_from(where, task, version, asks=asks)
         elif version is None:
-            removed = _remove_on(where, key, task)
+            removed = _remove_on(where, key, task, asks=asks)
         else:
             raise typer.BadParameter("a server removes whole tasks: --version needs --store")
     if as_json:
@@ -144,7 +149,7 @@ def _roll_back_on(server: str, key: str | None, task: str, to: str | None) -> tu
         return before or "nothing", client.rollback(task, to).desired or "nothing"
 
 
-def _remove_from(store: Path, task: str, version: str | None) -> Sequence[str]:
+def _remove_from(store: Path, task: str, version: str | None, *, asks: bool) -> Sequence[str]:
     from jumplora_adapters.errors import StoreError, UnknownTask
 
     opened = open_store(store)
@@ -153,15 +158,28 @@ def _remove_from(store: Path, task: str, version: str | None) -> Sequence[str]:
             removed = opened.versions(task)
         except (StoreError, UnknownTask):  # removing mends that, or says that there is no such task
             removed = ()
+        if asks:
+            _confirm(task, removed, f"the store {store}")
         opened.remove(task)
         return removed
     _, digest = opened.resolve(f"{task}@{version}")
+    if asks:
+        _confirm(task, [digest], f"the store {store}")
     opened.remove_version(task, digest)
     return (digest,)
 
 
-def _remove_on(server: str, key: str | None, task: str) -> Sequence[str]:
+def _remove_on(server: str, key: str | None, task: str, *, asks: bool) -> Sequence[str]:
     with place.asking(server, key) as client:
         versions = client.adapter(task).history
+        if asks:
+            _confirm(task, versions, server)
         client.remove(task)
         return versions
+
+
+def _confirm(task: str, versions: Sequence[str], where: str) -> None:
+    """Ask before versions are removed; a no ends the command."""
+    named = ", ".join(map(short, versions)) or "without a version"
+    question = f"Remove {task} ({named}) from {where} for good?"
+    typer.confirm(printable(question), abort=True, err=True)

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 _Option = typer.Option
 _BARE = "the bare backbone"
+_ADVICE = {
+    "no_template": 'give the rows as {"input", "target"}, whole prompts, or make the prompts here: '
+    "--template, --task-file"
+}
 
 
 def evaluate(
@@ -115,7 +119,9 @@ def evaluate(
         sheet = make_sheet(file, prompt, rows=rows)  # its faults show before any request
         if prompt is not None and prompt.options:
             check_labels(sheet, prompt.options)
-        with place.asking(server, key, retries=0) as client:  # an interview tries again, and counts
+        with place.asking(
+            server, key, retries=0, advice=_ADVICE
+        ) as client:  # an interview tries again, and counts
             limits = client.info()
             if batch > limits.max_client_batch_size:
                 fail(

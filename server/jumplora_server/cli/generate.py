@@ -15,6 +15,8 @@ from jumplora_server.variables import DEFAULT_URL
 if TYPE_CHECKING:
     from jumplora_server.api.schemas import GenerateResponse
 
+_ADVICE = {"no_template": "with --raw each text is a whole prompt"}
+
 
 def generate(
     task: Annotated[str, typer.Argument(help='"task" or "task@version".', autocompletion=task_ids)],
@@ -74,7 +76,7 @@ def generate(
     if choices or choice:
         parameters["choices"] = choice or True
         parameters |= {name: floor for name, floor in floors.items() if floor is not None}
-    with place.asking(server, key) as client:
+    with place.asking(server, key, advice=_ADVICE) as client:
         if raw:
             answers = client.generate_all(task, inputs=texts, parameters=parameters)
         else:

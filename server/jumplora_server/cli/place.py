@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from jumplora_server.client import Client, RequestFailed
 
 KEY_HELP = "Default: JUMPLORA_KEY, for the server of JUMPLORA_SERVER."
+NO_ADVICE: Mapping[str, str] = MappingProxyType({})
 
 Server = Annotated[
     str | None,
@@ -77,17 +79,28 @@ def is_flag(context: typer.Context, name: str) -> bool:
 
 @contextmanager
 def asking(
-    server: str, key: str | None, *, timeout: float = 120.0, retries: int = 2
+    server: str,
+    key: str | None,
+    *,
+    timeout: float = 120.0,
+    retries: int = 2,
+    advice: Mapping[str, str] = NO_ADVICE,
 ) -> Iterator[Client]:
-    """A client of the server; what the server refuses ends the command with its reason."""
+    """A client of the server; what the server refuses ends the command with its reason.
+
+    `advice` is what this command says of some reasons, beside the server's message.
+    """
     from jumplora_server.client import Client
 
-    with explained(server), Client(server, key=key, timeout=timeout, retries=retries) as client:
+    with (
+        explained(server, advice),
+        Client(server, key=key, timeout=timeout, retries=retries) as client,
+    ):
         yield client
 
 
 @contextmanager
-def explained(server: str) -> Iterator[None]:
+def explained(server: str, advice: Mapping[str, str] = NO_ADVICE) -> Iterator[None]:
     """End the command where a call failed, with the reason and the flag or command that helps."""
     from jumplora_server.client import KeyRefused, RequestFailed, TaskUnknown, Unreachable
 
@@ -107,7 +120,7 @@ def explained(server: str) -> Iterator[None]:
     except TaskUnknown as error:
         _fail(error, f"`jumplora list --server {server}` shows its tasks")
     except RequestFailed as error:
-        _fail(error)
+        _fail(error, advice.get(error.reason or "", ""))
 
 
 def _fail(error: RequestFailed, advice: str = "") -> NoReturn:

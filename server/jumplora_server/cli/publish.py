@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,9 @@ from jumplora_adapters.peft_files import CONFIG_FILE, WEIGHTS_FILE
 from jumplora_adapters.printable import printable
 from jumplora_adapters.recognise import check_is
 from jumplora_server.cli import place
+
+if TYPE_CHECKING:
+    from jumplora_server.client import Client
 
 Backbone = Annotated[
     str | None,
@@ -142,7 +145,7 @@ def _put(
         fail("a PEFT folder does not name its task: give --task TASK")
     if isinstance(where, str):
         named = task or read_head(path).task
-        return _to_server(path, where, key, named, if_match, quiet=quiet)
+        return _to_server(path, where, key, backbone, named, if_match, quiet=quiet)
     if backbone is None:
         fail("--store needs --backbone (or JUMPLORA_BACKBONE): the adapter is checked for it")
     return _into_store(path, kind, where, backbone, task, if_match)
@@ -206,13 +209,20 @@ def _into_store(
 
 
 def _to_server(
-    path: Path, server: str, key: str | None, task: str, if_match: str | None, *, quiet: bool
+    path: Path,
+    server: str,
+    key: str | None,
+    backbone: str | None,
+    task: str,
+    if_match: str | None,
+    *,
+    quiet: bool,
 ) -> Result:
-    with (
-        place.asking(server, key, timeout=600.0) as client,
-        sending(task, quiet=quiet) as on_sent,
-    ):
-        put = client.publish(task, path, if_match=if_match, on_sent=on_sent)
+    with place.asking(server, key, timeout=600.0) as client:
+        if path.is_dir() and backbone is not None and Path(backbone).is_dir():
+            _check_base_model(path, Path(backbone), client)
+        with sending(task, quiet=quiet) as on_sent:
+            put = client.publish(task, path, if_match=if_match, on_sent=on_sent)
     source = put.made_from
     return Result(
         put.task_id,
@@ -222,3 +232,21 @@ def _to_server(
         peft_type=None if source is None else source.peft_type,
         warnings=() if source is None else tuple(source.warnings),
     )
+
+
+def _check_base_model(folder: Path, backbone: Path, client: Client) -> None:
+    """Refuse a PEFT folder of another backbone that lies here too. The server compares names alone.
+
+    Raises ConvertError.
+    """
+    from jumplora_adapters.backbone import read_backbone
+    from jumplora_adapters.convert.base_model import compare_base_model
+    from jumplora_adapters.convert.config_values import text_of
+    from jumplora_adapters.convert.peft_config import read_peft_config
+
+    named = text_of(read_peft_config(folder / CONFIG_FILE), "base_model_name_or_path")
+    if named is None or not Path(named).is_dir():
+        return
+    ours = read_backbone(backbone)
+    if ours.fingerprint in client.info().backbone_fingerprints:  # else it is not about this server
+        compare_base_model(named, ours)

@@ -1,8 +1,9 @@
 // The table's window: at most 100 rows are in the page, and scrolling and keys move the window.
 
 import { arrange } from "./arrange.js";
+import { COLUMNS } from "./columns.js";
 import { h, setAttribute } from "./dom.js";
-import { COLUMNS, taskRow } from "./row.js";
+import { taskRow } from "./row.js";
 import { reaches, rowAfter, scrolledTo, visibleRows, windowSize, windowStart } from "./window.js";
 
 const HELD_MS = 15000; // how long after the pointer's last move the rows keep their order

@@ -1,9 +1,9 @@
 // The section of tasks: search, order, and the table.
 
 import { allow, changeButton } from "./change.js";
+import { COLUMNS } from "./columns.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { counted, whole } from "./format.js";
-import { COLUMNS } from "./row.js";
 import { TaskTable } from "./table.js";
 
 const TYPED_MS = 200; // after the last key, before the server is asked

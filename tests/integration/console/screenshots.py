@@ -1,6 +1,6 @@
 """Pictures of the console on the demo under some traffic: `make screenshots`.
 
-Light and dark: the page, a task's drawer, an answer with its tokens, choices, and
+Light and dark, wide and narrow: the page, a task's drawer, an answer with its tokens, choices, and
 two tasks compared. Written as PNGs with a palette, which are a quarter of the size.
 """
 
@@ -23,7 +23,7 @@ from integration.console.chromium import Scheme, open_page, running_browser
 from integration.console.sites import ADMIN_KEY, Demo, demo_server
 from integration.prometheus_process import eventually
 
-SIZE = (1440, 900)
+SIZES = {"": (1440, 900), "-narrow": (390, 844)}  # ends of the names
 COLOURS = 128
 MAX_HEIGHT = 1700  # of a picture of a whole page
 TRAFFIC_SECONDS = 0.15  # between two requests
@@ -84,12 +84,13 @@ def ask_it(page: Page, way: str, answers: int = 1) -> None:
 
 
 def show_answer(page: Page) -> None:
-    """Scroll to the question and its answer."""
-    page.locator("#try").evaluate("e => e.scrollIntoView()")
+    """Scroll to the question, or to its answer where the two are not seen together."""
+    is_narrow = page.evaluate("innerWidth < 800")
+    page.locator(".answer" if is_narrow else "#try").first.evaluate("e => e.scrollIntoView()")
 
 
 def take_all(page: Page, folder: Path, name: str) -> None:
-    """The pictures of one scheme."""
+    """The pictures of one scheme and one width."""
     agnews = page.locator('tr[data-task="agnews"]')
     expect(agnews).to_be_visible()
     page.get_by_label("Text", exact=True).fill(TEXTS["agnews"])
@@ -128,8 +129,11 @@ def main(folder: Path) -> None:
         with traffic(demo):
             eventually(lambda: check_busy(demo), 30)
             for scheme in get_args(Scheme):
-                with open_page(browser, demo.url, key=ADMIN_KEY, scheme=scheme, size=SIZE) as page:
-                    take_all(page, folder, scheme)
+                for size, pixels in SIZES.items():
+                    with open_page(
+                        browser, demo.url, key=ADMIN_KEY, scheme=scheme, size=pixels
+                    ) as page:
+                        take_all(page, folder, f"{scheme}{size}")
     for path in sorted(folder.glob("*.png")):
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 

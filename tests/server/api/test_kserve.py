@@ -78,6 +78,11 @@ def test_a_task_without_a_template_has_prompts(started: Started) -> None:
     site, http = started
     site.publish("bare", prompt=None)
     assert http.get("/v2/models/bare").json()["inputs"][0]["name"] == "prompt"
+    refused = http.post("/v2/models/bare/infer", json={"inputs": [tensor("a")]})
+    assert (
+        'no prompt template; give whole prompts, in a tensor of the name "prompt"'
+        in (refused.json()["error"])
+    )
 
 
 def test_a_task_of_which_nothing_loads_is_not_ready(tmp_path: Path) -> None:

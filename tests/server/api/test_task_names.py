@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from jumplora_server.api.schemas import GenerateRequest
 from jumplora_server.api.task_names import check_spec, check_task
 from jumplora_server.api.tgi import named_task
 from jumplora_server.errors import InvalidInput
+from serving import connected, make_site
 
 
 def name(
@@ -68,6 +70,18 @@ def test_two_places_must_agree(given: dict[str, Any], words: list[str]) -> None:
 def test_none_named() -> None:
     with pytest.raises(InvalidInput, match=r"task_id: is missing.*JUMPLORA_DEFAULT_TASK"):
         name()
+
+
+def test_a_server_without_tasks_gives_no_example(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    asked = {"/generate": {"inputs": "a"}, "/v1/completions": {"prompt": "a"}}
+    with connected(site) as http:
+        for route, body in asked.items():
+            said = http.post(route, json=body).text
+            assert "is missing, and this server has no task yet: `jumplora publish`" in said
+        site.publish("alpha")
+        for route, body in asked.items():
+            assert "agnews" in http.post(route, json=body).text
 
 
 @pytest.mark.parametrize(

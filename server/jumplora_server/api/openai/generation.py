@@ -12,7 +12,7 @@ from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OPENAI
 from jumplora_server.api.openai.requests import OpenAiRequest
 from jumplora_server.api.route import DialectRoute
-from jumplora_server.api.task_names import HEADER, agreed_name, check_known_spec
+from jumplora_server.api.task_names import HEADER, NONE_YET, agreed_name, check_known_spec
 from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services
 
@@ -40,7 +40,8 @@ def named_task(services: Services, model: str | None, header: str | None) -> str
     given = {
         place: name for place, name in (("model", model), (HEADER, header)) if name is not None
     }
-    spec = agreed_name(given, services.settings.default_task, _NO_MODEL)
+    missing = _NO_MODEL if services.residency.tasks else f"model: is missing, and {NONE_YET}"
+    spec = agreed_name(given, services.settings.default_task, missing)
     return services.settings.base_name if spec == services.served_name else check_known_spec(spec)
 
 
