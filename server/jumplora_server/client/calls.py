@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
+from jumplora_adapters.errors import TaskIdInvalid
+from jumplora_adapters.manifest import check_task_id
 from jumplora_server.api.adapter_schemas import (
     AdapterDetail,
     AdapterList,
@@ -259,7 +260,11 @@ def _list(texts: Sequence[str] | None, name: str) -> list[str] | None:
 
 
 def _path(task: str) -> str:
-    return f"/v1/adapters/{quote(task, safe='')}"
+    """Raises InputRefused: "." or "" would be another path."""
+    try:
+        return f"/v1/adapters/{check_task_id(task)}"
+    except TaskIdInvalid as error:
+        raise InputRefused(error.message, code="input") from error
 
 
 def _model(model: type[_Model]) -> Callable[[Any], _Model]:
