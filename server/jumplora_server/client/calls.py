@@ -172,12 +172,16 @@ def adapter(task: str) -> Call[AdapterDetail]:
     return Call("GET", _path(task), _model(AdapterDetail))
 
 
-def publish(task: str, sha256: str, length: int, if_match: str | None) -> Call[PutResult]:
+def publish(
+    task: str, sha256: str, length: int, if_match: str | None, *, new: bool = False
+) -> Call[PutResult]:
     """An upload, whose content the client sends with it.
 
     It may be repeated: the server answers "unchanged" to the bytes that it has already, and with
-    `if_match` too.
+    `if_match` too. As a new task it may not: it would find itself there.
     """
+    if new and if_match is not None:
+        raise TypeError("give new or if_match, not both: a new task has no version")
     headers = {
         "content-type": "application/octet-stream",
         "content-length": str(length),
@@ -185,7 +189,15 @@ def publish(task: str, sha256: str, length: int, if_match: str | None) -> Call[P
     }
     if if_match is not None:
         headers["if-match"] = f'"{if_match}"'
-    return Call("PUT", _path(task), _model(PutResult), headers=headers)
+    if new:
+        headers["if-none-match"] = "*"
+    return Call(
+        "PUT",
+        _path(task),
+        _model(PutResult),
+        headers=headers,
+        repeat="unless_begun" if new else "safe",
+    )
 
 
 def rollback(task: str, version: str | None) -> Call[AdapterDetail]:
