@@ -18,6 +18,7 @@ from pathlib import Path
 
 from jumplora_adapters.errors import DataError
 from jumplora_adapters.regular_file import NotRegular, kind_of, open_regular
+from jumplora_server.batch.lines import MOST_WRITTEN, bounded
 from jumplora_server.batch.results import OtherRows, Written, written_in
 
 _BLOCK = 65536
@@ -64,6 +65,11 @@ class Journal:
             line = line[os.write(self._descriptor, line) :]
 
 
+def part_of(path: Path) -> Path:
+    """Where the journal of a file is."""
+    return path.with_name(f"{path.name}.part")
+
+
 @contextmanager
 def journal_of(path: Path, *, overwrite: bool = False) -> Iterator[Journal]:
     """The journal, with what a killed run left behind in the file. On leaving, all is in the file.
@@ -71,12 +77,12 @@ def journal_of(path: Path, *, overwrite: bool = False) -> Iterator[Journal]:
     With `overwrite` the file goes with the first new line. Where nothing was answered, or where the
     file has answers to other rows, it is left as it was. Raises DataError.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
     if path.exists() and not path.is_file():
         raise DataError(
             f"{path} is {kind_of(path.stat().st_mode)}: give --out a file, or - for stdout"
         )
-    part = path.with_name(f"{path.name}.part")
+    path = Path(os.path.realpath(path))  # a link stays one
+    part = part_of(path)
     while os.fstat(descriptor := _locked(path, part)).st_size:
         try:
             _check_own(part)
@@ -147,7 +153,8 @@ def _settle(path: Path, part: Path, descriptor: int) -> None:
     if path.exists():
         os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
         with path.open("rb") as old, open(descriptor, "ab", _BLOCK, closefd=False) as file:
-            file.writelines(line for line in islice(old, rows, None) if line.endswith(b"\n"))
+            lines = islice(bounded(old, MOST_WRITTEN), rows, None)
+            file.writelines(line for line in lines if line.endswith(b"\n"))
     os.replace(part, path)
 
 

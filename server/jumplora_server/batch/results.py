@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jumplora_adapters.errors import DataError
 from jumplora_server.api.schemas import GenerateResponse
+from jumplora_server.batch.lines import MOST_WRITTEN, bounded, is_cut
 from jumplora_server.batch.rows import Question
 
 
@@ -99,8 +100,8 @@ def written_in(path: Path) -> Iterator[Written]:
     Raises DataError for a file that a batch did not write.
     """
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
+        for number, line in enumerate(bounded(file, MOST_WRITTEN), start=1):
+            if not (line.endswith(b"\n") or is_cut(line, MOST_WRITTEN)):
                 return  # torn by a kill
             yield _parse(path, number, line)
 

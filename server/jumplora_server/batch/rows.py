@@ -8,14 +8,17 @@ import hashlib
 import io
 import json
 import math
+import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from jumplora_adapters.errors import DataError
+from jumplora_server.batch.lines import MOST_ROW, Readable, bounded, is_cut
 
 STDIN = Path("-")
 _FIELDS = ("id", "task_id", "text", "inputs", "parameters", "choices")
@@ -55,32 +58,36 @@ class Defaults:
 def read_lines(lines: Iterable[bytes], defaults: Defaults) -> Iterator[Question]:
     """A row for each line that is not blank, as it is read."""
     for number, line in enumerate(lines, start=1):
-        if line.strip():
+        if _is_row(line):
             yield _read_line(number, line, defaults)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Iterable[bytes]]:
-    """The lines of a file (`.gz` too), or of stdin for "-". Raises DataError."""
+    """The lines of a file (`.gz` too), or of stdin for "-", as `bounded`. Raises DataError."""
     try:
         if path == STDIN:
-            yield _stdin()
+            yield bounded(_stdin(), MOST_ROW)
             return
         with _open(path) as file:
-            yield file
+            yield bounded(file, MOST_ROW)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def count_rows(path: Path) -> int | None:
-    """How many rows a file has; None for stdin, which is read once."""
-    if path == STDIN:
+    """How many rows a file has; None for stdin and for pipes, which are read once."""
+    if path == STDIN or not stat.S_ISREG(path.stat().st_mode):
         return None
     with opened(path) as lines:
-        return sum(1 for line in lines if line.strip())
+        return sum(map(_is_row, lines))
 
 
-def _stdin() -> Iterable[bytes]:
+def _is_row(line: bytes) -> bool:
+    return bool(line.strip()) or is_cut(line, MOST_ROW)
+
+
+def _stdin() -> Readable:
     """Not sys.stdin, and never closed: both would wait for a thread that still reads."""
     try:
         return open(sys.stdin.fileno(), "rb", closefd=False)
@@ -88,13 +95,15 @@ def _stdin() -> Iterable[bytes]:
         return sys.stdin.buffer
 
 
-def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
+def _open(path: Path) -> BinaryIO:
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")
+        return cast(BinaryIO, gzip.open(path, "rb"))
     return path.open("rb", buffering=_READ_BYTES)
 
 
 def _read_line(number: int, line: bytes, defaults: Defaults) -> Question:
+    if is_cut(line, MOST_ROW):
+        return _faulty(number, line, None, f"the line is longer than {MOST_ROW} bytes")
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

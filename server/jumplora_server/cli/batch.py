@@ -131,11 +131,14 @@ def batch(
     parameters: dict[str, object] = {"choices": True} if choices else {}
     if max_new_tokens is not None:
         parameters["max_new_tokens"] = max_new_tokens
-    if out != STREAM and out.resolve() == file.resolve():
-        raise typer.BadParameter(f"--out is {out}, the rows themselves: give another file")
     with reported_errors():
+        from jumplora_server.batch.journal import part_of
         from jumplora_server.batch.rows import Defaults
 
+        if out != STREAM and file.resolve() in (out.resolve(), part_of(out.resolve())):
+            raise typer.BadParameter(
+                f"--out {out} would write over the rows themselves: give another file"
+            )
         where = _where(context, server, backbone, store)
         if isinstance(where, str):
             opened = _on_server(where, key, concurrency)

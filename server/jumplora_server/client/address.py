@@ -1,4 +1,4 @@
-"""Where a client's server is, and with which key it is asked. Knows no HTTP."""
+"""Where a client's server is, and with which key it is asked. Sends nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
+
+import httpx
 
 from jumplora_server.client.errors import RequestFailed
 from jumplora_server.variables import DEFAULT_URL, key_for, shown, url_in
@@ -46,7 +48,9 @@ def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets without an IPv6 address, a port that is not a number
+        # What httpx takes, and a socket: it refuses labels that are empty or too long.
+        httpx.URL(url).raw_host.decode("ascii").encode("idna")
+    except (ValueError, httpx.InvalidURL):  # ValueError: of a port, of brackets, of Unicode
         is_good = False
     if not is_good or "@" in url:
         raise RequestFailed(f"{given}; {advice}", code="address")

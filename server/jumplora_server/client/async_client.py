@@ -165,6 +165,7 @@ class AsyncClient:
         path: str | Path,
         *,
         if_match: str | None = None,
+        new: bool = False,
         on_sent: uploads.OnSent | None = None,
     ) -> PutResult:
         """Publish an adapter file, a PEFT folder or an archive of one: `Client.publish`.
@@ -172,7 +173,7 @@ class AsyncClient:
         `on_sent` is called on the threads that read the file.
         """
         async with uploads.opened_on_threads(Path(path)) as upload:
-            call = calls.publish(task, upload.sha256, upload.length, if_match)
+            call = calls.publish(task, upload.sha256, upload.length, if_match, new=new)
             return await self._sender.send(call, partial(upload.chunks, on_sent))
 
     async def rollback(self, task: str, version: str | None = None) -> AdapterDetail:

@@ -17,6 +17,7 @@ from jumplora_server.client.answers import Answered, Row
 from jumplora_server.client.batches import Came, Plan, Steps, checked_rows
 from jumplora_server.client.calls import Answer, Call
 from jumplora_server.client.errors import RequestFailed
+from jumplora_server.client.limits import Body, Until
 from jumplora_server.client.read_ahead import Begun, in_order
 from jumplora_server.client.retries import Patience, Tries
 from jumplora_server.client.streams import Events
@@ -52,29 +53,40 @@ class AsyncSender:
         tries = Tries(patience or self.patience, call.repeat)
         while True:
             try:
-                answer = await self._answer(call, content, tries.seconds_left)
+                answer = await self._answer(call, content, self._until(tries.seconds_left))
                 return call.result(answer, self.address.url)
             except RequestFailed as failure:
                 wait = tries.wait_after(failure)
             await self._sleep(wait)
 
+    def _until(self, seconds: float) -> Until:
+        return Until(seconds, self.patience.clock)
+
     async def _answer(
-        self, call: Call[Any], content: Callable[[], Iterator[bytes]] | None, seconds: float
+        self, call: Call[Any], content: Callable[[], Iterator[bytes]] | None, until: Until
     ) -> Answer:
-        with wire.no_answer(call, self.address.url, seconds):
-            async with asyncio.timeout(seconds):
-                sent = None if content is None else _read_on_threads(content())
-                async with self._opened(call, sent, seconds) as response:
-                    body = await response.aread()
-                    return Answer(response.status_code, response.headers, body)
+        sent = None if content is None else _read_on_threads(content())
+        async with self._opened(call, sent, until) as response:
+            return await self._read(call, response, until)
+
+    async def _read(self, call: Call[Any], response: httpx.Response, until: Until) -> Answer:
+        body = Body()
+        try:
+            async with asyncio.timeout(until.left):
+                async for piece in response.aiter_raw():
+                    body.add(piece)
+        except ValueError as error:
+            raise call.foreign(response.status_code, self.address.url, error) from error
+        return Answer(response.status_code, response.headers, body.whole())
 
     @asynccontextmanager
     async def _opened(
-        self, call: Call[Any], content: AsyncIterator[bytes] | None, seconds: float
+        self, call: Call[Any], content: AsyncIterator[bytes] | None, until: Until
     ) -> AsyncIterator[httpx.Response]:
-        with wire.no_answer(call, self.address.url, seconds):
-            request = wire.request_for(self._http, call, content, seconds)
-            response = await self._http.send(request, stream=True)
+        with wire.no_answer(call, self.address.url, until):
+            request = wire.request_for(self._http, call, content, until)
+            async with asyncio.timeout(until.left):
+                response = await self._http.send(request, stream=True)
             try:
                 yield response
             finally:
@@ -85,16 +97,16 @@ class AsyncSender:
         url = self.address.url
         tries, events = Tries(self.patience, call.repeat), Events(call, url)
         while True:
+            until = self._until(tries.seconds_left)
             try:
-                async with self._opened(call, None, tries.seconds_left) as response:
+                async with self._opened(call, None, until) as response:
                     if response.status_code != 200:
-                        body = await response.aread()
-                        raise call.refused(
-                            Answer(response.status_code, response.headers, body), url
-                        )
-                    async for piece in response.aiter_bytes():
+                        raise call.refused(await self._read(call, response, until), url)
+                    pieces = response.aiter_raw()
+                    while (piece := await _next(pieces, until)) is not None:
                         for event in events.read(piece):
                             yield event
+                            until.renew(self.patience.timeout)
                 events.end()
                 return
             except RequestFailed as failure:
@@ -156,6 +168,11 @@ class AsyncSender:
 
 async def _answered(task: asyncio.Task[list[Answered]], place: int) -> Answered:
     return (await task)[place]
+
+
+async def _next(pieces: AsyncIterator[bytes], until: Until) -> bytes | None:
+    async with asyncio.timeout(until.left):
+        return await anext(pieces, None)
 
 
 async def _read_on_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
+from jumplora_adapters.errors import TaskIdInvalid
+from jumplora_adapters.manifest import check_task_id
 from jumplora_server.api.adapter_schemas import (
     AdapterDetail,
     AdapterList,
@@ -73,18 +74,20 @@ class Call(Generic[T]):
 
     def result(self, answer: Answer, url: str) -> T:
         """Raises RequestFailed for an error, and for an answer that is not this server's."""
-        if answer.status >= 400:
+        if not 200 <= answer.status < 300:
             raise self.refused(answer, url)
         try:
             return self.read(json.loads(answer.body))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.foreign(answer.status, url, error) from error
 
     def refused(self, answer: Answer, url: str) -> RequestFailed:
         """The error that an answer tells."""
+        if answer.status < 400:  # this server sends nobody elsewhere
+            return self.foreign(answer.status, url, ValueError(f"HTTP {answer.status}"))
         return refusal(answer.status, answer.headers, answer.body, self.asked(url), now=time.time())
 
-    def foreign(self, status: int, url: str, error: ValueError) -> RequestFailed:
+    def foreign(self, status: int, url: str, error: Exception) -> RequestFailed:
         """Another server answers there."""
         return RequestFailed(
             f"{url} does not answer {self.path} as a JumpLoRA server would ({_why(error)}): is the"
@@ -137,7 +140,7 @@ def event_of(call: Call[StreamEvent], data: bytes, url: str) -> StreamEvent:
         if isinstance(fields, dict) and "error" in fields:
             raise broken_off(fields, call.asked(url))
         return call.read(fields)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise call.foreign(200, url, error) from error
 
 
@@ -169,12 +172,16 @@ def adapter(task: str) -> Call[AdapterDetail]:
     return Call("GET", _path(task), _model(AdapterDetail))
 
 
-def publish(task: str, sha256: str, length: int, if_match: str | None) -> Call[PutResult]:
+def publish(
+    task: str, sha256: str, length: int, if_match: str | None, *, new: bool = False
+) -> Call[PutResult]:
     """An upload, whose content the client sends with it.
 
     It may be repeated: the server answers "unchanged" to the bytes that it has already, and with
-    `if_match` too.
+    `if_match` too. As a new task it may not: it would find itself there.
     """
+    if new and if_match is not None:
+        raise TypeError("give new or if_match, not both: a new task has no version")
     headers = {
         "content-type": "application/octet-stream",
         "content-length": str(length),
@@ -182,7 +189,15 @@ def publish(task: str, sha256: str, length: int, if_match: str | None) -> Call[P
     }
     if if_match is not None:
         headers["if-match"] = f'"{if_match}"'
-    return Call("PUT", _path(task), _model(PutResult), headers=headers)
+    if new:
+        headers["if-none-match"] = "*"
+    return Call(
+        "PUT",
+        _path(task),
+        _model(PutResult),
+        headers=headers,
+        repeat="unless_begun" if new else "safe",
+    )
 
 
 def rollback(task: str, version: str | None) -> Call[AdapterDetail]:
@@ -257,7 +272,11 @@ def _list(texts: Sequence[str] | None, name: str) -> list[str] | None:
 
 
 def _path(task: str) -> str:
-    return f"/v1/adapters/{quote(task, safe='')}"
+    """Raises InputRefused: "." or "" would be another path."""
+    try:
+        return f"/v1/adapters/{check_task_id(task)}"
+    except TaskIdInvalid as error:
+        raise InputRefused(error.message, code="input") from error
 
 
 def _model(model: type[_Model]) -> Callable[[Any], _Model]:
@@ -272,7 +291,7 @@ def _json(value: object) -> bytes:
         return json.dumps(value, **options).encode()
 
 
-def _why(error: ValueError) -> str:
+def _why(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc'])) or 'the answer'}: {first['msg']}"

@@ -206,19 +206,21 @@ class Client:
         path: str | Path,
         *,
         if_match: str | None = None,
+        new: bool = False,
         on_sent: uploads.OnSent | None = None,
     ) -> PutResult:
         """Publish an adapter file, a PEFT folder or a zip or tar of one; it answers on return.
 
         A folder is sent as a tar of the two files that count, and the server makes the adapter.
-        With `if_match`, only if that version is the current one (else InputRefused, 412). It is
-        sent again also where an answer was lost: the server knows the bytes that it has. The
-        client's `timeout` holds for the upload and the load together. `on_sent` is called with the
-        bytes that are sent so far, and with all there are. Raises also ConvertError for a folder
-        that is not PEFT's, and OSError.
+        With `if_match`, only if that version is the current one, and with `new`, only if there is
+        no such task (else InputRefused, 412). It is sent again also where an answer was lost, for
+        the server knows the bytes that it has; with `new` it is not. The client's `timeout` holds
+        for the upload and the load together. `on_sent` is called with the bytes that are sent so
+        far, and with all there are. A path that cannot be read raises InputRefused too, with the
+        code "input".
         """
         with uploads.opened(Path(path)) as upload:
-            call = calls.publish(task, upload.sha256, upload.length, if_match)
+            call = calls.publish(task, upload.sha256, upload.length, if_match, new=new)
             return self._sender.send(call, partial(upload.chunks, on_sent))
 
     def rollback(self, task: str, version: str | None = None) -> AdapterDetail:

@@ -112,12 +112,11 @@ def refusal(
     """The error that an answer tells. `now` in Unix seconds, for a Retry-After that is a date."""
     fields = _object(body)
     message, code = _said(fields, status)
-    reason = fields.get("reason")
     return _kind(status)(
         message,
         status=status,
         code=code,
-        reason=None if reason is None else str(reason),
+        reason=_text(fields.get("reason")),
         retry_after=retry_after_seconds(headers.get("retry-after"), now),
         asked=asked,
     )
@@ -125,14 +124,14 @@ def refusal(
 
 def broken_off(fields: Mapping[str, Any], asked: str) -> RequestFailed:
     """The error that the last event of a stream tells."""
-    code = str(fields.get("error_type", "http"))
+    said = fields["error"]
+    code = _text(fields.get("error_type")) or "http"
     status = _STATUSES.get(code, 500)
-    reason = fields.get("reason")
     return _kind(status)(
-        str(fields["error"]),
+        said if isinstance(said, str) else "the stream broke off with an error",
         status=status,
         code=code,
-        reason=None if reason is None else str(reason),
+        reason=_text(fields.get("reason")),
         asked=asked,
     )
 
@@ -146,7 +145,7 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -175,9 +174,13 @@ def _kind(status: int) -> type[RequestFailed]:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(body)
-    except ValueError:  # a proxy's page, not our server's answer
+    except (ValueError, RecursionError):  # a proxy's page, not our server's answer
         return {}
     return fields if isinstance(fields, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _said(fields: Mapping[str, Any], status: int) -> tuple[str, str]:

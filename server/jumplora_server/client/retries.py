@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from jumplora_server.client.calls import Repeat
 from jumplora_server.client.errors import Overloaded, RequestFailed, ServerFailed, Unreachable
 
-FIRST_WAIT = 0.25  # seconds, where the server asked for none; it doubles with each try
+FIRST_WAIT = 0.25  # seconds, where the server asked for less; it doubles with each try
 # Codes of 503 and 429 that are answered before anything is done.
 _NOT_BEGUN = frozenset({"queue_full", "task_quota", "draining"})
 _PROXIES = frozenset({502, 504})
@@ -64,13 +64,11 @@ class Tries:
         patience = self._patience
         if self._made >= patience.retries or not may_repeat(self._repeat, failure):
             raise failure
-        if failure.retry_after is None:
+        asked = failure.retry_after or 0.0
+        wait = min(asked, patience.max_wait) if patience.polls else asked
+        if wait < FIRST_WAIT:  # "at once" would be hundreds of times a second
             longest = min(FIRST_WAIT * 2.0 ** min(self._made, 30), patience.max_wait)
-            wait = longest * (1 + patience.fraction()) / 2
-        else:
-            wait = failure.retry_after
-            if patience.polls:
-                wait = min(wait, patience.max_wait)
+            wait = max(wait, longest * (1 + patience.fraction()) / 2)
         if wait > patience.max_wait:
             raise failure  # earlier it would be refused again
         if wait >= self._end - patience.clock():

@@ -17,6 +17,7 @@ from jumplora_server.client.answers import Answered, Row
 from jumplora_server.client.batches import Block, Came, Plan, Steps, one_ahead
 from jumplora_server.client.calls import Answer, Call
 from jumplora_server.client.errors import RequestFailed
+from jumplora_server.client.limits import Until, limit_reads, whole
 from jumplora_server.client.retries import Patience, Tries
 from jumplora_server.client.streams import Events
 
@@ -32,6 +33,7 @@ class Sender:
         self.patience = patience
         self._sleep = sleep
         self._http = httpx.Client(base_url=address.url, headers=address.headers)
+        limit_reads(self._http)
 
     def close(self) -> None:
         """Close the connections."""
@@ -52,35 +54,41 @@ class Sender:
         tries = Tries(patience or self.patience, call.repeat)
         while True:
             try:
-                answer = self._answer(call, content, tries.seconds_left)
+                answer = self._answer(call, content, self._until(tries.seconds_left))
                 return call.result(answer, self.address.url)
             except RequestFailed as failure:
                 wait = tries.wait_after(failure)
             (sleep or self._sleep)(wait)
 
-    def _answer(
-        self, call: Call[Any], content: Callable[[], Iterable[bytes]] | None, seconds: float
-    ) -> Answer:
-        clock = self.patience.clock
-        end = clock() + seconds
+    def _until(self, seconds: float) -> Until:
+        return Until(seconds, self.patience.clock)
 
+    def _answer(
+        self, call: Call[Any], content: Callable[[], Iterable[bytes]] | None, until: Until
+    ) -> Answer:
         def in_time(pieces: Iterable[bytes]) -> Iterator[bytes]:
             for piece in pieces:
-                if clock() > end:  # httpx limits the wait for each piece only
-                    raise wire.too_late(call, self.address.url, seconds)
+                if until.is_over:
+                    raise wire.too_late(call, self.address.url, until.seconds)
                 yield piece
 
         sent = None if content is None else in_time(content())
-        with self._opened(call, sent, seconds) as response:
-            body = b"".join(in_time(response.iter_bytes()))
-            return Answer(response.status_code, response.headers, body)
+        with self._opened(call, sent, until) as response:
+            return self._read(call, response)
+
+    def _read(self, call: Call[Any], response: httpx.Response) -> Answer:
+        try:
+            body = whole(response.iter_raw())
+        except ValueError as error:
+            raise call.foreign(response.status_code, self.address.url, error) from error
+        return Answer(response.status_code, response.headers, body)
 
     @contextmanager
     def _opened(
-        self, call: Call[Any], content: Iterable[bytes] | None, seconds: float
+        self, call: Call[Any], content: Iterable[bytes] | None, until: Until
     ) -> Iterator[httpx.Response]:
-        with wire.no_answer(call, self.address.url, seconds):
-            request = wire.request_for(self._http, call, content, seconds)
+        with wire.no_answer(call, self.address.url, until):
+            request = wire.request_for(self._http, call, content, until)
             response = self._http.send(request, stream=True)
             try:
                 yield response
@@ -92,15 +100,15 @@ class Sender:
         url = self.address.url
         tries, events = Tries(self.patience, call.repeat), Events(call, url)
         while True:
+            until = self._until(tries.seconds_left)
             try:
-                with self._opened(call, None, tries.seconds_left) as response:
+                with self._opened(call, None, until) as response:
                     if response.status_code != 200:
-                        body = response.read()
-                        raise call.refused(
-                            Answer(response.status_code, response.headers, body), url
-                        )
-                    for piece in response.iter_bytes():
-                        yield from events.read(piece)
+                        raise call.refused(self._read(call, response), url)
+                    for piece in response.iter_raw():
+                        for event in events.read(piece):
+                            yield event
+                            until.renew(self.patience.timeout)
                 events.end()
                 return
             except RequestFailed as failure:

@@ -8,6 +8,7 @@ from contextlib import aclosing, closing
 from jumplora_server.api.schemas import StreamEvent
 from jumplora_server.client.calls import Call, event_of
 from jumplora_server.client.errors import Unreachable
+from jumplora_server.client.limits import MOST_EVENT
 
 
 class Events:
@@ -37,6 +38,9 @@ class Events:
                 self._count += 1
                 self._is_whole = event.generated_text is not None
                 yield event
+        if len(self._rest) > MOST_EVENT:
+            why = ValueError(f"an event is longer than {MOST_EVENT} bytes")
+            raise self._call.foreign(200, self._url, why)
 
     def end(self) -> None:
         """Raises RequestFailed where the last event is missing."""

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jumplora_adapters.archives.pack import pack
+from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.regular_file import open_regular
+from jumplora_server.client.errors import InputRefused
 
 CHUNK_BYTES = 1024 * 1024
 OnSent = Callable[[int, int], None]
@@ -39,20 +42,31 @@ class Upload:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Upload]:
-    """Raises ConvertError for a folder that lacks what PEFT saves, and OSError."""
+    """Raises InputRefused for what cannot be read, and for a folder without what PEFT saves."""
     with ExitStack() as stack:
-        file: BinaryIO
-        if path.is_dir():
-            file = stack.enter_context(tempfile.TemporaryFile())
-            pack(path, file)
-        else:
-            file = stack.enter_context(path.open("rb"))
-        digest, length = hashlib.sha256(), 0
-        file.seek(0)
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            length += len(chunk)
-        yield Upload(file, digest.hexdigest(), length)
+        try:
+            upload = _read(path, stack)
+        except AdapterError as error:
+            raise InputRefused(error.message, code="input") from error
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+            why = error.strerror if isinstance(error, OSError) else None
+            raise InputRefused(f"{path} cannot be read: {why or error}", code="input") from error
+        yield upload
+
+
+def _read(path: Path, stack: ExitStack) -> Upload:
+    file: BinaryIO
+    if path.is_dir():
+        file = stack.enter_context(tempfile.TemporaryFile())
+        pack(path, file)
+    else:  # a pipe would be waited for
+        file = stack.enter_context(open(open_regular(path, follow_links=True), "rb"))
+    digest, length = hashlib.sha256(), 0
+    file.seek(0)
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+        length += len(chunk)
+    return Upload(file, digest.hexdigest(), length)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 // The drawer of one task: when it is open, and what it asks. Its address is #task=NAME.
 
 import { adapterPath, look } from "./api.js";
+import { isTaskId } from "./publish.js";
 import { Sheet } from "./sheet.js";
 
 const LEARNED_MS = 30_000; // the list of all tasks is asked for no more often
@@ -133,7 +134,8 @@ class Drawer {
 function taskOf(hash) {
   const match = /^#task=(.+)$/.exec(hash);
   try {
-    return match && decodeURIComponent(match[1]);
+    const named = match && decodeURIComponent(match[1]);
+    return named && isTaskId(named) ? named : null; // "." and ".." would be other paths
   } catch {
     return null; // half an escape
   }

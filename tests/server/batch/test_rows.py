@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jumplora_adapters.errors import DataError
+from jumplora_server.batch.lines import MOST_ROW, bounded
 from jumplora_server.batch.rows import Defaults, Question, count_rows, opened, read_lines
 
 
@@ -117,3 +123,36 @@ def test_files_are_counted_and_read(tmp_path: Path) -> None:
     (tmp_path / "torn.gz").write_bytes(gzip.compress(content)[:-9])
     with pytest.raises(DataError, match=r"torn\.gz cannot be read"):
         count_rows(tmp_path / "torn.gz")
+
+
+@given(st.lists(st.sampled_from([b"a", b"b", b"\n"]), max_size=30).map(b"".join))
+def test_lines_are_as_python_splits_them_and_long_ones_are_cut(content: bytes) -> None:
+    whole = [*io.BytesIO(content)]
+    found = [*bounded(io.BytesIO(content), 3)]
+    assert found == [line if len(line.rstrip(b"\n")) <= 3 else line[:4] for line in whole]
+
+
+def test_a_row_longer_than_a_request_is_said_and_the_next_one_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    row = json.dumps({"text": "a"}).encode() + b"\n"
+    file.write_bytes(row + b" " * (2 * MOST_ROW + 7) + b"\n" + b"x" * 3 * MOST_ROW + b"\n" + row)
+    assert count_rows(file) == 4
+    with opened(file) as lines:
+        first, blank, long, last = read_lines(lines, Defaults("alpha"))
+    assert [row.line for row in (first, blank, long, last)] == [1, 2, 3, 4]
+    assert (first.fault, last.fault) == (None, None)
+    for each in (blank, long):
+        assert each.fault == f"the line is longer than {MOST_ROW} bytes"
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """Counting would take its rows."""
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    row = json.dumps({"text": "a"}).encode() + b"\n"
+    assert count_rows(pipe) is None
+    writer = threading.Thread(target=pipe.write_bytes, args=[row * 20], daemon=True)
+    writer.start()
+    with opened(pipe) as lines:
+        assert len([*read_lines(lines, Defaults("alpha"))]) == 20
+    writer.join(10)

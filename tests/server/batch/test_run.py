@@ -266,6 +266,15 @@ def test_a_link_stays_one_and_a_file_keeps_its_mode(folder: Path) -> None:
 def test_what_is_no_file_or_no_journal_is_left_alone(folder: Path) -> None:
     with pytest.raises(DataError, match="is a device: give --out a file, or -"):
         run(Path("/dev/null"), lines(1), Answering())
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match="is a pipe: give --out a file, or -"):
+        run(pipe, lines(1), Answering())
+    sparse = folder / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(1 << 40)  # one line, which no memory holds
+    with pytest.raises(DataError, match="line 1 is not of `jumplora batch`"):
+        run(sparse, lines(1), Answering())
     out, part = folder / "mine.jsonl", folder / "mine.jsonl.part"
     for content in ("half a download", '{"text": "a"}\n'):
         part.write_text(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -173,9 +174,46 @@ def test_publish_sends_the_files_hash(kind: Kind, tmp_path: Path) -> None:
     assert "transfer-encoding" not in asked.headers
 
 
-def test_publish_of_what_is_not_there(kind: Kind, tmp_path: Path) -> None:
-    with client_of(kind, "http://127.0.0.1:1") as client, pytest.raises(FileNotFoundError):
-        client.publish("a", tmp_path / "missing")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", "cannot be read: No such file"),
+        ("pipe", "cannot be read: it is a pipe, not an ordinary file"),
+        ("pickled", "has adapter_model.bin and no adapter_model.safetensors"),
+        ("zero\0byte", "cannot be read: embedded null byte"),
+    ],
+)
+def test_publish_of_what_is_no_adapter(kind: Kind, tmp_path: Path, name: str, words: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pickled").mkdir()
+    for file in ("adapter_config.json", "adapter_model.bin"):
+        (tmp_path / "pickled" / file).touch()
+    with (
+        client_of(kind, "http://127.0.0.1:1") as client,
+        pytest.raises(InputRefused, match=words) as caught,
+    ):
+        client.publish("a", tmp_path / name)
+    assert (caught.value.status, caught.value.code) == (0, "input")
+
+
+def test_publish_of_a_new_task_is_not_sent_twice(kind: Kind, tmp_path: Path) -> None:
+    """Its own first try would be in its way."""
+    file = tmp_path / "adapter.safetensors"
+    file.write_bytes(b"x")
+    conditions = list[str]()
+
+    def lost(asked: Asked) -> Said:
+        conditions.append(asked.headers["if-none-match"])
+        return Said(200, b"{", missing=1)
+
+    with pytest.raises(Unreachable):
+        outcome(kind, lost, lambda c: c.publish("a", file, new=True))
+    assert conditions == ["*"]
+    with (
+        client_of(kind, "http://127.0.0.1:1") as client,
+        pytest.raises(TypeError, match="not both"),
+    ):
+        client.publish("a", file, new=True, if_match="ab" * 32)
 
 
 def test_admin_calls(kind: Kind) -> None:
@@ -188,7 +226,6 @@ def test_admin_calls(kind: Kind) -> None:
         client.pin("a")
         client.pin("a", "unpinned")
         client.remove("a")
-        client.remove("../../a?b")
         assert client.is_ready()
 
     _, seen = outcome(kind, lambda _: Said.of({"adapters": [STATUS], **STATUS}), calls)
@@ -201,7 +238,6 @@ def test_admin_calls(kind: Kind) -> None:
         ("POST", "/v1/adapters/a/pin", b'{"pinned":"pinned"}'),
         ("POST", "/v1/adapters/a/pin", b'{"pinned":"unpinned"}'),
         ("DELETE", "/v1/adapters/a", b""),
-        ("DELETE", "/v1/adapters/..%2F..%2Fa%3Fb", b""),
         ("GET", "/readyz", b""),
     ]
 

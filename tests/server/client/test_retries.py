@@ -97,6 +97,14 @@ def test_retry_after_may_be_a_date_and_is_not_undercut(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("asked", ["0", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_server_that_asks_not_to_wait_is_not_hammered(kind: Kind, asked: str) -> None:
+    said = [refused(503, retry_after=asked)] * 3 + [READY]
+    waits = waits_of(kind, said, retries=3, fraction=lambda: 1.0)
+    assert waits == ([0.25, 0.5, 1.0], 4, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_retry_after_waits_double_less_a_random_part(kind: Kind) -> None:
     said = [Said(503, PAGE), Said(502, PAGE), Said(504, PAGE), READY]
     assert waits_of(kind, said, retries=3, fraction=lambda: 1.0) == ([0.25, 0.5, 1.0], 4, None)
@@ -347,7 +355,9 @@ def test_all_waits_fit_into_the_time(
             break
         now += waits[-1]
         assert waits[-1] <= max_wait
-        assert seconds is None or waits[-1] == seconds
+        assert seconds is None or seconds < 0.25 or waits[-1] == seconds
+        assert waits[-1] >= min(max_wait, 0.25) / 2
+        assert seconds is None or waits[-1] >= seconds
         assert tries.seconds_left > 0
     assert len(waits) <= retries
     assert now < timeout
