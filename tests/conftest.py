@@ -6,10 +6,12 @@ nothing is written into the user's cache folder.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,14 @@ def _keep_off_the_default_port(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_keep_off_the_default_port)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A command that runs in the tests' process sets up its logs; the next test has its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)

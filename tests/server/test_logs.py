@@ -8,23 +8,12 @@ import logging
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
 
 from jumplora_adapters.printable import printable
 from jumplora_server import logs
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def test_json_lines() -> None:

@@ -6,6 +6,7 @@ errors are written (here `tgi_writer`), the routes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -85,7 +86,7 @@ def named_task(
     path: str | None = None,
     header: str | None = None,
     default: str | None = None,
-    has_tasks: bool = True,
+    has_tasks: Callable[[], bool] = lambda: True,
 ) -> str | None:
     """The task spec of a request; None where a null was given everywhere (the bare backbone).
 
@@ -94,7 +95,7 @@ def named_task(
     given = _given_names(body, path, header)
     if not given and default is None and "adapter_id" in body.parameters.model_fields_set:
         return None  # LoRAX's client always sends that null, also when another place names a task
-    missing = _NO_TASK if has_tasks else f"task_id: is missing, and {NONE_YET}"
+    missing = _NO_TASK if given or has_tasks() else f"task_id: is missing, and {NONE_YET}"
     spec = agreed_name(given, default, missing)
     return spec if spec is None else check_spec(spec)
 
@@ -129,7 +130,7 @@ async def _respond(
         path=path,
         header=header,
         default=services.settings.default_task,
-        has_tasks=services.residency.tasks > 0,
+        has_tasks=lambda: services.residency.tasks > 0,
     )
     ask = to_ask(record_of(request.scope).caller, body, task, is_streamed=is_streamed)
     writer = TgiWriter(ask, dialect)

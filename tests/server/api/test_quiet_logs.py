@@ -6,7 +6,6 @@ import hashlib
 import io
 import logging
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,15 +55,10 @@ MANIFESTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def stream(form: Literal["text", "json"]) -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def stream(form: Literal["text", "json"]) -> io.StringIO:
     stream = io.StringIO()
     logs.configure(form, "debug", stream)
-    yield stream
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return stream
 
 
 @pytest.fixture

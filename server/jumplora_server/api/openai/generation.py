@@ -40,7 +40,8 @@ def named_task(services: Services, model: str | None, header: str | None) -> str
     given = {
         place: name for place, name in (("model", model), (HEADER, header)) if name is not None
     }
-    missing = _NO_MODEL if services.residency.tasks else f"model: is missing, and {NONE_YET}"
+    has_tasks = given or services.residency.tasks  # looked up only where it matters
+    missing = _NO_MODEL if has_tasks else f"model: is missing, and {NONE_YET}"
     spec = agreed_name(given, services.settings.default_task, missing)
     return services.settings.base_name if spec == services.served_name else check_known_spec(spec)
 
