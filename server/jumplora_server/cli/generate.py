@@ -89,8 +89,8 @@ def generate(
         if answer.details.choices is None:
             # A model's text may move the cursor or recolour; in a pipe or file it is as it is.
             is_shown = sys.stdout.isatty()
-            text = answer.generated_text
-            typer.echo("\n".join(map(printable, text.split("\n"))) if is_shown else text)
+            lines = answer.generated_text.split("\n")
+            typer.echo("\n".join(map(printable, lines) if is_shown else lines))
         else:
             _print_ranking(answer)
 
