@@ -90,7 +90,7 @@ def generate(
             # A model's text may move the cursor or recolour; in a pipe or file it is as it is.
             is_shown = sys.stdout.isatty()
             lines = answer.generated_text.split("\n")
-            typer.echo("\n".join(map(printable, lines) if is_shown else lines))
+            typer.echo("\n".join(map(printable, lines) if is_shown else lines), color=True)
         else:
             _print_ranking(answer)
 
