@@ -105,6 +105,7 @@ class Store(StoreSteps):
         *,
         expect_task: str | None = None,
         if_match: str | None = None,
+        only_new: bool = False,
     ) -> Published:
         """`adopt` a copy of a file, in a store that is made where none is.
 
@@ -122,7 +123,13 @@ class Store(StoreSteps):
                 while chunk := source.read(_COPY_BYTES):
                     incoming.write(chunk)
                 incoming.finish()
-                return self.adopt(incoming, backbone, expect_task=expect_task, if_match=if_match)
+                return self.adopt(
+                    incoming,
+                    backbone,
+                    expect_task=expect_task,
+                    if_match=if_match,
+                    only_new=only_new,
+                )
 
     def adopt(
         self,

@@ -207,6 +207,21 @@ def test_publish_to_a_server(served: tuple[Site, str]) -> None:
     assert site.parts.services.residency.status("beta").version == told["version"]
 
 
+def test_publish_of_a_new_task_alone(served: tuple[Site, str], tmp_path: Path) -> None:
+    site, address = served
+    file = str(site.adapter("fresh"))
+    where = ("--server", address, "--key", ADMIN_KEY)
+    assert run("publish", file, *where, "--new").output.startswith("fresh: created ")
+    again = run("publish", file, *where, "--new")
+    assert again.exit_code == 1
+    assert "error (task_exists)" in again.output
+    assert run("publish", file, *where, "--new", "--if-match", "ab" * 32).exit_code == 2
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    told = run("publish", str(pipe), *where)
+    assert (told.exit_code, "it is a pipe" in told.output) == (1, True)
+
+
 def test_publish_refused(served: tuple[Site, str], tmp_path: Path) -> None:
     site, address = served
     file = str(site.adapter("beta"))
@@ -251,6 +266,23 @@ def test_generate(served: tuple[Site, str]) -> None:
     result = run("generate", "alpha", "one", "two", "--server", address, "--raw")
     assert result.exit_code == 0, result.output
     assert [line.partition(":")[2] for line in result.output.splitlines()] == ["one", "two"]
+
+
+def test_a_terminal_is_shown_no_text_that_acts_on_it(served: tuple[Site, str]) -> None:
+    command = [sys.executable, "-m", "jumplora_server", "generate", "alpha", "--raw"]
+    command += ["a\x1b[31mb", "--server", served[1]]
+    ends = os.openpty()
+    os.set_blocking(ends[0], False)
+    try:
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, stdout=ends[1], env=paths, timeout=60, check=False)
+        shown = os.read(ends[0], 4096).decode()
+    finally:
+        for end in ends:
+            os.close(end)
+    assert (done.returncode, shown.strip().endswith("a\\u001b[31mb")) == (0, True), shown
+    piped = run("generate", "alpha", "--raw", "a\x1b[31mb", "--server", served[1])
+    assert piped.output.endswith("a\x1b[31mb\n"), "as it is"
 
 
 def test_a_task_without_a_template_is_asked_with_raw(served: tuple[Site, str]) -> None:

@@ -149,6 +149,7 @@ def _line(status: TaskStatus, trends: Trends) -> TaskLine:
         pinned=status.pinned,
         in_flight=status.in_flight,
         requests_per_second=list(trend.per_second),
+        requests=trend.requests,
         p95_seconds=list(trend.p95_each),
         p95=trend.p95,
         failed=trend.failed,

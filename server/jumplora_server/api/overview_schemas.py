@@ -92,6 +92,7 @@ class TaskLine(BaseModel):
         description="one number each trend_seconds, oldest first; empty: none of late. The last "
         "is of the seconds that have gone by of its time, of half of them at least"
     )
+    requests: int = Field(description="of all of that time together")
     p95_seconds: list[float | None] = Field(description="of the same times; null: no request then")
     p95: float | None = Field(description="of all of that time together")
     failed: int = Field(description="requests of that time that the server failed")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jumplora_adapters.cli.output import fail, print_facts, print_json, print_table, warn
+from jumplora_adapters.printable import printable
 from jumplora_server.cli import place
 from jumplora_server.cli.completion import task_ids
 from jumplora_server.variables import DEFAULT_URL
@@ -86,7 +87,10 @@ def generate(
         return
     for answer in answers:
         if answer.details.choices is None:
-            typer.echo(answer.generated_text)
+            # A model's text may move the cursor or recolour; in a pipe or file it is as it is.
+            is_shown = sys.stdout.isatty()
+            lines = answer.generated_text.split("\n")
+            typer.echo("\n".join(map(printable, lines) if is_shown else lines), color=True)
         else:
             _print_ranking(answer)
 

@@ -18,6 +18,7 @@ from jumplora_adapters.hub import Fetch, resolve_folder
 from jumplora_adapters.peft_files import CONFIG_FILE, WEIGHTS_FILE
 from jumplora_adapters.printable import printable
 from jumplora_adapters.recognise import check_is
+from jumplora_adapters.regular_file import open_regular
 from jumplora_server.cli import place
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ Backbone = Annotated[
     ),
 ]
 FILE_SUFFIXES = (".safetensors", ".zip", ".tar", ".gz", ".tgz")  # of files: no hub id ends so
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Publish only if that version is current, or only if there is no such task."""
+
+    if_match: str | None = None
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +86,19 @@ def publish(
     if_match: Annotated[
         str | None, typer.Option("--if-match", help="Only if this version is current now.")
     ] = None,
+    new: Annotated[bool, typer.Option("--new", help="Only if there is no such task yet.")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress bar of a large file's upload.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Publish an adapter: with --server it returns once the version answers requests."""
+    if new and if_match is not None:
+        raise typer.BadParameter("give --new or --if-match, not both: a new task has no version")
+    condition = Condition(if_match, new)
     with reported_errors():
         where = place.place_of(context, server, store)
-        result = _put(find_source(source), where, key, backbone, task, if_match, quiet=quiet)
+        result = _put(find_source(source), where, key, backbone, task, condition, quiet=quiet)
     for text in result.warnings:
         warn(f"{result.task_id}: {text}")
     if as_json:
@@ -114,7 +127,7 @@ def publish_run(
         with reported_errors():
             where = place.place_of(context, server, store)
             for parcel in parcels_of(run):
-                results.append(_put(parcel.path, where, key, backbone, parcel.task, None))
+                results.append(_put(parcel.path, where, key, backbone, parcel.task, Condition()))
                 if not as_json:
                     typer.echo(printable(_told(results[-1])))
     finally:  # those before a refusal are live
@@ -136,7 +149,7 @@ def _put(
     key: str | None,
     backbone: str | None,
     task: str | None,
-    if_match: str | None,
+    condition: Condition,
     *,
     quiet: bool = False,
 ) -> Result:
@@ -145,10 +158,10 @@ def _put(
         fail("a PEFT folder does not name its task: give --task TASK")
     if isinstance(where, str):
         named = task or read_head(path).task
-        return _to_server(path, where, key, backbone, named, if_match, quiet=quiet)
+        return _to_server(path, where, key, backbone, named, condition, quiet=quiet)
     if backbone is None:
         fail("--store needs --backbone (or JUMPLORA_BACKBONE): the adapter is checked for it")
-    return _into_store(path, kind, where, backbone, task, if_match)
+    return _into_store(path, kind, where, backbone, task, condition)
 
 
 def _kind_at(path: Path) -> Literal["folder"] | FileKind:
@@ -156,7 +169,7 @@ def _kind_at(path: Path) -> Literal["folder"] | FileKind:
     if path.is_dir():
         check_is(path, "peft", error=WrongFile)
         return "folder"
-    with path.open("rb") as file:
+    with open(open_regular(path, follow_links=True), "rb") as file:
         head = file.read(HEAD_BYTES)
     try:
         kind = kind_of(head)
@@ -179,7 +192,7 @@ def _into_store(
     root: Path,
     backbone: str,
     task: str | None,
-    if_match: str | None,
+    condition: Condition,
 ) -> Result:
     from jumplora_adapters.backbone import read_backbone, resolve_backbone
     from jumplora_adapters.peft_upload import make_from_archive, make_from_folder
@@ -187,7 +200,9 @@ def _into_store(
 
     known, store = read_backbone(resolve_backbone(backbone)), Store(root)
     if kind == "adapter" or task is None:
-        published = store.publish(path, known, expect_task=task, if_match=if_match)
+        published = store.publish(
+            path, known, expect_task=task, if_match=condition.if_match, only_new=condition.new
+        )
         return Result(published.task, published.digest, published.outcome, {"store": str(root)})
     store.prepare()
     if kind == "folder":
@@ -196,7 +211,13 @@ def _into_store(
         with path.open("rb") as archive:
             made = make_from_archive(store, archive, kind, task, known)
     with made.incoming as incoming:
-        published = store.adopt(incoming, known, expect_task=task, if_match=if_match)
+        published = store.adopt(
+            incoming,
+            known,
+            expect_task=task,
+            if_match=condition.if_match,
+            only_new=condition.new,
+        )
     source = made.made_from
     return Result(
         task,
@@ -214,7 +235,7 @@ def _to_server(
     key: str | None,
     backbone: str | None,
     task: str,
-    if_match: str | None,
+    condition: Condition,
     *,
     quiet: bool,
 ) -> Result:
@@ -222,7 +243,9 @@ def _to_server(
         if path.is_dir() and backbone is not None and Path(backbone).is_dir():
             _check_base_model(path, Path(backbone), client)
         with sending(task, quiet=quiet) as on_sent:
-            put = client.publish(task, path, if_match=if_match, on_sent=on_sent)
+            put = client.publish(
+                task, path, if_match=condition.if_match, new=condition.new, on_sent=on_sent
+            )
     source = put.made_from
     return Result(
         put.task_id,

@@ -130,7 +130,7 @@ def _print(overview: Overview, address: str) -> None:
             ("canaries", "right"),
             ("pinned", "left"),
         ],
-        [_line(line, overview.trend_seconds) for line in overview.tasks],
+        [_line(line) for line in overview.tasks],
     )
     for line in overview.tasks:
         if line.degraded is not None:
@@ -145,13 +145,12 @@ def _tasks(overview: Overview) -> str:
     return f"{overview.found} of {overview.total} have this in their id"
 
 
-def _line(line: TaskLine, trend_seconds: float) -> tuple[str, ...]:
-    requests = round(sum(line.requests_per_second) * trend_seconds)
+def _line(line: TaskLine) -> tuple[str, ...]:
     return (
         line.task_id,
         line.state,
         short(line.version or line.desired or "-"),
-        f"{requests:,}" if requests else "",
+        f"{line.requests:,}" if line.requests else "",
         "" if line.p95 is None else f"{1000 * line.p95:,.0f} ms",
         f"{line.failed:,}" if line.failed else "",
         size(line.memory) if line.memory else "",

@@ -83,7 +83,7 @@ class Call(Generic[T]):
 
     def refused(self, answer: Answer, url: str) -> RequestFailed:
         """The error that an answer tells."""
-        if answer.status < 400:  # this server redirects nothing
+        if answer.status < 400:  # this server answers none of these
             return self.foreign(answer.status, url, ValueError(f"HTTP {answer.status}"))
         return refusal(answer.status, answer.headers, answer.body, self.asked(url), now=time.time())
 

@@ -57,10 +57,12 @@ def opened(path: Path) -> Iterator[Upload]:
 def _read(path: Path, stack: ExitStack) -> Upload:
     file: BinaryIO
     if path.is_dir():
-        file = stack.enter_context(tempfile.TemporaryFile())
-        pack(path, file)
+        file = tempfile.TemporaryFile()  # noqa: SIM115 (the stack closes it)
     else:  # a pipe would be waited for
-        file = stack.enter_context(open(open_regular(path, follow_links=True), "rb"))
+        file = open(open_regular(path, follow_links=True), "rb")  # noqa: SIM115
+    stack.enter_context(file)
+    if path.is_dir():
+        pack(path, file)
     digest, length = hashlib.sha256(), 0
     file.seek(0)
     while chunk := file.read(CHUNK_BYTES):

@@ -5,7 +5,6 @@ import { copyText } from "./copy.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { bytes, digits, NONE, percent, rate, roughSeconds, whole, words } from "./format.js";
 import { sparkline } from "./sparkline.js";
-import { meanOf } from "./trend.js";
 
 export const STATES = {
   READY: { title: "Ready", tone: "good" },
@@ -15,7 +14,8 @@ export const STATES = {
   FAILED: { title: "Failed", tone: "bad" },
 };
 
-/** {element, taskId, focus(), setReachable(isReachable), show(line, index)} of a TaskLine. */
+/** {element, taskId, focus(), setReachable(isReachable), show(line, index, trendSeconds)} of a
+ *  TaskLine. */
 export function taskRow(taskId, context) {
   const cells = Object.fromEntries(
     COLUMNS.map(({ name, title }) => [
@@ -54,9 +54,9 @@ export function taskRow(taskId, context) {
     setReachable(isReachable) {
       for (const button of buttons) button.tabIndex = isReachable ? 0 : -1;
     },
-    show(line, index) {
+    show(line, index, trendSeconds) {
       setAttribute(element, "aria-rowindex", index + 2); // the header is the first
-      for (const show of shows) show(line);
+      for (const show of shows) show(line, trendSeconds);
     },
   };
 }
@@ -162,9 +162,10 @@ function trends(cells) {
   const p95 = sparkline("series-2");
   cells.requests.append(requests.element);
   cells.p95.append(p95.element);
-  return (line) => {
+  return (line, trendSeconds) => {
     // Beside the curve stands the number of all its time, by which the column is sorted.
-    requests.show(line.requests_per_second, rate(meanOf(line.requests_per_second)));
+    const seconds = line.requests_per_second.length * trendSeconds;
+    requests.show(line.requests_per_second, rate(seconds ? line.requests / seconds : null));
     p95.show(line.p95_seconds, roughSeconds(line.p95));
   };
 }

@@ -79,7 +79,7 @@ export class TaskTable {
   #row(line, index) {
     const row = this.#rows.get(line.task_id) ?? taskRow(line.task_id, this.context);
     this.#rows.set(line.task_id, row);
-    row.show(line, index);
+    row.show(line, index, this.#shown.trend_seconds);
     return row;
   }
 

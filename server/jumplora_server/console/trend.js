@@ -1,10 +1,5 @@
 // A row of numbers as the path of a small curve. No DOM: tests run it with node.
 
-/** The mean of numbers; null of none. */
-export function meanOf(values) {
-  return values.length === 0 ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
 /**
  * The `d` of a line through `values` in a box, from 0 at its bottom to the highest at its top.
  * A null is a gap.

@@ -308,6 +308,7 @@ def test_the_table_shows_the_numbers_that_it_sorts_by(browser: Browser, slow: Li
         """A trend whose last number is far from that of all its time."""
         for line in overview["tasks"]:
             line["requests_per_second"] = [3.0, 0.0, 0.0]
+            line["requests"] = round(2 * 3 * overview["trend_seconds"])
             line["p95_seconds"] = [None, 4.0, 0.1]
             line["p95"] = 4.0
 
@@ -315,7 +316,7 @@ def test_the_table_shows_the_numbers_that_it_sorts_by(browser: Browser, slow: Li
         rewritten(page, "**/v1/overview?*", change)
         page.evaluate(LOOK_NOW)
         row = page.locator('tr[data-task="alpha"]')
-        expect(row.locator(".c-requests .spark-number")).to_have_text("1")
+        expect(row.locator(".c-requests .spark-number")).to_have_text("2")
         expect(row.locator(".c-p95 .spark-number")).to_have_text("4 s")
         expect(row.locator(".c-p95 .dots")).to_have_attribute("d", re.compile("h0.*h0"))
 

@@ -116,6 +116,7 @@ def test_a_line(started: Started) -> None:
     assert (line.canaries, line.canaries_asked) == (0.5, 2)
     assert len(line.requests_per_second) == len(line.p95_seconds) == 30
     assert 0.3 <= sum(line.requests_per_second) <= 0.6, "3 in ten seconds, or in the first five"
+    assert line.requests == 3
     known = [seconds for seconds in line.p95_seconds if seconds is not None]
     assert 1 <= len(known) <= 2
     assert line.p95 is not None
@@ -143,6 +144,7 @@ def test_a_task_without_requests_has_no_trend(started: Started) -> None:
     site.publish("alpha")
     (line,) = look(http).tasks
     assert (line.requests_per_second, line.p95_seconds, line.p95) == ([], [], None)
+    assert line.requests == 0
 
 
 # The table

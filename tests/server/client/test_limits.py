@@ -115,7 +115,7 @@ def test_an_answer_is_bounded_and_not_unpacked(kind: Kind, status: int) -> None:
         return Said(status, bytes(MOST_ANSWER + 1))
 
     with http_server(answer) as url, client_of(kind, url, retries=0) as client:
-        with pytest.raises(RequestFailed, match="not JSON|invalid start|can't decode|HTTP 500"):
+        with pytest.raises(RequestFailed, match=r"not JSON|invalid start|can't decode|HTTP 500"):
             client.info()
         with pytest.raises(RequestFailed, match="answer is longer than 67108864 bytes"):
             client.adapters()

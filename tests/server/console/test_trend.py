@@ -60,11 +60,6 @@ def test_what_is_hardly_a_line_is_dots_on_it(
     assert drawn.count("h0") == len(dots)  # a line of no length, which its round ends make a dot
 
 
-def test_the_mean_of_none_is_none(console: Console) -> None:
-    assert console.call("trend.js", "meanOf", [1.0, 3.0, 0.5]) == 1.5
-    assert console.call("trend.js", "meanOf", []) is None
-
-
 def test_waits_grow_and_end_at_half_a_minute(console: Console) -> None:
     waits = [console.call("poll.js", "waitAfter", failures) for failures in (0, 1, 2, 3, 4, 5, 40)]
     assert waits == [2000, 4000, 8000, 16000, 30000, 30000, 30000]
