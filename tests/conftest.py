@@ -20,6 +20,7 @@ import torch
 from hypothesis import settings
 
 from jumplora_server.engine.native.library import built_sets, why_not
+from jumplora_server.logs import QUIET
 from jumplora_server.settings import Settings
 
 # Triton decides as it is imported, and transformers imports it: so here, before any test module.
@@ -65,8 +66,10 @@ sys.addaudithook(_keep_off_the_default_port)
 def _logs_as_before() -> Iterator[None]:
     """A command that runs in the tests' process sets up its logs; the next test has its own."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers = root.handlers[:]
+    levels = {logger: logger.level for logger in (root, *map(logging.getLogger, QUIET))}
     yield
     logging.captureWarnings(False)
     root.handlers[:] = handlers
-    root.setLevel(level)
+    for logger, level in levels.items():
+        logger.setLevel(level)

@@ -18,7 +18,7 @@ from jumplora_adapters.printable import printable, shown
 MAX_MESSAGE_CHARS = 8192
 MAX_FIELD_CHARS = 1024
 MAX_TRACEBACK_CHARS = 65_536
-_QUIET = ("httpx", "httpcore", "asyncio", "filelock", "urllib3")
+QUIET = ("httpx", "httpcore", "asyncio", "filelock", "urllib3")
 
 
 class JsonLines(logging.Formatter):
@@ -72,7 +72,7 @@ def configure(form: Literal["text", "json"], level: str, stream: TextIO | None =
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    for name in _QUIET:
+    for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

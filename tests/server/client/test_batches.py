@@ -110,7 +110,7 @@ def test_a_producer_that_fails_is_heard_behind_its_rows(kind: Kind) -> None:
 
 
 def test_a_busy_server_is_waited_for_as_long_as_the_time_allows(kind: Kind) -> None:
-    left = 9  # more than a single call's retries
+    left = 4  # more than a single call's retries
 
     def busy(texts: list[str]) -> Said | None:
         nonlocal left
@@ -119,10 +119,10 @@ def test_a_busy_server_is_waited_for_as_long_as_the_time_allows(kind: Kind) -> N
 
     with http_server(Server(busy)) as url, client_of(kind, url) as client:
         assert [each.text for each in client.batch(list("ab"), task="a")] == ["A", "B"]
-        left = 9
+        left = 4
         answered = list(client.batch(list("ab"), task="a", parameters={}))
         assert [each.text for each in answered] == ["A", "B"]
-    left = 9
+    left = 4
     with http_server(Server(busy)) as url, client_of(kind, url, retries=0) as client:
         (answered,) = client.batch(list("a"), task="a")
         assert isinstance(answered.error, Overloaded)
