@@ -57,7 +57,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     with running_server(folder, [], canary_floor=0.6) as server:
         config = short_run(server.backbone.path, write_benchmark(folder / "data"), folder / "run")
         run(config, Watch())
-        results = jumplora("continual", "publish", str(config.out), "--server", server.url)
+        results = jumplora(
+            "continual", "publish", str(config.out), "--server", server.url, "--key", ADMIN_KEY
+        )
         assert [result["task_id"] for result in results] == [*ORDER, "merged"]
         updates = []
         for position, task in enumerate(ORDER, start=1):
