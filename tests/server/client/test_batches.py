@@ -185,10 +185,8 @@ def test_a_batch_that_is_left_asks_no_more(kind: Kind) -> None:
         rows = client.batch((str(number) for number in range(10_000)), task="a", concurrency=2)
         assert next(rows).text == "0"
         rows.close()
-        sent = len(server.lists)
-        assert sent <= 4
-        client.info()
-        assert len(server.lists) == sent
+        client.info()  # what was under way has arrived by then
+        assert len(server.lists) <= 4
 
 
 def test_a_batch_that_is_left_does_not_wait_for_a_busy_server(kind: Kind) -> None:
