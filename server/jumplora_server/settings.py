@@ -35,11 +35,11 @@ _HASHED_KEY = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
 MIN_KEY_CHARS = 8
 # What Kubernetes sets in each pod of a namespace that has a Service `jumplora` or `jumplora-...`.
 _SERVICE_KEY = re.compile(
-    r"JUMPLORA[A-Z0-9_]*"
+    r"JUMPLORA(_[A-Z0-9_]*)?"
     r"_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)",
     re.ASCII,
 )
-_PORT_KEY = re.compile(r"JUMPLORA[A-Z0-9_]*_PORT", re.ASCII)
+_PORT_KEY = re.compile(r"JUMPLORA(_[A-Z0-9_]*)?_PORT", re.ASCII)
 _ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.ASCII)
 
 
