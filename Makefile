@@ -25,7 +25,8 @@ test: $(VENV)/.dev prometheus
 	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile
 
 test-slow: $(VENV)/.dev prometheus
-	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest -m 'slow and not gpu'
+	env -u JUMPLORA_BACKBONE -u JUMPLORA_STORE $(BIN)/pytest -m 'slow and not gpu' \
+		--numprocesses=$(JOBS) --dist=loadfile
 
 # The tests of `make test` again, with the lines counted; fails under the floor of pyproject.toml.
 coverage: $(VENV)/.dev prometheus
