@@ -14,8 +14,8 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 Form = Literal["ours", "openai", "kserve"]
 # Which form the errors have below a path; the longest one counts, and others are ours.
 _FORMS: dict[str, Form] = {
-    "/v1": "openai", "/v1/adapters": "ours", "/v1/tasks": "ours", "/v2": "kserve",
-    "/version": "openai", "/tokenize": "openai", "/detokenize": "openai",
+    "/v1": "openai", "/v1/adapters": "ours", "/v1/overview": "ours", "/v1/tasks": "ours",
+    "/v2": "kserve", "/version": "openai", "/tokenize": "openai", "/detokenize": "openai",
 }  # fmt: skip
 _DOCUMENTED = {
     (503, "queue_full"), (503, "draining"), (503, "store_busy"), (504, "timeout"),
