@@ -19,19 +19,22 @@ MARKUP = '</td>"\'><img src=x onerror="window.hacked=1"><script>window.hacked=1<
 MADE = "img[src='x'], script:not([src]), td script, [onerror]"
 
 
-def poisoned(value: Any) -> Any:
-    """The same with markup in each string, keys of mappings that name things included."""
+def poisoned(value: Any, spared: frozenset[str] = frozenset()) -> Any:
+    """The same with markup in each string, keys of mappings that name things included; fields that
+    are `spared` stay as they are."""
     match value:
         case str():
             return MARKUP + value
         case list():
-            return [poisoned(each) for each in value]
+            return [poisoned(each, spared) for each in value]
         case dict():
             named = {"scores", "density", "faults"}
             return {
-                key: {MARKUP + name: poisoned(each) for name, each in inner.items()}
+                key: inner
+                if key in spared
+                else {MARKUP + name: poisoned(each, spared) for name, each in inner.items()}
                 if key in named and isinstance(inner, dict)
-                else poisoned(inner)
+                else poisoned(inner, spared)
                 for key, inner in value.items()
             }
     return value
@@ -41,6 +44,7 @@ class Hostile:
     """Stands between the page and a real server, whose answers it poisons."""
 
     def __init__(self, url: str) -> None:
+        self.spared = frozenset[str]()
         http = httpx.Client(base_url=url, headers={"authorization": f"Bearer {ADMIN_KEY}"})
         with http:
             self.overview = http.get("/v1/overview", params={"limit": 20}).raise_for_status().json()
@@ -53,9 +57,9 @@ class Hostile:
     def on_route(self, route: Route) -> None:
         path = route.request.url.partition("/v1/")[2]
         if path.startswith("overview"):
-            route.fulfill(json=poisoned(self.full_overview()))
+            route.fulfill(json=poisoned(self.full_overview(), self.spared))
         elif path.startswith("adapters"):
-            route.fulfill(json=poisoned(self.detail))
+            route.fulfill(json=poisoned(self.detail, self.spared))
         elif route.request.url.endswith("/generate_stream"):
             lines = [f"data:{json.dumps(poisoned(event))}\n\n" for event in self.events]
             route.fulfill(body="".join(lines), content_type="text/event-stream")
@@ -104,8 +108,12 @@ def test_markup_is_shown_as_text(browser: Browser, thousand: Listening) -> None:
         check_nothing_was_made(page)
         names.first.click()
         drawer = page.locator("#drawer")
+        expect(drawer).to_be_hidden()  # what is no task id has no drawer
+        hostile.spared = frozenset({"task_id"})
+        page.reload()
+        names.first.click()
         expect(drawer.locator("#drawer-versions li").first).to_be_visible()
-        expect(drawer.locator("#drawer-title")).to_contain_text(MARKUP)
+        expect(drawer).to_contain_text(MARKUP)
         check_nothing_was_made(page)
         drawer.get_by_role("button", name="Try it").click()
         page.get_by_label("Text", exact=True).fill("hi")
