@@ -73,3 +73,13 @@ def _logs_as_before() -> Iterator[None]:
     root.handlers[:] = handlers
     for logger, level in levels.items():
         logger.setLevel(level)
+
+
+@pytest.fixture
+def plain_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell without settings of ours, whose lines are long and have no colour."""
+    for key in list(os.environ):
+        if key.startswith("JUMPLORA_"):
+            monkeypatch.delenv(key)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")

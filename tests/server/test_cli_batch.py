@@ -34,13 +34,7 @@ OPTIONS = ("no", "yes")
 PROMPT = PromptSpec(template="Text: {text}\nAnswer:", options=OPTIONS)
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in list(os.environ):
-        if key.startswith("JUMPLORA_"):
-            monkeypatch.delenv(key)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
+pytestmark = pytest.mark.usefixtures("plain_shell")
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,7 @@ from jumplora_server.cli.main import command_line
 from ports import deaf_address
 from serving import ADMIN_KEY, Site, listening, make_site
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in list(os.environ):
-        if key.startswith("JUMPLORA_"):
-            monkeypatch.delenv(key)
+pytestmark = pytest.mark.usefixtures("plain_shell")
 
 
 @pytest.fixture(scope="module")

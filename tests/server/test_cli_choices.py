@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +29,7 @@ PROMPT = PromptSpec(
 GAP = 3 * 3.0 - 4 * 0.1
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in list(os.environ):
-        if key.startswith("JUMPLORA_"):
-            monkeypatch.delenv(key)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
+pytestmark = pytest.mark.usefixtures("plain_shell")
 
 
 def say(prompt: tuple[int, ...], versions: tuple[str, ...]) -> str:

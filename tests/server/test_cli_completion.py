@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,7 @@ from ports import deaf_address
 from serving import Site, listening, make_site
 from small_http import Asked, Said, http_server
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in list(os.environ):
-        if key.startswith("JUMPLORA_"):
-            monkeypatch.delenv(key)
+pytestmark = pytest.mark.usefixtures("plain_shell")
 
 
 @pytest.fixture(scope="module")

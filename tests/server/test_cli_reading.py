@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,7 @@ from serving import ADMIN_KEY, Site, listening, make_site, wait_for
 CANARIES = (Canary(prompt="one", expected="right"), Canary(prompt="two", expected="wrong"))
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in list(os.environ):
-        if key.startswith("JUMPLORA_"):
-            monkeypatch.delenv(key)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
+pytestmark = pytest.mark.usefixtures("plain_shell")
 
 
 @pytest.fixture(scope="module")
