@@ -7,6 +7,7 @@ Also says when a file's stamp shows that its content is still what was read.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -69,6 +70,24 @@ def open_regular(
         os.close(descriptor)
         raise
     return descriptor
+
+
+def try_lock(descriptor: int, path: Path) -> bool:
+    """Lock a file that was opened at `path`, until it is closed. Raises OSError.
+
+    False, and the file is closed, where another has it or it was replaced just now.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            return True
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return False
 
 
 def stamp_of(state: os.stat_result) -> Stamp:

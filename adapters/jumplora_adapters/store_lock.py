@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jumplora_adapters.errors import StoreBusy, StoreError
-from jumplora_adapters.regular_file import NotRegular, open_regular
+from jumplora_adapters.regular_file import NotRegular, open_regular, try_lock
 
 LOCK = ".lock"
 LOCK_SECONDS = 10.0
@@ -92,17 +91,7 @@ class StoreLock:
                 f"the store cannot be written: {self._path} is {error.kind}, where the store's "
                 "lock file belongs: remove it"
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.lstat(self._path)):
-                return descriptor
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        return None
+        return descriptor if try_lock(descriptor, self._path) else None
 
     def _open(self) -> int:
         try:

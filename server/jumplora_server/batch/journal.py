@@ -8,7 +8,6 @@ kill, when the next one begins. It may be killed itself, anywhere.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from jumplora_adapters.errors import DataError
-from jumplora_adapters.regular_file import NotRegular, kind_of, open_regular
+from jumplora_adapters.regular_file import NotRegular, kind_of, open_regular, try_lock
 from jumplora_server.batch.lines import MOST_WRITTEN, bounded
 from jumplora_server.batch.results import OtherRows, Written, written_in
 
@@ -113,16 +112,8 @@ def _locked(path: Path, part: Path) -> int:
         raise DataError(
             f"{part} is {error.kind}, where the journal of {path} belongs: move it away"
         ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.lstat(part)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
+    if try_lock(descriptor, part):
+        return descriptor
     raise DataError(
         f"another run writes {path}: wait until it ends, or give another --out "
         f"(`fuser {part}` names its process)"
