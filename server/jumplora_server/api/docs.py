@@ -14,7 +14,6 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -25,10 +24,9 @@ from jumplora_server.api.middleware import (
     needed_access,
     opened_paths,
 )
-from jumplora_server.api.static_files import answer, read_files
+from jumplora_server.api.static_files import pages
 from jumplora_server.settings import Settings
 
-PAGE = "index.html"
 SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
 # In the order in which the page shows them.
 TAGS = {
@@ -55,29 +53,15 @@ SCHEMES = {
 
 
 def router() -> APIRouter:
-    """The page and its files, which are read here, once."""
+    """The page and its files."""
     package = files("jumplora_server")
     swagger_ui = files("fastapi_swagger") / "resources"
-    page = read_files(
-        [
-            *(package / "docs").iterdir(),
-            package / "console" / "icon.svg",
-            *(swagger_ui / name for name in SWAGGER_UI),
-        ]
-    )
-    routes = APIRouter(include_in_schema=False)
-
-    @routes.get(DOCS_PATH)
-    async def docs(request: Request) -> Response:
-        return answer(request, page[PAGE])
-
-    @routes.get(DOCS_PATH + "/{name}")
-    async def file(request: Request, name: str) -> Response:
-        if name not in page or name == PAGE:
-            raise HTTPException(404, f"{DOCS_PATH} has no file {name[:80]!r}")
-        return answer(request, page[name])
-
-    return routes
+    entries = [
+        *(package / "docs").iterdir(),
+        package / "console" / "icon.svg",
+        *(swagger_ui / name for name in SWAGGER_UI),
+    ]
+    return pages(DOCS_PATH, DOCS_PATH + "/", entries)
 
 
 def document_of(app: FastAPI, settings: Settings) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Files of packages, for browsers: read once, sent with what they may load and do."""
+"""Files of packages, for browsers: read once, sent with what they may load and do.
+
+They hold no secret and need no key.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from importlib.resources.abc import Traversable
 
-from fastapi import Request
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+PAGE = "index.html"
 TYPES = {
     ".html": "text/html",
     ".css": "text/css",
@@ -49,3 +54,24 @@ def answer(request: Request, file: StaticFile, policy: str = OWN_FILES_ONLY) -> 
     if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)
     return Response(file.content, headers=headers, media_type=file.media_type)
+
+
+def pages(path: str, below: str, entries: Iterable[Traversable]) -> APIRouter:
+    """Routes of a page, at `path`, and of the files that it loads, whose paths begin with `below`.
+
+    All are read here, once; the page is the one named index.html.
+    """
+    known = read_files(entries)
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get(path)
+    async def page(request: Request) -> Response:
+        return answer(request, known[PAGE])
+
+    @routes.get(below + "{name}")
+    async def file(request: Request, name: str) -> Response:
+        if name not in known or name == PAGE:
+            raise HTTPException(404, f"{below} has no file {name[:80]!r}")
+        return answer(request, known[name])
+
+    return routes
