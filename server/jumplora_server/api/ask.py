@@ -14,35 +14,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jumplora_server import errors
+from jumplora_server.access.caller import ANYBODY, Caller
 from jumplora_server.core import AdapterRef, Answer, Timing, Wanted
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
     from jumplora_server.metrics.tasks import Outcome
 
-Scope = Literal["api", "admin"]
 SCOPE_KEY = "jumplora.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks. `key_id` is the beginning of the key's SHA-256, None where no key was checked.
-
-    `tasks` are those that the caller may see; None: all.
-    """
-
-    key_id: str | None = None
-    scopes: frozenset[Scope] = frozenset()
-    tasks: frozenset[str] | None = None
-
-    def may_see(self, task: str) -> bool:
-        """Whether the task exists for this caller."""
-        return self.tasks is None or task in self.tasks
-
-
-ANYBODY = Caller()
 
 
 @dataclass(frozen=True, slots=True)

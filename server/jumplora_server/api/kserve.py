@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Request
 from starlette.responses import JSONResponse, Response
 
+from jumplora_server.access.caller import Caller
 from jumplora_server.api import health
 from jumplora_server.api.answering import answer
-from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, record_of
+from jumplora_server.api.ask import Ask, FieldNames, Origin, Result, record_of
 from jumplora_server.api.dialect import Dialect, Fault
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.kserve_schemas import (

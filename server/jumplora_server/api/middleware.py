@@ -21,15 +21,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from jumplora_server.api.ask import (
-    ANYBODY,
-    SCOPE_KEY,
-    Caller,
-    RequestRecord,
-    Scope,
-    new_record,
-    record_of,
-)
+from jumplora_server.access.caller import ADMIN_SCOPES, ANYBODY, API_SCOPES, Caller
+from jumplora_server.api.ask import SCOPE_KEY, RequestRecord, new_record, record_of
 from jumplora_server.api.dialect import generates
 from jumplora_server.api.errors import allowed_methods, server_error_response
 from jumplora_server.api.health import PROBES
@@ -217,8 +210,7 @@ class KeyCheck:
         is_api = _matches(given, self._api)
         if not is_admin and not is_api:
             return None
-        scopes: frozenset[Scope] = frozenset({"api", "admin"} if is_admin else {"api"})
-        return Caller(given[:KEY_ID_DIGITS], scopes)
+        return Caller(given[:KEY_ID_DIGITS], ADMIN_SCOPES if is_admin else API_SCOPES)
 
 
 def _matches(given: str, hashes: Sequence[str]) -> bool:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from jumplora_server.api.ask import Caller, Scope, record_of
+from jumplora_server.access.caller import Caller
+from jumplora_server.api.ask import record_of
 from jumplora_server.api.health import WithServices, ready_checks, remarks
 from jumplora_server.api.middleware import ADMIN_KEY_NEEDED, CHANGES_ARE_OFF
 from jumplora_server.api.overview_maps import continual_runs, overlap_map, record_of_run
@@ -41,7 +42,7 @@ from jumplora_server.version import VERSION
 
 router = APIRouter(prefix="/v1", tags=["server"])
 MAX_REASON = 400  # characters of why a task is degraded
-KINDS_OF_KEYS: tuple[Scope, ...] = ("api", "admin")
+KINDS_OF_KEYS: tuple[Literal["api", "admin"], ...] = ("api", "admin")
 # What needs a look comes first.
 _STATES = (State.FAILED, State.LOADING, State.DRAINING, State.COLD, State.READY)
 _ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 422)}
@@ -193,7 +194,7 @@ def _strip(services: Services, caller: Caller, *, has_key: bool) -> Strip:
 def _key(caller: Caller, *, has_key: bool) -> Literal["none", "unknown", "api", "admin"]:
     if "admin" in caller.scopes:
         return "admin"
-    if "api" in caller.scopes:
+    if caller.scopes:
         return "api"
     return "unknown" if has_key else "none"
 

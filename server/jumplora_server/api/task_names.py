@@ -10,7 +10,8 @@ from fastapi import Header, Request
 
 from jumplora_adapters.errors import TaskIdInvalid
 from jumplora_adapters.manifest import check_task_id
-from jumplora_server.api.ask import Caller, record_of
+from jumplora_server.access.caller import Caller
+from jumplora_server.api.ask import record_of
 from jumplora_server.api.route import TASK_HEADER
 from jumplora_server.errors import InvalidInput, UnknownTask
 from jumplora_server.residency.entries import unknown_task

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
+from jumplora_server.access.caller import Caller
 from jumplora_server.api.answering import EventStream, answer, stream
-from jumplora_server.api.ask import Ask, Caller, FieldNames, record_of
+from jumplora_server.api.ask import Ask, FieldNames, record_of
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.errors import PLAIN
 from jumplora_server.api.health import WithServices

@@ -13,8 +13,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from jumplora_adapters.errors import AdapterError
+from jumplora_server.access.caller import ANYBODY
 from jumplora_server.api.answering import answered
-from jumplora_server.api.ask import ANYBODY, RequestRecord
+from jumplora_server.api.ask import RequestRecord
 from jumplora_server.api.errors import as_server_error, fault_of, validation_message
 from jumplora_server.api.schemas import GenerateRequest, GenerateResponse
 from jumplora_server.api.tgi import named_task, to_ask

@@ -26,6 +26,8 @@ Outcome = Literal[
     "client_unknown_task",
     "client_auth",
     "client_disconnect",
+    "client_deadline",
+    "client_quota",
 ]
 EvictionReason = Literal["lru", "replaced", "unload"]
 AbstentionCause = Literal["probability", "mass"]

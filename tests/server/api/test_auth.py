@@ -9,7 +9,7 @@ from typing import get_args
 import httpx
 import pytest
 
-from jumplora_server.api.ask import Caller
+from jumplora_server.access.caller import ADMIN_SCOPES, API_SCOPES, Caller
 from jumplora_server.api.middleware import (
     LORA_PATHS,
     PUBLIC_PATHS,
@@ -249,16 +249,16 @@ def routes(site: Site) -> dict[str, list[str]]:
 def test_a_caller_is_the_beginning_of_its_key() -> None:
     digests = {key: hashlib.sha256(key.encode()).hexdigest() for key in ("root-key", "one")}
     gate = KeyCheck(nothing, admin_hashes=[digests["root-key"]], api_hashes=[digests["one"]])
-    assert gate.admit("api", "Bearer one") == Caller(digests["one"][:12], frozenset({"api"}))
+    assert gate.admit("api", "Bearer one") == Caller(digests["one"][:12], API_SCOPES)
     admin = gate.admit("admin", "Bearer root-key")
-    assert admin == Caller(digests["root-key"][:12], frozenset({"api", "admin"}))
+    assert admin == Caller(digests["root-key"][:12], ADMIN_SCOPES)
     assert gate.admit("public", "Bearer wrong") == Caller()
 
 
 def test_an_open_server_knows_an_admin_who_reads_and_ignores_other_keys() -> None:
     digest = hashlib.sha256(b"root-key").hexdigest()
     gate = KeyCheck(nothing, admin_hashes=[digest], api_hashes=[])
-    admin = Caller(digest[:12], frozenset({"api", "admin"}))
+    admin = Caller(digest[:12], ADMIN_SCOPES)
     assert gate.admit("api", "Bearer root-key") == gate.admit("admin", "Bearer root-key") == admin
     for header in (None, "", "Bearer", "Bearer ", "Bearer sk-nothing", "Basic root-key"):
         assert gate.admit("api", header) == Caller()

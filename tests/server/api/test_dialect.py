@@ -11,8 +11,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from jumplora_server.access.caller import API_SCOPES, Caller, TaskPatterns
 from jumplora_server.api.answering import answer, stream
-from jumplora_server.api.ask import Ask, Caller, FieldNames, Origin, Result, record_of
+from jumplora_server.api.ask import Ask, FieldNames, Origin, Result, record_of
 from jumplora_server.api.dialect import Dialect, Fault
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.route import DialectRoute, add_dialect
@@ -157,7 +158,7 @@ def test_a_caller_finds_only_its_own_tasks(http: httpx.Client, site: Site) -> No
     async def of_beta(
         request: Request, services: WithServices, body: Question, **_: object
     ) -> Response:
-        ask = _ask(body, Caller("k", frozenset({"api"}), frozenset({"beta"})))
+        ask = _ask(body, Caller("k", API_SCOPES, TaskPatterns.of({"beta"})))
         return await answer(request, services, ask, ToyWriter(ask))
 
     add_dialect(site.app, of_one)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.api.ask import ANYBODY
+from jumplora_server.access.caller import ANYBODY
 from jumplora_server.api.errors import server_error_response, validation_message
 from jumplora_server.api.neutral import Neutral
 from jumplora_server.api.openai.completions import to_ask

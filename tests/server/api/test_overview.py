@@ -18,14 +18,15 @@ from starlette.requests import Request
 
 from adapter_requests import ADMIN, Started
 from jumplora_adapters.manifest import Canary
-from jumplora_server.api.ask import ANYBODY, SCOPE_KEY, Caller, new_record
+from jumplora_server.access.caller import ADMIN_SCOPES, ANYBODY, API_SCOPES, Caller, TaskPatterns
+from jumplora_server.api.ask import SCOPE_KEY, new_record
 from jumplora_server.api.overview import by_rank, get_overview
 from jumplora_server.api.overview_schemas import MAX_EVENTS, Overview, OverviewQuery
 from jumplora_server.core import Batch
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
 
-ADMINS = Caller("0" * 12, frozenset({"api", "admin"}))
+ADMINS = Caller("0" * 12, ADMIN_SCOPES)
 
 
 @pytest.fixture
@@ -292,7 +293,7 @@ def test_a_key_of_some_tasks_sees_nothing_of_the_others(
             site.publish(task, noted={"training": {"continual": note}})
         http.post("/v1/adapters/theirs/pin")
         wait_for(lambda: len(site.parts.services.residency.compared) == 3)
-        mine = Caller("1" * 12, frozenset({"api"}), frozenset({"mine", "mine-too"}))
+        mine = Caller("1" * 12, API_SCOPES, TaskPatterns.of({"mine", "mine-too"}))
         seen = seen_by(site, mine)
         everything = seen_by(site, ADMINS)
     assert "theirs" not in seen.model_dump_json()
@@ -315,7 +316,7 @@ def test_faults_name_no_other_task_to_a_key_of_some(
     site.engine.fail_pack = lambda version: MemoryError("no memory")
     with connected(site, headers=ADMIN):
         site.publish("theirs")
-        mine = Caller("1" * 12, frozenset({"api"}), frozenset({"mine"}))
+        mine = Caller("1" * 12, API_SCOPES, TaskPatterns.of({"mine"}))
         wait_for(lambda: not site.parts.services.residency.is_starting)
         fault = "[Errno 13] Permission denied: '/srv/theirs'"
         site.parts.services.events.add("server", f"The store cannot be read: {fault}")
@@ -334,7 +335,7 @@ def test_faults_name_no_other_task_to_a_key_of_some(
     [
         ("", ANYBODY, "JUMPLORA_ADMIN_KEYS"),
         ("an-admin-key", ANYBODY, "takes an admin key"),
-        ("an-admin-key", Caller("1" * 12, frozenset({"api"})), "takes an admin key"),
+        ("an-admin-key", Caller("1" * 12, API_SCOPES), "takes an admin key"),
         ("an-admin-key", ADMINS, None),
     ],
 )

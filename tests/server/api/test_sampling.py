@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from factories import random_adapter, toy_backbone
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.sampling_bounds import RANGES, find_out_of_bounds
-from jumplora_server.api.ask import ANYBODY
+from jumplora_server.access.caller import ANYBODY
 from jumplora_server.api.parameters import Parameters
 from jumplora_server.api.schemas import GenerateRequest
 from jumplora_server.api.tgi import to_ask

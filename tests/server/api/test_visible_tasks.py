@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapter_requests import ADMIN
+from jumplora_server.access.caller import TaskPatterns
 from jumplora_server.api.ask import record_of
 from serving import connected, make_site
 
@@ -36,7 +37,7 @@ class OfSomeTasks:
         tasks = Headers(scope=scope).get(TASKS) if scope["type"] == "http" else None
         if tasks is not None:
             record = record_of(scope)
-            record.caller = replace(record.caller, tasks=frozenset(tasks.split()))
+            record.caller = replace(record.caller, tasks=TaskPatterns.of(tasks.split()))
         await self._app(scope, receive, send)
 
 

@@ -351,8 +351,8 @@ class TestLabels:
         one = sum(1 for _ in samples(metrics))
         use_everything(metrics, "b")
         per_task = sum(1 for _ in samples(metrics)) - one
-        # 200 tasks then stay under 30,000 series; deploy/prometheus scrapes at most 50,000.
-        assert per_task <= 148
+        # 200 tasks then stay within 30,000 series; deploy/prometheus scrapes at most 50,000.
+        assert per_task <= 150
 
     def test_a_full_server_fits_the_scrape_limits(self) -> None:
         metrics = Metrics(CollectorRegistry())

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from jumplora_server.access.caller import Caller
 from jumplora_server.api.answering import answer, stream
-from jumplora_server.api.ask import Ask, Caller, Origin, record_of
+from jumplora_server.api.ask import Ask, Origin, record_of
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.openai.answers import Completion, CompletionChoice, Logprobs
 from jumplora_server.api.openai.generation import ANSWERS, Given, OpenAiRoute, make_ask, named_task

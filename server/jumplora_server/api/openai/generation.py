@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jumplora_server.access.caller import Caller
 from jumplora_server.api.answering import EventStream
-from jumplora_server.api.ask import Ask, Caller, ChoicesAsked, FieldNames
+from jumplora_server.api.ask import Ask, ChoicesAsked, FieldNames
 from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OPENAI
 from jumplora_server.api.openai.requests import OpenAiRequest

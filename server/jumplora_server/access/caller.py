@@ -1,0 +1,62 @@
+"""Who asks: the scopes, the tasks and the quota of a key. Knows neither HTTP nor where keys are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+Scope = Literal["infer", "read", "metrics", "admin"]
+"""`infer` generates, `read` sees adapters and the overview, `metrics` scrapes, `admin` changes
+adapters and sees what `read` sees."""
+API_SCOPES: frozenset[Scope] = frozenset({"infer", "read", "metrics"})  # of JUMPLORA_API_KEYS
+ADMIN_SCOPES: frozenset[Scope] = API_SCOPES | {"admin"}  # of JUMPLORA_ADMIN_KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPatterns:
+    """Task ids, and patterns of them in which `*` stands for any characters and `?` for one."""
+
+    patterns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, patterns: Iterable[str]) -> TaskPatterns:
+        """Patterns in any order."""
+        return cls(tuple(sorted(set(patterns))))
+
+    def __contains__(self, task: str) -> bool:
+        return any(fnmatchcase(task, pattern) for pattern in self.patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What one key may use; None: as much as the server has.
+
+    `requests_per_minute` counts prompts, `tokens_per_minute` the tokens of prompts and answers,
+    and `rows` is how many sequences may wait or be computed at a time.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `key_id` names the key in logs and metrics, None where no key was checked.
+
+    `tasks` are those that the caller may see; None: all.
+    """
+
+    key_id: str | None = None
+    scopes: frozenset[Scope] = frozenset()
+    tasks: TaskPatterns | None = None
+    quota: Quota = field(default_factory=Quota)
+
+    def may_see(self, task: str) -> bool:
+        """Whether the task exists for this caller."""
+        return self.tasks is None or task in self.tasks
+
+
+ANYBODY = Caller()
