@@ -24,11 +24,18 @@ def change_store(store: Store, change: str, arguments: list[str]) -> None:
     """Make one change, given by the name of the store's method and its arguments."""
     if change == "publish":
         store.publish(Path(arguments[0]), BACKBONE)
+    elif change == "stage_file":
+        store.publish(Path(arguments[0]), BACKBONE, stage=0.5)
+    elif change == "stage":
+        store.stage(arguments[0], arguments[1], float(arguments[2]))
     else:
         methods: dict[str, Callable[..., object]] = {
             "rollback": store.rollback,
             "remove": store.remove,
             "remove_version": store.remove_version,
+            "promote": store.promote,
+            "unstage": store.unstage,
+            "alias": store.alias,
         }
         methods[change](*arguments)
 

@@ -23,6 +23,16 @@ from jumplora_adapters.history import HistoryEntry
 from jumplora_adapters.manifest import Manifest, check_task_id, is_digest
 from jumplora_adapters.pointers import Pointers
 from jumplora_adapters.regular_file import RACY_NS, Stamp, is_settled, now_ns, stamp_of
+from jumplora_adapters.routing import (
+    CURRENT_NAME,
+    NO_ROUTING,
+    ROUTING,
+    STAGED_NAME,
+    Routing,
+    is_alias,
+    read_routing,
+)
+from jumplora_adapters.routings import Routings
 from jumplora_adapters.store_index import StoreIndex
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
@@ -31,10 +41,12 @@ _MAX_KEPT = 16_384  # manifests
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """A task's pointer, None where it has none or a damaged one, and the changes that led to it."""
+    """A task's pointer, None where it has none or a damaged one, the changes that led to it, and
+    its routing, which is empty where it is damaged."""
 
     current: str | None
     log: tuple[HistoryEntry, ...]
+    routing: Routing = NO_ROUTING
 
     @property
     def trail(self) -> tuple[str, ...]:
@@ -69,6 +81,7 @@ class Catalogue:
         self.max_file_bytes = max_file_bytes
         self._pointers = Pointers(self.root)
         self._index = StoreIndex(self.root)
+        self._routings = Routings(self.root)
         self._manifests: dict[Path, tuple[Stamp, Manifest]] = {}
 
     def survey(self) -> dict[str, str | StoreError]:
@@ -95,6 +108,28 @@ class Catalogue:
             raise self._unknown(task)
         return digest
 
+    def routing(self, task: str) -> Routing:
+        """What may be asked beside the current version; empty for most tasks.
+
+        Raises TaskIdInvalid, StoreError (it cannot be read).
+        """
+        folder = self.root / check_task_id(task)
+        if not files.is_folder(folder):
+            return NO_ROUTING
+        routing = read_routing(folder)
+        if routing.staged is None:
+            return routing
+        try:
+            current = files.read_pointer(folder)
+        except StoreError:
+            return routing
+        return _settled(routing, current)
+
+    def routings(self) -> dict[str, Routing | StoreError]:
+        """By task, of those that have one: its routing as its file says it, or what is wrong with
+        that. A staged version that is current counts as none, which is not looked at here."""
+        return self._routings.survey(self._index.tasks())
+
     def history(self, task: str) -> tuple[HistoryEntry, ...]:
         """Every change of the task's pointer that took effect, newest last.
 
@@ -106,14 +141,14 @@ class Catalogue:
 
     def changes(self, task: str) -> tuple[HistoryEntry, ...]:
         """Every change of the task that took effect, newest last: the pointer's, also to versions
-        that were removed since, and those removals. Raises TaskIdInvalid."""
+        that were removed since, those removals, and those of the routing. Raises TaskIdInvalid."""
         return self._state(check_task_id(task)).log
 
     def changes_stamp(self, task: str) -> tuple[Stamp | None, ...] | None:
         """Of the files that `changes` reads: while it is equal, they are as they were. None where
         one was changed so lately that this cannot be said."""
         began, stamps = now_ns(), list[Stamp | None]()
-        for name in (files.HISTORY, files.CURRENT):
+        for name in (files.HISTORY, files.CURRENT, ROUTING):
             try:
                 state = (self.root / check_task_id(task) / name).lstat()
             except (FileNotFoundError, NotADirectoryError):
@@ -188,15 +223,18 @@ class Catalogue:
         raise fault or UnknownVersion(f"no version {digest[:80]!r} in the store")
 
     def resolve(self, spec: str) -> tuple[str, str]:
-        """(task, digest) of "task" or "task@prefix" with at least 8 hexadecimal digits.
+        """(task, digest) of "task", of "task@prefix" with at least 8 hexadecimal digits, or of
+        "task@name", where a name is an alias, `staged` or `current`.
 
         Raises TaskIdInvalid, UnknownTask, UnknownVersion (none or several fit), and StoreError
         where the pointer is needed and cannot be read.
         """
         task, separator, prefix = spec.partition("@")
-        if not separator:
+        if not separator or prefix == CURRENT_NAME:
             return task, self.current(task)
         stored = self.versions(task)
+        if prefix == STAGED_NAME or is_alias(prefix):
+            return task, self._named(task, prefix)
         if not _PREFIX.fullmatch(prefix):
             raise UnknownVersion(
                 f"version {prefix[:80]!r} given; 8 to 64 lower-case hexadecimal digits are allowed"
@@ -238,6 +276,18 @@ class Catalogue:
                     found.append((task, digest, self.manifest(digest).lineage))
         return tuple(found)
 
+    def _named(self, task: str, name: str) -> str:
+        """The version that a task's routing calls that."""
+        routing = self.routing(task)
+        if name == STAGED_NAME and routing.staged is not None:
+            return routing.staged.version
+        if name in routing.aliases:
+            return routing.aliases[name]
+        if name == STAGED_NAME:
+            raise UnknownVersion(f"task {task!r} has no staged version")
+        names = f"its names are {', '.join(routing.aliases)}" if routing.aliases else "it has none"
+        raise UnknownVersion(f"no version of task {task!r} is called {name!r}; {names}")
+
     def _files_of(self, digest: str) -> tuple[tuple[Path, Stamp], ...]:
         return self._index.files_of(digest) if is_digest(digest) else ()
 
@@ -263,10 +313,15 @@ class Catalogue:
         except StoreError:
             entries = ()
         try:
+            routing = read_routing(folder)
+        except StoreError:
+            routing = NO_ROUTING
+        try:
             current = files.read_pointer(folder)
         except StoreError:  # what it named is what the log says last
-            return TaskState(None, entries)
-        return TaskState(current, log.settled(entries, current))
+            return TaskState(None, entries, routing)
+        routing = _settled(routing, current)
+        return TaskState(current, log.settled(entries, current, routing), routing)
 
     def _unknown(self, task: str) -> UnknownTask | StoreError:
         """The error of a task that is not there; of the store, where that is not there."""
@@ -279,3 +334,9 @@ class Catalogue:
         closest = difflib.get_close_matches(task, tasks, n=3)
         hint = f"closest: {', '.join(closest)}" if closest else "none is similar"
         return UnknownTask(f"no task {task!r} in the store; {hint}", closest=closest)
+
+
+def _settled(routing: Routing, current: str | None) -> Routing:
+    """Without a staged version that is current: it was promoted, or published over."""
+    staged = routing.staged
+    return routing.staging(None) if staged is not None and staged.version == current else routing

@@ -4,6 +4,7 @@ AdapterError
 ├── FormatError          format, or the check that failed (FORMAT_CODES)
 │   └── FingerprintMismatch  fingerprint
 ├── TaskIdInvalid        task_id
+├── AliasInvalid         alias
 ├── UnknownTask          unknown_task
 ├── UnknownVersion       unknown_version
 ├── MissingAncestor      missing_ancestor
@@ -90,6 +91,12 @@ class TaskIdInvalid(AdapterError):
     """A task id breaks the naming rule (manifest.TASK_ID)."""
 
     code = "task_id"
+
+
+class AliasInvalid(AdapterError):
+    """A version may not be called that (routing.check_alias)."""
+
+    code = "alias"
 
 
 class UnknownTask(AdapterError):

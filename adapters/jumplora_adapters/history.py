@@ -1,7 +1,8 @@
 """One task's history: which versions its pointer named, as a log that is only appended to.
 
-The log is written before the pointer, so its last line may tell of a change that never happened;
-the pointer is the truth. A torn last line is ignored, and cut off by the next change.
+The log is written before the pointer and the routing, so its last line may tell of a change that
+never happened; those two are the truth. A torn last line is ignored, and cut off by the next
+change.
 """
 
 from __future__ import annotations
@@ -17,23 +18,35 @@ from typing import Literal, get_args
 from jumplora_adapters.errors import StoreError
 from jumplora_adapters.manifest import is_digest
 from jumplora_adapters.regular_file import open_regular
+from jumplora_adapters.routing import Routing
 
 MAX_LOG_BYTES = 4 * 1024 * 1024  # some 30,000 changes; of a longer log the end is read
-Event = Literal["publish", "repoint", "rollback", "remove"]
-"""`publish` and `repoint` move on, `rollback` moves back, `remove` deletes a version."""
+Event = Literal[
+    "publish", "repoint", "promote", "rollback", "remove", "stage", "unstage", "alias", "unalias"
+]
+"""`publish`, `repoint` and `promote` move the pointer on, `rollback` moves it back. `remove`
+deletes a version; the others change what is asked beside the current one."""
+POINTER_EVENTS: frozenset[Event] = frozenset({"publish", "repoint", "promote", "rollback"})
+MAX_NOTE_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One change: the version that became current (or was removed), and when (ISO 8601, UTC)."""
+    """One change: the version that it is about, and when (ISO 8601, UTC).
+
+    `note` says why, or how a version is called; most changes have none.
+    """
 
     digest: str
     published_at: str
     event: Event
+    note: str = ""
 
     def line(self) -> bytes:
         """The entry as one line of the log."""
         record = {"at": self.published_at, "digest": self.digest, "event": self.event}
+        if self.note:
+            record["note"] = self.note[:MAX_NOTE_CHARS]
         return json.dumps(record, sort_keys=True).encode() + b"\n"
 
 
@@ -55,16 +68,33 @@ def read_log(path: Path) -> tuple[HistoryEntry, ...]:
 
 def last_pointer(entries: Sequence[HistoryEntry]) -> str | None:
     """The version that the pointer named after the last change, as the log has it."""
-    return next((entry.digest for entry in reversed(entries) if entry.event != "remove"), None)
+    moves = (entry.digest for entry in reversed(entries) if entry.event in POINTER_EVENTS)
+    return next(moves, None)
 
 
-def settled(entries: Sequence[HistoryEntry], current: str | None) -> tuple[HistoryEntry, ...]:
-    """The entries without a last change that never reached the pointer `current`."""
+def settled(
+    entries: Sequence[HistoryEntry], current: str | None, routing: Routing
+) -> tuple[HistoryEntry, ...]:
+    """The entries without a last change that never reached the pointer or the routing."""
+    if entries and not _is_in(entries[-1], routing):
+        return tuple(entries[:-1])
     if not entries or last_pointer(entries) == current:
         return tuple(entries)
     # An interrupted change wrote its line last, and the pointer is still where it was before.
     earlier = tuple(entries[:-1])
     return earlier if last_pointer(earlier) == current else tuple(entries)
+
+
+def _is_in(entry: HistoryEntry, routing: Routing) -> bool:
+    """Whether the routing is as a change left it; true of those that do not change it."""
+    match entry.event:
+        case "stage" | "unstage":
+            staged = None if routing.staged is None else routing.staged.version
+            return (staged == entry.digest) == (entry.event == "stage")
+        case "alias" | "unalias":
+            is_named = routing.aliases.get(entry.note) == entry.digest
+            return is_named == (entry.event == "alias")
+    return True
 
 
 def pointer_changes(entries: Sequence[HistoryEntry]) -> tuple[HistoryEntry, ...]:
@@ -73,7 +103,7 @@ def pointer_changes(entries: Sequence[HistoryEntry]) -> tuple[HistoryEntry, ...]
     for entry in entries:
         if entry.event == "remove":
             changes = [change for change in changes if change.digest != entry.digest]
-        else:
+        elif entry.event in POINTER_EVENTS:
             changes.append(entry)
     return tuple(changes)
 
@@ -90,7 +120,7 @@ def trail(entries: Sequence[HistoryEntry], current: str) -> tuple[str, ...]:
         elif entry.event == "rollback" and entry.digest in steps:
             last = len(steps) - 1 - steps[::-1].index(entry.digest)
             steps = steps[: last + 1]
-        else:
+        elif entry.event in POINTER_EVENTS:
             steps.append(entry.digest)
     if current in steps:
         steps = steps[: len(steps) - steps[::-1].index(current)]
@@ -163,9 +193,12 @@ def _parse(line: bytes) -> HistoryEntry | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or set(record) != {"at", "digest", "event"}:
+    if not isinstance(record, dict) or record.keys() - {"note"} != {"at", "digest", "event"}:
         return None
     at, digest, event = record["at"], record["digest"], record["event"]
+    note = record.get("note", "")
     if not isinstance(at, str) or not isinstance(digest, str) or not is_digest(digest):
         return None
-    return HistoryEntry(digest, at, event) if event in get_args(Event) else None
+    if not isinstance(note, str) or event not in get_args(Event):
+        return None
+    return HistoryEntry(digest, at, event, note)

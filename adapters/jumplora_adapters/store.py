@@ -32,9 +32,11 @@ from jumplora_adapters.header import MAX_FILE_BYTES, open_adapter
 from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.manifest import FORMAT_VERSION, check_task_id, is_digest
 from jumplora_adapters.regular_file import open_regular
+from jumplora_adapters.routing import check_share
 from jumplora_adapters.staging import staging_folder
-from jumplora_adapters.store_lock import LOCK, LOCK_SECONDS, Patience, StoreLock
-from jumplora_adapters.store_steps import Published, Step, StoreSteps, go_on, utc_now
+from jumplora_adapters.store_lock import LOCK, LOCK_SECONDS, Patience
+from jumplora_adapters.store_routing import StoreRouting
+from jumplora_adapters.store_steps import Published, Step, go_on, utc_now
 
 __all__ = ["Left", "Published", "Step", "Store"]
 
@@ -45,7 +47,7 @@ _log = logging.getLogger(__name__)
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-class Store(StoreSteps):
+class Store(StoreRouting):
     """A catalogue that can be changed. Threads and processes may share the folder.
 
     A change waits for those of others at most `lock_seconds`, or what is left of the `patience`
@@ -63,9 +65,13 @@ class Store(StoreSteps):
         max_file_bytes: int = MAX_FILE_BYTES,
         lock_seconds: float = LOCK_SECONDS,
     ) -> None:
-        super().__init__(root, clock=clock, on_step=on_step, max_file_bytes=max_file_bytes)
-        self.lock_seconds = lock_seconds
-        self._lock = StoreLock(self.root, self.survey)
+        super().__init__(
+            root,
+            clock=clock,
+            on_step=on_step,
+            max_file_bytes=max_file_bytes,
+            lock_seconds=lock_seconds,
+        )
 
     def prepare(self) -> None:
         """Make the folder, and the mark that tells an empty store from a volume not mounted.
@@ -106,6 +112,7 @@ class Store(StoreSteps):
         expect_task: str | None = None,
         if_match: str | None = None,
         only_new: bool = False,
+        stage: float | None = None,
     ) -> Published:
         """`adopt` a copy of a file, in a store that is made where none is.
 
@@ -129,6 +136,7 @@ class Store(StoreSteps):
                     expect_task=expect_task,
                     if_match=if_match,
                     only_new=only_new,
+                    stage=stage,
                 )
 
     def adopt(
@@ -139,9 +147,13 @@ class Store(StoreSteps):
         expect_task: str | None = None,
         if_match: str | None = None,
         only_new: bool = False,
+        stage: float | None = None,
         patience: Patience | None = None,
     ) -> Published:
         """Validate a finished file for `backbone` and make it its task's current version.
+
+        With `stage`, a share from 0 to 1, it is staged beside the current version instead, and
+        VersionConflict raised where that is the same one, or there is none.
 
         With `expect_task` the manifest must name that task; with `if_match` that version must be
         current now (publishing what is current already always succeeds), and with `only_new` the
@@ -149,6 +161,8 @@ class Store(StoreSteps):
         lies where the task's own files belong. Raises FormatError, MissingAncestor,
         VersionConflict, TaskExists, and StoreError like every change.
         """
+        if stage is not None:
+            check_share(stage)
         with files.store_errors():
             self._on_step("copied")
         try:
@@ -164,7 +178,7 @@ class Store(StoreSteps):
         with self._changing(patience):
             if only_new:
                 self._check_new(task)
-            return self._commit(incoming.path, adapter, backbone, if_match)
+            return self._commit(incoming.path, adapter, backbone, if_match, stage)
 
     def rollback(
         self, task: str, to: str | None = None, *, patience: Patience | None = None
@@ -201,8 +215,8 @@ class Store(StoreSteps):
     def remove_version(self, task: str, digest: str, *, patience: Patience | None = None) -> None:
         """Remove one version that is not current.
 
-        Raises UnknownTask, UnknownVersion, VersionConflict (it is current), HasDescendants,
-        StoreError (also where the pointer cannot be read).
+        Raises UnknownTask, UnknownVersion, VersionConflict (it is current, staged or has a name),
+        HasDescendants, StoreError (also where the pointer cannot be read).
         """
         self.current(task)
         with self._changing(patience):
@@ -214,7 +228,7 @@ class Store(StoreSteps):
             self._drop(task, digest)
 
     def withdraw(self, task: str, digest: str, *, patience: Patience | None = None) -> Left:
-        """Take back a version that was published and turned out to be of no use.
+        """Take back a version that was published or staged and turned out to be of no use.
 
         Where it is current, the version before becomes current; a task that has no other version
         is removed. Where another change made another version current since, that one stays. Its
@@ -235,13 +249,15 @@ class Store(StoreSteps):
                     with ExitStack() as undo:
                         before = state.version_before(task, stored)
                         self._point(task, before, "rollback", state, undo)
+                else:
+                    self._unstage(task, digest)
             except (HasDescendants, UnknownVersion) as error:
                 _log.warning("version %s of task %s stays current: %s", digest[:12], task, error)
                 return "kept"
             try:
                 if digest in stored:
                     self._drop(task, digest)
-            except HasDescendants as error:
+            except (HasDescendants, VersionConflict) as error:
                 _log.warning(
                     "withdrawn version %s of task %s is kept: %s", digest[:12], task, error
                 )
@@ -256,13 +272,13 @@ class Store(StoreSteps):
             for task in self._index.tasks():
                 files.remove_leftovers(self.root / task)
 
-    @contextmanager
-    def _changing(self, patience: Patience | None) -> Iterator[None]:
-        with (
-            files.store_errors(),
-            self._lock.held(patience or Patience(self.lock_seconds)),
-        ):
-            yield
+    def _unstage(self, task: str, digest: str) -> None:
+        state = self._state(task)
+        staged = state.routing.staged
+        if staged is not None and staged.version == digest:
+            with ExitStack() as undo:
+                routing = state.routing.staging(None)
+                self._route(task, digest, "unstage", state, routing, undo, "it was withdrawn")
 
     def _require_entry(self, task: str) -> None:
         if not files.exists(self.root / check_task_id(task)):

@@ -4,6 +4,7 @@
 <store>/<task>/<digest>.safetensors one version
 <store>/<task>/history.jsonl        every change of the pointer
 <store>/<task>/current              the pointer: the desired version's digest
+<store>/<task>/routing.json         what is asked beside it, if anything is
 """
 
 from __future__ import annotations

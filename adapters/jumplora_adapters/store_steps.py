@@ -6,8 +6,8 @@ Each leaves what was there when it fails.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Literal
 
 from jumplora_adapters import history as log
 from jumplora_adapters import store_files as files
-from jumplora_adapters.atomic_file import sync_folder, temporary_path, write_durably
+from jumplora_adapters.atomic_file import replace_file, sync_folder, temporary_path, write_durably
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.catalogue import Catalogue, TaskState
 from jumplora_adapters.errors import (
@@ -30,17 +30,21 @@ from jumplora_adapters.errors import (
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.history import Event, HistoryEntry
 from jumplora_adapters.manifest import Manifest
+from jumplora_adapters.routing import ROUTING, Routing, Staged, routing_text
+from jumplora_adapters.store_lock import Patience, StoreLock
 
-Outcome = Literal["created", "unchanged", "repointed"]
+Outcome = Literal["created", "unchanged", "repointed", "staged"]
 Step = Literal[
-    "staged", "copied", "folder", "renamed", "kept", "logged", "written", "pointed", "detached"
-]
+    "staged", "copied", "folder", "renamed", "kept", "logged", "written", "pointed", "routed",
+    "detached",
+]  # fmt: skip
 """The steps of a change, named after what has just been done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a publish came to: a version new to the task, the current one, or an older one."""
+    """What a publish came to: a version new to the task, the current one, an older one, or one that
+    was staged beside the current one."""
 
     task: str
     digest: str
@@ -58,7 +62,10 @@ def go_on(step: Step) -> None:
 
 
 class StoreSteps(Catalogue):
-    """A catalogue with what its changes share. `on_step` is called after each step."""
+    """A catalogue with what its changes share. `on_step` is called after each step.
+
+    A change waits for those of others at most `lock_seconds`, or what is left of its patience.
+    """
 
     def __init__(
         self,
@@ -67,27 +74,44 @@ class StoreSteps(Catalogue):
         clock: Callable[[], datetime],
         on_step: Callable[[Step], None],
         max_file_bytes: int,
+        lock_seconds: float,
     ) -> None:
         super().__init__(root, max_file_bytes=max_file_bytes)
         self._clock = clock
         self._on_step = on_step
+        self.lock_seconds = lock_seconds
+        self._lock = StoreLock(self.root, self.survey)
+
+    @contextmanager
+    def _changing(self, patience: Patience | None) -> Iterator[None]:
+        with (
+            files.store_errors(),
+            self._lock.held(patience or Patience(self.lock_seconds)),
+        ):
+            yield
 
     def _commit(
-        self, copy: Path, adapter: Adapter, backbone: Backbone, if_match: str | None
+        self,
+        copy: Path,
+        adapter: Adapter,
+        backbone: Backbone,
+        if_match: str | None,
+        stage: float | None,
     ) -> Published:
         task, digest = adapter.manifest.task, adapter.digest
         folder = self.root / task
         state = self._state(task)
-        if if_match is not None and state.current not in (if_match, digest):
-            raise VersionConflict(
-                f"the current version of task {task!r} is {state.current or 'none'}, not "
-                f"{if_match[:80]}"
-            )
+        _check_match(task, digest, state, if_match)
+        if stage is not None:
+            _check_stageable(task, digest, state)
         self._check_ancestors(adapter.manifest, backbone)
         is_known = any(entry.digest == digest for entry in state.log)
         is_known = is_known and files.is_version(folder, digest)
         with ExitStack() as undo:
             self._keep(copy, folder, digest, undo)
+            if stage is not None:
+                self._stage(task, digest, stage, state, undo)
+                return Published(task, digest, "staged")
             if digest == state.current:
                 undo.pop_all()
                 return Published(task, digest, "unchanged")
@@ -135,14 +159,63 @@ class StoreSteps(Catalogue):
         temporary.replace(pointer)
         undo.pop_all()
         sync_folder(self.root / task)
+        staged = state.routing.staged
+        if staged is not None and staged.version == digest:
+            # It counts as none since the pointer names it, so this may as well fail.
+            _quietly(lambda: self._write_routing(task, state.routing.staging(None)))
         self._on_step("pointed")
 
+    def _stage(
+        self, task: str, digest: str, share: float, state: TaskState, undo: ExitStack
+    ) -> Staged:
+        """Stage a version; `undo` takes back what was done before, until that has happened."""
+        _check_stageable(task, digest, state)
+        before = state.routing.staged
+        if before is not None and (before.version, before.share) == (digest, share):
+            undo.pop_all()
+            return before
+        staged = Staged(digest, float(share), self._now())
+        routing, note = state.routing.staging(staged), f"share {share:g}"
+        self._route(task, digest, "stage", state, routing, undo, note)
+        return staged
+
+    def _route(
+        self,
+        task: str,
+        digest: str,
+        event: Event,
+        state: TaskState,
+        routing: Routing,
+        undo: ExitStack,
+        note: str = "",
+    ) -> None:
+        """Change the routing, which the history tells as `event` of a version; `undo` as above."""
+        self._append(task, digest, event, state, undo, note)
+        self._on_step("logged")
+        self._write_routing(task, routing)
+        undo.pop_all()
+        self._on_step("routed")
+
+    def _write_routing(self, task: str, routing: Routing) -> None:
+        path = self.root / task / ROUTING
+        files.make_way(self.root, path)
+        replace_file(path, routing_text(routing))
+
+    def _now(self) -> str:
+        return self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
+
     def _append(
-        self, task: str, digest: str, event: Event, state: TaskState, undo: ExitStack
+        self,
+        task: str,
+        digest: str,
+        event: Event,
+        state: TaskState,
+        undo: ExitStack,
+        note: str = "",
     ) -> None:
         path = self.root / task / files.HISTORY
-        now = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
-        added = [HistoryEntry(digest, now, event)]
+        now = self._now()
+        added = [HistoryEntry(digest, now, event, note)]
         if state.current is not None and log.last_pointer(state.log) != state.current:
             # The pointer was set by hand.
             added.insert(0, HistoryEntry(state.current, now, "repoint"))
@@ -163,10 +236,15 @@ class StoreSteps(Catalogue):
         files.remove_leftovers(self.root)
 
     def _drop(self, task: str, digest: str) -> None:
-        """Delete the file of a version that is not current."""
+        """Delete the file of a version that is neither current nor has a name."""
         self._refuse_descendants((digest,))
+        state = self._state(task)
+        if names := state.routing.names_of(digest):
+            raise VersionConflict(
+                f"{digest[:12]} is {task}@{names[0]}: take that away from it before it is removed"
+            )
         with ExitStack() as undo:
-            self._append(task, digest, "remove", self._state(task), undo)
+            self._append(task, digest, "remove", state, undo)
             self._on_step("logged")
             files.version_path(self.root / task, digest).unlink()
             undo.pop_all()
@@ -194,6 +272,24 @@ class StoreSteps(Catalogue):
                 ) from error
             if not backbone.knows(ancestor.backbone.fingerprint):
                 raise MissingAncestor(f"ancestor {digest} is for another backbone")
+
+
+def _check_stageable(task: str, digest: str, state: TaskState) -> None:
+    if state.current is None:
+        raise VersionConflict(
+            f"task {task!r} has no current version beside which one could be staged: publish it "
+            "without a share first"
+        )
+    if digest == state.current:
+        raise VersionConflict(f"{digest[:12]} is the current version of task {task!r} already")
+
+
+def _check_match(task: str, digest: str, state: TaskState, if_match: str | None) -> None:
+    if if_match is not None and state.current not in (if_match, digest):
+        raise VersionConflict(
+            f"the current version of task {task!r} is {state.current or 'none'}, not "
+            f"{if_match[:80]}"
+        )
 
 
 def _quietly(act: Callable[[], object]) -> None:

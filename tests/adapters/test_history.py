@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jumplora_adapters.errors import StoreError
-from jumplora_adapters.history import Event, HistoryEntry, append, read_log, settled, trail
+from jumplora_adapters.history import (
+    Event,
+    HistoryEntry,
+    append,
+    last_pointer,
+    pointer_changes,
+    read_log,
+    settled,
+    trail,
+)
+from jumplora_adapters.routing import NO_ROUTING, Routing, Staged
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
@@ -79,7 +89,38 @@ def test_a_link_is_not_read(tmp_path: Path) -> None:
     ],
 )
 def test_settled(log: list[tuple[str, Event]], current: str | None, kept: int) -> None:
-    assert settled(entries(*log), current) == entries(*log[:kept])
+    assert settled(entries(*log), current, NO_ROUTING) == entries(*log[:kept])
+
+
+STAGED = Routing(Staged(B, 0.5, "now"))
+
+
+@pytest.mark.parametrize(
+    ("last", "routing", "is_kept"),
+    [
+        pytest.param(HistoryEntry(B, "now", "stage", "share 0.5"), STAGED, True, id="staged"),
+        pytest.param(HistoryEntry(B, "now", "stage"), NO_ROUTING, False, id="not staged"),
+        pytest.param(HistoryEntry(C, "now", "stage"), STAGED, False, id="still another"),
+        pytest.param(HistoryEntry(B, "now", "unstage"), NO_ROUTING, True, id="taken back"),
+        pytest.param(HistoryEntry(B, "now", "unstage"), STAGED, False, id="not taken back"),
+        pytest.param(HistoryEntry(B, "now", "alias", "best"), NO_ROUTING, False, id="no name"),
+        pytest.param(
+            HistoryEntry(B, "now", "alias", "best"), STAGED.naming("best", B), True, id="a name"
+        ),
+        pytest.param(
+            HistoryEntry(B, "now", "unalias", "best"), STAGED.naming("best", B), False, id="still"
+        ),
+        pytest.param(HistoryEntry(B, "now", "unalias", "best"), NO_ROUTING, True, id="no more"),
+    ],
+)
+def test_a_last_change_of_the_routing_counts_if_it_happened(
+    last: HistoryEntry, routing: Routing, is_kept: bool
+) -> None:
+    log = entries((A, "publish"), (B, "publish"), (A, "rollback"))
+    assert settled((*log, last), A, routing) == ((*log, last) if is_kept else log)
+    assert last_pointer((*log, last)) == A
+    assert pointer_changes((*log, last)) == log
+    assert trail((*log, last), A) == (A,)
 
 
 @pytest.mark.parametrize(

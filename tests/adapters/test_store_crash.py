@@ -45,12 +45,23 @@ CASES = [
     Case("rollback", ("agnews",), "pointed", "new"),
     Case("remove", ("agnews",), "detached", "new"),
     Case("remove_version", ("agnews", "agnews-0"), "logged", "new"),
+    Case("stage", ("agnews", "agnews-0", "0.5"), "logged", "old"),
+    Case("stage", ("agnews", "agnews-0", "0.5"), "routed", "new"),
+    Case("stage_file", ("agnews-2",), "kept", "old"),
+    Case("stage_file", ("agnews-2",), "logged", "old"),
+    Case("stage_file", ("agnews-2",), "routed", "new"),
+    Case("promote", ("waiting",), "logged", "old"),
+    Case("promote", ("waiting",), "pointed", "new"),
+    Case("unstage", ("waiting",), "logged", "old"),
+    Case("unstage", ("waiting",), "routed", "new"),
+    Case("alias", ("agnews", "best", "agnews-0"), "logged", "old"),
+    Case("alias", ("agnews", "best", "agnews-0"), "routed", "new"),
 ]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A store of two versions of task agnews, and files that can be published."""
+    """A store of two versions of task agnews, a task with a staged one, and files to publish."""
 
     folder: Path
     files: dict[str, Path]
@@ -58,7 +69,7 @@ class Prepared:
 
     def arguments(self, case: Case) -> list[str]:
         """The method's arguments, with names replaced by files or digests."""
-        if case.change == "publish":
+        if case.change in ("publish", "stage_file"):
             return [str(self.files[case.arguments[0]])]
         return [self.digests.get(argument, argument) for argument in case.arguments]
 
@@ -77,7 +88,7 @@ def view(store: Store) -> View:
         trail = store.trail(task)
         for digest in {store.current(task), *trail, *(entry.digest for entry in history)}:
             read_adapter(store.path_of(digest), BACKBONE, expect_digest=digest)
-        seen[task] = (store.current(task), trail, history)
+        seen[task] = (store.current(task), trail, history, store.routing(task), store.changes(task))
     return seen
 
 
@@ -88,9 +99,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     base = Store(folder / "base", clock=fixed_clock)
     files = {
         f"{task}-{seed}": write_random_adapter(folder / "files", BACKBONE, task=task, seed=seed)
-        for task, seed in [("agnews", 0), ("agnews", 1), ("agnews", 2), ("other", 0)]
-    }
+        for task, seed in [
+            ("agnews", 0), ("agnews", 1), ("agnews", 2),
+            ("other", 0), ("waiting", 0), ("waiting", 1),
+        ]
+    }  # fmt: skip
     digests = {name: base.publish(files[name], BACKBONE).digest for name in list(files)[:2]}
+    base.publish(files["waiting-0"], BACKBONE)
+    base.publish(files["waiting-1"], BACKBONE, stage=0.5)
     return Prepared(folder, files, digests)
 
 

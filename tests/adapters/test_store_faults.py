@@ -20,7 +20,10 @@ from jumplora_adapters.store import Step, Store
 from odd_entries import descriptors
 
 BACKBONE = toy_backbone()
-CHANGES = ("publish new", "publish next", "publish again", "rollback", "remove", "remove_version")
+CHANGES = (
+    "publish new", "publish next", "publish again", "rollback", "remove", "remove_version",
+    "stage", "stage_file", "promote", "unstage", "alias",
+)  # fmt: skip
 CAUSES = {
     errno.ENOSPC: StoreFull,
     errno.EDQUOT: StoreFull,
@@ -54,6 +57,9 @@ def make(store: Store, change: str, files: list[Path], digests: list[str]) -> No
     arguments = {
         "publish": [str(files[{"new": 3, "next": 2, "again": 0}.get(which, 0)])],
         "remove_version": ["a", digests[0]],
+        "stage": ["a", digests[0], "0.25"],
+        "stage_file": [str(files[2])],
+        "alias": ["a", "best", digests[0]],
     }.get(name, ["a"])
     change_store(store, name, arguments)
 
@@ -73,6 +79,9 @@ def test_a_fault_at_any_step_leaves_old_or_new(
     base: tuple[Path, list[Path], list[str]], tmp_path: Path, change: str, step: Step, number: int
 ) -> None:
     root, files, digests = base
+    root = shutil.copytree(root, tmp_path / "base")
+    if change in ("promote", "unstage"):
+        Store(root, clock=fixed_clock).stage("a", digests[0], 0.5)
     old, new = (shutil.copytree(root, tmp_path / name) for name in ("old", "new"))
     make(Store(new, clock=fixed_clock), change, files, digests)
     seen: list[Step] = []
@@ -87,7 +96,7 @@ def test_a_fault_at_any_step_leaves_old_or_new(
     outcome = fault_of(lambda: make(store, change, files, digests))
     assert outcome is (CAUSES[number] if step in seen else None)
     assert descriptors() == before
-    is_through = step not in seen or step in ("pointed", "detached")
+    is_through = step not in seen or step in ("pointed", "routed", "detached")
     Store(store.root).sweep()
     assert contents(store.root) == contents(new if is_through else old)
 

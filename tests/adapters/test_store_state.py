@@ -23,6 +23,7 @@ from jumplora_adapters.errors import (
     UnknownVersion,
     VersionConflict,
 )
+from jumplora_adapters.routing import NO_ROUTING, Routing
 from jumplora_adapters.store import Store
 
 BACKBONE = toy_backbone()
@@ -35,6 +36,13 @@ class TaskModel:
 
     trail: list[str]
     stored: set[str] = field(default_factory=set)
+    staged: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def move(self) -> None:
+        """After a change of the pointer."""
+        if self.staged == self.trail[-1]:
+            self.staged = None
 
 
 @cache
@@ -99,6 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
         state.stored.add(digest)
         if expected != "unchanged":
             state.trail.append(digest)
+        state.move()
 
     @rule(task=st.sampled_from(TASKS))
     def rollback(self, task: str) -> None:
@@ -110,6 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         state.trail.pop()
         assert self.store.rollback(task) == state.trail[-1]
+        state.move()
 
     @precondition(lambda self: self.model)
     @rule(index=st.integers(0, 7))
@@ -127,6 +137,83 @@ class StoreMachine(RuleBasedStateMachine):
             state.trail.pop()
         if digest not in state.trail:
             state.trail.append(digest)
+        state.move()
+
+    @rule(index=st.integers(0, 7), share=st.sampled_from([0.0, 0.25, 1.0]))
+    def stage(self, index: int, share: float) -> None:
+        """Stage any version."""
+        digest = list(self.files)[index]
+        task = self.files[digest][0]
+        state = self.model.get(task)
+        if state is None:
+            with pytest.raises(UnknownTask):
+                self.store.stage(task, digest, share)
+        elif digest not in state.stored:
+            with pytest.raises(UnknownVersion):
+                self.store.stage(task, digest, share)
+        elif digest == state.trail[-1]:
+            with pytest.raises(VersionConflict):
+                self.store.stage(task, digest, share)
+        else:
+            assert self.store.stage(task, digest, share).share == share
+            state.staged = digest
+
+    @rule(index=st.integers(0, 7))
+    def publish_staged(self, index: int) -> None:
+        """Publish one of the files beside the current version of its task."""
+        digest = list(self.files)[index]
+        task, parent, path = self.files[digest]
+        state = self.model.get(task)
+        if state is None or digest == state.trail[-1]:
+            with pytest.raises(VersionConflict):
+                self.store.publish(path, BACKBONE, stage=0.5)
+        elif parent and not any(parent in state.stored for state in self.model.values()):
+            with pytest.raises(MissingAncestor):
+                self.store.publish(path, BACKBONE, stage=0.5)
+        else:
+            assert self.store.publish(path, BACKBONE, stage=0.5).outcome == "staged"
+            state.stored.add(digest)
+            state.staged = digest
+
+    @rule(task=st.sampled_from(TASKS), is_right=st.booleans())
+    def promote(self, task: str, is_right: bool) -> None:
+        """Make the staged version current, or another that is not staged."""
+        state = self.model.get(task)
+        if state is None or state.staged is None or not is_right:
+            with pytest.raises(UnknownTask if state is None else VersionConflict):
+                self.store.promote(task, None if is_right else "0" * 64)
+            return
+        assert self.store.promote(task, state.staged) == state.staged
+        state.trail.append(state.staged)
+        state.move()
+
+    @rule(task=st.sampled_from(TASKS))
+    def unstage(self, task: str) -> None:
+        """Take the staged version back."""
+        state = self.model.get(task)
+        if state is None or state.staged is None:
+            with pytest.raises(UnknownTask if state is None else VersionConflict):
+                self.store.unstage(task)
+            return
+        assert self.store.unstage(task, note="it was slow") == state.staged
+        assert self.store.changes(task)[-1].note == "it was slow"
+        state.staged = None
+
+    @precondition(lambda self: self.model)
+    @rule(index=st.integers(0, 7), name=st.sampled_from(["best", "last"]), is_off=st.booleans())
+    def alias(self, index: int, name: str, is_off: bool) -> None:
+        """Name any version, or take a name away."""
+        digest = list(self.files)[index]
+        task = self.files[digest][0]
+        state = self.model.get(task)
+        if state is None or (digest not in state.stored and not is_off):
+            with pytest.raises(UnknownTask if state is None else UnknownVersion):
+                self.store.alias(task, name, None if is_off else digest)
+            return
+        self.store.alias(task, name, None if is_off else digest)
+        state.aliases.pop(name, None)
+        if not is_off:
+            state.aliases[name] = digest
 
     @precondition(lambda self: self.model)
     @rule(index=st.integers(0, 7))
@@ -141,8 +228,11 @@ class StoreMachine(RuleBasedStateMachine):
             error = UnknownVersion
         elif state.trail[-1] == digest:
             error = VersionConflict
+        elif self.needed_by_others(digest):
+            error = HasDescendants
         else:
-            error = HasDescendants if self.needed_by_others(digest) else None
+            has_name = digest == state.staged or digest in state.aliases.values()
+            error = VersionConflict if has_name else None
         if error is not None:
             with pytest.raises(error):
                 self.store.remove_version(task, digest)
@@ -172,8 +262,11 @@ class StoreMachine(RuleBasedStateMachine):
                 assert left == "kept"
                 return
             state.trail.pop()
+            state.move()
+        elif state.staged == digest:
+            state.staged = None
         assert left == "older"
-        if not self.needed_by_others(digest):
+        if not self.needed_by_others(digest) and digest not in state.aliases.values():
             state.stored.discard(digest)
             state.trail = [step for step in state.trail if step != digest]
             state.trail = [step for step, _ in itertools.groupby(state.trail)]
@@ -208,6 +301,14 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.history(task)[-1].digest == state.trail[-1]
             for digest in state.stored:
                 assert self.store.resolve(f"{task}@{digest[:16]}") == (task, digest)
+            routing = self.store.routing(task)
+            assert (routing.staged and routing.staged.version) == state.staged
+            assert routing.aliases == state.aliases
+            for name, digest in state.aliases.items():
+                assert self.store.resolve(f"{task}@{name}") == (task, digest)
+            found = self.store.routings().get(task, NO_ROUTING)
+            assert isinstance(found, Routing)
+            assert found.aliases == state.aliases
 
 
 TestStore = StoreMachine.TestCase

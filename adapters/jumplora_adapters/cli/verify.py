@@ -55,9 +55,10 @@ def verify(
         network = read_backbone(resolve_backbone(backbone))
         findings = [_check(source, network, store) for source in sources]
         if store and not specs:
+            opened = open_catalogue(store)
             findings += [
                 _finding(task, None) | {"task_id": task, "code": error.code, "message": str(error)}
-                for task, error in open_catalogue(store).survey().items()
+                for task, error in (*opened.survey().items(), *opened.routings().items())
                 if isinstance(error, StoreError) and not isinstance(error, NoPointer)
             ]
     sound = all(finding["ok"] for finding in findings)
