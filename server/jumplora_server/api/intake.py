@@ -1,7 +1,7 @@
 """From an Ask to submitted sequences: all of its prompts, or one clear error.
 
-The order matters: route (a version is leased), reserve (the queue's places are counted), only then
-tokenize, then submit.
+The order matters: route (a version is leased), reserve (the key's quota and the queue's places are
+counted), only then tokenize, then submit.
 """
 
 from __future__ import annotations
@@ -12,8 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jumplora_server.access.caller import Caller
+from jumplora_server.access.quotas import Demand, Share
 from jumplora_server.api.ask import Ask, Origin, RequestRecord
 from jumplora_server.api.choices import Offer
+from jumplora_server.api.metering import (
+    count_prompts,
+    give_back,
+    quota_headers,
+    settled,
+    take_quota,
+)
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
 from jumplora_server.api.task_names import check_visible
 from jumplora_server.api.wishes import Wishes, make_wishes
@@ -40,7 +48,8 @@ class Admitted:
     """A request's sequences, all on one version: those of each prompt, in the order of its prompts.
 
     Every prompt's sequences have the same `samplings`; of what they come to, the best `answers` are
-    wanted. `deadline` is a time on the services' clock. `offer` is there where choices are asked.
+    wanted. `deadline` is a time on the services' clock. `headers` tell of the key's quota. `offer`
+    is there where choices are asked.
     """
 
     origin: Origin
@@ -48,6 +57,7 @@ class Admitted:
     samplings: tuple[Sampling, ...]
     answers: int
     deadline: float
+    headers: dict[str, str]
     offer: Offer | None = None
 
     def cancel(self, cause: CancelCause) -> None:
@@ -74,7 +84,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
         )
         spec = prompt_spec(ask, lease) if ask.form == "texts" else None
         sizes = prompt_sizes(services, ask, spec)
-        reservations = _reserve(services, record.task, ask, wishes, sizes)
+        shares, reservations = _reserve(services, record.task, ask, wishes, sizes)
         streams: list[tuple[Stream, ...]] = []
         offer: Offer | None = None
         try:
@@ -96,15 +106,21 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                     is_late=lambda: services.clock() >= deadline,
                 ),
             )
+            count_prompts(ask, shares, encoded)
             for ids in encoded:
                 opened = tuple(
                     Stream(services.loop.cancel, services.metrics, record.task, counts_prompt=not n)
                     for n in range(len(wishes.samplings))
                 )
                 first = len(streams) * len(opened)
-                wanted = zip(opened, wishes.samplings, reservations[first:], strict=False)
+                places = zip(shares[first:], reservations[first:], strict=True)
                 sequence_ids = services.loop.submit_all(
-                    [Continuation(sampling, s.on_event, places) for s, sampling, places in wanted],
+                    [
+                        Continuation(sampling, settled(share, each.on_event), reservation)
+                        for each, sampling, (share, reservation) in zip(
+                            opened, wishes.samplings, places, strict=False
+                        )
+                    ],
                     lease=lease,
                     prompt=ids,
                     deadline=deadline,
@@ -118,22 +134,30 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             cause: CancelCause = "shed" if isinstance(error, Draining) else "error"
             for stream in itertools.chain(*streams):
                 stream.cancel(cause)
-            for reservation in reservations[len(streams) * len(wishes.samplings) :]:
+            taken = len(streams) * len(wishes.samplings)
+            give_back(shares[taken:], error)
+            for reservation in reservations[taken:]:
                 reservation.release()
             if offer is not None:
                 offer.lease.release()
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
     origin = Origin(lease.ref, record.prompt_tokens)
-    return Admitted(origin, tuple(streams), wishes.samplings, wishes.answers, deadline, offer)
+    headers = quota_headers(services.quotas.left(ask.caller), ask.caller)
+    return Admitted(
+        origin, tuple(streams), wishes.samplings, wishes.answers, deadline, headers, offer
+    )
 
 
 def _reserve(
     services: Services, task: str | None, ask: Ask, wishes: Wishes, sizes: Sequence[int]
-) -> list[Reservation]:
-    """A place in the queue for each sequence of each prompt. Raises InvalidInput, QueueFull, ..."""
-    rows = wishes.samplings[0].rows
-    each, allowed = rows * len(wishes.samplings), services.settings.max_queued_requests
+) -> tuple[list[Share], list[Reservation]]:
+    """A share of the key's quota and a place in the queue for each sequence of each prompt.
+
+    Raises InvalidInput, KeyQuotaExceeded, QueueFull, ...
+    """
+    rows, sequences = wishes.samplings[0].rows, len(wishes.samplings)
+    each, allowed = rows * sequences, services.settings.max_queued_requests
     if each * len(sizes) > allowed:
         raise InvalidInput(
             f"{ask.names.prompts}: {len(sizes)} prompts with {each} answers or beams each make "
@@ -141,9 +165,17 @@ def _reserve(
         )
     limit = ask.truncate or services.limits.max_source_tokens
     # A token takes at least a byte, and longer prompts are cut or refused.
-    others = [0] * (len(wishes.samplings) - 1)
-    upper = [tokens for size in sizes for tokens in (min(limit, size + 1), *others)]
-    return services.loop.admission.reserve(task, upper, rows=rows)
+    upper = [min(limit, size + 1) for size in sizes]
+    new_tokens = wishes.samplings[0].max_new_tokens
+    shares = take_quota(services, ask, Demand(upper, sequences, rows, new_tokens))
+    others = [0] * (sequences - 1)
+    try:
+        places = [tokens for each in upper for tokens in (each, *others)]
+        return shares, services.loop.admission.reserve(task, places, rows=rows)
+    except ServerError:  # for want of room: that costs no key anything
+        for share in shares:
+            share.give_back()
+        raise
 
 
 async def _lease(services: Services, caller: Caller, task: str | None) -> Lease:
