@@ -1,7 +1,7 @@
 """`jumplora bench quotas`: how closely a key's quota holds, and what its neighbour notices.
 
 A loud key asks a task of its own, evenly, first at the pace of its quota and then at a multiple of
-it, and does not come back later as it is told to. A quiet key asks another task beside it.
+it, without a look at Retry-After. A quiet key asks another task beside it.
 """
 
 from __future__ import annotations

@@ -156,13 +156,13 @@ def test_who_asks_evenly_is_never_refused(requests: int, jitter: float, seed: in
 @given(
     prompt=st.integers(1, 500),
     part=st.floats(0.01, 1.0),
-    seconds=st.floats(0.05, 2.0),
+    seconds=st.floats(0.05, 5.0),
     tokens=st.integers(600, 10**6),
 )
 def test_who_uses_tokens_evenly_is_never_refused(
     prompt: int, part: float, seconds: float, tokens: int
 ) -> None:
-    """Also while it is not known yet how long the answers are, if they take less than 2 s."""
+    """Also while it is not known yet how long the answers are, if they take 5 s at most."""
     desk, ends = Desk(), list[tuple[float, Share]]()
     who = caller(tokens_per_minute=tokens)
     generated = max(1, int(part * prompt))  # of as many as the prompt has
@@ -176,6 +176,25 @@ def test_who_uses_tokens_evenly_is_never_refused(
         share.count(prompt)
         ends.append((at + seconds, share))
     assert desk.rejected == []
+
+
+def test_long_answers_of_ten_times_the_load_do_not_come_too_many_at_once() -> None:
+    """None of them has ended in the first seconds; each minute holds all the same."""
+    desk, who, most = Desk(), caller(tokens_per_minute=6000), 6000
+    used, ends = [0] * 5, list[tuple[float, Share]]()
+    rate, began = 10 * most / 60 / 138, desk.clock.now
+    for n in range(int(rate * 240)):
+        at = began + n / rate
+        while ends and ends[0][0] <= at:
+            desk.clock.now, share = ends.pop(0)
+            share.settle(128)
+            used[int(desk.clock.now - began) // 60] += 128
+        desk.clock.now = at
+        shares = desk.try_take(who, Demand((10,), 1, 1, new_tokens=128))
+        if not isinstance(shares, KeyQuotaExceeded):
+            used[int(at - began) // 60] += 10
+            ends.append((at + 5.0, shares[0]))
+    assert used[:4] == [pytest.approx(most, rel=0.05)] * 4
 
 
 @given(st.sampled_from(["requests_per_minute", "tokens_per_minute"]), st.integers(1, 10_000))
