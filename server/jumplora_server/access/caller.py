@@ -49,6 +49,9 @@ class Quota:
                 raise ValueError(f"{name} is {value}; 1 and more are allowed")
 
 
+_NO_QUOTA = Quota()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. `key_id` names the key in logs and metrics, None where no key was checked.
@@ -60,6 +63,11 @@ class Caller:
     scopes: frozenset[Scope] = frozenset()
     tasks: TaskPatterns | None = None
     quota: Quota = field(default_factory=Quota)
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether a key with a quota asks."""
+        return self.key_id is not None and self.quota != _NO_QUOTA
 
     def may_see(self, task: str) -> bool:
         """Whether the task exists for this caller."""

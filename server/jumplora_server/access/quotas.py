@@ -26,7 +26,6 @@ BURST_SECONDS = 2.0  # of the pace: under 5 % of a minute, and more than Retry-A
 _FIRST_SHARE = 0.1  # of the tokens that an answer may have, while none of the key has ended
 _WEIGHT = 0.1  # of the newest answer in averages
 _ROUNDING = 1e-6  # seconds
-_NO_QUOTA = Quota()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,25 +131,17 @@ class Meter:
 
 
 class Share:
-    """What one sequence takes of its key's quota, until it is settled or given back, once.
+    """What one sequence takes of its key's quota, until it is settled or given back.
 
-    Any thread, any number of times. Without a meter nothing is counted.
+    Any thread, any number of times; once it has ended nothing of it changes.
     """
 
     __slots__ = (
-        "_quotas",
-        "began",
-        "expected",
-        "is_open",
-        "meter",
-        "most",
-        "requests",
-        "rows",
-        "tokens",
-    )
+        "_quotas", "began", "expected", "is_open", "meter", "most", "requests", "rows", "tokens",
+    )  # fmt: skip
 
     def __init__(
-        self, quotas: Quotas, meter: Meter | None, demand: Demand, tokens: int | None, began: float
+        self, quotas: Quotas, meter: Meter, demand: Demand, tokens: int | None, began: float
     ) -> None:
         """`tokens` is the upper bound of its prompt; None where another sequence has the prompt."""
         self._quotas = quotas
@@ -158,25 +149,22 @@ class Share:
         self.requests = 0 if tokens is None else 1
         self.tokens = tokens or 0
         self.most = demand.new_tokens
-        self.expected = 0.0 if meter is None else demand.new_tokens * meter.answered
+        self.expected = demand.new_tokens * meter.answered
         self.rows = demand.rows
         self.began = began
-        self.is_open = meter is not None
+        self.is_open = True
 
     def count(self, prompt_tokens: int) -> None:
-        """Replace the prompt's upper bound by its tokens, if it is this one's prompt."""
-        if self.meter is not None and self.requests:
-            self._quotas.count(self, prompt_tokens)
+        """Replace the upper bound of its prompt by the prompt's tokens."""
+        self._quotas.count(self, prompt_tokens)
 
     def settle(self, generated_tokens: int) -> None:
         """It has ended, with so many tokens: replace what was expected, free its rows."""
-        if self.meter is not None:
-            self._quotas.settle(self, generated_tokens)
+        self._quotas.settle(self, generated_tokens)
 
     def give_back(self, *, requests: bool = True) -> None:
-        """It came to nothing: its tokens are not counted, and the request only if `requests`."""
-        if self.meter is not None:
-            self._quotas.give_back(self, requests=requests)
+        """It came to nothing: give back its tokens, and the request with them if `requests`."""
+        self._quotas.give_back(self, requests=requests)
 
 
 class Quotas:
@@ -198,18 +186,17 @@ class Quotas:
         self._forgotten = forgotten
         self._lock = threading.Lock()
         self._meters: dict[str, Meter] = {}
-        self._keys: Collection[str] | None = None
+        self._keys: frozenset[str] | None = None  # all that there are; None: not said yet
 
     def take(self, caller: Caller, demand: Demand) -> list[Share]:
         """Take what a request asks for, or nothing of it: a share for each sequence, those of the
         first prompt first. Raises KeyQuotaExceeded, with `retry_after` in seconds.
 
-        A request that has more prompts or rows than the quota never fits; that is to be refused
-        before.
+        The caller is metered. A request that has more prompts or rows than the quota never fits;
+        that is to be refused before.
         """
         key, now = caller.key_id, self._clock()
-        if key is None or caller.quota == _NO_QUOTA:
-            return [Share(self, None, demand, None, now)] * (len(demand.prompts) * demand.sequences)
+        assert key is not None, "only a key is metered"
         with self._lock:
             meter = self._meters.get(key)
             if meter is None:
@@ -237,17 +224,17 @@ class Quotas:
     def count(self, share: Share, prompt_tokens: int) -> None:
         """See `Share.count`."""
         with self._lock:
-            if share.is_open and share.meter is not None:
+            if share.is_open:
                 share.meter.use(0, prompt_tokens - share.tokens, 0, self._clock())
                 share.tokens = prompt_tokens
 
     def settle(self, share: Share, generated_tokens: int) -> None:
         """See `Share.settle`."""
         with self._lock:
-            meter, now = share.meter, self._clock()
-            if meter is None or not share.is_open:
+            if not share.is_open:
                 return
             share.is_open = False
+            meter, now = share.meter, self._clock()
             meter.use(0, generated_tokens - share.expected, -share.rows, now)
             part = min(1.0, generated_tokens / max(1, share.most))
             meter.answered += _WEIGHT * (part - meter.answered)
@@ -256,7 +243,7 @@ class Quotas:
     def give_back(self, share: Share, *, requests: bool) -> None:
         """See `Share.give_back`."""
         with self._lock:
-            if share.meter is None or not share.is_open:
+            if not share.is_open:
                 return
             share.is_open = False
             share.meter.use(
@@ -282,7 +269,7 @@ class Quotas:
         """Forget all keys but these, which are all that there are now. A key whose quota is another
         one now keeps what it has used."""
         with self._lock:
-            self._keys = keys
+            self._keys = frozenset(keys)
             for key in [key for key in self._meters if key not in keys]:
                 del self._meters[key]
                 self._forgotten(key)

@@ -12,16 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jumplora_server.access.caller import Caller
-from jumplora_server.access.quotas import Demand, Share
+from jumplora_server.access.quotas import Demand
 from jumplora_server.api.ask import Ask, Origin, RequestRecord
 from jumplora_server.api.choices import Offer
-from jumplora_server.api.metering import (
-    count_prompts,
-    give_back,
-    quota_headers,
-    settled,
-    take_quota,
-)
+from jumplora_server.api.metering import Metered
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
 from jumplora_server.api.task_names import check_visible
 from jumplora_server.api.wishes import Wishes, make_wishes
@@ -36,7 +30,7 @@ from jumplora_server.errors import (
 )
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import Continuation
-from jumplora_server.loop.outbox import CancelCause, Stream
+from jumplora_server.loop.outbox import CancelCause, OnEvent, Stream
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 
@@ -84,7 +78,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
         )
         spec = prompt_spec(ask, lease) if ask.form == "texts" else None
         sizes = prompt_sizes(services, ask, spec)
-        shares, reservations = _reserve(services, record.task, ask, wishes, sizes)
+        metered, reservations = _reserve(services, record.task, ask, wishes, sizes)
         streams: list[tuple[Stream, ...]] = []
         offer: Offer | None = None
         try:
@@ -106,21 +100,20 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                     is_late=lambda: services.clock() >= deadline,
                 ),
             )
-            count_prompts(ask, shares, encoded)
+            if metered is not None:
+                metered.count(encoded)
             for ids in encoded:
                 opened = tuple(
                     Stream(services.loop.cancel, services.metrics, record.task, counts_prompt=not n)
                     for n in range(len(wishes.samplings))
                 )
                 first = len(streams) * len(opened)
-                places = zip(shares[first:], reservations[first:], strict=True)
+                hear: list[OnEvent] = [stream.on_event for stream in opened]
+                if metered is not None:
+                    hear = [metered.settled(first + n, each) for n, each in enumerate(hear)]
+                wanted = zip(wishes.samplings, hear, reservations[first:], strict=False)
                 sequence_ids = services.loop.submit_all(
-                    [
-                        Continuation(sampling, settled(share, each.on_event), reservation)
-                        for each, sampling, (share, reservation) in zip(
-                            opened, wishes.samplings, places, strict=False
-                        )
-                    ],
+                    [Continuation(*each) for each in wanted],
                     lease=lease,
                     prompt=ids,
                     deadline=deadline,
@@ -135,7 +128,8 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             for stream in itertools.chain(*streams):
                 stream.cancel(cause)
             taken = len(streams) * len(wishes.samplings)
-            give_back(shares[taken:], error)
+            if metered is not None:
+                metered.give_back(error, taken)
             for reservation in reservations[taken:]:
                 reservation.release()
             if offer is not None:
@@ -143,7 +137,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
     origin = Origin(lease.ref, record.prompt_tokens)
-    headers = quota_headers(services.quotas.left(ask.caller), ask.caller)
+    headers = {} if metered is None else metered.headers()
     return Admitted(
         origin, tuple(streams), wishes.samplings, wishes.answers, deadline, headers, offer
     )
@@ -151,8 +145,8 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
 
 def _reserve(
     services: Services, task: str | None, ask: Ask, wishes: Wishes, sizes: Sequence[int]
-) -> tuple[list[Share], list[Reservation]]:
-    """A share of the key's quota and a place in the queue for each sequence of each prompt.
+) -> tuple[Metered | None, list[Reservation]]:
+    """Of the key's quota, if it has one, and places in the queue: for each sequence of each prompt.
 
     Raises InvalidInput, KeyQuotaExceeded, QueueFull, ...
     """
@@ -166,15 +160,17 @@ def _reserve(
     limit = ask.truncate or services.limits.max_source_tokens
     # A token takes at least a byte, and longer prompts are cut or refused.
     upper = [min(limit, size + 1) for size in sizes]
-    new_tokens = wishes.samplings[0].max_new_tokens
-    shares = take_quota(services, ask, Demand(upper, sequences, rows, new_tokens))
+    metered = None
+    if ask.caller.is_metered:
+        new_tokens = wishes.samplings[0].max_new_tokens
+        metered = Metered(services.quotas, ask, Demand(upper, sequences, rows, new_tokens))
     others = [0] * (sequences - 1)
+    places = [tokens for prompt in upper for tokens in (prompt, *others)]
     try:
-        places = [tokens for each in upper for tokens in (each, *others)]
-        return shares, services.loop.admission.reserve(task, places, rows=rows)
-    except ServerError:  # for want of room: that costs no key anything
-        for share in shares:
-            share.give_back()
+        return metered, services.loop.admission.reserve(task, places, rows=rows)
+    except ServerError:
+        if metered is not None:
+            metered.refused()
         raise
 
 

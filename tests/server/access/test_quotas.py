@@ -156,13 +156,13 @@ def test_who_asks_evenly_is_never_refused(requests: int, jitter: float, seed: in
 @given(
     prompt=st.integers(1, 500),
     part=st.floats(0.01, 1.0),
-    seconds=st.floats(0.05, 5.0),
+    seconds=st.floats(0.05, 2.0),
     tokens=st.integers(600, 10**6),
 )
 def test_who_uses_tokens_evenly_is_never_refused(
     prompt: int, part: float, seconds: float, tokens: int
 ) -> None:
-    """Also while it is not known yet how long the answers are, if they take 5 s at most."""
+    """Also while it is not known yet how long the answers are, if they take 2 s at most."""
     desk, ends = Desk(), list[tuple[float, Share]]()
     who = caller(tokens_per_minute=tokens)
     generated = max(1, int(part * prompt))  # of as many as the prompt has
@@ -372,17 +372,10 @@ def test_an_answer_is_charged_as_the_last_ones_were() -> None:
 # Keys
 
 
-def test_without_a_quota_nothing_is_counted() -> None:
-    desk = Desk()
-    for who in (ANYBODY, Caller("a"), Caller(None, quota=Quota(rows=1))):
-        for _ in range(1000):
-            shares = desk.quotas.take(who, Demand((5, 5), 3, 2, 20))
-            assert len(shares) == 6
-        shares[0].count(3)
-        shares[0].settle(3)
-        shares[1].give_back()
-    assert desk.quotas.rows("a") == 0
-    assert desk.rejected == []
+def test_only_keys_with_a_quota_are_metered() -> None:
+    assert not any(who.is_metered for who in (ANYBODY, Caller("a"), Caller(quota=Quota(rows=1))))
+    names = ("requests_per_minute", "tokens_per_minute", "rows")
+    assert all(Caller("a", quota=Quota(**{name: 1})).is_metered for name in names)
 
 
 def test_a_key_does_not_use_the_quota_of_another() -> None:
