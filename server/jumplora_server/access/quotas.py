@@ -117,7 +117,8 @@ class Meter:
         if quota.rows is not None:
             over = self.rows + demand.all_rows - quota.rows
             if demand.all_rows and over > 0:
-                waits["rows"] = self.row_seconds * min(1.0, over / max(1, self.rows))
+                wait = self.row_seconds * min(1.0, over / max(1, self.rows))
+                waits["rows"] = max(_ROUNDING, wait)
         reason = max(waits, key=lambda reason: waits[reason], default=None)
         return None if reason is None or not waits[reason] else (reason, waits[reason])
 
