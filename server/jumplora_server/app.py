@@ -20,6 +20,7 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
+from jumplora_server.access.quotas import Quotas
 from jumplora_server.api import routes
 from jumplora_server.changes import Changes
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
@@ -187,6 +188,7 @@ def connect(
         residency=residency,
         publishing=Publishing(store, backbone, residency, load_seconds=settings.load_timeout),
         loop=loop,
+        quotas=Quotas(clock, metrics.key_rejected, metrics.key_removed),
         limits=engine.limits,
         hardware=Hardware(engine.kernels, engine.weight_bytes),
         prompts_per_request=settings.prompts_per_request,

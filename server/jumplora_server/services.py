@@ -21,6 +21,7 @@ from jumplora_server.version import VERSION
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
     from jumplora_adapters.store import Store
+    from jumplora_server.access.quotas import Quotas
     from jumplora_server.core import EngineLimits
     from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
     from jumplora_server.loop.loop import EngineLoop
@@ -86,6 +87,7 @@ class Services:
     residency: Residency
     publishing: Publishing
     loop: EngineLoop
+    quotas: Quotas
     limits: EngineLimits
     hardware: Hardware
     prompts_per_request: int

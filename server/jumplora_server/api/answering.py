@@ -105,7 +105,7 @@ async def answered(
         if ask.logprobs != "none":  # half a millisecond each, which others should not wait for
             await asyncio.sleep(0)
     record.generated_tokens = sum(finish.generated_tokens for finish in finishes)
-    headers = identity_headers(admitted.origin) | timing_headers(finishes)
+    headers = identity_headers(admitted.origin) | timing_headers(finishes) | admitted.headers
     return Whole(writer.whole(admitted.origin, pieces), headers)
 
 
@@ -184,7 +184,7 @@ class EventStream(StreamingResponse):
         first: Numbered,
         rest: AsyncIterator[Numbered],
     ) -> None:
-        headers = identity_headers(admitted.origin)
+        headers = identity_headers(admitted.origin) | admitted.headers
         # nginx would hold events back otherwise.
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         self._admitted = admitted

@@ -183,6 +183,8 @@ def outcome_of(error: ServerError) -> Outcome:
             return "client_unknown_task"
         case errors.Unauthorized() | errors.Forbidden() | errors.BaseNotAllowed():
             return "client_auth"
+        case errors.KeyQuotaExceeded():
+            return "client_quota"
         case errors.QueueFull() | errors.TaskQuotaExceeded() | errors.Draining():
             return "shed"
         case errors.DeadlineExceeded():

@@ -20,6 +20,7 @@ from jumplora_server.api.ask import record_of
 from jumplora_server.api.fields import Received, check_unicode
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.load_folder import LoadFolder
+from jumplora_server.api.metering import take_one
 from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OF_ADAPTERS, OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
@@ -126,7 +127,7 @@ FORMS = {
     **dict.fromkeys(("/v1/load_lora_adapter", "/v1/unload_lora_adapter"), OF_ADAPTERS),
 }
 router = APIRouter(tags=["vllm"], route_class=JsonRoute)
-_ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": OpenAiError} for s in (400, 401, 404)}
+_ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": OpenAiError} for s in (400, 401, 404, 429)}
 _WRITE: dict[int | str, dict[str, Any]] = {
     s: {"model": OpenAiError} for s in (400, 401, 403, 404, 409, 503, 507)
 }
@@ -212,6 +213,7 @@ async def tokenize(request: Request, services: WithServices, body: TokenizeReque
     if size > allowed:
         name = "prompt" if body.inputs is None else "inputs"
         raise InputTooLong(f"{name}: {size} bytes given; at most {allowed} are allowed")
+    take_one(services.quotas, record_of(request.scope).caller)
     lane = services.lanes.small if size <= SMALL_BYTES else services.lanes.large
     most = services.limits.max_source_tokens
     content = await lane.run(READING, partial(_tokenized, services.tokenizer, body, most))
@@ -245,6 +247,7 @@ async def detokenize(
     for index, token in enumerate(body.tokens):
         if token > highest:
             raise InvalidInput(f"tokens.{index}: {token} is not a token; ids are 0 to {highest}")
+    take_one(services.quotas, record_of(request.scope).caller)
     work = partial(_text_of, services.tokenizer, body.tokens)
     return Detokenized(prompt=await services.lanes.small.run(READING, work))
 

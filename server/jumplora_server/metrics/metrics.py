@@ -18,6 +18,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from jumplora_server.access.quotas import QuotaReason
 from jumplora_server.core import Timing
 from jumplora_server.http.refusal import Reason
 from jumplora_server.metrics import table
@@ -86,6 +87,7 @@ class Metrics:
         GCCollector(registry=registry)
         rejections = table.ADMISSION_REJECTIONS.counter(registry)
         self._rejections = {r: rejections.labels(r) for r in get_args(RejectionReason)}
+        self._key_rejections = table.KEY_REJECTIONS.counter(registry)
         load = table.ADAPTER_LOAD.histogram(registry)
         self._load = {stage: load.labels(stage) for stage in get_args(Stage)}
         step = table.STEP.histogram(registry)
@@ -166,6 +168,14 @@ class Metrics:
     def rejected(self, reason: RejectionReason) -> None:
         """Count a request that was refused before it was queued."""
         self._rejections[reason].inc()
+
+    def key_rejected(self, key: str, reason: QuotaReason) -> None:
+        """Count a request that was refused because its key had used its quota."""
+        self._key_rejections.labels(key, reason).inc()
+
+    def key_removed(self, key: str) -> None:
+        """Drop the series of a key that is there no longer."""
+        self._key_rejections.remove_by_labels({"key": key})
 
     def http_refused(self, reason: Reason) -> None:
         """Count a request or a connection that the HTTP server refused or gave up."""

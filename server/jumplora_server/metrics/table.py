@@ -236,6 +236,12 @@ ADMISSION_REJECTIONS = Instrument(
     "Requests refused before they were queued, by the limit that was hit.",
     ("reason",),
 )
+KEY_REJECTIONS = Instrument(
+    "jumplora_key_rejections_total",
+    "counter",
+    "Requests refused because their key had used its quota, by what was used up.",
+    ("key", "reason"),
+)
 WAITING = Instrument("jumplora_requests_waiting", "gauge", "Sequences waiting for a row.")
 RUNNING = Instrument("jumplora_requests_running", "gauge", "Sequences that hold a row.")
 BATCH_ROWS = Instrument("jumplora_batch_rows", "histogram", "Rows decoded in one step.", (), ROWS)
@@ -341,9 +347,9 @@ TABLE: tuple[Instrument, ...] = (
     ADAPTER_BACKWARD_TRANSFER, ADAPTER_OVERLAP_JACCARD, ADAPTER_OVERLAP_CHANCE, ADAPTER_INFO,
     ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
-    ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
-    STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES,
-    HEARTBEAT, BUILD_INFO,
+    ADAPTER_LOAD, ADMISSION_REJECTIONS, KEY_REJECTIONS,
+    WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS, STEP, ROWS_IN_USE, ROWS_TOTAL,
+    BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES, HEARTBEAT, BUILD_INFO,
     THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, DEVICE_ALLOCATED, DEVICE_RESERVED,
     VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
     VLLM_LORA, VLLM_LORA_LOADED, VLLM_LORA_COUNT, VLLM_LORA_MOST,

@@ -136,6 +136,16 @@ class TestRequests:
         metrics.request_finished("boolqa", "ok", TIMING, 12, 1)
         assert value(metrics, "jumplora_time_per_output_token_seconds_count", task_id="boolqa") == 0
 
+    def test_refusals_of_a_key_are_counted_while_there_is_the_key(self, metrics: Metrics) -> None:
+        name = "jumplora_key_rejections_total"
+        for key, reason in (("team-a", "rows"), ("team-a", "rows"), ("team-b", "tokens")):
+            metrics.key_rejected(key, reason)  # type: ignore[arg-type]
+        assert value(metrics, name, key="team-a", reason="rows") == 2
+        metrics.key_removed("team-a")
+        metrics.key_removed("never seen")
+        found = [labels for n, labels, _ in samples(metrics) if n == name]
+        assert found == [{"key": "team-b", "reason": "tokens"}]
+
     def test_choices_have_a_mass_and_a_reason_to_abstain(self, metrics: Metrics) -> None:
         metrics.register("boolqa")
         task = {"task_id": "boolqa"}
@@ -465,6 +475,7 @@ class TestPage:
         use_everything(metrics, "a")
         metrics.trouble(lambda: {"loader": 45.0, "watcher": 0.0}, lambda: True)
         metrics.residents("t5", 8, list, lambda: 0)
+        metrics.key_rejected("team-a", "tokens")
         page = metrics.render()[0].decode()
         assert 'jumplora_thread_stuck_seconds{thread="loader"} 45.0' in page
         assert "jumplora_store_fault 1.0" in page
