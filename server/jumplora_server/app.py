@@ -30,6 +30,7 @@ from jumplora_server.engine.warm_up import DRILLS
 from jumplora_server.events import Events
 from jumplora_server.http.connections import Traffic
 from jumplora_server.http.server import HttpServer, http_server
+from jumplora_server.lag import LoopLag
 from jumplora_server.lifespan import start, stop
 from jumplora_server.loop.loop import EngineLoop, StepEngine
 from jumplora_server.loop.outbox import Delivery
@@ -196,6 +197,7 @@ def connect(
         lifecycle=lifecycle,
         events=events,
         changes=Changes(store),
+        lag=LoopLag(metrics.event_loop_lag),
     )
     _measure_always(services)
     return Parts(services, delivery)

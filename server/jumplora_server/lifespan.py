@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 async def start(services: Services, delivery: Delivery) -> None:
     """Start all parts; what the engine makes is delivered on this event loop."""
     delivery.bind(asyncio.get_running_loop())
+    services.lag.start()
     services.loop.start()
     await run_in_threadpool(services.residency.start)
     await run_in_threadpool(at_start.log_without_effect, services)
@@ -42,4 +43,5 @@ async def stop(services: Services, delivery: Delivery) -> None:
     patience = min(RESIDENCY_STOP_SECONDS, services.settings.shutdown_timeout)
     await run_in_threadpool(services.residency.stop, patience)
     await run_in_threadpool(services.watchdog.stop)
+    await services.lag.stop()
     delivery.bind(None)

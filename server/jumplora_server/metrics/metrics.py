@@ -108,6 +108,7 @@ class Metrics:
         refused = table.HTTP_REFUSED.counter(registry)
         self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
         self._http_connections = table.HTTP_CONNECTIONS.gauge(registry)
+        self._event_loop_lag = table.EVENT_LOOP_LAG.histogram(registry)
         self._build_info = table.BUILD_INFO.gauge(registry)
         self._page = Page(registry, clock, page_seconds)
 
@@ -174,6 +175,10 @@ class Metrics:
     def http_connections(self, count: int) -> None:
         """Set how many connections are open."""
         self._http_connections.set(count)
+
+    def event_loop_lag(self, seconds: float) -> None:
+        """Record how late the event loop woke up."""
+        self._event_loop_lag.observe(seconds)
 
     # The engine
 
