@@ -12,6 +12,7 @@ from jumplora_server.loop.outbox import Delivery
 from jumplora_server.services import Services
 
 RESIDENCY_STOP_SECONDS = 10.0  # a load that is under way may end; a store that hangs does not
+TRACES_STOP_SECONDS = 2.0  # for the last spans; a collector that hangs does not hold the end
 _log = logging.getLogger(__name__)
 
 
@@ -44,4 +45,5 @@ async def stop(services: Services, delivery: Delivery) -> None:
     await run_in_threadpool(services.residency.stop, patience)
     await run_in_threadpool(services.watchdog.stop)
     await services.lag.stop()
+    await run_in_threadpool(services.tracer.close, TRACES_STOP_SECONDS)
     delivery.bind(None)

@@ -17,6 +17,7 @@ from jumplora_server.lag import LoopLag
 from jumplora_server.lanes import Lanes
 from jumplora_server.options import RecentOptions
 from jumplora_server.store_threads import StoreThreads
+from jumplora_server.tracing.tracer import Tracer
 from jumplora_server.version import VERSION
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Services:
     lifecycle: Lifecycle
     events: Events
     changes: Changes
+    tracer: Tracer
     lag: LoopLag
     reads: StoreThreads = field(default_factory=StoreThreads)
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))

@@ -31,6 +31,7 @@ from jumplora_server.loop.loop import Continuation
 from jumplora_server.loop.outbox import CancelCause, Stream
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
+from jumplora_server.tracing.tracer import RequestAsked
 
 FIRST_LOAD_SECONDS = 5.0  # how long a request waits for a task that was published just before it
 
@@ -76,6 +77,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
         sizes = prompt_sizes(services, ask, spec)
         reservations = _reserve(services, record.task, ask, wishes, sizes)
         streams: list[tuple[Stream, ...]] = []
+        trace = record.trace
         offer: Offer | None = None
         try:
             if ask.choices is not None:
@@ -97,11 +99,17 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                 ),
             )
             for ids in encoded:
+                first = len(streams) * len(wishes.samplings)
                 opened = tuple(
-                    Stream(services.loop.cancel, services.metrics, record.task, counts_prompt=not n)
+                    Stream(
+                        services.loop.cancel,
+                        services.metrics,
+                        record.task,
+                        counts_prompt=not n,
+                        on_finish=None if trace is None else trace.sequence(first + n),
+                    )
                     for n in range(len(wishes.samplings))
                 )
-                first = len(streams) * len(opened)
                 wanted = zip(opened, wishes.samplings, reservations[first:], strict=False)
                 sequence_ids = services.loop.submit_all(
                     [Continuation(sampling, s.on_event, places) for s, sampling, places in wanted],
@@ -124,6 +132,15 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                 offer.lease.release()
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
+    if trace is not None:
+        trace.asked(
+            RequestAsked(
+                wishes.samplings[0],
+                prompts=len(streams),
+                sequences=len(streams) * len(wishes.samplings),
+                is_streamed=ask.streamed != "no",
+            )
+        )
     origin = Origin(lease.ref, record.prompt_tokens)
     return Admitted(origin, tuple(streams), wishes.samplings, wishes.answers, deadline, offer)
 

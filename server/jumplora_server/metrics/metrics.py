@@ -43,6 +43,7 @@ from jumplora_server.metrics.tasks import (
 )
 from jumplora_server.metrics.trends import Trends
 from jumplora_server.metrics.trouble import TroubleCollector
+from jumplora_server.tracing.tracer import SpanEnd
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]
@@ -109,6 +110,8 @@ class Metrics:
         self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
         self._http_connections = table.HTTP_CONNECTIONS.gauge(registry)
         self._event_loop_lag = table.EVENT_LOOP_LAG.histogram(registry)
+        spans = table.SPANS.counter(registry)
+        self._spans = {end: spans.labels(end) for end in get_args(SpanEnd)}
         self._build_info = table.BUILD_INFO.gauge(registry)
         self._page = Page(registry, clock, page_seconds)
 
@@ -179,6 +182,10 @@ class Metrics:
     def event_loop_lag(self, seconds: float) -> None:
         """Record how late the event loop woke up."""
         self._event_loop_lag.observe(seconds)
+
+    def spans(self, end: SpanEnd, count: int) -> None:
+        """Count spans of traces by what became of them."""
+        self._spans[end].inc(count)
 
     # The engine
 

@@ -294,6 +294,12 @@ EVENT_LOOP_LAG = Instrument(
     (),
     STEP_SECONDS,
 )
+SPANS = Instrument(
+    "jumplora_spans_total",
+    "counter",
+    "Spans of traces: exported, failed (no collector took them) or dropped (too many waited).",
+    ("result",),
+)
 DEVICE_ALLOCATED = Instrument(
     "jumplora_device_memory_allocated_bytes",
     "gauge",
@@ -351,7 +357,7 @@ TABLE: tuple[Instrument, ...] = (
     ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
     STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES,
     HEARTBEAT, BUILD_INFO,
-    THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, EVENT_LOOP_LAG,
+    THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, EVENT_LOOP_LAG, SPANS,
     DEVICE_ALLOCATED, DEVICE_RESERVED, VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
     VLLM_LORA, VLLM_LORA_LOADED, VLLM_LORA_COUNT, VLLM_LORA_MOST,
 )  # fmt: skip
