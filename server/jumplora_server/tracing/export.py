@@ -37,6 +37,7 @@ class BoundedExport(SpanProcessor):
         self._on_spans = on_spans
         self._lock = threading.Lock()
         self._waiting = 0
+        self._is_closed = False
         self._batches = BatchSpanProcessor(_Counted(exporter, self._left), max_queue_size=queue)
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -44,7 +45,7 @@ class BoundedExport(SpanProcessor):
         if span.context is None or not span.context.trace_flags.sampled:
             return
         with self._lock:
-            is_full = self._waiting >= self._queue
+            is_full = self._is_closed or self._waiting >= self._queue
             self._waiting += not is_full
         if is_full:
             self._on_spans("dropped", 1)
@@ -57,7 +58,8 @@ class BoundedExport(SpanProcessor):
         closing.start()
         closing.join(seconds)
         with self._lock:
-            left, self._waiting = self._waiting, self._queue  # nothing more is taken
+            self._is_closed = True
+            left = self._waiting
         if left:
             self._on_spans("dropped", left)
 
