@@ -12,7 +12,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 echo "torch==$version+$build" > "$scratch/torch.txt"
 compile() { "$uv" pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 "$@"; }
-compile pyproject.toml --constraint constraints.txt --override "$scratch/torch.txt" "${from[@]}" \
+compile pyproject.toml --extra traces --constraint constraints.txt --override "$scratch/torch.txt" "${from[@]}" \
     --python-platform x86_64-manylinux_2_28 --output-file "$scratch/lock"
 compile deploy/image/tools.in --constraint constraints.txt --output-file "$scratch/tools"
 { head_of deploy/image/requirements.lock; cat "$scratch/lock"; } > "$scratch/new" && mv "$scratch/new" "$lock"

@@ -13,9 +13,11 @@ from anyio import CapacityLimiter
 
 from jumplora_server.changes import Changes
 from jumplora_server.events import Events
+from jumplora_server.lag import LoopLag
 from jumplora_server.lanes import Lanes
 from jumplora_server.options import RecentOptions
 from jumplora_server.store_threads import StoreThreads
+from jumplora_server.tracing.tracer import Tracer
 from jumplora_server.version import VERSION
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ class Services:
     lifecycle: Lifecycle
     events: Events
     changes: Changes
+    tracer: Tracer
+    lag: LoopLag
     reads: StoreThreads = field(default_factory=StoreThreads)
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
     lanes: Lanes = field(default_factory=Lanes)

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
 from jumplora_server.core import Kernels
+from jumplora_server.tracing.tracer import TraceMode
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?i?b?)\s*", re.IGNORECASE | re.ASCII)
 _EXPONENT = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -248,6 +249,11 @@ class TelemetrySettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that is logged"
     )
+    traces: TraceMode = Field(
+        default="off",
+        description="traces of requests and loads; otlp: to an OpenTelemetry collector, as the "
+        "variables OTEL_* say (needs the extra traces)",
+    )
     max_task_labels: int = _size(200, "tasks with separate metrics", 1, 100_000)
     metrics_max_age: float = Field(
         default=1.0,
@@ -267,7 +273,7 @@ PANELS: Mapping[type[BaseSettings], str] = MappingProxyType(
         AccessSettings: "Keys and names",
         QualitySettings: "Quality",
         EndingSettings: "Shutdown and watchdog",
-        TelemetrySettings: "Logs and metrics",
+        TelemetrySettings: "Logs, metrics and traces",
     }
 )
 """The groups of settings, in the order in which help shows them."""

@@ -22,7 +22,7 @@ DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 IMAGE = ROOT / "deploy" / "image"
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
-EXTRAS: frozenset[str] = frozenset()
+EXTRAS = frozenset({"traces"})
 ENTRY = re.compile(r"^(\S+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n?)+)", re.M)
 
 

@@ -20,6 +20,7 @@ from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
     from jumplora_server.metrics.tasks import Outcome
+    from jumplora_server.tracing.tracer import RequestTrace
 
 SCOPE_KEY = "jumplora.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
@@ -148,7 +149,8 @@ class RequestRecord:
 
     Lives in the ASGI scope, made by the access log. Never holds a prompt or a key. `task` is what a
     metric may be labelled with: set once it was routed, else "". `counted_by` says who counts the
-    end: the sequences once there are some, before that the access log.
+    end: the sequences once there are some, before that the access log. `error` is what the request
+    ended with, also a stream that had begun well; `trace` is there where traces are on.
     """
 
     request_id: str
@@ -159,10 +161,13 @@ class RequestRecord:
     generated_tokens: int = 0
     outcome: Outcome | None = None
     counted_by: Literal["middleware", "sequences"] = "middleware"
+    error: ServerError | None = None
+    trace: RequestTrace | None = None
 
     def failed(self, error: ServerError) -> None:
         """Note how the request ended."""
         self.outcome = outcome_of(error)
+        self.error = error
 
     def refused(self, status: int) -> None:
         """Note that the framework or the HTTP server ended the request, with this status."""

@@ -33,6 +33,7 @@ from jumplora_server.loop.loop import Continuation
 from jumplora_server.loop.outbox import CancelCause, OnEvent, Stream
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
+from jumplora_server.tracing.tracer import RequestAsked
 
 FIRST_LOAD_SECONDS = 5.0  # how long a request waits for a task that was published just before it
 
@@ -80,6 +81,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
         sizes = prompt_sizes(services, ask, spec)
         metered, reservations = _reserve(services, record.task, ask, wishes, sizes)
         streams: list[tuple[Stream, ...]] = []
+        trace = record.trace
         offer: Offer | None = None
         try:
             if ask.choices is not None:
@@ -103,11 +105,17 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             if metered is not None:
                 metered.count(encoded)
             for ids in encoded:
+                first = len(streams) * len(wishes.samplings)
                 opened = tuple(
-                    Stream(services.loop.cancel, services.metrics, record.task, counts_prompt=not n)
+                    Stream(
+                        services.loop.cancel,
+                        services.metrics,
+                        record.task,
+                        counts_prompt=not n,
+                        on_finish=None if trace is None else trace.sequence(first + n),
+                    )
                     for n in range(len(wishes.samplings))
                 )
-                first = len(streams) * len(opened)
                 hear: list[OnEvent] = [stream.on_event for stream in opened]
                 if metered is not None:
                     hear = [metered.settled(first + n, each) for n, each in enumerate(hear)]
@@ -136,6 +144,15 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                 offer.lease.release()
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
+    if trace is not None:
+        trace.asked(
+            RequestAsked(
+                wishes.samplings[0],
+                prompts=len(streams),
+                sequences=len(streams) * len(wishes.samplings),
+                is_streamed=ask.streamed != "no",
+            )
+        )
     origin = Origin(lease.ref, record.prompt_tokens)
     headers = {} if metered is None else metered.headers()
     return Admitted(

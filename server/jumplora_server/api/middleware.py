@@ -97,6 +97,7 @@ class AccessLog:
                 "ms": round((self._clock() - began) * 1000, 1),
                 "prompt_tokens": record.prompt_tokens,
                 "generated_tokens": record.generated_tokens,
+                **({} if record.trace is None else {"trace": record.trace.trace_id}),
             }
             _log.log(self._level(scope["path"], status), "request", extra={"fields": fields})
 

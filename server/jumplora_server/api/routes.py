@@ -26,6 +26,7 @@ from jumplora_server.api.middleware import (
 from jumplora_server.api.openai import chat, completions, models
 from jumplora_server.api.openai.errors import FORMS as OPENAI_FORMS
 from jumplora_server.api.route import add_dialect
+from jumplora_server.api.traced import Traced
 from jumplora_server.http.connections import Traffic
 from jumplora_server.services import Services
 
@@ -60,6 +61,8 @@ def add_routes(app: FastAPI, services: Services) -> None:
         api_hashes=settings.key_hashes("api"),
         opened=opened_paths(settings),
     )
+    if services.tracer.is_on:
+        app.add_middleware(Traced, tracer=services.tracer)
     app.add_middleware(AccessLog)
 
 

@@ -164,13 +164,15 @@ class Stream:
         task: str | None,
         *,
         counts_prompt: bool = True,
+        on_finish: Callable[[Finish], None] | None = None,
     ) -> None:
         """`cancel` ends a sequence by its id at the next step. `counts_prompt` is False where
-        another sequence of the same prompt counts its tokens."""
+        another sequence of the same prompt counts its tokens. `on_finish` hears the end."""
         self._cancel = cancel
         self._metrics = metrics
         self._task = task
         self._counts_prompt = counts_prompt
+        self._on_finish = on_finish
         self._events: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self._collected: asyncio.Future[Collected] | None = None
         self._sequence_id: int | None = None
@@ -196,6 +198,8 @@ class Stream:
                 finish.prompt_tokens if self._counts_prompt else 0,
                 finish.generated_tokens,
             )
+            if self._on_finish is not None:
+                self._on_finish(finish)
             if self._collected is not None:
                 self._settle(self._collected)
 

@@ -44,6 +44,7 @@ from jumplora_server.metrics.tasks import (
 )
 from jumplora_server.metrics.trends import Trends
 from jumplora_server.metrics.trouble import TroubleCollector
+from jumplora_server.tracing.tracer import SpanEnd
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]
@@ -110,6 +111,9 @@ class Metrics:
         refused = table.HTTP_REFUSED.counter(registry)
         self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
         self._http_connections = table.HTTP_CONNECTIONS.gauge(registry)
+        self._event_loop_lag = table.EVENT_LOOP_LAG.histogram(registry)
+        spans = table.SPANS.counter(registry)
+        self._spans = {end: spans.labels(end) for end in get_args(SpanEnd)}
         self._build_info = table.BUILD_INFO.gauge(registry)
         self._page = Page(registry, clock, page_seconds)
 
@@ -184,6 +188,14 @@ class Metrics:
     def http_connections(self, count: int) -> None:
         """Set how many connections are open."""
         self._http_connections.set(count)
+
+    def event_loop_lag(self, seconds: float) -> None:
+        """Record how late the event loop woke up."""
+        self._event_loop_lag.observe(seconds)
+
+    def spans(self, end: SpanEnd, count: int) -> None:
+        """Count spans of traces by what became of them."""
+        self._spans[end].inc(count)
 
     # The engine
 

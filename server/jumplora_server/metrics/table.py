@@ -293,6 +293,19 @@ HTTP_CONNECTIONS = Instrument("jumplora_http_connections", "gauge", "Open connec
 BUILD_INFO = Instrument(
     "jumplora_build_info", "gauge", "1; labels name the build.", ("version", "torch")
 )
+EVENT_LOOP_LAG = Instrument(
+    "jumplora_event_loop_lag_seconds",
+    "histogram",
+    "How late the event loop woke up, four times a second: what every answer waits for as well.",
+    (),
+    STEP_SECONDS,
+)
+SPANS = Instrument(
+    "jumplora_spans_total",
+    "counter",
+    "Spans of traces: exported, failed (no collector took them) or dropped (too many waited).",
+    ("result",),
+)
 DEVICE_ALLOCATED = Instrument(
     "jumplora_device_memory_allocated_bytes",
     "gauge",
@@ -347,11 +360,11 @@ TABLE: tuple[Instrument, ...] = (
     ADAPTER_BACKWARD_TRANSFER, ADAPTER_OVERLAP_JACCARD, ADAPTER_OVERLAP_CHANCE, ADAPTER_INFO,
     ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
-    ADAPTER_LOAD, ADMISSION_REJECTIONS, KEY_REJECTIONS,
-    WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS, STEP, ROWS_IN_USE, ROWS_TOTAL,
-    BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES, HEARTBEAT, BUILD_INFO,
-    THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, DEVICE_ALLOCATED, DEVICE_RESERVED,
-    VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
+    ADAPTER_LOAD, ADMISSION_REJECTIONS, KEY_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS,
+    ENCODED_TOKENS, STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES,
+    HEARTBEAT, BUILD_INFO,
+    THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, EVENT_LOOP_LAG, SPANS,
+    DEVICE_ALLOCATED, DEVICE_RESERVED, VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
     VLLM_LORA, VLLM_LORA_LOADED, VLLM_LORA_COUNT, VLLM_LORA_MOST,
 )  # fmt: skip
 
