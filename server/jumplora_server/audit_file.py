@@ -73,10 +73,14 @@ class _File(WatchedFileHandler):
         logging.StreamHandler.emit(self, record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's name
-        """Count the line that could not be written."""
+        """Count the line that could not be written; the next one opens the file again."""
         del record
         error = sys.exception()
         self._complaints.lose(getattr(error, "strerror", None) or str(error))
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with suppress(OSError):  # it tries once more to write what it holds
+                stream.close()
 
 
 class _Queued(QueueHandler):
@@ -86,6 +90,7 @@ class _Queued(QueueHandler):
         self, lines: queue.Queue[logging.LogRecord | None], complaints: Complaints
     ) -> None:
         super().__init__(lines)
+        self._most = lines.maxsize
         self._complaints = complaints
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -93,7 +98,7 @@ class _Queued(QueueHandler):
         try:
             self.queue.put_nowait(record)
         except queue.Full:
-            self._complaints.lose(f"{MOST_LINES} lines wait, the disk does not answer")
+            self._complaints.lose(f"{self._most} lines wait, the disk does not answer")
 
 
 class AuditFile:

@@ -100,6 +100,10 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, tell)
+        except Exception:
+            record.error = "internal"  # the answer is made outside of this layer
+            status = status or 500
+            raise
         finally:
             _count(scope, record)
             route = scope.get("route")
