@@ -217,7 +217,7 @@ async def _lines(
         failure = None if event.finish is None else failure_of(event.finish)
         if failure is not None:
             admitted.cancel("error")
-            record.error = failure
+            record.went_wrong(failure.code, failure.status)
             yield writer.broken_off(failure)
             return
         sampling = samplings[number % len(samplings)]

@@ -19,6 +19,7 @@ from jumplora_server.core import AdapterRef, Answer, Timing, Wanted
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
+    from jumplora_server.api.audit import Change
     from jumplora_server.metrics.tasks import Outcome
     from jumplora_server.tracing.tracer import RequestTrace
 
@@ -149,11 +150,13 @@ class RequestRecord:
 
     Lives in the ASGI scope, made by the access log. Never holds a prompt or a key. `task` is what a
     metric may be labelled with: set once it was routed, else "". `counted_by` says who counts the
-    end: the sequences once there are some, before that the access log. `error` is what the request
-    ended with, also a stream that had begun well; `trace` is there where traces are on.
+    end: the sequences once there are some, before that the access log. `client` is an address,
+    `error` the code of what went wrong, also in a stream that had begun well, `change` what a
+    request changes, and `trace` is there where traces are on.
     """
 
     request_id: str
+    client: str = "-"
     caller: Caller = ANYBODY
     task: str | None = ""
     version: str | None = None
@@ -161,20 +164,27 @@ class RequestRecord:
     generated_tokens: int = 0
     outcome: Outcome | None = None
     counted_by: Literal["middleware", "sequences"] = "middleware"
-    error: ServerError | None = None
+    error: str | None = None
+    is_fault: bool = False  # what went wrong is of the server's doing
+    change: Change | None = None
     trace: RequestTrace | None = None
 
     def failed(self, error: ServerError) -> None:
         """Note how the request ended."""
         self.outcome = outcome_of(error)
-        self.error = error
+        self.went_wrong(error.code, error.status)
 
-    def refused(self, status: int) -> None:
+    def refused(self, status: int, code: str) -> None:
         """Note that the framework or the HTTP server ended the request, with this status."""
+        self.went_wrong(code, status)
         if status == 503:
             self.outcome = "shed"
         else:
             self.outcome = "client_invalid" if status < 500 else "error"
+
+    def went_wrong(self, code: str, status: int) -> None:
+        """Note an error that the client was given, also behind a good status."""
+        self.error, self.is_fault = code, status >= 500
 
     def log_failure(self, error: Exception) -> None:
         """Log what the client does not see."""
@@ -198,11 +208,11 @@ def outcome_of(error: ServerError) -> Outcome:
             return "client_invalid" if error.status < 500 else "error"
 
 
-def new_record(given_id: str | None) -> RequestRecord:
+def new_record(given_id: str | None, client: str = "-") -> RequestRecord:
     """A record with the client's request id if it is a harmless one, else a random one."""
     if given_id is not None and _REQUEST_ID.fullmatch(given_id):
-        return RequestRecord(given_id)
-    return RequestRecord(secrets.token_hex(8))
+        return RequestRecord(given_id, client)
+    return RequestRecord(secrets.token_hex(8), client)
 
 
 def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:

@@ -58,12 +58,8 @@ def trace_headers(headers: Headers) -> TraceHeaders:
 
 
 def _end(scope: Scope, record: RequestRecord, status: int | None, is_broken: bool) -> RequestEnd:
-    error = record.error
     if is_broken:  # the answer to it is made outside of all layers of ours
         status = status or 500
-    code = INTERNAL if is_broken else None if error is None else error.code
-    # A stream may break off after its 200.
-    worst = max(status or 0, 0 if error is None else error.status)
     route: str | None = getattr(scope.get("route"), "path", None)
     services: Services = scope["app"].state.services
     is_generation = generates(scope)
@@ -78,8 +74,8 @@ def _end(scope: Scope, record: RequestRecord, status: int | None, is_broken: boo
         operation=("chat" if _is_chat(route) else "text_completion") if is_generation else None,
         prompt_tokens=record.prompt_tokens,
         generated_tokens=record.generated_tokens,
-        code=code,
-        is_fault=worst >= 500 or is_broken,
+        code=INTERNAL if is_broken else record.error,
+        is_fault=is_broken or record.is_fault or (status or 0) >= 500,
     )
 
 

@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from jumplora_adapters.errors import OtherTask, TaskExists
 from jumplora_server.api.adapters import publication
 from jumplora_server.api.ask import record_of
+from jumplora_server.api.audit import begin_change
 from jumplora_server.api.fields import Received, check_unicode
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.load_folder import LoadFolder
@@ -25,7 +26,7 @@ from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OF_ADAPTERS, OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
-from jumplora_server.api.task_names import check_spec, check_visible, named_task
+from jumplora_server.api.task_names import check_spec, check_visible
 from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
@@ -141,7 +142,8 @@ async def load_lora_adapter(
 
     It is checked as an upload is, and kept in the store: the folder is read once.
     """
-    task = named_task(request, body.lora_name)
+    task = body.lora_name
+    change = begin_change(request, services, task)
     root = services.settings.load_folder
     if root is None:
         raise Forbidden(
@@ -154,9 +156,9 @@ async def load_lora_adapter(
     try:
         with publication(services, task):
             async with services.publishing.incoming() as incoming:
-                await services.publishing.fill(incoming, pieces)
+                change.version = await services.publishing.fill(incoming, pieces)
                 release = await services.publishing.publish(
-                    task, incoming, only_new=not body.load_inplace
+                    task, incoming, only_new=not body.load_inplace, witness=change
                 )
     except OtherTask as error:
         raise InvalidInput(
@@ -194,8 +196,9 @@ async def unload_lora_adapter(
     request: Request, services: WithServices, body: UnloadRequest
 ) -> PlainTextResponse:
     """Remove a task with all its versions, as DELETE does. The load folder stays as it is."""
-    task = named_task(request, body.lora_name)
-    await services.publishing.remove(task)
+    task = body.lora_name
+    change = begin_change(request, services, task)
+    await services.publishing.remove(task, witness=change)
     return PlainTextResponse(f"Success: LoRA adapter '{task}' removed successfully.")
 
 
