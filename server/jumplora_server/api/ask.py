@@ -19,7 +19,7 @@ from jumplora_server.core import AdapterRef, Answer, Timing, Wanted
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
-    from jumplora_server.metrics.tasks import Outcome
+    from jumplora_server.metrics.tasks import Late, Outcome
 
 SCOPE_KEY = "jumplora.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
@@ -147,8 +147,9 @@ class RequestRecord:
     """What is known of one HTTP request while it runs: for the log line and for counting.
 
     Lives in the ASGI scope, made by the access log. Never holds a prompt or a key. `task` is what a
-    metric may be labelled with: set once it was routed, else "". `counted_by` says who counts the
-    end: the sequences once there are some, before that the access log.
+    metric may be labelled with: set once it was routed, else "". `late` is how it ends when its
+    deadline passes. `counted_by` says who counts the end: the sequences once there are some, before
+    that the access log.
     """
 
     request_id: str
@@ -158,11 +159,13 @@ class RequestRecord:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     outcome: Outcome | None = None
+    late: Late = "timeout"
     counted_by: Literal["middleware", "sequences"] = "middleware"
 
     def failed(self, error: ServerError) -> None:
         """Note how the request ended."""
-        self.outcome = outcome_of(error)
+        outcome = outcome_of(error)
+        self.outcome = self.late if outcome == "timeout" else outcome
 
     def refused(self, status: int) -> None:
         """Note that the framework or the HTTP server ended the request, with this status."""
@@ -177,7 +180,10 @@ class RequestRecord:
 
 
 def outcome_of(error: ServerError) -> Outcome:
-    """The closed set that metrics count by. Only the server's own failures burn its budget."""
+    """The closed set that metrics count by. Only the server's own failures burn its budget.
+
+    A deadline counts as the server's: only its request knows who gave it.
+    """
     match error:
         case errors.UnknownTask() | errors.UnknownVersion():
             return "client_unknown_task"

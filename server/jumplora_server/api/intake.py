@@ -29,6 +29,7 @@ from jumplora_server.errors import (
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import Continuation
 from jumplora_server.loop.outbox import CancelCause, Stream
+from jumplora_server.metrics.tasks import Late
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 
@@ -40,7 +41,8 @@ class Admitted:
     """A request's sequences, all on one version: those of each prompt, in the order of its prompts.
 
     Every prompt's sequences have the same `samplings`; of what they come to, the best `answers` are
-    wanted. `deadline` is a time on the services' clock. `offer` is there where choices are asked.
+    wanted. `deadline` is a time on the services' clock, and `late` how the request ends when it
+    passes. `offer` is there where choices are asked.
     """
 
     origin: Origin
@@ -48,6 +50,7 @@ class Admitted:
     samplings: tuple[Sampling, ...]
     answers: int
     deadline: float
+    late: Late
     offer: Offer | None = None
 
     def cancel(self, cause: CancelCause) -> None:
@@ -66,6 +69,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
     task = None if ask.task == services.settings.base_name else ask.task
     record.task = None if task is None else task.partition("@")[0]
     deadline = arrived + _timeout(services, ask)
+    record.late = late_of(ask.timeout_seconds, services.settings.request_timeout)
     check_sizes(services, ask)
     with await _lease(services, ask.caller, task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
@@ -98,7 +102,13 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             )
             for ids in encoded:
                 opened = tuple(
-                    Stream(services.loop.cancel, services.metrics, record.task, counts_prompt=not n)
+                    Stream(
+                        services.loop.cancel,
+                        services.metrics,
+                        record.task,
+                        counts_prompt=not n,
+                        late=record.late,
+                    )
                     for n in range(len(wishes.samplings))
                 )
                 first = len(streams) * len(opened)
@@ -125,7 +135,15 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
     origin = Origin(lease.ref, record.prompt_tokens)
-    return Admitted(origin, tuple(streams), wishes.samplings, wishes.answers, deadline, offer)
+    return Admitted(
+        origin,
+        tuple(streams),
+        wishes.samplings,
+        wishes.answers,
+        deadline,
+        late=record.late,
+        offer=offer,
+    )
 
 
 def _reserve(
@@ -195,6 +213,12 @@ async def _appeared(services: Services, task: str) -> bool:
     except (TimeoutError, ServerError):
         pass  # the routing says what came of it
     return True
+
+
+def late_of(asked: float | None, longest: float) -> Late:
+    """How a request ends whose deadline passes. A deadline is the client's own if it is shorter
+    than the server's limit, whatever its length."""
+    return "timeout" if asked is None or asked >= longest else "client_deadline"
 
 
 def _timeout(services: Services, ask: Ask) -> float:

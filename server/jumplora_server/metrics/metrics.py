@@ -53,6 +53,17 @@ _TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
 _FAILED_OUTCOMES: frozenset[Outcome] = frozenset({"error", "timeout", "shed"})
 
 
+def _is_timed(outcome: Outcome, timing: Timing | None) -> bool:
+    """Whether a request's time counts among the latencies.
+
+    A client's own deadline says how long its answer took at least. Below the objective that says
+    nothing, and counting it would make a slow server look fast; from there on it was too slow.
+    """
+    if outcome == "client_deadline":
+        return timing is not None and timing.total > table.OBJECTIVE_SECONDS
+    return outcome in _TIMED_OUTCOMES
+
+
 class Metrics:
     """All instruments of one server, on one registry.
 
@@ -128,7 +139,7 @@ class Metrics:
             series.prompt_tokens.inc(prompt_tokens)
         if generated_tokens:
             series.generation_tokens.inc(generated_tokens)
-        timed = timing if outcome in _TIMED_OUTCOMES else None
+        timed = timing if _is_timed(outcome, timing) else None
         if task is not None and series.label != UNKNOWN:
             seconds = None if timed is None else timed.total
             self.trends.add(task, seconds, is_failed=outcome in _FAILED_OUTCOMES)

@@ -29,6 +29,10 @@ Outcome = Literal[
     "client_deadline",
     "client_quota",
 ]
+Late = Literal["timeout", "client_deadline"]
+"""How a request ends whose deadline passed: the server's own limit, or a shorter one that the
+client gave, which is no failure of the server's."""
+
 EvictionReason = Literal["lru", "replaced", "unload"]
 AbstentionCause = Literal["probability", "mass"]
 
