@@ -279,6 +279,14 @@ class Metrics:
         """Count a version that was refused or could not be loaded; `code` is the error's code."""
         self._tasks.load_failed(task, code)
 
+    def publish_refused(self, task: str | None, code: str) -> None:
+        """Count a publish over HTTP that was refused.
+
+        `task` is None where it was not registered before: a refused publish leaves no task behind,
+        and the series of a task go with it.
+        """
+        self._tasks.publish_refused(task, code)
+
     def swapped(self, task: str) -> None:
         """Count a version that took the place of another."""
         series = self._tasks.adapter_of(task)

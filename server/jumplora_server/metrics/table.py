@@ -205,6 +205,12 @@ ADAPTER_LOAD_FAILURES = Instrument(
     "Adapters that were refused or could not be loaded, by error code.",
     ("task_id", "code"),
 )
+PUBLISHES_REFUSED = Instrument(
+    "jumplora_publishes_refused_total",
+    "counter",
+    "Publishes over HTTP that were refused, by error code; _unknown stands for tasks that are new.",
+    ("task_id", "code"),
+)
 ADAPTER_SWAPS = Instrument(
     "jumplora_adapter_swaps_total", "counter", "Versions replaced by another while serving.", _TASK
 )
@@ -341,7 +347,8 @@ TABLE: tuple[Instrument, ...] = (
     PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT, CHOICES_MASS, ABSTENTIONS,
     ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_DENSITY, ADAPTER_ACCURACY, ADAPTER_CANARY_ACCURACY,
     ADAPTER_BACKWARD_TRANSFER, ADAPTER_OVERLAP_JACCARD, ADAPTER_OVERLAP_CHANCE, ADAPTER_INFO,
-    ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,
+    ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, PUBLISHES_REFUSED,
+    ADAPTER_SWAPS,
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
     ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
     STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES,

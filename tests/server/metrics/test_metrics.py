@@ -90,6 +90,7 @@ def use_everything(metrics: Metrics, task: str) -> None:
     seconds: dict[Stage, float] = {"read": 0.1, "fold": 0.5, "pack": 0.2, "warmup": 0.3}
     metrics.adapter_loaded(task, {**seconds, "canaries": 0.4})
     metrics.adapter_load_failed(task, "nonfinite")
+    metrics.publish_refused(task, "canary")
     metrics.swapped(task)
     metrics.rolled_back(task)
     metrics.evicted(task, "lru")
