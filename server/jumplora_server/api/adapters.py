@@ -28,7 +28,13 @@ from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
 from jumplora_server.api.task_names import named_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
-from jumplora_server.errors import AdapterRefused, AdapterUnavailable, InvalidInput
+from jumplora_server.errors import (
+    AdapterRefused,
+    AdapterUnavailable,
+    InvalidInput,
+    ServerError,
+    StoreBusy,
+)
 from jumplora_server.residency.outcome import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
@@ -152,10 +158,10 @@ async def publish_adapter(
     With `If-Match` the version that is current must be that one, and with `If-None-Match: *` there
     must be none, not an equal one either; else 412, and nothing is changed.
     """
-    change = begin_change(request, services, task_id)
-    only_new = _is_only_new(if_none_match, if_match)
     limit = services.settings.max_adapter_bytes
     with publication(services, task_id):
+        change = begin_change(request, services, task_id)
+        only_new = _is_only_new(if_none_match, if_match)
         async with received(request, services.publishing, limit) as incoming:
             release = await services.publishing.publish(
                 task_id, incoming, _etag_of(if_match), only_new=only_new, witness=change
@@ -178,18 +184,30 @@ async def remove_adapter(request: Request, services: WithServices, task_id: Task
 
 @contextmanager
 def publication(services: Services, task: str) -> Iterator[None]:
-    """Count a file of `task` that is refused within this. Raises InvalidInput where no adapter may
-    have that task."""
-    if task in services.backbone_names:
-        raise InvalidInput(
-            f"task id {task!r} means the bare backbone here; choose another one", reason="task_id"
-        )
+    """Count a publish of `task` that is refused within this. Raises InvalidInput where no adapter
+    may have that task."""
+    before = task if services.residency.knows(task) else None
     try:
+        if task in services.backbone_names:
+            raise InvalidInput(
+                f"task id {task!r} means the bare backbone here; choose another one",
+                reason="task_id",
+            )
         yield
     except AdapterError as error:
-        if isinstance(as_server_error(error), AdapterRefused):
+        answer = as_server_error(error)
+        if isinstance(answer, AdapterRefused):
             services.metrics.adapter_load_failed(task, error.code)
+        services.metrics.publish_refused(before, _refusal_code(answer))
         raise
+    except ServerError as error:
+        services.metrics.publish_refused(before, _refusal_code(error))
+        raise
+
+
+def _refusal_code(error: ServerError) -> str:
+    """What a refused publish counts as: the check that failed, where the error has one."""
+    return error.code if isinstance(error, StoreBusy) else error.reason or error.code
 
 
 async def _told(services: Services, status: TaskStatus, response: Response) -> AdapterDetail:

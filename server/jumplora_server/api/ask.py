@@ -20,7 +20,7 @@ from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
     from jumplora_server.api.audit import Change
-    from jumplora_server.metrics.tasks import Outcome
+    from jumplora_server.metrics.tasks import Late, Outcome
     from jumplora_server.tracing.tracer import RequestTrace
 
 SCOPE_KEY = "jumplora.record"
@@ -149,10 +149,11 @@ class RequestRecord:
     """What is known of one HTTP request while it runs: for the log line and for counting.
 
     Lives in the ASGI scope, made by the access log. Never holds a prompt or a key. `task` is what a
-    metric may be labelled with: set once it was routed, else "". `counted_by` says who counts the
-    end: the sequences once there are some, before that the access log. `client` is an address,
-    `error` the code of what went wrong, also in a stream that had begun well, `change` what a
-    request changes, and `trace` is there where traces are on.
+    metric may be labelled with: set once it was routed, else "". `late` is how it ends when its
+    deadline passes. `counted_by` says who counts the end: the sequences once there are some, before
+    that the access log. `client` is an address, `error` the code of what went wrong, also in a
+    stream that had begun well, `change` what a request changes, and `trace` is there where traces
+    are on.
     """
 
     request_id: str
@@ -163,6 +164,7 @@ class RequestRecord:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     outcome: Outcome | None = None
+    late: Late = "timeout"
     counted_by: Literal["middleware", "sequences"] = "middleware"
     error: str | None = None
     is_fault: bool = False  # what went wrong is of the server's doing
@@ -171,7 +173,8 @@ class RequestRecord:
 
     def failed(self, error: ServerError) -> None:
         """Note how the request ended."""
-        self.outcome = outcome_of(error)
+        outcome = outcome_of(error)
+        self.outcome = self.late if outcome == "timeout" else outcome
         self.went_wrong(error.code, error.status)
 
     def refused(self, status: int, code: str) -> None:
@@ -192,7 +195,10 @@ class RequestRecord:
 
 
 def outcome_of(error: ServerError) -> Outcome:
-    """The closed set that metrics count by. Only the server's own failures burn its budget."""
+    """The closed set that metrics count by. Only the server's own failures burn its budget.
+
+    A deadline counts as the server's: only its request knows who gave it.
+    """
     match error:
         case errors.UnknownTask() | errors.UnknownVersion():
             return "client_unknown_task"

@@ -31,6 +31,7 @@ from jumplora_server.errors import (
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import Continuation
 from jumplora_server.loop.outbox import CancelCause, OnEvent, Stream
+from jumplora_server.metrics.tasks import Late
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 from jumplora_server.tracing.tracer import RequestAsked
@@ -43,8 +44,8 @@ class Admitted:
     """A request's sequences, all on one version: those of each prompt, in the order of its prompts.
 
     Every prompt's sequences have the same `samplings`; of what they come to, the best `answers` are
-    wanted. `deadline` is a time on the services' clock. `headers` tell of the key's quota. `offer`
-    is there where choices are asked.
+    wanted. `deadline` is a time on the services' clock, and `late` how the request ends when it
+    passes. `headers` tell of the key's quota. `offer` is there where choices are asked.
     """
 
     origin: Origin
@@ -52,6 +53,7 @@ class Admitted:
     samplings: tuple[Sampling, ...]
     answers: int
     deadline: float
+    late: Late
     headers: dict[str, str]
     offer: Offer | None = None
 
@@ -71,6 +73,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
     task = None if ask.task == services.settings.base_name else ask.task
     record.task = None if task is None else task.partition("@")[0]
     deadline = arrived + _timeout(services, ask)
+    record.late = late_of(ask.timeout_seconds, services.settings.request_timeout)
     check_sizes(services, ask)
     with await _lease(services, ask.caller, task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
@@ -112,6 +115,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                         services.metrics,
                         record.task,
                         counts_prompt=not n,
+                        late=record.late,
                         on_finish=None if trace is None else trace.sequence(first + n),
                     )
                     for n in range(len(wishes.samplings))
@@ -156,7 +160,14 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
     origin = Origin(lease.ref, record.prompt_tokens)
     headers = {} if metered is None else metered.headers()
     return Admitted(
-        origin, tuple(streams), wishes.samplings, wishes.answers, deadline, headers, offer
+        origin,
+        tuple(streams),
+        wishes.samplings,
+        wishes.answers,
+        deadline,
+        late=record.late,
+        headers=headers,
+        offer=offer,
     )
 
 
@@ -240,6 +251,12 @@ async def _appeared(services: Services, task: str) -> bool:
     except (TimeoutError, ServerError):
         pass  # the routing says what came of it
     return True
+
+
+def late_of(asked: float | None, longest: float) -> Late:
+    """How a request ends whose deadline passes. A deadline is the client's own if it is shorter
+    than the server's limit, whatever its length."""
+    return "timeout" if asked is None or asked >= longest else "client_deadline"
 
 
 def _timeout(services: Services, ask: Ask) -> float:

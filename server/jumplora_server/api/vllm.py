@@ -143,18 +143,10 @@ async def load_lora_adapter(
     It is checked as an upload is, and kept in the store: the folder is read once.
     """
     task = body.lora_name
-    change = begin_change(request, services, task)
-    root = services.settings.load_folder
-    if root is None:
-        raise Forbidden(
-            "loading by path is switched off: start the server with JUMPLORA_LOAD_FOLDER, or send "
-            f"the file by PUT /v1/adapters/{task}"
-        )
-    pieces = LoadFolder(root, services.settings.max_adapter_bytes).pieces(body.lora_path)
-    if not body.load_inplace:
-        pieces = _of_new_task(services, task, pieces)
     try:
         with publication(services, task):
+            change = begin_change(request, services, task)
+            pieces = _pieces(services, body)
             async with services.publishing.incoming() as incoming:
                 change.version = await services.publishing.fill(incoming, pieces)
                 release = await services.publishing.publish(
@@ -172,6 +164,18 @@ async def load_lora_adapter(
         f"Success: LoRA adapter '{task}' added successfully.",
         headers={"x-adapter-version": release.published.digest},
     )
+
+
+def _pieces(services: Services, body: LoadRequest) -> Iterator[bytes]:
+    """Of the file, from the folder that may be read."""
+    task, root = body.lora_name, services.settings.load_folder
+    if root is None:
+        raise Forbidden(
+            "loading by path is switched off: start the server with JUMPLORA_LOAD_FOLDER, or send "
+            f"the file by PUT /v1/adapters/{task}"
+        )
+    pieces = LoadFolder(root, services.settings.max_adapter_bytes).pieces(body.lora_path)
+    return pieces if body.load_inplace else _of_new_task(services, task, pieces)
 
 
 def _of_new_task(services: Services, task: str, pieces: Iterator[bytes]) -> Iterator[bytes]:

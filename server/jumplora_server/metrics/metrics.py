@@ -55,6 +55,17 @@ _TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
 _FAILED_OUTCOMES: frozenset[Outcome] = frozenset({"error", "timeout", "shed"})
 
 
+def _is_timed(outcome: Outcome, timing: Timing | None) -> bool:
+    """Whether a request's time counts among the latencies.
+
+    A client's own deadline says how long its answer took at least. Below the objective that says
+    nothing, and counting it would make a slow server look fast; from there on it was too slow.
+    """
+    if outcome == "client_deadline":
+        return timing is not None and timing.total > table.OBJECTIVE_SECONDS
+    return outcome in _TIMED_OUTCOMES
+
+
 class Metrics:
     """All instruments of one server, on one registry.
 
@@ -134,7 +145,7 @@ class Metrics:
             series.prompt_tokens.inc(prompt_tokens)
         if generated_tokens:
             series.generation_tokens.inc(generated_tokens)
-        timed = timing if outcome in _TIMED_OUTCOMES else None
+        timed = timing if _is_timed(outcome, timing) else None
         if task is not None and series.label != UNKNOWN:
             seconds = None if timed is None else timed.total
             self.trends.add(task, seconds, is_failed=outcome in _FAILED_OUTCOMES)
@@ -289,6 +300,14 @@ class Metrics:
     def adapter_load_failed(self, task: str, code: str) -> None:
         """Count a version that was refused or could not be loaded; `code` is the error's code."""
         self._tasks.load_failed(task, code)
+
+    def publish_refused(self, task: str | None, code: str) -> None:
+        """Count a publish over HTTP that was refused.
+
+        `task` is None where it was not registered before: a refused publish leaves no task behind,
+        and the series of a task go with it.
+        """
+        self._tasks.publish_refused(task, code)
 
     def swapped(self, task: str) -> None:
         """Count a version that took the place of another."""

@@ -18,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily
 LATENCY_SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+OBJECTIVE_SECONDS = 1.0  # answers are meant to take no longer; the alert rules' threshold
 PHASE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -68,7 +69,8 @@ REQUESTS = Instrument(
 REQUEST_DURATION = Instrument(
     "jumplora_request_duration_seconds",
     "histogram",
-    "From arrival to the last token, client errors and hang-ups excluded.",
+    "From arrival to the last token. Without client errors, hang-ups and clients' own deadlines of "
+    "less than a second.",
     _TASK,
     LATENCY_SECONDS,
 )
@@ -201,6 +203,12 @@ ADAPTER_LOAD_FAILURES = Instrument(
     "jumplora_adapter_load_failures_total",
     "counter",
     "Adapters that were refused or could not be loaded, by error code.",
+    ("task_id", "code"),
+)
+PUBLISHES_REFUSED = Instrument(
+    "jumplora_publishes_refused_total",
+    "counter",
+    "Publishes over HTTP that were refused, by error code; _unknown stands for tasks that are new.",
     ("task_id", "code"),
 )
 ADAPTER_SWAPS = Instrument(
@@ -358,7 +366,8 @@ TABLE: tuple[Instrument, ...] = (
     PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT, CHOICES_MASS, ABSTENTIONS,
     ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_DENSITY, ADAPTER_ACCURACY, ADAPTER_CANARY_ACCURACY,
     ADAPTER_BACKWARD_TRANSFER, ADAPTER_OVERLAP_JACCARD, ADAPTER_OVERLAP_CHANCE, ADAPTER_INFO,
-    ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,
+    ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, PUBLISHES_REFUSED,
+    ADAPTER_SWAPS,
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
     ADAPTER_LOAD, ADMISSION_REJECTIONS, KEY_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS,
     ENCODED_TOKENS, STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS,

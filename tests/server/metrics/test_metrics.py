@@ -90,6 +90,7 @@ def use_everything(metrics: Metrics, task: str) -> None:
     seconds: dict[Stage, float] = {"read": 0.1, "fold": 0.5, "pack": 0.2, "warmup": 0.3}
     metrics.adapter_loaded(task, {**seconds, "canaries": 0.4})
     metrics.adapter_load_failed(task, "nonfinite")
+    metrics.publish_refused(task, "canary")
     metrics.swapped(task)
     metrics.rolled_back(task)
     metrics.evicted(task, "lru")
@@ -122,6 +123,19 @@ class TestRequests:
         metrics.request_finished("boolqa", outcome, TIMING, 12, 5)  # type: ignore[arg-type]
         assert value(metrics, "jumplora_requests_total", outcome=outcome, task_id="boolqa") == 1
         assert value(metrics, "jumplora_request_duration_seconds_count", task_id="boolqa") == 0
+
+    @pytest.mark.parametrize(("seconds", "timed"), [(0.001, 0), (1.0, 0), (1.01, 1), (30.0, 1)])
+    def test_a_clients_deadline_is_timed_where_it_was_longer_than_the_objective(
+        self, metrics: Metrics, seconds: float, timed: int
+    ) -> None:
+        metrics.register("boolqa")
+        waited = Timing(queue=seconds, encode=0.0, decode=0.0, total=seconds, first_token=None)
+        metrics.request_finished("boolqa", "client_deadline", waited, 12, 0)
+        duration = "jumplora_request_duration_seconds"
+        assert value(metrics, f"{duration}_count", task_id="boolqa") == timed
+        # So a server that lets everybody wait looks slow, and a client in a hurry makes none fast.
+        assert value(metrics, f"{duration}_bucket", task_id="boolqa", le="1.0") == 0
+        assert metrics.trends.sum_of("boolqa").failed == 0
 
     def test_a_request_that_timed_out_in_the_queue_has_no_phases(self, metrics: Metrics) -> None:
         metrics.register("boolqa")
