@@ -147,7 +147,8 @@ async def load_lora_adapter(
             "loading by path is switched off: start the server with JUMPLORA_LOAD_FOLDER, or send "
             f"the file by PUT /v1/adapters/{task}"
         )
-    pieces = LoadFolder(root, services.settings.max_adapter_bytes).pieces(body.lora_path)
+    caller, most = record_of(request.scope).caller, services.settings.max_adapter_bytes
+    pieces = LoadFolder(root, most, caller).pieces(body.lora_path)
     if not body.load_inplace:
         pieces = _of_new_task(services, task, pieces)
     try:
@@ -158,10 +159,13 @@ async def load_lora_adapter(
                     task, incoming, only_new=not body.load_inplace
                 )
     except OtherTask as error:
+        message = f"lora_name: this adapter's manifest names the task {error.found!r}, not {task!r}"
         raise InvalidInput(
-            f"lora_name: this adapter's manifest names the task {error.found!r}, not {task!r}; "
-            f'give "lora_name": "{error.found}"',
+            f'{message}; give "lora_name": "{error.found}"',
             reason=error.code,
+            narrow=None
+            if caller.may_see(error.found)
+            else f"lora_name: this adapter's manifest names another task than {task!r}",
         ) from error
     except TaskExists as error:  # another load of it was faster
         raise _duplicate(task) from error
