@@ -92,10 +92,10 @@ def _cut(family: Metric, text: bytes) -> Iterator[Run | Metric]:
     lines = text.splitlines(keepends=True) if b"\r" not in text else []
     if len(lines) != len(family.samples) + 2:  # written in another way than it was here
         return
-    yield _NONE, lines[0] + lines[1]
     if any(sample.labels.keys() & LISTS for sample in family.samples):
         yield family
         return
+    yield _NONE, lines[0] + lines[1]
     named = zip(map(_names_of, family.samples), lines[2:], strict=True)
     for names, run in groupby(named, key=lambda pair: pair[0]):
         if names is not None:

@@ -116,6 +116,23 @@ def test_a_server_without_tasks_whose_store_cannot_be_read_is_not_ready(
         )
 
 
+@pytest.mark.parametrize("path", ["/readyz", "/health", "/ping", "/v2/health/ready"])
+def test_probes_say_how_many_tasks_fail_and_keys_read_which(tmp_path: Path, path: str) -> None:
+    site = make_site(tmp_path)
+    site.engine.fail_pack = lambda digest: ValueError("alpha is odd")
+    with connected(site) as http:
+        for task in ("alpha", "beta"):
+            site.publish(task)
+        answer = http.get(path)
+        assert answer.status_code == 503
+        assert "none of 2 tasks can be served; the server's log and" in answer.text
+        assert "alpha" not in answer.text
+        faults = http.get("/v1/overview").json()["server"]["faults"]
+        assert faults["adapters"] == (
+            "none of 2 tasks can be served: alpha: ValueError: alpha is odd"
+        )
+
+
 def test_readiness_waits_for_first_loads_a_moment_and_no_longer(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     for task in ("alpha", "beta"):
