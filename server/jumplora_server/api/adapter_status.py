@@ -6,23 +6,25 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from jumplora_adapters.history import HistoryEntry
+from jumplora_server.access.caller import Caller
 from jumplora_server.api.adapter_schemas import AdapterDetail, AdapterSummary
+from jumplora_server.api.sight import manifest_for, text_for
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.residency.trials import shortened
 
 
-def summary(status: TaskStatus) -> AdapterSummary:
+def summary(caller: Caller, status: TaskStatus) -> AdapterSummary:
     """A line of the list."""
-    return AdapterSummary.model_validate(_fields(status))
+    return AdapterSummary.model_validate(_fields(caller, status))
 
 
-def detail(status: TaskStatus, changes: Sequence[HistoryEntry]) -> AdapterDetail:
-    """Everything about one task."""
+def detail(caller: Caller, status: TaskStatus, changes: Sequence[HistoryEntry]) -> AdapterDetail:
+    """Everything about one task that the caller sees."""
     return AdapterDetail.model_validate(
         {
-            **_fields(status),
+            **_fields(caller, status),
             "history": list(status.history),
-            "manifest": status.manifest,
+            "manifest": manifest_for(caller, status.manifest),
             "changes": [
                 {"version": change.digest, "at": change.published_at, "event": change.event}
                 for change in changes
@@ -45,7 +47,7 @@ def _canaries(status: TaskStatus) -> list[dict[str, object]]:
     ]
 
 
-def _fields(status: TaskStatus) -> dict[str, object]:
+def _fields(caller: Caller, status: TaskStatus) -> dict[str, object]:
     failure = status.failure
     return {
         "task_id": status.task_id,
@@ -54,7 +56,11 @@ def _fields(status: TaskStatus) -> dict[str, object]:
         "state": status.state.value,
         "degraded": status.degraded,
         "failure": failure
-        and {"code": failure.code, "message": failure.message, "retry_in": status.retry_in},
+        and {
+            "code": failure.code,
+            "message": text_for(caller, failure),
+            "retry_in": status.retry_in,
+        },
         "pinned": status.pinned,
         "in_flight": status.in_flight,
         "bytes": {

@@ -65,9 +65,10 @@ _FILE_BODY = {
 @router.get("", response_model=AdapterList, responses=_READ)
 async def list_adapters(request: Request, services: WithServices) -> Response:
     """All registered tasks that the key may see, sorted."""
-    tasks = visible_tasks(services.residency.routes, record_of(request.scope).caller)
+    caller = record_of(request.scope).caller
+    tasks = visible_tasks(services.residency.routes, caller)
     statuses = services.residency.each_status(tasks)
-    lines = await in_turns(summary(status).model_dump_json() for status in statuses)
+    lines = await in_turns(summary(caller, status).model_dump_json() for status in statuses)
     content = f'{{"adapters":[{",".join(lines)}]}}'
     return Response(content, media_type="application/json")
 
@@ -84,7 +85,7 @@ async def roll_back_adapter(
     change = begin_change(request, services, task_id)
     target = None if body is None else body.version
     status = await services.publishing.roll_back(task_id, target, witness=change)
-    return await _told(services, status, response)
+    return await _told(request, services, status, response)
 
 
 @router.post("/{task_id:path}/load", response_model=AdapterDetail, responses=_WRITE)
@@ -96,7 +97,7 @@ async def load_adapter(
     change.version = change.before
     status = await services.publishing.settled(task_id, services.residency.sync(task_id))
     require_served(status, status.desired)
-    return await _told(services, status, response)
+    return await _told(request, services, status, response)
 
 
 @router.post("/{task_id:path}/pin", response_model=AdapterDetail, responses=_WRITE)
@@ -119,7 +120,7 @@ async def pin_adapter(
     if wish == "pinned":
         with suppress(AdapterUnavailable):  # its state in the answer says that it is not there yet
             await services.publishing.settled(task_id, services.residency.sync(task_id))
-    return await _told(services, services.residency.status(task_id), response)
+    return await _told(request, services, services.residency.status(task_id), response)
 
 
 @router.get("/{task_id:path}", response_model=AdapterDetail, responses=_READ)
@@ -128,7 +129,7 @@ async def get_adapter(
 ) -> AdapterDetail:
     """One task: what answers, what is desired, its manifest and versions. ETag: the desired one."""
     named_task(request, task_id)
-    return await _told(services, services.residency.status(task_id), response)
+    return await _told(request, services, services.residency.status(task_id), response)
 
 
 @router.put(
@@ -167,7 +168,7 @@ async def publish_adapter(
                 task_id, incoming, _etag_of(if_match), only_new=only_new, witness=change
             )
     outcome = release.published.outcome
-    told = await _told(services, release.status, response)
+    told = await _told(request, services, release.status, response)
     response.status_code = 201 if outcome == "created" else 200
     response.headers["location"] = f"/v1/adapters/{task_id}"
     made_from = None if release.made_from is None else MadeOf(**asdict(release.made_from))
@@ -210,14 +211,17 @@ def _refusal_code(error: ServerError) -> str:
     return error.code if isinstance(error, StoreBusy) else error.reason or error.code
 
 
-async def _told(services: Services, status: TaskStatus, response: Response) -> AdapterDetail:
+async def _told(
+    request: Request, services: Services, status: TaskStatus, response: Response
+) -> AdapterDetail:
     if status.desired is not None:
         response.headers["etag"] = f'"{status.desired}"'
     if status.version is not None:
         response.headers["x-adapter-version"] = status.version
     changes, task = services.changes, status.task_id
     is_at_fault = "store" in remarks(services)
-    return detail(status, changes.known(task) if is_at_fault else await changes.of(task))
+    found = changes.known(task) if is_at_fault else await changes.of(task)
+    return detail(record_of(request.scope).caller, status, found)
 
 
 def _etag_of(if_match: str | None) -> str | None:

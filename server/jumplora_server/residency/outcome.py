@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from jumplora_adapters.store import Published
 from jumplora_server.errors import (
     AdapterRefused,
-    AdapterUnavailable,
     OutOfMemoryBudget,
     ServerError,
 )
-from jumplora_server.residency.entries import State
+from jumplora_server.residency.entries import LoadFailure, State
 from jumplora_server.residency.status import TaskStatus
 
 # Failures of a load that are the file's fault on any server: how an upload is refused for them.
@@ -29,14 +28,11 @@ def require_served(status: TaskStatus, digest: str | None) -> None:
     """
     if status.desired != digest or (status.version == digest and status.state is State.READY):
         return
-    failure = status.failure
-    reason = failure.code if failure is not None else "loading"
-    why = failure.message if failure is not None else f"its state is {status.state.value}"
+    failure = status.failure or LoadFailure("loading", f"its state is {status.state.value}")
     serving = f"version {status.version} still answers" if status.version else "no version answers"
-    raise AdapterUnavailable(
-        f"version {digest} of task {status.task_id!r} is published but could not be loaded: {why};"
-        f" {serving}",
-        reason=reason,
+    raise failure.told(
+        f"version {digest} of task {status.task_id!r} is published but could not be loaded: ",
+        f"; {serving}",
     )
 
 
@@ -48,5 +44,5 @@ def refusal_of(status: TaskStatus, published: Published) -> ServerError | None:
     kind = _FAULTS_OF_A_FILE.get(failure.code)
     if kind is None:
         return None
-    message = f"version {published.digest} does not load: {failure.message}; it was taken back"
-    return kind(message, reason=failure.code)
+    before = f"version {published.digest} does not load: "
+    return failure.told(before, "; it was taken back", kind=kind)
