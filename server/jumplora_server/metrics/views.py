@@ -26,7 +26,8 @@ OF_NO_TASK = frozenset(
     {
         "cause", "code", "device", "digest", "ending", "generation", "implementation", "le",
         "level", "major", "max_lora", "minor", "model_name", "outcome", "patchlevel", "phase",
-        "pinned", "reason", "role", "score", "stage", "state", "thread", "tier", "torch", "version",
+        "pinned", "reason", "result", "role", "score", "stage", "state", "thread", "tier", "torch",
+        "version",
     }
 )  # fmt: skip
 _KNOWN = OF_NO_TASK | LISTS | {*OF_A_TASK, *OF_A_KEY}
