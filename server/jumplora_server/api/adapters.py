@@ -24,7 +24,7 @@ from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices, remarks
 from jumplora_server.api.route import JsonRoute
 from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
-from jumplora_server.api.task_names import named_task, visible_tasks
+from jumplora_server.api.task_names import changed_task, named_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
 from jumplora_server.errors import AdapterRefused, AdapterUnavailable, InvalidInput
@@ -74,7 +74,7 @@ async def roll_back_adapter(
     body: RollbackRequest | None = None,
 ) -> AdapterDetail:
     """Make the version before the current one, or the given one, current again."""
-    named_task(request, task_id)
+    changed_task(request, task_id)
     target = None if body is None else body.version
     status = await services.publishing.roll_back(task_id, target)
     return await _told(services, status, response)
@@ -85,7 +85,7 @@ async def load_adapter(
     request: Request, services: WithServices, task_id: TaskPath, response: Response
 ) -> AdapterDetail:
     """Make the adapter resident now; a version that failed is tried again."""
-    named_task(request, task_id)
+    changed_task(request, task_id)
     status = await services.publishing.settled(task_id, services.residency.sync(task_id))
     require_served(status, status.desired)
     return await _told(services, status, response)
@@ -104,7 +104,7 @@ async def pin_adapter(
     Answers once it was loaded or found no room: then its state is not READY and `failure` says why.
     It is pinned all the same, and loaded when there is room.
     """
-    named_task(request, task_id)
+    changed_task(request, task_id)
     wish = (body or PinRequest()).pinned
     services.residency.pin(task_id, wish)
     if wish == "pinned":
@@ -149,7 +149,7 @@ async def publish_adapter(
     With `If-Match` the version that is current must be that one, and with `If-None-Match: *` there
     must be none, not an equal one either; else 412, and nothing is changed.
     """
-    named_task(request, task_id)
+    changed_task(request, task_id)
     only_new = _is_only_new(if_none_match, if_match)
     limit = services.settings.max_adapter_bytes
     with publication(services, task_id):
@@ -168,7 +168,7 @@ async def publish_adapter(
 @router.delete("/{task_id:path}", response_model=Removed, responses=_WRITE)
 async def remove_adapter(request: Request, services: WithServices, task_id: TaskPath) -> Removed:
     """Remove a task with all its versions. Running requests end on the version they began with."""
-    named_task(request, task_id)
+    changed_task(request, task_id)
     await services.publishing.remove(task_id)
     return Removed(task_id=task_id)
 

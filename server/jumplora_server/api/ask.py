@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jumplora_server import errors
 from jumplora_server.access.caller import ANYBODY, Caller
+from jumplora_server.access.gate import RefusedFor
 from jumplora_server.core import AdapterRef, Answer, Timing, Wanted
 from jumplora_server.errors import ServerError
 
@@ -147,7 +148,8 @@ class RequestRecord:
     """What is known of one HTTP request while it runs: for the log line and for counting.
 
     Lives in the ASGI scope, made by the access log. Never holds a prompt or a key. `task` is what a
-    metric may be labelled with: set once it was routed, else "". `counted_by` says who counts the
+    metric may be labelled with: set once it was routed, else "". `refused_for` says why the key, or
+    having none, was not enough. `counted_by` says who counts the
     end: the sequences once there are some, before that the access log.
     """
 
@@ -158,6 +160,7 @@ class RequestRecord:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     outcome: Outcome | None = None
+    refused_for: RefusedFor | None = None
     counted_by: Literal["middleware", "sequences"] = "middleware"
 
     def failed(self, error: ServerError) -> None:

@@ -37,6 +37,7 @@ PROBES = frozenset(
     }
 )
 THREADS = ("engine", "loader", "watcher")
+KEYS_FAULT = "the keys file has faults, and the keys of before hold; the server's log says more"
 FAILED_STEPS = 5  # this many in a row are no longer the fault of one batch
 WithServices = Annotated[Services, Depends(services_of)]
 router = APIRouter(tags=["server"])
@@ -62,7 +63,9 @@ def remarks(services: Services) -> dict[str, str]:
     """What stands in the way of changes, not of answers: a disk that is slow or gone."""
     stuck = services.watchdog.verdict.stuck
     store = services.residency.store_fault or stuck.get("watcher")
-    found = {"loader": stuck.get("loader"), "store": store}
+    # Probes need no key: what is wrong with the file, which names keys, is in the log.
+    keys = None if services.keys.fault is None else KEYS_FAULT
+    found = {"loader": stuck.get("loader"), "store": store, "keys": keys or stuck.get("keys")}
     return {check: text for check, text in found.items() if text is not None}
 
 

@@ -24,7 +24,7 @@ from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OF_ADAPTERS, OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
-from jumplora_server.api.task_names import check_spec, check_visible, named_task
+from jumplora_server.api.task_names import changed_task, check_spec, check_visible
 from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
@@ -140,7 +140,7 @@ async def load_lora_adapter(
 
     It is checked as an upload is, and kept in the store: the folder is read once.
     """
-    task = named_task(request, body.lora_name)
+    task = changed_task(request, body.lora_name)
     root = services.settings.load_folder
     if root is None:
         raise Forbidden(
@@ -193,7 +193,7 @@ async def unload_lora_adapter(
     request: Request, services: WithServices, body: UnloadRequest
 ) -> PlainTextResponse:
     """Remove a task with all its versions, as DELETE does. The load folder stays as it is."""
-    task = named_task(request, body.lora_name)
+    task = changed_task(request, body.lora_name)
     await services.publishing.remove(task)
     return PlainTextResponse(f"Success: LoRA adapter '{task}' removed successfully.")
 

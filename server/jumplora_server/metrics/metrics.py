@@ -18,6 +18,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from jumplora_server.access.gate import RefusedFor
 from jumplora_server.core import Timing
 from jumplora_server.http.refusal import Reason
 from jumplora_server.metrics import table
@@ -108,6 +109,9 @@ class Metrics:
         refused = table.HTTP_REFUSED.counter(registry)
         self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
         self._http_connections = table.HTTP_CONNECTIONS.gauge(registry)
+        auth = table.AUTH_REFUSALS.counter(registry)
+        self._auth_refused = {reason: auth.labels(reason) for reason in get_args(RefusedFor)}
+        self._keys_fault = table.KEYS_FAULT.gauge(registry)
         self._build_info = table.BUILD_INFO.gauge(registry)
         self._page = Page(registry, clock, page_seconds)
 
@@ -174,6 +178,14 @@ class Metrics:
     def http_connections(self, count: int) -> None:
         """Set how many connections are open."""
         self._http_connections.set(count)
+
+    def auth_refused(self, reason: RefusedFor) -> None:
+        """Count a request whose key, or having none, was not enough."""
+        self._auth_refused[reason].inc()
+
+    def keys_fault(self, look: Callable[[], bool]) -> None:
+        """Show at a scrape whether `look` finds the keys file at fault. To be called once."""
+        self._keys_fault.set_function(lambda: float(look()))
 
     # The engine
 
