@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +56,16 @@ class KeySource:
     @classmethod
     def of(cls, settings: Settings) -> KeySource:
         """What the settings name."""
-        admin, api = settings.key_hashes("admin"), settings.key_hashes("api")
-        return cls((*environment_keys(admin, api),), bool(api), settings.keys_file)
+        return cls.of_hashes(
+            settings.key_hashes("admin"), settings.key_hashes("api"), settings.keys_file
+        )
+
+    @classmethod
+    def of_hashes(
+        cls, admin: Sequence[str] = (), api: Sequence[str] = (), file: Path | None = None
+    ) -> KeySource:
+        """Keys of the environment by their SHA-256, and a file."""
+        return cls((*environment_keys(admin, api),), bool(api), file)
 
     @property
     def is_open(self) -> bool:

@@ -104,7 +104,7 @@ def new(
         _end([line.partition(": ")[2] for line in fault.lines])
     if append is not None:
         with reported_errors():
-            _append(append, entry)
+            append_entry(append, entry)
         note(f"{append} has the key {key_id} now; a server that reads it follows within seconds")
     if as_json:
         print_json({"id": key_id, "key": secret, "entry": entry})
@@ -164,7 +164,7 @@ def _moment(given: str, now: datetime) -> str:
     return given
 
 
-def _append(file: Path, entry: str) -> None:
+def append_entry(file: Path, entry: str) -> None:
     """Add an entry to a file that has no faults then, or leave the file as it was.
 
     In place: the file keeps its owner and its mode, and a container into which it is mounted sees

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
 import httpx
 import pytest
+from starlette.routing import BaseRoute, Route
 
 from jumplora_server.access.caller import ADMIN_SCOPES, API_SCOPES, Caller
 from jumplora_server.access.gate import Refusal, admitted
@@ -176,6 +179,27 @@ def test_every_route_needs_a_key_when_keys_are_configured(
             assert answers == [200, 200], (method, path)
         elif path not in PUBLIC_PATHS:
             assert answers == [401, 401], (method, path)
+
+
+def each_route(routes: Iterable[BaseRoute]) -> Iterator[Route]:
+    for route in routes:
+        if isinstance(route, Route):
+            yield route
+        else:  # a router that was included
+            yield from each_route(route.original_router.routes)  # type: ignore[attr-defined]
+
+
+def test_the_table_has_every_route(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of those that no document names, too; one that it lacks would be open to no key."""
+    app = make_site(tmp_path_factory.mktemp("site")).app
+    found = {
+        (method, re.sub(r"\{[^}]+\}", "x", route.path))
+        for route in each_route(app.router.routes)
+        for method in route.methods or ()
+    }
+    assert len(found) > 40
+    assert {("GET", "/v1/overview"), ("GET", "/docs"), ("POST", "/v1/completions")} <= found
+    assert [each for each in sorted(found) if needed_access(*each) is None] == []
 
 
 def test_writing_needs_the_admin_key(tmp_path_factory: pytest.TempPathFactory) -> None:
