@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from jumplora_server.access.keyring import Keyring
 from jumplora_server.access.keys_file import MAX_KEYS, entry_text, parse_keys
+from jumplora_server.batch.offline import offline_settings
 from jumplora_server.cli.keys import PREFIX, append_entry
 from jumplora_server.cli.main import command_line
 from serving import ADMIN_KEY
@@ -151,6 +152,11 @@ def test_check_tells_all_faults(tmp_path: Path) -> None:
     assert run("keys", "check", file, code=1).stderr.count(f"{file}: key 1: ") == 4
     file.write_text("[[keys]]\n" * (MAX_KEYS + 1))
     assert "at most 1000" in run("keys", "check", file, code=1).stderr
+
+
+def test_a_batch_without_a_server_reads_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUMPLORA_KEYS_FILE", "/not/there")
+    assert offline_settings(backbone="b", store="s").keys_file is None
 
 
 @pytest.mark.parametrize("content", [None, "", "[[keys]]\nrows = 0\nscopes = []\n"])

@@ -34,10 +34,12 @@ _DOING: Mapping[Need, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not let in, and the answer that it gets."""
+    """Why a request is not let in, and the answer that it gets. `caller` is whose key it was, where
+    the key is known."""
 
     reason: RefusedFor
     error: ServerError
+    caller: Caller = ANYBODY
 
 
 def admitted(keyring: Keyring, need: Need, header: str | None, now: float) -> Caller | Refusal:
@@ -59,9 +61,9 @@ def admitted(keyring: Keyring, need: Need, header: str | None, now: float) -> Ca
         return Refusal("unknown", Unauthorized("the key is not known"))
     if key.expires is not None and key.is_expired(now):
         at = key.expires.isoformat(timespec="seconds")
-        return Refusal("expired", Unauthorized(f"the key {key.id} expired at {at}"))
+        return Refusal("expired", Unauthorized(f"the key {key.id} expired at {at}"), key.caller)
     if key.scopes.isdisjoint(ENOUGH[need]):
-        return Refusal("scope", Forbidden(_lacking(key.scopes, need)))
+        return Refusal("scope", Forbidden(_lacking(key.scopes, need)), key.caller)
     return key.caller
 
 

@@ -39,9 +39,9 @@ PUBLIC_PATHS = frozenset(
 # Files of the package, the same on every server: browsers send no key with an address.
 PAGES = ("/", CONSOLE_PREFIX + "*", DOCS_PATH, DOCS_PATH + "/*", DOCUMENT_PATH)
 LORA_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
-READING = frozenset({"GET", "HEAD"})
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# Methods, paths (`*` at the end: any that begins so), need. GET is HEAD, too.
+# Methods, paths (`*` at the end: any that begins so), need. GET is HEAD and OPTIONS, too.
 _TABLE: tuple[tuple[str, tuple[str, ...], Need], ...] = (
     ("GET", (*sorted(PUBLIC_PATHS), *PAGES), "public"),
     ("GET", ("/info", "/version", MODELS_PATH, MODELS_PATH + "/*"), "look"),
@@ -60,7 +60,7 @@ def needed_access(method: str, path: str, *, opened: Collection[str] = ()) -> Ne
 
     Reading what is at one of the `opened` paths, or below it, needs no key.
     """
-    asked = "GET" if method in READING else method
+    asked = "GET" if method in READING or path in PUBLIC_PATHS else method
     if asked == "GET" and any(_is_at(path, place) for place in opened):
         return "public"
     exact = _EXACT.get((asked, path))

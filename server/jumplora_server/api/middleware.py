@@ -122,7 +122,7 @@ class KeyCheck:
             header = Headers(scope=scope).get("authorization")
             found = self._keys.admit(need_of(scope, self._opened), header)
             if isinstance(found, Refusal):
-                record.refused_for = found.reason
+                record.caller, record.refused_for = found.caller, found.reason
                 record.failed(found.error)
                 await server_error_response(scope, found.error)(scope, receive, send)
                 return

@@ -56,6 +56,7 @@ def test_which_scope_is_enough(need: Need) -> None:
         else:
             assert isinstance(found, Refusal)
             assert (found.reason, found.error.status) == ("scope", 403)
+            assert found.caller.key_id == scope
             assert f"this key has the scope {scope};" in found.error.message
     assert set(OPENS) == set(ENOUGH)
 
@@ -88,6 +89,7 @@ def test_a_refusal_says_which_scopes_there_are_and_which_are_needed() -> None:
 def test_what_no_key_is(header: str | None, reason: RefusedFor, words: str) -> None:
     found = refusal("infer", header)
     assert (found.reason, found.error.status) == (reason, 401)
+    assert found.caller == Caller()
     assert words in found.error.message
 
 
@@ -99,6 +101,7 @@ def test_an_expired_key_is_none_and_only_its_owner_reads_so(need: Need) -> None:
     for now in (UNTIL.timestamp(), UNTIL.timestamp() + 1e9):
         found = refusal(need, right, keyring, now)
         assert (found.reason, found.error.status) == ("expired", 401)
+        assert found.caller.key_id == "infer-admin"
         assert found.error.message == "the key infer-admin expired at 2027-02-01T00:00:00+00:00"
         assert refusal(need, "Bearer other", keyring, now).error.message == "the key is not known"
 

@@ -72,7 +72,10 @@ def check(needed: Need, header: str | None, *, admin: str = "", api: str = "") -
         ("POST", "/v1/adapters/a/rollback", "admin"),
         ("PATCH", "/v1/adapters", "admin"),
         ("GET", "/anything/else", None),
-        ("OPTIONS", "/v1/adapters", None),
+        ("OPTIONS", "/v1/adapters", "read"),
+        ("OPTIONS", "/", "public"),
+        ("OPTIONS", "/generate", None),
+        ("POST", "/livez", "public"),
         ("GET", "/livez/", None),
     ],
 )
