@@ -21,7 +21,9 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
+from jumplora_server.access.live_keys import LiveKeys
 from jumplora_server.access.quotas import Quotas
+from jumplora_server.access.source import KeySource
 from jumplora_server.api import routes
 from jumplora_server.changes import Changes
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
@@ -39,6 +41,7 @@ from jumplora_server.loop.outbox import Delivery
 from jumplora_server.metrics.gateway import Resident
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.publishing import Publishing
+from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine
 from jumplora_server.residency.entries import State
 from jumplora_server.residency.folding import Folding
@@ -137,13 +140,16 @@ def connect(
     detokenizer: Callable[[], Detokenizer] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Parts:
-    """Join an engine and a tokenizer with the rest, on a new registry."""
+    """Join an engine and a tokenizer with the rest, on a new registry. Raises StartupError,
+    KeysFault."""
     metrics = Metrics(
         CollectorRegistry(),
         clock=clock,
         max_task_labels=settings.max_task_labels,
         page_seconds=settings.metrics_max_age,
     )
+    quotas = Quotas(clock, metrics.key_rejected, metrics.key_removed)
+    keys = LiveKeys(KeySource.of(settings), clock=clock, changed=quotas.keep)
     metrics.build_info(VERSION, torch.__version__)
     tracer = _tracer(settings, metrics, clock)
     events = Events()
@@ -196,18 +202,19 @@ def connect(
         residency=residency,
         publishing=Publishing(store, backbone, residency, load_seconds=settings.load_timeout),
         loop=loop,
-        quotas=Quotas(clock, metrics.key_rejected, metrics.key_removed),
+        quotas=quotas,
         limits=engine.limits,
         hardware=Hardware(engine.kernels, engine.weight_bytes),
         prompts_per_request=settings.prompts_per_request,
         clock=clock,
         began=clock(),
-        watchdog=_watchdog(settings, lifecycle, loop, residency, clock),
+        watchdog=_watchdog(settings, lifecycle, clock, loop, (*residency.pulses, *keys.pulses)),
         lifecycle=lifecycle,
         events=events,
         changes=Changes(store),
         tracer=tracer,
         lag=LoopLag(metrics.event_loop_lag),
+        keys=keys,
     )
     _measure_always(services)
     return Parts(services, delivery)
@@ -251,13 +258,12 @@ def _tracer(settings: Settings, metrics: Metrics, clock: Callable[[], float]) ->
 def _watchdog(
     settings: Settings,
     lifecycle: Lifecycle,
-    loop: EngineLoop,
-    residency: Residency,
     clock: Callable[[], float],
+    loop: EngineLoop,
+    others: tuple[Pulse, ...],
 ) -> Watchdog:
     def look() -> Look:
-        threads = (loop.pulse, *residency.pulses)
-        glances = tuple(pulse.glance for pulse in threads)
+        glances = tuple(pulse.glance for pulse in (loop.pulse, *others))
         return Look(clock(), lifecycle.phase, loop.progress, glances)
 
     return Watchdog(look, Limits(settings.stall_seconds, settings.hang_exit_seconds))
@@ -277,7 +283,13 @@ def _measure_always(services: Services) -> None:
                 nbytes = status.bytes_host + status.bytes_device
                 yield Resident(status.task_id, nbytes, status.pinned)
 
+    keys = services.keys
+
+    def keys_fault() -> bool:
+        return keys.fault is not None or is_stuck(keys.pulse.glance, stall_seconds)
+
     metrics, rows = services.metrics, services.limits.max_rows
+    metrics.keys_fault(keys_fault)
     metrics.trouble(stuck_seconds, lambda: residency.store_fault is not None)
     metrics.residents(services.served_name, rows, residents, lambda: residency.free_bytes)
 

@@ -23,6 +23,7 @@ async def start(services: Services, delivery: Delivery) -> None:
     services.loop.start()
     await run_in_threadpool(services.residency.start)
     await run_in_threadpool(at_start.log_without_effect, services)
+    services.keys.start()
     services.lifecycle.serve()
     services.watchdog.start()
     _log.info(
@@ -43,6 +44,7 @@ async def stop(services: Services, delivery: Delivery) -> None:
     await run_in_threadpool(services.loop.stop)
     patience = min(RESIDENCY_STOP_SECONDS, services.settings.shutdown_timeout)
     await run_in_threadpool(services.residency.stop, patience)
+    await run_in_threadpool(services.keys.stop)
     await run_in_threadpool(services.watchdog.stop)
     await services.lag.stop()
     await run_in_threadpool(services.tracer.close, TRACES_STOP_SECONDS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
+from jumplora_server.access.live_keys import LiveKeys
 from jumplora_server.changes import Changes
 from jumplora_server.events import Events
 from jumplora_server.lag import LoopLag
@@ -101,6 +102,7 @@ class Services:
     changes: Changes
     tracer: Tracer
     lag: LoopLag
+    keys: LiveKeys
     reads: StoreThreads = field(default_factory=StoreThreads)
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
     lanes: Lanes = field(default_factory=Lanes)

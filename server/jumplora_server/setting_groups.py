@@ -225,6 +225,12 @@ class AccessSettings(BaseSettings):
     api_keys: Keys = Field(
         default=(), description="keys that may generate and read (none: open to everybody)"
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="file that lists keys by their SHA-256, each with scopes, tasks, an expiry and "
+        "quotas; read again when it changes and on SIGHUP; then all but probes and pages needs a "
+        "key",
+    )
     open_models: Literal["yes", "no"] = Field(
         default="no",
         description="whether GET /v1/models needs no key, as a Kubernetes gateway asks it",

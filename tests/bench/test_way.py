@@ -11,7 +11,7 @@ import pytest
 
 from jumplora_server.engine.native.library import why_unavailable
 
-MOST = 47
+MOST = 51
 
 
 @pytest.mark.parametrize(

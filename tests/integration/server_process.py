@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +34,7 @@ class RunningServer:
     folder: Path
     backbone: Backbone
     store: Store
+    pid: int = 0
 
     @property
     def url(self) -> str:
@@ -66,7 +67,7 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    folder: Path, tasks: Sequence[str], *, canary_floor: float = 0.0
+    folder: Path, tasks: Sequence[str], *, canary_floor: float = 0.0, **settings: str
 ) -> Iterator[RunningServer]:
     """Run a server with one version of each task; ends it with SIGTERM and expects a clean exit.
 
@@ -78,10 +79,10 @@ def running_server(
         server = RunningServer(f"127.0.0.1:{port}", folder, backbone, Store(folder / "store"))
         for seed, task in enumerate(tasks):
             server.publish(task, seed)
-        yield from _started(server, canary_floor)
+        yield from _started(server, {"canary_floor": str(canary_floor), **settings})
 
 
-def _started(server: RunningServer, canary_floor: float) -> Iterator[RunningServer]:
+def _started(server: RunningServer, settings: Mapping[str, str]) -> Iterator[RunningServer]:
     """Start the process, yield the server once it is ready, end it and look at its exit status."""
     folder = server.folder
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JUMPLORA_")} | {
@@ -95,7 +96,7 @@ def _started(server: RunningServer, canary_floor: float) -> Iterator[RunningServ
         "JUMPLORA_WATCH_SECONDS": "0.2",
         "JUMPLORA_METRICS_MAX_AGE": "0",
         "JUMPLORA_ADMIN_KEYS": ADMIN_KEY,
-        "JUMPLORA_CANARY_FLOOR": str(canary_floor),
+        **{f"JUMPLORA_{name.upper()}": value for name, value in settings.items()},
     }
     log = folder / "server.log"
     with log.open("wb") as output:
@@ -113,7 +114,7 @@ def _started(server: RunningServer, canary_floor: float) -> Iterator[RunningServ
                 assert httpx.get(f"{server.url}/readyz", timeout=5).status_code == 200
 
             eventually(ready, 90)
-            yield server
+            yield replace(server, pid=process.pid)
         finally:
             process.terminate()
             status = process.wait(timeout=60)

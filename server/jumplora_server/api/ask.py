@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jumplora_server import errors
 from jumplora_server.access.caller import ANYBODY, Caller
+from jumplora_server.access.gate import RefusedFor
 from jumplora_server.core import AdapterRef, Answer, Timing, Wanted
 from jumplora_server.errors import ServerError
 
@@ -149,11 +150,11 @@ class RequestRecord:
     """What is known of one HTTP request while it runs: for the log line and for counting.
 
     Lives in the ASGI scope, made by the access log. Never holds a prompt or a key. `task` is what a
-    metric may be labelled with: set once it was routed, else "". `late` is how it ends when its
-    deadline passes. `counted_by` says who counts the end: the sequences once there are some, before
-    that the access log. `client` is an address, `error` the code of what went wrong, also in a
-    stream that had begun well, `change` what a request changes, and `trace` is there where traces
-    are on.
+    metric may be labelled with: set once it was routed, else "". `refused_for` says why the key, or
+    having none, was not enough. `late` is how it ends when its deadline passes. `counted_by` says
+    who counts the end: the sequences once there are some, before that the access log. `client` is
+    an address, `error` the code of what went wrong, also in a stream that had begun well, `change`
+    what a request changes, and `trace` is there where traces are on.
     """
 
     request_id: str
@@ -165,6 +166,7 @@ class RequestRecord:
     generated_tokens: int = 0
     outcome: Outcome | None = None
     late: Late = "timeout"
+    refused_for: RefusedFor | None = None
     counted_by: Literal["middleware", "sequences"] = "middleware"
     error: str | None = None
     is_fault: bool = False  # what went wrong is of the server's doing

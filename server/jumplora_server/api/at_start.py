@@ -39,5 +39,8 @@ def _of_load_folder(services: Services) -> Iterator[str]:
         return
     if not folder.is_dir():
         yield f"JUMPLORA_LOAD_FOLDER {folder} is not a folder: nothing can be loaded from it"
-    if not services.settings.admin_keys:
-        yield "JUMPLORA_LOAD_FOLDER has no effect without JUMPLORA_ADMIN_KEYS: loading needs a key"
+    if not services.keys.keyring.has("admin"):
+        yield (
+            "JUMPLORA_LOAD_FOLDER has no effect without JUMPLORA_ADMIN_KEYS or a key of "
+            "JUMPLORA_KEYS_FILE with the scope admin: loading needs one"
+        )

@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from jumplora_server.api.ask import RequestRecord, record_of
 from jumplora_server.api.route_table import place_of
-from jumplora_server.api.task_names import named_task
+from jumplora_server.api.task_names import changed_task
 from jumplora_server.errors import UnknownTask
 from jumplora_server.services import Services
 
@@ -66,9 +66,9 @@ class Change:
 
 
 def begin_change(request: Request, services: Services, task: str) -> Change:
-    """Note in the request's record that it changes `task`. Raises what `named_task` does."""
+    """Note in the request's record that it changes `task`. Raises what `changed_task` does."""
     record = record_of(request.scope)
-    named_task(request, task)
+    changed_task(request, task)
     try:
         before = services.residency.status(task).desired
     except UnknownTask:

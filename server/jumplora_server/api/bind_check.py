@@ -7,16 +7,16 @@ from collections.abc import Collection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from jumplora_server.api.ask import record_of
-from jumplora_server.api.errors import server_error_response
-from jumplora_server.api.middleware import (
+from jumplora_server.access.needs import (
     ADAPTERS_PATH,
     METRICS_PATH,
     PUBLIC_PATHS,
-    READING_METHODS,
+    READING,
     is_at,
     needed_access,
 )
+from jumplora_server.api.ask import record_of
+from jumplora_server.api.errors import server_error_response
 from jumplora_server.binds import BIND_KEY, BindName
 from jumplora_server.errors import Forbidden
 
@@ -49,7 +49,7 @@ def refusal_at(bind: BindName, method: str, path: str, separate: Collection[str]
     if path == METRICS_PATH and "metrics" in separate:
         return METRICS_ARE_ELSEWHERE
     if bind == "admin":
-        is_read = method in READING_METHODS and (is_at(path, ADAPTERS_PATH) or path in ADMIN_READS)
+        is_read = method in READING and (is_at(path, ADAPTERS_PATH) or path in ADMIN_READS)
         is_asked = is_read or needed in ("public", "admin") or path in ADMIN_TRIES
         return None if is_asked else ONLY_CHANGES
     return CHANGES_ARE_ELSEWHERE if needed == "admin" and "admin" in separate else None

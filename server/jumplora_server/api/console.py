@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter
 
-from jumplora_server.api.middleware import CONSOLE_PREFIX
+from jumplora_server.access.needs import CONSOLE_PREFIX
 from jumplora_server.api.static_files import pages
 
 

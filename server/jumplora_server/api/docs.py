@@ -17,13 +17,9 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 from starlette.routing import Route
 
-from jumplora_server.api.middleware import (
-    DOCS_PATH,
-    DOCUMENT_PATH,
-    Access,
-    needed_access,
-    opened_paths,
-)
+from jumplora_server.access.needs import DOCS_PATH, DOCUMENT_PATH, ENOUGH, Need, needed_access
+from jumplora_server.access.source import KeySource
+from jumplora_server.api.middleware import opened_paths
 from jumplora_server.api.static_files import pages
 from jumplora_server.settings import Settings
 
@@ -37,17 +33,15 @@ TAGS = {
     "kserve": "KServe's v2 protocol (Open Inference Protocol). A model is a task.",
     "vllm": "What operators of vLLM call.",
 }
+SCHEME = "key"
 SCHEMES = {
-    "api_key": {
+    SCHEME: {
         "type": "http",
         "scheme": "bearer",
-        "description": "A key of `JUMPLORA_API_KEYS`: generates and reads.",
-    },
-    "admin_key": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "A key of `JUMPLORA_ADMIN_KEYS`: changes adapters, and does all that an api "
-        "key does.",
+        "description": "A key of the server. Beside each route stand the scopes of which its key "
+        "needs one: `infer` generates, `read` sees adapters and the overview, `metrics` scrapes, "
+        "`admin` changes adapters and sees all. Keys of `JUMPLORA_API_KEYS` have the first three, "
+        "those of `JUMPLORA_ADMIN_KEYS` all of them, those of `JUMPLORA_KEYS_FILE` what it says.",
     },
 }
 
@@ -73,23 +67,21 @@ def document_of(app: FastAPI, settings: Settings) -> dict[str, Any]:
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
     )
-    has_api_keys = bool(settings.key_hashes("api"))
+    is_open = KeySource.of(settings).is_open
     opened = opened_paths(settings)
     document["components"]["securitySchemes"] = SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            needed = needed_access(method.upper(), path, opened=opened)
-            operation["security"] = security(needed, has_api_keys=has_api_keys)
+            needed = needed_access(method.upper(), path, opened=opened) or "closed"
+            operation["security"] = security(needed, is_open=is_open)
     return document
 
 
-def security(needed: Access, *, has_api_keys: bool) -> list[dict[str, list[str]]]:
+def security(needed: Need, *, is_open: bool) -> list[dict[str, list[str]]]:
     """Any one of these opens a route; none is needed where there are none."""
-    if needed == "admin":
-        return [{"admin_key": []}]
-    if needed == "public" or not has_api_keys:
+    if needed == "public" or (is_open and needed != "admin"):
         return []
-    return [{"api_key": []}, {"admin_key": []}]
+    return [{SCHEME: [scope]} for scope in ENOUGH[needed]]
 
 
 def document_route(app: FastAPI, settings: Settings) -> Route:

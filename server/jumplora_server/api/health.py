@@ -43,6 +43,7 @@ THREADS = ("engine", "loader", "watcher")
 # Probes need no key, so what they answer names no task and no folder.
 SEE_LOG = "the server's log and the faults of GET /v1/overview say more"
 NO_TASK = "no task is known, and the store cannot be read"
+KEYS_FAULT = "the keys file has faults, and the keys of before hold; the server's log says more"
 FAILED_STEPS = 5  # this many in a row are no longer the fault of one batch
 WithServices = Annotated[Services, Depends(services_of)]
 router = APIRouter(tags=["server"])
@@ -73,6 +74,8 @@ def remarks(services: Services) -> dict[str, str]:
         found["store"] = f"it cannot be read; {SEE_LOG}"
     elif "watcher" in stuck:
         found["store"] = f"the thread that reads it stands still; {SEE_LOG}"
+    if services.keys.fault is not None or "keys" in stuck:
+        found["keys"] = KEYS_FAULT
     return found
 
 

@@ -6,22 +6,22 @@ Plain ASGI: the framework's BaseHTTPMiddleware hides disconnects from the routes
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from jumplora_server.access.caller import ADMIN_SCOPES, ANYBODY, API_SCOPES, Caller
+from jumplora_server.access.gate import Refusal
+from jumplora_server.access.live_keys import LiveKeys
+from jumplora_server.access.needs import METRICS_PATH, MODELS_PATH, Need, is_change, needed_access
 from jumplora_server.api.ask import SCOPE_KEY, RequestRecord, new_record, record_of
 from jumplora_server.api.audit import Audit
 from jumplora_server.api.client_address import Proxies
@@ -29,30 +29,10 @@ from jumplora_server.api.dialect import generates
 from jumplora_server.api.errors import allowed_methods, server_error_response
 from jumplora_server.api.health import PROBES
 from jumplora_server.api.route_table import place_of
-from jumplora_server.errors import Forbidden, ServerError, Unauthorized
 from jumplora_server.services import Services
 from jumplora_server.settings import Settings
 
 ACCESS_LOG = "jumplora.access"
-Access = Literal["public", "api", "admin"]
-# What balancers and supervisors ask, which have no key. None of them names a task.
-PUBLIC_PATHS = frozenset(
-    {"/livez", "/readyz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"}
-)
-ADAPTERS_PATH = "/v1/adapters"
-CONSOLE_PREFIX = "/console/"
-DOCS_PATH = "/docs"
-DOCUMENT_PATH = "/openapi.json"
-METRICS_PATH = "/metrics"
-MODELS_PATH = "/v1/models"
-LORA_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
-ADMIN_KEY_NEEDED = "changing adapters takes an admin key"
-CHANGES_ARE_OFF = (
-    "changing adapters over HTTP is switched off: start the server with JUMPLORA_ADMIN_KEYS, or "
-    "publish into its store folder"
-)
-KEY_ID_DIGITS = 12  # of a key's SHA-256: names it in logs, and does not give it away
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^"';\s]*)""", re.ASCII | re.IGNORECASE)
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _log = logging.getLogger(ACCESS_LOG)
@@ -125,7 +105,9 @@ class AccessLog:
             if record.error is not None:
                 fields["error"] = record.error
             _log.log(self._level(scope["path"], status), "request", extra={"fields": fields})
-            self._audit.ended(scope, record, status, is_change=_changes(scope))
+            self._audit.ended(
+                scope, record, status, is_change=is_change(scope["method"], scope["path"])
+            )
 
     def _level(self, path: str, status: int) -> int:
         if path not in self._quiet:
@@ -137,20 +119,19 @@ class AccessLog:
 
 
 def _count(scope: AsgiScope, record: RequestRecord) -> None:
+    refused_for, outcome = record.refused_for, record.outcome
     # Only what never became a sequence: those count themselves when they end.
-    outcome = record.outcome
-    if outcome is None or record.counted_by != "middleware" or not generates(scope):
+    is_counted = outcome is not None and record.counted_by == "middleware" and generates(scope)
+    if refused_for is None and not is_counted:
         return
     services: Services = scope["app"].state.services
-    # A task that the caller does not see counts as one that is not there, for that caller may read
-    # both counters, and has no part in the other one's.
-    is_hidden = record.task is not None and not record.caller.may_see(record.task)
-    services.metrics.request_finished("" if is_hidden else record.task, outcome, None)
-
-
-def _changes(scope: AsgiScope) -> bool:
-    method: str = scope["method"]
-    return method not in READING_METHODS and needed_access(method, scope["path"]) == "admin"
+    if refused_for is not None:
+        services.metrics.auth_refused(refused_for)
+    if outcome is not None and is_counted:
+        # A task that the caller does not see counts as one that is not there, for that caller may
+        # read both counters, and has no part in the other one's.
+        is_hidden = record.task is not None and not record.caller.may_see(record.task)
+        services.metrics.request_finished("" if is_hidden else record.task, outcome, None)
 
 
 def opened_paths(settings: Settings) -> frozenset[str]:
@@ -159,98 +140,40 @@ def opened_paths(settings: Settings) -> frozenset[str]:
     return frozenset(path for path, wish in wishes.items() if wish == "yes")
 
 
-def needed_access(method: str, path: str, *, opened: Collection[str] = ()) -> Access:
-    """What a request needs. Changing adapters needs an admin key, all else at least an api key.
-
-    Reading what is at one of the `opened` paths, or below it, needs none.
-    """
-    if path in PUBLIC_PATHS:
-        return "public"
-    if method in READING_METHODS and _is_page(path):
-        return "public"
-    if method in READING_METHODS:
-        return "public" if any(is_at(path, place) for place in opened) else "api"
-    return "admin" if path in LORA_PATHS or is_at(path, ADAPTERS_PATH) else "api"
-
-
-def _is_page(path: str) -> bool:
-    """Whether a browser opens it, without a key: files of the package, the same on every server.
-    What the pages show of this one they ask of other routes."""
-    return path in ("/", DOCUMENT_PATH) or path.startswith(CONSOLE_PREFIX) or is_at(path, DOCS_PATH)
-
-
-def is_at(path: str, prefix: str) -> bool:
-    """Whether a path is that one or lies below it."""
-    return path == prefix or path.startswith(prefix + "/")
-
-
 class KeyCheck:
-    """Checks `Authorization: Bearer <key>`. Keys are compared as SHA-256, in constant time."""
+    """Lets in who may ask that, by `Authorization: Bearer <key>`; notes the caller, or why not."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        admin_hashes: Sequence[str],
-        api_hashes: Sequence[str],
-        opened: Collection[str] = (),
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, keys: LiveKeys, opened: Collection[str] = ()) -> None:
         self._app = app
+        self._keys = keys
         self._opened = opened
-        self._admin = tuple(admin_hashes)
-        self._api = tuple(api_hashes)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            header = Headers(scope=scope).get("authorization")
             record = record_of(scope)
-            needed = needed_access(scope["method"], scope["path"], opened=self._opened)
-            try:
-                record.caller = self.admit(needed, header)
-            except ServerError as refusal:
-                record.caller = self._known(header) or ANYBODY  # a key without the right, by name
-                record.failed(refusal)
-                await server_error_response(scope, refusal)(scope, receive, send)
+            header = Headers(scope=scope).get("authorization")
+            found = self._keys.admit(need_of(scope, self._opened), header)
+            if isinstance(found, Refusal):
+                record.caller, record.refused_for = found.caller, found.reason
+                record.failed(found.error)
+                await server_error_response(scope, found.error)(scope, receive, send)
                 return
+            record.caller = found
         await self._app(scope, receive, send)
 
-    def admit(self, needed: Access, header: str | None) -> Caller:
-        """Who asks, by the Authorization header. Raises Unauthorized, Forbidden."""
-        if needed == "public":
-            return ANYBODY
-        if needed == "admin" and not self._admin:
-            raise Forbidden(CHANGES_ARE_OFF)
-        if needed == "api" and not self._api:
-            # Open to everybody: a key that is not known does no harm, and stock clients send one.
-            return self._known(header) or ANYBODY
-        if header is None:
-            raise Unauthorized("a key is required: Authorization: Bearer <key>")
-        scheme, _, key = header.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthorized("the header must read Authorization: Bearer <key>")
-        caller = self._known(header)
-        if caller is None:
-            raise Unauthorized("the key is not known")
-        if needed == "admin" and "admin" not in caller.scopes:
-            raise Forbidden(f"this key may generate and read; {ADMIN_KEY_NEEDED}")
-        return caller
 
-    def _known(self, header: str | None) -> Caller | None:
-        """Whose key a header has, if it has one that is known."""
-        scheme, _, key = (header or "").partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        given = hashlib.sha256(key.strip().encode("utf-8", errors="replace")).hexdigest()
-        is_admin = _matches(given, self._admin)
-        is_api = _matches(given, self._api)
-        if not is_admin and not is_api:
-            return None
-        return Caller(given[:KEY_ID_DIGITS], ADMIN_SCOPES if is_admin else API_SCOPES)
-
-
-def _matches(given: str, hashes: Sequence[str]) -> bool:
-    # All are compared, so that time does not tell which one nearly matched.
-    return sum(hmac.compare_digest(given, known) for known in hashes) > 0
+def need_of(scope: AsgiScope, opened: Collection[str] = ()) -> Need:
+    """What a request needs. What the table of needs lacks is open to no key where there is such a
+    route; a dialect's own routes generate."""
+    method = scope["method"]
+    listed = needed_access(method, scope["path"], opened=opened)
+    if listed is not None:
+        return listed
+    if generates(scope):
+        return "infer"
+    asked = {**scope, "method": "GET" if method == "HEAD" else method}
+    is_route = any(each.matches(asked)[0] is Match.FULL for each in scope["app"].router.routes)
+    return "closed" if is_route else "any"
 
 
 class Methods:

@@ -16,9 +16,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from jumplora_server.access.caller import Caller
+from jumplora_server.access.gate import ADMIN_KEY_NEEDED, CHANGES_ARE_OFF, in_order
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.health import WithServices, details, ready_checks, remarks
-from jumplora_server.api.middleware import ADMIN_KEY_NEEDED, CHANGES_ARE_OFF
 from jumplora_server.api.overview_maps import continual_runs, overlap_map, record_of_run
 from jumplora_server.api.overview_schemas import (
     MAX_EVENTS,
@@ -43,7 +43,6 @@ from jumplora_server.version import VERSION
 
 router = APIRouter(prefix="/v1", tags=["server"])
 MAX_REASON = 400  # characters of why a task is degraded
-KINDS_OF_KEYS: tuple[Literal["api", "admin"], ...] = ("api", "admin")
 # What needs a look comes first.
 _STATES = (State.FAILED, State.LOADING, State.DRAINING, State.COLD, State.READY)
 _ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": ErrorBody} for s in (401, 422)}
@@ -184,11 +183,22 @@ def _strip(services: Services, caller: Caller, *, has_key: bool) -> Strip:
         default_task=default_task(services, caller),
         max_input_tokens=limits.max_source_tokens,
         max_new_tokens=limits.max_target_tokens,
-        keys=[kind for kind in KINDS_OF_KEYS if settings.key_hashes(kind)],
+        keys=_kinds_of_keys(services),
         key=_key(caller, has_key=has_key),
+        key_id=caller.key_id,
+        key_scopes=in_order(caller.scopes),
+        key_tasks=None if caller.tasks is None else list(caller.tasks.patterns),
         may_change=why_not is None,
         why_not=why_not,
     )
+
+
+def _kinds_of_keys(services: Services) -> list[Literal["api", "admin"]]:
+    keyring = services.keys.keyring
+    kinds: tuple[Literal["api", "admin"], ...] = ("api", "admin")
+    return [
+        kind for kind in kinds if (keyring.has("admin") if kind == "admin" else not keyring.is_open)
+    ]
 
 
 def _key(caller: Caller, *, has_key: bool) -> Literal["none", "unknown", "api", "admin"]:
@@ -201,7 +211,7 @@ def _key(caller: Caller, *, has_key: bool) -> Literal["none", "unknown", "api", 
 
 def why_no_change(services: Services, caller: Caller) -> str | None:
     """Why this caller may not change adapters; None where it may."""
-    if not services.settings.admin_keys:
+    if not services.keys.keyring.has("admin"):
         return CHANGES_ARE_OFF
     return None if "admin" in caller.scopes else ADMIN_KEY_NEEDED
 

@@ -1,7 +1,7 @@
 """What `GET /v1/overview` answers: one look at the whole server, for people.
 
 Seconds and bytes are plain numbers, shares run from 0 to 1, times are ISO 8601 in UTC. What is not
-known is null. Any key sees every task.
+known is null. A key sees the tasks that it is for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jumplora_server.access.caller import Scope
 from jumplora_server.events import EventKind
 
 MAX_LINES = 100
@@ -58,10 +59,21 @@ class Strip(BaseModel):
     default_task: str | None
     max_input_tokens: int
     max_new_tokens: int
-    keys: list[Literal["api", "admin"]] = Field(description="the kinds of keys it was started with")
+    keys: list[Literal["api", "admin"]] = Field(
+        description="api: without a key it answers probes alone; admin: some key may change "
+        "adapters"
+    )
     key: Literal["none", "unknown", "api", "admin"] = Field(
-        description="what it took the request's key for; a server without API keys answers unknown "
-        "ones too"
+        description="what it took the request's key for, admin if it may change adapters; a server "
+        "that answers without a key answers unknown ones too"
+    )
+    key_id: str | None = Field(default=None, description="the key's name in logs and metrics")
+    key_scopes: list[Scope] = Field(
+        default=[], description="what this key may do; empty without a key"
+    )
+    key_tasks: list[str] | None = Field(
+        default=None,
+        description="the task ids and patterns that this key is for; null: all tasks",
     )
     may_change: bool = Field(description="whether this key may change adapters")
     why_not: str | None = Field(description="why it may not")

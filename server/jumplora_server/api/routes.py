@@ -59,12 +59,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     # The last one added is the outermost.
     app.add_middleware(BodyCheck, max_bytes=settings.max_body_bytes)
     app.add_middleware(Methods)
-    app.add_middleware(
-        KeyCheck,
-        admin_hashes=settings.key_hashes("admin"),
-        api_hashes=settings.key_hashes("api"),
-        opened=opened_paths(settings),
-    )
+    app.add_middleware(KeyCheck, keys=services.keys, opened=opened_paths(settings))
     separate = frozenset(bind.name for bind in settings.binds[1:])
     if separate:
         app.add_middleware(BindCheck, separate=separate)

@@ -13,7 +13,7 @@ from jumplora_adapters.manifest import check_task_id
 from jumplora_server.access.caller import Caller
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.route import TASK_HEADER
-from jumplora_server.errors import InvalidInput, UnknownTask
+from jumplora_server.errors import Forbidden, InvalidInput, UnknownTask
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
 
@@ -99,6 +99,19 @@ def named_task(request: Request, task: str) -> str:
     record = record_of(request.scope)
     record.task = check_task(task)
     return check_visible(record.caller, task)
+
+
+def changed_task(request: Request, task: str) -> str:
+    """The task that a request changes, as `named_task`. Raises Forbidden where the key is not for
+    it, with the same words whether or not there is such a task."""
+    record = record_of(request.scope)
+    record.task = check_task(task)
+    if not record.caller.may_see(task):
+        record.refused_for = "task"
+        raise Forbidden(
+            f"this key may change adapters of its own tasks only, and {task!r} is none of them"
+        )
+    return task
 
 
 def default_task(services: Services, caller: Caller) -> str | None:

@@ -44,7 +44,9 @@ T = TypeVar("T")
 
 def offline_settings(**flags: str) -> Settings:
     """Settings as a server has them, from flags and the environment. Raises SettingsError."""
-    return load_settings(**{**flags, **_WIDE})
+    return load_settings(
+        **{**flags, **_WIDE, "keys_file": None}
+    )  # there are no requests from outside
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import typer
 from jumplora_adapters.cli.app import register
 from jumplora_adapters.continual.commands import group
 from jumplora_adapters.training.cli import train
+from jumplora_server.cli import keys
 from jumplora_server.cli.batch import batch
 from jumplora_server.cli.calibrate import calibrate
 from jumplora_server.cli.change import load, pin, remove, rollback
@@ -55,6 +56,7 @@ def command_line() -> typer.Typer:
     ):
         app.command(name, rich_help_panel=panel)(command)
     register(app, panel=_ADAPTERS, left_out=("list", "inspect", "overlap"))
+    app.add_typer(keys.group(), name="keys", rich_help_panel=_ASK)
     continual = group()
     continual.command("publish")(publish_run)
     app.add_typer(continual, name="continual", rich_help_panel=_TRAIN)

@@ -6,17 +6,19 @@ import gc
 import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import NoneType, UnionType
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Literal, NoReturn, get_args, get_origin
 
 import typer
 
 from jumplora_adapters.printable import printable
 from jumplora_server import logs
+from jumplora_server.access.keys_file import KeysFault
+from jumplora_server.access.source import KeySource
 from jumplora_server.audit_file import AuditFile
-from jumplora_server.http.signals import ignore_signals
+from jumplora_server.http.signals import Signals
 from jumplora_server.setting_groups import in_panels, panel_of
 from jumplora_server.settings import (
     MIN_KEY_CHARS,
@@ -52,9 +54,11 @@ def run(flags: dict[str, str]) -> None:
     try:
         settings = load_settings(**flags)
     except SettingsError as error:
-        for line in error.lines:
-            typer.secho(printable(line), fg="red", err=True)
-        raise typer.Exit(EXIT_SETTINGS) from None
+        _end(error.lines)
+    try:
+        KeySource.of(settings).check()
+    except KeysFault as fault:
+        _end(_of_keys_file(settings, fault))
     logs.configure(settings.log_format, settings.log_level)
     if services := service_keys(os.environ):
         _log.info(
@@ -65,7 +69,8 @@ def run(flags: dict[str, str]) -> None:
         )
     # A text is tokenized by the thread that asks for it: several would take the engine's cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    ignore_signals()
+    signals = Signals()
+    signals.take()
     # Late: torch takes seconds, and a wrong setting should show at once.
     from jumplora_server import app
     from jumplora_server.api.audit import AUDIT_LOG
@@ -80,6 +85,10 @@ def run(flags: dict[str, str]) -> None:
         except app.STARTUP_ERRORS as error:
             typer.secho(f"the server cannot start: {printable(str(error))}", fg="red", err=True)
             raise typer.Exit(EXIT_STARTUP) from None
+        except KeysFault as fault:  # it was written since
+            _end(_of_keys_file(settings, fault))
+        if settings.keys_file is not None:
+            signals.on_hangup(parts.services.keys.reload)
         server = app.server(settings, parts)
         # What was built stays: no collection walks its 200,000 objects again, 0.1 s.
         gc.collect()
@@ -87,6 +96,17 @@ def run(flags: dict[str, str]) -> None:
         server.run(sockets=[*listeners])
     if not server.started:
         raise typer.Exit(EXIT_STARTUP)
+
+
+def _end(lines: Iterable[str]) -> NoReturn:
+    """End the start with what is wrong in the settings."""
+    for line in lines:
+        typer.secho(printable(line), fg="red", err=True)
+    raise typer.Exit(EXIT_SETTINGS)
+
+
+def _of_keys_file(settings: Settings, fault: KeysFault) -> Iterable[str]:
+    return (f"{PREFIX}KEYS_FILE {settings.keys_file}: {line}" for line in fault.lines)
 
 
 def _help() -> str:
@@ -98,7 +118,8 @@ def _help() -> str:
     ]
     paragraphs = (
         "Serve adapters over HTTP. Every flag is also an environment key, JUMPLORA_<NAME>.",
-        "Keys come from the environment alone, separated by commas. A key has at least "
+        "Keys come from the environment alone, separated by commas, or from the file that "
+        "--keys-file names (`jumplora keys new`). A key has at least "
         f"{MIN_KEY_CHARS} characters, or is given as sha256: and the 64 hex digits of its SHA-256.",
         *keys,
         "Exit codes: 0 stopped by a signal; 2 a wrong setting; 3 it cannot start; 79 a thread died "

@@ -27,14 +27,12 @@ from jumplora_server.variables import DEFAULT_URL
 
 if TYPE_CHECKING:
     from jumplora_server.api.adapter_schemas import AdapterDetail
-    from jumplora_server.api.overview_schemas import Overview, TaskLine
+    from jumplora_server.api.overview_schemas import Overview, Strip, TaskLine
     from jumplora_server.client import Client
 
 KEYS = {
     "none": "none given",
     "unknown": "not known to this server, which answers all the same",
-    "api": "an API key",
-    "admin": "an admin key",
 }
 _MOST_LINES = 100
 _MOST_CHANGES = 10
@@ -107,7 +105,7 @@ def _print(overview: Overview, address: str) -> None:
             f"{size(server.backbone_memory)} backbone",
         ),
         ("tasks", _tasks(overview)),
-        ("key", KEYS[server.key] if server.keys else "this server has no keys"),
+        ("key", _key(server)),
         ("changes", "this key may change adapters" if server.may_change else str(server.why_not)),
     ]
     print_facts(facts)
@@ -137,6 +135,16 @@ def _print(overview: Overview, address: str) -> None:
             note(f"{line.task_id}: {line.degraded}")
     if (more := overview.found - len(overview.tasks)) > 0:
         note(f"{more} more tasks: --search TEXT or --lines N shows them")
+
+
+def _key(server: Strip) -> str:
+    """What the key that was sent may do."""
+    if not server.keys:
+        return "this server has no keys"
+    if server.key_id is None:
+        return KEYS.get(server.key, server.key)
+    tasks = "" if server.key_tasks is None else f", for the tasks {', '.join(server.key_tasks)}"
+    return f"{server.key_id}: {', '.join(server.key_scopes)}{tasks}"
 
 
 def _tasks(overview: Overview) -> str:

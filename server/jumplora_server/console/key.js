@@ -10,8 +10,14 @@ const TAKEN_FOR = {
     "The server does not know this key, and answers as it does without one. Enter another one, " +
       "or forget it.",
   ],
-  api: ["Reading key", "This tab has an API key: it may look and generate."],
-  admin: ["Admin key", "This tab has an admin key: it may also change adapters."],
+  api: ["Reading key", ""],
+  admin: ["Admin key", ""],
+};
+const MAY = {
+  infer: "generate",
+  read: "look",
+  metrics: "read metrics",
+  admin: "change adapters",
 };
 
 /** {button, panel, demand(error), show(server)}: the button opens the panel; a refused request
@@ -121,6 +127,17 @@ export function labelOf(server, hasKey = key.get() !== "") {
   return TAKEN_FOR[server?.key]?.[0] ?? "Key in use"; // an answer to the request before has none
 }
 
+/** What the key of this tab may do. Who may change adapters may look at them. */
+function may({ key_id: id, key_scopes: scopes, key_tasks: tasks }) {
+  const verbs = Object.keys(MAY)
+    .filter((scope) => scopes.includes(scope) || (scope === "read" && scopes.includes("admin")))
+    .map((scope) => MAY[scope]);
+  const last = verbs.pop();
+  const all = verbs.length ? `${verbs.join(", ")} and ${last}` : last;
+  const where = tasks ? ` Its tasks are ${tasks.join(", ")}.` : "";
+  return `This tab has the key ${id}, which may ${all}.${where}`;
+}
+
 export function hint(server, hasKey = key.get() !== "") {
   if (server?.keys.length === 0) {
     const what = "This server has no keys: each client may look and generate, and none may change";
@@ -128,13 +145,13 @@ export function hint(server, hasKey = key.get() !== "") {
   }
   if (hasKey) {
     const other = "This tab has a key. Enter another one, or let this one be forgotten.";
-    return TAKEN_FOR[server?.key]?.[1] ?? other;
+    return server?.key_id ? may(server) : (TAKEN_FOR[server?.key]?.[1] ?? other);
   }
   const kinds = server?.keys ?? ["api", "admin"];
   if (!kinds.includes("api")) {
     return "This server answers without a key; an admin key may also change adapters.";
   }
   return kinds.includes("admin")
-    ? "An API key may look and generate, an admin key may also change adapters."
-    : "An API key may look and generate; this server has no admin key.";
+    ? "A key with the scope read may look, one with infer generate, one with admin change adapters."
+    : "A key with the scope read may look, one with infer generate; none may change adapters here.";
 }

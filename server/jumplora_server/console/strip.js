@@ -49,9 +49,9 @@ export function mountStrip(header, context) {
     },
     showFault(error, wait) {
       trouble.hidden = true; // it is of a server that answered
-      if (error.status === 401) {
+      if (error.status === 401 || error.status === 403) {
         banner.hide();
-        setText(ready, "Needs a key");
+        setText(ready, error.status === 401 ? "Needs a key" : "Needs another key");
         setAttribute(ready, "class", "state warn");
         key.demand(error);
         return false;

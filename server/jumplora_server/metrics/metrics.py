@@ -19,6 +19,7 @@ from prometheus_client import (
 )
 
 from jumplora_server.access.caller import ANYBODY, Caller
+from jumplora_server.access.gate import RefusedFor
 from jumplora_server.access.quotas import QuotaReason
 from jumplora_server.core import Timing
 from jumplora_server.http.refusal import Reason
@@ -126,6 +127,9 @@ class Metrics:
         self._event_loop_lag = table.EVENT_LOOP_LAG.histogram(registry)
         spans = table.SPANS.counter(registry)
         self._spans = {end: spans.labels(end) for end in get_args(SpanEnd)}
+        auth = table.AUTH_REFUSALS.counter(registry)
+        self._auth_refused = {reason: auth.labels(reason) for reason in get_args(RefusedFor)}
+        self._keys_fault = table.KEYS_FAULT.gauge(registry)
         self._build_info = table.BUILD_INFO.gauge(registry)
         self._page = Page(registry, clock, page_seconds)
 
@@ -208,6 +212,14 @@ class Metrics:
     def spans(self, end: SpanEnd, count: int) -> None:
         """Count spans of traces by what became of them."""
         self._spans[end].inc(count)
+
+    def auth_refused(self, reason: RefusedFor) -> None:
+        """Count a request whose key, or having none, was not enough."""
+        self._auth_refused[reason].inc()
+
+    def keys_fault(self, look: Callable[[], bool]) -> None:
+        """Show at a scrape whether `look` finds the keys file at fault. To be called once."""
+        self._keys_fault.set_function(lambda: float(look()))
 
     # The engine
 

@@ -298,6 +298,17 @@ HTTP_REFUSED = Instrument(
     ("reason",),
 )
 HTTP_CONNECTIONS = Instrument("jumplora_http_connections", "gauge", "Open connections.")
+AUTH_REFUSALS = Instrument(
+    "jumplora_auth_refusals_total",
+    "counter",
+    "Requests whose key, or having none, was not enough: missing, unknown, expired, scope, task.",
+    ("reason",),
+)
+KEYS_FAULT = Instrument(
+    "jumplora_keys_fault",
+    "gauge",
+    "1 while the keys file cannot be used; the keys of before hold.",
+)
 BUILD_INFO = Instrument(
     "jumplora_build_info", "gauge", "1; labels name the build.", ("version", "torch")
 )
@@ -373,6 +384,7 @@ TABLE: tuple[Instrument, ...] = (
     ENCODED_TOKENS, STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS,
     MODEL_BYTES, HEARTBEAT, BUILD_INFO,
     THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, EVENT_LOOP_LAG, SPANS,
+    AUTH_REFUSALS, KEYS_FAULT,
     DEVICE_ALLOCATED, DEVICE_RESERVED, VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
     VLLM_LORA, VLLM_LORA_LOADED, VLLM_LORA_COUNT, VLLM_LORA_MOST,
 )  # fmt: skip

@@ -22,9 +22,9 @@ from adapter_requests import ADMIN, put
 from jumplora_adapters.manifest import Canary
 from jumplora_adapters.store import Step, Store
 from jumplora_server import logs
+from jumplora_server.access.needs import READING, needed_access
 from jumplora_server.api import audit
 from jumplora_server.api.audit import AUDIT_LOG
-from jumplora_server.api.middleware import READING_METHODS, needed_access
 from jumplora_server.publishing import Publishing
 from raw_http import RawClient
 from serving import ADMIN_KEY, Site, connected, make_site, wait_for
@@ -169,7 +169,7 @@ def change_routes(site: Site) -> dict[str, tuple[str, str]]:
     return {
         str(route.name): (method, str(route.path).replace("{task_id:path}", "alpha"))
         for route in iter_route_contexts(site.app.routes)
-        for method in (route.methods or set()) - READING_METHODS
+        for method in (route.methods or set()) - READING
         if needed_access(method, str(route.path)) == "admin"
     }
 

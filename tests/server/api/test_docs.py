@@ -9,19 +9,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from jumplora_server.access.caller import ADMIN_SCOPES, API_SCOPES, Scope
+from jumplora_server.access.keys import hash_of
+from jumplora_server.access.keys_file import entry_text
 from jumplora_server.api import docs
-from jumplora_server.api.docs import SCHEMES, SWAGGER_UI, TAGS
+from jumplora_server.api.docs import SCHEME, SCHEMES, SWAGGER_UI, TAGS
 from jumplora_server.settings import Settings
 from serving import ADMIN_KEY, connected, make_site
 
 API_KEY = "api-key-of-tests"
-KEYS = {"api_key": API_KEY, "admin_key": ADMIN_KEY}
 
 
 @dataclass(frozen=True)
@@ -90,48 +92,75 @@ def test_each_tag_has_a_description_and_a_place(http: httpx.Client) -> None:
     assert {tuple(tags) for tags in used} == {(name,) for name in TAGS}
 
 
-def opens(operation: Operation, key: str | None) -> bool:
-    """Whether the document says that a key opens the operation."""
+def opens(operation: Operation, scopes: frozenset[Scope]) -> bool:
+    """Whether the document says that a key with these scopes opens the operation."""
     declared = operation.content["security"]
-    return not declared or {key: []} in declared
+    return not declared or any({*each[SCHEME]} <= scopes for each in declared)
+
+
+ALL: tuple[Scope, ...] = get_args(Scope)
+
+
+def keys_file(folder: Path) -> Path:
+    """A key for each single scope, which is called as the scope is."""
+    file = folder / "keys.toml"
+    entries = (entry_text(scope, [hash_of(f"key-{scope}")], [scope]) for scope in ALL)
+    file.write_text("\n".join(entries))
+    return file
 
 
 @pytest.mark.parametrize(
-    ("settings", "schemes"),
+    ("settings", "keys"),
     [
-        ({}, [None, "api_key", "admin_key"]),
-        ({"api_keys": API_KEY}, [None, "api_key", "admin_key"]),
-        ({"api_keys": API_KEY, "open_models": "yes"}, [None, "api_key", "admin_key"]),
-        ({"api_keys": API_KEY, "open_metrics": "yes"}, [None, "api_key", "admin_key"]),
-        ({"api_keys": API_KEY, "admin_keys": ""}, [None, "api_key"]),
+        ({}, [None, "api", "admin"]),
+        ({"api_keys": API_KEY}, [None, "api", "admin"]),
+        ({"api_keys": API_KEY, "open_models": "yes"}, [None, "api", "admin"]),
+        ({"api_keys": API_KEY, "open_metrics": "yes"}, [None, "api", "admin"]),
+        ({"api_keys": API_KEY, "admin_keys": ""}, [None, "api"]),
+        ({"keys_file": True, "admin_keys": ""}, [None, *ALL]),
+        ({"keys_file": True, "open_models": "yes"}, [None, "infer"]),
     ],
     ids=str,
 )
 def test_the_declared_security_is_what_the_server_asks_for(
-    settings: dict[str, Any], schemes: list[str | None], tmp_path: Path
+    settings: dict[str, Any], keys: list[str | None], tmp_path: Path
 ) -> None:
+    """Of keys of the environment, and of keys with one scope each."""
+    held: dict[str | None, tuple[str, frozenset[Scope]]] = {
+        None: ("", frozenset()),
+        **{scope: (f"key-{scope}", frozenset([scope])) for scope in ALL},
+    }
+    if "keys_file" in settings:
+        settings = {**settings, "keys_file": keys_file(tmp_path)}
+    else:
+        is_known = "api_keys" in settings
+        held["api"] = (API_KEY, API_SCOPES if is_known else frozenset())
+        held["admin"] = (ADMIN_KEY, ADMIN_SCOPES)
     with connected(make_site(tmp_path, **settings)) as http:
         document = document_of(http)
         assert document["components"]["securitySchemes"] == SCHEMES
         for operation in operations(document):
             path = re.sub(r"\{\w+\}", "nothing", operation.path)
-            for scheme in schemes:
-                headers = {} if scheme is None else {"authorization": f"Bearer {KEYS[scheme]}"}
+            for name in keys:
+                key, scopes = held[name]
+                headers = {"authorization": f"Bearer {key}"} if key else {}
                 status = http.request(operation.method, path, headers=headers).status_code
                 is_open = status not in (401, 403)
-                assert is_open == opens(operation, scheme), (operation, scheme)
+                assert is_open == opens(operation, scopes), (operation, name)
 
 
-def test_which_keys_open_what(http: httpx.Client) -> None:
+def test_which_scopes_open_what(http: httpx.Client) -> None:
     """Written out for some, where the test above compares two things that the server says."""
     declared = {
-        (operation.method, operation.path): [*map("".join, operation.content["security"])]
+        (operation.method, operation.path): [each[SCHEME] for each in operation.content["security"]]
         for operation in operations(document_of(http))
     }
-    assert declared["POST", "/generate"] == ["api_key", "admin_key"]
-    assert declared["GET", "/metrics"] == ["api_key", "admin_key"]
-    assert declared["PUT", "/v1/adapters/{task_id}"] == ["admin_key"]
-    assert declared["POST", "/v1/load_lora_adapter"] == ["admin_key"]
+    assert declared["POST", "/generate"] == [["infer"]]
+    assert declared["GET", "/metrics"] == [["metrics"], ["admin"]]
+    assert declared["GET", "/v1/models"] == [["infer"], ["read"], ["admin"]]
+    assert declared["GET", "/v1/adapters"] == [["read"], ["admin"]]
+    assert declared["PUT", "/v1/adapters/{task_id}"] == [["admin"]]
+    assert declared["POST", "/v1/load_lora_adapter"] == [["admin"]]
     assert declared["GET", "/readyz"] == []
 
 

@@ -371,6 +371,10 @@ def test_what_became_of_the_key(
         strip = Overview.model_validate(http.get("/v1/overview", headers=headers).json()).server
     assert strip.keys == kinds.split()
     assert strip.key == key
+    scopes = {"admin": ADMIN_SCOPES, "api": API_SCOPES}.get(key, frozenset())
+    assert set(strip.key_scopes) == scopes
+    assert (strip.key_id is None) == (not scopes)
+    assert strip.key_tasks is None
 
 
 @pytest.mark.parametrize("api_keys", ["", "api-key-of-tests"])

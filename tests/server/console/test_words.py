@@ -64,8 +64,6 @@ def test_points(console: Console, difference: float, text: str) -> None:
         ([], "unknown", True, "Key not known", "This server has no keys"),
         (["admin"], "none", False, "Enter a key", "answers without a key; an admin key may"),
         (["admin"], "unknown", True, "Key not known", "does not know this key"),
-        (["api"], "api", True, "Reading key", "may look and generate"),
-        (["api", "admin"], "admin", True, "Admin key", "may also change adapters"),
         (["api", "admin"], "none", True, "Key in use", "This tab has a key"),
     ],
 )
@@ -77,8 +75,29 @@ def test_what_a_key_may(
     assert words in console.call("key.js", "hint", server, has_key)
 
 
+@pytest.mark.parametrize(
+    ("scopes", "tasks", "words"),
+    [
+        (["infer", "read", "metrics"], None, "which may generate, look and read metrics."),
+        (["read"], None, "which may look."),
+        (["admin"], None, "which may look and change adapters."),
+        (["infer", "read"], ["a-*", "b"], "generate and look. Its tasks are a-*, b."),
+    ],
+)
+def test_what_a_known_key_may(
+    console: Console, scopes: list[str], tasks: list[str] | None, words: str
+) -> None:
+    key = "admin" if "admin" in scopes else "api"
+    server = {"keys": ["api"], "key": key, "key_id": "mine", "key_scopes": scopes}
+    told = console.call("key.js", "hint", {**server, "key_tasks": tasks}, True)
+    assert told.startswith("This tab has the key mine, which may ")
+    assert told.endswith(words)
+    label = console.call("key.js", "labelOf", server, True)
+    assert label == ("Admin key" if key == "admin" else "Reading key")
+
+
 def test_before_the_first_answer_both_kinds_are_named(console: Console) -> None:
-    assert "An API key may" in console.call("key.js", "hint", None, False)
+    assert "A key with the scope read may look" in console.call("key.js", "hint", None, False)
 
 
 @pytest.mark.parametrize(
