@@ -127,6 +127,19 @@ class Report:
             text = f"Version {version[:12]} now answers."
             self._event("switched", task, version, text)
 
+    def staged(self, task: str, version: str, share: float) -> None:
+        """A staged version is open for its share."""
+        self.state(task)
+        _log.info("task %s: version %s gets a share of %g", task, version[:12], share)
+        text = f"Version {version[:12]} is staged and gets a share of {share:.4g}."
+        self._event("staged", task, version, text)
+
+    def unstaged(self, task: str, version: str) -> None:
+        """A version is staged no longer; it may be the current one by now."""
+        self.state(task)
+        _log.info("task %s: version %s is staged no longer", task, version[:12])
+        self._event("unstaged", task, version, f"Version {version[:12]} is staged no longer.")
+
     def freed(self, freed: Freed) -> None:
         """A version or a trunk left memory."""
         if freed.task:
