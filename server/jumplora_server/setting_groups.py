@@ -199,7 +199,7 @@ class AccessSettings(BaseSettings):
     )
     default_task: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[0-9a-f]{8,64})?$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@([0-9a-f]{8,64}|[A-Za-z][A-Za-z0-9._-]{0,31}))?$",
         description="task of requests that name none, for clients that cannot (none: refused)",
     )
 

@@ -15,7 +15,7 @@ from jumplora_server.access.caller import Caller
 from jumplora_server.api.ask import Ask, Origin, RequestRecord
 from jumplora_server.api.choices import Offer
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
-from jumplora_server.api.task_names import check_visible
+from jumplora_server.api.task_names import check_visible, with_version
 from jumplora_server.api.wishes import Wishes, make_wishes
 from jumplora_server.core import Lease, Sampling
 from jumplora_server.errors import (
@@ -28,7 +28,7 @@ from jumplora_server.errors import (
 )
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import Continuation
-from jumplora_server.loop.outbox import CancelCause, Stream
+from jumplora_server.loop.outbox import CancelCause, Payer, Stream
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
 
@@ -64,11 +64,13 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
     arrived = services.clock()
     # Failures count for the task too; metrics keep names that are not registered apart.
     task = None if ask.task == services.settings.base_name else ask.task
+    task = with_version(task, record.asked_version)
     record.task = None if task is None else task.partition("@")[0]
     deadline = arrived + _timeout(services, ask)
     check_sizes(services, ask)
     with await _lease(services, ask.caller, task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
+        payer = Payer(record.task, record.version, lease.role)
         wishes = make_wishes(
             ask, lease.manifest, services.limits, max_beams=services.loop.max_beams
         )
@@ -98,7 +100,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             )
             for ids in encoded:
                 opened = tuple(
-                    Stream(services.loop.cancel, services.metrics, record.task, counts_prompt=not n)
+                    Stream(services.loop.cancel, services.metrics, payer, counts_prompt=not n)
                     for n in range(len(wishes.samplings))
                 )
                 first = len(streams) * len(opened)
@@ -124,7 +126,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                 offer.lease.release()
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
-    origin = Origin(lease.ref, record.prompt_tokens)
+    origin = Origin(lease.ref, record.prompt_tokens, lease.role)
     return Admitted(origin, tuple(streams), wishes.samplings, wishes.answers, deadline, offer)
 
 

@@ -69,6 +69,11 @@ class Report:
             status = self.status(task)
         except UnknownTask:
             return  # forgotten since
+        if (staged := status.staged) is None:
+            self._metrics.staged(task, None, 0.0)
+        else:
+            share = staged.staged.share if staged.is_open else 0.0
+            self._metrics.staged(task, staged.version, share)
         self._metrics.adapter_state(
             task,
             status.version,
