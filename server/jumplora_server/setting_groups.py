@@ -218,6 +218,40 @@ class QualitySettings(BaseSettings):
     )
 
 
+class StageSettings(BaseSettings):
+    """How much worse a staged version may be than the current one, before it is taken back."""
+
+    stage_min_requests: int = _size(
+        50, "requests of a staged version that end between two looks at it", 10, 100_000
+    )
+    stage_error_points: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="how much larger the share of its requests that fail may be (0.05: five in a "
+        "hundred)",
+    )
+    stage_latency_ratio: float = Field(
+        default=1.5,
+        ge=1,
+        le=1000,
+        description="how many times as long 95 % of its answers may take",
+    )
+    stage_latency_seconds: float = Field(
+        default=0.05,
+        ge=0,
+        le=3600,
+        description="how much longer they may take in any case, in seconds",
+    )
+    stage_canary_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="how much smaller the share of its canaries that are right may be (1: no "
+        "matter)",
+    )
+
+
 class EndingSettings(BaseSettings):
     """How the server ends, and when it is taken as hung."""
 
@@ -266,6 +300,7 @@ PANELS: Mapping[type[BaseSettings], str] = MappingProxyType(
         AdapterSettings: "Adapters",
         AccessSettings: "Keys and names",
         QualitySettings: "Quality",
+        StageSettings: "Staged versions",
         EndingSettings: "Shutdown and watchdog",
         TelemetrySettings: "Logs and metrics",
     }

@@ -24,6 +24,7 @@ from jumplora_server.setting_groups import (
     ModelSettings,
     QualitySettings,
     QueueSettings,
+    StageSettings,
     TelemetrySettings,
 )
 
@@ -60,6 +61,7 @@ def key_hash(key: str) -> str:
 class Settings(  # the last base's fields come first
     TelemetrySettings,
     EndingSettings,
+    StageSettings,
     QualitySettings,
     AccessSettings,
     AdapterSettings,

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from jumplora_adapters.history import HistoryEntry
-from jumplora_server.api.adapter_schemas import AdapterDetail, AdapterSummary
-from jumplora_server.residency.status import TaskStatus
+from jumplora_server.api.adapter_schemas import (
+    AdapterDetail,
+    AdapterSummary,
+    Comparison,
+    VersionFigures,
+)
+from jumplora_server.metrics.trends import percentile
+from jumplora_server.metrics.versions import Counts
+from jumplora_server.residency.status import StagedStatus, TaskStatus
 from jumplora_server.residency.trials import shortened
 
 
@@ -16,7 +23,9 @@ def summary(status: TaskStatus) -> AdapterSummary:
     return AdapterSummary.model_validate(_fields(status))
 
 
-def detail(status: TaskStatus, changes: Sequence[HistoryEntry]) -> AdapterDetail:
+def detail(
+    status: TaskStatus, changes: Sequence[HistoryEntry], comparison: Comparison | None = None
+) -> AdapterDetail:
     """Everything about one task."""
     return AdapterDetail.model_validate(
         {
@@ -24,10 +33,16 @@ def detail(status: TaskStatus, changes: Sequence[HistoryEntry]) -> AdapterDetail
             "history": list(status.history),
             "manifest": status.manifest,
             "changes": [
-                {"version": change.digest, "at": change.published_at, "event": change.event}
+                {
+                    "version": change.digest,
+                    "at": change.published_at,
+                    "event": change.event,
+                    "note": change.note,
+                }
                 for change in changes
             ],
             "canaries": _canaries(status),
+            "comparison": comparison,
         }
     )
 
@@ -66,4 +81,27 @@ def _fields(status: TaskStatus) -> dict[str, object]:
         "density": status.density,
         "folded_depth": status.folded_depth,
         "trunk_bytes": status.trunk_bytes,
+        "staged": None if status.staged is None else _staged(status.staged),
+        "aliases": dict(status.aliases),
     }
+
+
+def _staged(status: StagedStatus) -> dict[str, object]:
+    failure = status.failure
+    return {
+        "version": status.version,
+        "share": status.staged.share,
+        "since": status.staged.at,
+        "promote_after": status.staged.promote_after,
+        "is_open": status.is_open,
+        "state": status.state.value,
+        "failure": failure and {"code": failure.code, "message": failure.message, "retry_in": None},
+        "canary_accuracy": status.canary_accuracy,
+    }
+
+
+def figures(counts: Counts) -> VersionFigures:
+    """What was counted of a version, for people."""
+    return VersionFigures(
+        requests=counts.requests, failed=counts.failed, p95_seconds=percentile(counts.durations)
+    )

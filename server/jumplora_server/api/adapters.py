@@ -1,29 +1,38 @@
-"""The routes of adapters: list, look, publish, remove, go back, load, pin."""
+"""The routes of adapters: list, look, publish, stage, name, remove, go back, load, pin."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from jumplora_adapters.errors import AdapterError
 from jumplora_server.api.adapter_schemas import (
     AdapterDetail,
     AdapterList,
+    Comparison,
     MadeOf,
     PutResult,
     Removed,
 )
-from jumplora_server.api.adapter_status import detail, summary
+from jumplora_server.api.adapter_status import detail, figures, summary
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices, remarks
 from jumplora_server.api.route import JsonRoute
-from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
+from jumplora_server.api.schemas import (
+    AliasRequest,
+    ErrorBody,
+    PinRequest,
+    PromoteRequest,
+    RollbackRequest,
+    StageRequest,
+    UnstageRequest,
+)
 from jumplora_server.api.task_names import named_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
@@ -31,6 +40,7 @@ from jumplora_server.errors import AdapterRefused, AdapterUnavailable, InvalidIn
 from jumplora_server.residency.outcome import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
+from jumplora_server.staged.stages import Wish
 
 TaskPath = Annotated[str, Path(description="the task")]
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=JsonRoute)
@@ -77,6 +87,65 @@ async def roll_back_adapter(
     named_task(request, task_id)
     target = None if body is None else body.version
     status = await services.publishing.roll_back(task_id, target)
+    return await _told(services, status, response)
+
+
+@router.post("/{task_id:path}/stage", response_model=AdapterDetail, responses=_WRITE)
+async def stage_adapter(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    response: Response,
+    body: StageRequest,
+) -> AdapterDetail:
+    """Give a stored version a share of the task's requests, beside the current one, or change the
+    share. Answers once it was loaded and tried; one that does not pass is taken back."""
+    named_task(request, task_id)
+    wish = Wish(body.share, body.promote_after)
+    status = await services.stages.stage(task_id, body.version, wish)
+    return await _told(services, status, response)
+
+
+@router.post("/{task_id:path}/promote", response_model=AdapterDetail, responses=_WRITE)
+async def promote_adapter(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    response: Response,
+    body: PromoteRequest | None = None,
+) -> AdapterDetail:
+    """Make the staged version current. Where another one is staged than is named: 412."""
+    named_task(request, task_id)
+    status = await services.stages.promote(task_id, None if body is None else body.version)
+    return await _told(services, status, response)
+
+
+@router.post("/{task_id:path}/unstage", response_model=AdapterDetail, responses=_WRITE)
+async def unstage_adapter(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    response: Response,
+    body: UnstageRequest | None = None,
+) -> AdapterDetail:
+    """Give the staged version no requests any more; it stays in the store. As `promote`, 412."""
+    named_task(request, task_id)
+    asked = body or UnstageRequest()
+    status = await services.stages.unstage(task_id, asked.version, note=asked.note)
+    return await _told(services, status, response)
+
+
+@router.post("/{task_id:path}/alias", response_model=AdapterDetail, responses=_WRITE)
+async def alias_adapter(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    response: Response,
+    body: AliasRequest,
+) -> AdapterDetail:
+    """Let requests name a version by a word: `task@champion`. Without a version, no longer."""
+    named_task(request, task_id)
+    status = await services.stages.alias(task_id, body.name, body.version)
     return await _told(services, status, response)
 
 
@@ -138,6 +207,10 @@ async def publish_adapter(
     if_none_match: Annotated[
         str | None, Header(description="*: only if the task has no version yet; nothing else")
     ] = None,
+    stage: Annotated[
+        float | None,
+        Query(ge=0, le=1, description="stage it, with this share of the task's requests"),
+    ] = None,
 ) -> PutResult:
     """Publish a file. Answers 201 once the version is READY and answers requests.
 
@@ -148,18 +221,26 @@ async def publish_adapter(
 
     With `If-Match` the version that is current must be that one, and with `If-None-Match: *` there
     must be none, not an equal one either; else 412, and nothing is changed.
+
+    With `stage` the current version stays, and this one gets a share of the task's requests once
+    it was loaded and tried (201).
     """
     named_task(request, task_id)
     only_new = _is_only_new(if_none_match, if_match)
-    limit = services.settings.max_adapter_bytes
+    if stage is not None and only_new:
+        raise InvalidInput("stage: a new task has no version to be staged beside; leave it out")
+    limit, replaced = services.settings.max_adapter_bytes, _etag_of(if_match)
     with publication(services, task_id):
         async with received(request, services.publishing, limit) as incoming:
-            release = await services.publishing.publish(
-                task_id, incoming, _etag_of(if_match), only_new=only_new
-            )
+            if stage is not None:
+                release = await services.stages.publish(task_id, incoming, Wish(stage), replaced)
+            else:
+                release = await services.publishing.publish(
+                    task_id, incoming, replaced, only_new=only_new
+                )
     outcome = release.published.outcome
     told = await _told(services, release.status, response)
-    response.status_code = 201 if outcome == "created" else 200
+    response.status_code = 201 if outcome in ("created", "staged") else 200
     response.headers["location"] = f"/v1/adapters/{task_id}"
     made_from = None if release.made_from is None else MadeOf(**asdict(release.made_from))
     return PutResult(**dict(told), outcome=outcome, made_from=made_from)
@@ -196,7 +277,25 @@ async def _told(services: Services, status: TaskStatus, response: Response) -> A
         response.headers["x-adapter-version"] = status.version
     changes, task = services.changes, status.task_id
     is_at_fault = "store" in remarks(services)
-    return detail(status, changes.known(task) if is_at_fault else await changes.of(task))
+    known = changes.known(task) if is_at_fault else await changes.of(task)
+    return detail(status, known, _comparison(services, status))
+
+
+def _comparison(services: Services, status: TaskStatus) -> Comparison | None:
+    staged = status.staged
+    if staged is None:
+        return None
+    task, metrics = status.task_id, services.metrics
+    looks = services.referee.looks(task)
+    verdict: Literal["not_open", "too_few_requests", "no_fault"] = "not_open"
+    if staged.is_open:
+        verdict = "no_fault" if looks else "too_few_requests"
+    return Comparison(
+        staged=figures(metrics.counts_of(task, staged.version)),
+        current=figures(metrics.counts_of(task, status.version or "")),
+        looks=looks,
+        verdict=verdict,
+    )
 
 
 def _etag_of(if_match: str | None) -> str | None:

@@ -11,7 +11,7 @@ from jumplora_server.errors import (
     OutOfMemoryBudget,
     ServerError,
 )
-from jumplora_server.residency.entries import State
+from jumplora_server.residency.entries import LoadFailure, State
 from jumplora_server.residency.status import TaskStatus
 
 # Failures of a load that are the file's fault on any server: how an upload is refused for them.
@@ -49,4 +49,11 @@ def refusal_of(status: TaskStatus, published: Published) -> ServerError | None:
     if kind is None:
         return None
     message = f"version {published.digest} does not load: {failure.message}; it was taken back"
+    return kind(message, reason=failure.code)
+
+
+def stage_refusal(digest: str, failure: LoadFailure) -> ServerError:
+    """What to answer when a version cannot be staged, as its load showed."""
+    kind = _FAULTS_OF_A_FILE.get(failure.code, AdapterUnavailable)
+    message = f"version {digest} gets no requests: {failure.message}"
     return kind(message, reason=failure.code)

@@ -20,7 +20,7 @@ from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
-from jumplora_server.residency.entries import Known, PinState, Route
+from jumplora_server.residency.entries import Known, LoadFailure, PinState, Route
 from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
@@ -284,6 +284,12 @@ class Residency:
             table.pin(task, pinned)
         if is_new:
             self._report.pinned(task, pinned)
+
+    def shut(self, task: str, version: str, failure: LoadFailure) -> None:
+        """Give a staged version no share here any more, until the store stages one anew."""
+        with self.table as table:
+            table.shut(task, version, failure, self._clock())
+        self._report.state(task)
 
     def forget(self, task: str) -> None:
         """After `store.remove`: no new leases; running sequences end, then all is freed."""

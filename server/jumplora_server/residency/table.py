@@ -42,6 +42,7 @@ class Table:
         self.routing = RoutingTable()
         self._canary_drop = canary_drop
         self._turns = Turns()
+        self._shut: dict[str, Staged | None] = {}  # what gets no share any more, by task
         self._routings: dict[str, Routing] = {}  # as they were read last
         self.names = Names()
         self.versions = Versions(budget_bytes)
@@ -158,6 +159,7 @@ class Table:
             self.setbacks.clear(task, desired)  # a new wish is tried at once
         if staged is not None and staged != route.staged:
             self.setbacks.clear(task, staged.version)
+            self._shut.pop(task, None)
         self._route(
             replace(
                 route, desired=desired, versions=versions, staged=staged, aliases=routing.aliases
@@ -210,6 +212,8 @@ class Table:
         digest = route.staged.version
         if route.staging is not None and route.staging.is_open:
             return None
+        if self._shut.get(task) == route.staged:
+            return None
         if not retry and not self.setbacks.is_due(task, digest, now):
             return None
         self.versions.retry(digest)
@@ -244,6 +248,19 @@ class Table:
         self._route(replace(route, staging=Staging(digest, is_open=True)))
         return None
 
+    def shut(self, task: str, digest: str, failure: LoadFailure, now: float) -> None:
+        """Take a staged version's share from it, which stays so until one is staged anew."""
+        route = self.routing.routes.get(task)
+        if route is None or route.role_of(digest) != "staged":
+            return
+        self._turns.forget(task)
+        self._shut[task] = route.staged
+        self.setbacks.note(task, failure, now, digest)
+        self._route(replace(route, staging=None))
+        if route.staging is not None:
+            self.versions.retire(digest, task, "unload")
+        self._give_way()
+
     def forget(self, task: str) -> None:
         """Route to it no more; what is in use of it ends by itself."""
         route = self.routing.routes.get(task)
@@ -257,6 +274,7 @@ class Table:
         self._pointers.pop(task, None)
         self._routings.pop(task, None)
         self._turns.forget(task)
+        self._shut.pop(task, None)
         if route.served is not None:
             self.versions.retire(route.served.version, task, "unload")
         if route.staging is not None:
