@@ -443,7 +443,7 @@ class Table:
         return staged if self.versions.is_resident(staged.version) else None
 
     def _end_staging(self, task: str) -> None:
-        """Let go of what was staged and is no more; one that is to be current stays until then."""
+        """Let go of what is staged no longer; one that is to be current stays until then."""
         route = self.routing.route(task)
         staging = route.staging
         if staging is None or route.role_of(staging.version) == "staged":

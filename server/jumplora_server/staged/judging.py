@@ -3,7 +3,7 @@ time. Decides, never acts.
 
 A version is at fault only if it is worse by as much as the floors say, and by more than chance.
 Chance is Fisher's exact test, one-sided: how likely would a version without any fault have drawn so
-many of the bad requests, if which request goes to whom is no matter of how it ends? For errors bad
+many of the bad requests, if who gets a request has nothing to do with how it ends? For errors bad
 is a request that failed. For latency it is one that took longer than 95 % of the current version's:
 then the test is the precedence test, which asks nothing of how durations are distributed. Both
 versions get the same mixture of prompts, since turns are spread evenly over a task's requests.
