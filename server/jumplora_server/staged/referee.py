@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import VersionConflict as NotStaged
@@ -33,11 +34,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Record:
-    """What was seen of a stage: the counts at the last look, and how many looks found no fault."""
+    """What was seen of both versions since they stand beside each other: their counts at the
+    beginning and at the last look, and how many looks found no fault."""
 
     staged: Staged
     current: str | None
-    at: tuple[Counts, Counts] = (NOTHING, NOTHING)
+    first: tuple[Counts, Counts]
+    last: tuple[Counts, Counts]
     looks: int = 0
     again: float = 0.0  # not before; on the clock
 
@@ -62,6 +65,7 @@ class Referee:
         self._clock = clock
         self._now = now
         self._records: dict[str, _Record] = {}
+        self._changes: dict[str, asyncio.Task[None]] = {}  # under way, by task
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,50 +74,61 @@ class Referee:
 
     async def stop(self) -> None:
         """End; a change that began is finished."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
-            self._running = None
+        ended = [*self._changes.values(), *([self._running] if self._running else [])]
+        for each in ended:
+            each.cancel()
+        if ended:
+            await asyncio.wait(ended)
+        self._running = None
 
     def looks(self, task: str) -> int:
         """How many looks at a task's staged version found no fault."""
         record = self._records.get(task)
         return 0 if record is None else record.looks
 
-    async def look(self) -> None:
-        """Once at all staged versions."""
+    def look(self) -> None:
+        """Once at all staged versions; changes that follow run beside the next looks."""
         staged = [task for task, route in self._residency.routes.items() if route.staged]
         self._records = {t: r for t, r in self._records.items() if t in staged}
-        for status in [*self._residency.each_status(staged)]:
-            if status.staged is not None:
-                await self._look_at(status, status.staged)
+        for status in self._residency.each_status(staged):
+            if status.staged is not None and status.task_id not in self._changes:
+                self._look_at(status, status.staged)
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
-                await self.look()
+                self.look()
             except Exception:
                 _log.exception("staged versions could not be looked at")
 
-    async def _look_at(self, status: TaskStatus, staged: StagedStatus) -> None:
+    def _look_at(self, status: TaskStatus, staged: StagedStatus) -> None:
         task = status.task_id
         record = self._records.get(task)
-        if record is None or (record.staged.version, record.current) != (
-            staged.version,
-            status.version,
-        ):
-            record = self._records[task] = _Record(staged.staged, status.version)
-        record.staged = staged.staged
+        if record is None or (record.staged, record.current) != (staged.staged, status.version):
+            counts = NOTHING, NOTHING  # what is counted begins with the stage
+            if record is not None and record.staged.version == staged.version:
+                counts = self._counts(task, staged.version, status.version)
+            record = _Record(staged.staged, status.version, counts, counts)
+            self._records[task] = record
         if self._clock() < record.again:
             return
         fault = self._fault(task, staged, record)
         if fault is not None:
             if staged.is_open:
                 self._residency.shut(task, staged.version, LoadFailure(fault.cause, fault.text))
-            await self._act(record, self._take_back(task, staged.version, fault))
+            self._begin(task, record, partial(self._take_back, task, staged.version, fault))
         elif self._is_ripe(record):
-            await self._act(record, self._promote(task, staged.version))
+            self._begin(task, record, partial(self._promote, task, staged.version))
+
+    def _begin(self, task: str, record: _Record, change: Callable[[], Awaitable[None]]) -> None:
+        running = asyncio.create_task(self._act(record, change), name=f"referee of {task}")
+        self._changes[task] = running
+        running.add_done_callback(lambda _: self._changes.pop(task, None))
+
+    def _counts(self, task: str, staged: str, current: str | None) -> tuple[Counts, Counts]:
+        of_current = NOTHING if current is None else self._metrics.counts_of(task, current)
+        return self._metrics.counts_of(task, staged), of_current
 
     def _fault(self, task: str, staged: StagedStatus, record: _Record) -> Fault | None:
         """What is wrong with it; a look without a fault is noted."""
@@ -123,15 +138,13 @@ class Referee:
             return _as_fault(staged.failure)
         if not staged.is_open or record.current is None:
             return None
-        counts = (
-            self._metrics.counts_of(task, staged.version),
-            self._metrics.counts_of(task, record.current),
-        )
-        last = counts[0].since(record.at[0]), counts[1].since(record.at[1])
-        if last[0].requests < self.floors.min_requests:
+        counts = self._counts(task, staged.version, record.current)
+        lately = counts[0].since(record.last[0]), counts[1].since(record.last[1])
+        if lately[0].requests < self.floors.min_requests:
             return None
-        fault = judged(*last, self.floors) or judged(*counts, self.floors)
-        record.at = counts
+        in_all = counts[0].since(record.first[0]), counts[1].since(record.first[1])
+        fault = judged(*lately, self.floors) or judged(*in_all, self.floors)
+        record.last = counts
         record.looks += fault is None
         return fault
 
@@ -150,10 +163,10 @@ class Referee:
         _log.info("task %s: version %s is promoted by itself", task, version[:12])
         await self._stages.promote(task, version)
 
-    async def _act(self, record: _Record, change: Coroutine[None, None, None]) -> None:
+    async def _act(self, record: _Record, change: Callable[[], Awaitable[None]]) -> None:
         try:
             with suppress(NotStaged):  # another server or an operator was faster
-                await change
+                await change()
         except (AdapterError, ServerError) as error:
             _log.warning("version %s stays staged in the store: %s", record.staged.version, error)
             record.again = self._clock() + AGAIN_SECONDS

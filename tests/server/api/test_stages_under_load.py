@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from fakes import say
+from jumplora_adapters.errors import StoreReadOnly
 from serving import ADMIN_KEY, Site, connected, listening, make_site, wait_for
 
 SPECS = ("a", "a", "a", "a@current", "a@old")
@@ -155,6 +156,40 @@ def test_what_gets_worse_under_load_is_taken_back_by_itself(
     assert load.in_order[at_the_end + 20 :].count(current) == len(load.in_order[at_the_end + 20 :])
     if cause == "errors":
         assert 0 < statuses[None, 500] < at_the_end / 2
+
+
+def test_a_store_that_may_only_be_read_keeps_no_server_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(tmp_path, stage_min_requests=10)
+    store, residency = site.parts.services.store, site.parts.services.residency
+
+    def refuse(*names: object, **options: object) -> str:
+        raise StoreReadOnly("it may only be read")
+
+    with connected(site) as http:
+        current, other = two(site)
+        admin(http, "stage", version=other, share=0.5).raise_for_status()
+        monkeypatch.setattr(store, "unstage", refuse)
+        fails(site, other)
+        load, lock = Load(), threading.Lock()
+        for _ in range(24):
+            ask(http, "a", load, lock)
+
+        def is_shut() -> bool:
+            staged = residency.status("a").staged
+            return staged is not None and not staged.is_open
+
+        wait_for(is_shut)
+        residency.sync("a").result(20)
+        assert is_shut(), "no look at the store opens it again"
+        after = Load()
+        for _ in range(10):
+            ask(http, "a", after, lock)
+        assert after.of("a") == {current: 10}
+        staged = http.get("/v1/adapters/a").json()["staged"]
+        assert (staged["version"], staged["failure"]["code"]) == (other, "errors")
+        assert endings(site, "errors") == 0
 
 
 def test_a_version_without_a_fault_is_promoted_by_itself_if_asked(tmp_path: Path) -> None:
