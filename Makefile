@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: serve test test-slow coverage check format bench bench-training bench-reliability demo dashboard \
-	screenshots prometheus clean
+	lock screenshots prometheus clean
 
 serve: $(VENV)/.serve
 	$(BIN)/jumplora serve
@@ -65,6 +65,18 @@ demo: $(VENV)/.dev
 
 dashboard: $(VENV)/.dev
 	$(BIN)/python deploy/grafana/generate.py
+
+# The image's packages by hash, from pyproject.toml and constraints.txt. TORCH is the index or the
+# folder that torch comes from: PyPI's is the CUDA build, gigabytes of it.
+LOCK ?= deploy/image/requirements.lock
+TORCH ?= https://download.pytorch.org/whl/cpu
+UV := .cache/lock/bin/uv
+lock: $(UV)
+	deploy/image/lock.sh $(UV) $(LOCK) $(TORCH)
+
+$(UV):
+	$(PYTHON) -m venv .cache/lock
+	.cache/lock/bin/python -m pip install --quiet uv==0.13.9
 
 # The pictures of the console, anew; needs Chromium.
 screenshots: $(VENV)/.dev

@@ -118,7 +118,8 @@ class FakeEngine:
 
     `fail_step(batch)` and `fail_pack(digest)` may return an exception to raise, `nonfinite` are
     versions whose rows fail alone, `nbytes(adapter)` is the size a packed adapter takes,
-    `step_seconds` how slow a step is, `say(prompt, versions)` what is generated.
+    `step_seconds` how slow a step is, `encode_seconds` what of it a step that encodes says the
+    encoder took, `say(prompt, versions)` what is generated.
     """
 
     device = "cpu"
@@ -139,6 +140,7 @@ class FakeEngine:
         self.say: Callable[[tuple[int, ...], tuple[str, ...]], str] = say
         self.nonfinite: set[str] = set()
         self.step_seconds = 0.0
+        self.encode_seconds = 0.0
         self.steps = 0
         self.peak_bytes = 0
         self.packed: list[str] = []
@@ -241,7 +243,7 @@ class FakeEngine:
             tuple(tokens),
             logprobs,
             failed=tuple(failed),
-            encode_seconds=0.0,
+            encode_seconds=self.encode_seconds if batch.encode else 0.0,
             candidates=tuple(candidates) if any(candidates) else (),
             passes=tuple(passes),
         )

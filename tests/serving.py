@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.format import write_adapter
 from jumplora_adapters.manifest import Canary, ChoicesSpec, PromptSpec
 from jumplora_server.app import Parts, build, connect, traffic
+from jumplora_server.binds import Bind, BindName
 from jumplora_server.core import Batch, EngineLimits
 from jumplora_server.engine import tokenizer as engine_tokenizer
 from jumplora_server.http.connections import Traffic
 from jumplora_server.http.exchange import App
-from jumplora_server.http.server import HttpServer, bound_socket, http_server
+from jumplora_server.http.server import HttpServer, bound_sockets, http_server
 from jumplora_server.settings import Settings
 
 ADMIN_KEY = "admin-key-of-tests"
@@ -154,12 +155,21 @@ def listening(site: Site) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.port}"
 
 
+@contextmanager
+def listening_at(site: Site) -> Iterator[Mapping[BindName, str]]:
+    """The same, with the address of each bind."""
+    services = site.parts.services
+    with serving_app(site.app, services.settings, traffic(services)) as server:
+        yield {name: f"http://127.0.0.1:{port}" for name, port in server.ports.items()}
+
+
 @dataclass(frozen=True)
 class Listener:
-    """An HTTP server that listens."""
+    """An HTTP server that listens. `port` is the main bind's."""
 
     http: HttpServer
     port: int
+    ports: Mapping[BindName, int]
     settings: Settings
     loop: asyncio.AbstractEventLoop
 
@@ -171,17 +181,19 @@ def serving_app(app: App, settings: Settings, traffic: Traffic = Traffic()) -> I
     def nothing() -> None:
         """Drain no app."""
 
-    with bound_socket("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
+    with ExitStack() as held:
+        binds = (Bind("main", "127.0.0.1", 0), *settings.binds[1:])
+        listeners = [held.enter_context(each) for each in bound_sockets(binds)]
+        ports = {each.bind_name: each.getsockname()[1] for each in listeners}
         server = http_server(
             app, settings, traffic, on_drain=nothing, on_refuse=nothing, on_cut_off=nothing
         )
-        thread = threading.Thread(target=server.run, args=([listener],), name="http")
+        thread = threading.Thread(target=server.run, args=([*listeners],), name="http")
         thread.start()
         try:
             wait_for(lambda: server.started or not thread.is_alive(), 20)
             assert server.started, "the server did not start"
-            yield Listener(server, port, settings, server.servers[0].get_loop())
+            yield Listener(server, ports["main"], ports, settings, server.servers[0].get_loop())
         finally:
             server.should_exit = True
             thread.join(timeout=20)

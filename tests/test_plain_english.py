@@ -35,7 +35,7 @@ DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "adapters/*.md", "adapters/demo/*.md", "deploy/*.md", "guides/*.md",
                     "server/*.md", "examples/**/*.md", "benchmarks/results/README.md",
-                    "deploy/prometheus/*.yml", "examples/**/*.toml")
+                    "deploy/prometheus/**/*.yml", "examples/**/*.toml")
     for path in ROOT.glob(pattern)
 )  # fmt: skip
 MODULES = sorted(

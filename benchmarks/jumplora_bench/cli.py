@@ -43,6 +43,7 @@ def group() -> typer.Typer:
     app.command("adapters")(adapters)
     app.command("profile")(profile)
     app.command("fairness")(fairness)
+    app.command("quotas")(quotas)
     app.command("sampling")(sampling)
     app.command("dialects")(dialects)
     app.command("choices")(choices)
@@ -288,6 +289,50 @@ def fairness(
             scenarios=tuple(scenario or FairnessScenario),
         )
         report = measure_fairness(
+            plan, command_line(context), on_start=on_start, on_step=on_step, on_state=on_state
+        )
+    _tell(report, out)
+
+
+def quotas(
+    context: typer.Context,
+    shape: Shape = "base",
+    backbone: Annotated[
+        str | None, _Option(help="Folder or hub id, in place of a random one of that shape.")
+    ] = None,
+    dtype: Annotated[Dtype, _Option(help="Arithmetic of the server.")] = Dtype.FLOAT32,
+    threads: Annotated[int, _Option(min=0, help="Of the server (0: torch's default).")] = 1,
+    rows: Annotated[int, _Option(min=2, help="Sequences the server computes together.")] = 16,
+    source: Annotated[int, _Option(min=2, help="Tokens of each prompt.")] = 24,
+    new: Annotated[int, _Option(min=1, help="Tokens of each answer.")] = 8,
+    density: Density = 0.051,
+    requests: Annotated[
+        int, _Option(min=1, help="A minute, of one loud key; the other has as many tokens.")
+    ] = 600,
+    load: Annotated[float, _Option(min=1.5, help="Of the loud keys, times their quota.")] = 10.0,
+    quiet_rate: Annotated[float, _Option(min=0.1, help="Quiet requests a second.")] = 4.0,
+    seconds: Annotated[float, _Option(min=1, help="Length of each window.")] = 60.0,
+    out: Out = None,
+) -> None:
+    """How closely a key's quota holds under ten times its load, and what another key notices."""
+    with reported_errors(), _steps() as (on_start, on_step, on_state):
+        from jumplora_bench.quotas import QuotasPlan, measure_quotas
+
+        plan = QuotasPlan(
+            shape=shape,
+            backbone=backbone,
+            dtype=str(dtype),
+            threads=threads,
+            rows=rows,
+            source=source,
+            new=new,
+            density=density,
+            requests=requests,
+            load=load,
+            quiet_rate=quiet_rate,
+            seconds=seconds,
+        )
+        report = measure_quotas(
             plan, command_line(context), on_start=on_start, on_step=on_step, on_state=on_state
         )
     _tell(report, out)

@@ -40,6 +40,12 @@ def prepared(task: str, text: str, **parameters: object) -> bytes:
     return head.encode() + body
 
 
+def with_key(request: bytes, key: str) -> bytes:
+    """The same request, as the one who has that key sends it."""
+    line, _, rest = request.partition(b"\r\n")
+    return b"\r\n".join([line, f"authorization: Bearer {key}".encode(), rest])
+
+
 async def ask(url: str, request: bytes) -> int:
     """Send prepared bytes, read to the end; the status, or 0."""
     place = urlsplit(url)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from jumplora_adapters.errors import AdapterError, DataError, StoreError
 from jumplora_adapters.generation import Generation
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
+from jumplora_server.access.quotas import Quotas
 from jumplora_server.api import routes
 from jumplora_server.changes import Changes
 from jumplora_server.core import Detokenizer, EngineLimits, NoEmbedding
@@ -30,6 +32,7 @@ from jumplora_server.engine.warm_up import DRILLS
 from jumplora_server.events import Events
 from jumplora_server.http.connections import Traffic
 from jumplora_server.http.server import HttpServer, http_server
+from jumplora_server.lag import LoopLag
 from jumplora_server.lifespan import start, stop
 from jumplora_server.loop.loop import EngineLoop, StepEngine
 from jumplora_server.loop.outbox import Delivery
@@ -46,6 +49,7 @@ from jumplora_server.settings import Settings
 from jumplora_server.staged.judging import Floors
 from jumplora_server.staged.referee import Referee
 from jumplora_server.staged.stages import Stages
+from jumplora_server.tracing.tracer import NoTraces, Tracer
 from jumplora_server.version import VERSION
 from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
 
@@ -54,6 +58,8 @@ from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
 SWITCH_SECONDS = 0.0002
 SWEEP_SECONDS = 1.0  # what interrupted changes left does no harm, so a start waits no longer
 WARM_UP_SECONDS = 10.0  # at most, and a step more; later kinds of batches are then left out
+# What the extra `traces` brings.
+TRACES_NEED = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 WARM_UP_TEXT = "Task Instruction: warm up\nText: The first run is slow.\nAnswer:"
 DESCRIPTION = (
     "Many sparse task adapters on one T5 backbone, mixed in one batch. Name a task by `task_id`; "
@@ -91,6 +97,7 @@ def assemble(settings: Settings) -> Parts:
     """Load the backbone and join all parts. Takes seconds. Raises one of STARTUP_ERRORS."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise StartupError("device cuda was given, but torch sees none on this machine")
+    _check_traces(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     # Said once by torch of a whole class of operations; we use one product of it, and test that.
@@ -141,6 +148,7 @@ def connect(
         page_seconds=settings.metrics_max_age,
     )
     metrics.build_info(VERSION, torch.__version__)
+    tracer = _tracer(settings, metrics, clock)
     events = Events()
     store = _open_store(settings)
     delivery = Delivery()
@@ -180,6 +188,7 @@ def connect(
         clock=clock,
     )
     residency.on_change(loop.wake)
+    residency.on_load(tracer.loaded)
     publishing = Publishing(store, backbone, residency, load_seconds=settings.load_timeout)
     stages = Stages(store, publishing, metrics)
     lifecycle = Lifecycle(events)
@@ -195,6 +204,7 @@ def connect(
         stages=stages,
         referee=Referee(residency, stages, metrics, _floors(settings), clock),
         loop=loop,
+        quotas=Quotas(clock, metrics.key_rejected, metrics.key_removed),
         limits=engine.limits,
         hardware=Hardware(engine.kernels, engine.weight_bytes),
         prompts_per_request=settings.prompts_per_request,
@@ -204,6 +214,8 @@ def connect(
         lifecycle=lifecycle,
         events=events,
         changes=Changes(store),
+        tracer=tracer,
+        lag=LoopLag(metrics.event_loop_lag),
     )
     _measure_always(services)
     return Parts(services, delivery)
@@ -216,6 +228,41 @@ def _floors(settings: Settings) -> Floors:
         settings.stage_latency_ratio,
         settings.stage_latency_seconds,
     )
+
+
+def _check_traces(settings: Settings) -> None:
+    """Said before the backbone is loaded, which takes a while."""
+    if settings.traces == "off":
+        return
+    missing = [name for name in TRACES_NEED if not _is_installed(name)]
+    if missing:
+        raise StartupError(
+            f"JUMPLORA_TRACES={settings.traces} needs packages that are not installed "
+            f"({', '.join(missing)}): pip install 'jumplora-server[traces]', or set "
+            "JUMPLORA_TRACES=off"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
+
+
+def _tracer(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Tracer:
+    if settings.traces == "off":
+        return NoTraces()
+    _check_traces(settings)
+    # Late: an extra, and 0.05 s that servers without traces need not wait.
+    from jumplora_server.tracing.export import otlp_export
+    from jumplora_server.tracing.otlp import OtlpTracer
+
+    try:
+        export = otlp_export(metrics.spans)
+    except ValueError as error:
+        raise StartupError(f"JUMPLORA_TRACES={settings.traces}: {error}") from error
+    return OtlpTracer(export, version=VERSION, clock=clock)
 
 
 def _watchdog(
@@ -315,6 +362,9 @@ def build(settings: Settings, parts: Parts) -> FastAPI:
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
+        # The framework's own spans have paths and queries in them, and it would export by itself
+        # where FASTAPI_OTEL_AUTO_CONFIGURE says so.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         openapi_url=None,  # and the pages that show it: `docs` has ours
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,  # the operation's id

@@ -139,6 +139,7 @@ class Timing:
     """Wall-clock seconds of one sequence, all measured with one monotonic clock.
 
     `first_token` runs from arrival to the first generated token; None when none was generated.
+    `arrived` is when it came, on that clock.
     """
 
     queue: float
@@ -146,6 +147,7 @@ class Timing:
     decode: float
     total: float
     first_token: float | None
+    arrived: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

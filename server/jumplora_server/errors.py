@@ -19,6 +19,7 @@ ServerError
 ├── StoreFault              503  store_fault           (Retry-After)
 ├── QueueFull               503  queue_full            (Retry-After)
 ├── TaskQuotaExceeded       429  task_quota            (Retry-After)
+├── KeyQuotaExceeded        429  key_quota             (Retry-After; reason: requests, tokens, rows)
 ├── Draining                503  draining              (Retry-After)
 ├── DeadlineExceeded        504  timeout
 ├── Unauthorized            401  unauthorized
@@ -184,6 +185,13 @@ class TaskQuotaExceeded(ServerError):
 
     status = 429
     code = "task_quota"
+
+
+class KeyQuotaExceeded(ServerError):
+    """The key has used its quota of requests or tokens a minute, or of rows at a time."""
+
+    status = 429
+    code = "key_quota"
 
 
 class Draining(ServerError):

@@ -12,12 +12,14 @@ from jumplora_server.loop.outbox import Delivery
 from jumplora_server.services import Services
 
 RESIDENCY_STOP_SECONDS = 10.0  # a load that is under way may end; a store that hangs does not
+TRACES_STOP_SECONDS = 2.0  # for the last spans; a collector that hangs does not hold the end
 _log = logging.getLogger(__name__)
 
 
 async def start(services: Services, delivery: Delivery) -> None:
     """Start all parts; what the engine makes is delivered on this event loop."""
     delivery.bind(asyncio.get_running_loop())
+    services.lag.start()
     services.loop.start()
     await run_in_threadpool(services.residency.start)
     await run_in_threadpool(at_start.log_without_effect, services)
@@ -44,4 +46,6 @@ async def stop(services: Services, delivery: Delivery) -> None:
     patience = min(RESIDENCY_STOP_SECONDS, services.settings.shutdown_timeout)
     await run_in_threadpool(services.residency.stop, patience)
     await run_in_threadpool(services.watchdog.stop)
+    await services.lag.stop()
+    await run_in_threadpool(services.tracer.close, TRACES_STOP_SECONDS)
     delivery.bind(None)

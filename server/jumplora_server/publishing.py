@@ -53,6 +53,32 @@ class Registry(Protocol):
         """The task was removed from the store."""
 
 
+class Witness(Protocol):
+    """Is shown what becomes of one change of the store; may be called on any thread."""
+
+    def moved(self, version: str | None) -> None:
+        """The store is changed: `version` is current now, None where the task is gone."""
+
+    def taken_back(self) -> None:
+        """The store is as it was before."""
+
+    def ended_late(self, error: BaseException | None) -> None:
+        """The change ended after its request was answered, or cancelled."""
+
+
+class Unseen:
+    """The witness of a change that nothing is written about."""
+
+    def moved(self, version: str | None) -> None:
+        """Nothing."""
+
+    def taken_back(self) -> None:
+        """Nothing."""
+
+    def ended_late(self, error: BaseException | None) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """A publish that is through: what the store did, and how the task stands.
@@ -135,6 +161,7 @@ class Publishing:
         *,
         only_new: bool = False,
         stage: float | None = None,
+        witness: Witness = Unseen(),
     ) -> Release:
         """Make a finished file the current version of `task` and wait until it answers; with
         `stage`, a share, stage it and wait for what comes of it.
@@ -146,20 +173,24 @@ class Publishing:
         kind = kind_of(incoming.head)
         self._taken.add(incoming)
         return await self._finished(
-            self._publish(task, incoming, kind, if_match, only_new=only_new, stage=stage)
+            self._publish(task, incoming, kind, if_match, witness, only_new=only_new, stage=stage)
         )
 
-    async def roll_back(self, task: str, version: str | None = None) -> TaskStatus:
+    async def roll_back(
+        self, task: str, version: str | None = None, witness: Witness = Unseen()
+    ) -> TaskStatus:
         """Make the version before the current one, or the given one, current and wait for it."""
-        return await self._finished(self._roll_back(task, version))
+        return await self._finished(self._roll_back(task, version, witness))
 
-    async def change(self, task: str, change: Callable[[Patience], _T]) -> tuple[_T, TaskStatus]:
+    async def change(
+        self, task: str, change: Callable[[Patience], _T], witness: Witness = Unseen()
+    ) -> tuple[_T, TaskStatus]:
         """Change the store otherwise, on its thread, and wait until the task is as it says."""
-        return await self._finished(self._applied(task, change))
+        return await self._finished(self._applied(task, change, witness))
 
-    async def remove(self, task: str) -> None:
+    async def remove(self, task: str, witness: Witness = Unseen()) -> None:
         """Remove the task with all its versions."""
-        await self._finished(self._remove(task))
+        await self._finished(self._remove(task, witness))
 
     async def settled(self, task: str, future: Future[TaskStatus]) -> TaskStatus:
         """Wait for a load of `task`. Raises AdapterUnavailable when it takes too long."""
@@ -181,6 +212,7 @@ class Publishing:
         upload: Incoming,
         kind: FileKind,
         if_match: str | None,
+        witness: Witness,
         *,
         only_new: bool,
         stage: float | None,
@@ -190,11 +222,11 @@ class Publishing:
             made = await self._convert(task, upload, kind)
             upload, made_from = made.incoming, made.made_from
         published, loading = await self._adopt(
-            task, upload, if_match, only_new=only_new, stage=stage
+            task, upload, if_match, witness, only_new=only_new, stage=stage
         )
         status = await self.settled(task, loading)
         refusal = refusal_of(status, published)
-        if refusal is not None and await self._taken_back(published):
+        if refusal is not None and await self._taken_back(published, witness):
             raise refusal
         if stage is None:
             require_served(status, published.digest)
@@ -226,6 +258,7 @@ class Publishing:
         task: str,
         upload: Incoming,
         if_match: str | None,
+        witness: Witness,
         *,
         only_new: bool,
         stage: float | None,
@@ -243,10 +276,11 @@ class Publishing:
                         stage=stage,
                         patience=patience,
                     )
+                    witness.moved(published.digest)
                     # At once, else the watcher may be first and the version is loaded twice.
                     return published, self._registry.sync(task)
 
-            return await self._change(task, adopt)
+            return await self._change(task, adopt, witness)
 
     @asynccontextmanager
     async def _handed_over(self, upload: Incoming) -> AsyncGenerator[Taken]:
@@ -269,42 +303,49 @@ class Publishing:
                 self._taken.discard(upload)
                 await self._discard(upload)
 
-    async def _roll_back(self, task: str, version: str | None) -> TaskStatus:
+    async def _roll_back(self, task: str, version: str | None, witness: Witness) -> TaskStatus:
         def roll_back(patience: Patience) -> str:
             to = None if version is None else self._store.resolve(f"{task}@{version}")[1]
-            return self._store.rollback(task, to, patience=patience)
+            digest = self._store.rollback(task, to, patience=patience)
+            witness.moved(digest)
+            return digest
 
-        digest, status = await self._applied(task, roll_back)
+        digest, status = await self._applied(task, roll_back, witness)
         require_served(status, digest)
         return status
 
-    async def _applied(self, task: str, change: Callable[[Patience], _T]) -> tuple[_T, TaskStatus]:
+    async def _applied(
+        self, task: str, change: Callable[[Patience], _T], witness: Witness
+    ) -> tuple[_T, TaskStatus]:
         def apply(patience: Patience) -> tuple[_T, Future[TaskStatus]]:
             done = change(patience)
             return done, self._registry.sync(task)
 
-        done, loading = await self._change(task, apply)
+        done, loading = await self._change(task, apply, witness)
         return done, await self.settled(task, loading)
 
-    async def _remove(self, task: str) -> None:
+    async def _remove(self, task: str, witness: Witness) -> None:
         def remove(patience: Patience) -> None:
             self._store.remove(task, patience=patience)
+            witness.moved(None)
             self._registry.forget(task)
 
-        await self._change(task, remove)
+        await self._change(task, remove, witness)
 
-    async def _taken_back(self, published: Published) -> bool:
+    async def _taken_back(self, published: Published, witness: Witness) -> bool:
         """Undo a publish. False when the store does not allow that."""
         task = published.task
 
         def take_back(patience: Patience) -> Left:
             left = self._store.withdraw(task, published.digest, patience=patience)
+            if left != "kept":
+                witness.taken_back()
             if left == "nothing":
                 self._registry.forget(task)
             return left
 
         try:
-            left = await self._change(task, take_back)
+            left = await self._change(task, take_back, witness)
         except (AdapterError, StoreBusy) as error:
             _log.warning("version %s of task %s stays: %s", published.digest[:12], task, error)
             return False
@@ -315,11 +356,16 @@ class Publishing:
                 _log.warning("task %s is not settled after a refusal: %s", task, error.message)
         return left != "kept"
 
-    async def _change(self, task: str, change: Callable[[Patience], _T]) -> _T:
+    async def _change(self, task: str, change: Callable[[Patience], _T], witness: Witness) -> _T:
         """Run a change of the store in its turn, within one patience."""
         patience = Patience(self._wait_seconds)
+
+        def late(done: Future[_T]) -> None:
+            _log_late(done)
+            witness.ended_late(done.exception())
+
         try:
-            return await self._changers.run(lambda: change(patience), _log_late, patience)
+            return await self._changers.run(lambda: change(patience), late, patience)
         except StoreBusy as error:
             raise StoreBusy(
                 f"{error.message}. A change that began is finished once the store answers: ask GET "

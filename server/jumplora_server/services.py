@@ -13,14 +13,17 @@ from anyio import CapacityLimiter
 
 from jumplora_server.changes import Changes
 from jumplora_server.events import Events
+from jumplora_server.lag import LoopLag
 from jumplora_server.lanes import Lanes
 from jumplora_server.options import RecentOptions
 from jumplora_server.store_threads import StoreThreads
+from jumplora_server.tracing.tracer import Tracer
 from jumplora_server.version import VERSION
 
 if TYPE_CHECKING:
     from jumplora_adapters.backbone import Backbone
     from jumplora_adapters.store import Store
+    from jumplora_server.access.quotas import Quotas
     from jumplora_server.core import EngineLimits
     from jumplora_server.engine.tokenizer import TemplateReader, Tokenizer
     from jumplora_server.loop.loop import EngineLoop
@@ -90,6 +93,7 @@ class Services:
     stages: Stages
     referee: Referee
     loop: EngineLoop
+    quotas: Quotas
     limits: EngineLimits
     hardware: Hardware
     prompts_per_request: int
@@ -99,6 +103,8 @@ class Services:
     lifecycle: Lifecycle
     events: Events
     changes: Changes
+    tracer: Tracer
+    lag: LoopLag
     reads: StoreThreads = field(default_factory=StoreThreads)
     scrapes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(SCRAPES))
     lanes: Lanes = field(default_factory=Lanes)

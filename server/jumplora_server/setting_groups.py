@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
+from jumplora_server.binds import BindName, parse_bind
 from jumplora_server.core import Kernels
+from jumplora_server.tracing.tracer import TraceMode
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?i?b?)\s*", re.IGNORECASE | re.ASCII)
 _EXPONENT = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -37,6 +40,33 @@ def split_keys(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def check_bind(name: BindName) -> Callable[[str], str]:
+    """A validator of addresses as `host:port`."""
+
+    def check(text: str) -> str:
+        parse_bind(name, text)
+        return text
+
+    return check
+
+
+def check_networks(text: str) -> str:
+    """Return addresses and networks, separated by commas, unchanged. Raises ValueError."""
+    for part in split_networks(text):
+        try:
+            ip_network(part)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: write addresses and networks, as 10.0.0.7,10.1.0.0/16,fd00::/8"
+            ) from error
+    return text
+
+
+def split_networks(text: str) -> list[str]:
+    """The parts between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _size(default: int, description: str, ge: int, le: int) -> Any:
@@ -100,6 +130,21 @@ class HttpSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = _size(8000, "port to listen on (0: any free one)", 0, 65535)
+    admin_bind: Annotated[str, AfterValidator(check_bind("admin"))] | None = Field(
+        default=None,
+        description="host:port of an address of its own for changes of adapters; the main one then "
+        "refuses them (none: one address for all)",
+    )
+    metrics_bind: Annotated[str, AfterValidator(check_bind("metrics"))] | None = Field(
+        default=None,
+        description="host:port of an address of its own for GET /metrics, with the probes; the "
+        "main one then refuses it (none: one address for all)",
+    )
+    trusted_proxies: Annotated[str, AfterValidator(check_networks)] | None = Field(
+        default=None,
+        description="addresses and networks of proxies, separated by commas, whose X-Forwarded-For "
+        "says who a client is in the logs (none: the header is not read)",
+    )
     max_inputs: int = _size(64, "prompts in one request's list", 1, 4096)
     max_text_bytes: Bytes = _size(64 * KIB, "UTF-8 bytes of one prompt", 16, 16 * MIB)
     max_body_bytes: Bytes = _size(MIB, "bytes of a request body (uploads apart)", KIB, 64 * MIB)
@@ -282,6 +327,16 @@ class TelemetrySettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that is logged"
     )
+    audit_file: Path | None = Field(
+        default=None,
+        description="file that the audit lines are appended to as JSON, beside the log (none: in "
+        "the log alone)",
+    )
+    traces: TraceMode = Field(
+        default="off",
+        description="traces of requests and loads; otlp: to an OpenTelemetry collector, as the "
+        "variables OTEL_* say (needs the extra traces)",
+    )
     max_task_labels: int = _size(200, "tasks with separate metrics", 1, 100_000)
     metrics_max_age: float = Field(
         default=1.0,
@@ -302,7 +357,7 @@ PANELS: Mapping[type[BaseSettings], str] = MappingProxyType(
         QualitySettings: "Quality",
         StageSettings: "Staged versions",
         EndingSettings: "Shutdown and watchdog",
-        TelemetrySettings: "Logs and metrics",
+        TelemetrySettings: "Logs, metrics and traces",
     }
 )
 """The groups of settings, in the order in which help shows them."""

@@ -10,11 +10,13 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Literal, Self
 
 from pydantic import ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from jumplora_server.binds import Bind, parse_bind
 from jumplora_server.core import QueueLimits
 from jumplora_server.setting_groups import (
     AccessSettings,
@@ -26,6 +28,7 @@ from jumplora_server.setting_groups import (
     QueueSettings,
     StageSettings,
     TelemetrySettings,
+    split_networks,
 )
 
 PREFIX = "JUMPLORA_"
@@ -104,6 +107,19 @@ class Settings(  # the last base's fields come first
     def prompts_per_request(self) -> int:
         """How long a request's list may be: a longer one than a task's share never got in."""
         return min(self.max_inputs, self.requests_per_task)
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """What is listened on; the main one first."""
+        main = Bind("main", self.host, self.port)
+        admin = () if self.admin_bind is None else (parse_bind("admin", self.admin_bind),)
+        metrics = () if self.metrics_bind is None else (parse_bind("metrics", self.metrics_bind),)
+        return (main, *admin, *metrics)
+
+    @property
+    def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks whose X-Forwarded-For is believed."""
+        return tuple(ip_network(part) for part in split_networks(self.trusted_proxies or ""))
 
     def key_hashes(self, scope: Literal["admin", "api"]) -> tuple[str, ...]:
         """SHA-256 hex of the keys of that scope; the plain ones are used nowhere else."""

@@ -15,6 +15,7 @@ from jumplora_bench import (
     fairness,
     options,
     profile,
+    quotas,
     sampling,
     serving,
 )
@@ -28,6 +29,7 @@ MEASURES = {
     "adapters": (adapters, "measure_adapters"),
     "profile": (profile, "measure_profile"),
     "fairness": (fairness, "measure_fairness"),
+    "quotas": (quotas, "measure_quotas"),
     "sampling": (sampling, "measure_sampling"),
     "dialects": (dialects, "measure_dialects"),
     "choices": (options, "measure_options"),
@@ -102,6 +104,7 @@ def test_the_command_line_is_told_as_it_was_given(
         pytest.param(
             "fairness", ["--scenario", "one-task"], "scenarios", ("one-task",), id="a scenario"
         ),
+        pytest.param("quotas", ["--load", "4"], "load", 4.0, id="times a quota"),
         pytest.param("sampling", ["--dtype", "int8"], "dtypes", ("int8",), id="sampling's dtype"),
         pytest.param("choices", ["--dtype", "int8"], "dtypes", ("int8",), id="choices' dtype"),
         pytest.param("dialects", ["--new", "3"], "new", 3, id="tokens of a dialect's answer"),
@@ -134,6 +137,7 @@ def test_a_flag_is_told_without_a_value(monkeypatch: pytest.MonkeyPatch) -> None
         pytest.param("adapters", ["--registered", "4"], id="fewer tasks than are asked"),
         pytest.param("fairness", ["--rows", "1"], id="no row for the quiet task"),
         pytest.param("fairness", ["--scenario", "flood"], id="an unknown flood"),
+        pytest.param("quotas", ["--load", "1"], id="a load that is the quota"),
         pytest.param("engine", ["--dtype", "float16"], id="an unknown dtype"),
         pytest.param("engine", ["--shape", "xxl"], id="an unknown shape"),
         pytest.param("engine", ["--kernels", "mmx"], id="unknown kernels"),

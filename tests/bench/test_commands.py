@@ -96,6 +96,22 @@ def test_fairness(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_quotas(tmp_path: Path) -> None:
+    told = bench(
+        "quotas", "--shape", "tiny", "--rows", "2", "--source", "16", "--seconds", "2",
+        "--requests", "120", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert "10 x 120 requests per minute" in told
+    record = json.loads((tmp_path / "quotas.json").read_text("utf-8"))
+    alone, *beside = record["windows"].values()
+    assert len(beside) == 4
+    assert alone["quiet_refused"] == 0
+    for window in beside[1::2]:  # ten times: 4 in 2 s, and as many ahead
+        assert window["loud"]["429"] > 0
+        assert 4 <= window["loud"]["200"] <= 10
+
+
+@pytest.mark.slow
 def test_adapters(tmp_path: Path) -> None:
     told = bench(
         "adapters", "--shape", "tiny", "--registered-shape", "tiny", *SMALL, "--dtype", "float32",

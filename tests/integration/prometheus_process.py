@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,20 +82,51 @@ class Prometheus:
         return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
 
 
+def hurried(rules: str, times: int) -> str:
+    """The rules with every duration that many times shorter: windows, offsets, `for`, intervals.
+
+    Nothing else is changed, so the expressions are those that are shipped. Their numbers are shares
+    and counts of requests, which do not depend on the unit of time.
+    """
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def shorter(found: re.Match[str]) -> str:
+        before, number, unit, behind = found.groups()
+        milliseconds = int(number) * seconds[unit] * 1000 // times
+        return f"{before}{milliseconds}ms{behind}"
+
+    return re.sub(
+        r"(\[|offset |for: |interval: )(\d+)([smhd])(\]|$|(?=[\s)]))", shorter, rules, flags=re.M
+    )
+
+
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """Run Prometheus on the shipped configuration, once a second, with `target` as the server."""
+def prometheus(
+    folder: Path, target: str, *, jobs: Sequence[str] = ("jumplora",), times: int = 1
+) -> Iterator[Prometheus]:
+    """Run Prometheus on the shipped configuration, with `target` as the server of all `jobs`.
+
+    It scrapes and evaluates once a second. With `times` the rules are hurried, and it all happens
+    twice a second.
+    """
     binary = program("prometheus")
     text = (SHIPPED / "prometheus.yml").read_text(encoding="utf-8")
+    rules = (SHIPPED / "jumplora.rules.yml").read_text(encoding="utf-8")
+    each = "1s" if times == 1 else "500ms"
     for shipped, ours in (
-        ("scrape_interval: 15s", "scrape_interval: 1s"),
-        ("evaluation_interval: 15s", "evaluation_interval: 1s"),
+        ("scrape_interval: 15s", f"scrape_interval: {each}"),
+        ("evaluation_interval: 15s", f"evaluation_interval: {each}"),
         ('"server:8000"', f'"{target}"'),
     ):
         assert text.count(shipped) == 1, shipped
         text = text.replace(shipped, ours)
+    before, named, block = text.partition("  - job_name: jumplora")
+    assert named
+    text = before + "".join(f"  - job_name: {job}{block}" for job in jobs)
     (folder / "prometheus.yml").write_text(text, encoding="utf-8")
-    shutil.copy(SHIPPED / "jumplora.rules.yml", folder)
+    assert rules.count("    interval: 1m\n") == 1
+    ours = rules.replace("interval: 1m", "interval: 1s") if times == 1 else hurried(rules, times)
+    (folder / "jumplora.rules.yml").write_text(ours, encoding="utf-8")
     with held_port() as port:
         yield from _started(binary, folder, f"127.0.0.1:{port}")
 

@@ -28,6 +28,8 @@ from jumplora_server.metrics.state import AdapterQuality
 
 RULES = (SHIPPED / "jumplora.rules.yml").read_text(encoding="utf-8")
 ALERTS = re.findall(r"- alert: (\w+)", RULES)
+CASES = sorted((SHIPPED / "tests").glob("*.test.yml"))
+LINK = '"{{ or $externalLabels.runbooks `deploy/README.md` }}#'
 TASKS = ("boolqa", "dbpedia", "mnli")
 
 
@@ -47,8 +49,13 @@ class TestFiles:
         rules = str(SHIPPED / "jumplora.rules.yml")
         promtool("check", "rules", "--lint=all", "--lint-fatal", rules)
 
-    def test_the_rules_do_what_their_cases_say(self) -> None:
-        promtool("test", "rules", str(SHIPPED / "jumplora.rules.test.yml"))
+    @pytest.mark.parametrize("cases", CASES, ids=lambda path: path.name)
+    def test_the_rules_do_what_their_cases_say(self, cases: Path) -> None:
+        promtool("test", "rules", str(cases))
+
+    def test_no_rule_knows_a_job_by_its_name(self) -> None:
+        assert not re.search(r"\bjob *(=|!=)", RULES)
+        assert RULES.count(" by (") == RULES.count(" by (cluster, namespace, job")
 
     def test_rules_name_only_metrics_that_the_code_defines(self) -> None:
         defined = {name for i in metrics_table.TABLE for name in i.sample_names()}
@@ -67,11 +74,26 @@ class TestFiles:
         block = RULES.split(f"- alert: {alert}\n")[1].split("- alert:")[0]
         assert re.search(r"severity: (page|ticket)", block)
         assert "summary:" in block
-        assert f"runbook_url: deploy/README.md#{alert.lower()}\n" in block
+        assert "description:" in block
+        assert f'runbook_url: {LINK}{alert.lower()}"\n' in block
         runbook = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
         assert f"### {alert}\n" in runbook
-        cases = (SHIPPED / "jumplora.rules.test.yml").read_text(encoding="utf-8")
-        assert re.search(rf"alertname: {alert}\n\s+exp_alerts:", cases), "no case that fires"
+
+    @pytest.mark.parametrize("alert", ALERTS)
+    def test_every_alert_has_a_case_in_which_it_fires_for_two_jobs_and_ends(
+        self, alert: str
+    ) -> None:
+        ends = False
+        for case in "".join(path.read_text(encoding="utf-8") for path in CASES).split("  - name: "):
+            checks = re.split(r"- (?:\{)?eval_time: ", case)[1:]
+            ours = [check for check in checks if re.search(rf"alertname: {alert}\b", check)]
+            fired = [n for n, check in enumerate(ours) if "exp_labels" in check]
+            jobs = {
+                job for n in fired for job in re.findall(r"exp_labels: .*\bjob: ([\w-]+)", ours[n])
+            }
+            is_quiet_after = bool(fired) and any("exp_alerts: []" in c for c in ours[fired[-1] :])
+            ends = ends or (len(jobs) > 1 and is_quiet_after)
+        assert ends
 
 
 class Page:
@@ -120,6 +142,7 @@ class Page:
             )
             m.adapter_loaded(task, {"read": 0.01, "pack": 0.02, "warmup": 0.03})
         m.adapter_load_failed(TASKS[0], "digest")
+        m.publish_refused(TASKS[0], "version_conflict")
         m.adapter_overlaps([OverlapSnapshot((TASKS[0], TASKS[1]), ("0" * 64, "1" * 64), 0.2, 0.1)])
         while not self.stop.wait(0.05):
             for task in TASKS:

@@ -21,6 +21,7 @@ import pytest
 from adapter_requests import ADMIN, answer, files, put
 from factories import toy_backbone, write_random_adapter
 from held_lock import lock_held
+from jumplora_adapters import store_files
 from jumplora_adapters.errors import StoreBusy
 from jumplora_adapters.incoming import Incoming
 from jumplora_adapters.store import Step, Store
@@ -173,7 +174,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("number", FAULTS, ids=errno.errorcode.get)
-def test_a_store_that_cannot_be_written(tmp_path: Path, number: int) -> None:
+def test_a_store_that_cannot_be_written(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = make_site(tmp_path)
     store = site.parts.services.store
 
@@ -182,12 +185,20 @@ def test_a_store_that_cannot_be_written(tmp_path: Path, number: int) -> None:
             raise OSError(number, os.strerror(number))
 
     with connected(site, headers=ADMIN) as http:
+        site.publish("task")
         old, new = site.publish("task"), site.adapter("task").read_bytes()
         before = files(site)
         store._on_step = fail
+
+        def cannot_rename(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(store_files, "detach", cannot_rename)  # a removal logs nothing
         requests: list[Callable[[], httpx.Response]] = [
             lambda: put(http, "task", new),
             lambda: put(http, "fresh", site.adapter("fresh").read_bytes()),
+            lambda: http.post("/v1/adapters/task/rollback"),
+            lambda: http.delete("/v1/adapters/task"),
         ]
         for ask in requests:
             refused = ask()
@@ -196,6 +207,7 @@ def test_a_store_that_cannot_be_written(tmp_path: Path, number: int) -> None:
             assert ("retry-after" in refused.headers) == (refused.status_code == 503)
         assert files(site) == before
         assert answer(http, "task") == old
+        assert http.post("/v1/adapters/task/pin").status_code == 200  # writes nothing
         store._on_step = lambda step: None
         assert put(http, "task", new).status_code == 201
 

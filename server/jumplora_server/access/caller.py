@@ -34,12 +34,22 @@ class Quota:
     """What one key may use; None: as much as the server has.
 
     `requests_per_minute` counts prompts, `tokens_per_minute` the tokens of prompts and answers,
-    and `rows` is how many sequences may wait or be computed at a time.
+    and `rows` is how many sequences may wait or be computed at a time; a beam search is as many as
+    it has beams. Each is 1 or more.
     """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "tokens_per_minute", "rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; 1 and more are allowed")
+
+
+_NO_QUOTA = Quota()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,11 @@ class Caller:
     scopes: frozenset[Scope] = frozenset()
     tasks: TaskPatterns | None = None
     quota: Quota = field(default_factory=Quota)
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether a key with a quota asks."""
+        return self.key_id is not None and self.quota != _NO_QUOTA
 
     def may_see(self, task: str) -> bool:
         """Whether the task exists for this caller."""

@@ -21,6 +21,7 @@ from jumplora_server.api.adapter_schemas import (
 )
 from jumplora_server.api.adapter_status import detail, figures, summary
 from jumplora_server.api.ask import record_of
+from jumplora_server.api.audit import begin_change
 from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices, remarks
 from jumplora_server.api.route import JsonRoute
@@ -36,7 +37,13 @@ from jumplora_server.api.schemas import (
 from jumplora_server.api.task_names import named_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
-from jumplora_server.errors import AdapterRefused, AdapterUnavailable, InvalidInput
+from jumplora_server.errors import (
+    AdapterRefused,
+    AdapterUnavailable,
+    InvalidInput,
+    ServerError,
+    StoreBusy,
+)
 from jumplora_server.residency.outcome import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
@@ -84,9 +91,9 @@ async def roll_back_adapter(
     body: RollbackRequest | None = None,
 ) -> AdapterDetail:
     """Make the version before the current one, or the given one, current again."""
-    named_task(request, task_id)
+    change = begin_change(request, services, task_id)
     target = None if body is None else body.version
-    status = await services.publishing.roll_back(task_id, target)
+    status = await services.publishing.roll_back(task_id, target, witness=change)
     return await _told(services, status, response)
 
 
@@ -100,9 +107,9 @@ async def stage_adapter(
 ) -> AdapterDetail:
     """Give a stored version a share of the task's requests, beside the current one, or change the
     share. Answers once it was loaded and tried; one that does not pass is taken back."""
-    named_task(request, task_id)
+    change = begin_change(request, services, task_id)
     wish = Wish(body.share, body.promote_after)
-    status = await services.stages.stage(task_id, body.version, wish)
+    status = await services.stages.stage(task_id, body.version, wish, change)
     return await _told(services, status, response)
 
 
@@ -115,8 +122,9 @@ async def promote_adapter(
     body: PromoteRequest | None = None,
 ) -> AdapterDetail:
     """Make the staged version current. Where another one is staged than is named: 412."""
-    named_task(request, task_id)
-    status = await services.stages.promote(task_id, None if body is None else body.version)
+    change = begin_change(request, services, task_id)
+    version = None if body is None else body.version
+    status = await services.stages.promote(task_id, version, change)
     return await _told(services, status, response)
 
 
@@ -129,9 +137,9 @@ async def unstage_adapter(
     body: UnstageRequest | None = None,
 ) -> AdapterDetail:
     """Give the staged version no requests any more; it stays in the store. As `promote`, 412."""
-    named_task(request, task_id)
+    change = begin_change(request, services, task_id)
     asked = body or UnstageRequest()
-    status = await services.stages.unstage(task_id, asked.version, note=asked.note)
+    status = await services.stages.unstage(task_id, asked.version, note=asked.note, witness=change)
     return await _told(services, status, response)
 
 
@@ -144,8 +152,8 @@ async def alias_adapter(
     body: AliasRequest,
 ) -> AdapterDetail:
     """Let requests name a version by a word: `task@champion`. Without a version, no longer."""
-    named_task(request, task_id)
-    status = await services.stages.alias(task_id, body.name, body.version)
+    change = begin_change(request, services, task_id)
+    status = await services.stages.alias(task_id, body.name, body.version, change)
     return await _told(services, status, response)
 
 
@@ -154,7 +162,8 @@ async def load_adapter(
     request: Request, services: WithServices, task_id: TaskPath, response: Response
 ) -> AdapterDetail:
     """Make the adapter resident now; a version that failed is tried again."""
-    named_task(request, task_id)
+    change = begin_change(request, services, task_id)
+    change.version = change.before
     status = await services.publishing.settled(task_id, services.residency.sync(task_id))
     require_served(status, status.desired)
     return await _told(services, status, response)
@@ -173,7 +182,8 @@ async def pin_adapter(
     Answers once it was loaded or found no room: then its state is not READY and `failure` says why.
     It is pinned all the same, and loaded when there is room.
     """
-    named_task(request, task_id)
+    change = begin_change(request, services, task_id)
+    change.version = change.before
     wish = (body or PinRequest()).pinned
     services.residency.pin(task_id, wish)
     if wish == "pinned":
@@ -225,18 +235,20 @@ async def publish_adapter(
     With `stage` the current version stays, and this one gets a share of the task's requests once
     it was loaded and tried (201).
     """
-    named_task(request, task_id)
-    only_new = _is_only_new(if_none_match, if_match)
-    if stage is not None and only_new:
-        raise InvalidInput("stage: a new task has no version to be staged beside; leave it out")
     limit, replaced = services.settings.max_adapter_bytes, _etag_of(if_match)
     with publication(services, task_id):
+        change = begin_change(request, services, task_id)
+        only_new = _is_only_new(if_none_match, if_match)
+        if stage is not None and only_new:
+            raise InvalidInput("stage: a new task has no version to be staged beside; leave it out")
         async with received(request, services.publishing, limit) as incoming:
             if stage is not None:
-                release = await services.stages.publish(task_id, incoming, Wish(stage), replaced)
+                release = await services.stages.publish(
+                    task_id, incoming, Wish(stage), replaced, witness=change
+                )
             else:
                 release = await services.publishing.publish(
-                    task_id, incoming, replaced, only_new=only_new
+                    task_id, incoming, replaced, only_new=only_new, witness=change
                 )
     outcome = release.published.outcome
     told = await _told(services, release.status, response)
@@ -249,25 +261,37 @@ async def publish_adapter(
 @router.delete("/{task_id:path}", response_model=Removed, responses=_WRITE)
 async def remove_adapter(request: Request, services: WithServices, task_id: TaskPath) -> Removed:
     """Remove a task with all its versions. Running requests end on the version they began with."""
-    named_task(request, task_id)
-    await services.publishing.remove(task_id)
+    change = begin_change(request, services, task_id)
+    await services.publishing.remove(task_id, witness=change)
     return Removed(task_id=task_id)
 
 
 @contextmanager
 def publication(services: Services, task: str) -> Iterator[None]:
-    """Count a file of `task` that is refused within this. Raises InvalidInput where no adapter may
-    have that task."""
-    if task in services.backbone_names:
-        raise InvalidInput(
-            f"task id {task!r} means the bare backbone here; choose another one", reason="task_id"
-        )
+    """Count a publish of `task` that is refused within this. Raises InvalidInput where no adapter
+    may have that task."""
+    before = task if services.residency.knows(task) else None
     try:
+        if task in services.backbone_names:
+            raise InvalidInput(
+                f"task id {task!r} means the bare backbone here; choose another one",
+                reason="task_id",
+            )
         yield
     except AdapterError as error:
-        if isinstance(as_server_error(error), AdapterRefused):
+        answer = as_server_error(error)
+        if isinstance(answer, AdapterRefused):
             services.metrics.adapter_load_failed(task, error.code)
+        services.metrics.publish_refused(before, _refusal_code(answer))
         raise
+    except ServerError as error:
+        services.metrics.publish_refused(before, _refusal_code(error))
+        raise
+
+
+def _refusal_code(error: ServerError) -> str:
+    """What a refused publish counts as: the check that failed, where the error has one."""
+    return error.code if isinstance(error, StoreBusy) else error.reason or error.code
 
 
 async def _told(services: Services, status: TaskStatus, response: Response) -> AdapterDetail:

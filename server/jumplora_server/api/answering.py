@@ -86,7 +86,7 @@ async def answered(
         cause = "client_disconnect"
         raise
     except DeadlineExceeded:
-        cause = "timeout"
+        cause = admitted.late
         raise
     finally:
         admitted.cancel(cause)
@@ -105,7 +105,7 @@ async def answered(
         if ask.logprobs != "none":  # half a millisecond each, which others should not wait for
             await asyncio.sleep(0)
     record.generated_tokens = sum(finish.generated_tokens for finish in finishes)
-    headers = identity_headers(admitted.origin) | timing_headers(finishes)
+    headers = identity_headers(admitted.origin) | timing_headers(finishes) | admitted.headers
     return Whole(writer.whole(admitted.origin, pieces), headers)
 
 
@@ -163,7 +163,7 @@ async def stream(request: Request, services: Services, ask: Ask, writer: Writer)
         admitted.cancel("client_disconnect")
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except BaseException as error:
-        admitted.cancel("timeout" if isinstance(error, DeadlineExceeded) else "error")
+        admitted.cancel(_cause_of(error, admitted))
         raise
 
 
@@ -184,7 +184,7 @@ class EventStream(StreamingResponse):
         first: Numbered,
         rest: AsyncIterator[Numbered],
     ) -> None:
-        headers = identity_headers(admitted.origin)
+        headers = identity_headers(admitted.origin) | admitted.headers
         # nginx would hold events back otherwise.
         headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
         self._admitted = admitted
@@ -216,7 +216,8 @@ async def _lines(
     async for number, event in rest:
         failure = None if event.finish is None else failure_of(event.finish)
         if failure is not None:
-            admitted.cancel("error")
+            admitted.cancel(_cause_of(failure, admitted))
+            record.went_wrong(failure.code, failure.status)
             yield writer.broken_off(failure)
             return
         sampling = samplings[number % len(samplings)]
@@ -225,6 +226,11 @@ async def _lines(
         record.generated_tokens = indices.total()
     if ending := writer.ending(origin):
         yield ending
+
+
+def _cause_of(error: BaseException, admitted: Admitted) -> CancelCause:
+    """How the other sequences of a request end when one of them ended so."""
+    return admitted.late if isinstance(error, DeadlineExceeded) else "error"
 
 
 async def unless_hung_up(request: Request, work: Awaitable[T], seconds: float) -> T:

@@ -19,7 +19,9 @@ from jumplora_server.core import AdapterRef, Answer, Role, Timing, Wanted
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
-    from jumplora_server.metrics.tasks import Outcome
+    from jumplora_server.api.audit import Change
+    from jumplora_server.metrics.tasks import Late, Outcome
+    from jumplora_server.tracing.tracer import RequestTrace
 
 SCOPE_KEY = "jumplora.record"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
@@ -149,11 +151,15 @@ class RequestRecord:
     """What is known of one HTTP request while it runs: for the log line and for counting.
 
     Lives in the ASGI scope, made by the access log. Never holds a prompt or a key. `task` is what a
-    metric may be labelled with: set once it was routed, else "". `counted_by` says who counts the
-    end: the sequences once there are some, before that the access log.
+    metric may be labelled with: set once it was routed, else "". `late` is how it ends when its
+    deadline passes. `counted_by` says who counts the end: the sequences once there are some, before
+    that the access log. `client` is an address, `error` the code of what went wrong, also in a
+    stream that had begun well, `change` what a request changes, and `trace` is there where traces
+    are on.
     """
 
     request_id: str
+    client: str = "-"
     caller: Caller = ANYBODY
     task: str | None = ""
     version: str | None = None
@@ -161,18 +167,30 @@ class RequestRecord:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     outcome: Outcome | None = None
+    late: Late = "timeout"
     counted_by: Literal["middleware", "sequences"] = "middleware"
+    error: str | None = None
+    is_fault: bool = False  # what went wrong is of the server's doing
+    change: Change | None = None
+    trace: RequestTrace | None = None
 
     def failed(self, error: ServerError) -> None:
         """Note how the request ended."""
-        self.outcome = outcome_of(error)
+        outcome = outcome_of(error)
+        self.outcome = self.late if outcome == "timeout" else outcome
+        self.went_wrong(error.code, error.status)
 
-    def refused(self, status: int) -> None:
+    def refused(self, status: int, code: str) -> None:
         """Note that the framework or the HTTP server ended the request, with this status."""
+        self.went_wrong(code, status)
         if status == 503:
             self.outcome = "shed"
         else:
             self.outcome = "client_invalid" if status < 500 else "error"
+
+    def went_wrong(self, code: str, status: int) -> None:
+        """Note an error that the client was given, also behind a good status."""
+        self.error, self.is_fault = code, status >= 500
 
     def log_failure(self, error: Exception) -> None:
         """Log what the client does not see."""
@@ -180,12 +198,17 @@ class RequestRecord:
 
 
 def outcome_of(error: ServerError) -> Outcome:
-    """The closed set that metrics count by. Only the server's own failures burn its budget."""
+    """The closed set that metrics count by. Only the server's own failures burn its budget.
+
+    A deadline counts as the server's: only its request knows who gave it.
+    """
     match error:
         case errors.UnknownTask() | errors.UnknownVersion():
             return "client_unknown_task"
         case errors.Unauthorized() | errors.Forbidden() | errors.BaseNotAllowed():
             return "client_auth"
+        case errors.KeyQuotaExceeded():
+            return "client_quota"
         case errors.QueueFull() | errors.TaskQuotaExceeded() | errors.Draining():
             return "shed"
         case errors.DeadlineExceeded():
@@ -194,11 +217,11 @@ def outcome_of(error: ServerError) -> Outcome:
             return "client_invalid" if error.status < 500 else "error"
 
 
-def new_record(given_id: str | None) -> RequestRecord:
+def new_record(given_id: str | None, client: str = "-") -> RequestRecord:
     """A record with the client's request id if it is a harmless one, else a random one."""
     if given_id is not None and _REQUEST_ID.fullmatch(given_id):
-        return RequestRecord(given_id)
-    return RequestRecord(secrets.token_hex(8))
+        return RequestRecord(given_id, client)
+    return RequestRecord(secrets.token_hex(8), client)
 
 
 def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:

@@ -273,7 +273,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, Refused):
-        record_of(request.scope).refused(error.status_code)
+        record_of(request.scope).refused(error.status_code, error.code)
         return error_response(
             request.scope, error.status_code, error.code, error.detail, headers=error.headers
         )
@@ -289,13 +289,14 @@ async def _on_http(request: Request, error: Exception) -> Response:
         allowed = ", ".join(allowed_methods(request.scope))
         message = f"{request.method} is not allowed here; allowed: {allowed}"
         headers = {"allow": allowed}
-    record_of(request.scope).refused(error.status_code)
+    record_of(request.scope).refused(error.status_code, code)
     return error_response(request.scope, error.status_code, code, message, headers=headers)
 
 
 async def _on_hang_up(request: Request, error: Exception) -> Response:
     # While a body came in. The answer has no reader, and nothing is wrong here.
-    del request, error
+    del error
+    record_of(request.scope).error = "client_gone"
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 

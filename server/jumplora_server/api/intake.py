@@ -1,7 +1,7 @@
 """From an Ask to submitted sequences: all of its prompts, or one clear error.
 
-The order matters: route (a version is leased), reserve (the queue's places are counted), only then
-tokenize, then submit.
+The order matters: route (a version is leased), reserve (the key's quota and the queue's places are
+counted), only then tokenize, then submit.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jumplora_server.access.caller import Caller
+from jumplora_server.access.quotas import Demand
 from jumplora_server.api.ask import Ask, Origin, RequestRecord
 from jumplora_server.api.choices import Offer
+from jumplora_server.api.metering import Metered
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
 from jumplora_server.api.task_names import check_visible, with_version
 from jumplora_server.api.wishes import Wishes, make_wishes
@@ -28,9 +30,11 @@ from jumplora_server.errors import (
 )
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import Continuation
-from jumplora_server.loop.outbox import CancelCause, Payer, Stream
+from jumplora_server.loop.outbox import CancelCause, OnEvent, Payer, Stream
+from jumplora_server.metrics.tasks import Late
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
+from jumplora_server.tracing.tracer import RequestAsked
 
 FIRST_LOAD_SECONDS = 5.0  # how long a request waits for a task that was published just before it
 
@@ -40,7 +44,8 @@ class Admitted:
     """A request's sequences, all on one version: those of each prompt, in the order of its prompts.
 
     Every prompt's sequences have the same `samplings`; of what they come to, the best `answers` are
-    wanted. `deadline` is a time on the services' clock. `offer` is there where choices are asked.
+    wanted. `deadline` is a time on the services' clock, and `late` how the request ends when it
+    passes. `headers` tell of the key's quota. `offer` is there where choices are asked.
     """
 
     origin: Origin
@@ -48,6 +53,8 @@ class Admitted:
     samplings: tuple[Sampling, ...]
     answers: int
     deadline: float
+    late: Late
+    headers: dict[str, str]
     offer: Offer | None = None
 
     def cancel(self, cause: CancelCause) -> None:
@@ -67,6 +74,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
     task = with_version(task, record.asked_version)
     record.task = None if task is None else task.partition("@")[0]
     deadline = arrived + _timeout(services, ask)
+    record.late = late_of(ask.timeout_seconds, services.settings.request_timeout)
     check_sizes(services, ask)
     with await _lease(services, ask.caller, task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
@@ -76,8 +84,9 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
         )
         spec = prompt_spec(ask, lease) if ask.form == "texts" else None
         sizes = prompt_sizes(services, ask, spec)
-        reservations = _reserve(services, record.task, ask, wishes, sizes)
+        metered, reservations = _reserve(services, record.task, ask, wishes, sizes)
         streams: list[tuple[Stream, ...]] = []
+        trace = record.trace
         offer: Offer | None = None
         try:
             if ask.choices is not None:
@@ -98,15 +107,27 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                     is_late=lambda: services.clock() >= deadline,
                 ),
             )
+            if metered is not None:
+                metered.count(encoded)
             for ids in encoded:
+                first = len(streams) * len(wishes.samplings)
                 opened = tuple(
-                    Stream(services.loop.cancel, services.metrics, payer, counts_prompt=not n)
+                    Stream(
+                        services.loop.cancel,
+                        services.metrics,
+                        payer,
+                        counts_prompt=not n,
+                        late=record.late,
+                        on_finish=None if trace is None else trace.sequence(first + n),
+                    )
                     for n in range(len(wishes.samplings))
                 )
-                first = len(streams) * len(opened)
-                wanted = zip(opened, wishes.samplings, reservations[first:], strict=False)
+                hear: list[OnEvent] = [stream.on_event for stream in opened]
+                if metered is not None:
+                    hear = [metered.settled(first + n, each) for n, each in enumerate(hear)]
+                wanted = zip(wishes.samplings, hear, reservations[first:], strict=False)
                 sequence_ids = services.loop.submit_all(
-                    [Continuation(sampling, s.on_event, places) for s, sampling, places in wanted],
+                    [Continuation(*each) for each in wanted],
                     lease=lease,
                     prompt=ids,
                     deadline=deadline,
@@ -120,22 +141,47 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
             cause: CancelCause = "shed" if isinstance(error, Draining) else "error"
             for stream in itertools.chain(*streams):
                 stream.cancel(cause)
-            for reservation in reservations[len(streams) * len(wishes.samplings) :]:
+            taken = len(streams) * len(wishes.samplings)
+            if metered is not None:
+                metered.give_back(error, taken)
+            for reservation in reservations[taken:]:
                 reservation.release()
             if offer is not None:
                 offer.lease.release()
             raise
     record.prompt_tokens = sum(len(ids) for ids in encoded)
+    if trace is not None:
+        trace.asked(
+            RequestAsked(
+                wishes.samplings[0],
+                prompts=len(streams),
+                sequences=len(streams) * len(wishes.samplings),
+                is_streamed=ask.streamed != "no",
+            )
+        )
     origin = Origin(lease.ref, record.prompt_tokens, lease.role)
-    return Admitted(origin, tuple(streams), wishes.samplings, wishes.answers, deadline, offer)
+    headers = {} if metered is None else metered.headers()
+    return Admitted(
+        origin,
+        tuple(streams),
+        wishes.samplings,
+        wishes.answers,
+        deadline,
+        late=record.late,
+        headers=headers,
+        offer=offer,
+    )
 
 
 def _reserve(
     services: Services, task: str | None, ask: Ask, wishes: Wishes, sizes: Sequence[int]
-) -> list[Reservation]:
-    """A place in the queue for each sequence of each prompt. Raises InvalidInput, QueueFull, ..."""
-    rows = wishes.samplings[0].rows
-    each, allowed = rows * len(wishes.samplings), services.settings.max_queued_requests
+) -> tuple[Metered | None, list[Reservation]]:
+    """Of the key's quota, if it has one, and places in the queue: for each sequence of each prompt.
+
+    Raises InvalidInput, KeyQuotaExceeded, QueueFull, ...
+    """
+    rows, sequences = wishes.samplings[0].rows, len(wishes.samplings)
+    each, allowed = rows * sequences, services.settings.max_queued_requests
     if each * len(sizes) > allowed:
         raise InvalidInput(
             f"{ask.names.prompts}: {len(sizes)} prompts with {each} answers or beams each make "
@@ -143,9 +189,19 @@ def _reserve(
         )
     limit = ask.truncate or services.limits.max_source_tokens
     # A token takes at least a byte, and longer prompts are cut or refused.
-    others = [0] * (len(wishes.samplings) - 1)
-    upper = [tokens for size in sizes for tokens in (min(limit, size + 1), *others)]
-    return services.loop.admission.reserve(task, upper, rows=rows)
+    upper = [min(limit, size + 1) for size in sizes]
+    metered = None
+    if ask.caller.is_metered:
+        new_tokens = wishes.samplings[0].max_new_tokens
+        metered = Metered(services.quotas, ask, Demand(upper, sequences, rows, new_tokens))
+    others = [0] * (sequences - 1)
+    places = [tokens for prompt in upper for tokens in (prompt, *others)]
+    try:
+        return metered, services.loop.admission.reserve(task, places, rows=rows)
+    except ServerError:
+        if metered is not None:
+            metered.refused()
+        raise
 
 
 async def _lease(services: Services, caller: Caller, task: str | None) -> Lease:
@@ -197,6 +253,12 @@ async def _appeared(services: Services, task: str) -> bool:
     except (TimeoutError, ServerError):
         pass  # the routing says what came of it
     return True
+
+
+def late_of(asked: float | None, longest: float) -> Late:
+    """How a request ends whose deadline passes. A deadline is the client's own if it is shorter
+    than the server's limit, whatever its length."""
+    return "timeout" if asked is None or asked >= longest else "client_deadline"
 
 
 def _timeout(services: Services, ask: Ask) -> float:

@@ -23,9 +23,12 @@ from starlette.types import Scope as AsgiScope
 
 from jumplora_server.access.caller import ADMIN_SCOPES, ANYBODY, API_SCOPES, Caller
 from jumplora_server.api.ask import SCOPE_KEY, RequestRecord, new_record, record_of
+from jumplora_server.api.audit import Audit
+from jumplora_server.api.client_address import Proxies
 from jumplora_server.api.dialect import generates
 from jumplora_server.api.errors import allowed_methods, server_error_response
 from jumplora_server.api.health import PROBES
+from jumplora_server.api.route_table import place_of
 from jumplora_server.errors import Forbidden, ServerError, Unauthorized
 from jumplora_server.services import Services
 from jumplora_server.settings import Settings
@@ -49,7 +52,7 @@ CHANGES_ARE_OFF = (
     "publish into its store folder"
 )
 KEY_ID_DIGITS = 12  # of a key's SHA-256: names it in logs, and does not give it away
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([^"';\s]*)""", re.ASCII | re.IGNORECASE)
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _log = logging.getLogger(ACCESS_LOG)
@@ -60,10 +63,22 @@ class AccessLog:
 
     A line of a probe or a scrape, of which some come each second, is of level debug unless it says
     something new: that it was refused, that it is answered with 503 from now on or no longer.
+    `polled` are further paths of that kind.
     """
 
-    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        audit: Audit,
+        proxies: Proxies,
+        polled: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
+        self._audit = audit
+        self._proxies = proxies
+        self._quiet = PROBES | frozenset(polled)
         self._clock = clock
         self._unavailable: set[str] = set()  # probes that were answered with 503 last
 
@@ -71,7 +86,8 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = scope[SCOPE_KEY] = new_record(Headers(scope=scope).get("x-request-id"))
+        client = self._proxies.client_of(scope)
+        record = scope[SCOPE_KEY] = new_record(Headers(scope=scope).get("x-request-id"), client)
         status = 0
         began = self._clock()
 
@@ -84,24 +100,35 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, tell)
+        except Exception:
+            record.error = "internal"  # the answer is made outside of this layer
+            status = status or 500
+            raise
         finally:
             _count(scope, record)
             route = scope.get("route")
             fields = {
                 "request_id": record.request_id,
+                "client": client,
+                "key": record.caller.key_id or "-",
                 "method": scope["method"],
-                "route": getattr(route, "path", "-"),  # never the raw path: it may hold anything
+                # Never the raw path: it may hold anything.
+                "route": place_of(scope).path if route is None else route.path,
                 "task": record.task or "-",
                 "version": (record.version or "-")[:12],
                 "status": status,
                 "ms": round((self._clock() - began) * 1000, 1),
                 "prompt_tokens": record.prompt_tokens,
                 "generated_tokens": record.generated_tokens,
+                **({} if record.trace is None else {"trace": record.trace.trace_id}),
             }
+            if record.error is not None:
+                fields["error"] = record.error
             _log.log(self._level(scope["path"], status), "request", extra={"fields": fields})
+            self._audit.ended(scope, record, status, is_change=_changes(scope))
 
     def _level(self, path: str, status: int) -> int:
-        if path not in PROBES:
+        if path not in self._quiet:
             return logging.INFO
         was_unavailable, is_unavailable = path in self._unavailable, status == 503
         (self._unavailable.add if is_unavailable else self._unavailable.discard)(path)
@@ -118,6 +145,11 @@ def _count(scope: AsgiScope, record: RequestRecord) -> None:
     services.metrics.request_finished(record.task, outcome, None)
 
 
+def _changes(scope: AsgiScope) -> bool:
+    method: str = scope["method"]
+    return method not in READING_METHODS and needed_access(method, scope["path"]) == "admin"
+
+
 def opened_paths(settings: Settings) -> frozenset[str]:
     """What the settings open for reading: a Kubernetes gateway asks for both without a key."""
     wishes = {MODELS_PATH: settings.open_models, METRICS_PATH: settings.open_metrics}
@@ -131,22 +163,21 @@ def needed_access(method: str, path: str, *, opened: Collection[str] = ()) -> Ac
     """
     if path in PUBLIC_PATHS:
         return "public"
-    if method in _READING and _is_page(path):
+    if method in READING_METHODS and _is_page(path):
         return "public"
-    if method in _READING:
-        return "public" if any(_is_at(path, place) for place in opened) else "api"
-    return "admin" if path in LORA_PATHS or _is_at(path, ADAPTERS_PATH) else "api"
+    if method in READING_METHODS:
+        return "public" if any(is_at(path, place) for place in opened) else "api"
+    return "admin" if path in LORA_PATHS or is_at(path, ADAPTERS_PATH) else "api"
 
 
 def _is_page(path: str) -> bool:
     """Whether a browser opens it, without a key: files of the package, the same on every server.
     What the pages show of this one they ask of other routes."""
-    return (
-        path in ("/", DOCUMENT_PATH) or path.startswith(CONSOLE_PREFIX) or _is_at(path, DOCS_PATH)
-    )
+    return path in ("/", DOCUMENT_PATH) or path.startswith(CONSOLE_PREFIX) or is_at(path, DOCS_PATH)
 
 
-def _is_at(path: str, prefix: str) -> bool:
+def is_at(path: str, prefix: str) -> bool:
+    """Whether a path is that one or lies below it."""
     return path == prefix or path.startswith(prefix + "/")
 
 
@@ -174,6 +205,7 @@ class KeyCheck:
             try:
                 record.caller = self.admit(needed, header)
             except ServerError as refusal:
+                record.caller = self._known(header) or ANYBODY  # a key without the right, by name
                 record.failed(refusal)
                 await server_error_response(scope, refusal)(scope, receive, send)
                 return

@@ -15,6 +15,9 @@ from jumplora_server.api import (
     tgi,
     vllm,
 )
+from jumplora_server.api.audit import Audit
+from jumplora_server.api.bind_check import BindCheck
+from jumplora_server.api.client_address import Proxies
 from jumplora_server.api.middleware import (
     AccessLog,
     BodyCheck,
@@ -26,6 +29,8 @@ from jumplora_server.api.middleware import (
 from jumplora_server.api.openai import chat, completions, models
 from jumplora_server.api.openai.errors import FORMS as OPENAI_FORMS
 from jumplora_server.api.route import add_dialect
+from jumplora_server.api.route_table import RouteTable
+from jumplora_server.api.traced import Traced
 from jumplora_server.http.connections import Traffic
 from jumplora_server.services import Services
 
@@ -60,7 +65,18 @@ def add_routes(app: FastAPI, services: Services) -> None:
         api_hashes=settings.key_hashes("api"),
         opened=opened_paths(settings),
     )
-    app.add_middleware(AccessLog)
+    separate = frozenset(bind.name for bind in settings.binds[1:])
+    if separate:
+        app.add_middleware(BindCheck, separate=separate)
+    if services.tracer.is_on:
+        app.add_middleware(Traced, tracer=services.tracer)
+    app.state.table = RouteTable(app)
+    app.add_middleware(
+        AccessLog,
+        audit=Audit(),
+        proxies=Proxies(settings.proxies),
+        polled=opened_paths(settings),
+    )
 
 
 def traffic(services: Services) -> Traffic:

@@ -24,6 +24,7 @@ from jumplora_server.errors import ServerError
 _TYPES = {
     "queue_full": "overloaded",
     "task_quota": "overloaded",
+    "key_quota": "overloaded",
     "draining": "overloaded",
     "input_too_long": "validation",
 }

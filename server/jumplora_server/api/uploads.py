@@ -18,6 +18,7 @@ from starlette.requests import Request
 from jumplora_adapters.errors import FormatError
 from jumplora_adapters.file_kind import ArchiveKind, kind_of
 from jumplora_adapters.incoming import Incoming
+from jumplora_server.api.ask import record_of
 from jumplora_server.api.middleware import check_type
 from jumplora_server.errors import AdapterTooLarge, InvalidInput
 from jumplora_server.publishing import Publishing
@@ -63,6 +64,8 @@ async def received(
             raise FormatError(
                 f"the body's SHA-256 is {digest}, the header says {expected}", code="digest"
             )
+        if (change := record_of(request.scope).change) is not None:
+            change.version = digest
         _check_kind(request, incoming.head)
         yield incoming
 

@@ -17,14 +17,16 @@ from starlette.responses import PlainTextResponse, Response
 from jumplora_adapters.errors import OtherTask, TaskExists
 from jumplora_server.api.adapters import publication
 from jumplora_server.api.ask import record_of
+from jumplora_server.api.audit import begin_change
 from jumplora_server.api.fields import Received, check_unicode
 from jumplora_server.api.health import WithServices
 from jumplora_server.api.load_folder import LoadFolder
+from jumplora_server.api.metering import take_one
 from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OF_ADAPTERS, OPENAI
 from jumplora_server.api.prompts import SMALL_BYTES
 from jumplora_server.api.route import READING, JsonRoute
-from jumplora_server.api.task_names import check_spec, check_visible, named_task
+from jumplora_server.api.task_names import check_spec, check_visible
 from jumplora_server.errors import Forbidden, InputTooLong, InvalidInput
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
@@ -126,7 +128,7 @@ FORMS = {
     **dict.fromkeys(("/v1/load_lora_adapter", "/v1/unload_lora_adapter"), OF_ADAPTERS),
 }
 router = APIRouter(tags=["vllm"], route_class=JsonRoute)
-_ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": OpenAiError} for s in (400, 401, 404)}
+_ERRORS: dict[int | str, dict[str, Any]] = {s: {"model": OpenAiError} for s in (400, 401, 404, 429)}
 _WRITE: dict[int | str, dict[str, Any]] = {
     s: {"model": OpenAiError} for s in (400, 401, 403, 404, 409, 503, 507)
 }
@@ -140,22 +142,15 @@ async def load_lora_adapter(
 
     It is checked as an upload is, and kept in the store: the folder is read once.
     """
-    task = named_task(request, body.lora_name)
-    root = services.settings.load_folder
-    if root is None:
-        raise Forbidden(
-            "loading by path is switched off: start the server with JUMPLORA_LOAD_FOLDER, or send "
-            f"the file by PUT /v1/adapters/{task}"
-        )
-    pieces = LoadFolder(root, services.settings.max_adapter_bytes).pieces(body.lora_path)
-    if not body.load_inplace:
-        pieces = _of_new_task(services, task, pieces)
+    task = body.lora_name
     try:
         with publication(services, task):
+            change = begin_change(request, services, task)
+            pieces = _pieces(services, body)
             async with services.publishing.incoming() as incoming:
-                await services.publishing.fill(incoming, pieces)
+                change.version = await services.publishing.fill(incoming, pieces)
                 release = await services.publishing.publish(
-                    task, incoming, only_new=not body.load_inplace
+                    task, incoming, only_new=not body.load_inplace, witness=change
                 )
     except OtherTask as error:
         raise InvalidInput(
@@ -169,6 +164,18 @@ async def load_lora_adapter(
         f"Success: LoRA adapter '{task}' added successfully.",
         headers={"x-adapter-version": release.published.digest},
     )
+
+
+def _pieces(services: Services, body: LoadRequest) -> Iterator[bytes]:
+    """Of the file, from the folder that may be read."""
+    task, root = body.lora_name, services.settings.load_folder
+    if root is None:
+        raise Forbidden(
+            "loading by path is switched off: start the server with JUMPLORA_LOAD_FOLDER, or send "
+            f"the file by PUT /v1/adapters/{task}"
+        )
+    pieces = LoadFolder(root, services.settings.max_adapter_bytes).pieces(body.lora_path)
+    return pieces if body.load_inplace else _of_new_task(services, task, pieces)
 
 
 def _of_new_task(services: Services, task: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -193,8 +200,9 @@ async def unload_lora_adapter(
     request: Request, services: WithServices, body: UnloadRequest
 ) -> PlainTextResponse:
     """Remove a task with all its versions, as DELETE does. The load folder stays as it is."""
-    task = named_task(request, body.lora_name)
-    await services.publishing.remove(task)
+    task = body.lora_name
+    change = begin_change(request, services, task)
+    await services.publishing.remove(task, witness=change)
     return PlainTextResponse(f"Success: LoRA adapter '{task}' removed successfully.")
 
 
@@ -212,6 +220,7 @@ async def tokenize(request: Request, services: WithServices, body: TokenizeReque
     if size > allowed:
         name = "prompt" if body.inputs is None else "inputs"
         raise InputTooLong(f"{name}: {size} bytes given; at most {allowed} are allowed")
+    take_one(services.quotas, record_of(request.scope).caller)
     lane = services.lanes.small if size <= SMALL_BYTES else services.lanes.large
     most = services.limits.max_source_tokens
     content = await lane.run(READING, partial(_tokenized, services.tokenizer, body, most))
@@ -245,6 +254,7 @@ async def detokenize(
     for index, token in enumerate(body.tokens):
         if token > highest:
             raise InvalidInput(f"tokens.{index}: {token} is not a token; ids are 0 to {highest}")
+    take_one(services.quotas, record_of(request.scope).caller)
     work = partial(_text_of, services.tokenizer, body.tokens)
     return Detokenized(prompt=await services.lanes.small.run(READING, work))
 

@@ -15,6 +15,7 @@ import typer
 
 from jumplora_adapters.printable import printable
 from jumplora_server import logs
+from jumplora_server.audit_file import AuditFile
 from jumplora_server.http.signals import ignore_signals
 from jumplora_server.setting_groups import in_panels, panel_of
 from jumplora_server.settings import (
@@ -67,11 +68,14 @@ def run(flags: dict[str, str]) -> None:
     ignore_signals()
     # Late: torch takes seconds, and a wrong setting should show at once.
     from jumplora_server import app
-    from jumplora_server.http.server import bound_socket
+    from jumplora_server.api.audit import AUDIT_LOG
+    from jumplora_server.http.server import bound_sockets
 
     with ExitStack() as held:
         try:
-            listener = held.enter_context(bound_socket(settings.host, settings.port))
+            if settings.audit_file is not None:
+                held.callback(AuditFile(settings.audit_file, logging.getLogger(AUDIT_LOG)).close)
+            listeners = [held.enter_context(each) for each in bound_sockets(settings.binds)]
             parts = app.assemble(settings)
         except app.STARTUP_ERRORS as error:
             typer.secho(f"the server cannot start: {printable(str(error))}", fg="red", err=True)
@@ -80,7 +84,7 @@ def run(flags: dict[str, str]) -> None:
         # What was built stays: no collection walks its 200,000 objects again, 0.1 s.
         gc.collect()
         gc.freeze()
-        server.run(sockets=[listener])
+        server.run(sockets=[*listeners])
     if not server.started:
         raise typer.Exit(EXIT_STARTUP)
 

@@ -14,7 +14,7 @@ from jumplora_server.client.errors import Overloaded, RequestFailed, ServerFaile
 
 FIRST_WAIT = 0.25  # seconds, where the server asked for less; it doubles with each try
 # Codes of 503 and 429 that are answered before anything is done.
-_NOT_BEGUN = frozenset({"queue_full", "task_quota", "draining"})
+_NOT_BEGUN = frozenset({"queue_full", "task_quota", "key_quota", "draining"})
 _PROXIES = frozenset({502, 504})
 
 

@@ -11,6 +11,7 @@ import httpx
 from jumplora_server.client.calls import Call
 from jumplora_server.client.errors import InputRefused, Unreachable
 from jumplora_server.client.limits import Until
+from jumplora_server.tracing.outgoing import trace_headers
 
 CONNECT_SECONDS = 10.0  # a host that drops packets is tried again within a call's time
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -24,7 +25,7 @@ def request_for(
 ) -> httpx.Request:
     """The request of one try. `content` is sent in place of the call's own."""
     # Compressed, a short answer may fill the memory.
-    headers = {"accept-encoding": "identity", **call.headers}
+    headers = {**trace_headers(), "accept-encoding": "identity", **call.headers}
     if call.body is not None:
         headers["content-type"] = "application/json"
     sent = call.content if content is None else content

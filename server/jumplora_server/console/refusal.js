@@ -16,6 +16,7 @@ const TITLES = {
   body_too_large: "The text is too long",
   queue_full: "The server has too much to do",
   task_quota: "This task has too much to do",
+  key_quota: "This key has used its quota",
   draining: "The server is about to stop",
   timeout: "It took too long",
   adapter_unavailable: "The task's adapter does not load",

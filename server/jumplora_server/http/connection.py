@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from jumplora_server.binds import BIND_KEY, BindName
 from jumplora_server.http.bodies import Pace
 from jumplora_server.http.exchange import App, Exchange, scope_of
 from jumplora_server.http.head import Head, take_head
@@ -28,6 +29,8 @@ class Connection(asyncio.BufferedProtocol):
         "_all",
         "_app",
         "_app_state",
+        "_bind",
+        "_crowd",
         "_exchange",
         "_is_reading",
         "_reading_pace",
@@ -43,8 +46,12 @@ class Connection(asyncio.BufferedProtocol):
         "state",
     )
 
-    def __init__(self, all_: Connections, app: App, app_state: dict[str, Any]) -> None:
+    def __init__(
+        self, all_: Connections, app: App, app_state: dict[str, Any], bind: BindName = "main"
+    ) -> None:
         self._all = all_
+        self._bind = bind
+        self._crowd = all_.crowd(bind)
         self._app = app
         self._app_state = app_state
         self._transport: asyncio.Transport
@@ -68,6 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._enter("idle")
         self._all.opened(self)
+        self._crowd.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the client waited for."""
@@ -78,6 +86,7 @@ class Connection(asyncio.BufferedProtocol):
             self._all.bodies.complete(self._exchange)  # it is released when the app has ended
         if self._writable is not None:
             self._writable.set()
+        self._crowd.closed(self)
         self._all.closed(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -259,8 +268,8 @@ class Connection(asyncio.BufferedProtocol):
         self._searched = 0
 
     def _begin(self, head: Head) -> None:
-        if self.is_spare and not self._all.is_probe(head.path) and not self._all.try_admit(self):
-            raise self._all.no_room()
+        if self.is_spare and not self._all.is_probe(head.path) and not self._crowd.try_admit(self):
+            raise self._crowd.no_room()
         now, limits = self._all.clock(), self._all.limits
         pace = Pace(limits.transfer_seconds, limits.transfer_rate, now)
         is_streamed = self._all.is_streamed(head.method, head.path)
@@ -271,6 +280,7 @@ class Connection(asyncio.BufferedProtocol):
         self._enter("answer" if exchange.is_complete else "body")
         scope = scope_of(head, self._address("sockname"), self._address("peername"))
         scope["state"] = self._app_state.copy()
+        scope[BIND_KEY] = self._bind
         task = asyncio.get_running_loop().create_task(exchange.run(self._app, scope))
         self._all.tasks.add(task)
         task.add_done_callback(self._all.tasks.discard)
@@ -328,7 +338,7 @@ class Connection(asyncio.BufferedProtocol):
             self.cut()
 
     def _enter(self, state: State) -> None:
-        self._all.moved(self, self.state, state)
+        self._crowd.moved(self, self.state, state)
         self.state = state
         self.since = self._all.clock()
 

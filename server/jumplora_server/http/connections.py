@@ -1,17 +1,24 @@
-"""All connections of one server: their number, their order, and the clock that looks at them."""
+"""All connections of one server: what they share, and the clock that looks at them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from uvicorn.server import ServerState
 
+from jumplora_server.binds import BindName
 from jumplora_server.http.bodies import Bodies
-from jumplora_server.http.connection import READ_BYTES, SMALL_READ_BYTES, Connection, State
-from jumplora_server.http.limits import SPARE_CONNECTIONS, HttpLimits
+from jumplora_server.http.connection import READ_BYTES, SMALL_READ_BYTES, Connection
+from jumplora_server.http.crowd import Crowd
+from jumplora_server.http.limits import (
+    SIDE_CONNECTIONS,
+    SIDE_SPARES,
+    SPARE_CONNECTIONS,
+    HttpLimits,
+)
 from jumplora_server.http.refusal import Reason, Refused
 
 AT_ONCE = 512  # connections that are looked at without a pause, in a millisecond
@@ -29,10 +36,7 @@ class Traffic:
 
 
 class Connections:
-    """Above the cap the one that waits longest, for a request or the rest of its head, makes room.
-
-    Where all are busy, a few more are let in, of which only probes are answered.
-    """
+    """Each bind has a crowd of its own, so that a flood of one keeps no other from answering."""
 
     def __init__(
         self,
@@ -53,12 +57,11 @@ class Connections:
         self._traffic = traffic
         self._state = uvicorn_state
         self.open: Final[set[Connection]] = uvicorn_state.connections  # type: ignore[assignment]
-        self._waiting: dict[State, dict[Connection, None]] = {
-            "lingering": {},
-            "head": {},
-            "idle": {},
+        self._crowds: dict[BindName, Crowd] = {
+            "main": Crowd(limits.connections, SPARE_CONNECTIONS),
+            "admin": Crowd(SIDE_CONNECTIONS, SIDE_SPARES),
+            "metrics": Crowd(SIDE_CONNECTIONS, SIDE_SPARES),
         }
-        self._spares: dict[Connection, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     # Called by connections
@@ -68,56 +71,23 @@ class Connections:
         loop was held up, does not blame them for it."""
         return self._monotonic() - self._unwatched
 
+    def crowd(self, bind: BindName) -> Crowd:
+        """The connections of one bind."""
+        return self._crowds[bind]
+
     def opened(self, connection: Connection) -> None:
-        """Count one more; where there are too many, another makes room, or this one has none."""
+        """Count one more."""
         self.open.add(connection)
         self._traffic.on_connections(len(self.open))
-        if len(self.open) <= self.limits.connections:
-            return
-        connection.is_spare = True
-        if self.make_room(self.no_room()):
-            connection.is_spare = False
-            return
-        if len(self._spares) >= SPARE_CONNECTIONS:
-            first = next((c for c in self._spares if c.state in self._waiting), connection)
-            first.make_room(self.no_room())
-        if connection.state != "closed":
-            self._spares[connection] = None
-
-    def try_admit(self, spare: Connection) -> bool:
-        """Count a spare one among the others; False where there is still no room."""
-        is_full = len(self.open) - len(self._spares) >= self.limits.connections
-        if is_full and not self.make_room(self.no_room()):
-            return False
-        self._spares.pop(spare, None)
-        spare.is_spare = False
-        return True
 
     def closed(self, connection: Connection) -> None:
         """Count one less."""
         self.open.discard(connection)
-        self._spares.pop(connection, None)
         self._traffic.on_connections(len(self.open))
-
-    def moved(self, connection: Connection, before: State, after: State) -> None:
-        """Keep those that wait in the order in which they began to."""
-        if (were := self._waiting.get(before)) is not None:
-            were.pop(connection, None)
-        if (are := self._waiting.get(after)) is not None:
-            are[connection] = None
 
     def count(self, reason: Reason) -> None:
         """Count a refusal."""
         self._traffic.on_refusal(reason)
-
-    def no_room(self) -> Refused:
-        """The answer to a connection above the cap."""
-        return Refused(
-            503,
-            "connections",
-            f"{self.limits.connections} connections are open, and no more are allowed; try again "
-            "later, or keep fewer open",
-        )
 
     def is_probe(self, path: str) -> bool:
         """Whether a request for that path is answered even where there is no room."""
@@ -148,13 +118,9 @@ class Connections:
         if self._timer is not None:
             self._timer.cancel()
 
-    def make_room(self, refusal: Refused) -> bool:
-        """Close the one that waits longest; whether there was one. `refusal` says why."""
-        longest = min(self._longest(), key=lambda c: c.since, default=None)
-        if longest is None:
-            return False
-        longest.make_room(refusal)
-        return True
+    def make_room(self, refusal: Refused) -> None:
+        """Close the main bind's connection that waits longest, if there is one, else another's."""
+        any(crowd.make_room(refusal) for crowd in self._crowds.values())
 
     def _check(self, left: list[Connection], now: float) -> None:
         """Check them in parts, between which the event loop does its other work."""
@@ -164,9 +130,3 @@ class Connections:
         del left[-AT_ONCE:]
         if left:
             asyncio.get_running_loop().call_soon(self._check, left, now)
-
-    def _longest(self) -> Iterable[Connection]:
-        for waiting in self._waiting.values():
-            found = next((c for c in waiting if not c.is_spare), None)
-            if found is not None:
-                yield found

@@ -12,13 +12,16 @@ MAX_FIELDS = 100
 FREE_BODY_BYTES = 16 * 1024  # a body up to this size is always taken
 LINGER_SECONDS = 5.0  # what a client still sends after its last answer is read and dropped
 SPARE_CONNECTIONS = 64  # above the cap, for probes
+# Of each bind beside the main one, beyond the main one's cap: a flood there takes none of them.
+SIDE_CONNECTIONS = 64
+SIDE_SPARES = 8
 RESERVED_FILES = 256  # for the store, the libraries and what is being accepted
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Seconds and bytes; `transfer_rate` is in bytes a second, `connections` counts all of them."""
+    """Seconds and bytes; `transfer_rate` is in bytes a second, `connections` the main bind's."""
 
     head_seconds: float
     idle_seconds: float
@@ -46,11 +49,13 @@ def raise_limit() -> int:
     return hard
 
 
-def allowed_connections(wanted: int, open_files: int) -> int:
-    """`wanted`, or as many connections as that many open files leave room for."""
+def allowed_connections(wanted: int, open_files: int, sides: int = 0) -> int:
+    """`wanted`, or as many connections as that many open files leave room for beside the ones of
+    `sides` further binds."""
     if open_files < 0:  # unlimited
         return wanted
-    allowed = max(16, open_files - RESERVED_FILES)
+    reserved = RESERVED_FILES + sides * (SIDE_CONNECTIONS + SIDE_SPARES)
+    allowed = max(16, open_files - reserved)
     if allowed < wanted:
         _log.warning(
             "%d connections at most instead of %d: only %d files may be open; raise the hard limit "

@@ -12,13 +12,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from jumplora_server.binds import Bind, BindName, overlap, shown_address
 from jumplora_server.http.connection import Connection
 from jumplora_server.http.connections import Connections, Traffic
 from jumplora_server.http.exchange import App
@@ -77,20 +79,24 @@ class HttpServer(uvicorn.Server):
             sys.exit(STARTUP_FAILURE)
         app: App = self.config.loaded_app
 
-        def connect() -> Connection:
-            return Connection(self.connections, app, self.lifespan.state)
+        def connect(bind: BindName) -> Connection:
+            return Connection(self.connections, app, self.lifespan.state, bind)
 
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_error)
         self.servers = [
-            await loop.create_server(connect, sock=listener, backlog=ACCEPTS_A_TURN)
+            await loop.create_server(
+                partial(connect, _name(listener)), sock=listener, backlog=ACCEPTS_A_TURN
+            )
             for listener in sockets or ()
         ]
         for listener in sockets or ():
             listener.listen(BACKLOG)
         self.connections.watch()
         self.started = True
-        self._log_started_message(sockets or ())
+        for listener in sockets or ():
+            address = shown_address(*listener.getsockname()[:2])
+            _log.info("running on http://%s (%s bind)", address, _name(listener))
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Run until a signal, on sockets that are bound."""
@@ -177,29 +183,67 @@ def _no_descriptor() -> Refused:
     )
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that holds the address and does not listen yet.
+class BoundSocket(socket.socket):
+    """A socket that holds the address of a bind and does not listen yet."""
 
-    Taken before the backbone is loaded, so that a taken port is known at once.
-    Raises OSError with a text for the operator.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bind_name: BindName = "main"
+
+
+def bound_sockets(binds: Sequence[Bind]) -> list[BoundSocket]:
+    """A socket for each bind; taken before the backbone is loaded, so that a taken port is known at
+    once. Raises OSError with a text for the operator."""
+    held: list[BoundSocket] = []
+    try:
+        for bind in binds:
+            held.append(_bound(bind))
+            _check_apart(bind, held)
+    except OSError:
+        for each in held:
+            each.close()
+        raise
+    return held
+
+
+def bound_socket(host: str, port: int) -> BoundSocket:
+    """The socket of a main bind alone."""
+    return _bound(Bind("main", host, port))
+
+
+def _bound(bind: Bind) -> BoundSocket:
+    family = socket.AF_INET6 if ":" in bind.host else socket.AF_INET
     # asyncio switches Nagle's algorithm off only where the protocol is named: without, a stream's
     # small pieces wait for the client's delayed acknowledgement, 40 ms on Linux.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound = BoundSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.bind_name = bind.name
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Connections inherit it. Left to itself, Linux takes megabytes of answers for a client that
     # does not read, and the app makes them all.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     try:
-        bound.bind((host, port))
+        bound.bind((bind.host, bind.port))
     except OSError as error:
         bound.close()
         raise OSError(
-            f"{host} port {port} cannot be listened on: {error.strerror or error}; another port is "
-            "set by --port or JUMPLORA_PORT"
+            f"{bind.host} port {bind.port} cannot be listened on: {error.strerror or error}; "
+            f"{bind.advice}"
         ) from error
     return bound
+
+
+def _check_apart(bind: Bind, held: Sequence[socket.socket]) -> None:
+    """Raise OSError where the last one has an address of one before it: the system would say so
+    only once both listen."""
+    *others, last = (each.getsockname()[:2] for each in held)
+    for address in others:
+        if overlap(last, address):
+            raise OSError(
+                f"{shown_address(*last)} is the address of two binds, or part of "
+                f"{shown_address(*address)}: {bind.advice}"
+            )
+
+
+def _name(listener: socket.socket) -> BindName:
+    return listener.bind_name if isinstance(listener, BoundSocket) else "main"
 
 
 def http_server(
@@ -217,7 +261,9 @@ def http_server(
         idle_seconds=settings.idle_timeout,
         transfer_seconds=settings.transfer_timeout,
         transfer_rate=settings.transfer_rate,
-        connections=allowed_connections(settings.max_connections, raise_limit()),
+        connections=allowed_connections(
+            settings.max_connections, raise_limit(), sides=len(settings.binds) - 1
+        ),
         held_body_bytes=settings.max_held_body_bytes,
     )
     config = uvicorn.Config(

@@ -13,7 +13,7 @@ from jumplora_server.core import Finish, FinishReason, Lease, Role, Sequence, To
 from jumplora_server.errors import DeadlineExceeded, Draining, GenerationFailed, ServerError
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.metrics.metrics import Metrics
-from jumplora_server.metrics.tasks import Outcome
+from jumplora_server.metrics.tasks import Late, Outcome
 from jumplora_server.scheduler.text import finish_of
 
 
@@ -28,7 +28,7 @@ OnEvent = Callable[[TokenEvent], None]
 Events = list[tuple[OnEvent, TokenEvent]]
 Deliver = Callable[[Events], None]
 Collected = tuple[list[Token], Finish]
-CancelCause = Literal["client_disconnect", "error", "timeout", "shed"]
+CancelCause = Literal["client_disconnect", "error", "shed"] | Late
 T = TypeVar("T")
 
 
@@ -173,13 +173,18 @@ class Stream:
         payer: Payer,
         *,
         counts_prompt: bool = True,
+        on_finish: Callable[[Finish], None] | None = None,
+        late: Late = "timeout",
     ) -> None:
         """`cancel` ends a sequence by its id at the next step. `counts_prompt` is False where
-        another sequence of the same prompt counts its tokens."""
+        another sequence of the same prompt counts its tokens. `on_finish` hears the end, and `late`
+        is how it ends when its deadline passes."""
         self._cancel = cancel
         self._metrics = metrics
         self._payer = payer
         self._counts_prompt = counts_prompt
+        self._on_finish = on_finish
+        self._late: Late = late
         self._events: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self._collected: asyncio.Future[Collected] | None = None
         self._sequence_id: int | None = None
@@ -209,6 +214,8 @@ class Stream:
                 finish.prompt_tokens if self._counts_prompt else 0,
                 finish.generated_tokens,
             )
+            if self._on_finish is not None:
+                self._on_finish(finish)
             if self._collected is not None:
                 self._settle(self._collected)
 
@@ -259,7 +266,7 @@ class Stream:
             case FinishReason.CANCELLED:
                 return self._cause
             case FinishReason.TIMEOUT:
-                return "timeout"
+                return self._late
             case FinishReason.ERROR:
                 return "shed" if isinstance(finish.error, Draining) else "error"
             case _:

@@ -18,6 +18,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from jumplora_server.access.quotas import QuotaReason
 from jumplora_server.core import Role, Timing
 from jumplora_server.http.refusal import Reason
 from jumplora_server.metrics import table
@@ -44,6 +45,7 @@ from jumplora_server.metrics.tasks import (
 from jumplora_server.metrics.trends import Trends
 from jumplora_server.metrics.trouble import TroubleCollector
 from jumplora_server.metrics.versions import Counts, VersionTable
+from jumplora_server.tracing.tracer import SpanEnd
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]
@@ -54,6 +56,17 @@ EndingCause = Literal["operator", "canary", "errors", "latency", "load"]
 _TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
 # What the alert rules count as the server's failures, too.
 _FAILED_OUTCOMES: frozenset[Outcome] = frozenset({"error", "timeout", "shed"})
+
+
+def _is_timed(outcome: Outcome, timing: Timing | None) -> bool:
+    """Whether a request's time counts among the latencies.
+
+    A client's own deadline says how long its answer took at least. Below the objective that says
+    nothing, and counting it would make a slow server look fast; from there on it was too slow.
+    """
+    if outcome == "client_deadline":
+        return timing is not None and timing.total > table.OBJECTIVE_SECONDS
+    return outcome in _TIMED_OUTCOMES
 
 
 class Metrics:
@@ -90,6 +103,7 @@ class Metrics:
         GCCollector(registry=registry)
         rejections = table.ADMISSION_REJECTIONS.counter(registry)
         self._rejections = {r: rejections.labels(r) for r in get_args(RejectionReason)}
+        self._key_rejections = table.KEY_REJECTIONS.counter(registry)
         load = table.ADAPTER_LOAD.histogram(registry)
         self._load = {stage: load.labels(stage) for stage in get_args(Stage)}
         step = table.STEP.histogram(registry)
@@ -112,6 +126,9 @@ class Metrics:
         refused = table.HTTP_REFUSED.counter(registry)
         self._http_refused = {reason: refused.labels(reason) for reason in get_args(Reason)}
         self._http_connections = table.HTTP_CONNECTIONS.gauge(registry)
+        self._event_loop_lag = table.EVENT_LOOP_LAG.histogram(registry)
+        spans = table.SPANS.counter(registry)
+        self._spans = {end: spans.labels(end) for end in get_args(SpanEnd)}
         self._build_info = table.BUILD_INFO.gauge(registry)
         self._page = Page(registry, clock, page_seconds)
 
@@ -132,7 +149,7 @@ class Metrics:
             series.prompt_tokens.inc(prompt_tokens)
         if generated_tokens:
             series.generation_tokens.inc(generated_tokens)
-        timed = timing if outcome in _TIMED_OUTCOMES else None
+        timed = timing if _is_timed(outcome, timing) else None
         if task is not None and series.label != UNKNOWN:
             seconds = None if timed is None else timed.total
             self.trends.add(task, seconds, is_failed=outcome in _FAILED_OUTCOMES)
@@ -177,6 +194,14 @@ class Metrics:
         """Count a request that was refused before it was queued."""
         self._rejections[reason].inc()
 
+    def key_rejected(self, key: str, reason: QuotaReason) -> None:
+        """Count a request that was refused because its key had used its quota."""
+        self._key_rejections.labels(key, reason).inc()
+
+    def key_removed(self, key: str) -> None:
+        """Drop the series of a key that is there no longer."""
+        self._key_rejections.remove_by_labels({"key": key})
+
     def http_refused(self, reason: Reason) -> None:
         """Count a request or a connection that the HTTP server refused or gave up."""
         self._http_refused[reason].inc()
@@ -184,6 +209,14 @@ class Metrics:
     def http_connections(self, count: int) -> None:
         """Set how many connections are open."""
         self._http_connections.set(count)
+
+    def event_loop_lag(self, seconds: float) -> None:
+        """Record how late the event loop woke up."""
+        self._event_loop_lag.observe(seconds)
+
+    def spans(self, end: SpanEnd, count: int) -> None:
+        """Count spans of traces by what became of them."""
+        self._spans[end].inc(count)
 
     # The engine
 
@@ -277,6 +310,14 @@ class Metrics:
     def adapter_load_failed(self, task: str, code: str) -> None:
         """Count a version that was refused or could not be loaded; `code` is the error's code."""
         self._tasks.load_failed(task, code)
+
+    def publish_refused(self, task: str | None, code: str) -> None:
+        """Count a publish over HTTP that was refused.
+
+        `task` is None where it was not registered before: a refused publish leaves no task behind,
+        and the series of a task go with it.
+        """
+        self._tasks.publish_refused(task, code)
 
     def swapped(self, task: str) -> None:
         """Count a version that took the place of another."""

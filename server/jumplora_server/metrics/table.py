@@ -18,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily
 LATENCY_SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+OBJECTIVE_SECONDS = 1.0  # answers are meant to take no longer; the alert rules' threshold
 PHASE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 STEP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -68,7 +69,8 @@ REQUESTS = Instrument(
 REQUEST_DURATION = Instrument(
     "jumplora_request_duration_seconds",
     "histogram",
-    "From arrival to the last token, client errors and hang-ups excluded.",
+    "From arrival to the last token. Without client errors, hang-ups and clients' own deadlines of "
+    "less than a second.",
     _TASK,
     LATENCY_SECONDS,
 )
@@ -203,6 +205,12 @@ ADAPTER_LOAD_FAILURES = Instrument(
     "Adapters that were refused or could not be loaded, by error code.",
     ("task_id", "code"),
 )
+PUBLISHES_REFUSED = Instrument(
+    "jumplora_publishes_refused_total",
+    "counter",
+    "Publishes over HTTP that were refused, by error code; _unknown stands for tasks that are new.",
+    ("task_id", "code"),
+)
 ADAPTER_SWAPS = Instrument(
     "jumplora_adapter_swaps_total", "counter", "Versions replaced by another while serving.", _TASK
 )
@@ -262,6 +270,12 @@ ADMISSION_REJECTIONS = Instrument(
     "Requests refused before they were queued, by the limit that was hit.",
     ("reason",),
 )
+KEY_REJECTIONS = Instrument(
+    "jumplora_key_rejections_total",
+    "counter",
+    "Requests refused because their key had used its quota, by what was used up.",
+    ("key", "reason"),
+)
 WAITING = Instrument("jumplora_requests_waiting", "gauge", "Sequences waiting for a row.")
 RUNNING = Instrument("jumplora_requests_running", "gauge", "Sequences that hold a row.")
 BATCH_ROWS = Instrument("jumplora_batch_rows", "histogram", "Rows decoded in one step.", (), ROWS)
@@ -312,6 +326,19 @@ HTTP_REFUSED = Instrument(
 HTTP_CONNECTIONS = Instrument("jumplora_http_connections", "gauge", "Open connections.")
 BUILD_INFO = Instrument(
     "jumplora_build_info", "gauge", "1; labels name the build.", ("version", "torch")
+)
+EVENT_LOOP_LAG = Instrument(
+    "jumplora_event_loop_lag_seconds",
+    "histogram",
+    "How late the event loop woke up, four times a second: what every answer waits for as well.",
+    (),
+    STEP_SECONDS,
+)
+SPANS = Instrument(
+    "jumplora_spans_total",
+    "counter",
+    "Spans of traces: exported, failed (no collector took them) or dropped (too many waited).",
+    ("result",),
 )
 DEVICE_ALLOCATED = Instrument(
     "jumplora_device_memory_allocated_bytes",
@@ -365,14 +392,15 @@ TABLE: tuple[Instrument, ...] = (
     PER_TOKEN, PROMPT_TOKENS, GENERATION_TOKENS, IN_FLIGHT, CHOICES_MASS, ABSTENTIONS,
     ADAPTER_MEMORY, ADAPTER_NONZEROS, ADAPTER_DENSITY, ADAPTER_ACCURACY, ADAPTER_CANARY_ACCURACY,
     ADAPTER_BACKWARD_TRANSFER, ADAPTER_OVERLAP_JACCARD, ADAPTER_OVERLAP_CHANCE, ADAPTER_INFO,
-    ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, ADAPTER_SWAPS,
+    ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, PUBLISHES_REFUSED,
+    ADAPTER_SWAPS,
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
     VERSION_REQUESTS, VERSION_DURATION, STAGED_SHARE, STAGE_ENDINGS,
-    ADAPTER_LOAD, ADMISSION_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS, ENCODED_TOKENS,
-    STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS, MODEL_BYTES,
-    HEARTBEAT, BUILD_INFO,
-    THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, DEVICE_ALLOCATED, DEVICE_RESERVED,
-    VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
+    ADAPTER_LOAD, ADMISSION_REJECTIONS, KEY_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS,
+    ENCODED_TOKENS, STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS,
+    MODEL_BYTES, HEARTBEAT, BUILD_INFO,
+    THREAD_STUCK, STORE_FAULT, HTTP_REFUSED, HTTP_CONNECTIONS, EVENT_LOOP_LAG, SPANS,
+    DEVICE_ALLOCATED, DEVICE_RESERVED, VLLM_WAITING, VLLM_RUNNING, VLLM_CACHE_USAGE,
     VLLM_LORA, VLLM_LORA_LOADED, VLLM_LORA_COUNT, VLLM_LORA_MOST,
 )  # fmt: skip
 

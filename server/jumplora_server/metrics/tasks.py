@@ -29,6 +29,10 @@ Outcome = Literal[
     "client_deadline",
     "client_quota",
 ]
+Late = Literal["timeout", "client_deadline"]
+"""How a request ends whose deadline passed: the server's own limit, or a shorter one that the
+client gave. Only the first is a failure of the server's."""
+
 EvictionReason = Literal["lru", "replaced", "unload"]
 AbstentionCause = Literal["probability", "mass"]
 
@@ -101,6 +105,7 @@ class TaskTable:
         self._abstentions = table.ABSTENTIONS.counter(registry)
         self._loads = table.ADAPTER_LOADS.counter(registry)
         self._load_failures = table.ADAPTER_LOAD_FAILURES.counter(registry)
+        self._publishes_refused = table.PUBLISHES_REFUSED.counter(registry)
         self._swaps = table.ADAPTER_SWAPS.counter(registry)
         self._rollbacks = table.ADAPTER_ROLLBACKS.counter(registry)
         self._evictions = table.ADAPTER_EVICTIONS.counter(registry)
@@ -108,7 +113,7 @@ class TaskTable:
             self._requests, self._duration, self._queue, self._encode, self._decode,
             self._first_token, self._per_token, self._prompt_tokens, self._generation_tokens,
             self._mass, self._abstentions, self._loads, self._load_failures, self._swaps,
-            self._rollbacks, self._evictions,
+            self._rollbacks, self._evictions, self._publishes_refused,
         )  # fmt: skip
 
     def register(self, task: str) -> None:
@@ -190,6 +195,13 @@ class TaskTable:
             series = self._series.get(task)
             label = UNKNOWN if series is None else series.label
             self._load_failures.labels(label, code).inc()
+
+    def publish_refused(self, task: str | None, code: str) -> None:
+        """Count a refused publish; None is a task that was not registered before it."""
+        with self._lock:
+            series = None if task is None else self._series.get(task)
+            label = UNKNOWN if series is None else series.label
+            self._publishes_refused.labels(label, code).inc()
 
     def label_of(self, task: str | None) -> str:
         """Return the `task_id` label value of a task, without making any series."""

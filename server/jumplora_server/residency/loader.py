@@ -263,7 +263,7 @@ class Loader:
             failure = table.open(task, digest)
             route = table.routing.routes.get(task)
         if failure is not None:
-            self._fail(task, digest, Refused(failure), (), {})
+            self._fail(task, digest, Refused(failure), self._clock(), (), {})
         elif route is not None and route.staged is not None:
             self._report.staged(task, digest, route.staged.share)
 
@@ -306,6 +306,7 @@ class Loader:
 
     def _load(self, task: str, digest: str, room: Room) -> bool:
         """Bring a version to READY, with what it needs. False when it failed, which is noted."""
+        began = self._clock()
         seconds: dict[Stage, float] = {}
         loading: tuple[str, ...] = ()
         seen: dict[str, tuple[object, ...]] = {}
@@ -327,12 +328,13 @@ class Loader:
         except _NoRoom:
             raise
         except Exception as error:  # whatever it is, the server serves what it has
-            self._fail(task, digest, error, loading, seen)
+            self._fail(task, digest, error, began, loading, seen)
             return False
+        ended = self._clock()
         with self._shared as table:
             table.commit(task, digest, loading)
         if loading:
-            self._report.loaded(task, digest, seconds)
+            self._report.loaded(task, digest, seconds, (began, ended))
         return True
 
     def _begin(
@@ -360,7 +362,13 @@ class Loader:
         return begun
 
     def _fail(
-        self, task: str, digest: str, error: Exception, loading: tuple[str, ...], seen: Stamps
+        self,
+        task: str,
+        digest: str,
+        error: Exception,
+        began: float,
+        loading: tuple[str, ...],
+        seen: Stamps,
     ) -> None:
         failure = failure_of(error)
         with self._shared as table:
@@ -381,4 +389,4 @@ class Loader:
         )
         if is_wanted:
             self._retry(task, setback)
-        self._report.failed(task, digest, failure, is_news=setback.is_news)
+        self._report.failed(task, digest, failure, began, is_news=setback.is_news)

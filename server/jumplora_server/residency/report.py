@@ -15,6 +15,7 @@ from jumplora_server.residency.entries import Freed, LoadFailure, PinState
 from jumplora_server.residency.quality import quality_of
 from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.status import TaskStatus, Tier, status_of
+from jumplora_server.tracing.tracer import Loading
 
 AT_ONCE = 32  # a tenth of a millisecond
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Report:
         """`tier` is where the engine keeps adapters."""
         self.compared: tuple[OverlapSnapshot, ...] = ()
         self.used_bytes = 0  # after the last change
+        self.on_load: Callable[[Loading], None] = lambda loading: None
         self._metrics = metrics
         self._events = events
         self._shared = shared
@@ -89,8 +91,15 @@ class Report:
             quality=quality_of(status),
         )
 
-    def loaded(self, task: str, version: str, seconds: Mapping[Stage, float]) -> None:
-        """A version became resident; after `state`, which registers the task."""
+    def loaded(
+        self, task: str, version: str, seconds: Mapping[Stage, float], times: tuple[float, float]
+    ) -> None:
+        """A version became resident; after `state`, which registers the task.
+
+        `times` are those of the load's beginning and end, on the clock.
+        """
+        stages = {str(stage): each for stage, each in seconds.items()}
+        self.on_load(Loading(task, version, *times, stages))
         self.state(task)
         self._metrics.adapter_loaded(task, seconds)
         _log.info(
@@ -103,8 +112,11 @@ class Report:
         took = sum(seconds.values())
         self._event("loaded", task, version, f"Version {version[:12]} was loaded in {took:.2f} s.")
 
-    def failed(self, task: str, version: str, failure: LoadFailure, *, is_news: bool) -> None:
+    def failed(
+        self, task: str, version: str, failure: LoadFailure, began: float, *, is_news: bool
+    ) -> None:
         """A version could not be loaded; with `is_news` not for the same reason as before."""
+        self.on_load(Loading(task, version, began, self._clock(), {}, failure.code))
         self.state(task)
         self._metrics.adapter_load_failed(task, failure.code)
         if is_news:

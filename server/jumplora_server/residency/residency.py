@@ -35,6 +35,7 @@ from jumplora_server.residency.status import TaskStatus, Tier
 from jumplora_server.residency.table import Table
 from jumplora_server.residency.trials import Trials
 from jumplora_server.residency.watcher import Watcher
+from jumplora_server.tracing.tracer import Loading
 
 _log = logging.getLogger(__name__)
 
@@ -194,6 +195,13 @@ class Residency:
     def may_look_for(self, task: str) -> bool:
         """Whether `look_for` would look now; does not look, and may be asked anywhere."""
         return self._lookout.may_look_for(task)
+
+    def on_load(self, callback: Callable[[Loading], None]) -> None:
+        """Call `callback`, on the loader's thread, after each load, well or not.
+
+        To be called before `start`.
+        """
+        self._report.on_load = callback
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call `callback`, on the loader's thread, when `claim` may answer otherwise than before.

@@ -108,6 +108,7 @@ def finish_of(
             decode=now - encoded,
             total=now - sequence.arrived,
             first_token=None if first is None else first - sequence.arrived,
+            arrived=sequence.arrived,
         ),
         error=error,
         score=sequence.logprob / generated if has_score else None,

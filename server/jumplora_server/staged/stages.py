@@ -13,7 +13,7 @@ from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import AdapterUnavailable, ServerError
 from jumplora_server.metrics.metrics import EndingCause, Metrics
-from jumplora_server.publishing import Publishing, Release
+from jumplora_server.publishing import Publishing, Release, Unseen, Witness
 from jumplora_server.residency.entries import LoadFailure
 from jumplora_server.residency.outcome import require_served, stage_refusal
 from jumplora_server.residency.status import TaskStatus
@@ -39,21 +39,31 @@ class Stages:
         self._metrics = metrics
 
     async def publish(
-        self, task: str, incoming: Incoming, wish: Wish, if_match: str | None = None
+        self,
+        task: str,
+        incoming: Incoming,
+        wish: Wish,
+        if_match: str | None = None,
+        witness: Witness = Unseen(),
     ) -> Release:
         """Stage a finished file beside the current version, and wait until it gets its share.
 
         One that does not load, or whose canaries are worse, is taken back.
         """
-        release = await self._publishing.publish(task, incoming, if_match, stage=wish.share)
+        release = await self._publishing.publish(
+            task, incoming, if_match, stage=wish.share, witness=witness
+        )
         digest = release.published.digest
         refusal = await self._refused(task, digest, release.status)
         if refusal is not None:
             await self._discard(task, digest)
+            witness.taken_back()
             raise refusal
         return release
 
-    async def stage(self, task: str, version: str, wish: Wish) -> TaskStatus:
+    async def stage(
+        self, task: str, version: str, wish: Wish, witness: Witness = Unseen()
+    ) -> TaskStatus:
         """Give a stored version a share of the task's requests, or another one than it has."""
 
         def stage(patience: Patience) -> str:
@@ -61,21 +71,27 @@ class Stages:
             self._store.stage(
                 task, digest, wish.share, promote_after=wish.promote_after, patience=patience
             )
+            witness.moved(digest)
             return digest
 
-        digest, status = await self._publishing.change(task, stage)
+        digest, status = await self._publishing.change(task, stage, witness)
         refusal = await self._refused(task, digest, status)
         if refusal is not None:
+            witness.taken_back()
             raise refusal
         return status
 
-    async def promote(self, task: str, version: str | None = None) -> TaskStatus:
+    async def promote(
+        self, task: str, version: str | None = None, witness: Witness = Unseen()
+    ) -> TaskStatus:
         """Make the staged version current; `version` must mean that one, where it is given."""
 
         def promote(patience: Patience) -> str:
-            return self._store.promote(task, self._resolved(task, version), patience=patience)
+            digest = self._store.promote(task, self._resolved(task, version), patience=patience)
+            witness.moved(digest)
+            return digest
 
-        digest, status = await self._publishing.change(task, promote)
+        digest, status = await self._publishing.change(task, promote, witness)
         self._metrics.stage_ended(task, "promoted", "operator")
         require_served(status, digest)
         return status
@@ -87,25 +103,32 @@ class Stages:
         *,
         note: str = "",
         cause: EndingCause = "operator",
+        witness: Witness = Unseen(),
     ) -> TaskStatus:
         """Give the staged version no requests any more; it stays in the store."""
 
         def unstage(patience: Patience) -> str:
-            digest = self._resolved(task, version)
-            return self._store.unstage(task, digest, note=note, patience=patience)
+            meant = self._resolved(task, version)
+            digest = self._store.unstage(task, meant, note=note, patience=patience)
+            witness.moved(digest)
+            return digest
 
-        digest, status = await self._publishing.change(task, unstage)
+        digest, status = await self._publishing.change(task, unstage, witness)
         self._metrics.stage_ended(task, "aborted", cause)
         _log.warning("task %s: version %s was taken back: %s", task, digest[:12], note or cause)
         return status
 
-    async def alias(self, task: str, name: str, version: str | None) -> TaskStatus:
+    async def alias(
+        self, task: str, name: str, version: str | None, witness: Witness = Unseen()
+    ) -> TaskStatus:
         """Let `name` mean a version of the task, or (None) nothing any more."""
 
         def alias(patience: Patience) -> None:
-            self._store.alias(task, name, self._resolved(task, version), patience=patience)
+            digest = self._resolved(task, version)
+            self._store.alias(task, name, digest, patience=patience)
+            witness.moved(digest)
 
-        return (await self._publishing.change(task, alias))[1]
+        return (await self._publishing.change(task, alias, witness))[1]
 
     def _resolved(self, task: str, version: str | None) -> str | None:
         return None if version is None else self._store.resolve(f"{task}@{version}")[1]

@@ -56,6 +56,16 @@ def test_a_damaged_pointer_is_a_finding(
     assert "'garbage'" in run("verify", *common, code=1).stdout
 
 
+def test_a_damaged_routing_is_a_finding(
+    run_json: RunJson, store: Store, backbone: Backbone
+) -> None:
+    (store.root / "one" / "routing.json").write_text("garbage\n")
+    checked = run_json("verify", "--store", store.root, "--backbone", backbone.path, code=1)
+    (finding,) = (f for f in checked["adapters"] if f["code"] is not None)
+    assert (finding["spec"], finding["code"]) == ("one", "store")
+    assert "routing.json" in finding["message"]
+
+
 def test_a_file_for_another_backbone(run_json: RunJson, backbone: Backbone, tmp_path: Path) -> None:
     other = tiny_t5(tmp_path / "other", seed=1)
     file = write_random_adapter(tmp_path, backbone)

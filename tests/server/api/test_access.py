@@ -12,6 +12,8 @@ import pytest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from jumplora_server.api.audit import Audit
+from jumplora_server.api.client_address import Proxies
 from jumplora_server.api.health import PROBES
 from jumplora_server.api.middleware import ACCESS_LOG, AccessLog
 from raw_http import RawClient
@@ -84,6 +86,8 @@ def test_a_line_a_request(started: Started, lines: list[dict[str, Any]], route: 
     assert line.pop("ms") > 0
     assert line == {
         "request_id": "id-1",
+        "client": "127.0.0.1",
+        "key": "-",
         "method": "POST",
         "route": route,
         "task": "alpha",
@@ -127,7 +131,7 @@ def logged(
         await Response(status_code=next(statuses))(scope, receive, send)
 
     async def ask_all() -> None:
-        transport = httpx.ASGITransport(AccessLog(app))
+        transport = httpx.ASGITransport(AccessLog(app, audit=Audit(), proxies=Proxies()))
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             assert [(await client.get(path)).status_code for _ in answers] == answers
 
@@ -144,7 +148,12 @@ def test_paths_and_keys_are_not_logged(started: Started, lines: list[dict[str, A
     http.post("/generate", json={"task_id": "unheard-of", "inputs": SECRET})
     http.get(f"/{SECRET}")
     http.put("/v1/adapters/alpha", headers={"authorization": f"Bearer x{ADMIN_KEY}"})
-    wait_for(lambda: len(lines) == 3)
-    assert [line["status"] for line in lines] == [404, 404, 401]
-    assert [line["task"] for line in lines] == ["unheard-of", "-", "-"]
-    assert [line["route"] for line in lines] == ["/generate", "-", "-"]
+    http.patch("/generate")
+    wait_for(lambda: len(lines) == 4)
+    assert [line["status"] for line in lines] == [404, 404, 401, 405]
+    assert [line["task"] for line in lines] == ["unheard-of", "-", "-", "-"]
+    assert [line["route"] for line in lines] == [
+        "/generate", "<unmatched>", "/v1/adapters/{task_id:path}", "/generate"
+    ]  # fmt: skip
+    codes = ["unknown_task", "not_found", "unauthorized", "method_not_allowed"]
+    assert [line["error"] for line in lines] == codes

@@ -216,13 +216,13 @@ def test_many_at_once_get_their_own_answers(started: Started) -> None:
 
 def test_a_deadline(started: Started) -> None:
     site = started[0]
-    before = site.outcomes("alpha").get("timeout", 0)
+    before = site.outcomes("alpha").get("client_deadline", 0)
     with slow_down(site):
         answer = ask(started, task_id="alpha", inputs="x" * 60, parameters={"timeout_ms": 50})
     assert answer.status_code == 504
     assert answer.json()["error_type"] == "timeout"
     assert "timeout_ms" in answer.json()["error"]
-    assert site.outcomes("alpha")["timeout"] == before + 1
+    assert site.outcomes("alpha")["client_deadline"] == before + 1
 
 
 def test_a_step_that_hangs_does_not_hang_the_client(
@@ -230,11 +230,11 @@ def test_a_step_that_hangs_does_not_hang_the_client(
 ) -> None:
     monkeypatch.setattr(answering, "_LAST_RESORT_SECONDS", 0.1)
     site = started[0]
-    before = site.outcomes("alpha").get("timeout", 0)
+    before = site.outcomes("alpha").get("client_deadline", 0)
     with site.engine.steps_held():
         answer = ask(started, task_id="alpha", inputs="x", parameters={"timeout_ms": 50})
         assert (answer.status_code, answer.json()["error_type"]) == (504, "timeout")
-    wait_for(lambda: site.outcomes("alpha").get("timeout", 0) == before + 1)
+    wait_for(lambda: site.outcomes("alpha").get("client_deadline", 0) == before + 1)
 
 
 def test_a_failed_step_fails_its_requests_only(started: Started) -> None:

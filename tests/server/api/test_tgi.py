@@ -18,6 +18,7 @@ from jumplora_server.errors import (
     GenerationFailed,
     InputTooLong,
     InvalidInput,
+    KeyQuotaExceeded,
     QueueFull,
     ServerError,
     TaskQuotaExceeded,
@@ -257,7 +258,13 @@ def test_the_types_of_errors_at_the_compatible_route(kind: type[ServerError]) ->
     known = {413: "validation", 422: "validation", 429: "overloaded"}
     if kind in (QueueFull, Draining):
         assert told["error_type"] == "overloaded"
-    elif kind in (InvalidInput, InputTooLong, TaskQuotaExceeded, GenerationFailed):
+    elif kind in (
+        InvalidInput,
+        InputTooLong,
+        TaskQuotaExceeded,
+        KeyQuotaExceeded,
+        GenerationFailed,
+    ):
         assert told["error_type"] == known.get(kind.status, "generation")
     else:
         assert told == {"error": "why", "error_type": kind.code}

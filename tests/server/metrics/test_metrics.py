@@ -90,6 +90,7 @@ def use_everything(metrics: Metrics, task: str) -> None:
     seconds: dict[Stage, float] = {"read": 0.1, "fold": 0.5, "pack": 0.2, "warmup": 0.3}
     metrics.adapter_loaded(task, {**seconds, "canaries": 0.4})
     metrics.adapter_load_failed(task, "nonfinite")
+    metrics.publish_refused(task, "canary")
     metrics.swapped(task)
     metrics.rolled_back(task)
     metrics.evicted(task, "lru")
@@ -135,6 +136,19 @@ class TestRequests:
         assert value(metrics, "jumplora_requests_total", outcome=outcome, task_id="boolqa") == 1
         assert value(metrics, "jumplora_request_duration_seconds_count", task_id="boolqa") == 0
 
+    @pytest.mark.parametrize(("seconds", "timed"), [(0.001, 0), (1.0, 0), (1.01, 1), (30.0, 1)])
+    def test_a_clients_deadline_is_timed_where_it_was_longer_than_the_objective(
+        self, metrics: Metrics, seconds: float, timed: int
+    ) -> None:
+        metrics.register("boolqa")
+        waited = Timing(queue=seconds, encode=0.0, decode=0.0, total=seconds, first_token=None)
+        metrics.request_finished("boolqa", "client_deadline", waited, 12, 0)
+        duration = "jumplora_request_duration_seconds"
+        assert value(metrics, f"{duration}_count", task_id="boolqa") == timed
+        # So a server that lets everybody wait looks slow, and a client in a hurry makes none fast.
+        assert value(metrics, f"{duration}_bucket", task_id="boolqa", le="1.0") == 0
+        assert metrics.trends.sum_of("boolqa").failed == 0
+
     def test_a_request_that_timed_out_in_the_queue_has_no_phases(self, metrics: Metrics) -> None:
         metrics.register("boolqa")
         waited = Timing(queue=2.0, encode=0.0, decode=0.0, total=2.0, first_token=None)
@@ -147,6 +161,16 @@ class TestRequests:
         metrics.register("boolqa")
         metrics.request_finished("boolqa", "ok", TIMING, 12, 1)
         assert value(metrics, "jumplora_time_per_output_token_seconds_count", task_id="boolqa") == 0
+
+    def test_refusals_of_a_key_are_counted_while_there_is_the_key(self, metrics: Metrics) -> None:
+        name = "jumplora_key_rejections_total"
+        for key, reason in (("team-a", "rows"), ("team-a", "rows"), ("team-b", "tokens")):
+            metrics.key_rejected(key, reason)  # type: ignore[arg-type]
+        assert value(metrics, name, key="team-a", reason="rows") == 2
+        metrics.key_removed("team-a")
+        metrics.key_removed("never seen")
+        found = [labels for n, labels, _ in samples(metrics) if n == name]
+        assert found == [{"key": "team-b", "reason": "tokens"}]
 
     def test_choices_have_a_mass_and_a_reason_to_abstain(self, metrics: Metrics) -> None:
         metrics.register("boolqa")
@@ -478,6 +502,7 @@ class TestPage:
         use_everything(metrics, "a")
         metrics.trouble(lambda: {"loader": 45.0, "watcher": 0.0}, lambda: True)
         metrics.residents("t5", 8, list, lambda: 0)
+        metrics.key_rejected("team-a", "tokens")
         page = metrics.render()[0].decode()
         assert 'jumplora_thread_stuck_seconds{thread="loader"} 45.0' in page
         assert "jumplora_store_fault 1.0" in page

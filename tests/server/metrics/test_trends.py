@@ -170,6 +170,7 @@ class TestOfMetrics:
             ("shed", 1, False),
             ("client_disconnect", 0, False),
             ("client_invalid", 0, False),
+            ("client_deadline", 0, False),
         ],
     )
     def test_what_counts(self, outcome: Outcome, failed: int, is_timed: bool) -> None:

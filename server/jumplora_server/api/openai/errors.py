@@ -17,6 +17,7 @@ _CODES = {
     "unauthorized": "invalid_api_key",
     "input_too_long": "context_length_exceeded",
     "task_quota": "rate_limit_exceeded",
+    "key_quota": "rate_limit_exceeded",
 }
 _ROUTES = "POST /v1/chat/completions, POST /v1/completions, GET /v1/models"
 _FIELD = re.compile(r"([A-Za-z_][A-Za-z0-9_.\[\]]{0,63}): ", re.ASCII)
