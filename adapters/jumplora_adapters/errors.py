@@ -122,9 +122,21 @@ class MissingAncestor(AdapterError):
 
 
 class HasDescendants(AdapterError):
-    """A version cannot be removed while another version's lineage names it."""
+    """A version cannot be removed while another version's lineage names it.
+
+    `found` are the versions that do, each as (task, digest); there is at least one.
+    """
 
     code = "has_descendants"
+
+    def __init__(self, digest: str, found: Sequence[tuple[str, str]]) -> None:
+        task, version = found[0]
+        super().__init__(
+            f"version {digest[:12]} is an ancestor of {len(found)} others, such as "
+            f"{task}@{version[:12]}: remove those first"
+        )
+        self.digest = digest
+        self.found = tuple(found)
 
 
 class VersionConflict(AdapterError):

@@ -261,11 +261,7 @@ class StoreSteps(Catalogue):
         for digest in digests:
             found = [(t, v) for t, v, lineage in lineages if v != digest and digest in lineage]
             if found:
-                task, version = found[0]
-                raise HasDescendants(
-                    f"version {digest[:12]} is an ancestor of {len(found)} others, such as "
-                    f"{task}@{version[:12]}: remove those first"
-                )
+                raise HasDescendants(digest, found)
 
     def _check_ancestors(self, manifest: Manifest, backbone: Backbone) -> None:
         for position, digest in enumerate(manifest.lineage, start=1):

@@ -1,9 +1,10 @@
-"""Writes dashboards/jumplora.json from the rows, after checking that every metric exists.
+"""Writes dashboards/*.json from the boards, after checking that every metric exists.
 
-    python deploy/grafana/generate.py            write the file
-    python deploy/grafana/generate.py --check    exit 1 if it is not what would be written
+    python deploy/grafana/generate.py            write the files
+    python deploy/grafana/generate.py --check    exit 1 if they are not what would be written
 
-Either way it fails on a query over a metric that no code defines. The server must be installed.
+Either way it fails on a query over a metric that no code defines. The server must be installed,
+with its extra dev.
 """
 
 from __future__ import annotations

@@ -33,16 +33,26 @@ from typing import ClassVar
 
 
 class ServerError(Exception):
-    """An error with an answer. `message` says what was given and what is allowed."""
+    """An error with an answer. `message` says what was given and what is allowed.
+
+    `narrow` is what a key of some tasks reads in its place, where the message names what such a key
+    may not see: tasks of others, folders of the server.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
 
     def __init__(
-        self, message: str, *, reason: str | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        retry_after: float | None = None,
+        narrow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.narrow = narrow
         self.reason = reason
         self.retry_after = retry_after
 

@@ -33,13 +33,17 @@ MOST_EVENTS = 1000  # a key that sees few tasks is to find theirs among those of
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`at` is in Unix seconds. `text` is one sentence. `task` is None for the server's own."""
+    """`at` is in Unix seconds. `text` is one sentence. `task` is None for the server's own.
+
+    `narrow` is what a key of some tasks reads in place of the text; None: the same.
+    """
 
     at: float
     kind: EventKind
     task: str | None
     version: str | None
     text: str
+    narrow: str | None = None
 
 
 class Events:
@@ -54,10 +58,17 @@ class Events:
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
 
     def add(
-        self, kind: EventKind, text: str, *, task: str | None = None, version: str | None = None
+        self,
+        kind: EventKind,
+        text: str,
+        *,
+        task: str | None = None,
+        version: str | None = None,
+        narrow: str | None = None,
     ) -> None:
         """Note that something happened now."""
-        event = Event(self._clock(), kind, task, version, _shown(text))
+        narrowed = None if narrow is None else _shown(narrow)
+        event = Event(self._clock(), kind, task, version, _shown(text), narrowed)
         with self._lock:
             self._events.append(event)
 

@@ -77,9 +77,21 @@ class Prometheus:
         result = self.get("query", query=expr)["result"]
         return [Sample(item["metric"], float(item["value"][1])) for item in result]
 
+    def over_time(self, expr: str, seconds: float = 300) -> list[tuple[float, float]]:
+        """Return moment and value of all samples that an expression had of late, once a second."""
+        now = time.time()
+        span = {"start": str(now - seconds), "end": str(now), "step": "1"}
+        result = self.get("query_range", query=expr, **span)["result"]
+        return [(float(at), float(value)) for item in result for at, value in item["values"]]
+
     def rules(self) -> list[dict[str, Any]]:
         """Return all recording and alerting rules with their health."""
         return [rule for group in self.get("rules")["groups"] for rule in group["rules"]]
+
+
+# A second look at the same server, as in a cluster: another job, and a label that the first lacks.
+OTHER_JOB = "lora"
+OTHER_NAMESPACE = "blue"
 
 
 def hurried(rules: str, times: int) -> str:
@@ -102,12 +114,19 @@ def hurried(rules: str, times: int) -> str:
 
 @contextmanager
 def prometheus(
-    folder: Path, target: str, *, jobs: Sequence[str] = ("jumplora",), times: int = 1
+    folder: Path,
+    target: str,
+    *,
+    jobs: Sequence[str] = ("jumplora",),
+    times: int = 1,
+    twice: bool = False,
 ) -> Iterator[Prometheus]:
     """Run Prometheus on the shipped configuration, with `target` as the server of all `jobs`.
 
     It scrapes and evaluates once a second. With `times` the rules are hurried, and it all happens
     twice a second.
+
+    `twice` scrapes it once more, as OTHER_JOB in OTHER_NAMESPACE.
     """
     binary = program("prometheus")
     text = (SHIPPED / "prometheus.yml").read_text(encoding="utf-8")
@@ -123,6 +142,12 @@ def prometheus(
     before, named, block = text.partition("  - job_name: jumplora")
     assert named
     text = before + "".join(f"  - job_name: {job}{block}" for job in jobs)
+    if twice:  # the list of jobs is the last part of the file
+        labels = f"{{namespace: {OTHER_NAMESPACE}}}"
+        text += (
+            f"  - job_name: {OTHER_JOB}\n    static_configs:\n"
+            f'      - {{targets: ["{target}"], labels: {labels}}}\n'
+        )
     (folder / "prometheus.yml").write_text(text, encoding="utf-8")
     assert rules.count("    interval: 1m\n") == 1
     ours = rules.replace("interval: 1m", "interval: 1s") if times == 1 else hurried(rules, times)

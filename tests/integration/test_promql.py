@@ -1,25 +1,28 @@
-"""The shapes of PromQL that the dashboard is written in, read back by a parser of the language."""
+"""The shapes of PromQL that the dashboards are written in, read back by a parser of it."""
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import promql_parser
 import pytest
 from deploy.grafana import dashboard
-from deploy.grafana.panel import Panel, Query, Row
-from deploy.grafana.promql import mean, metric_names, quantile, rate, share
+from deploy.grafana.panel import ColumnLink, Panel, Query, Row, Said, Thresholds
+from deploy.grafana.promql import SERVERS, mean, metric_names, quantile, rate, share
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from hypothesis import given
 from hypothesis import strategies as st
+
+from integration.grafana import filled_in
 
 names = st.from_regex(r"jumplora_[a-z]{1,9}_(total|seconds)", fullmatch=True)
 labels = st.sampled_from(["", "task_id", "task_id, reason"])
 
 
 def parsed(expr: str) -> Any:
-    """As Grafana sends it, with all tasks chosen."""
-    return promql_parser.parse(expr.replace("$__rate_interval", "1m").replace("$task_id", ".*"))
+    return promql_parser.parse(filled_in(expr))
 
 
 def inner(node: Any, *path: str) -> Any:
@@ -37,14 +40,16 @@ def test_a_rate_is_a_sum_over_the_chosen_tasks(name: str, by: str) -> None:
     assert [*grouping] == [label for label in by.split(", ") if label]
     (matrix,) = inner(found, "expr", "args")
     assert matrix.vector_selector.name == name
-    assert "task_id" in str(matrix)
+    assert {"job", "instance", "namespace", "task_id"} <= {
+        matcher.name for matcher in matrix.vector_selector.matchers.matchers
+    }
     assert metric_names(rate(name, by)) == {name}
 
 
 @given(names)
-def test_a_rate_without_a_selector_reads_all_series(name: str) -> None:
-    found = rate(name, "", "")
-    assert found == f"sum (rate({name}[$__rate_interval]))"
+def test_a_rate_of_a_server_reads_all_tasks(name: str) -> None:
+    found = rate(name, "", SERVERS)
+    assert "task_id" not in found
     assert inner(parsed(found), "expr", "args")[0].vector_selector.name == name
 
 
@@ -87,8 +92,10 @@ def panel(**more: Any) -> Panel:
 
 
 def placed(given_panel: Panel) -> dict[str, Any]:
-    _, found = dashboard.layout([Row("R", (given_panel,))])
-    return found
+    """Return the panel as the file has it."""
+    _, found = dashboard.layout([Row("R", (given_panel,))], {"JumpLoRADown": 7})
+    read: dict[str, Any] = json.loads(JSONEncoder().encode(found))
+    return read
 
 
 def test_queries_have_letters_and_names() -> None:
@@ -135,11 +142,60 @@ def test_a_table_of_one_query_has_one_value_column() -> None:
 
 
 @pytest.mark.parametrize("kind", ["stat", "heatmap", "timeseries", "table"])
-def test_nothing_is_told_in_words(kind: str) -> None:
+def test_nothing_is_said_in_words(kind: str) -> None:
     found = placed(panel(kind=kind, no_value="No canaries"))
     defaults = found["fieldConfig"]["defaults"]
     assert defaults["noValue"] == "No canaries"
     (mapping,) = defaults["mappings"]
-    assert mapping["options"] == {"match": "null+nan", "result": {"text": "No canaries"}}
+    assert mapping["options"]["match"] == "null+nan"
+    assert mapping["options"]["result"] == {"text": "No canaries", "color": "text"}
     assert found["type"] == kind
-    assert ("custom" in defaults) == (kind == "timeseries")
+    assert ("thresholds" in defaults) == (kind == "stat")
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "says", "mode"),
+    [
+        pytest.param(Thresholds("text"), (), "none", id="neutral"),
+        pytest.param(Thresholds("green", ((1, "red"),)), (), "value", id="a number"),
+        pytest.param(
+            Thresholds("green", ((1, "red"),)),
+            (Said(0, "Fine", "green"),),
+            "background",
+            id="words",
+        ),
+    ],
+)
+def test_a_colour_is_as_loud_as_it_means(
+    thresholds: Thresholds, says: tuple[Said, ...], mode: str
+) -> None:
+    found = placed(panel(kind="stat", thresholds=thresholds, says=says))
+    assert found["options"]["colorMode"] == mode
+    steps = found["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert steps[0] == {"value": None, "color": thresholds.base}
+    assert [(step["value"], step["color"]) for step in steps[1:]] == [*thresholds.steps]
+    mapped = found["fieldConfig"]["defaults"]["mappings"][:-1]
+    assert [mapping["options"] for mapping in mapped] == [
+        {str(said.value): {"text": said.text, "color": said.colour}} for said in says
+    ]
+
+
+def test_a_panel_of_an_alert_leads_to_its_place_in_the_runbook() -> None:
+    (link,) = placed(panel(alerts=("JumpLoRADown",)))["links"]
+    assert link["url"] == "/d/jumplora-runbook?viewPanel=7"
+    assert link["keepTime"]
+    assert link["includeVars"]
+
+
+def test_a_column_leads_elsewhere() -> None:
+    link = ColumnLink("task_id", "Open", "/d/x")
+    (override,) = placed(panel(kind="table", links=(link,)))["fieldConfig"]["overrides"]
+    assert override["matcher"] == {"id": "byName", "options": "task_id"}
+    assert override["properties"] == [{"id": "links", "value": [{"title": "Open", "url": "/d/x"}]}]
+
+
+def test_a_text_asks_nothing() -> None:
+    found = placed(panel(kind="text", queries=(), text="Look."))
+    assert found["options"]["content"] == "Look."
+    assert "targets" not in found
+    assert "datasource" not in found

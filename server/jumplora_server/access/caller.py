@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Literal
 
 Scope = Literal["infer", "read", "metrics", "admin"]
@@ -16,9 +17,21 @@ ADMIN_SCOPES: frozenset[Scope] = API_SCOPES | {"admin"}  # of JUMPLORA_ADMIN_KEY
 
 @dataclass(frozen=True, slots=True)
 class TaskPatterns:
-    """Task ids, and patterns of them in which `*` stands for any characters and `?` for one."""
+    """Task ids, and patterns of them in which `*` stands for any characters and `?` for one.
+
+    All tasks of a server are looked up for a list of them, so ids are a set, and the patterns one
+    expression.
+    """
 
     patterns: tuple[str, ...]
+    _ids: frozenset[str] = field(init=False, repr=False, compare=False)
+    _others: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        others = [pattern for pattern in self.patterns if any(c in pattern for c in "*?[")]
+        found = re.compile("|".join(map(translate, others))) if others else None
+        object.__setattr__(self, "_ids", frozenset(self.patterns) - {*others})
+        object.__setattr__(self, "_others", found)
 
     @classmethod
     def of(cls, patterns: Iterable[str]) -> TaskPatterns:
@@ -26,7 +39,9 @@ class TaskPatterns:
         return cls(tuple(sorted(set(patterns))))
 
     def __contains__(self, task: str) -> bool:
-        return any(fnmatchcase(task, pattern) for pattern in self.patterns)
+        return task in self._ids or (
+            self._others is not None and self._others.match(task) is not None
+        )
 
 
 @dataclass(frozen=True, slots=True)

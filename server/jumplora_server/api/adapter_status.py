@@ -6,32 +6,37 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from jumplora_adapters.history import HistoryEntry
+from jumplora_server.access.caller import Caller
 from jumplora_server.api.adapter_schemas import (
     AdapterDetail,
     AdapterSummary,
     Comparison,
     VersionFigures,
 )
+from jumplora_server.api.sight import manifest_for, text_for
 from jumplora_server.metrics.trends import percentile
 from jumplora_server.metrics.versions import Counts
 from jumplora_server.residency.status import StagedStatus, TaskStatus
 from jumplora_server.residency.trials import shortened
 
 
-def summary(status: TaskStatus) -> AdapterSummary:
+def summary(caller: Caller, status: TaskStatus) -> AdapterSummary:
     """A line of the list."""
-    return AdapterSummary.model_validate(_fields(status))
+    return AdapterSummary.model_validate(_fields(caller, status))
 
 
 def detail(
-    status: TaskStatus, changes: Sequence[HistoryEntry], comparison: Comparison | None = None
+    caller: Caller,
+    status: TaskStatus,
+    changes: Sequence[HistoryEntry],
+    comparison: Comparison | None = None,
 ) -> AdapterDetail:
     """Everything about one task."""
     return AdapterDetail.model_validate(
         {
-            **_fields(status),
+            **_fields(caller, status),
             "history": list(status.history),
-            "manifest": status.manifest,
+            "manifest": manifest_for(caller, status.manifest),
             "changes": [
                 {
                     "version": change.digest,
@@ -60,7 +65,7 @@ def _canaries(status: TaskStatus) -> list[dict[str, object]]:
     ]
 
 
-def _fields(status: TaskStatus) -> dict[str, object]:
+def _fields(caller: Caller, status: TaskStatus) -> dict[str, object]:
     failure = status.failure
     return {
         "task_id": status.task_id,
@@ -69,7 +74,11 @@ def _fields(status: TaskStatus) -> dict[str, object]:
         "state": status.state.value,
         "degraded": status.degraded,
         "failure": failure
-        and {"code": failure.code, "message": failure.message, "retry_in": status.retry_in},
+        and {
+            "code": failure.code,
+            "message": text_for(caller, failure),
+            "retry_in": status.retry_in,
+        },
         "pinned": status.pinned,
         "in_flight": status.in_flight,
         "bytes": {
@@ -81,12 +90,12 @@ def _fields(status: TaskStatus) -> dict[str, object]:
         "density": status.density,
         "folded_depth": status.folded_depth,
         "trunk_bytes": status.trunk_bytes,
-        "staged": None if status.staged is None else _staged(status.staged),
+        "staged": None if status.staged is None else _staged(caller, status.staged),
         "aliases": dict(status.aliases),
     }
 
 
-def _staged(status: StagedStatus) -> dict[str, object]:
+def _staged(caller: Caller, status: StagedStatus) -> dict[str, object]:
     failure = status.failure
     return {
         "version": status.version,
@@ -95,7 +104,8 @@ def _staged(status: StagedStatus) -> dict[str, object]:
         "promote_after": status.staged.promote_after,
         "is_open": status.is_open,
         "state": status.state.value,
-        "failure": failure and {"code": failure.code, "message": failure.message, "retry_in": None},
+        "failure": failure
+        and {"code": failure.code, "message": text_for(caller, failure), "retry_in": None},
         "canary_accuracy": status.canary_accuracy,
     }
 

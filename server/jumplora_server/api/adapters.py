@@ -75,9 +75,10 @@ _FILE_BODY = {
 @router.get("", response_model=AdapterList, responses=_READ)
 async def list_adapters(request: Request, services: WithServices) -> Response:
     """All registered tasks that the key may see, sorted."""
-    tasks = visible_tasks(services.residency.routes, record_of(request.scope).caller)
+    caller = record_of(request.scope).caller
+    tasks = visible_tasks(services.residency.routes, caller)
     statuses = services.residency.each_status(tasks)
-    lines = await in_turns(summary(status).model_dump_json() for status in statuses)
+    lines = await in_turns(summary(caller, status).model_dump_json() for status in statuses)
     content = f'{{"adapters":[{",".join(lines)}]}}'
     return Response(content, media_type="application/json")
 
@@ -94,7 +95,7 @@ async def roll_back_adapter(
     change = begin_change(request, services, task_id)
     target = None if body is None else body.version
     status = await services.publishing.roll_back(task_id, target, witness=change)
-    return await _told(services, status, response)
+    return await _told(request, services, status, response)
 
 
 @router.post("/{task_id:path}/stage", response_model=AdapterDetail, responses=_WRITE)
@@ -110,7 +111,7 @@ async def stage_adapter(
     change = begin_change(request, services, task_id)
     wish = Wish(body.share, body.promote_after)
     status = await services.stages.stage(task_id, body.version, wish, change)
-    return await _told(services, status, response)
+    return await _told(request, services, status, response)
 
 
 @router.post("/{task_id:path}/promote", response_model=AdapterDetail, responses=_WRITE)
@@ -125,7 +126,7 @@ async def promote_adapter(
     change = begin_change(request, services, task_id)
     version = None if body is None else body.version
     status = await services.stages.promote(task_id, version, change)
-    return await _told(services, status, response)
+    return await _told(request, services, status, response)
 
 
 @router.post("/{task_id:path}/unstage", response_model=AdapterDetail, responses=_WRITE)
@@ -140,7 +141,7 @@ async def unstage_adapter(
     change = begin_change(request, services, task_id)
     asked = body or UnstageRequest()
     status = await services.stages.unstage(task_id, asked.version, note=asked.note, witness=change)
-    return await _told(services, status, response)
+    return await _told(request, services, status, response)
 
 
 @router.post("/{task_id:path}/alias", response_model=AdapterDetail, responses=_WRITE)
@@ -154,7 +155,7 @@ async def alias_adapter(
     """Let requests name a version by a word: `task@champion`. Without a version, no longer."""
     change = begin_change(request, services, task_id)
     status = await services.stages.alias(task_id, body.name, body.version, change)
-    return await _told(services, status, response)
+    return await _told(request, services, status, response)
 
 
 @router.post("/{task_id:path}/load", response_model=AdapterDetail, responses=_WRITE)
@@ -166,7 +167,7 @@ async def load_adapter(
     change.version = change.before
     status = await services.publishing.settled(task_id, services.residency.sync(task_id))
     require_served(status, status.desired)
-    return await _told(services, status, response)
+    return await _told(request, services, status, response)
 
 
 @router.post("/{task_id:path}/pin", response_model=AdapterDetail, responses=_WRITE)
@@ -189,7 +190,7 @@ async def pin_adapter(
     if wish == "pinned":
         with suppress(AdapterUnavailable):  # its state in the answer says that it is not there yet
             await services.publishing.settled(task_id, services.residency.sync(task_id))
-    return await _told(services, services.residency.status(task_id), response)
+    return await _told(request, services, services.residency.status(task_id), response)
 
 
 @router.get("/{task_id:path}", response_model=AdapterDetail, responses=_READ)
@@ -198,7 +199,7 @@ async def get_adapter(
 ) -> AdapterDetail:
     """One task: what answers, what is desired, its manifest and versions. ETag: the desired one."""
     named_task(request, task_id)
-    return await _told(services, services.residency.status(task_id), response)
+    return await _told(request, services, services.residency.status(task_id), response)
 
 
 @router.put(
@@ -251,7 +252,7 @@ async def publish_adapter(
                     task_id, incoming, replaced, only_new=only_new, witness=change
                 )
     outcome = release.published.outcome
-    told = await _told(services, release.status, response)
+    told = await _told(request, services, release.status, response)
     response.status_code = 201 if outcome in ("created", "staged") else 200
     response.headers["location"] = f"/v1/adapters/{task_id}"
     made_from = None if release.made_from is None else MadeOf(**asdict(release.made_from))
@@ -294,7 +295,9 @@ def _refusal_code(error: ServerError) -> str:
     return error.code if isinstance(error, StoreBusy) else error.reason or error.code
 
 
-async def _told(services: Services, status: TaskStatus, response: Response) -> AdapterDetail:
+async def _told(
+    request: Request, services: Services, status: TaskStatus, response: Response
+) -> AdapterDetail:
     if status.desired is not None:
         response.headers["etag"] = f'"{status.desired}"'
     if status.version is not None:
@@ -302,7 +305,7 @@ async def _told(services: Services, status: TaskStatus, response: Response) -> A
     changes, task = services.changes, status.task_id
     is_at_fault = "store" in remarks(services)
     known = changes.known(task) if is_at_fault else await changes.of(task)
-    return detail(status, known, _comparison(services, status))
+    return detail(record_of(request.scope).caller, status, known, _comparison(services, status))
 
 
 def _comparison(services: Services, status: TaskStatus) -> Comparison | None:

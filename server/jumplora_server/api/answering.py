@@ -19,6 +19,7 @@ from jumplora_server.api.choices import Offer, choose
 from jumplora_server.api.dialect import BodyWriter, Writer
 from jumplora_server.api.errors import CLIENT_CLOSED_REQUEST
 from jumplora_server.api.intake import Admitted, take_in
+from jumplora_server.api.sight import error_for
 from jumplora_server.core import Answer, Finish, Sampling, Token
 from jumplora_server.errors import DeadlineExceeded
 from jumplora_server.loop.outbox import (
@@ -218,7 +219,7 @@ async def _lines(
         if failure is not None:
             admitted.cancel(_cause_of(failure, admitted))
             record.went_wrong(failure.code, failure.status)
-            yield writer.broken_off(failure)
+            yield writer.broken_off(error_for(record.caller, failure))
             return
         sampling = samplings[number % len(samplings)]
         yield writer.event(origin, number, sampling, indices[number], event)

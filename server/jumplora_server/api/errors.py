@@ -23,6 +23,7 @@ from jumplora_adapters.printable import shown, shown_value
 from jumplora_server import errors
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.dialect import Dialect, Fault, form_of
+from jumplora_server.api.sight import descendants_for, error_for
 from jumplora_server.errors import ServerError
 from jumplora_server.http.refusal import Refused
 from jumplora_server.residency.entries import unknown_task
@@ -135,7 +136,7 @@ PLAIN = Dialect(error_body)
 
 
 def fault_of(error: ServerError, statuses: Mapping[str, int] | None = None) -> Fault:
-    """What a stream that began well says of its end."""
+    """What a stream that began well says of its end; the message is for its caller already."""
     status = (statuses or {}).get(error.code, error.status)
     return Fault(status, error.code, shown_message(error.message), error.reason)
 
@@ -239,8 +240,10 @@ def _as_seen(request: Request, error: ServerError) -> ServerError:
     """The error for its caller: a key of some tasks reads no other names, and of a task that it may
     not see the same as of one that is not there."""
     record = record_of(request.scope)
-    if not isinstance(error, errors.UnknownTask) or record.caller.tasks is None:
+    if record.caller.tasks is None:
         return error
+    if not isinstance(error, errors.UnknownTask):
+        return error_for(record.caller, error)
     task = error.task or record.task
     if not task:  # no task can have such a name
         return error
@@ -258,6 +261,8 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
 async def _on_adapter_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AdapterError)
     answer = as_server_error(error)
+    if isinstance(error, adapter_errors.HasDescendants):
+        answer.narrow = descendants_for(record_of(request.scope).caller, error)
     if answer.status == 500:
         record_of(request.scope).log_failure(error)
     elif answer.status > 500:

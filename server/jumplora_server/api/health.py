@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -9,9 +10,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
+from jumplora_server.api.ask import record_of
 from jumplora_server.api.schemas import Info
+from jumplora_server.api.sight import base_of
+from jumplora_server.api.task_names import default_task, visible_tasks
 from jumplora_server.residency.entries import State
-from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -37,6 +40,9 @@ PROBES = frozenset(
     }
 )
 THREADS = ("engine", "loader", "watcher")
+# Probes need no key, so what they answer names no task and no folder.
+SEE_LOG = "the server's log and the faults of GET /v1/overview say more"
+NO_TASK = "no task is known, and the store cannot be read"
 FAILED_STEPS = 5  # this many in a row are no longer the fault of one batch
 WithServices = Annotated[Services, Depends(services_of)]
 router = APIRouter(tags=["server"])
@@ -60,10 +66,38 @@ def thread_checks(services: Services) -> dict[str, str]:
 
 def remarks(services: Services) -> dict[str, str]:
     """What stands in the way of changes, not of answers: a disk that is slow or gone."""
-    stuck = services.watchdog.verdict.stuck
-    store = services.residency.store_fault or stuck.get("watcher")
-    found = {"loader": stuck.get("loader"), "store": store}
+    stuck, found = services.watchdog.verdict.stuck, dict[str, str]()
+    if "loader" in stuck:
+        found["loader"] = f"it stands still; {SEE_LOG}"
+    if services.residency.store_fault is not None:
+        found["store"] = f"it cannot be read; {SEE_LOG}"
+    elif "watcher" in stuck:
+        found["store"] = f"the thread that reads it stands still; {SEE_LOG}"
+    return found
+
+
+def details(services: Services) -> dict[str, str]:
+    """More of what may be wrong, by check, with names of tasks and folders: for operators."""
+    residency, stuck = services.residency, services.watchdog.verdict.stuck
+    store = residency.store_fault or stuck.get("watcher")
+    found = {
+        "loader": services.watchdog.verdict.faults.get("loader") or stuck.get("loader"),
+        "store": store,
+        "adapters": _first_failure(services),
+    }
     return {check: text for check, text in found.items() if text is not None}
+
+
+def _first_failure(services: Services) -> str | None:
+    residency = services.residency
+    first = next(residency.each_status(), None)
+    if first is None:
+        fault = residency.store_fault
+        return None if fault is None else f"{NO_TASK}: {fault}"
+    if first.state is not State.FAILED or residency.is_starting:
+        return None
+    why = f": {first.task_id}: {first.failure.message}" if first.failure else ""
+    return f"none of {residency.tasks} tasks can be served{why}"
 
 
 def steps_check(services: Services) -> str:
@@ -91,16 +125,14 @@ def adapters_check(services: Services) -> str:
         return "the first adapters are being loaded"
     if services.settings.allow_base == "yes":
         return "ok"
-    first: TaskStatus | None = None
+    failed = 0
     for status in residency.each_status():  # nearly always the first one will do
         if status.state is not State.FAILED:
             return "ok"
-        first = first or status
-    if first is None:
-        fault = residency.store_fault
-        return "ok" if fault is None else f"no task is known: {fault}"
-    why = f": {first.task_id}: {first.failure.message}" if first.failure else ""
-    return f"none of {residency.tasks} tasks can be served{why}"
+        failed += 1
+    if not failed:
+        return "ok" if residency.store_fault is None else f"{NO_TASK}; {SEE_LOG}"
+    return f"none of {failed} tasks can be served; {SEE_LOG}"
 
 
 def _answer(checks: dict[str, str], remarks: dict[str, str]) -> Response:
@@ -147,17 +179,22 @@ def ready_checks(services: Services) -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def get_metrics(services: WithServices) -> Response:
-    """Prometheus' text format, rendered beside the event loop, on threads of its own."""
-    render = services.metrics.render
+async def get_metrics(request: Request, services: WithServices) -> Response:
+    """Prometheus' text format, rendered beside the event loop, on threads of its own.
+
+    A key of some tasks gets the series of these, and those of the whole server.
+    """
+    render = partial(services.metrics.render, record_of(request.scope).caller)
     page, content_type = await to_thread.run_sync(render, limiter=services.scrapes)
     return Response(page, headers={"content-type": content_type})
 
 
 @router.get("/info", response_model=Info)
-async def get_info(services: WithServices) -> Any:
-    """The backbone and the limits of this server."""
-    settings, limits = services.settings, services.limits
+async def get_info(request: Request, services: WithServices) -> Any:
+    """The backbone and the limits of this server, and how many tasks the key may see."""
+    settings, limits, caller = services.settings, services.limits, record_of(request.scope).caller
+    residency = services.residency
+    seen = residency.tasks if caller.tasks is None else len(visible_tasks(residency.routes, caller))
     return Info(
         version=VERSION,
         model_id=services.served_name,
@@ -170,7 +207,7 @@ async def get_info(services: WithServices) -> Any:
         max_client_batch_size=services.prompts_per_request,
         max_concurrent_requests=settings.max_queued_requests,
         max_batch_size=limits.max_rows,
-        base=settings.base_name if settings.allow_base == "yes" else None,
-        default_task=settings.default_task,
-        adapters=services.residency.tasks,
+        base=base_of(settings, caller),
+        default_task=default_task(services, caller),
+        adapters=seen,
     )

@@ -17,6 +17,7 @@ from jumplora_server.api.ask import Ask, Origin, RequestRecord
 from jumplora_server.api.choices import Offer
 from jumplora_server.api.metering import Metered
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
+from jumplora_server.api.sight import may_ask_base
 from jumplora_server.api.task_names import check_visible, with_version
 from jumplora_server.api.wishes import Wishes, make_wishes
 from jumplora_server.core import Lease, Sampling
@@ -206,10 +207,16 @@ def _reserve(
 
 async def _lease(services: Services, caller: Caller, task: str | None) -> Lease:
     if task is None:
-        if services.settings.allow_base == "no":
+        settings = services.settings
+        if settings.allow_base == "no":
             raise BaseNotAllowed(
                 "the bare backbone is not served here: name a task, or start the server with "
                 "JUMPLORA_ALLOW_BASE=yes"
+            )
+        if not may_ask_base(settings, caller):
+            raise BaseNotAllowed(
+                "this key has a list of tasks, and the bare backbone is not in it: name one of "
+                f"them, or have {settings.base_name!r} added to the key's tasks"
             )
         return Lease.base()
     name = task.partition("@")[0]

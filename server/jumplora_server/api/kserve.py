@@ -36,6 +36,7 @@ from jumplora_server.api.kserve_schemas import (
 )
 from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import DialectRoute
+from jumplora_server.api.sight import may_ask_base, text_for
 from jumplora_server.api.task_names import (
     HEADER,
     TaskHeader,
@@ -236,14 +237,16 @@ def _model_ready(request: Request, services: Services, spec: str) -> Response:
         is_ready = wanted == status.version or wanted != status.desired
     if is_ready:
         return JSONResponse(body)
-    why = "it is being loaded" if status.failure is None else status.failure.message
+    caller, failure = record_of(request.scope).caller, status.failure
+    why = "it is being loaded" if failure is None else text_for(caller, failure)
     return _not_ready({**body, "ready": False, "error": f"task {task!r} does not answer: {why}"})
 
 
 def _is_base(request: Request, services: Services, spec: str) -> bool:
     """Whether the bare backbone is meant. Raises UnknownTask for a task of others."""
     record, task = record_of(request.scope), spec.partition("@")[0]
-    if spec in services.backbone_names and services.settings.allow_base == "yes":
+    is_open = may_ask_base(services.settings, record.caller)
+    if spec in services.backbone_names and is_open:
         record.task = None
         return True
     record.task = task

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from jumplora_adapters.peft_files import CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE
 from jumplora_adapters.regular_file import NotRegular, open_regular
+from jumplora_server.access.caller import ANYBODY, Caller
 from jumplora_server.errors import AdapterTooLarge, InvalidInput, PathNotFound
 
 PIECE_BYTES = 1024 * 1024
@@ -26,10 +27,15 @@ MAX_SHOWN = 200  # of a path, in a message
 class LoadFolder:
     """The folder of JUMPLORA_LOAD_FOLDER. Reading it blocks."""
 
-    def __init__(self, root: Path, max_bytes: int) -> None:
-        """`max_bytes` is what an adapter file, or a PEFT folder's files, may have."""
+    def __init__(self, root: Path, max_bytes: int, caller: Caller = ANYBODY) -> None:
+        """`max_bytes` is what an adapter file, or a PEFT folder's files, may have.
+
+        To a caller of some tasks only what is called as one of them is there: a folder of that
+        name, or a file of that name with `.safetensors` behind it.
+        """
         self._root = root
         self._max_bytes = max_bytes
+        self._caller = caller
 
     def pieces(self, given: str) -> Iterator[bytes]:
         """The bytes of the file at a path; of a PEFT folder a tar of its two files.
@@ -138,6 +144,7 @@ class LoadFolder:
             for root in (os.path.abspath(self._root), real):
                 named = os.path.relpath(os.path.join(root, path), root)
                 if not _is_outside(named):
+                    self._check_seen(named.split("/")[0])
                     found = os.path.relpath(os.path.realpath(os.path.join(real, named)), real)
                     if not _is_outside(found):
                         return found.split("/")
@@ -147,6 +154,14 @@ class LoadFolder:
             f"lora_path {_said(given)} is not in the folder that this server may load from, or a "
             "link leads out of it: give a path that begins in that folder and stays there"
         )
+
+    def _check_seen(self, entry: str) -> None:
+        """Raise FileNotFoundError for an entry of the folder that the caller may not see. By its
+        name alone, before it is looked at; where a link of it leads is the operator's own choice.
+        """
+        seen = map(self._caller.may_see, (entry, entry.removesuffix(".safetensors")))
+        if self._caller.tasks is not None and not any(seen):
+            raise FileNotFoundError(errno.ENOENT, "it is not of this caller's tasks")
 
 
 def _said(given: str) -> str:

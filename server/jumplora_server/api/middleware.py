@@ -142,7 +142,10 @@ def _count(scope: AsgiScope, record: RequestRecord) -> None:
     if outcome is None or record.counted_by != "middleware" or not generates(scope):
         return
     services: Services = scope["app"].state.services
-    services.metrics.request_finished(record.task, outcome, None)
+    # A task that the caller does not see counts as one that is not there, for that caller may read
+    # both counters, and has no part in the other one's.
+    is_hidden = record.task is not None and not record.caller.may_see(record.task)
+    services.metrics.request_finished("" if is_hidden else record.task, outcome, None)
 
 
 def _changes(scope: AsgiScope) -> bool:

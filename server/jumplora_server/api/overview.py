@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from jumplora_server.access.caller import Caller
 from jumplora_server.api.ask import record_of
-from jumplora_server.api.health import WithServices, ready_checks, remarks
+from jumplora_server.api.health import WithServices, details, ready_checks, remarks
 from jumplora_server.api.middleware import ADMIN_KEY_NEEDED, CHANGES_ARE_OFF
 from jumplora_server.api.overview_maps import continual_runs, overlap_map, record_of_run
 from jumplora_server.api.overview_schemas import (
@@ -30,7 +30,8 @@ from jumplora_server.api.overview_schemas import (
     TaskLine,
 )
 from jumplora_server.api.schemas import ErrorBody
-from jumplora_server.api.task_names import visible_tasks
+from jumplora_server.api.sight import base_of, text_for
+from jumplora_server.api.task_names import default_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.events import Event
 from jumplora_server.metrics.trends import CELL_SECONDS, Trends
@@ -64,7 +65,7 @@ async def get_overview(
     shown = chosen[query.offset : query.offset + query.limit]
     trends = services.metrics.trends
     statuses = services.residency.each_status(shown)
-    lines = await in_turns(_line(each, trends).model_dump_json() for each in statuses)
+    lines = await in_turns(_line(caller, each, trends).model_dump_json() for each in statuses)
     records = await in_turns((task, record_of_run(routes[task])) for task in tasks)
     runs = continual_runs({task: record for task, record in records if record}, caller.may_see)
     told_runs = await in_turns(run.model_dump_json() for run in runs)
@@ -77,7 +78,7 @@ async def get_overview(
         tasks=[],
         overlap=overlap_map(services.residency.compared, routes, caller.may_see),
         runs=[],
-        events=[_event(event) for event in _events(services, caller)],
+        events=[_event(caller, event) for event in _events(services, caller)],
     )
     # Written here and in turns: the framework would check each number of it once more.
     others = rest.model_dump_json(exclude={"tasks", "runs"}).removesuffix("}")
@@ -133,7 +134,7 @@ def _status_rank(
             return status.canary_accuracy
 
 
-def _line(status: TaskStatus, trends: Trends) -> TaskLine:
+def _line(caller: Caller, status: TaskStatus, trends: Trends) -> TaskLine:
     manifest, failure = status.manifest, status.failure
     score = score_of(manifest)
     trend = trends.look(status.task_id)
@@ -142,7 +143,7 @@ def _line(status: TaskStatus, trends: Trends) -> TaskLine:
         version=status.version,
         desired=status.desired,
         state=status.state.value,
-        degraded=None if failure is None else failure.message[:MAX_REASON],
+        degraded=None if failure is None else text_for(caller, failure)[:MAX_REASON],
         kind=None if manifest is None else manifest.kind,
         density=status.density,
         ancestors=0 if manifest is None else len(manifest.lineage),
@@ -163,7 +164,6 @@ def _line(status: TaskStatus, trends: Trends) -> TaskLine:
 def _strip(services: Services, caller: Caller, *, has_key: bool) -> Strip:
     settings, limits, load = services.settings, services.limits, services.loop.load
     why_not = why_no_change(services, caller)
-    default = settings.default_task
     checks = ready_checks(services)
     return Strip(
         version=VERSION,
@@ -172,7 +172,7 @@ def _strip(services: Services, caller: Caller, *, has_key: bool) -> Strip:
         device=settings.device,
         kernels=services.hardware.kernels,
         ready=all(check == "ok" for check in checks.values()),
-        faults=_faults(checks, remarks(services), caller),
+        faults=_faults(services, checks, caller),
         rows_in_use=load.rows,
         rows_total=limits.max_rows,
         waiting=load.waiting,
@@ -180,8 +180,8 @@ def _strip(services: Services, caller: Caller, *, has_key: bool) -> Strip:
         memory_budget=services.residency.budget_bytes,
         backbone_memory=services.hardware.weight_bytes,
         uptime_seconds=services.clock() - services.began,
-        base=settings.base_name if settings.allow_base == "yes" else None,
-        default_task=default if default and _may_name(services, caller, default) else None,
+        base=base_of(settings, caller),
+        default_task=default_task(services, caller),
         max_input_tokens=limits.max_source_tokens,
         max_new_tokens=limits.max_target_tokens,
         keys=[kind for kind in KINDS_OF_KEYS if settings.key_hashes(kind)],
@@ -206,25 +206,18 @@ def why_no_change(services: Services, caller: Caller) -> str | None:
     return None if "admin" in caller.scopes else ADMIN_KEY_NEEDED
 
 
-def _faults(
-    checks: Mapping[str, str], remarks: Mapping[str, str], caller: Caller
-) -> dict[str, str]:
-    """What is wrong, by check."""
+def _faults(services: Services, checks: Mapping[str, str], caller: Caller) -> dict[str, str]:
+    """What is wrong, by check, with all that is known of it where the caller may read that."""
     bad = {name: text for name, text in checks.items() if text != "ok"}
-    found = {**remarks, **bad}
-    return (
-        found if _reads_server_texts(caller) else dict.fromkeys(found, "not ok: ask its operator")
-    )
+    found = remarks(services) | bad
+    if not _reads_server_texts(caller):
+        return found
+    return found | {name: text for name, text in details(services).items() if name in found}
 
 
 def _reads_server_texts(caller: Caller) -> bool:
     """A key of some tasks does not: they may name other tasks, and folders."""
     return caller.tasks is None
-
-
-def _may_name(services: Services, caller: Caller, spec: str) -> bool:
-    task = spec.partition("@")[0]
-    return caller.may_see(task) or task in services.backbone_names
 
 
 def _events(services: Services, caller: Caller) -> list[Event]:
@@ -236,11 +229,12 @@ def _events(services: Services, caller: Caller) -> list[Event]:
     return [*islice(visible, MAX_EVENTS)]
 
 
-def _event(event: Event) -> EventLine:
+def _event(caller: Caller, event: Event) -> EventLine:
+    is_narrow = caller.tasks is not None and event.narrow is not None
     return EventLine(
         at=datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds"),
         kind=event.kind,
         task_id=event.task,
         version=event.version,
-        text=event.text,
+        text=event.narrow if is_narrow else event.text,
     )

@@ -16,6 +16,7 @@ from jumplora_server.api.ask import record_of
 from jumplora_server.api.route import TASK_HEADER, VERSION_HEADER
 from jumplora_server.errors import InvalidInput, UnknownTask
 from jumplora_server.residency.entries import unknown_task
+from jumplora_server.services import Services
 
 NONE_YET = "this server has no task yet: `jumplora publish` brings one"  # behind what is missing
 HEADER = f"the header {TASK_HEADER}"
@@ -127,6 +128,22 @@ def named_task(request: Request, task: str) -> str:
     record = record_of(request.scope)
     record.task = check_task(task)
     return check_visible(record.caller, task)
+
+
+def default_task(services: Services, caller: Caller) -> str | None:
+    """The task spec of requests that name none; None where the caller may not see that one."""
+    spec, settings = services.settings.default_task, services.settings
+    if spec is None:
+        return None
+    task = settings.base_name if spec in services.backbone_names else spec.partition("@")[0]
+    return spec if caller.may_see(task) else None
+
+
+def has_tasks(services: Services, caller: Caller) -> bool:
+    """Whether any task exists for the caller."""
+    if caller.tasks is None:
+        return services.residency.tasks > 0
+    return any(map(caller.may_see, services.residency.routes))
 
 
 def visible_tasks(routes: Iterable[str], caller: Caller) -> list[str]:

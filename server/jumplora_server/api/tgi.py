@@ -21,7 +21,15 @@ from jumplora_server.api.health import WithServices
 from jumplora_server.api.parameters import asked_parameters, choices_asked
 from jumplora_server.api.route import TASK_HEADER, DialectRoute
 from jumplora_server.api.schemas import ErrorBody, GenerateRequest, GenerateResponse, StreamEvent
-from jumplora_server.api.task_names import HEADER, NONE_YET, TaskHeader, agreed_name, check_spec
+from jumplora_server.api.task_names import (
+    HEADER,
+    NONE_YET,
+    TaskHeader,
+    agreed_name,
+    check_spec,
+    default_task,
+    has_tasks,
+)
 from jumplora_server.api.tgi_writer import COMPATIBLE, TgiWriter
 from jumplora_server.core import Wanted
 from jumplora_server.errors import InvalidInput, UnknownTask, UnknownVersion
@@ -126,14 +134,15 @@ async def _respond(
     dialect: Dialect = PLAIN,
 ) -> Response:
     """The answer, in one body or in events."""
+    caller = record_of(request.scope).caller
     task = named_task(
         body,
         path=path,
         header=header,
-        default=services.settings.default_task,
-        has_tasks=lambda: services.residency.tasks > 0,
+        default=default_task(services, caller),
+        has_tasks=lambda: has_tasks(services, caller),
     )
-    ask = to_ask(record_of(request.scope).caller, body, task, is_streamed=is_streamed)
+    ask = to_ask(caller, body, task, is_streamed=is_streamed)
     writer = TgiWriter(ask, dialect)
     try:
         return await (stream if is_streamed else answer)(request, services, ask, writer)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from starlette.responses import PlainTextResponse, Response
 
 from jumplora_adapters.errors import OtherTask, TaskExists
+from jumplora_server.access.caller import Caller
 from jumplora_server.api.adapters import publication
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.audit import begin_change
@@ -142,21 +143,24 @@ async def load_lora_adapter(
 
     It is checked as an upload is, and kept in the store: the folder is read once.
     """
-    task = body.lora_name
+    task, caller = body.lora_name, record_of(request.scope).caller
     try:
         with publication(services, task):
             change = begin_change(request, services, task)
-            pieces = _pieces(services, body)
+            pieces = _pieces(services, caller, body)
             async with services.publishing.incoming() as incoming:
                 change.version = await services.publishing.fill(incoming, pieces)
                 release = await services.publishing.publish(
                     task, incoming, only_new=not body.load_inplace, witness=change
                 )
     except OtherTask as error:
+        message = f"lora_name: this adapter's manifest names the task {error.found!r}, not {task!r}"
         raise InvalidInput(
-            f"lora_name: this adapter's manifest names the task {error.found!r}, not {task!r}; "
-            f'give "lora_name": "{error.found}"',
+            f'{message}; give "lora_name": "{error.found}"',
             reason=error.code,
+            narrow=None
+            if caller.may_see(error.found)
+            else f"lora_name: this adapter's manifest names another task than {task!r}",
         ) from error
     except TaskExists as error:  # another load of it was faster
         raise _duplicate(task) from error
@@ -166,7 +170,7 @@ async def load_lora_adapter(
     )
 
 
-def _pieces(services: Services, body: LoadRequest) -> Iterator[bytes]:
+def _pieces(services: Services, caller: Caller, body: LoadRequest) -> Iterator[bytes]:
     """Of the file, from the folder that may be read."""
     task, root = body.lora_name, services.settings.load_folder
     if root is None:
@@ -174,7 +178,8 @@ def _pieces(services: Services, body: LoadRequest) -> Iterator[bytes]:
             "loading by path is switched off: start the server with JUMPLORA_LOAD_FOLDER, or send "
             f"the file by PUT /v1/adapters/{task}"
         )
-    pieces = LoadFolder(root, services.settings.max_adapter_bytes).pieces(body.lora_path)
+    most = services.settings.max_adapter_bytes
+    pieces = LoadFolder(root, most, caller).pieces(body.lora_path)
     return pieces if body.load_inplace else _of_new_task(services, task, pieces)
 
 

@@ -18,6 +18,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from jumplora_server.access.caller import ANYBODY, Caller
 from jumplora_server.access.quotas import QuotaReason
 from jumplora_server.core import Role, Timing
 from jumplora_server.http.refusal import Reason
@@ -374,6 +375,9 @@ class Metrics:
 
     # Reading
 
-    def render(self) -> tuple[bytes, str]:
-        """Return the page for a scrape in Prometheus' text format, and its content type."""
-        return self._page.render()
+    def render(self, caller: Caller = ANYBODY) -> tuple[bytes, str]:
+        """Return the page for a scrape in Prometheus' text format, and its content type.
+
+        To a caller of some tasks it has the series of these and of the whole server.
+        """
+        return self._page.render(caller)

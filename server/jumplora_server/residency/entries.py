@@ -17,7 +17,12 @@ from jumplora_adapters.continual_record import ContinualRecord, continual_record
 from jumplora_adapters.manifest import Manifest
 from jumplora_adapters.routing import CURRENT_NAME, STAGED_NAME, Staged, is_alias
 from jumplora_server.core import AdapterRef, Role
-from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
+from jumplora_server.errors import (
+    AdapterUnavailable,
+    ServerError,
+    UnknownTask,
+    UnknownVersion,
+)
 
 MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
 PinState = Literal["pinned", "unpinned"]
@@ -47,10 +52,30 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
-    """Why a version could not be loaded. `code` is stable (the failed check), `message` is text."""
+    """Why a version could not be loaded. `code` is stable (the failed check), `message` is text.
+
+    `narrow` is what a key of some tasks reads in its place; None: the same.
+    """
 
     code: str
     message: str
+    narrow: str | None = None
+
+    def told(
+        self,
+        before: str = "",
+        after: str = "",
+        *,
+        kind: type[ServerError] = AdapterUnavailable,
+        retry_after: float | None = None,
+    ) -> ServerError:
+        """The error that says it, between two texts that any key may read."""
+        return kind(
+            f"{before}{self.message}{after}",
+            reason=self.code,
+            retry_after=retry_after,
+            narrow=None if self.narrow is None else f"{before}{self.narrow}{after}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +211,9 @@ def unknown_task(task: str, closest: Sequence[str] = ()) -> UnknownTask:
     return UnknownTask(f"no adapter is registered for task {task!r}; {hint}", task=task)
 
 
-def _unavailable(route: Route) -> AdapterUnavailable:
+def _unavailable(route: Route) -> ServerError:
     failure = route.failure or LoadFailure("loading", "its pointer is still being read")
-    return AdapterUnavailable(
-        f"no version of task {route.task!r} could be loaded: {failure.message}",
-        reason=failure.code,
-    )
+    return failure.told(f"no version of task {route.task!r} could be loaded: ")
 
 
 class State(StrEnum):
@@ -355,10 +377,11 @@ class Orders:
 
 def other_task(facts: VersionFacts, task: str) -> LoadFailure:
     """What is wrong with a version in the folder of a task that its manifest does not name."""
+    what, advice = f"the manifest of version {facts.digest[:12]} names", f"made for {task!r}"
     return LoadFailure(
         "manifest",
-        f"the manifest of version {facts.digest[:12]} names task {facts.task!r}, not"
-        f" {task!r}: publish a file that was made for {task!r}",
+        f"{what} task {facts.task!r}, not {task!r}: publish a file that was {advice}",
+        narrow=f"{what} another task than {task!r}: publish a file that was {advice}",
     )
 
 
@@ -369,9 +392,6 @@ def check_task(facts: VersionFacts, task: str) -> None:
 
 def unavailable(
     task: str, digest: str, failure: LoadFailure, retry_after: float | None = None
-) -> AdapterUnavailable:
-    return AdapterUnavailable(
-        f"version {digest[:12]} of task {task!r} could not be loaded: {failure.message}",
-        reason=failure.code,
-        retry_after=retry_after,
-    )
+) -> ServerError:
+    before = f"version {digest[:12]} of task {task!r} could not be loaded: "
+    return failure.told(before, retry_after=retry_after)

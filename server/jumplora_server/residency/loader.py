@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from jumplora_adapters.errors import AdapterError, NoPointer
 from jumplora_adapters.errors import UnknownTask as NotInStore
-from jumplora_server.errors import AdapterUnavailable, Draining, ServerError, UnknownTask
+from jumplora_server.errors import Draining, ServerError, UnknownTask
 from jumplora_server.metrics.state import Stage
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.entries import LoadFailure, other_task
@@ -24,7 +24,7 @@ from jumplora_server.residency.jobs import Job, Jobs, Turn
 from jumplora_server.residency.overlaps import Overlaps
 from jumplora_server.residency.reader import StoreReader
 from jumplora_server.residency.report import Report
-from jumplora_server.residency.setback import Refused, Setback, Stamps, failure_of
+from jumplora_server.residency.setback import Refused, Setback, Stamps, failure_below, failure_of
 from jumplora_server.residency.shared import Shared
 from jumplora_server.residency.trials import Trials
 from jumplora_server.residency.versions import Room
@@ -111,7 +111,7 @@ class Loader:
             error = Draining("the server is shutting down")
         except Exception as bug:  # the bookkeeping itself: nothing may be left half done
             failure = failure_of(bug)
-            error = AdapterUnavailable(failure.message, reason=failure.code)
+            error = failure.told()
             self._recover(job, bug, failure)
         if job is not None and job.kind != "compare":
             self._answer(job, error)
@@ -183,7 +183,7 @@ class Loader:
                 future.set_exception(answer)
             except Exception as bug:
                 _log.exception("the loader failed to answer for %s", job.subject)
-                future.set_exception(AdapterUnavailable(str(bug), reason="internal"))
+                future.set_exception(failure_of(bug).told())
             else:
                 future.set_result(status)
 
@@ -290,7 +290,7 @@ class Loader:
             )
         self._retry(task, setback)
         self._report.blamed(task, failure, is_news=setback.is_news)
-        return AdapterUnavailable(failure.message, reason=failure.code)
+        return failure.told()
 
     def _retry(self, task: str, setback: Setback) -> None:
         self._jobs.request("settle", task, urgency="later", at=setback.retry_at)
@@ -322,7 +322,7 @@ class Loader:
                 self._report.state(task)
                 for each in loading:
                     with self.pulse.doing(f"loading version {each[:12]}"):
-                        if not self._installer.install(each, loading, seconds):
+                        if not self._install(digest, each, loading, seconds):
                             raise _NoRoom(digest)
             self._try_out(digest, loading, seconds)
         except _NoRoom:
@@ -337,6 +337,17 @@ class Loader:
             self._report.loaded(task, digest, seconds, (began, ended))
         return True
 
+    def _install(
+        self, digest: str, each: str, loading: tuple[str, ...], seconds: dict[Stage, float]
+    ) -> bool:
+        """Install a version, or one of what it needs. False: no room."""
+        try:
+            return self._installer.install(each, loading, seconds)
+        except Exception as error:
+            if each == digest:
+                raise
+            raise Refused(failure_below(error)) from error
+
     def _begin(
         self, task: str, digest: str, room: Room, seen: dict[str, tuple[object, ...]]
     ) -> tuple[str, ...]:
@@ -348,7 +359,11 @@ class Loader:
             if known.facts.task != task:
                 raise Refused(other_task(known.facts, task))
             seen.update(self._reader.stamps(known.facts.ancestors))
-            needed = plan(self._reader.lineage(digest), digest, self._folding)
+            try:
+                lineage = self._reader.lineage(digest)
+            except Exception as error:
+                raise Refused(failure_below(error)) from error
+            needed = plan(lineage, digest, self._folding)
         if self._folding.is_out_of_reach(needed[-1]):
             _log.warning(
                 "version %s is computed unfolded: a trunk is larger than the adapter budget"

@@ -29,14 +29,11 @@ def require_served(status: TaskStatus, digest: str | None) -> None:
     """
     if status.desired != digest or (status.version == digest and status.state is State.READY):
         return
-    failure = status.failure
-    reason = failure.code if failure is not None else "loading"
-    why = failure.message if failure is not None else f"its state is {status.state.value}"
+    failure = status.failure or LoadFailure("loading", f"its state is {status.state.value}")
     serving = f"version {status.version} still answers" if status.version else "no version answers"
-    raise AdapterUnavailable(
-        f"version {digest} of task {status.task_id!r} is published but could not be loaded: {why};"
-        f" {serving}",
-        reason=reason,
+    raise failure.told(
+        f"version {digest} of task {status.task_id!r} is published but could not be loaded: ",
+        f"; {serving}",
     )
 
 
@@ -48,12 +45,11 @@ def refusal_of(status: TaskStatus, published: Published) -> ServerError | None:
     kind = _FAULTS_OF_A_FILE.get(failure.code)
     if kind is None:
         return None
-    message = f"version {published.digest} does not load: {failure.message}; it was taken back"
-    return kind(message, reason=failure.code)
+    before = f"version {published.digest} does not load: "
+    return failure.told(before, "; it was taken back", kind=kind)
 
 
 def stage_refusal(digest: str, failure: LoadFailure) -> ServerError:
     """What to answer when a version cannot be staged, as its load showed."""
     kind = _FAULTS_OF_A_FILE.get(failure.code, AdapterUnavailable)
-    message = f"version {digest} gets no requests: {failure.message}"
-    return kind(message, reason=failure.code)
+    return failure.told(f"version {digest} gets no requests: ", kind=kind)

@@ -120,15 +120,13 @@ class Report:
         self.state(task)
         self._metrics.adapter_load_failed(task, failure.code)
         if is_news:
-            text = f"Version {version[:12]} does not load: {failure.message}"
-            self._event("failed", task, version, text)
+            self._failure(task, version, failure, f"Version {version[:12]} does not load: ")
 
     def blamed(self, task: str, failure: LoadFailure, *, is_news: bool) -> None:
         """The store does not say what the task should serve."""
         self.state(task)
         if is_news:
-            text = f"The store does not say what to serve: {failure.message}"
-            self._event("failed", task, None, text)
+            self._failure(task, None, failure, "The store does not say what to serve: ")
 
     def flipped(self, task: str, version: str, move: Literal["forward", "back"]) -> None:
         """Another version answers from now on."""
@@ -191,6 +189,11 @@ class Report:
 
     def _event(self, kind: EventKind, task: str, version: str | None, text: str) -> None:
         self._events.add(kind, text, task=task, version=version)
+
+    def _failure(self, task: str, version: str | None, failure: LoadFailure, before: str) -> None:
+        narrow = None if failure.narrow is None else before + failure.narrow
+        text = before + failure.message
+        self._events.add("failed", text, task=task, version=version, narrow=narrow)
 
     def _memory(self) -> None:
         with self._shared as table:

@@ -14,7 +14,7 @@ from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
 from jumplora_adapters.routing import NO_ROUTING
 from jumplora_adapters.store import Store
 from jumplora_server.core import Lease
-from jumplora_server.errors import AdapterUnavailable, Draining, UnknownTask, UnknownVersion
+from jumplora_server.errors import Draining, UnknownTask, UnknownVersion
 from jumplora_server.events import Events
 from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
@@ -339,8 +339,7 @@ class Residency:
         except VersionNotInStore as error:
             raise UnknownVersion(str(error)) from error
         except (AdapterError, OSError) as error:
-            failure = failure_of(error)
-            raise AdapterUnavailable(failure.message, reason=failure.code) from error
+            raise failure_of(error).told() from error
 
     def _noticed(self) -> dict[str, str | None]:
         with self.table as table:

@@ -7,12 +7,16 @@ given up: the wait doubles up to a limit, and ends at once when a file that was 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from jumplora_adapters.errors import AdapterError
+from jumplora_adapters.errors import AdapterError, FormatError, MissingAncestor, UnknownVersion
 from jumplora_server.errors import ServerError
 from jumplora_server.residency.entries import LoadFailure, Route
 
+# What a key of some tasks reads of faults whose texts may name folders, and so other tasks.
+ITS_LOG = "the server's log says more, which an operator can read"
+OF_STORE = f"the store does not hold it as it should; {ITS_LOG}"
+OF_SERVER = f"an error of the server's own; {ITS_LOG}"
 POINTER = ""  # stands for a digest where the pointer itself is at fault
 
 Stamps = Mapping[str, tuple[object, ...]]
@@ -32,14 +36,32 @@ def failure_of(error: Exception) -> LoadFailure:
     if isinstance(error, Refused):
         return error.failure
     if isinstance(error, AdapterError):
-        return LoadFailure(error.code, str(error))
+        return LoadFailure(error.code, str(error), None if _is_of_file(error) else OF_STORE)
     if isinstance(error, ServerError):
-        return LoadFailure(error.reason or error.code, error.message)
+        return LoadFailure(error.reason or error.code, error.message, error.narrow)
     if isinstance(error, MemoryError):
         return LoadFailure("out_of_memory", "there was not enough memory to load it")
     if isinstance(error, OSError):
-        return LoadFailure("store", f"its file cannot be read: {error.strerror or error}")
-    return LoadFailure("internal", f"{type(error).__name__}: {error}")
+        text = f"its file cannot be read: {error.strerror or error}"
+        return LoadFailure("store", text, OF_STORE)
+    return LoadFailure("internal", f"{type(error).__name__}: {error}", OF_SERVER)
+
+
+def failure_below(error: Exception) -> LoadFailure:
+    """The same of a version's ancestors, which may be of tasks that a key does not see."""
+    failure = failure_of(error)
+    narrow = f"a version that it stands on does not load ({failure.code}): {ITS_LOG}"
+    return replace(failure, narrow=narrow)
+
+
+def _is_of_file(error: AdapterError) -> bool:
+    """Whether its text is of the version's own bytes and digests, and names no folder."""
+    match error:
+        case FormatError():
+            return error.code != "format"  # the rest: that something else lies in its place
+        case MissingAncestor() | UnknownVersion():
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

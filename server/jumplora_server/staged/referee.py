@@ -173,8 +173,9 @@ class Referee:
 
 
 def _as_fault(failure: LoadFailure) -> Fault:
+    text = failure.narrow or failure.message  # any key that sees the task may read it
     match failure.code:
         case "errors" | "latency" | "canary":
-            return Fault(failure.code, failure.message)
+            return Fault(failure.code, text)
         case _:
-            return Fault("load", failure.message)
+            return Fault("load", text)

@@ -149,7 +149,8 @@ class Stages:
         if is_lasting(staged.failure):
             cause = cause_of(staged.failure)
             with suppress(NotStaged):  # the referee was faster
-                await self.unstage(task, digest, note=staged.failure.message, cause=cause)
+                note = staged.failure.narrow or staged.failure.message  # any key may read it
+                await self.unstage(task, digest, note=note, cause=cause)
         return stage_refusal(digest, staged.failure)
 
     async def _discard(self, task: str, digest: str) -> None:

@@ -70,7 +70,12 @@ def test_shed_answers_are_marked_for_proxies() -> None:
         (adapter_errors.TaskIdInvalid("x"), 422, "validation", "task_id"),
         (adapter_errors.UnknownTask("x"), 404, "unknown_task", "unknown_task"),
         (adapter_errors.UnknownVersion("x"), 404, "unknown_version", "unknown_version"),
-        (adapter_errors.HasDescendants("x"), 409, "adapter_in_use", "has_descendants"),
+        (
+            adapter_errors.HasDescendants("0" * 64, [("beta", "1" * 64)]),
+            409,
+            "adapter_in_use",
+            "has_descendants",
+        ),
         (adapter_errors.VersionConflict("x"), 412, "version_conflict", "version_conflict"),
         (adapter_errors.TaskExists("x"), 412, "version_conflict", "task_exists"),
         (adapter_errors.PromptTooLong("x"), 413, "input_too_long", "prompt_too_long"),

@@ -70,7 +70,9 @@ def test_a_loader_that_stands_still_is_told_and_takes_nothing_away(tmp_path: Pat
             assert answer.status_code == 200
             told = {name: text for name, text in answer.json()["checks"].items() if text != "ok"}
             assert set(told) == {"loader"}
-            assert told["loader"].startswith("busy for ")
+            assert told["loader"].startswith("it stands still; ")
+            faults = http.get("/v1/overview").json()["server"]["faults"]
+            assert faults["loader"].startswith("busy for "), "what a key may read says with what"
             assert site.metric("jumplora_thread_stuck_seconds", thread="loader") > 0.2
             assert site.metric("jumplora_thread_stuck_seconds", thread="watcher") == 0
             assert http.get("/livez").json()["checks"]["loader"] == "ok"
@@ -90,7 +92,9 @@ def test_a_store_that_cannot_be_read_is_told_while_what_is_loaded_is_served(
             broken.setattr(Residency, "store_fault", property(lambda self: "the disk is gone"))
             answer = http.get("/readyz")
             assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-            assert answer.json()["checks"]["store"] == "the disk is gone"
+            assert answer.json()["checks"]["store"].startswith("it cannot be read; ")
+            faults = http.get("/v1/overview").json()["server"]["faults"]
+            assert faults == {"store": "the disk is gone"}
             assert http.get("/livez").json()["status"] == "ok"
             assert site.metric("jumplora_store_fault") == 1
         assert http.get("/readyz").json()["status"] == "ok"
@@ -104,7 +108,29 @@ def test_a_server_without_tasks_whose_store_cannot_be_read_is_not_ready(
     with connected(make_site(tmp_path)) as http:
         answer = http.get("/readyz")
         assert answer.status_code == 503
-        assert answer.json()["checks"]["adapters"] == "no task is known: the disk is gone"
+        told = answer.json()["checks"]["adapters"]
+        assert told.startswith("no task is known, and the store cannot be read; ")
+        faults = http.get("/v1/overview").json()["server"]["faults"]
+        assert (
+            faults["adapters"] == "no task is known, and the store cannot be read: the disk is gone"
+        )
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/health", "/ping", "/v2/health/ready"])
+def test_probes_say_how_many_tasks_fail_and_keys_read_which(tmp_path: Path, path: str) -> None:
+    site = make_site(tmp_path)
+    site.engine.fail_pack = lambda digest: ValueError("alpha is odd")
+    with connected(site) as http:
+        for task in ("alpha", "beta"):
+            site.publish(task)
+        answer = http.get(path)
+        assert answer.status_code == 503
+        assert "none of 2 tasks can be served; the server's log and" in answer.text
+        assert "alpha" not in answer.text
+        faults = http.get("/v1/overview").json()["server"]["faults"]
+        assert faults["adapters"] == (
+            "none of 2 tasks can be served: alpha: ValueError: alpha is odd"
+        )
 
 
 def test_readiness_waits_for_first_loads_a_moment_and_no_longer(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class OfSomeTasks:
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("loaded")
-    (folder / "file").write_bytes(b"x" * 1000)
+    for name in (HIDDEN, UNKNOWN, "mind", "other"):
+        (folder / name).write_bytes(b"x" * 1000)
     site = make_site(tmp_path_factory.mktemp("site"), load_folder=folder, watch_seconds=60.0)
     site.app.user_middleware.append(Middleware(OfSomeTasks))  # the innermost
     with connected(site, headers=ADMIN) as http:
@@ -125,13 +126,17 @@ def test_the_table_has_every_route_with_a_task_in_its_path(http: httpx.Client) -
 
 
 def test_loading_by_path_makes_no_task_of_others(http: httpx.Client) -> None:
-    def load(task: str) -> httpx.Response:
-        body = {"lora_name": task, "lora_path": "file", "load_inplace": True}
+    def load(task: str, path: str = "") -> httpx.Response:
+        body = {"lora_name": task, "lora_path": path or task, "load_inplace": True}
         return http.post("/v1/load_lora_adapter", json=body, headers=MINE)
 
     assert load(HIDDEN).status_code == 404
     assert load(HIDDEN).text.replace(HIDDEN, "mind") == load("mind").text
     assert load(UNKNOWN).status_code == 400, "one of its tasks may be new: the file is looked at"
+    for path in ("other", "nothing", ".", f"{UNKNOWN}/../other"):
+        refused = load(UNKNOWN, path)
+        assert refused.status_code == 404, "what is not called as one of its tasks is not there"
+        assert "nothing is there" in refused.text
 
 
 def test_lists_have_its_tasks_alone(http: httpx.Client) -> None:

@@ -120,7 +120,8 @@ async def create_chat_completion(
     request: Request, services: WithServices, body: ChatRequest, x_task_id: TaskHeader = None
 ) -> Response:
     """Answer the text of one user message. With `stream` server-sent events, and `[DONE]`."""
-    task = named_task(services, body.model, x_task_id)
-    ask = to_ask(services, record_of(request.scope).caller, task, body)
+    caller = record_of(request.scope).caller
+    task = named_task(services, caller, body.model, x_task_id)
+    ask = to_ask(services, caller, task, body)
     writer = ChatWriter(body, Head.of(request, "chatcmpl", body.model or task))
     return await (stream if body.stream else answer)(request, services, ask, writer)

@@ -103,7 +103,8 @@ async def create_completion(
     request: Request, services: WithServices, body: CompletionRequest, x_task_id: TaskHeader = None
 ) -> Response:
     """Answer whole prompts. With `stream` server-sent events, and `[DONE]` behind the last one."""
-    task = named_task(services, body.model, x_task_id)
-    ask = to_ask(services, record_of(request.scope).caller, task, body)
+    caller = record_of(request.scope).caller
+    task = named_task(services, caller, body.model, x_task_id)
+    ask = to_ask(services, caller, task, body)
     writer = CompletionWriter(body, Head.of(request, "cmpl", body.model or task))
     return await (stream if body.stream else answer)(request, services, ask, writer)

@@ -13,7 +13,14 @@ from jumplora_server.api.openai.answers import OpenAiError
 from jumplora_server.api.openai.errors import OPENAI
 from jumplora_server.api.openai.requests import OpenAiRequest
 from jumplora_server.api.route import DialectRoute
-from jumplora_server.api.task_names import HEADER, NONE_YET, agreed_name, check_known_spec
+from jumplora_server.api.task_names import (
+    HEADER,
+    NONE_YET,
+    agreed_name,
+    check_known_spec,
+    default_task,
+    has_tasks,
+)
 from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services
 
@@ -33,7 +40,7 @@ class OpenAiRoute(DialectRoute):
     dialect = OPENAI
 
 
-def named_task(services: Services, model: str | None, header: str | None) -> str:
+def named_task(services: Services, caller: Caller, model: str | None, header: str | None) -> str:
     """The task spec that is asked for. The backbone may be called by the name that it is served by.
 
     Raises InvalidInput, and UnknownTask for what cannot be a task's name.
@@ -41,9 +48,9 @@ def named_task(services: Services, model: str | None, header: str | None) -> str
     given = {
         place: name for place, name in (("model", model), (HEADER, header)) if name is not None
     }
-    has_tasks = given or services.residency.tasks  # looked up only where it matters
-    missing = _NO_MODEL if has_tasks else f"model: is missing, and {NONE_YET}"
-    spec = agreed_name(given, services.settings.default_task, missing)
+    is_known = given or has_tasks(services, caller)  # looked up only where it matters
+    missing = _NO_MODEL if is_known else f"model: is missing, and {NONE_YET}"
+    spec = agreed_name(given, default_task(services, caller), missing)
     return services.settings.base_name if spec == services.served_name else check_known_spec(spec)
 
 
