@@ -132,7 +132,7 @@ def _stage(server: Started) -> Done:
 
 def _end_stage(server: Started, how: str) -> Done:
     done = _stage(server)
-    server.lines.all = []
+    server.lines.take()
     answer = server.ask("POST", f"/v1/adapters/alpha/{how}", headers=ADMIN)
     return Done(answer, done.before, done.version)
 
