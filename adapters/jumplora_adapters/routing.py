@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from jumplora_adapters.errors import AliasInvalid, StoreError
 from jumplora_adapters.json_text import read_json
@@ -22,6 +23,7 @@ from jumplora_adapters.regular_file import open_regular
 ROUTING = "routing.json"
 STAGED_NAME, CURRENT_NAME = "staged", "current"  # name the two versions of a task that may change
 MAX_ALIASES = 32
+MAX_SECONDS = 10 * 365 * 86400.0
 MAX_ROUTING_BYTES = 64 * 1024
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}", re.ASCII)
 _DIGITS = re.compile(r"[0-9a-f]{8,}", re.ASCII)
@@ -31,12 +33,14 @@ _DIGITS = re.compile(r"[0-9a-f]{8,}", re.ASCII)
 class Staged:
     """A version that gets a share of its task's requests, 0 to 1, and since when (ISO 8601, UTC).
 
-    With a share of 0 it is asked only by those that name it.
+    With a share of 0 it is asked only by those that name it. A server makes it current by itself
+    once it was staged for `promote_after` seconds without a fault; None: it does not.
     """
 
     version: str
     share: float
     at: str
+    promote_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +98,14 @@ def check_alias(name: str) -> str:
 def routing_text(routing: Routing) -> bytes:
     """The content of the file."""
     staged = routing.staged
-    content = {
+    content: dict[str, Any] = {
         "aliases": dict(routing.aliases),
         "staged": None
         if staged is None
         else {"at": staged.at, "share": staged.share, "version": staged.version},
     }
+    if staged is not None and staged.promote_after is not None:
+        content["staged"]["promote_after"] = staged.promote_after
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -140,12 +146,14 @@ def _parsed(value: object) -> Routing:
 def _staged(value: object) -> Staged | None:
     if value is None:
         return None
-    if not isinstance(value, dict) or value.keys() != {"at", "share", "version"}:
+    required = {"at", "share", "version"}
+    if not isinstance(value, dict) or value.keys() - {"promote_after"} != required:
         raise ValueError('"staged" must be an object with "at", "share" and "version"')
     at, share = value["at"], value["share"]
     if not isinstance(at, str):
         raise ValueError('"at" of "staged" must be a time')
-    return Staged(_version(value["version"]), check_share(share), at)
+    after = check_seconds(value.get("promote_after"))
+    return Staged(_version(value["version"]), check_share(share), at, after)
 
 
 def _version(value: object) -> str:
@@ -159,3 +167,13 @@ def check_share(share: object) -> float:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ValueError(f"a share must be a number from 0 to 1; {share!r} was given")
     return float(share)
+
+
+def check_seconds(seconds: object) -> float | None:
+    """Return a number of seconds, or None for none. Raises ValueError."""
+    if seconds is None:
+        return None
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if isinstance(seconds, int | float) and is_number and 0 <= seconds < MAX_SECONDS:
+        return float(seconds)
+    raise ValueError(f"promote_after must be a number of seconds; {seconds!r} was given")

@@ -9,7 +9,7 @@ from jumplora_adapters.catalogue import TaskState
 from jumplora_adapters.errors import UnknownVersion, VersionConflict
 from jumplora_adapters.history import Event
 from jumplora_adapters.manifest import is_digest
-from jumplora_adapters.routing import Staged, check_alias, check_share
+from jumplora_adapters.routing import Staged, check_alias, check_seconds, check_share
 from jumplora_adapters.store_lock import Patience
 from jumplora_adapters.store_steps import StoreSteps
 
@@ -18,19 +18,25 @@ class StoreRouting(StoreSteps):
     """All of them raise UnknownTask, UnknownVersion, VersionConflict and StoreError."""
 
     def stage(
-        self, task: str, digest: str, share: float, *, patience: Patience | None = None
+        self,
+        task: str,
+        digest: str,
+        share: float,
+        *,
+        promote_after: float | None = None,
+        patience: Patience | None = None,
     ) -> Staged:
         """Give a stored version a share of the task's requests, or another share than before.
 
         It takes the place of one that was staged. Raises VersionConflict for the current version,
         and ValueError for a share that is not from 0 to 1.
         """
-        check_share(share)
+        wish = Staged(digest, check_share(share), "", check_seconds(promote_after))
         self.current(task)
         with self._changing(patience):
             self._check_stored(task, digest)
             with ExitStack() as undo:
-                return self._stage(task, digest, share, self._state(task), undo)
+                return self._stage(task, wish, self._state(task), undo)
 
     def promote(
         self, task: str, digest: str | None = None, *, patience: Patience | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -110,7 +110,7 @@ class StoreSteps(Catalogue):
         with ExitStack() as undo:
             self._keep(copy, folder, digest, undo)
             if stage is not None:
-                self._stage(task, digest, stage, state, undo)
+                self._stage(task, Staged(digest, float(stage), ""), state, undo)
                 return Published(task, digest, "staged")
             if digest == state.current:
                 undo.pop_all()
@@ -166,17 +166,23 @@ class StoreSteps(Catalogue):
         self._on_step("pointed")
 
     def _stage(
-        self, task: str, digest: str, share: float, state: TaskState, undo: ExitStack
+        self,
+        task: str,
+        wish: Staged,
+        state: TaskState,
+        undo: ExitStack,
     ) -> Staged:
         """Stage a version; `undo` takes back what was done before, until that has happened."""
-        _check_stageable(task, digest, state)
+        _check_stageable(task, wish.version, state)
         before = state.routing.staged
-        if before is not None and (before.version, before.share) == (digest, share):
+        if before is not None and replace(wish, at=before.at) == before:
             undo.pop_all()
             return before
-        staged = Staged(digest, float(share), self._now())
-        routing, note = state.routing.staging(staged), f"share {share:g}"
-        self._route(task, digest, "stage", state, routing, undo, note)
+        staged = replace(wish, at=self._now())
+        routing, note = state.routing.staging(staged), f"share {wish.share:g}"
+        if wish.promote_after is not None:
+            note += f", promoted after {wish.promote_after:g} s without a fault"
+        self._route(task, wish.version, "stage", state, routing, undo, note)
         return staged
 
     def _route(

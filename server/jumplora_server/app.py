@@ -49,6 +49,9 @@ from jumplora_server.residency.residency import Residency
 from jumplora_server.residency.trials import CanaryRun, TrialRun
 from jumplora_server.services import Hardware, Lifecycle, Services, served_name
 from jumplora_server.settings import Settings
+from jumplora_server.staged.judging import Floors
+from jumplora_server.staged.referee import Referee
+from jumplora_server.staged.stages import Stages
 from jumplora_server.tracing.tracer import NoTraces, Tracer
 from jumplora_server.version import VERSION
 from jumplora_server.watchdog import Limits, Look, Watchdog, is_stuck
@@ -176,6 +179,7 @@ def connect(
         clock=clock,
         watch_seconds=settings.watch_seconds,
         max_overlap_tasks=settings.max_overlap_tasks,
+        canary_drop=settings.stage_canary_drop,
         reserved={settings.base_name, served_name(settings, backbone)},
     )
     loop = EngineLoop(
@@ -191,6 +195,8 @@ def connect(
     )
     residency.on_change(loop.wake)
     residency.on_load(tracer.loaded)
+    publishing = Publishing(store, backbone, residency, load_seconds=settings.load_timeout)
+    stages = Stages(store, publishing, metrics)
     lifecycle = Lifecycle(events)
     services = Services(
         settings=settings,
@@ -200,7 +206,9 @@ def connect(
         store=store,
         metrics=metrics,
         residency=residency,
-        publishing=Publishing(store, backbone, residency, load_seconds=settings.load_timeout),
+        publishing=publishing,
+        stages=stages,
+        referee=Referee(residency, stages, metrics, _floors(settings), clock),
         loop=loop,
         quotas=quotas,
         limits=engine.limits,
@@ -218,6 +226,15 @@ def connect(
     )
     _measure_always(services)
     return Parts(services, delivery)
+
+
+def _floors(settings: Settings) -> Floors:
+    return Floors(
+        settings.stage_min_requests,
+        settings.stage_error_points,
+        settings.stage_latency_ratio,
+        settings.stage_latency_seconds,
+    )
 
 
 def _check_traces(settings: Settings) -> None:

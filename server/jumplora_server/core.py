@@ -418,6 +418,10 @@ class QueueLimits:
         return most - int(most * (1 - self.task_share) / 2)
 
 
+Role = Literal["current", "staged"]
+"""What a version is for its task: the one that it serves, or the one that gets a share of it."""
+
+
 class Lease:
     """The right to use one version, counted from routing to the last token.
 
@@ -425,7 +429,7 @@ class Lease:
     sequence; each releases its own. The version stays loadable until all are released.
     """
 
-    __slots__ = ("_count", "_held", "_uncount", "manifest", "ref")
+    __slots__ = ("_count", "_held", "_uncount", "manifest", "ref", "role")
 
     def __init__(
         self,
@@ -433,9 +437,11 @@ class Lease:
         manifest: Manifest | None,
         count: Callable[[], None],
         uncount: Callable[[], None],
+        role: Role | None = None,
     ) -> None:
         """Take over one count that was already made; `count` makes another, `uncount` drops one."""
         self.ref = ref
+        self.role = role
         self.manifest = manifest
         self._count = count
         self._uncount = uncount
@@ -455,7 +461,7 @@ class Lease:
         """Another lease on the same version, released on its own. This one must still be held."""
         assert self._held, "a released lease cannot be shared"
         self._count()
-        return Lease(self.ref, self.manifest, self._count, self._uncount)
+        return Lease(self.ref, self.manifest, self._count, self._uncount, self.role)
 
     def release(self) -> None:
         """Give the count back. Any thread, any number of times."""

@@ -22,6 +22,8 @@ EventKind = Literal[
     "removed",
     "pinned",
     "unpinned",
+    "staged",
+    "unstaged",
     "server",
 ]
 MOST_CHARACTERS = 400

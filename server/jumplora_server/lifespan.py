@@ -24,6 +24,7 @@ async def start(services: Services, delivery: Delivery) -> None:
     await run_in_threadpool(services.residency.start)
     await run_in_threadpool(at_start.log_without_effect, services)
     services.keys.start()
+    services.referee.start()
     services.lifecycle.serve()
     services.watchdog.start()
     _log.info(
@@ -40,6 +41,7 @@ async def start(services: Services, delivery: Delivery) -> None:
 async def stop(services: Services, delivery: Delivery) -> None:
     """Stop all parts, also those that were never started."""
     services.lifecycle.drain()
+    await services.referee.stop()
     # The HTTP server has let requests finish already: what still runs is cut off.
     await run_in_threadpool(services.loop.stop)
     patience = min(RESIDENCY_STOP_SECONDS, services.settings.shutdown_timeout)

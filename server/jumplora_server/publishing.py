@@ -160,9 +160,11 @@ class Publishing:
         if_match: str | None = None,
         *,
         only_new: bool = False,
+        stage: float | None = None,
         witness: Witness = Unseen(),
     ) -> Release:
-        """Make a finished file the current version of `task` and wait until it answers.
+        """Make a finished file the current version of `task` and wait until it answers; with
+        `stage`, a share, stage it and wait for what comes of it.
 
         Of an archive of a PEFT folder an adapter is made first. A new version that turns out to be
         of no use once it is loaded is taken back. With `if_match` that version is replaced and no
@@ -171,7 +173,7 @@ class Publishing:
         kind = kind_of(incoming.head)
         self._taken.add(incoming)
         return await self._finished(
-            self._publish(task, incoming, kind, if_match, witness, only_new=only_new)
+            self._publish(task, incoming, kind, if_match, witness, only_new=only_new, stage=stage)
         )
 
     async def roll_back(
@@ -179,6 +181,12 @@ class Publishing:
     ) -> TaskStatus:
         """Make the version before the current one, or the given one, current and wait for it."""
         return await self._finished(self._roll_back(task, version, witness))
+
+    async def change(
+        self, task: str, change: Callable[[Patience], _T], witness: Witness = Unseen()
+    ) -> tuple[_T, TaskStatus]:
+        """Change the store otherwise, on its thread, and wait until the task is as it says."""
+        return await self._finished(self._applied(task, change, witness))
 
     async def remove(self, task: str, witness: Witness = Unseen()) -> None:
         """Remove the task with all its versions."""
@@ -207,17 +215,21 @@ class Publishing:
         witness: Witness,
         *,
         only_new: bool,
+        stage: float | None,
     ) -> Release:
         made_from: MadeFrom | None = None
         if kind != "adapter":
             made = await self._convert(task, upload, kind)
             upload, made_from = made.incoming, made.made_from
-        published, loading = await self._adopt(task, upload, if_match, witness, only_new=only_new)
+        published, loading = await self._adopt(
+            task, upload, if_match, witness, only_new=only_new, stage=stage
+        )
         status = await self.settled(task, loading)
         refusal = refusal_of(status, published)
         if refusal is not None and await self._taken_back(published, witness):
             raise refusal
-        require_served(status, published.digest)
+        if stage is None:
+            require_served(status, published.digest)
         for warning in () if made_from is None else made_from.warnings:
             _log.warning("task %s version %s: %s", task, published.digest[:12], warning)
         return Release(published, status, made_from)
@@ -249,6 +261,7 @@ class Publishing:
         witness: Witness,
         *,
         only_new: bool,
+        stage: float | None,
     ) -> tuple[Published, Future[TaskStatus]]:
         async with self._handed_over(upload) as taken:
 
@@ -260,6 +273,7 @@ class Publishing:
                         expect_task=task,
                         if_match=if_match,
                         only_new=only_new,
+                        stage=stage,
                         patience=patience,
                     )
                     witness.moved(published.digest)
@@ -290,16 +304,25 @@ class Publishing:
                 await self._discard(upload)
 
     async def _roll_back(self, task: str, version: str | None, witness: Witness) -> TaskStatus:
-        def roll_back(patience: Patience) -> tuple[str, Future[TaskStatus]]:
+        def roll_back(patience: Patience) -> str:
             to = None if version is None else self._store.resolve(f"{task}@{version}")[1]
             digest = self._store.rollback(task, to, patience=patience)
             witness.moved(digest)
-            return digest, self._registry.sync(task)
+            return digest
 
-        digest, loading = await self._change(task, roll_back, witness)
-        status = await self.settled(task, loading)
+        digest, status = await self._applied(task, roll_back, witness)
         require_served(status, digest)
         return status
+
+    async def _applied(
+        self, task: str, change: Callable[[Patience], _T], witness: Witness
+    ) -> tuple[_T, TaskStatus]:
+        def apply(patience: Patience) -> tuple[_T, Future[TaskStatus]]:
+            done = change(patience)
+            return done, self._registry.sync(task)
+
+        done, loading = await self._change(task, apply, witness)
+        return done, await self.settled(task, loading)
 
     async def _remove(self, task: str, witness: Witness) -> None:
         def remove(patience: Patience) -> None:

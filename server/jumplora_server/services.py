@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from jumplora_server.publishing import Publishing
     from jumplora_server.residency.residency import Residency
     from jumplora_server.settings import Settings
+    from jumplora_server.staged.referee import Referee
+    from jumplora_server.staged.stages import Stages
     from jumplora_server.watchdog import Phase, Watchdog
 
 SCRAPES = 2  # at a time; more wait, for they share one page
@@ -89,6 +91,8 @@ class Services:
     metrics: Metrics
     residency: Residency
     publishing: Publishing
+    stages: Stages
+    referee: Referee
     loop: EngineLoop
     quotas: Quotas
     limits: EngineLimits

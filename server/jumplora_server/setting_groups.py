@@ -250,7 +250,7 @@ class AccessSettings(BaseSettings):
     )
     default_task: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[0-9a-f]{8,64})?$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@([0-9a-f]{8,64}|[A-Za-z][A-Za-z0-9._-]{0,31}))?$",
         description="task of requests that name none, for clients that cannot (none: refused)",
     )
 
@@ -266,6 +266,40 @@ class QualitySettings(BaseSettings):
     )
     max_overlap_tasks: int = _size(
         12, "tasks whose supports are compared pair by pair, for the metrics (0: none)", 0, 50
+    )
+
+
+class StageSettings(BaseSettings):
+    """How much worse a staged version may be than the current one, before it is taken back."""
+
+    stage_min_requests: int = _size(
+        50, "requests of a staged version that end between two looks at it", 10, 100_000
+    )
+    stage_error_points: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="how much larger the share of its requests that fail may be (0.05: five in a "
+        "hundred)",
+    )
+    stage_latency_ratio: float = Field(
+        default=1.5,
+        ge=1,
+        le=1000,
+        description="how many times as long 95 % of its answers may take",
+    )
+    stage_latency_seconds: float = Field(
+        default=0.05,
+        ge=0,
+        le=3600,
+        description="how much longer they may take in any case, in seconds",
+    )
+    stage_canary_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="how much smaller the share of its canaries that are right may be (1: no "
+        "matter)",
     )
 
 
@@ -327,6 +361,7 @@ PANELS: Mapping[type[BaseSettings], str] = MappingProxyType(
         AdapterSettings: "Adapters",
         AccessSettings: "Keys and names",
         QualitySettings: "Quality",
+        StageSettings: "Staged versions",
         EndingSettings: "Shutdown and watchdog",
         TelemetrySettings: "Logs, metrics and traces",
     }

@@ -26,6 +26,7 @@ from jumplora_server.setting_groups import (
     ModelSettings,
     QualitySettings,
     QueueSettings,
+    StageSettings,
     TelemetrySettings,
     split_networks,
 )
@@ -63,6 +64,7 @@ def key_hash(key: str) -> str:
 class Settings(  # the last base's fields come first
     TelemetrySettings,
     EndingSettings,
+    StageSettings,
     QualitySettings,
     AccessSettings,
     AdapterSettings,

@@ -115,6 +115,46 @@ def test_a_terminal_is_asked_before_a_task_is_removed(
     assert ("for good?" in done.stderr) == (not options)
 
 
+def test_stage_promote_and_names_in_a_store(store: Store) -> None:
+    first, second = (entry.digest for entry in store.history("one"))
+    there = ("--store", store.root)
+    text = run("stage", "one", first[:8], "--share", 0.1, "--promote-after", 60, *there).stdout
+    assert text == f"one: {first[:12]} is staged with a share of 0.1\n"
+    staged = store.routing("one").staged
+    assert staged is not None
+    assert (staged.share, staged.promote_after) == (0.1, 60)
+    wrong = run("promote", "one", "--version", second, *there, code=1).stderr
+    assert "error (version_conflict)" in wrong
+    assert run_json("promote", "one", *there) == {"task_id": "one", "version": first}
+    assert store.current("one") == first
+    run("stage", "one", second, "--share", 0, *there)
+    run("unstage", "one", "--note", "too slow", *there)
+    assert store.changes("one")[-1].note == "too slow"
+    assert "error (version_conflict)" in run("unstage", "one", *there, code=1).stderr
+    assert run("alias", "one", "best", second[:8], *there).stdout == f"one@best is {second[:12]}\n"
+    assert store.resolve("one@best") == ("one", second)
+    assert run("alias", "one", "best", "--off", *there).stdout.startswith("one@best means nothing")
+    assert "give a version, or --off" in run("alias", "one", "best", *there, code=2).output
+
+
+def test_stage_promote_and_names_on_a_server(served: tuple[Site, str]) -> None:
+    site, address = served
+    first, second = site.publish("gamma"), site.publish("gamma")
+    admin = ("--server", address, "--key", ADMIN_KEY)
+    run("stage", "gamma", first[:8], "--share", 0.5, *admin)
+    shown = run("status", "gamma", *admin).stdout
+    assert f"{first}, share 0.5" in shown
+    assert "0 of 0 requests failed" in shown
+    assert run_json("promote", "gamma", *admin) == {"task_id": "gamma", "version": first}
+    file = site.adapter("gamma")
+    assert "gamma: staged " in run("publish", file, "--stage", 0.1, *admin).stdout
+    run("unstage", "gamma", "--note", "no need", *admin)
+    assert "no need" in run("status", "gamma", *admin).stdout
+    run("alias", "gamma", "best", second, *admin)
+    assert f"best {second[:12]}" in run("status", "gamma", *admin).stdout
+    run("alias", "gamma", "best", "--off", *admin)
+
+
 def test_rollback_and_remove_on_a_server(served: tuple[Site, str]) -> None:
     site, address = served
     first, second = site.publish("alpha"), site.publish("alpha")

@@ -26,6 +26,38 @@ class Bytes(BaseModel):
     device: int
 
 
+class StagedVersion(BaseModel):
+    """The version that is staged beside the one that answers."""
+
+    version: str
+    share: float = Field(description="of the task's requests, 0 to 1; 0: only those that name it")
+    since: str = Field(description="ISO 8601, UTC")
+    promote_after: float | None = Field(
+        description="seconds without a fault after which it becomes current by itself"
+    )
+    is_open: bool = Field(description="it was loaded and tried, and gets its share here")
+    state: Literal["COLD", "LOADING", "READY", "DRAINING", "FAILED"]
+    failure: Failure | None = Field(description="why it gets none")
+    canary_accuracy: float | None
+
+
+class VersionFigures(BaseModel):
+    """What became of a version's requests since the staged one was staged, on this server."""
+
+    requests: int
+    failed: int
+    p95_seconds: float | None
+
+
+class Comparison(BaseModel):
+    """How the staged version stands beside the current one, on this server."""
+
+    staged: VersionFigures
+    current: VersionFigures
+    looks: int = Field(description="how often it was compared so far, and no fault was found")
+    verdict: Literal["not_open", "too_few_requests", "no_fault"]
+
+
 class AdapterSummary(BaseModel):
     """One task's adapter."""
 
@@ -55,14 +87,21 @@ class AdapterSummary(BaseModel):
         default=0,
         description="memory of that trunk, which other versions may use as well; not in bytes",
     )
+    staged: StagedVersion | None = None
+    aliases: dict[str, str] = Field(default={}, description="versions by name")
 
 
 class Change(BaseModel):
-    """A change of the store: a version that became current, or (`remove`) is gone."""
+    """A change of the store: a version that became current, got or lost a share or a name, or
+    (`remove`) is gone."""
 
     version: str
     at: str = Field(description="ISO 8601, UTC")
-    event: Event = Field(description="publish and repoint move on, rollback goes back")
+    event: Event = Field(
+        description="publish, repoint and promote move on, rollback goes back; stage, unstage, "
+        "alias and unalias change what is asked beside the current version"
+    )
+    note: str = Field(default="", description="why, or by which name")
 
 
 class CanaryAnswer(BaseModel):
@@ -89,6 +128,7 @@ class AdapterDetail(AdapterSummary):
         "be read now",
     )
     canaries: list[CanaryAnswer] = []
+    comparison: Comparison | None = None
 
 
 class AdapterList(BaseModel):
@@ -108,7 +148,7 @@ class MadeOf(BaseModel):
 class PutResult(AdapterDetail):
     """What an upload came to."""
 
-    outcome: Literal["created", "unchanged", "repointed"]
+    outcome: Literal["created", "unchanged", "repointed", "staged"]
     made_from: MadeOf | None = Field(
         default=None, description="null: the file was published as it came"
     )

@@ -1,30 +1,39 @@
-"""The routes of adapters: list, look, publish, remove, go back, load, pin."""
+"""The routes of adapters: list, look, publish, stage, name, remove, go back, load, pin."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from jumplora_adapters.errors import AdapterError
 from jumplora_server.api.adapter_schemas import (
     AdapterDetail,
     AdapterList,
+    Comparison,
     MadeOf,
     PutResult,
     Removed,
 )
-from jumplora_server.api.adapter_status import detail, summary
+from jumplora_server.api.adapter_status import detail, figures, summary
 from jumplora_server.api.ask import record_of
 from jumplora_server.api.audit import begin_change
 from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices, remarks
 from jumplora_server.api.route import JsonRoute
-from jumplora_server.api.schemas import ErrorBody, PinRequest, RollbackRequest
+from jumplora_server.api.schemas import (
+    AliasRequest,
+    ErrorBody,
+    PinRequest,
+    PromoteRequest,
+    RollbackRequest,
+    StageRequest,
+    UnstageRequest,
+)
 from jumplora_server.api.task_names import named_task, visible_tasks
 from jumplora_server.api.turns import in_turns
 from jumplora_server.api.uploads import ARCHIVE_TYPES, received
@@ -38,6 +47,7 @@ from jumplora_server.errors import (
 from jumplora_server.residency.outcome import require_served
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
+from jumplora_server.staged.stages import Wish
 
 TaskPath = Annotated[str, Path(description="the task")]
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=JsonRoute)
@@ -85,6 +95,66 @@ async def roll_back_adapter(
     change = begin_change(request, services, task_id)
     target = None if body is None else body.version
     status = await services.publishing.roll_back(task_id, target, witness=change)
+    return await _told(request, services, status, response)
+
+
+@router.post("/{task_id:path}/stage", response_model=AdapterDetail, responses=_WRITE)
+async def stage_adapter(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    response: Response,
+    body: StageRequest,
+) -> AdapterDetail:
+    """Give a stored version a share of the task's requests, beside the current one, or change the
+    share. Answers once it was loaded and tried; one that does not pass is taken back."""
+    change = begin_change(request, services, task_id)
+    wish = Wish(body.share, body.promote_after)
+    status = await services.stages.stage(task_id, body.version, wish, change)
+    return await _told(request, services, status, response)
+
+
+@router.post("/{task_id:path}/promote", response_model=AdapterDetail, responses=_WRITE)
+async def promote_adapter(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    response: Response,
+    body: PromoteRequest | None = None,
+) -> AdapterDetail:
+    """Make the staged version current. Where another one is staged than is named: 412."""
+    change = begin_change(request, services, task_id)
+    version = None if body is None else body.version
+    status = await services.stages.promote(task_id, version, change)
+    return await _told(request, services, status, response)
+
+
+@router.post("/{task_id:path}/unstage", response_model=AdapterDetail, responses=_WRITE)
+async def unstage_adapter(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    response: Response,
+    body: UnstageRequest | None = None,
+) -> AdapterDetail:
+    """Give the staged version no requests any more; it stays in the store. As `promote`, 412."""
+    change = begin_change(request, services, task_id)
+    asked = body or UnstageRequest()
+    status = await services.stages.unstage(task_id, asked.version, note=asked.note, witness=change)
+    return await _told(request, services, status, response)
+
+
+@router.post("/{task_id:path}/alias", response_model=AdapterDetail, responses=_WRITE)
+async def alias_adapter(
+    request: Request,
+    services: WithServices,
+    task_id: TaskPath,
+    response: Response,
+    body: AliasRequest,
+) -> AdapterDetail:
+    """Let requests name a version by a word: `task@champion`. Without a version, no longer."""
+    change = begin_change(request, services, task_id)
+    status = await services.stages.alias(task_id, body.name, body.version, change)
     return await _told(request, services, status, response)
 
 
@@ -148,6 +218,10 @@ async def publish_adapter(
     if_none_match: Annotated[
         str | None, Header(description="*: only if the task has no version yet; nothing else")
     ] = None,
+    stage: Annotated[
+        float | None,
+        Query(ge=0, le=1, description="stage it, with this share of the task's requests"),
+    ] = None,
 ) -> PutResult:
     """Publish a file. Answers 201 once the version is READY and answers requests.
 
@@ -158,18 +232,28 @@ async def publish_adapter(
 
     With `If-Match` the version that is current must be that one, and with `If-None-Match: *` there
     must be none, not an equal one either; else 412, and nothing is changed.
+
+    With `stage` the current version stays, and this one gets a share of the task's requests once
+    it was loaded and tried (201).
     """
-    limit = services.settings.max_adapter_bytes
+    limit, replaced = services.settings.max_adapter_bytes, _etag_of(if_match)
     with publication(services, task_id):
         change = begin_change(request, services, task_id)
         only_new = _is_only_new(if_none_match, if_match)
+        if stage is not None and only_new:
+            raise InvalidInput("stage: a new task has no version to be staged beside; leave it out")
         async with received(request, services.publishing, limit) as incoming:
-            release = await services.publishing.publish(
-                task_id, incoming, _etag_of(if_match), only_new=only_new, witness=change
-            )
+            if stage is not None:
+                release = await services.stages.publish(
+                    task_id, incoming, Wish(stage), replaced, witness=change
+                )
+            else:
+                release = await services.publishing.publish(
+                    task_id, incoming, replaced, only_new=only_new, witness=change
+                )
     outcome = release.published.outcome
     told = await _told(request, services, release.status, response)
-    response.status_code = 201 if outcome == "created" else 200
+    response.status_code = 201 if outcome in ("created", "staged") else 200
     response.headers["location"] = f"/v1/adapters/{task_id}"
     made_from = None if release.made_from is None else MadeOf(**asdict(release.made_from))
     return PutResult(**dict(told), outcome=outcome, made_from=made_from)
@@ -220,8 +304,25 @@ async def _told(
         response.headers["x-adapter-version"] = status.version
     changes, task = services.changes, status.task_id
     is_at_fault = "store" in remarks(services)
-    found = changes.known(task) if is_at_fault else await changes.of(task)
-    return detail(record_of(request.scope).caller, status, found)
+    known = changes.known(task) if is_at_fault else await changes.of(task)
+    return detail(record_of(request.scope).caller, status, known, _comparison(services, status))
+
+
+def _comparison(services: Services, status: TaskStatus) -> Comparison | None:
+    staged = status.staged
+    if staged is None:
+        return None
+    task, metrics = status.task_id, services.metrics
+    looks = services.referee.looks(task)
+    verdict: Literal["not_open", "too_few_requests", "no_fault"] = "not_open"
+    if staged.is_open:
+        verdict = "no_fault" if looks else "too_few_requests"
+    return Comparison(
+        staged=figures(metrics.counts_of(task, staged.version)),
+        current=figures(metrics.counts_of(task, status.version or "")),
+        looks=looks,
+        verdict=verdict,
+    )
 
 
 def _etag_of(if_match: str | None) -> str | None:

@@ -273,6 +273,8 @@ def identity_headers(origin: Origin) -> dict[str, str]:
     if origin.ref is not None:
         headers["x-task-id"] = headers["x-adapter-id"] = origin.ref.task
         headers["x-adapter-version"] = origin.ref.version
+    if origin.role == "staged":
+        headers["x-adapter-stage"] = "staged"
     return headers
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from jumplora_server import errors
 from jumplora_server.access.caller import ANYBODY, Caller
 from jumplora_server.access.gate import RefusedFor
-from jumplora_server.core import AdapterRef, Answer, Timing, Wanted
+from jumplora_server.core import AdapterRef, Answer, Role, Timing, Wanted
 from jumplora_server.errors import ServerError
 
 if TYPE_CHECKING:
@@ -102,10 +102,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which version answers (None: the bare backbone), and how many tokens all prompts have."""
+    """Which version answers (None: the bare backbone), and how many tokens all prompts have. `role`
+    is what the version is for its task."""
 
     ref: AdapterRef | None
     prompt_tokens: int
+    role: Role | None = None
 
 
 class RankedOption(NamedTuple):
@@ -162,6 +164,7 @@ class RequestRecord:
     caller: Caller = ANYBODY
     task: str | None = ""
     version: str | None = None
+    asked_version: str | None = None  # by a header
     prompt_tokens: int = 0
     generated_tokens: int = 0
     outcome: Outcome | None = None

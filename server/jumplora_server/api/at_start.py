@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 
 from jumplora_server.services import Services
 
+_DIGITS = re.compile(r"[0-9a-f]{8,64}", re.ASCII)  # what names mean is read after the start
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +29,7 @@ def _of_default_task(services: Services) -> Iterator[str]:
             yield f"{refused}: this means the bare backbone, which JUMPLORA_ALLOW_BASE=no forbids"
     elif not services.residency.knows(task):
         yield f"{refused}: no adapter of that task is published yet"
-    elif version and not any(
+    elif _DIGITS.fullmatch(version) and not any(
         digest.startswith(version) for digest in services.residency.status(task).history
     ):
         yield f"{refused}: the task has no version that begins with {version}"

@@ -51,6 +51,7 @@ _OF_ADAPTERS: tuple[tuple[type[AdapterError], type[ServerError]], ...] = (
     (adapter_errors.WrongFile, errors.AdapterRefused),
     (adapter_errors.ConvertError, errors.AdapterRefused),
     (adapter_errors.TaskIdInvalid, errors.InvalidInput),
+    (adapter_errors.AliasInvalid, errors.InvalidInput),
     (adapter_errors.UnknownTask, errors.UnknownTask),
     (adapter_errors.UnknownVersion, errors.UnknownVersion),
     (adapter_errors.HasDescendants, errors.AdapterInUse),

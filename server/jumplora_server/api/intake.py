@@ -18,7 +18,7 @@ from jumplora_server.api.choices import Offer
 from jumplora_server.api.metering import Metered
 from jumplora_server.api.prompts import Prompts, check_sizes, encode, prompt_sizes, prompt_spec
 from jumplora_server.api.sight import may_ask_base
-from jumplora_server.api.task_names import check_visible
+from jumplora_server.api.task_names import check_visible, with_version
 from jumplora_server.api.wishes import Wishes, make_wishes
 from jumplora_server.core import Lease, Sampling
 from jumplora_server.errors import (
@@ -31,7 +31,7 @@ from jumplora_server.errors import (
 )
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.loop.loop import Continuation
-from jumplora_server.loop.outbox import CancelCause, OnEvent, Stream
+from jumplora_server.loop.outbox import CancelCause, OnEvent, Payer, Stream
 from jumplora_server.metrics.tasks import Late
 from jumplora_server.services import Services
 from jumplora_server.store_threads import returned
@@ -72,12 +72,14 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
     arrived = services.clock()
     # Failures count for the task too; metrics keep names that are not registered apart.
     task = None if ask.task == services.settings.base_name else ask.task
+    task = with_version(task, record.asked_version)
     record.task = None if task is None else task.partition("@")[0]
     deadline = arrived + _timeout(services, ask)
     record.late = late_of(ask.timeout_seconds, services.settings.request_timeout)
     check_sizes(services, ask)
     with await _lease(services, ask.caller, task) as lease:
         record.version = None if lease.ref is None else lease.ref.version
+        payer = Payer(record.task, record.version, lease.role)
         wishes = make_wishes(
             ask, lease.manifest, services.limits, max_beams=services.loop.max_beams
         )
@@ -114,7 +116,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                     Stream(
                         services.loop.cancel,
                         services.metrics,
-                        record.task,
+                        payer,
                         counts_prompt=not n,
                         late=record.late,
                         on_finish=None if trace is None else trace.sequence(first + n),
@@ -158,7 +160,7 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                 is_streamed=ask.streamed != "no",
             )
         )
-    origin = Origin(lease.ref, record.prompt_tokens)
+    origin = Origin(lease.ref, record.prompt_tokens, lease.role)
     headers = {} if metered is None else metered.headers()
     return Admitted(
         origin,

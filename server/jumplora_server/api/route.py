@@ -18,12 +18,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from jumplora_adapters.json_text import MAX_DEPTH, TOO_DEEP, read_json
+from jumplora_server.api.ask import record_of
 from jumplora_server.api.dialect import Dialect
 from jumplora_server.api.errors import NO_OBJECT, BodyLost, validation_message
 from jumplora_server.errors import InvalidInput
 from jumplora_server.services import Services
 
 TASK_HEADER = "x-task-id"
+VERSION_HEADER = "x-adapter-version"  # of requests; answers say by it who answered
 MAX_MARKS = 8192  # a list of as many prompts as the settings allow at most has half of that
 SMALL_BYTES = 16_384  # read on the event loop, in less than a millisecond
 READING = "@reading"  # the turn in the lane of what names no task yet; no task can be called so
@@ -115,6 +117,7 @@ class DialectRoute(APIRoute):
 
         async def handler(plain: Request) -> Response:
             request = JsonRequest(plain.scope, plain.receive)
+            record_of(plain.scope).asked_version = request.headers.get(VERSION_HEADER)
             return await endpoint(
                 request=request,
                 services=request.services,

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from jumplora_adapters.routing import MAX_SECONDS
 from jumplora_server.api.fields import Prompts, Received
 from jumplora_server.api.parameters import Parameters
 
@@ -237,6 +238,47 @@ class RollbackRequest(Received):
 
     version: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{8,64}$", description="default: the one before"
+    )
+
+
+# What names a version: a beginning of its digest, `staged`, `current` or an alias.
+_NAMED = r"^([0-9a-f]{8,64}|[A-Za-z][A-Za-z0-9._-]{0,31})$"
+
+
+class StageRequest(Received):
+    """Which version is to get a share of the task's requests."""
+
+    version: str = Field(pattern=_NAMED, description="8 digits or more of its digest, or a name")
+    share: float = Field(ge=0, le=1, description="0: only requests that name it")
+    promote_after: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SECONDS,
+        description="seconds without a fault after which it becomes current by itself; null: only "
+        "by command",
+    )
+
+
+class PromoteRequest(Received):
+    """Which version is meant, if it matters."""
+
+    version: str | None = Field(
+        default=None, pattern=_NAMED, description="must be the staged one, else 412"
+    )
+
+
+class UnstageRequest(PromoteRequest):
+    """Why it is taken back."""
+
+    note: str = Field(default="", max_length=400, description="for the task's history")
+
+
+class AliasRequest(Received):
+    """What a version is to be called."""
+
+    name: str = Field(description="1 to 32 letters, digits and . _ - that begin with a letter")
+    version: str | None = Field(
+        default=None, pattern=_NAMED, description="null: the name means nothing any more"
     )
 
 

@@ -10,9 +10,10 @@ from fastapi import Header, Request
 
 from jumplora_adapters.errors import TaskIdInvalid
 from jumplora_adapters.manifest import check_task_id
+from jumplora_adapters.routing import CURRENT_NAME, STAGED_NAME, is_alias
 from jumplora_server.access.caller import Caller
 from jumplora_server.api.ask import record_of
-from jumplora_server.api.route import TASK_HEADER
+from jumplora_server.api.route import TASK_HEADER, VERSION_HEADER
 from jumplora_server.errors import Forbidden, InvalidInput, UnknownTask
 from jumplora_server.residency.entries import unknown_task
 from jumplora_server.services import Services
@@ -36,16 +37,44 @@ def check_task(task: str) -> str:
 
 
 def check_spec(spec: str) -> str:
-    """Return "task" or "task@version" (8 to 64 hex digits) unchanged. Raises InvalidInput."""
+    """Return "task" or "task@version" (a name, or 8 to 64 hex digits) unchanged. Raises
+    InvalidInput."""
     task, at, version = spec.partition("@")
     check_task(task)
-    if at and _VERSION.fullmatch(version) is None:
+    if at:
+        check_version(version, "after the @ come")
+    return spec
+
+
+def check_version(version: str, where: str) -> str:
+    """Return what names a version of some task unchanged. Raises InvalidInput."""
+    is_name = version in (STAGED_NAME, CURRENT_NAME) or is_alias(version)
+    if not is_name and _VERSION.fullmatch(version) is None:
         raise InvalidInput(
-            f"version {version[:80]!r} is not allowed: after the @ come 8 to 64 of the digits"
-            " 0-9 and a-f, the beginning of a version's digest",
+            f"version {version[:80]!r} is not allowed: {where} 8 to 64 of the digits 0-9 and a-f, "
+            "the beginning of a version's digest, or a name: staged, current or an alias",
             reason="task_id",
         )
-    return spec
+    return version
+
+
+def with_version(task: str | None, header: str | None) -> str | None:
+    """The task that a request names, of the version that its header names, if it has that.
+
+    Raises InvalidInput where both name a version and they disagree, and for the bare backbone.
+    """
+    if header is None:
+        return task
+    check_version(header, f"the header {VERSION_HEADER} has")
+    if task is None:
+        raise InvalidInput(f"{VERSION_HEADER}: the bare backbone has no versions; leave it out")
+    name, at, version = task.partition("@")
+    if at and version != header:
+        raise InvalidInput(
+            f"the header {VERSION_HEADER}: {_shown(header)} disagrees with {_shown(task)}; give "
+            "one of them"
+        )
+    return f"{name}@{header}"
 
 
 def check_known_spec(spec: str) -> str:

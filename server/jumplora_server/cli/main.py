@@ -22,6 +22,7 @@ from jumplora_server.cli.generate import generate
 from jumplora_server.cli.publish import publish, publish_run
 from jumplora_server.cli.reading import compare, inspect_adapter, list_tasks
 from jumplora_server.cli.serve import serve_command
+from jumplora_server.cli.stage import alias, promote, stage, unstage
 from jumplora_server.cli.status import status
 from jumplora_server.version import VERSION
 
@@ -45,6 +46,10 @@ def command_line() -> typer.Typer:
         (_ADAPTERS, "publish", publish),
         (_ADAPTERS, "list", list_tasks),
         (_ADAPTERS, "inspect", inspect_adapter),
+        (_ADAPTERS, "stage", stage),
+        (_ADAPTERS, "promote", promote),
+        (_ADAPTERS, "unstage", unstage),
+        (_ADAPTERS, "alias", alias),
         (_ADAPTERS, "rollback", rollback),
         (_ADAPTERS, "remove", remove),
         (_ADAPTERS, "load", load),

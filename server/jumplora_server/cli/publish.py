@@ -22,6 +22,7 @@ from jumplora_adapters.regular_file import open_regular
 from jumplora_server.cli import place
 
 if TYPE_CHECKING:
+    from jumplora_server.api.adapter_schemas import PutResult
     from jumplora_server.client import Client
 
 Backbone = Annotated[
@@ -37,10 +38,12 @@ FILE_SUFFIXES = (".safetensors", ".zip", ".tar", ".gz", ".tgz")  # of files: no 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Publish only if that version is current, or only if there is no such task."""
+    """Publish only if that version is current, or only if there is no such task; stage it with a
+    share instead."""
 
     if_match: str | None = None
     new: bool = False
+    stage: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,16 @@ def publish(
         str | None, typer.Option("--if-match", help="Only if this version is current now.")
     ] = None,
     new: Annotated[bool, typer.Option("--new", help="Only if there is no such task yet.")] = False,
+    stage: Annotated[
+        float | None,
+        typer.Option(
+            "--stage",
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Keep the current version, and give this one a share of the requests.",
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress bar of a large file's upload.")
     ] = False,
@@ -95,7 +108,9 @@ def publish(
     """Publish an adapter: with --server it returns once the version answers requests."""
     if new and if_match is not None:
         raise typer.BadParameter("give --new or --if-match, not both: a new task has no version")
-    condition = Condition(if_match, new)
+    if new and stage is not None:
+        raise typer.BadParameter("give --new or --stage, not both: a new task has no version yet")
+    condition = Condition(if_match, new, stage)
     with reported_errors():
         where = place.place_of(context, server, store)
         result = _put(find_source(source), where, key, backbone, task, condition, quiet=quiet)
@@ -201,7 +216,12 @@ def _into_store(
     known, store = read_backbone(resolve_backbone(backbone)), Store(root)
     if kind == "adapter" or task is None:
         published = store.publish(
-            path, known, expect_task=task, if_match=condition.if_match, only_new=condition.new
+            path,
+            known,
+            expect_task=task,
+            if_match=condition.if_match,
+            only_new=condition.new,
+            stage=condition.stage,
         )
         return Result(published.task, published.digest, published.outcome, {"store": str(root)})
     store.prepare()
@@ -217,6 +237,7 @@ def _into_store(
             expect_task=task,
             if_match=condition.if_match,
             only_new=condition.new,
+            stage=condition.stage,
         )
     source = made.made_from
     return Result(
@@ -244,17 +265,28 @@ def _to_server(
             _check_base_model(path, Path(backbone), client)
         with sending(task, quiet=quiet) as on_sent:
             put = client.publish(
-                task, path, if_match=condition.if_match, new=condition.new, on_sent=on_sent
+                task,
+                path,
+                if_match=condition.if_match,
+                new=condition.new,
+                stage=condition.stage,
+                on_sent=on_sent,
             )
     source = put.made_from
     return Result(
         put.task_id,
-        put.version or put.desired or "",
+        _version_of(put, condition),
         put.outcome,
         {"server": server},
         peft_type=None if source is None else source.peft_type,
         warnings=() if source is None else tuple(source.warnings),
     )
+
+
+def _version_of(put: PutResult, condition: Condition) -> str:
+    if condition.stage is not None:
+        return "" if put.staged is None else put.staged.version
+    return put.version or put.desired or ""
 
 
 def _check_base_model(folder: Path, backbone: Path, client: Client) -> None:

@@ -26,7 +26,7 @@ from jumplora_server.cli.completion import task_ids
 from jumplora_server.variables import DEFAULT_URL
 
 if TYPE_CHECKING:
-    from jumplora_server.api.adapter_schemas import AdapterDetail
+    from jumplora_server.api.adapter_schemas import AdapterDetail, Comparison, StagedVersion
     from jumplora_server.api.overview_schemas import Overview, Strip, TaskLine
     from jumplora_server.client import Client
 
@@ -182,6 +182,11 @@ def _print_task(task: AdapterDetail, address: str) -> None:
         again = task.failure.retry_in
         when = "" if again is None else f"; tried again in {_duration(again)}"
         facts.append(("fault", f"{task.failure.code}: {task.failure.message}{when}"))
+    if (staged := task.staged) is not None:
+        facts.append(("staged", _staged(staged, task.comparison)))
+    if task.aliases:
+        named = ", ".join(f"{name} {short(version)}" for name, version in task.aliases.items())
+        facts.append(("aliases", named))
     facts += [
         ("memory", f"{size(memory)}, {size(task.bytes.disk)} on disk"),
         ("density", share(task.density)),
@@ -194,13 +199,14 @@ def _print_task(task: AdapterDetail, address: str) -> None:
     print_facts(facts)
     changes = task.changes[-_MOST_CHANGES:]
     print_table(
-        [("at", "left"), ("event", "left"), ("version", "left"), ("", "left")],
+        [("at", "left"), ("event", "left"), ("version", "left"), ("", "left"), ("note", "fold")],
         [
             (
                 change.at,
                 change_name(change.event),
                 short(change.version),
                 "answers" if change.version == task.version else "",
+                shown(change.note, _MOST_CHARS),
             )
             for change in reversed(changes)
         ],
@@ -218,6 +224,20 @@ def _print_task(task: AdapterDetail, address: str) -> None:
                 for canary in task.canaries
             ],
         )
+
+
+def _staged(staged: StagedVersion, comparison: Comparison | None) -> str:
+    text = f"{staged.version}, share {staged.share:g}, since {staged.since}"
+    if staged.failure is not None:
+        return f"{text}; it gets none: {staged.failure.code}: {staged.failure.message}"
+    if comparison is None or not staged.is_open:
+        return f"{text}; it is being loaded"
+    figures = (
+        f"{each.failed} of {each.requests} requests failed"
+        + ("" if each.p95_seconds is None else f", p95 {1000 * each.p95_seconds:,.0f} ms")
+        for each in (comparison.staged, comparison.current)
+    )
+    return f"{text}; {next(figures)}; of the current version {next(figures)}"
 
 
 def _duration(seconds: float) -> str:

@@ -166,6 +166,7 @@ class AsyncClient:
         *,
         if_match: str | None = None,
         new: bool = False,
+        stage: float | None = None,
         on_sent: uploads.OnSent | None = None,
     ) -> PutResult:
         """Publish an adapter file, a PEFT folder or an archive of one: `Client.publish`.
@@ -173,12 +174,32 @@ class AsyncClient:
         `on_sent` is called on the threads that read the file.
         """
         async with uploads.opened_on_threads(Path(path)) as upload:
-            call = calls.publish(task, upload.sha256, upload.length, if_match, new=new)
+            call = calls.publish(task, upload.sha256, upload.length, if_match, new=new, stage=stage)
             return await self._sender.send(call, partial(upload.chunks, on_sent))
 
     async def rollback(self, task: str, version: str | None = None) -> AdapterDetail:
         """Make an older version current again; None: the one before: `Client.rollback`."""
         return await self._sender.send(calls.rollback(task, version))
+
+    async def stage(
+        self, task: str, version: str, share: float, promote_after: float | None = None
+    ) -> AdapterDetail:
+        """Give a stored version a share (0 to 1) of the requests: `Client.stage`."""
+        return await self._sender.send(calls.stage(task, version, share, promote_after))
+
+    async def promote(self, task: str, version: str | None = None) -> AdapterDetail:
+        """Make the staged version current: `Client.promote`."""
+        return await self._sender.send(calls.promote(task, version))
+
+    async def unstage(
+        self, task: str, version: str | None = None, *, note: str = ""
+    ) -> AdapterDetail:
+        """Give the staged version no requests any more: `Client.unstage`."""
+        return await self._sender.send(calls.unstage(task, version, note))
+
+    async def alias(self, task: str, name: str, version: str | None) -> AdapterDetail:
+        """Call a version by a name; None takes the name away: `Client.alias`."""
+        return await self._sender.send(calls.alias(task, name, version))
 
     async def load(self, task: str) -> AdapterDetail:
         """Load the adapter now; a version that failed is tried again."""

@@ -173,7 +173,13 @@ def adapter(task: str) -> Call[AdapterDetail]:
 
 
 def publish(
-    task: str, sha256: str, length: int, if_match: str | None, *, new: bool = False
+    task: str,
+    sha256: str,
+    length: int,
+    if_match: str | None,
+    *,
+    new: bool = False,
+    stage: float | None = None,
 ) -> Call[PutResult]:
     """An upload, whose content the client sends with it.
 
@@ -182,6 +188,8 @@ def publish(
     """
     if new and if_match is not None:
         raise TypeError("give new or if_match, not both: a new task has no version")
+    if new and stage is not None:
+        raise TypeError("give new or stage, not both: a new task has no version to stand beside")
     headers = {
         "content-type": "application/octet-stream",
         "content-length": str(length),
@@ -195,6 +203,7 @@ def publish(
         "PUT",
         _path(task),
         _model(PutResult),
+        query={} if stage is None else {"stage": str(stage)},
         headers=headers,
         repeat="unless_begun" if new else "safe",
     )
@@ -209,6 +218,38 @@ def rollback(task: str, version: str | None) -> Call[AdapterDetail]:
         {} if version is None else {"version": version},
         repeat="unless_begun" if version is None else "safe",
     )
+
+
+def stage(
+    task: str, version: str, share: float, promote_after: float | None
+) -> Call[AdapterDetail]:
+    """A share of the task's requests for a version."""
+    body: dict[str, object] = {"version": version, "share": share}
+    if promote_after is not None:
+        body["promote_after"] = promote_after
+    return Call("POST", f"{_path(task)}/stage", _model(AdapterDetail), body)
+
+
+def promote(task: str, version: str | None) -> Call[AdapterDetail]:
+    """The staged version becomes current. Repeated, it would find none that is staged."""
+    body = {} if version is None else {"version": version}
+    path = f"{_path(task)}/promote"
+    return Call("POST", path, _model(AdapterDetail), body, repeat="unless_begun")
+
+
+def unstage(task: str, version: str | None, note: str) -> Call[AdapterDetail]:
+    """No requests for the staged version any more; as `promote`."""
+    body: dict[str, object] = (
+        {"note": note} if version is None else {"version": version, "note": note}
+    )
+    path = f"{_path(task)}/unstage"
+    return Call("POST", path, _model(AdapterDetail), body, repeat="unless_begun")
+
+
+def alias(task: str, name: str, version: str | None) -> Call[AdapterDetail]:
+    """A name for a version, or (None) for nothing."""
+    body = {"name": name, "version": version}
+    return Call("POST", f"{_path(task)}/alias", _model(AdapterDetail), body)
 
 
 def load(task: str) -> Call[AdapterDetail]:

@@ -207,20 +207,22 @@ class Client:
         *,
         if_match: str | None = None,
         new: bool = False,
+        stage: float | None = None,
         on_sent: uploads.OnSent | None = None,
     ) -> PutResult:
         """Publish an adapter file, a PEFT folder or a zip or tar of one; it answers on return.
 
         A folder is sent as a tar of the two files that count, and the server makes the adapter.
         With `if_match`, only if that version is the current one, and with `new`, only if there is
-        no such task (else InputRefused, 412). It is sent again also where an answer was lost, for
-        the server knows the bytes that it has; with `new` it is not. The client's `timeout` holds
+        no such task (else InputRefused, 412). With `stage`, a share from 0 to 1, it is staged
+        beside the current version. It is sent again also where an answer was lost, for the server
+        knows the bytes that it has; with `new` it is not. The client's `timeout` holds
         for the upload and the load together. `on_sent` is called with the bytes that are sent so
         far, and with all there are. A path that cannot be read raises InputRefused too, with the
         code "input".
         """
         with uploads.opened(Path(path)) as upload:
-            call = calls.publish(task, upload.sha256, upload.length, if_match, new=new)
+            call = calls.publish(task, upload.sha256, upload.length, if_match, new=new, stage=stage)
             return self._sender.send(call, partial(upload.chunks, on_sent))
 
     def rollback(self, task: str, version: str | None = None) -> AdapterDetail:
@@ -230,6 +232,35 @@ class Client:
         back twice.
         """
         return self._sender.send(calls.rollback(task, version))
+
+    def stage(
+        self, task: str, version: str, share: float, promote_after: float | None = None
+    ) -> AdapterDetail:
+        """Give a stored version a share (0 to 1) of the task's requests, beside the current one.
+
+        It returns once the version was loaded and tried; one that does not pass is taken back
+        (InputRefused). With `promote_after` it becomes current by itself after so many seconds
+        without a fault.
+        """
+        return self._sender.send(calls.stage(task, version, share, promote_after))
+
+    def promote(self, task: str, version: str | None = None) -> AdapterDetail:
+        """Make the staged version current.
+
+        `version` must be the staged one where it is given (else InputRefused, 412).
+        """
+        return self._sender.send(calls.promote(task, version))
+
+    def unstage(self, task: str, version: str | None = None, *, note: str = "") -> AdapterDetail:
+        """Give the staged version no requests any more; it stays in the store.
+
+        `note` says why, in the task's history.
+        """
+        return self._sender.send(calls.unstage(task, version, note))
+
+    def alias(self, task: str, name: str, version: str | None) -> AdapterDetail:
+        """Call a version by a name; None takes the name away."""
+        return self._sender.send(calls.alias(task, name, version))
 
     def load(self, task: str) -> AdapterDetail:
         """Load the adapter now; a version that failed is tried again."""

@@ -71,6 +71,35 @@ export function openRollBack(taskId, version, current, context, onDone) {
   });
 }
 
+/** Opens the form that makes the staged version current ("promote"), or takes it back ("unstage"). */
+export function openStageEnd(taskId, version, how, context, onDone) {
+  const isPromotion = how === "promote";
+  const confirmation = typedConfirmation(taskId);
+  openForm({
+    title: isPromotion ? `Promote a version of ${taskId}` : `Take back a version of ${taskId}`,
+    fields: [
+      h(
+        "p",
+        {},
+        isPromotion ? "All new requests are answered by version " : "No new request gets version ",
+        h("code", {}, digits(version)),
+        ". Running ones end on the version they began with.",
+      ),
+      confirmation.element,
+    ],
+    verb: isPromotion ? "Promote" : "Take back",
+    isDanger: !isPromotion,
+    isComplete: confirmation.isRight,
+    async run(say) {
+      say("Changing the store…");
+      await change("POST", adapterPath(taskId, how), { version });
+      const end = isPromotion ? "answers now" : "was taken back";
+      context.announce(`Version ${digits(version)} of ${taskId} ${end}.`);
+      onDone();
+    },
+  });
+}
+
 /** Opens the form that removes a task. */
 export function openRemove(taskId, count, context, onDone) {
   const confirmation = typedConfirmation(taskId);

@@ -13,6 +13,8 @@ const KINDS = {
   removed: ["⌫", "removed", "warn"],
   pinned: ["⚲", "pinned", ""],
   unpinned: ["⚬", "unpinned", ""],
+  staged: ["◔", "staged", "good"],
+  unstaged: ["◌", "unstaged", "warn"],
   server: ["⚙", "server", ""],
 };
 const QUIET = 10_000; // milliseconds between two announcements

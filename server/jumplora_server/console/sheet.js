@@ -1,7 +1,15 @@
 // What the drawer shows of a task, and the buttons of its changes.
 
 import { canaryTable } from "./canaries.js";
-import { allow, changeButton, load, openRemove, openRollBack, pin } from "./change.js";
+import {
+  allow,
+  changeButton,
+  load,
+  openRemove,
+  openRollBack,
+  openStageEnd,
+  pin,
+} from "./change.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { counted, digits } from "./format.js";
 import { densityBars, facts, lineageChips } from "./made.js";
@@ -159,6 +167,10 @@ export class Sheet {
       onTry: (version) => (this.close(), this.context.tryTask(taskId, version)),
       onRollBack: (version) =>
         openRollBack(taskId, version, answering, this.context, () => this.#changed()),
+      onPromote: (version) =>
+        openStageEnd(taskId, version, "promote", this.context, () => this.#changed()),
+      onTakeBack: (version) =>
+        openStageEnd(taskId, version, "unstage", this.context, () => this.#changed()),
     });
   }
 

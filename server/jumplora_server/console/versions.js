@@ -8,11 +8,16 @@ const WORDS = {
   repoint: "current again",
   rollback: "rolled back to",
   remove: "removed",
+  stage: "staged",
+  promote: "promoted",
+  unstage: "taken back",
+  alias: "named",
+  unalias: "no longer named",
 };
 
-/** Elements; `onRollBack(version)` and `onTry(version)` are what the buttons of a version do;
- *  `makeButton(text, attributes, onclick)` makes one of a change. */
-export function versionList(detail, { makeButton, onRollBack, onTry }) {
+/** Elements; `onRollBack(version)`, `onTry(version)`, and of a staged one `onPromote(version)` and
+ *  `onTakeBack(version)` are what the buttons of a version do; `makeButton(text, attributes, onclick)` makes one of a change. */
+export function versionList(detail, { makeButton, onRollBack, onTry, onPromote, onTakeBack }) {
   const changes = detail.changes ?? [];
   return h(
     "ol",
@@ -28,10 +33,11 @@ export function versionList(detail, { makeButton, onRollBack, onTry }) {
           { class: "muted" },
           changes
             .filter((change) => change.version === version)
-            .map(({ event, at }, index) => [
+            .map(({ event, at, note }, index) => [
               index ? ", " : "",
               `${WORDS[event] ?? event} `,
               timeOf(at),
+              note ? ` (${note})` : "",
             ])
             .flat(),
         ),
@@ -39,11 +45,21 @@ export function versionList(detail, { makeButton, onRollBack, onTry }) {
           "span",
           { class: "version-buttons" },
           tryButton(version, detail, onTry),
-          rollButton(version),
+          ...(version === detail.staged?.version ? stageButtons(version) : [rollButton(version)]),
         ),
       ),
     ),
   );
+
+  function stageButtons(version) {
+    return [
+      ["Promote", onPromote],
+      ["Take back", onTakeBack],
+    ].map(([word, act]) => {
+      const label = { "aria-label": `${word} version ${digits(version)}` };
+      return makeButton(word, { class: "button small", ...label }, () => act(version));
+    });
+  }
 
   function rollButton(version) {
     if (version === detail.desired) return null;
@@ -61,8 +77,22 @@ function tryButton(version, detail, onTry) {
   );
 }
 
-function marksOf(version, { version: answering, desired }) {
+function marksOf(version, { version: answering, desired, staged, aliases = {} }) {
+  const names = Object.keys(aliases).filter((name) => aliases[name] === version);
+  return [
+    placeOf(version, answering, desired, staged),
+    ...names.map((name) => h("span", { class: "tag" }, name)),
+  ];
+}
+
+function placeOf(version, answering, desired, staged) {
   if (version === answering) return h("span", { class: "tag good" }, "answers");
+  if (version === staged?.version) {
+    const share = `${Number((100 * staged.share).toFixed(1))} %`;
+    return staged.failure
+      ? h("span", { class: "tag bad", title: staged.failure.message }, "staged, does not load")
+      : h("span", { class: "tag warn" }, staged.is_open ? `staged, ${share}` : "staged, loading");
+  }
   return version === desired
     ? h("span", { class: "tag warn" }, "published last, does not answer")
     : null;

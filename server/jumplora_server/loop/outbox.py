@@ -9,7 +9,7 @@ from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
-from jumplora_server.core import Finish, FinishReason, Lease, Sequence, Token, TokenEvent
+from jumplora_server.core import Finish, FinishReason, Lease, Role, Sequence, Token, TokenEvent
 from jumplora_server.errors import DeadlineExceeded, Draining, GenerationFailed, ServerError
 from jumplora_server.loop.admission import Reservation
 from jumplora_server.metrics.metrics import Metrics
@@ -151,6 +151,15 @@ def _hand_out(events: Events) -> None:
         on_event(event)
 
 
+class Payer(NamedTuple):
+    """For what a sequence is counted: its task (None: the bare backbone), the version of it that
+    answers, and what that is for the task."""
+
+    task: str | None
+    version: str | None = None
+    role: Role | None = None
+
+
 class Stream:
     """Holds the events of one submitted sequence until they are read, and counts its end once.
 
@@ -161,7 +170,7 @@ class Stream:
         self,
         cancel: Callable[[int], None],
         metrics: Metrics,
-        task: str | None,
+        payer: Payer,
         *,
         counts_prompt: bool = True,
         on_finish: Callable[[Finish], None] | None = None,
@@ -172,7 +181,7 @@ class Stream:
         is how it ends when its deadline passes."""
         self._cancel = cancel
         self._metrics = metrics
-        self._task = task
+        self._payer = payer
         self._counts_prompt = counts_prompt
         self._on_finish = on_finish
         self._late: Late = late
@@ -185,7 +194,7 @@ class Stream:
     def opened(self, sequence_id: int) -> None:
         """Note the id that `submit` returned."""
         self._sequence_id = sequence_id
-        self._metrics.in_flight(self._task, 1)
+        self._metrics.in_flight(self._payer.task, 1)
 
     def on_event(self, event: TokenEvent) -> None:
         """Take one event; the last one is counted even when the client is gone."""
@@ -193,10 +202,14 @@ class Stream:
         if event.finish is not None:
             self._ended = True
             finish = event.finish
-            self._metrics.in_flight(self._task, -1)
+            task, version, role = self._payer
+            outcome = self._outcome(finish)
+            self._metrics.in_flight(task, -1)
+            if task is not None and version is not None and role is not None:
+                self._metrics.version_finished(task, version, role, outcome, finish.timing)
             self._metrics.request_finished(
-                self._task,
-                self._outcome(finish),
+                task,
+                outcome,
                 finish.timing,
                 finish.prompt_tokens if self._counts_prompt else 0,
                 finish.generated_tokens,

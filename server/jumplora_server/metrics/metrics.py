@@ -21,7 +21,7 @@ from prometheus_client import (
 from jumplora_server.access.caller import ANYBODY, Caller
 from jumplora_server.access.gate import RefusedFor
 from jumplora_server.access.quotas import QuotaReason
-from jumplora_server.core import Timing
+from jumplora_server.core import Role, Timing
 from jumplora_server.http.refusal import Reason
 from jumplora_server.metrics import table
 from jumplora_server.metrics.device import DeviceMemoryCollector
@@ -46,10 +46,13 @@ from jumplora_server.metrics.tasks import (
 )
 from jumplora_server.metrics.trends import Trends
 from jumplora_server.metrics.trouble import TroubleCollector
+from jumplora_server.metrics.versions import Counts, VersionTable
 from jumplora_server.tracing.tracer import SpanEnd
 
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]
+Ending = Literal["promoted", "aborted"]
+EndingCause = Literal["operator", "canary", "errors", "latency", "load"]
 
 # A client that hung up or erred says nothing about how long answers take.
 _TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
@@ -93,6 +96,7 @@ class Metrics:
         self._tasks = TaskTable(registry, max_task_labels)
         self._state = StateCollector(self._tasks, clock)
         registry.register(self._state)
+        self._versions = VersionTable(registry, clock, self._tasks.label_of)
         self._overlaps = OverlapCollector(self._tasks.label_of, self._state.version_of)
         registry.register(self._overlaps)
         registry.register(DeviceMemoryCollector())
@@ -166,6 +170,12 @@ class Metrics:
         if generated_tokens > 1:
             after_first = max(0.0, timed.total - timed.first_token)
             series.per_token.observe(after_first / (generated_tokens - 1))
+
+    def version_finished(
+        self, task: str, version: str, role: Role, outcome: Outcome, timing: Timing | None
+    ) -> None:
+        """Count it for the version that answered, too, where the task has a staged one."""
+        self._versions.finished(task, version, role, outcome, timing)
 
     def chosen(self, task: str | None, mass: float, abstained: AbstentionCause | None) -> None:
         """Note how likely all options of a prompt were together, and why none is its answer."""
@@ -334,6 +344,18 @@ class Metrics:
         if series is not None:
             series.rollbacks.inc()
 
+    def staged(self, task: str, version: str | None, share: float) -> None:
+        """Set which version of a task is staged, None for none, and which share it gets here."""
+        self._versions.stage(task, version, share)
+
+    def stage_ended(self, task: str, ending: Ending, cause: EndingCause) -> None:
+        """Count a staged version that this server promoted or took back."""
+        self._versions.ended(task, ending, cause)
+
+    def counts_of(self, task: str, version: str) -> Counts:
+        """The requests of a version since its task's staged one was staged."""
+        return self._versions.counts(task, version)
+
     def evicted(self, task: str, reason: EvictionReason) -> None:
         """Count an adapter that left memory."""
         series = self._tasks.adapter_of(task)
@@ -344,6 +366,7 @@ class Metrics:
         """Drop all series of a task. What still ends of it counts as `_unknown`."""
         self._tasks.remove(task)
         self._state.forget(task)
+        self._versions.forget(task)
         self.trends.forget(task)
 
     def budget(self, used: int, limit: int) -> None:

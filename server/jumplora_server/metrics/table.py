@@ -223,6 +223,32 @@ ADAPTER_EVICTIONS = Instrument(
     "Adapters that left memory, by reason.",
     ("task_id", "reason"),
 )
+VERSION_REQUESTS = Instrument(
+    "jumplora_version_requests_total",
+    "counter",
+    "Requests by version and how they ended, of tasks that have or just had a staged version.",
+    ("task_id", "version", "role", "outcome"),
+)
+VERSION_DURATION = Instrument(
+    "jumplora_version_request_duration_seconds",
+    "histogram",
+    "As jumplora_request_duration_seconds, by version, of tasks that have or just had a staged "
+    "version.",
+    ("task_id", "version", "role"),
+    LATENCY_SECONDS,
+)
+STAGED_SHARE = Instrument(
+    "jumplora_adapter_staged_share",
+    "gauge",
+    "Share of the task's requests that its staged version gets here, 0 to 1.",
+    ("task_id", "version"),
+)
+STAGE_ENDINGS = Instrument(
+    "jumplora_adapter_stage_endings_total",
+    "counter",
+    "Staged versions that became current or were taken back from here, and by what.",
+    ("task_id", "ending", "cause"),
+)
 ADAPTER_LAST_LOAD = Instrument(
     "jumplora_adapter_last_load_seconds",
     "gauge",
@@ -380,6 +406,7 @@ TABLE: tuple[Instrument, ...] = (
     ADAPTER_STATE, ADAPTER_DEGRADED, ADAPTER_LOADS, ADAPTER_LOAD_FAILURES, PUBLISHES_REFUSED,
     ADAPTER_SWAPS,
     ADAPTER_ROLLBACKS, ADAPTER_EVICTIONS, ADAPTER_LAST_LOAD,
+    VERSION_REQUESTS, VERSION_DURATION, STAGED_SHARE, STAGE_ENDINGS,
     ADAPTER_LOAD, ADMISSION_REJECTIONS, KEY_REJECTIONS, WAITING, RUNNING, BATCH_ROWS, BATCH_TASKS,
     ENCODED_TOKENS, STEP, ROWS_IN_USE, ROWS_TOTAL, BUDGET_USED, BUDGET_LIMIT, TRUNK_BYTES, TRUNKS,
     MODEL_BYTES, HEARTBEAT, BUILD_INFO,

@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from jumplora_adapters.continual_record import ContinualRecord, continual_record
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.core import AdapterRef
+from jumplora_adapters.routing import CURRENT_NAME, STAGED_NAME, Staged, is_alias
+from jumplora_server.core import AdapterRef, Role
 from jumplora_server.errors import (
     AdapterUnavailable,
     ServerError,
@@ -77,12 +78,22 @@ class LoadFailure:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A staged version that is kept known: it `is_open` for its share of the task's requests once
+    it passed here all that a current version must pass."""
+
+    version: str
+    is_open: bool = False
+
+
 @dataclass(frozen=True)  # without slots: what is made of it once is kept in it
 class Route:
     """One registered task: the version it should serve and the one it does serve.
 
     `versions` is the publishing history, oldest first. `failure` is that of `desired`, or of the
-    pointer, which then may never have been read (`desired` is None).
+    pointer, which then may never have been read (`desired` is None). `staged` is what the store
+    wants beside them, and `staging` how far that has come here. `aliases` are versions by name.
     """
 
     task: str
@@ -91,6 +102,15 @@ class Route:
     served: AdapterRef | None = None
     manifest: Manifest | None = None  # of `served`
     failure: LoadFailure | None = None
+    staged: Staged | None = None
+    staging: Staging | None = None
+    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def role_of(self, digest: str) -> Role | None:
+        """What a version is for the task; None where it only can be named."""
+        if self.serves(digest):
+            return "current"
+        return "staged" if self.staged is not None and self.staged.version == digest else None
 
     @cached_property
     def continual(self) -> ContinualRecord | None:
@@ -114,7 +134,8 @@ class Route:
             return ()
         if served is not None and served.is_proven:
             return tuple(dict.fromkeys([self.desired, served.digest]))
-        newest = [digest for digest in self.versions[::-1] if digest != self.desired]
+        staged = None if self.staged is None else self.staged.version  # that is not proven at all
+        newest = [d for d in self.versions[::-1] if d not in (self.desired, staged)]
         return (self.desired, *newest[:MAX_FALLBACKS])
 
 
@@ -139,22 +160,26 @@ class RoutingTable:
         raise unknown_task(task)
 
     def version(self, spec: str) -> tuple[Route, str]:
-        """Resolve "task" or "task@prefix" (8 to 64 hex digits of a digest).
+        """Resolve "task", "task@name" (`staged`, `current` or an alias), or "task@prefix" (8 to 64
+        hex digits of a digest).
 
         A task that serves nothing yet is resolved to its desired version. Raises UnknownTask,
         UnknownVersion (none or several match), AdapterUnavailable (no version of it loads).
         """
         task, at, prefix = spec.partition("@")
         route = self.route(task)
-        if not at:
+        if not at or prefix == CURRENT_NAME:
             if route.served is not None:
                 return route, route.served.version
             if route.failure is not None or route.desired is None:
                 raise _unavailable(route)
             return route, route.desired
+        if prefix == STAGED_NAME or is_alias(prefix):
+            return route, _named(route, prefix)
         if _PREFIX.fullmatch(prefix) is None:
             raise UnknownVersion(
-                f"version {prefix!r} of task {task!r} is not 8 to 64 lower-case hex digits"
+                f"version {prefix!r} of task {task!r} is not 8 to 64 lower-case hex digits, and no "
+                "name as staged, current or an alias"
             )
         matches = [version for version in route.versions if version.startswith(prefix)]
         if len(matches) != 1:
@@ -164,6 +189,20 @@ class RoutingTable:
                 " other digits, see GET /v1/adapters/{task_id}"
             )
         return route, matches[0]
+
+
+def _named(route: Route, name: str) -> str:
+    if name == STAGED_NAME:
+        if route.staged is None:
+            raise UnknownVersion(
+                f"task {route.task!r} has no staged version: leave @staged out, or stage one with "
+                "POST /v1/adapters/{task_id}/stage"
+            )
+        return route.staged.version
+    if name in route.aliases:
+        return route.aliases[name]
+    names = f"its aliases are {', '.join(route.aliases)}" if route.aliases else "it has no alias"
+    raise UnknownVersion(f"no version of task {route.task!r} is called {name[:80]!r}; {names}")
 
 
 def unknown_task(task: str, closest: Sequence[str] = ()) -> UnknownTask:
@@ -318,10 +357,11 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """What a lease is on."""
+    """What a lease is on, and what that is for its task at this time."""
 
     ref: AdapterRef
     manifest: Manifest
+    role: Role | None = None
 
 
 @dataclass(slots=True)
@@ -330,6 +370,7 @@ class Orders:
 
     fetch: list[str] = field(default_factory=list)  # versions that are waited for
     settle: list[str] = field(default_factory=list)  # tasks to try again now
+    open: list[str] = field(default_factory=list)  # tasks whose staged versions were never loaded
     is_freed: bool = False  # something is to be tidied away
     is_room_made: bool = False  # loads that wait for room may be tried
 

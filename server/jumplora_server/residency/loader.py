@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
-from jumplora_adapters.errors import NoPointer
+from jumplora_adapters.errors import AdapterError, NoPointer
 from jumplora_adapters.errors import UnknownTask as NotInStore
 from jumplora_server.errors import Draining, ServerError, UnknownTask
 from jumplora_server.metrics.state import Stage
@@ -210,7 +211,9 @@ class Loader:
             with self.pulse.doing(f"reading what {task} should serve"):
                 desired = self._reader.desired(task)
             with self._shared as table:
-                table.observe(task, desired.version, desired.versions)
+                before = table.staging(task)
+                table.observe(task, desired.version, desired.versions, desired.routing)
+                after = table.staging(task)
         except NotInStore:
             raise
         except Exception as error:
@@ -232,8 +235,37 @@ class Loader:
                 is_back = desired.move == "back" and digest == desired.version
                 self._report.flipped(task, digest, "back" if is_back else "forward")
             break
+        if before is not None and after is None:
+            self._report.unstaged(task, before)
+        self._open_staged(job)
         self._report.state(task)
         return None
+
+    def _open_staged(self, job: Job) -> None:
+        """Bring a task's staged version to where it gets its share."""
+        task = job.subject
+        with self._shared as table:
+            digest = table.to_open(task, self._clock(), retry=job.failures == "retry")
+        if digest is None:
+            return
+        with suppress(AdapterError, OSError):  # what is wrong with it, the load says
+            known = self._reader.known(digest)
+            with self._shared as table:
+                table.expect_staged(task, known)
+        try:
+            if not self._load(task, digest, job.room):
+                return
+        except _NoRoom:
+            if job.room == "evict":
+                raise
+            return  # loaded once it is asked for
+        with self._shared as table:
+            failure = table.open(task, digest)
+            route = table.routing.routes.get(task)
+        if failure is not None:
+            self._fail(task, digest, Refused(failure), self._clock(), (), {})
+        elif route is not None and route.staged is not None:
+            self._report.staged(task, digest, route.staged.share)
 
     def _expect(self, task: str, digest: str) -> None:
         known = self._reader.known(digest)
@@ -359,7 +391,9 @@ class Loader:
                 task, digest, failure, loading=loading, seen=dict(seen), now=self._clock()
             )
             route = table.routing.routes.get(task)
-        is_wanted = route is not None and route.desired == digest
+        is_wanted = route is not None and (
+            route.desired == digest or route.role_of(digest) == "staged"
+        )
         _log.log(
             logging.WARNING if setback.is_news and is_wanted else logging.DEBUG,
             "version %s of task %s does not load: %s",

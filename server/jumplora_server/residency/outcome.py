@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from jumplora_adapters.store import Published
 from jumplora_server.errors import (
     AdapterRefused,
+    AdapterUnavailable,
     OutOfMemoryBudget,
     ServerError,
 )
@@ -46,3 +47,9 @@ def refusal_of(status: TaskStatus, published: Published) -> ServerError | None:
         return None
     before = f"version {published.digest} does not load: "
     return failure.told(before, "; it was taken back", kind=kind)
+
+
+def stage_refusal(digest: str, failure: LoadFailure) -> ServerError:
+    """What to answer when a version cannot be staged, as its load showed."""
+    kind = _FAULTS_OF_A_FILE.get(failure.code, AdapterUnavailable)
+    return failure.told(f"version {digest} gets no requests: ", kind=kind)

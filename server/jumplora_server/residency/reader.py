@@ -12,6 +12,7 @@ from jumplora_adapters.errors import AdapterError, StoreError, UnknownTask
 from jumplora_adapters.format import Adapter, read_adapter, read_supports
 from jumplora_adapters.manifest import check_task_id
 from jumplora_adapters.overlap import Support
+from jumplora_adapters.routing import Routing
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_files import read_pointer
 from jumplora_server.residency.entries import Known, VersionFacts
@@ -25,12 +26,13 @@ class Desired:
     """What the store wants of a task.
 
     `versions` are the stored ones in the order in which they last became current; `move` is the
-    direction in which the pointer moved last.
+    direction in which the pointer moved last. `routing` is None where it cannot be read.
     """
 
     version: str
     versions: tuple[str, ...]
     move: Literal["forward", "back"]
+    routing: Routing | None = None
 
 
 class StoreReader:
@@ -44,6 +46,7 @@ class StoreReader:
         self._backbone = backbone
         self._reserved = frozenset(reserved)
         self._told: set[str] = set()  # reserved ids that the log has
+        self._misrouted: set[str] = set()  # tasks of whose routing the log says what is wrong
 
     def survey(self) -> dict[str, str | StoreError]:
         """The desired version of every task, or what is wrong with its pointer.
@@ -89,7 +92,13 @@ class StoreReader:
             order[entry.digest] = None
         order.setdefault(version)
         is_back = bool(entries) and entries[-1].event == "rollback"
-        return Desired(version, tuple(order), "back" if is_back else "forward")
+        routing = self._routing(task)
+        return Desired(version, tuple(order), "back" if is_back else "forward", routing)
+
+    def routings(self) -> dict[str, Routing]:
+        """By task, of those that have one that can be read: its routing, as its file says it."""
+        found = self._store.routings()
+        return {task: each for task, each in found.items() if isinstance(each, Routing)}
 
     def known(self, digest: str) -> Known:
         """A version by its header."""
@@ -151,6 +160,17 @@ class StoreReader:
             max_file_bytes=self._store.max_file_bytes,
             follow_links=False,
         )
+
+    def _routing(self, task: str) -> Routing | None:
+        try:
+            routing = self._store.routing(task)
+        except (AdapterError, OSError) as error:
+            if task not in self._misrouted:
+                _log.warning("the routing of task %s stays what it was: %s", task, error)
+            self._misrouted.add(task)
+            return None
+        self._misrouted.discard(task)
+        return routing
 
     def _tell_reserved(self, task: str) -> None:
         if task not in self._told:

@@ -71,6 +71,11 @@ class Report:
             status = self.status(task)
         except UnknownTask:
             return  # forgotten since
+        if (staged := status.staged) is None:
+            self._metrics.staged(task, None, 0.0)
+        else:
+            share = staged.staged.share if staged.is_open else 0.0
+            self._metrics.staged(task, staged.version, share)
         self._metrics.adapter_state(
             task,
             status.version,
@@ -136,6 +141,19 @@ class Report:
         else:
             text = f"Version {version[:12]} now answers."
             self._event("switched", task, version, text)
+
+    def staged(self, task: str, version: str, share: float) -> None:
+        """A staged version is open for its share."""
+        self.state(task)
+        _log.info("task %s: version %s gets a share of %g", task, version[:12], share)
+        text = f"Version {version[:12]} is staged and gets a share of {share:.4g}."
+        self._event("staged", task, version, text)
+
+    def unstaged(self, task: str, version: str) -> None:
+        """A version is staged no longer; it may be the current one by now."""
+        self.state(task)
+        _log.info("task %s: version %s is staged no longer", task, version[:12])
+        self._event("unstaged", task, version, f"Version {version[:12]} is staged no longer.")
 
     def freed(self, freed: Freed) -> None:
         """A version or a trunk left memory."""

@@ -11,6 +11,7 @@ from typing import Any
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.errors import AdapterError, StoreError
 from jumplora_adapters.errors import UnknownVersion as VersionNotInStore
+from jumplora_adapters.routing import NO_ROUTING
 from jumplora_adapters.store import Store
 from jumplora_server.core import Lease
 from jumplora_server.errors import Draining, UnknownTask, UnknownVersion
@@ -19,7 +20,7 @@ from jumplora_server.metrics.metrics import Metrics
 from jumplora_server.metrics.overlap import OverlapSnapshot
 from jumplora_server.pulse import Pulse
 from jumplora_server.residency.engine import AdapterEngine, ReplayCanaries, WarmUp
-from jumplora_server.residency.entries import Known, PinState, Route
+from jumplora_server.residency.entries import Known, LoadFailure, PinState, Route
 from jumplora_server.residency.folding import Folding
 from jumplora_server.residency.installer import Installer
 from jumplora_server.residency.jobs import Jobs
@@ -62,6 +63,7 @@ class Residency:
         patience_seconds: float = 3.0,
         waits: Waits | None = None,
         max_overlap_tasks: int = 12,
+        canary_drop: float = 1.0,
         reserved: Collection[str] = frozenset(),
     ) -> None:
         """`folding` has the budget of what adapters take in the engine, and says which of a
@@ -69,13 +71,15 @@ class Residency:
 
         A load waits `patience_seconds` for room before those that are in use must yield; what
         failed is tried again after `waits`. The supports of at most `max_overlap_tasks` are
-        compared, each with each.
+        compared, each with each. A staged version may have as much as `canary_drop` less of its
+        canaries right than the one that answers.
         """
         self._clock = clock
         self._budget_bytes = folding.budget_bytes
         self._jobs = Jobs(clock, patience_seconds)
         # Requests ask it for leases, and the engine loop for slots.
-        self.table = Shared(Table(folding.budget_bytes, waits or Waits()), self._jobs, clock)
+        table = Table(folding.budget_bytes, waits or Waits(), canary_drop)
+        self.table = Shared(table, self._jobs, clock)
         self._reader = StoreReader(store, backbone, reserved)
         tier: Tier = "host" if engine.device == "cpu" else "device"
         self._report = Report(metrics, events or Events(), self.table, tier, clock)
@@ -102,7 +106,7 @@ class Residency:
             self._settle_soon,
             watch_seconds,
             blamed=self._report.store,
-            look_at_files=self._retry_repaired,
+            look_at_files=self._look_further,
             clock=clock,
         )
 
@@ -289,6 +293,12 @@ class Residency:
         if is_new:
             self._report.pinned(task, pinned)
 
+    def shut(self, task: str, version: str, failure: LoadFailure) -> None:
+        """Give a staged version no share here any more, until the store stages one anew."""
+        with self.table as table:
+            table.shut(task, version, failure, self._clock())
+        self._report.state(task)
+
     def forget(self, task: str) -> None:
         """After `store.remove`: no new leases; running sequences end, then all is freed."""
         with self.table as table:
@@ -308,7 +318,7 @@ class Residency:
         except (AdapterError, OSError):
             return  # the answer stays what it was
         with self.table as table:
-            table.observe(task, desired.version, desired.versions)
+            table.observe(task, desired.version, desired.versions, desired.routing)
         self._jobs.request("settle", task, urgency="soon")
 
     def _look(self, task: str, done: Future[TaskStatus]) -> None:
@@ -334,6 +344,22 @@ class Residency:
     def _noticed(self) -> dict[str, str | None]:
         with self.table as table:
             return table.noticed()
+
+    def _look_further(self) -> None:
+        self._follow_routings()
+        self._retry_repaired()
+
+    def _follow_routings(self) -> None:
+        """Have the tasks settled of which the store stages or names other versions than before."""
+        found = self._reader.routings()
+        with self.table as table:
+            pointers, noticed = table.noticed(), table.noticed_routings()
+        for task, pointer in pointers.items():
+            routing = found.get(task, NO_ROUTING)
+            if routing.staged is not None and routing.staged.version == pointer:
+                routing = routing.staging(None)  # promoted
+            if routing != noticed.get(task, NO_ROUTING):
+                self._settle_soon(task)
 
     def _retry_repaired(self) -> None:
         """Try what did not load from files that are others by now."""

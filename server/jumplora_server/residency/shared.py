@@ -50,13 +50,16 @@ class Shared:
             self._jobs.request("fetch", digest)
         for task in orders.settle:
             self._jobs.request("settle", task, failures="retry", urgency="soon")
+        for task in orders.open:
+            self._jobs.request("settle", task, urgency="soon")
         if orders.is_freed:
             self._jobs.poke()
         elif orders.is_room_made:
             self._jobs.room_made()
 
     def acquire(self, task_spec: str, known: Known | None = None) -> Lease | str:
-        """Route "task" or "task@prefix" and count a lease on the version, in one atomic step.
+        """Route "task", "task@name" or "task@prefix" and count a lease on the version, in one
+        atomic step. Of requests for a task alone its staged version gets its share.
 
         A cold version gets a lease at once; its sequences wait in the scheduler. Returns a digest
         instead where that version must be given as `known` first. Raises the server's UnknownTask,
@@ -99,7 +102,11 @@ class Shared:
         """A lease that is counted already; its shares count themselves."""
         digest = leased.ref.version
         return Lease(
-            leased.ref, leased.manifest, lambda: self._count(digest), lambda: self._release(digest)
+            leased.ref,
+            leased.manifest,
+            lambda: self._count(digest),
+            lambda: self._release(digest),
+            leased.role,
         )
 
     def _count(self, digest: str) -> None:

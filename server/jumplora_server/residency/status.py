@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from jumplora_adapters.manifest import Manifest
-from jumplora_server.residency.entries import CanaryReply, LoadFailure, State, Version
+from jumplora_adapters.routing import Staged
+from jumplora_server.residency.entries import CanaryReply, LoadFailure, Route, State, Version
 from jumplora_server.residency.table import Table
 
 Tier = Literal["host", "device"]  # where the engine keeps adapters
+
+
+@dataclass(frozen=True, slots=True)
+class StagedStatus:
+    """The version that the store stages beside the one that answers.
+
+    It `is_open` once it gets its share: before that it is loaded and tried, or `failure` says why
+    it gets none.
+    """
+
+    staged: Staged
+    state: State
+    is_open: bool
+    failure: LoadFailure | None
+    canary_accuracy: float | None
+
+    @property
+    def version(self) -> str:
+        """Its digest."""
+        return self.staged.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +48,8 @@ class TaskStatus:
     and where it has none; `replies` are what it answered then. `folded_depth` is how many ancestors
     of the served version its trunk merges (0: it has no trunk, None: not decided before its first
     load), `trunk_bytes` what that trunk takes, which other versions may use as well. `history`
-    lists the stored versions in the order in which they last became current.
+    lists the stored versions in the order in which they last became current; `aliases` are
+    versions by name.
     """
 
     task_id: str
@@ -48,6 +72,8 @@ class TaskStatus:
     manifest: Manifest | None
     history: tuple[str, ...]
     replies: tuple[CanaryReply, ...] = ()
+    staged: StagedStatus | None = None
+    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def status_of(table: Table, task: str, tier: Tier, now: float) -> TaskStatus:
@@ -84,6 +110,23 @@ def status_of(table: Table, task: str, tier: Tier, now: float) -> TaskStatus:
         manifest=route.manifest,
         history=route.versions,
         replies=() if replay is None else replay.replies,
+        staged=_staged(table, route),
+        aliases=route.aliases,
+    )
+
+
+def _staged(table: Table, route: Route) -> StagedStatus | None:
+    if route.staged is None:
+        return None
+    digest = route.staged.version
+    version, setback = table.versions.known.get(digest), table.setbacks.get(route.task, digest)
+    replay = None if version is None else version.replay
+    return StagedStatus(
+        staged=route.staged,
+        state=table.versions.state(digest) if setback is None else State.FAILED,
+        is_open=route.staging is not None and route.staging.is_open,
+        failure=None if setback is None else setback.failure,
+        canary_accuracy=None if replay is None else replay.accuracy,
     )
 
 

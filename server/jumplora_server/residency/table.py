@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from jumplora_adapters.routing import NO_ROUTING, Routing, Staged
 from jumplora_server.residency.entries import (
     Known,
     Leased,
@@ -17,6 +18,7 @@ from jumplora_server.residency.entries import (
     PinState,
     Route,
     RoutingTable,
+    Staging,
     State,
     check_task,
     other_task,
@@ -24,6 +26,7 @@ from jumplora_server.residency.entries import (
 )
 from jumplora_server.residency.names import Names
 from jumplora_server.residency.setback import Setback, Setbacks, Stamps, Waits
+from jumplora_server.residency.turns import Turns
 from jumplora_server.residency.versions import Room, Use, Versions
 
 
@@ -34,8 +37,13 @@ class Table:
     of the table.
     """
 
-    def __init__(self, budget_bytes: int, waits: Waits) -> None:
+    def __init__(self, budget_bytes: int, waits: Waits, canary_drop: float = 1.0) -> None:
+        """A staged version may have as much less of its canaries right than the served one."""
         self.routing = RoutingTable()
+        self._canary_drop = canary_drop
+        self._turns = Turns()
+        self._shut: dict[str, Staged | None] = {}  # what gets no share any more, by task
+        self._routings: dict[str, Routing] = {}  # as they were read last
         self.names = Names()
         self.versions = Versions(budget_bytes)
         self.setbacks = Setbacks(waits)
@@ -52,12 +60,16 @@ class Table:
     # Requests
 
     def acquire(self, spec: str, now: float, known: Known | None = None) -> Leased | str:
-        """Route "task" or "task@prefix" and count a lease.
+        """Route "task", "task@name" or "task@prefix" and count a lease; of a task alone, some go to
+        its staged version, by its share.
 
         Returns a digest instead where that version must be given as `known` first. Raises
         UnknownTask, UnknownVersion, AdapterUnavailable.
         """
         route, digest = self.routing.version(spec)
+        staged = self._open_stage(route) if "@" not in spec else None
+        if staged is not None and self._turns.is_due(route.task, staged):
+            digest = staged.version
         version = self.versions.known.get(digest)
         if version is None or not version.is_resident:
             setback = self.setbacks.get(route.task, digest)
@@ -73,9 +85,12 @@ class Table:
         if route.served is None and "@" not in spec:
             self._serve(route, digest)
         self.versions.lease(digest)
+        if staged is not None:
+            self._turns.take(route.task, staged)
         if self.versions.state(digest) is State.COLD:
             self._orders.fetch.append(digest)
-        return self.leased(digest)
+        role = self.routing.route(route.task).role_of(digest)
+        return replace(self.leased(digest), role=role)
 
     def leased(self, digest: str) -> Leased:
         """What a lease on a known version is on; counts nothing."""
@@ -120,19 +135,42 @@ class Table:
         """Task -> the digest that its pointer held when it was read; None where it had none."""
         return dict(self._pointers)
 
-    def observe(self, task: str, desired: str, versions: tuple[str, ...]) -> None:
-        """What the store says of a task now; registers it if it is new."""
+    def noticed_routings(self) -> dict[str, Routing]:
+        """Task -> what its routing said when it was read, where it said anything."""
+        return dict(self._routings)
+
+    def observe(
+        self, task: str, desired: str, versions: tuple[str, ...], routing: Routing | None = None
+    ) -> None:
+        """What the store says of a task now; registers it if it is new. Where its `routing` is
+        None, as it cannot be read, that stays what it was."""
         route = self.routing.routes.get(task) or Route(task, desired, versions)
+        if routing is None:
+            routing = self._routings.get(task, NO_ROUTING)
+        self._routings.pop(task, None)
+        if routing:
+            self._routings[task] = routing
+        staged = routing.staged
+        if staged is not None and staged.version == desired:
+            staged = None  # promoted
         self.setbacks.clear(task)
         self._pointers[task] = desired
         if route.desired != desired:
             self.setbacks.clear(task, desired)  # a new wish is tried at once
-        self._route(replace(route, desired=desired, versions=versions))
+        if staged is not None and staged != route.staged:
+            self.setbacks.clear(task, staged.version)
+            self._shut.pop(task, None)
+        self._route(
+            replace(
+                route, desired=desired, versions=versions, staged=staged, aliases=routing.aliases
+            )
+        )
         self._leaving.discard(task)
+        self._end_staging(task)
         for version in self.versions.of_task(task):
             if version.digest not in versions and not version.is_served:
                 self.versions.retire(version.digest, task, "unload")
-        self.setbacks.keep(task, (*versions, desired))
+        self.setbacks.keep(task, (*versions, desired, *([staged.version] if staged else ())))
         self._freed()
 
     def blame(
@@ -166,6 +204,63 @@ class Table:
             self.versions.know(known)
             self._serve(route, known.facts.digest)
 
+    def to_open(self, task: str, now: float, *, retry: bool) -> str | None:
+        """The staged version that is not open yet and should be tried; as `candidates`."""
+        route = self.routing.routes.get(task)
+        if route is None or route.staged is None or route.serves(route.staged.version):
+            return None
+        digest = route.staged.version
+        if route.staging is not None and route.staging.is_open:
+            return None
+        if self._shut.get(task) == route.staged:
+            return None
+        if not retry and not self.setbacks.is_due(task, digest, now):
+            return None
+        self.versions.retry(digest)
+        return digest
+
+    def expect_staged(self, task: str, known: Known) -> None:
+        """Keep a task's staged version known from now on; it is not open for its share yet."""
+        route, digest = self.routing.routes.get(task), known.facts.digest
+        if route is None or known.facts.task != task or route.role_of(digest) != "staged":
+            return
+        self.versions.know(known)
+        self.versions.serve(digest, task)
+        if route.staging is None:
+            self._route(replace(route, staging=Staging(digest)))
+
+    def open(self, task: str, digest: str) -> LoadFailure | None:
+        """Give a staged version that was loaded its share, or say why it gets none."""
+        route, version = self.routing.routes.get(task), self.versions.known.get(digest)
+        if route is None or version is None or route.role_of(digest) != "staged":
+            return None
+        served = None if route.served is None else self.versions.known[route.served.version]
+        before = None if served is None or served.replay is None else served.replay.accuracy
+        if before is not None and version.replay is not None:
+            least = before - self._canary_drop
+            if version.replay.accuracy < least - 1e-9:
+                return LoadFailure(
+                    "canary",
+                    f"a share of {version.replay.accuracy:.3g} of its canaries was right, and "
+                    f"{before:.3g} of those of the version that answers; at most "
+                    f"{self._canary_drop:g} less is allowed (JUMPLORA_STAGE_CANARY_DROP)",
+                )
+        self._route(replace(route, staging=Staging(digest, is_open=True)))
+        return None
+
+    def shut(self, task: str, digest: str, failure: LoadFailure, now: float) -> None:
+        """Take a staged version's share from it, which stays so until one is staged anew."""
+        route = self.routing.routes.get(task)
+        if route is None or route.role_of(digest) != "staged":
+            return
+        self._turns.forget(task)
+        self._shut[task] = route.staged
+        self.setbacks.note(task, failure, now, digest)
+        self._route(replace(route, staging=None))
+        if route.staging is not None:
+            self.versions.retire(digest, task, "unload")
+        self._give_way()
+
     def forget(self, task: str) -> None:
         """Route to it no more; what is in use of it ends by itself."""
         route = self.routing.routes.get(task)
@@ -177,8 +272,13 @@ class Table:
         self._leaving.add(task)
         self.setbacks.forget(task)
         self._pointers.pop(task, None)
+        self._routings.pop(task, None)
+        self._turns.forget(task)
+        self._shut.pop(task, None)
         if route.served is not None:
             self.versions.retire(route.served.version, task, "unload")
+        if route.staging is not None:
+            self.versions.retire(route.staging.version, task, "unload")
         for version in self.versions.of_task(task):
             self.versions.retire(version.digest, task, "unload")
         self._give_way()
@@ -191,6 +291,11 @@ class Table:
             self.versions.retire(digest, version.facts.task, "unload")
 
     # The loader
+
+    def staging(self, task: str) -> str | None:
+        """The staged version of a task that is kept known here."""
+        route = self.routing.routes.get(task)
+        return None if route is None or route.staging is None else route.staging.version
 
     def candidates(self, task: str, now: float, *, retry: bool) -> tuple[str, ...]:
         """Versions to try in this order until one loads; empty when all is as it should be.
@@ -290,7 +395,12 @@ class Table:
             self.versions.fail(digest, failure)
             if route is not None and version.is_resident and route.serves(digest):
                 route = replace(route, served=None, manifest=None)
-            if route is None or version.is_resident:
+            is_staging = (
+                route is not None and route.staging is not None and route.staging.version == digest
+            )
+            if route is not None and is_staging:
+                route = replace(route, staging=None)
+            if route is None or version.is_resident or is_staging:
                 self.versions.retire(digest, task, "unload")
         if route is not None:
             self._route(route)
@@ -317,9 +427,41 @@ class Table:
             self.names.add(route.task)
         self.routing = self.routing.with_route(replace(route, failure=failure))
 
+    def _open_stage(self, route: Route) -> Staged | None:
+        """A task's staged version where it can answer now. While it cannot, what answers is the
+        current one, and the loader is asked for it."""
+        staged, staging = route.staged, route.staging
+        if staged is None or not staged.share or route.served is None:
+            return None
+        state = self.versions.state(staged.version)
+        if staging is None or not staging.is_open:
+            if state is State.COLD and self.setbacks.get(route.task, staged.version) is None:
+                self._orders.open.append(route.task)
+            return None
+        if state is State.COLD:
+            self._orders.fetch.append(staged.version)
+        return staged if self.versions.is_resident(staged.version) else None
+
+    def _end_staging(self, task: str) -> None:
+        """Let go of what is staged no longer; one that is to be current stays until then."""
+        route = self.routing.route(task)
+        staging = route.staging
+        if staging is None or route.role_of(staging.version) == "staged":
+            return
+        if staging.version == route.desired and not route.serves(staging.version):
+            return
+        self._turns.forget(task)
+        self._route(replace(route, staging=None))
+        if not route.serves(staging.version):
+            self.versions.retire(staging.version, task, "replaced")
+        self._give_way()
+
     def _serve(self, route: Route, digest: str) -> None:
         leased = self.leased(digest)
-        self._route(replace(route, served=leased.ref, manifest=leased.manifest))
+        staging = route.staging
+        if staging is not None and staging.version == digest:
+            staging = None
+        self._route(replace(route, served=leased.ref, manifest=leased.manifest, staging=staging))
         self.versions.serve(digest, route.task)
         if route.served is not None and route.served.version != digest:
             self.versions.retire(route.served.version, route.task, "replaced")

@@ -45,6 +45,8 @@ def test_list(started: Started) -> None:
         "nonzeros": 3,
         "density": 0.25,
         "folded_depth": 0,
+        "staged": None,
+        "aliases": {},
         "trunk_bytes": 0,
     }
 

@@ -123,6 +123,27 @@ def _roll_back(server: Started) -> Done:
     return Done(answer, before, version)
 
 
+def _stage(server: Started) -> Done:
+    version, before = server.publish("alpha"), server.publish("alpha")
+    body = {"version": version, "share": 0.1}
+    answer = server.ask("POST", "/v1/adapters/alpha/stage", headers=ADMIN, json=body)
+    return Done(answer, before, version)
+
+
+def _end_stage(server: Started, how: str) -> Done:
+    done = _stage(server)
+    server.lines.take()
+    answer = server.ask("POST", f"/v1/adapters/alpha/{how}", headers=ADMIN)
+    return Done(answer, done.before, done.version)
+
+
+def _alias(server: Started) -> Done:
+    version, before = server.publish("alpha"), server.publish("alpha")
+    body = {"name": "best", "version": version}
+    answer = server.ask("POST", "/v1/adapters/alpha/alias", headers=ADMIN, json=body)
+    return Done(answer, before, version)
+
+
 def _load(server: Started) -> Done:
     version = server.publish("alpha")
     answer = server.ask("POST", "/v1/adapters/alpha/load", headers=ADMIN)
@@ -157,6 +178,10 @@ CHANGES: dict[str, Callable[[Started], Done]] = {
     "publish_adapter": _publish,
     "remove_adapter": _remove,
     "roll_back_adapter": _roll_back,
+    "stage_adapter": _stage,
+    "promote_adapter": lambda server: _end_stage(server, "promote"),
+    "unstage_adapter": lambda server: _end_stage(server, "unstage"),
+    "alias_adapter": _alias,
     "load_adapter": _load,
     "pin_adapter": _pin,
     "load_lora_adapter": _load_lora,
@@ -249,7 +274,7 @@ def test_a_change_that_fails_here(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
-    for method in ("publish", "roll_back", "remove", "settled"):
+    for method in ("publish", "roll_back", "remove", "change", "settled"):
         monkeypatch.setattr(Publishing, method, broken)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(server.site.parts.services.residency), "pin", broken)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jumplora_server.api.schemas import GenerateRequest
-from jumplora_server.api.task_names import check_spec, check_task
+from jumplora_server.api.task_names import check_spec, check_task, with_version
 from jumplora_server.api.tgi import named_task
 from jumplora_server.errors import InvalidInput
 from serving import connected, make_site
@@ -115,7 +115,9 @@ def test_odd_names(task: str) -> None:
         check_spec(f"{task}@12345678")
 
 
-@pytest.mark.parametrize("version", ["", "1234567", "ABCDEF12", "g" * 8, "1" * 65, "1234567 ", "@"])
+@pytest.mark.parametrize(
+    "version", ["", "1234567", "1BCDEF12", "a" * 65, "1" * 65, "1234567 ", "@"]
+)
 def test_odd_versions(version: str) -> None:
     with pytest.raises(InvalidInput, match="8 to 64"):
         check_spec(f"task@{version}")
@@ -129,3 +131,32 @@ def test_what_passes_is_a_plain_name(spec: str) -> None:
         return
     assert passed.isascii()
     assert not {"/", "\\", "\n", "\0", ".."} & {passed, *passed}
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "spec"),
+    [
+        ("a", None, "a"),
+        ("a", "staged", "a@staged"),
+        ("a@best", "best", "a@best"),
+        ("a", "12345678", "a@12345678"),
+        (None, None, None),
+    ],
+)
+def test_a_header_may_name_the_version(
+    task: str | None, header: str | None, spec: str | None
+) -> None:
+    assert with_version(task, header) == spec
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "says"),
+    [
+        ("a@best", "staged", "'staged' disagrees with 'a@best'"),
+        ("a", "no such", "is not allowed"),
+        (None, "staged", "the bare backbone has no versions"),
+    ],
+)
+def test_a_header_that_cannot_be_followed(task: str | None, header: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        with_version(task, header)

@@ -222,6 +222,11 @@ def test_admin_calls(kind: Kind) -> None:
         assert client.adapter("a").history == ["ab" * 32]
         client.rollback("a")
         client.rollback("a", "abababab")
+        client.stage("a", "abababab", 0.25)
+        client.stage("a", "abababab", 0.25, promote_after=60)
+        client.promote("a")
+        client.unstage("a", "abababab", note="slow")
+        client.alias("a", "best", None)
         client.load("a")
         client.pin("a")
         client.pin("a", "unpinned")
@@ -234,6 +239,15 @@ def test_admin_calls(kind: Kind) -> None:
         ("GET", "/v1/adapters/a", b""),
         ("POST", "/v1/adapters/a/rollback", b"{}"),
         ("POST", "/v1/adapters/a/rollback", b'{"version":"abababab"}'),
+        ("POST", "/v1/adapters/a/stage", b'{"version":"abababab","share":0.25}'),
+        (
+            "POST",
+            "/v1/adapters/a/stage",
+            b'{"version":"abababab","share":0.25,"promote_after":60}',
+        ),
+        ("POST", "/v1/adapters/a/promote", b"{}"),
+        ("POST", "/v1/adapters/a/unstage", b'{"version":"abababab","note":"slow"}'),
+        ("POST", "/v1/adapters/a/alias", b'{"name":"best","version":null}'),
         ("POST", "/v1/adapters/a/load", b""),
         ("POST", "/v1/adapters/a/pin", b'{"pinned":"pinned"}'),
         ("POST", "/v1/adapters/a/pin", b'{"pinned":"unpinned"}'),

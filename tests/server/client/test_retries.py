@@ -152,11 +152,15 @@ SAFE: dict[str, Callable[[Any, Path], Any]] = {
     "publish": lambda client, file: client.publish("a", file),
     "publish over": lambda client, file: client.publish("a", file, if_match="ab" * 32),
     "rollback to": lambda client, file: client.rollback("a", "abababab"),
+    "stage": lambda client, file: client.stage("a", "abababab", 0.1),
+    "alias": lambda client, file: client.alias("a", "best", "abababab"),
     "load": lambda client, file: client.load("a"),
     "pin": lambda client, file: client.pin("a"),
 }
 UNSAFE: dict[str, Callable[[Any, Path], Any]] = {
     "rollback": lambda client, file: client.rollback("a"),
+    "promote": lambda client, file: client.promote("a"),
+    "unstage": lambda client, file: client.unstage("a"),
     "remove": lambda client, file: client.remove("a"),
 }
 

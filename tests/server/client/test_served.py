@@ -138,6 +138,17 @@ def test_adapters_from_publish_to_remove(
     assert client.adapter("changes").history == [first.version, second.version]
     assert client.rollback("changes").version == first.version
     assert client.rollback("changes", second.version).version == second.version
+    staged = client.publish("changes", files[0], stage=0.25)
+    assert (staged.outcome, staged.version) == ("staged", second.version)
+    assert staged.staged.share == 0.25
+    assert client.stage("changes", first.version, 1).staged.is_open
+    assert client.generate("changes@staged", "x").details.adapter_version == first.version
+    assert client.promote("changes", first.version).version == first.version
+    client.stage("changes", second.version[:8], 0.5)
+    assert client.unstage("changes", note="no").changes[-1].note == "no"
+    assert client.alias("changes", "best", second.version).aliases == {"best": second.version}
+    assert client.generate("changes@best", "x").details.adapter_version == second.version
+    assert client.alias("changes", "best", None).aliases == {}
     assert client.load("changes").state == "READY"
     assert client.pin("changes").pinned
     assert not client.pin("changes", "unpinned").pinned

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from jumplora_adapters.routing import Staged
 from jumplora_server.core import AdapterRef
 from jumplora_server.errors import AdapterUnavailable, UnknownTask, UnknownVersion
 from jumplora_server.residency.entries import LoadFailure, Route, RoutingTable
@@ -40,8 +43,11 @@ def test_resolves(spec: str, version: str) -> None:
         pytest.param("zzz", UnknownTask, "'zzz'", id="nothing near"),
         pytest.param("agnew@" + V1, UnknownTask, "'agnew'", id="version of an unknown task"),
         pytest.param("agnews@", UnknownVersion, "8 to 64", id="empty prefix"),
-        pytest.param("agnews@a1a1a1a", UnknownVersion, "8 to 64", id="7 digits"),
-        pytest.param("agnews@A1A1A1A1", UnknownVersion, "lower-case", id="upper case"),
+        pytest.param("agnews@a1a1a1a", UnknownVersion, "is called 'a1a1a1a'", id="7 digits"),
+        pytest.param("agnews@1a1a1a1", UnknownVersion, "8 to 64", id="7 digits, no name"),
+        pytest.param("agnews@A1A1A1A1", UnknownVersion, "is called", id="upper case"),
+        pytest.param("agnews@staged", UnknownVersion, "no staged version", id="nothing staged"),
+        pytest.param("agnews@best", UnknownVersion, "has no alias", id="no such name"),
         pytest.param("agnews@a1a1a1a1", UnknownVersion, "several", id="ambiguous"),
         pytest.param(
             "agnews@dddddddd", UnknownVersion, "no version .* starts with", id="no such version"
@@ -68,3 +74,14 @@ def test_tables_do_not_change() -> None:
     assert set(smaller.routes) == {"dbpedia", "odd"}
     assert set(TABLE.routes) == {"agnews", "dbpedia", "odd"}
     assert TABLE.route("agnews").served is SERVED
+
+
+def test_names_of_versions() -> None:
+    staged = Staged(V2, 0.1, "2026-11-28T00:00:00.000+00:00")
+    agnews = replace(TABLE.route("agnews"), staged=staged, aliases={"best": V1})
+    table = TABLE.with_route(agnews)
+    assert table.version("agnews@staged") == (agnews, V2)
+    assert table.version("agnews@best") == (agnews, V1)
+    assert table.version("agnews@current") == table.version("agnews")
+    with pytest.raises(UnknownVersion, match="is called 'Best'; its aliases are best"):
+        table.version("agnews@Best")

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from factories import random_adapter
+from jumplora_adapters.routing import Routing, Staged
 from jumplora_server.errors import (
     AdapterUnavailable,
     OutOfMemoryBudget,
     UnknownTask,
     UnknownVersion,
 )
-from jumplora_server.residency.entries import Known, LoadFailure, State, VersionFacts
+from jumplora_server.residency.entries import Known, LoadFailure, Staging, State, VersionFacts
 from jumplora_server.residency.folding import Folding, plan
 from jumplora_server.residency.setback import Waits
 from jumplora_server.residency.status import status_of
@@ -38,6 +39,7 @@ WORLD: dict[str, tuple[str, tuple[str, ...], int]] = {
 }
 TASKS = st.sampled_from(["a", "b", "c", "d", "copy"])
 DIGESTS = st.sampled_from(sorted(WORLD))
+SHARES = st.sampled_from([0.0, 0.1, 0.37, 1.0])
 STEPS = st.sampled_from([*["none"] * 8, "read", "measure", "install", "warm up"])
 MANIFEST, _ = random_adapter(BACKBONE)
 TRUNK = 9
@@ -70,6 +72,8 @@ class TableMachine(RuleBasedStateMachine):
         self.leases: Counter[str] = Counter()
         self.rows: list[tuple[str, tuple[int, ...]]] = []
         self.next_slot = 0
+        self.staged: dict[str, Staged] = {}
+        self.times = 0
 
     # The store
 
@@ -97,6 +101,33 @@ class TableMachine(RuleBasedStateMachine):
         task = data.draw(st.sampled_from(sorted(self.pointers)))
         self.pointers[task] = data.draw(st.sampled_from(sorted(self.stored[task])))
 
+    @rule(task=TASKS, share=SHARES, data=st.data())
+    def stage(self, task: str, share: float, data: st.DataObject) -> None:
+        others = sorted(self.stored.get(task, set()) - {self.pointers.get(task)})
+        if task in self.pointers and others:
+            self.times += 1
+            self.staged[task] = Staged(data.draw(st.sampled_from(others)), share, str(self.times))
+
+    @rule(digest=DIGESTS, share=SHARES)
+    def stage_and_settle(self, digest: str, share: float) -> None:
+        """What happens most of the time."""
+        task = WORLD[digest][0]
+        if task in self.pointers and self.pointers[task] != digest:
+            self.stored[task].add(digest)
+            self.times += 1
+            self.staged[task] = Staged(digest, share, str(self.times))
+            self.settle(task, True, "none")
+
+    @rule(task=TASKS)
+    def promote(self, task: str) -> None:
+        if task in self.staged:
+            self.pointers[task] = self.staged.pop(task).version
+            self.settle(task, True, "none")
+
+    @rule(task=TASKS)
+    def unstage(self, task: str) -> None:
+        self.staged.pop(task, None)
+
     @rule(digest=DIGESTS)
     def corrupt_file(self, digest: str) -> None:
         self.corrupt.add(digest)
@@ -118,6 +149,7 @@ class TableMachine(RuleBasedStateMachine):
     def remove(self, task: str) -> None:
         self.pointers.pop(task, None)
         self.stored.pop(task, None)
+        self.staged.pop(task, None)
         self.garbled.discard(task)
         self.table.forget(task)
         self.pinned.discard(task)
@@ -139,7 +171,44 @@ class TableMachine(RuleBasedStateMachine):
         assert not isinstance(found, str)
         assert found.ref.task == task, "a task is answered by its own versions only"
         assert found.ref.lineage == (*WORLD[found.ref.version][1], found.ref.version)
+        if digest is not None:
+            assert found.ref.version == digest, "who names a version gets that one"
+        elif found.role == "staged":
+            self.check_staged(task, found.ref.version)
+        else:
+            served = self.table.routing.routes[task].served
+            assert served is not None
+            assert served.version == found.ref.version
         self.leases[found.ref.version] += 1
+
+    def check_staged(self, task: str, digest: str) -> None:
+        """Nothing that did not pass here, or that is not staged, answers by its share."""
+        route = self.table.routing.routes[task]
+        assert route.staged is not None
+        assert route.staged.version == digest
+        assert route.staged.share > 0
+        assert route.staging == Staging(digest, is_open=True)
+        assert self.table.versions.known[digest].is_resident
+
+    @rule(task=TASKS, count=st.integers(1, 60))
+    def ask_often(self, task: str, count: int) -> None:
+        """While nothing changes, the share is kept to within a request."""
+        route = self.table.routing.routes.get(task)
+        staging = None if route is None else route.staging
+        if route is None or route.served is None or staging is None or not staging.is_open:
+            return
+        states = self.table.versions.state(route.served.version), staging.version
+        if states[0] is State.FAILED or not self.table.versions.is_resident(states[1]):
+            return
+        staged = 0
+        for _ in range(count):
+            found = self.table.acquire(task, self.now)
+            if isinstance(found, str):
+                return
+            staged += found.role == "staged"
+            self.table.release(found.ref.version)
+        share = 0.0 if route.staged is None else route.staged.share
+        assert abs(staged - share * count) <= 1
 
     @precondition(lambda self: +self.leases)
     @rule(data=st.data())
@@ -202,7 +271,10 @@ class TableMachine(RuleBasedStateMachine):
             assert after.served == (None if before is None else before.served)
         else:
             versions = tuple(sorted(self.stored[task]))
-            self.table.observe(task, self.pointers[task], versions)
+            staged = self.staged.get(task)
+            if staged is not None and staged.version == self.pointers[task]:
+                staged = None
+            self.table.observe(task, self.pointers[task], versions, Routing(staged))
             outcome = "as it should be"
             for digest in self.table.candidates(task, self.now, retry=retry):
                 outcome = self.load(task, digest, step)
@@ -212,7 +284,17 @@ class TableMachine(RuleBasedStateMachine):
                     break
             if retry and step == "none" and outcome != "no room":
                 self.check_settled(task)
+            self.open_staged(task, retry, step)
         self.tidy()
+
+    def open_staged(self, task: str, retry: bool, step: str) -> None:
+        digest = self.table.to_open(task, self.now, retry=retry)
+        if digest is None:
+            return
+        self.table.expect_staged(task, known(digest))
+        if self.load(task, digest, step) == "ready":
+            assert self.table.open(task, digest) is None
+            assert self.table.routing.routes[task].staging == Staging(digest, is_open=True)
 
     def check_settled(self, task: str) -> None:
         """A sound version of its own task is served, unless there was no room for it."""
@@ -297,6 +379,9 @@ class TableMachine(RuleBasedStateMachine):
         for task, route in self.table.routing.routes.items():
             if route.served is not None:
                 assert WORLD[route.served.version][0] == task
+            if route.staging is not None:
+                assert route.staging.version in versions
+                assert not route.serves(route.staging.version)
             status = status_of(self.table, task, "host", self.now)
             assert (status.failure is None) == (status.retry_in is None)
             assert status.in_flight == sum(
@@ -308,7 +393,8 @@ class TableMachine(RuleBasedStateMachine):
             assert version.serving == {
                 task
                 for task, route in self.table.routing.routes.items()
-                if route.served is not None and route.served.version == digest
+                if (route.served is not None and route.served.version == digest)
+                or (route.staging is not None and route.staging.version == digest)
             }
             assert version.leases == self.leases[digest]
             if version.is_resident:

@@ -14,7 +14,6 @@ from jumplora_server.api.openai.answers import ModelCard, ModelList, OpenAiError
 from jumplora_server.api.route import JsonRoute
 from jumplora_server.api.task_names import check_known_spec, check_visible, visible_tasks
 from jumplora_server.api.turns import in_turns
-from jumplora_server.errors import UnknownVersion
 from jumplora_server.residency.status import TaskStatus
 from jumplora_server.services import Services
 
@@ -50,12 +49,11 @@ async def get_model(
     """One of them. A version of a task is found too, if it is in the task's history."""
     if model == services.served_name:
         return _backbone(services)
-    task, _, version = check_known_spec(model).partition("@")
+    task, at, _ = check_known_spec(model).partition("@")
     check_visible(record_of(request.scope).caller, task)
     status = services.residency.status(task)
-    if version and sum(digest.startswith(version) for digest in status.history) != 1:
-        raise UnknownVersion(f"task {task!r} has not one version {version!r}")
-    return _card(services, model, status)
+    version = services.residency.version_of(model) if at else None
+    return _card(services, model, status, version)
 
 
 def _backbone(services: Services) -> ModelCard:
@@ -65,9 +63,12 @@ def _backbone(services: Services) -> ModelCard:
     )
 
 
-def _card(services: Services, name: str, status: TaskStatus) -> ModelCard:
-    version, manifest = name.partition("@")[2], status.manifest
-    is_served = status.version is not None and status.version.startswith(version)
+def _card(
+    services: Services, name: str, status: TaskStatus, version: str | None = None
+) -> ModelCard:
+    """`version` is what the name means, where it names one."""
+    manifest = status.manifest
+    is_served = status.version is not None and version in (None, status.version)
     return ModelCard(
         id=name,
         object="model",
