@@ -84,6 +84,7 @@ OVERVIEW = Board(
                 requests.REFUSED_BY_HTTP,
                 requests.CONNECTIONS,
                 requests.KEY_REJECTIONS,
+                requests.AUTH_REFUSALS,
             ),
         ),
         Row(
@@ -168,6 +169,17 @@ TASK = Board(
                 adapters.NEWEST_LOAD,
                 adapters.EVICTIONS,
             ),
+        ),
+        Row(
+            "Staged and current",
+            (
+                adapters.STAGED_SHARE,
+                adapters.VERSION_REQUESTS,
+                adapters.VERSION_FAILED,
+                adapters.VERSION_LATENCY,
+                adapters.STAGE_ENDINGS,
+            ),
+            "closed",
         ),
         Row(
             "Memory",

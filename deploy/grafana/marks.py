@@ -10,6 +10,10 @@ def _grown(counter: str) -> str:
     return f"sum by (task_id) (increase({counter}{{{SELECTED}}}{WINDOW})) > 0"
 
 
+_ENDED = f"jumplora_adapter_stage_endings_total{{{SELECTED}}}"
+_ENDINGS = f"sum by (task_id, ending, cause) ({_ENDED})"
+_ENDINGS_BEFORE = f"sum by (task_id, ending, cause) ({_ENDED} offset $__rate_interval)"
+
 MARKS = (
     Mark(
         "Versions published",
@@ -26,6 +30,16 @@ MARKS = (
         "Task {{task_id}} went back to an earlier version.",
         "orange",
         "task_id",
+    ),
+    Mark(
+        "Stages ended",
+        # The first ending makes the series, which `increase` would not see: hence "or 0 *".
+        f"{_ENDINGS} - ({_ENDINGS_BEFORE} or 0 * {_ENDINGS}) > 0",
+        "{{task_id}}: stage {{ending}}",
+        "The staged version of task {{task_id}} was {{ending}} (cause: {{cause}}).",
+        "purple",
+        "task_id,ending,cause",
+        needs="staged version",
     ),
     Mark(
         "Server starts",
