@@ -32,6 +32,7 @@ from jumplora_server.app import SWITCH_SECONDS
 from jumplora_server.cli.main import command_line
 from jumplora_server.client import Client
 from jumplora_server.engine.tokenizer import MAX_EXTRA_TOKENS
+from jumplora_server.parts import StartupError
 from jumplora_server.settings import load_settings
 from serving import character_tokenizer, connected, make_site, wait_for
 from small_server import BACKBONE
@@ -54,7 +55,7 @@ def references(value: Any) -> Iterator[str]:
 def test_always_folding_needs_an_engine_that_folds(tmp_path: Path) -> None:
     settings = load_settings(backbone="toy", store=tmp_path / "store", fold="always")
     engine = FakeEngine(can_fold=False)
-    with pytest.raises(app.StartupError, match=r"JUMPLORA_FOLD is always.*JUMPLORA_FOLD=auto"):
+    with pytest.raises(StartupError, match=r"JUMPLORA_FOLD is always.*JUMPLORA_FOLD=auto"):
         app.connect(settings, BACKBONE, engine, character_tokenizer())
 
 

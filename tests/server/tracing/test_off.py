@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jumplora_server.app import StartupError
+from jumplora_server.parts import StartupError
 from serving import connected, make_site
 
 ROOT = Path(__file__).parents[3]
