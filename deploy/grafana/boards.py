@@ -250,5 +250,5 @@ ENGINE = Board(
     ),
     MARKS,
 )
-RUNBOOK = runbook.board(runbook.README.read_text(encoding="utf-8"))
+RUNBOOK = runbook.board(runbook.PAGE.read_text(encoding="utf-8"))
 BOARDS = (OVERVIEW, TASK, ENGINE, RUNBOOK)

@@ -1,6 +1,6 @@
-"""The runbook's part about alerts as a dashboard: what to do stands where the alert is seen.
+"""The runbook's page about alerts as a dashboard: what to do stands where the alert is seen.
 
-Read from deploy/README.md, so that there is one text. A link to another part of it becomes its
+Read from deploy/ALERTS.md, so that there is one text. A link to another page becomes its
 words, because Grafana could not follow it.
 """
 
@@ -11,14 +11,13 @@ from pathlib import Path
 
 from deploy.grafana.panel import Board, Panel, Row
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "ALERTS.md"
 UID = "jumplora-runbook"
 
 
 def sections(text: str) -> dict[str, str]:
-    """Return what the runbook says of each alert, by the alert's name, in its order."""
-    part = text.split("\n## Alerts\n", 1)[1].split("\n## ", 1)[0]
-    found = re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", part, re.M | re.S)
+    """Return what the page says of each alert, by the alert's name, in its order."""
+    found = re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     return {name: _without_links(body).strip() for name, body in found}
 
 
@@ -27,13 +26,13 @@ def _without_links(markdown: str) -> str:
 
 
 def board(text: str) -> Board:
-    """Return the dashboard of a runbook's text."""
+    """Return the dashboard of the page's text."""
     panels = tuple(
         Panel(
             name,
             "text",
             "short",
-            f"What to do about the alert {name}, from deploy/README.md.",
+            f"What to do about the alert {name}, from deploy/ALERTS.md.",
             (),
             width=12,
             height=9,
@@ -45,7 +44,7 @@ def board(text: str) -> Board:
         UID,
         "runbook",
         "JumpLoRA: runbook",
-        "What to do about each alert. The words are those of deploy/README.md.",
+        "What to do about each alert. The words are those of deploy/ALERTS.md.",
         (Row("Alerts", panels),),
         tags=("jumplora-runbook",),
     )

@@ -333,8 +333,8 @@ def urls_of(panel: Json) -> list[str]:
 
 class TestRunbook:
     TEXT = (
-        "# R\n\n## Alerts\n\n### JumpLoRAOne\nSee [here](#shares)\nand `x`.\n\n"
-        "### JumpLoRATwo\nRead [this](https://e.org).\n\n## Sizing\n\n### NotOne\nx\n"
+        "# Alerts\n\nWhat.\n\n## JumpLoRAOne\nSee [here](CAPACITY.md#shares)\nand `x`.\n\n"
+        "## JumpLoRATwo\nRead [this](https://e.org).\n"
     )
 
     def test_sections_are_those_of_the_alerts(self) -> None:

@@ -9,12 +9,8 @@ import pytest
 from integration.prometheus_process import ROOT
 from jumplora_server.settings import CLIENT_KEYS, PREFIX, Settings, service_keys
 
-FILES = (
-    "Dockerfile",
-    "deploy/compose.yaml",
-    "deploy/README.md",
-    "deploy/prometheus/prometheus.yml",
-)
+PAGES = tuple(f"deploy/{path.name}" for path in sorted((ROOT / "deploy").glob("*.md")))
+FILES = ("Dockerfile", "deploy/compose.yaml", "deploy/prometheus/prometheus.yml", *PAGES)
 
 
 def text_of(path: str) -> str:
@@ -33,7 +29,8 @@ def test_compose_passes_on_all_that_the_runbook_sets() -> None:
     compose = text_of("deploy/compose.yaml")
     server = dict(re.findall(rf"^ {{6}}({PREFIX}[A-Z_]+):(.*)$", compose, re.M))
     settings = {PREFIX + name.upper() for name in Settings.model_fields}
-    named = settings & set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text_of("deploy/README.md")))
+    runbook = "".join(map(text_of, PAGES))
+    named = settings & set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", runbook))
     by_the_image = set(re.findall(rf"({PREFIX}[A-Z_]+)=", text_of("Dockerfile")))
     folders = {"JUMPLORA_LOAD_FOLDER"}  # of the machine: the container would need a mount as well
     assert named - by_the_image - folders - server.keys() == set()
@@ -67,3 +64,11 @@ def test_the_runbook_lists_every_file_of_the_folder() -> None:
     runbook = text_of("deploy/README.md")
     for path in sorted((ROOT / "deploy" / "prometheus").iterdir()):
         assert f"`prometheus/{path.name}`" in runbook, path.name
+
+
+def test_the_runbook_begins_with_a_list_of_its_pages() -> None:
+    listed = re.findall(r"^\| \[(\w+\.md)\]", text_of("deploy/README.md"), re.M)
+    others = [page for page in PAGES if page != "deploy/README.md"]
+    assert sorted(f"deploy/{name}" for name in listed) == others
+    for page in others:
+        assert "(README.md)" in "".join(text_of(page).splitlines()[:4]), page

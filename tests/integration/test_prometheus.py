@@ -29,7 +29,7 @@ from jumplora_server.metrics.state import AdapterQuality
 RULES = (SHIPPED / "jumplora.rules.yml").read_text(encoding="utf-8")
 ALERTS = re.findall(r"- alert: (\w+)", RULES)
 CASES = sorted((SHIPPED / "tests").glob("*.test.yml"))
-LINK = '"{{ or $externalLabels.runbooks `deploy/README.md` }}#'
+LINK = '"{{ or $externalLabels.runbooks `deploy/ALERTS.md` }}#'
 TASKS = ("boolqa", "dbpedia", "mnli")
 
 
@@ -76,8 +76,8 @@ class TestFiles:
         assert "summary:" in block
         assert "description:" in block
         assert f'runbook_url: {LINK}{alert.lower()}"\n' in block
-        runbook = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
-        assert f"### {alert}\n" in runbook
+        runbook = (ROOT / "deploy" / "ALERTS.md").read_text(encoding="utf-8")
+        assert f"## {alert}\n" in runbook
 
     @pytest.mark.parametrize("alert", ALERTS)
     def test_every_alert_has_a_case_in_which_it_fires_for_two_jobs_and_ends(
