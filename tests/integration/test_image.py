@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,21 +48,30 @@ def constrained() -> dict[str, str]:
     return {canonicalize_name(package): version for package, version in pairs}
 
 
-def needed(name: str, extras: frozenset[str] = frozenset()) -> Iterator[str]:
-    """A distribution that is installed here and all that it needs, itself included."""
+def asked(extras: frozenset[str]) -> list[Requirement]:
+    """What pyproject.toml says. An installed jumplora-server may be of an older one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = project["dependencies"]
+    for extra in extras:
+        lines = lines + project["optional-dependencies"][extra]
+    return [Requirement(line) for line in lines]
+
+
+def needed(requirements: Iterable[Requirement]) -> set[str]:
+    """The distributions that these requirements name, and all that those need as installed here."""
     seen: set[tuple[str, frozenset[str]]] = set()
-    waiting = [(canonicalize_name(name), extras)]
+    waiting = [(requirement, frozenset[str]()) for requirement in requirements]
     while waiting:
-        package, wanted = waiting.pop()
-        if (package, wanted) in seen:
+        requirement, of_extras = waiting.pop()
+        environments = [{"extra": extra} for extra in of_extras or {""}]
+        if requirement.marker and not any(map(requirement.marker.evaluate, environments)):
             continue
-        seen.add((package, wanted))
-        yield package
-        for line in metadata.requires(package) or ():
-            requirement = Requirement(line)
-            environments = [{"extra": extra} for extra in wanted or {""}]
-            if requirement.marker is None or any(map(requirement.marker.evaluate, environments)):
-                waiting.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+        package, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (package, extras) not in seen:
+            seen.add((package, extras))
+            lines = metadata.requires(package) or ()
+            waiting += [(Requirement(line), extras) for line in lines]
+    return {package for package, _ in seen}
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
@@ -102,7 +112,7 @@ def test_a_service_may_do_no_more_than_it_needs(name: str) -> None:
 
 def test_the_lock_has_what_the_server_needs_in_the_tested_versions() -> None:
     lock, versions = locked("requirements.lock"), constrained()
-    packages = set(needed("jumplora-server", EXTRAS)) - {"jumplora-server"}
+    packages = needed(asked(EXTRAS))
     if not metadata.version("torch").endswith("+cpu"):  # another build needs other packages
         packages = {package for package in packages if not package.startswith(("nvidia", "triton"))}
     # torch asks for it where Python is newer than 3.11.
@@ -113,9 +123,9 @@ def test_the_lock_has_what_the_server_needs_in_the_tested_versions() -> None:
 
 
 def test_the_lock_of_the_tools_has_what_was_asked_for() -> None:
-    asked = (IMAGE / "tools.in").read_text("utf-8").split()
+    tools = (IMAGE / "tools.in").read_text("utf-8").split()
     lock = locked("tools.lock")
-    assert [line for line in asked if lock[line.split("==")[0]] != line.split("==")[1]] == []
+    assert [line for line in tools if lock[line.split("==")[0]] != line.split("==")[1]] == []
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f'requires = ["hatchling=={lock["hatchling"]}"]' in project
 
