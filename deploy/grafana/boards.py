@@ -6,7 +6,7 @@ from deploy.grafana import panels_adapters as adapters
 from deploy.grafana import panels_engine as engine
 from deploy.grafana import panels_quality as quality
 from deploy.grafana import panels_requests as requests
-from deploy.grafana import runbook, stats
+from deploy.grafana import runbook, stats, stats_engine
 from deploy.grafana.marks import MARKS
 from deploy.grafana.panel import Board, Row
 
@@ -39,10 +39,10 @@ OVERVIEW = Board(
                 stats.BUDGET_USED,
                 stats.ADAPTERS_RESIDENT,
                 stats.PROCESS_MEMORY,
-                stats.CORES,
-                stats.HEARTBEAT,
-                stats.STORE,
-                stats.STARTS,
+                stats_engine.CORES,
+                stats_engine.HEARTBEAT,
+                stats_engine.STORE,
+                stats_engine.STARTS,
                 requests.TASKS,
                 requests.ALERTS,
             ),
@@ -85,6 +85,7 @@ OVERVIEW = Board(
                 requests.CONNECTIONS,
                 requests.KEY_REJECTIONS,
                 requests.AUTH_REFUSALS,
+                requests.KEYS_FAULT,
             ),
         ),
         Row(
@@ -218,16 +219,18 @@ ENGINE = Board(
             (
                 stats.SERVERS_UP,
                 stats.SERVERS_DOWN,
-                stats.HEARTBEAT,
-                stats.STORE,
-                stats.STUCK,
-                stats.STARTS,
+                stats_engine.HEARTBEAT,
+                stats_engine.STORE,
+                stats_engine.STUCK,
+                stats_engine.KEYS,
+                stats_engine.LOOP_LAG,
+                stats_engine.STARTS,
                 stats.WAITING,
                 stats.ROWS_IN_USE,
                 stats.BUDGET_USED,
-                stats.CORES,
+                stats_engine.CORES,
                 stats.PROCESS_MEMORY,
-                stats.DESCRIPTORS,
+                stats_engine.DESCRIPTORS,
             ),
         ),
         Row(

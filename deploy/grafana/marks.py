@@ -39,7 +39,6 @@ MARKS = (
         "The staged version of task {{task_id}} was {{ending}} (cause: {{cause}}).",
         "purple",
         "task_id,ending,cause",
-        needs="staged version",
     ),
     Mark(
         "Server starts",

@@ -9,7 +9,7 @@ Kind = Literal["stat", "timeseries", "table", "heatmap", "text"]
 # The names that grafana_foundation_sdk.models.units has for what we show.
 Unit = Literal["short", "s", "bytes", "percentunit", "reqps"]
 # What a server without it has no data for.
-Need = Literal["nothing", "accelerator", "staged version", "refused client", "refused publish"]
+Need = Literal["nothing", "accelerator"]
 Colour = Literal["text", "green", "yellow", "orange", "red", "blue", "purple"]
 
 
@@ -101,7 +101,7 @@ class Mark:
     colour: Colour
     tags: str = ""
     time: Literal["of the sample", "the value"] = "of the sample"
-    needs: Literal["nothing", "firing alert", "staged version"] = "nothing"
+    needs: Literal["nothing", "firing alert"] = "nothing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ REFUSED_PUBLISHES = Panel(
         ),
     ),
     no_value="No refusals",
-    needs="refused publish",
+    alerts=("JumpLoRAPublishRefused", "JumpLoRACanariesFailed", "JumpLoRAStoreRefuses"),
 )
 STAGED_SHARE = Panel(
     "Staged share",
@@ -213,22 +213,21 @@ STAGED_SHARE = Panel(
         ),
     ),
     no_value="Nothing staged",
-    needs="staged version",
 )
 STAGE_ENDINGS = Panel(
     "Endings of stages",
     "timeseries",
     "short",
     "jumplora_adapter_stage_endings_total since the server's start: promoted or aborted, and by "
-    "what (operator, canary, errors, latency, load).",
+    "what (operator, canary, errors, latency, load). All but the operator's raise an alert.",
     (
         Query(
             of_tasks("sum", "jumplora_adapter_stage_endings_total", "task_id, ending, cause"),
             "{{task_id}} {{ending}} {{cause}}",
         ),
     ),
-    no_value="Nothing staged",
-    needs="staged version",
+    no_value="No endings",
+    alerts=("JumpLoRAStageAborted",),
 )
 _FAILED = f'{SELECTED}, outcome=~"error|timeout|shed"'
 _OWED = f'{SELECTED}, outcome!~"client_.*"'
@@ -244,7 +243,6 @@ VERSION_REQUESTS = Panel(
         ),
     ),
     no_value="Nothing staged",
-    needs="staged version",
 )
 VERSION_FAILED = Panel(
     "Failed by version",
@@ -262,7 +260,6 @@ VERSION_FAILED = Panel(
         ),
     ),
     no_value="Nothing staged",
-    needs="staged version",
 )
 VERSION_LATENCY = Panel(
     "p95 request by version",
@@ -276,5 +273,4 @@ VERSION_LATENCY = Panel(
         ),
     ),
     no_value="Nothing staged",
-    needs="staged version",
 )

@@ -183,4 +183,5 @@ LOOP_LAG = Panel(
         ),
     ),
     no_value="No server",
+    alerts=("JumpLoRAEventLoopLag",),
 )

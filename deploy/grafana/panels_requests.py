@@ -88,7 +88,7 @@ WITHIN_BY_TASK = Panel(
     (Query(within("task_id"), "{{task_id}}"),),
     width=12,
     by_task="by task",
-    alerts=("JumpLoRASlow",),
+    alerts=("JumpLoRALatencyBudgetBurn", "JumpLoRASlow"),
 )
 BURN = Panel(
     "Error budget burn",
@@ -101,7 +101,7 @@ BURN = Panel(
         Query(f"{failed_share('', HOUR)} / {BUDGET}", "1 h"),
     ),
     width=12,
-    alerts=("JumpLoRAErrorBudgetBurn",),
+    alerts=("JumpLoRAErrorBudgetBurn", "JumpLoRAErrorBudgetLeak"),
 )
 
 P50_REQUEST = _latency("p50 request", DURATION, 0.5, f"{DURATION}: the median request.")
@@ -170,10 +170,15 @@ OUTCOMES = Panel(
     "timeseries",
     "reqps",
     "jumplora_requests_total by outcome, over the chosen tasks: ok; error, timeout and shed are "
-    "the server's, client_* the clients'.",
+    "the server's, client_* the clients'. client_deadline is a deadline that the client chose.",
     (Query(rate("jumplora_requests_total", "outcome"), "{{outcome}}"),),
     stack="stacked",
-    alerts=("JumpLoRAErrorBudgetBurn", "JumpLoRATaskErrors"),
+    alerts=(
+        "JumpLoRAErrorBudgetBurn",
+        "JumpLoRAErrorBudgetLeak",
+        "JumpLoRATaskErrors",
+        "JumpLoRAClientDeadlines",
+    ),
 )
 FAILED_BY_TASK = Panel(
     "Failed by task",
@@ -246,9 +251,7 @@ KEY_REJECTIONS = Panel(
     "jumplora_key_rejections_total: by the key's id and the limit that was hit (requests, tokens, "
     "rows). They count as client_quota, which burns no budget.",
     (Query(rate("jumplora_key_rejections_total", "key, reason", SERVERS), "{{key}} {{reason}}"),),
-    width=12,
     no_value="No refusals",
-    needs="refused client",
 )
 AUTH_REFUSALS = Panel(
     "Refused without the right key",
@@ -257,7 +260,15 @@ AUTH_REFUSALS = Panel(
     "jumplora_auth_refusals_total: the key was missing, unknown or expired, or is not for this "
     "scope or task.",
     (Query(rate("jumplora_auth_refusals_total", "reason", SERVERS), "{{reason}}"),),
-    width=12,
     no_value="No refusals",
-    needs="refused client",
+)
+KEYS_FAULT = Panel(
+    "File of keys",
+    "timeseries",
+    "short",
+    "jumplora_keys_fault: 1 while a server cannot use its file of keys. The keys of before hold: "
+    "one that was taken out still opens.",
+    (Query(of_servers("max", "jumplora_keys_fault", "instance"), "{{instance}}"),),
+    no_value="No server",
+    alerts=("JumpLoRAKeysFault",),
 )

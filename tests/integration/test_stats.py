@@ -42,6 +42,8 @@ EXPECTED: dict[str, dict[float | None, str]] = {
     "Pushed out a minute": {0: "green", 1: "yellow", 7: "red"},
     "Engine": {0: "green", 0.1: "green", 8: "yellow", 40: "red", NOTHING: "text"},
     "Store": {0: "green", 1: "red"},
+    "File of keys": {0: "green", 1: "red"},
+    "p95 event loop lag": {0.001: "green", 0.06: "yellow", 0.2: "red", NOTHING: "text"},
     "Loader and watcher": {0: "green", 45: "yellow", 300: "red"},
     "Cores in use": {0: "text", 64: "text"},
     "File descriptors": {0.1: "green", 0.85: "yellow", 0.99: "red"},
