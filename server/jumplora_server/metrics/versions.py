@@ -26,7 +26,7 @@ MOST_TASKS = 32  # with series
 MOST_VERSIONS = 6  # of a task, each in one role; the series of the oldest go first
 
 # A client that erred or hung up, and a full queue, say nothing of the version.
-_OF_THE_VERSION: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
+_OF_THE_VERSION: tuple[Outcome, ...] = ("ok", "error", "timeout")
 
 
 class Counts(NamedTuple):
@@ -68,7 +68,7 @@ class _Watched:
     share: float
     until: float | None = None
     tallies: dict[str, _Tally] = field(default_factory=dict)
-    series: OrderedDict[tuple[str, Role], set[Outcome]] = field(default_factory=OrderedDict)
+    series: OrderedDict[tuple[str, Role], None] = field(default_factory=OrderedDict)
 
 
 class VersionTable:
@@ -112,6 +112,7 @@ class VersionTable:
             self._forget_old(now)
             if version is not None and self._has_series(task):
                 self._share.labels(task, version).set(share)
+                self._use_series(task, self._watched[task], (version, "staged"))
 
     def finished(
         self, task: str, version: str, role: Role, outcome: Outcome, timing: Timing | None
@@ -127,14 +128,10 @@ class VersionTable:
                 watched.tallies.setdefault(version, _Tally()).add(outcome, timing)
             if not self._has_series(task):
                 return
-            outcomes = watched.series.setdefault((version, role), set())
-            watched.series.move_to_end((version, role))
-            outcomes.add(outcome)
+            self._use_series(task, watched, (version, role))
             self._requests.labels(task, version, role, outcome).inc()
             if outcome in _OF_THE_VERSION and timing is not None:
                 self._durations.labels(task, version, role).observe(timing.total)
-            while len(watched.series) > MOST_VERSIONS:
-                self._drop_series(task, *watched.series.popitem(last=False))
 
     def counts(self, task: str, version: str) -> Counts:
         """Of a version, since its task's staged one was staged here."""
@@ -176,15 +173,26 @@ class VersionTable:
     def _drop(self, task: str, watched: _Watched) -> None:
         self._shown.discard(task)
         self._drop_share(task, watched)
-        for key, outcomes in watched.series.items():
-            self._drop_series(task, key, outcomes)
+        for key in watched.series:
+            self._drop_series(task, key)
 
     def _drop_share(self, task: str, watched: _Watched) -> None:
         self._share.remove_by_labels({"task_id": task, "version": watched.staged})
 
-    def _drop_series(self, task: str, key: tuple[str, Role], outcomes: set[Outcome]) -> None:
+    def _use_series(self, task: str, watched: _Watched, key: tuple[str, Role]) -> None:
+        """Keep the series of a version as the newest. They begin with zeros: a rate does not see a
+        counter that starts at 1, and a share of failures needs those that did not happen."""
+        if key not in watched.series:
+            for outcome in _OF_THE_VERSION:
+                self._requests.labels(task, *key, outcome)
+            self._durations.labels(task, *key)
+        watched.series[key] = None
+        watched.series.move_to_end(key)
+        while len(watched.series) > MOST_VERSIONS:
+            self._drop_series(task, watched.series.popitem(last=False)[0])
+
+    def _drop_series(self, task: str, key: tuple[str, Role]) -> None:
         version, role = key
         labels = {"task_id": task, "version": version, "role": role}
         self._requests.remove_by_labels(labels)
         self._durations.remove_by_labels(labels)
-        outcomes.clear()

@@ -59,6 +59,15 @@ def test_both_versions_are_counted(page: Page) -> None:
     assert page.share(NEW) == 0.1
 
 
+def test_series_begin_with_zeros(page: Page) -> None:
+    """Else a rate never sees the first failure, and none at all looks like nothing staged."""
+    page.metrics.staged("a", NEW, 0.1)
+    outcomes = [("a", NEW, "staged", outcome) for outcome in ("ok", "error", "timeout")]
+    assert page.series() == outcomes
+    page.metrics.version_finished("a", NEW, "staged", "error", TIMING)
+    assert page.series() == outcomes
+
+
 def test_a_new_stage_is_counted_from_its_beginning(page: Page) -> None:
     page.metrics.staged("a", NEW, 0.1)
     page.metrics.version_finished("a", NEW, "staged", "error", TIMING)
@@ -96,5 +105,5 @@ def test_the_series_are_bounded(page: Page) -> None:
         for version in range(2 * MOST_VERSIONS):
             page.metrics.version_finished(f"t{number}", f"{version:064}", "staged", "ok", TIMING)
     assert len({task for task, *_ in page.series()}) == MOST_TASKS
-    assert len(page.series()) == MOST_TASKS * MOST_VERSIONS
+    assert len(page.series()) == MOST_TASKS * MOST_VERSIONS * len(("ok", "error", "timeout"))
     assert page.metrics.counts_of("t63", f"{0:064}").requests == 1, "all are judged"
