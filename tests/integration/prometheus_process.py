@@ -59,13 +59,18 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """The HTTP API of a running Prometheus."""
+    """The HTTP API of a running Prometheus.
+
+    It has one client: making one reads all certificates of the system, which takes longer than any
+    query.
+    """
 
     url: str
+    http: httpx.Client
 
     def get(self, path: str, **parameters: str) -> Any:
         """Return the data of an API call; an error of the API fails the test with its text."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10)
+        answer = self.http.get(f"{self.url}/api/v1/{path}", params=parameters)
         # While it starts, Prometheus answers in plain text that it is not ready.
         assert "json" in answer.headers.get("content-type", ""), answer.text
         body = answer.json()
@@ -165,8 +170,8 @@ def _started(binary: Path, folder: Path, address: str) -> Iterator[Prometheus]:
         f"--web.listen-address={address}",
         "--log.level=warn",
     ]
-    api = Prometheus(f"http://{address}")
-    with (folder / "prometheus.log").open("wb") as log:
+    with (folder / "prometheus.log").open("wb") as log, httpx.Client(timeout=10) as http:
+        api = Prometheus(f"http://{address}", http)
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             eventually(lambda: api.get("status/buildinfo"), 20)

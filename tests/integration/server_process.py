@@ -125,15 +125,18 @@ class Traffic:
     """Clients that send short requests for each task in turn until the end of the block, a fifth of
     them with choices, of which half abstain."""
 
-    def __init__(self, url: str, tasks: Sequence[str], clients: int = 3) -> None:
+    def __init__(
+        self, url: str, tasks: Sequence[str], clients: int = 3, *, key: str | None = None
+    ) -> None:
         self._url = url
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._tasks = tuple(tasks)
         self._stop = threading.Event()
         self.failures: list[str] = []
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
 
     def _run(self, offset: int) -> None:
-        with httpx.Client(base_url=self._url, timeout=30) as client:
+        with httpx.Client(base_url=self._url, headers=self._headers, timeout=30) as client:
             turn = offset
             while not self._stop.wait(0.02):
                 task = self._tasks[turn % len(self._tasks)]

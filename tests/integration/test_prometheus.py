@@ -143,6 +143,10 @@ class Page:
             m.adapter_loaded(task, {"read": 0.01, "pack": 0.02, "warmup": 0.03})
         m.adapter_load_failed(TASKS[0], "digest")
         m.publish_refused(TASKS[0], "version_conflict")
+        m.staged(TASKS[0], "1" * 64, 0.5)
+        m.stage_ended(TASKS[1], "promoted", "operator")
+        m.key_rejected("team-a", "rows")
+        m.keys_fault(lambda: False)
         m.adapter_overlaps([OverlapSnapshot((TASKS[0], TASKS[1]), ("0" * 64, "1" * 64), 0.2, 0.1)])
         while not self.stop.wait(0.05):
             for task in TASKS:
@@ -157,6 +161,7 @@ class Page:
             m.step_seconds("encode", 0.02)
             m.step_seconds("decode", 0.005)
             m.heartbeat()
+            m.event_loop_lag(0.001)
 
     def __enter__(self) -> Page:
         for thread in self.threads:
