@@ -63,6 +63,7 @@ class RequestSpan:
         self._clock = clock
         self._is_recorded = span.is_recording()
         self._finishes: dict[int, Finish] = {}
+        self._awaited = 0  # sequences that get spans
 
     @property
     def trace_id(self) -> str:
@@ -80,8 +81,8 @@ class RequestSpan:
         if not self._is_recorded:
             return
         sampling = asked.sampling
+        self._awaited = min(asked.sequences, MAX_SEQUENCES)
         attributes: _Attributes = {
-            "gen_ai.request.max_tokens": sampling.max_new_tokens,
             "gen_ai.request.stream": asked.is_streamed,
             "jumplora.prompts": asked.prompts,
             "jumplora.sequences": asked.sequences,
@@ -97,7 +98,9 @@ class RequestSpan:
             attributes["gen_ai.request.choice.count"] = asked.sequences // asked.prompts
         if sampling.beams is not None:
             attributes["jumplora.beams"] = sampling.beams.width
-        if sampling.choices is not None:
+        if sampling.choices is None:
+            attributes["gen_ai.request.max_tokens"] = sampling.max_new_tokens
+        else:  # these are as long as their texts, whatever the limit
             attributes["jumplora.options"] = len(sampling.choices.trie.ids)
         self._span.set_attributes(attributes)
 
@@ -174,7 +177,9 @@ class RequestSpan:
             firsts = [f.timing.first_token for f in ended if f.timing.first_token is not None]
             given |= {
                 "gen_ai.response.model": _with_version(end),
-                "gen_ai.response.finish_reasons": [finish.reason.value for finish in ended],
+                "gen_ai.response.finish_reasons": [finish.reason.value for finish in ended] or None,
+                # Those that a client who hung up, or a deadline, left behind.
+                "jumplora.unfinished": (self._awaited - len(ended)) or None,
                 "gen_ai.response.time_to_first_chunk": min(firsts, default=None),
                 "gen_ai.usage.input_tokens": end.prompt_tokens,
                 "gen_ai.usage.output_tokens": end.generated_tokens,

@@ -223,6 +223,29 @@ def test_a_bug_of_ours_is_a_fault(site: Site, collector: Collector) -> None:
     assert SECRET.encode() not in b"".join(request.body for request in collector.requests)
 
 
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({"choices": ["yes", "no", "maybe"]}, {"jumplora.options": 3}),
+        ({"num_beams": 2, "max_new_tokens": 3}, {"jumplora.beams": 2}),
+    ],
+    ids=["choices", "beams"],
+)
+def test_a_request_that_is_no_plain_text(
+    site: Site, collector: Collector, wish: dict[str, object], says: dict[str, object]
+) -> None:
+    with connected(site) as http:
+        site.publish("topics")
+        body = {"task_id": "topics", "inputs": "hi", "parameters": wish}
+        assert http.post("/generate", json=body).status_code == 200
+    sent = generation(collector, "/generate").attributes
+    assert says.items() <= sent.items()
+    assert "jumplora.unfinished" not in sent
+    # An option is as long as its text: no limit of tokens was asked for.
+    assert ("gen_ai.request.max_tokens" in sent) == ("max_new_tokens" in wish)
+    assert not re.search("yes|maybe", str(sent))
+
+
 def test_a_client_that_hangs_up(site: Site, collector: Collector) -> None:
     with connected(site) as http:
         site.publish("topics")
@@ -234,6 +257,8 @@ def test_a_client_that_hangs_up(site: Site, collector: Collector) -> None:
         assert site.outcomes("topics") == {"client_disconnect": 1}
     server = generation(collector, "/generate_stream")
     assert server.status == 0
+    assert server.attributes["jumplora.unfinished"] == 1
+    assert "gen_ai.response.finish_reasons" not in server.attributes
     decode = collector.one("decode")
     assert decode.parent_id == server.span_id
     assert decode.attributes["gen_ai.response.finish_reasons"] == ["cancelled"]
