@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from integration.prometheus_process import ROOT
+from jumplora_server.http.limits import allowed_connections
+from jumplora_server.settings import Settings
 
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "deploy" / "compose.yaml"
@@ -108,6 +110,23 @@ def test_a_service_may_do_no_more_than_it_needs(name: str) -> None:
     assert {"mem_limit", "pids_limit"} <= service.keys()
     assert {"nofile", "core"} <= service["ulimits"].keys()
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_a_server_has_the_files_for_all_its_connections() -> None:
+    """Also with an address of its own for changes and one for metrics."""
+    wanted = Settings.model_fields["max_connections"].default
+    files = services()["server"]["ulimits"]["nofile"]
+    assert allowed_connections(wanted, files["soft"], sides=2) == wanted
+    assert files["soft"] == files["hard"]
+
+
+def test_traces_get_what_the_runbook_sets() -> None:
+    passed = {name for name in services()["server"]["environment"] if name.startswith("OTEL_")}
+    runbook = (ROOT / "deploy" / "README.md").read_text("utf-8")
+    table = runbook.split("`compose.yaml` passes on the first six of these:")[1].split("\n\n")[1]
+    first_six = re.findall(r"`(OTEL_\w+)`", table)[:6]
+    assert passed == set(first_six)
+    assert "JUMPLORA_TRACES" in services()["server"]["environment"]
 
 
 def test_the_lock_has_what_the_server_needs_in_the_tested_versions() -> None:
