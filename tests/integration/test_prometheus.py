@@ -57,6 +57,16 @@ class TestFiles:
         assert not re.search(r"\bjob *(=|!=)", RULES)
         assert RULES.count(" by (") == RULES.count(" by (cluster, namespace, job")
 
+    def test_a_first_event_is_seen_of_a_new_series_and_after_a_restart(self) -> None:
+        restarted = "changes(process_start_time_seconds[15m]) > 0)"
+        events = re.findall(r"or increase\((\w+\{[^}]*\})\[15m\]\)", RULES)
+        assert len(events) == 5
+        for series in events:
+            name = series.split("{")[0]
+            assert f"({series}\n          unless {name} offset 15m)" in RULES
+            join = "and on (cluster, namespace, job, instance)"
+            assert f"({series}\n          {join} {restarted}" in RULES
+
     def test_rules_name_only_metrics_that_the_code_defines(self) -> None:
         defined = {name for i in metrics_table.TABLE for name in i.sample_names()}
         used = set(re.findall(r"(?<![:\w])jumplora_\w+", RULES))
