@@ -122,7 +122,7 @@ def test_a_server_has_the_files_for_all_its_connections() -> None:
 
 def test_traces_get_what_the_runbook_sets() -> None:
     passed = {name for name in services()["server"]["environment"] if name.startswith("OTEL_")}
-    runbook = (ROOT / "deploy" / "README.md").read_text("utf-8")
+    runbook = (ROOT / "deploy" / "LOGS.md").read_text("utf-8")
     table = runbook.split("`compose.yaml` passes on the first six of these:")[1].split("\n\n")[1]
     first_six = re.findall(r"`(OTEL_\w+)`", table)[:6]
     assert passed == set(first_six)
