@@ -171,16 +171,16 @@ BUILDS = Panel(
     height=6,
     no_value="No server",
 )
+_LAG = "jumplora_event_loop_lag_seconds"
 LOOP_LAG = Panel(
-    "p99 event loop lag",
+    "Event loop lag",
     "timeseries",
     "s",
-    "jumplora_event_loop_lag_seconds: how late the loop that answers HTTP is, one time in a "
-    "hundred.",
+    f"{_LAG}: how late the loop that answers HTTP wakes up, one time in a hundred, and on average. "
+    "A mean above the other says that it stood still for long: rare, but all answers waited.",
     (
-        Query(
-            quantile(0.99, "jumplora_event_loop_lag_seconds", "instance", SERVERS), "{{instance}}"
-        ),
+        Query(quantile(0.99, _LAG, "instance", SERVERS), "{{instance}} p99"),
+        Query(mean(_LAG, "instance"), "{{instance}} mean"),
     ),
     no_value="No server",
     alerts=("JumpLoRAEventLoopLag",),
