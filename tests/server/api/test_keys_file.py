@@ -66,6 +66,11 @@ CHANGES = [
     ("PUT", "/v1/adapters/{}", None),
     ("DELETE", "/v1/adapters/{}", None),
     ("POST", "/v1/adapters/{}/rollback", None),
+    ("PUT", "/v1/adapters/{}?stage=0.5", None),
+    ("POST", "/v1/adapters/{}/stage", {"version": "0" * 64, "share": 0.5}),
+    ("POST", "/v1/adapters/{}/promote", None),
+    ("POST", "/v1/adapters/{}/unstage", {"note": "x"}),
+    ("POST", "/v1/adapters/{}/alias", {"name": "best"}),
     ("POST", "/v1/adapters/{}/load", None),
     ("POST", "/v1/adapters/{}/pin", None),
     ("POST", "/v1/load_lora_adapter", {"lora_name": "{}", "lora_path": "x"}),
@@ -75,10 +80,13 @@ CHANGES = [
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES, ids=str)
 def test_a_key_changes_its_own_tasks_and_reads_one_text_of_others(
-    http: httpx.Client, site: Site, method: str, path: str, body: dict[str, str] | None
+    http: httpx.Client, site: Site, method: str, path: str, body: dict[str, str | float] | None
 ) -> None:
     def change(task: str) -> tuple[int, str]:
-        sent = body and {name: value.format(task) for name, value in body.items()}
+        sent = body and {
+            name: value.format(task) if isinstance(value, str) else value
+            for name, value in body.items()
+        }
         answer = http.request(method, path.format(task), json=sent, headers=by("publisher"))
         return answer.status_code, answer.text.replace(task, "TASK")
 
