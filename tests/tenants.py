@@ -1,8 +1,8 @@
 """A server of two tenants, and a caller that is given its tasks by a header.
 
 The names of the other tenant's tasks have a mark that stands nowhere else, and the tasks are in
-every state that names them: served, failed, degraded, below and above an adapter of ours, noted in
-our manifests, pinned, damaged, and in files where ours belong.
+every state that names them: served, staged, failed, degraded, below and above an adapter of ours,
+noted in our manifests, pinned, damaged, and in files where ours belong.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ THEIRS, OURS = "zqtheirs", "zqours"  # the marks
 # Digits, which no other name has: a name is as close to ours as any of them.
 HIDDEN = tuple(f"{THEIRS}-{digit}" for digit in "12345678")
 NOBODYS = f"{THEIRS}-9"  # not there, and named as those
+ALIAS = f"{THEIRS}-alias"  # of the staged version of the first
 BASE, CHILD, BROKEN, ODD, WORSE, BLAMED, NEW = (
     f"{OURS}-{name}" for name in ("base", "child", "broken", "odd", "worse", "blamed", "new")
 )
@@ -123,6 +124,7 @@ def fill(site: Site, http: httpx.Client) -> dict[str, str]:
 
     a, b, c, d, e, f, g, h = HIDDEN
     canary = Canary(prompt="x", expected="y")
+    older = publish(a)
     publish(a, canaries=[canary], noted=noted)
     publish(BASE, canaries=[canary], noted=noted)
     for task in (c, WORSE):
@@ -145,6 +147,13 @@ def fill(site: Site, http: httpx.Client) -> dict[str, str]:
     publish(SERVER_BASE)
     settle(a, BASE, c, WORSE, b, d, e, CHILD, f, BROKEN, g, BLAMED, h, ODD)
     http.post(f"/v1/adapters/{a}/pin").raise_for_status()
+    for change, body in (
+        ("alias", {"name": ALIAS, "version": older}),
+        ("stage", {"version": ALIAS, "share": 0.5}),
+        ("unstage", {"note": f"{THEIRS} are too slow"}),
+        ("stage", {"version": ALIAS, "share": 0.25}),
+    ):
+        http.post(f"/v1/adapters/{a}/{change}", json=body).raise_for_status()
     loadable = site.parts.services.settings.load_folder
     assert loadable is not None
     for name in (NEW, a):

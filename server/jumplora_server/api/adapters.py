@@ -21,7 +21,7 @@ from jumplora_server.api.adapter_schemas import (
 )
 from jumplora_server.api.adapter_status import detail, figures, summary
 from jumplora_server.api.ask import record_of
-from jumplora_server.api.audit import begin_change
+from jumplora_server.api.audit import Change, begin_change
 from jumplora_server.api.errors import as_server_error
 from jumplora_server.api.health import WithServices, remarks
 from jumplora_server.api.route import JsonRoute
@@ -237,8 +237,7 @@ async def publish_adapter(
     it was loaded and tried (201).
     """
     limit, replaced = services.settings.max_adapter_bytes, _etag_of(if_match)
-    with publication(services, task_id):
-        change = begin_change(request, services, task_id)
+    with publication(request, services, task_id) as change:
         only_new = _is_only_new(if_none_match, if_match)
         if stage is not None and only_new:
             raise InvalidInput("stage: a new task has no version to be staged beside; leave it out")
@@ -268,17 +267,19 @@ async def remove_adapter(request: Request, services: WithServices, task_id: Task
 
 
 @contextmanager
-def publication(services: Services, task: str) -> Iterator[None]:
-    """Count a publish of `task` that is refused within this. Raises InvalidInput where no adapter
-    may have that task."""
+def publication(request: Request, services: Services, task: str) -> Iterator[Change]:
+    """The change that publishes `task`; one that is refused within this is counted. Raises
+    InvalidInput where no adapter may have that task, and Forbidden where the key is not for it:
+    that counts with the refused keys, and for no task."""
     before = task if services.residency.knows(task) else None
     try:
+        change = begin_change(request, services, task)
         if task in services.backbone_names:
             raise InvalidInput(
                 f"task id {task!r} means the bare backbone here; choose another one",
                 reason="task_id",
             )
-        yield
+        yield change
     except AdapterError as error:
         answer = as_server_error(error)
         if isinstance(answer, AdapterRefused):
@@ -286,7 +287,8 @@ def publication(services: Services, task: str) -> Iterator[None]:
         services.metrics.publish_refused(before, _refusal_code(answer))
         raise
     except ServerError as error:
-        services.metrics.publish_refused(before, _refusal_code(error))
+        if record_of(request.scope).refused_for is None:
+            services.metrics.publish_refused(before, _refusal_code(error))
         raise
 
 

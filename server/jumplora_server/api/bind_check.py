@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from jumplora_server.access.gate import Refusal
+from jumplora_server.access.live_keys import LiveKeys
 from jumplora_server.access.needs import (
     ADAPTERS_PATH,
     METRICS_PATH,
@@ -56,19 +59,23 @@ def refusal_at(bind: BindName, method: str, path: str, separate: Collection[str]
 
 
 class BindCheck:
-    """Answers 403 to what is not asked where it is served. Before keys are looked at."""
+    """Answers 403 to what is not asked where it is served, whatever the key; whose it is, if it is
+    known, the logs say."""
 
-    def __init__(self, app: ASGIApp, separate: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, separate: Collection[str], keys: LiveKeys) -> None:
         self._app = app
         self._separate = separate
+        self._keys = keys
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             bind: BindName = scope.get(BIND_KEY, "main")
             why = refusal_at(bind, scope["method"], scope["path"], self._separate)
             if why is not None:
-                refusal = Forbidden(why)
-                record_of(scope).failed(refusal)
+                refusal, record = Forbidden(why), record_of(scope)
+                found = self._keys.admit("any", Headers(scope=scope).get("authorization"))
+                record.caller = found.caller if isinstance(found, Refusal) else found
+                record.failed(refusal)
                 await server_error_response(scope, refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

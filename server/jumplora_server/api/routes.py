@@ -62,7 +62,7 @@ def add_routes(app: FastAPI, services: Services) -> None:
     app.add_middleware(KeyCheck, keys=services.keys, opened=opened_paths(settings))
     separate = frozenset(bind.name for bind in settings.binds[1:])
     if separate:
-        app.add_middleware(BindCheck, separate=separate)
+        app.add_middleware(BindCheck, separate=separate, keys=services.keys)
     if services.tracer.is_on:
         app.add_middleware(Traced, tracer=services.tracer)
     app.state.table = RouteTable(app)

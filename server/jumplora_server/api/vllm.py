@@ -145,8 +145,7 @@ async def load_lora_adapter(
     """
     task, caller = body.lora_name, record_of(request.scope).caller
     try:
-        with publication(services, task):
-            change = begin_change(request, services, task)
+        with publication(request, services, task) as change:
             pieces = _pieces(services, caller, body)
             async with services.publishing.incoming() as incoming:
                 change.version = await services.publishing.fill(incoming, pieces)

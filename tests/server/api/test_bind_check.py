@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 
 import httpx
 import pytest
 
 from adapter_requests import ADMIN
+from jumplora_server.access.keys import KEY_ID_DIGITS, hash_of
+from jumplora_server.api.audit import AUDIT_LOG
 from jumplora_server.api.bind_check import (
     CHANGES_ARE_ELSEWHERE,
     METRICS_ARE_ELSEWHERE,
@@ -15,8 +18,9 @@ from jumplora_server.api.bind_check import (
     ONLY_METRICS,
     refusal_at,
 )
+from jumplora_server.api.middleware import ACCESS_LOG
 from jumplora_server.binds import BindName
-from serving import Site, listening_at, make_site
+from serving import ADMIN_KEY, Site, listening_at, make_site, wait_for
 
 SIDE = "127.0.0.1:0"
 API_KEY = "api-key-of-tests"
@@ -112,6 +116,29 @@ def test_a_refusal_is_the_same_for_every_key(
     assert text in answer.text
     for address in addresses.values():
         assert address.rpartition(":")[2] not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("key", "named"), [(ADMIN_KEY, ADMIN_KEY), (API_KEY, API_KEY), ("wrong", None), (None, None)]
+)
+def test_the_logs_say_whose_key_was_at_the_wrong_bind(
+    addresses: Mapping[BindName, str],
+    caplog: pytest.LogCaptureFixture,
+    key: str | None,
+    named: str | None,
+) -> None:
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    with caplog.at_level(logging.INFO):
+        answer = httpx.delete(addresses["main"] + "/v1/adapters/alpha", headers=headers)
+        assert answer.status_code == 403
+        wait_for(lambda: AUDIT_LOG in {record.name for record in caplog.records})
+    lines = {r.name: vars(r)["fields"] for r in caplog.records if r.name in (ACCESS_LOG, AUDIT_LOG)}
+    assert lines.keys() == {ACCESS_LOG, AUDIT_LOG}
+    assert {line["key"] for line in lines.values()} == {
+        "-" if named is None else hash_of(named)[:KEY_ID_DIGITS]
+    }
+    told = [lines[AUDIT_LOG][name] for name in ("action", "task", "outcome", "error")]
+    assert told == ["remove_adapter", "alpha", "refused", "forbidden"]
 
 
 def test_changes_are_made_at_the_admin_bind_and_seen_at_the_main_one(

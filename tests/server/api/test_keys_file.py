@@ -66,6 +66,11 @@ CHANGES = [
     ("PUT", "/v1/adapters/{}", None),
     ("DELETE", "/v1/adapters/{}", None),
     ("POST", "/v1/adapters/{}/rollback", None),
+    ("PUT", "/v1/adapters/{}?stage=0.5", None),
+    ("POST", "/v1/adapters/{}/stage", {"version": "0" * 64, "share": 0.5}),
+    ("POST", "/v1/adapters/{}/promote", None),
+    ("POST", "/v1/adapters/{}/unstage", {"note": "x"}),
+    ("POST", "/v1/adapters/{}/alias", {"name": "best"}),
     ("POST", "/v1/adapters/{}/load", None),
     ("POST", "/v1/adapters/{}/pin", None),
     ("POST", "/v1/load_lora_adapter", {"lora_name": "{}", "lora_path": "x"}),
@@ -75,10 +80,13 @@ CHANGES = [
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES, ids=str)
 def test_a_key_changes_its_own_tasks_and_reads_one_text_of_others(
-    http: httpx.Client, site: Site, method: str, path: str, body: dict[str, str] | None
+    http: httpx.Client, site: Site, method: str, path: str, body: dict[str, str | float] | None
 ) -> None:
     def change(task: str) -> tuple[int, str]:
-        sent = body and {name: value.format(task) for name, value in body.items()}
+        sent = body and {
+            name: value.format(task) if isinstance(value, str) else value
+            for name, value in body.items()
+        }
         answer = http.request(method, path.format(task), json=sent, headers=by("publisher"))
         return answer.status_code, answer.text.replace(task, "TASK")
 
@@ -162,6 +170,50 @@ def test_a_file_with_faults_is_seen_and_changes_nothing(tmp_path: Path) -> None:
         assert http.get("/v1/adapters", headers=by("reader")).status_code == 401
         assert http.get("/metrics", headers=by("scraper")).status_code == 200
         assert site.metric("jumplora_keys_fault") == 0
+
+
+def test_quotas_follow_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+
+    def write(**quotas: int | None) -> None:
+        """The key "other", and "limited" with each of the quotas that it is given."""
+        entries = [entry_text("other", [hash_of("other")], ["infer", "metrics"])]
+        if quotas:
+            entries += [entry_text("limited", [hash_of("limited")], ["infer"], quotas=quotas)]
+        file.write_text("\n".join(entries))
+
+    write(requests_per_minute=1)
+    site = make_site(tmp_path, keys_file=file)
+    services = site.parts.services
+    with connected(site) as http:
+        site.publish("alpha")
+
+        def reload() -> None:
+            before = services.keys.keyring
+            services.keys.reload()
+            wait_for(lambda: services.keys.keyring is not before)
+
+        def ask() -> httpx.Response:
+            body = {"task_id": "alpha", "inputs": "x"}
+            return http.post("/generate", json=body, headers=by("limited"))
+
+        series = {"key": "limited", "reason": "requests"}
+        assert [ask().status_code, ask().status_code] == [200, 429]
+        assert site.metric("jumplora_key_rejections_total", **series) == 1
+        write(requests_per_minute=2, rows=4)
+        reload()
+        refused = ask()
+        assert refused.status_code == 429, "what was used before the change is used"
+        assert "this key may use 2 prompts" in refused.text
+        write()
+        reload()
+        assert ask().status_code == 401
+        found = services.metrics.registry.get_sample_value("jumplora_key_rejections_total", series)
+        assert found is None
+        write(requests_per_minute=1)
+        reload()
+        assert ask().status_code == 200, "a key that comes anew has used nothing"
+        assert services.quotas.rows("limited") == 0
 
 
 def test_keys_of_the_environment_hold_beside_the_file(tmp_path: Path) -> None:
