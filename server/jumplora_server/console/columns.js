@@ -15,7 +15,8 @@ export const COLUMNS = [
     title: "State",
     about:
       "Ready: in memory. Cold: loaded when it is asked for. Failed: it does not load. Degraded: " +
-      "what was published last does not answer, and the version before it does.",
+      "what was published last does not answer, and the version before it does. Staged: another " +
+      "version gets this share of the requests, or none before it is loaded.",
     sort: "state",
     first: "ascending",
   },

@@ -6,6 +6,8 @@ import { h } from "./dom.js";
 import { digits } from "./format.js";
 import { titleOf } from "./refusal.js";
 import { STATES } from "./row.js";
+import { markOf } from "./staged.js";
+import { inOrder } from "./versions.js";
 
 const SHOWN = 20; // tasks that a search lists
 const NAMING = 12; // digits that name a version in a request; the server takes 8 and more
@@ -69,14 +71,14 @@ export function subject({ id, label, of = "", onChange }) {
   }
 
   function listVersions(chosen) {
-    const history = (detail?.history ?? []).map((version) => version.slice(0, NAMING)).toReversed();
+    const history = detail ? inOrder(detail).map((version) => version.slice(0, NAMING)) : [];
     const isChosen = (version) => chosen !== "" && version.startsWith(chosen.slice(0, NAMING));
     if (chosen !== "" && !history.some(isChosen)) history.unshift(chosen);
     const current = detail?.version ? `current (${digits(detail.version)})` : "current";
     versions.replaceChildren(
       h("option", { value: "" }, current),
-      ...history.map((version, age) =>
-        h("option", { value: version }, digits(version) + (age === 0 ? ", published last" : "")),
+      ...history.map((version) =>
+        h("option", { value: version }, [digits(version), ...wordsOf(version, detail)].join(", ")),
       ),
     );
     versions.value = history.find(isChosen) ?? "";
@@ -107,12 +109,13 @@ export function subject({ id, label, of = "", onChange }) {
     }
   }
 
-  /** What is worth a look beside this one: the version published before it, or the last one where
-   *  an older one is chosen; null where the task has only one. */
+  /** What is worth a look beside this one: the staged version, the version published before it, or
+   *  the last one where an older one is chosen; null where the task has only one. */
   function otherVersion() {
     const own = versions.value || (detail?.version ?? "");
-    const others = (detail?.history ?? []).filter((one) => !one.startsWith(own.slice(0, NAMING)));
-    return own === "" ? null : (others.at(-1) ?? null);
+    const others = detail ? inOrder(detail) : [];
+    const other = others.find((one) => !one.startsWith(own.slice(0, NAMING)));
+    return own === "" ? null : (other ?? null);
   }
 
   const name = () => tasks.value() + (versions.value ? `@${versions.value}` : "");
@@ -128,6 +131,16 @@ export function subject({ id, label, of = "", onChange }) {
     task: tasks.value,
     detail: () => detail,
   };
+}
+
+/** What is said of a version where one is chosen: its mark, and its names. */
+export function wordsOf(version, detail) {
+  const { version: current, desired, staged, aliases = {} } = detail ?? {};
+  const isIt = (digest) => (digest ?? "").startsWith(version);
+  const words = staged && isIt(staged.version) ? [markOf(staged).text] : [];
+  if (isIt(current)) words.push("current");
+  else if (isIt(desired)) words.push("published last");
+  return [...words, ...Object.keys(aliases).filter((name) => isIt(aliases[name]))];
 }
 
 async function searchTasks(text, signal) {
