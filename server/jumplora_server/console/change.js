@@ -93,7 +93,7 @@ const ENDS = {
   },
 };
 
-/** Opens the form that makes the staged version current ("promote"), or takes it back ("unstage"). */
+/** Opens the form that makes the staged version current ("promote") or takes it back ("unstage"). */
 export function openStageEnd(detail, how, context, onDone) {
   const { task_id: taskId, version: current, staged } = detail;
   const { verb, title, what, done } = ENDS[how];

@@ -20,9 +20,12 @@ export function standing({ staged, comparison }) {
   if (failure) return `It gets no requests: ${failure.message}.`;
   const gets = share ? `${shareOf(share)} of the requests` : "only requests that name it";
   if (!isOpen) return `It is loaded and tried now; then it gets ${gets}.`;
-  const last = after === null ? "" : ` It is promoted by itself ${duration(after)} after it was \
-staged, if no fault is found.`;
-  return `It gets ${gets}. ${judgement(comparison)}${last}`;
+  const sentences = [`It gets ${gets}.`, judgement(comparison)];
+  if (after !== null) {
+    const when = `${duration(after)} after it was staged`;
+    sentences.push(`It is promoted by itself ${when}, if no fault is found.`);
+  }
+  return sentences.join(" ");
 }
 
 function judgement(comparison) {
@@ -60,8 +63,20 @@ export function stagedPanel({ version: current, staged }, buttons) {
     "table",
     { class: "standing" },
     h("caption", {}, "Counted by this server since it was staged"),
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", {}, rows.map(({ element }) => element)),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        heads.map((head) => h("th", { scope: "col" }, head)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      rows.map(({ element }) => element),
+    ),
   );
   return {
     element: h("div", { class: "staged" }, said, table, h("div", { class: "row" }, buttons)),

@@ -32,7 +32,7 @@ export function subject({ id, label, of = "", onChange }) {
   );
   let detail = null;
   let base = null; // what the bare backbone is called here
-  let seen; // the version of it when the server was asked; undefined: not listed
+  let seen; // its versions when the server was asked; undefined: not listed
   let isUnsettled = false; // the server gave no answer about the task, and may give one soon
   let isAsking = false;
   let asked = new AbortController();
@@ -46,7 +46,7 @@ export function subject({ id, label, of = "", onChange }) {
     await learn(name, given, undefined);
   }
 
-  /** Ask the server about the task. A reader who chose a version keeps it. `listed` is the version
+  /** Ask the server about the task. A reader who chose a version keeps it. `listed` is the line
    *  that the overview has. */
   async function learn(task, version, listed) {
     asked.abort();
@@ -65,7 +65,7 @@ export function subject({ id, label, of = "", onChange }) {
     }
     if (signal.aborted) return;
     isAsking = false;
-    seen = detail ? detail.version : listed;
+    seen = versionsOf(detail ?? listed);
     listVersions(version);
     onChange(detail, { isBase: task !== "" && task === base });
   }
@@ -74,9 +74,8 @@ export function subject({ id, label, of = "", onChange }) {
     const history = detail ? inOrder(detail).map((version) => version.slice(0, NAMING)) : [];
     const isChosen = (version) => chosen !== "" && version.startsWith(chosen.slice(0, NAMING));
     if (chosen !== "" && !history.some(isChosen)) history.unshift(chosen);
-    const current = detail?.version ? `current (${digits(detail.version)})` : "current";
     versions.replaceChildren(
-      h("option", { value: "" }, current),
+      h("option", { value: "" }, unnamed(detail)),
       ...history.map((version) =>
         h("option", { value: version }, [digits(version), ...wordsOf(version, detail)].join(", ")),
       ),
@@ -102,10 +101,10 @@ export function subject({ id, label, of = "", onChange }) {
     base = overview.server.base;
     const line = overview.tasks.find((task) => task.task_id === tasks.value());
     // A task that was refused is asked about again when it is listed with another version.
-    const hasChanged = line !== undefined && line.version !== seen;
+    const hasChanged = line !== undefined && versionsOf(line) !== seen;
     if (!isAsking && (hasChanged || isUnsettled)) {
       setFault(null);
-      learn(tasks.value(), versions.value, line?.version);
+      learn(tasks.value(), versions.value, line);
     }
   }
 
@@ -131,6 +130,21 @@ export function subject({ id, label, of = "", onChange }) {
     task: tasks.value,
     detail: () => detail,
   };
+}
+
+/** What answers where no version is chosen. */
+export function unnamed(detail) {
+  const { version, staged } = detail ?? {};
+  if (!version) return "current";
+  const isShared = staged && staged.is_open && !staged.failure && staged.share > 0;
+  return isShared ? "current or staged" : `current (${digits(version)})`;
+}
+
+/** What a line or a detail says of a task's versions, to see whether it changed. */
+function versionsOf(task) {
+  if (!task) return undefined;
+  const { version, staged } = task;
+  return JSON.stringify([version, staged ? [staged.version, markOf(staged).text] : null]);
 }
 
 /** What is said of a version where one is chosen: its mark, and its names. */

@@ -110,6 +110,8 @@ def test_a_task_with_a_staged_version_shows_how_it_stands(browser: Browser, keye
         keyed.stage(0.25)
         for place in (drawer.locator("header"), panel, first):
             expect(place).to_contain_text("25 %")
+        unnamed = page.locator("#try-task-version option").first
+        expect(unnamed).to_have_text("current or staged")
         gone = {"name": "night", "version": None}
         keyed.demo.ask("POST", "/v1/adapters/agnews/alias", json=gone)
         expect(first.locator(".tag", has_text="night")).to_have_count(0)
@@ -157,6 +159,8 @@ def test_it_is_taken_back_and_promoted(browser: Browser, keyed: Keyed) -> None:
         expect(form).to_have_count(0)
         expect(panel).to_be_hidden()
         expect(page.locator("#said")).to_contain_text("taken back")
+        unnamed = page.locator("#try-task-version option").first
+        expect(unnamed).to_have_text(f"current ({keyed.current[:8]})")
         keyed.stage(0)
         expect(panel).to_contain_text("only requests that name it")
         button(panel, "Promote…").click()

@@ -90,6 +90,9 @@ def test_versions_are_listed_with_what_they_are(console: Console) -> None:
     assert console.call("versions.js", "inOrder", detail) == [NEW, OLD, OTHER]
     words = [console.call("subject.js", "wordsOf", each[:12], detail) for each in (NEW, OLD, OTHER)]
     assert words == [["staged 10 %", "night"], ["current", "champion"], []]
+    assert console.call("subject.js", "unnamed", detail) == "current or staged"
+    shown = {**detail, "staged": staged(share=0)}
+    assert console.call("subject.js", "unnamed", shown) == "current (11111111)"
     behind = {**detail, "staged": None, "desired": OTHER}
     assert console.call("subject.js", "wordsOf", OTHER[:12], behind) == ["published last"]
     assert console.call("subject.js", "wordsOf", OTHER[:12], None) == []
