@@ -113,12 +113,15 @@ function stateCell(cell) {
   cell.append(h("div", { class: "main" }, state, staged), sub);
   return (line) => {
     const { title, tone } = STATES[line.state] ?? { title: line.state, tone: "muted" };
-    setText(state, line.degraded && line.state !== "FAILED" ? `${title}, degraded` : title);
+    // Beside a mark there is no room for the word: the line below says what is wrong.
+    const isMarked = line.degraded && line.state !== "FAILED" && !line.staged;
+    setText(state, isMarked ? `${title}, degraded` : title);
     setAttribute(state, "class", `state ${line.degraded && tone === "good" ? "warn" : tone}`);
     staged.hidden = !line.staged;
     if (line.staged) {
       const mark = markOf(line.staged);
       setText(staged, mark.text);
+      setAttribute(staged, "title", mark.text); // it may be cut
       setAttribute(staged, "class", `tag ${mark.tone}`);
     }
     setText(sub, line.degraded ?? (line.in_flight ? `${line.in_flight} in flight` : ""));

@@ -7,10 +7,11 @@ import { counted, digits, duration, NONE, percent, seconds, whole } from "./form
 /** 0.1 -> "10 %", 0.125 -> "12.5 %". */
 export const shareOf = (share) => `${Number((100 * share).toFixed(1))} %`;
 
-/** {text, tone} of the mark of a staged version, which has a `failure`, is open, or is loaded. */
+/** {text, tone} of the mark of a staged version, which has a `failure`, is open, or is loaded now.
+ *  Short, because it stands beside a state in the table. */
 export function markOf({ share, is_open: isOpen, failure }) {
-  if (failure) return { text: "staged, does not load", tone: "bad" };
-  if (!isOpen) return { text: "staged, loading", tone: "warn" };
+  if (failure) return { text: "staged, fails", tone: "bad" };
+  if (!isOpen) return { text: "staged, loads", tone: "warn" };
   return { text: `staged ${shareOf(share)}`, tone: "warn" };
 }
 

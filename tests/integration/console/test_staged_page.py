@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from integration.console.chromium import REFUSED, Scheme, check_accessible, open_page
 from integration.console.sites import ADMIN_KEY, Demo, demo_server
@@ -116,6 +116,36 @@ def test_a_task_with_a_staged_version_shows_how_it_stands(browser: Browser, keye
         keyed.demo.ask("POST", "/v1/adapters/agnews/alias", json=gone)
         expect(first.locator(".tag", has_text="night")).to_have_count(0)
         expect(button(panel, "Promote…")).to_be_focused()
+
+
+OVER = """() => [...document.querySelectorAll('#tasks tr[data-task] td')].filter(
+    (cell) => [...cell.querySelectorAll('.tag:not([hidden])')].some(
+        (tag) => tag.getBoundingClientRect().right > cell.getBoundingClientRect().right + 0.5,
+    )
+).map((cell) => cell.innerText)"""
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280, 1920])
+def test_no_mark_covers_what_stands_beside_it(browser: Browser, keyed: Keyed, width: int) -> None:
+    fields = {"version": keyed.staged, "share": 0.125, "is_open": False, "failure": "load"}
+
+    def answer(route: Route) -> None:
+        """As the server does, for a version that fails beside one that is degraded."""
+        found = route.fetch()
+        overview = found.json()
+        for number, line in enumerate(overview["tasks"]):
+            failure = "load" if number % 2 else None
+            line |= {"staged": {**fields, "failure": failure}, "pinned": True}
+            line["degraded"] = "it does not load" if number > 1 else None
+        route.fulfill(response=found, json=overview)
+
+    with open_page(
+        browser, keyed.demo.url, "/console/icon.svg", key=secret_of("looks"), size=(width, 844)
+    ) as page:
+        page.route("**/v1/overview*", answer)
+        page.goto("/")
+        expect(page.locator(".c-state .tag", has_text="staged, fails")).to_have_count(2)
+        assert page.evaluate(OVER) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -25,9 +25,9 @@ def staged(**fields: Any) -> dict[str, Any]:
         ({}, "staged 10 %", "warn"),
         ({"share": 0.125}, "staged 12.5 %", "warn"),
         ({"share": 0}, "staged 0 %", "warn"),
-        ({"is_open": False}, "staged, loading", "warn"),
-        ({"is_open": False, "failure": FAILURE}, "staged, does not load", "bad"),
-        ({"failure": "load"}, "staged, does not load", "bad"),
+        ({"is_open": False}, "staged, loads", "warn"),
+        ({"is_open": False, "failure": FAILURE}, "staged, fails", "bad"),
+        ({"failure": "load"}, "staged, fails", "bad"),
     ],
 )
 def test_the_mark(console: Console, fields: dict[str, Any], text: str, tone: str) -> None:
