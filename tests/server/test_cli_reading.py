@@ -228,6 +228,52 @@ def test_status_of_a_task(served: tuple[Site, str]) -> None:
     assert detail["version"] == site.parts.services.residency.status("alpha").version
 
 
+def test_status_of_a_staged_version(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    site.engine.say = lambda prompt, versions: "right"
+    with listening(site) as address:
+        site.publish("alpha")
+        current = site.publish("alpha", canaries=CANARIES)
+        site.publish("beta")
+        assert "staged" not in run("status", "--server", address).stdout
+        with Client(address, key=ADMIN_KEY) as client:
+            staged, _ = client.adapter("alpha").history
+            client.stage("alpha", staged, 0.125, 5400)
+            client.alias("alpha", "night", staged)
+            client.generate("alpha@night", "a")
+            wait_for(lambda: figures_of(client) == (1, 0))
+        told = run("status", "--server", address).stdout.splitlines()
+        head = next(line for line in told if line.split()[:1] == ["task"])
+        lines = {
+            line.split()[0]: line for line in told if line.split()[:1] in (["alpha"], ["beta"])
+        }
+        end = head.index("staged") + len("staged")
+        assert lines["alpha"][:end].endswith("12.5 %")
+        assert lines["beta"][end - 6 : end].strip() == ""
+        one = run("status", "alpha", "--server", address).stdout.splitlines()
+    facts: dict[str, str] = {}
+    for name, *rest in (line.split(maxsplit=1) for line in one if line):
+        facts.setdefault(name, "".join(rest))
+    assert facts["staged"] == staged
+    assert facts["share"].startswith("12.5 % of the requests, staged 20")
+    assert (
+        "; promoted by itself 90 min after that; too few have ended to judge it" in facts["share"]
+    )
+    assert facts["aliases"] == f"night {staged[:12]}"
+    rows = [line.split() for line in one]
+    (of_staged,) = [row for row in rows if row[:2] == ["staged", staged[:12]]]
+    assert of_staged[2:4] == ["1", "0"]
+    assert of_staged[-1] == "ms"
+    assert ["current", current[:12], "0", "0", "50", "%"] in rows
+
+
+def figures_of(client: Client) -> tuple[int, int]:
+    """(requests, failed) of the staged version of alpha."""
+    found = client.adapter("alpha").comparison
+    assert found is not None
+    return found.staged.requests, found.staged.failed
+
+
 def test_status_without_a_server_names_the_command_that_starts_one() -> None:
     with deaf_address() as address:
         told = run("status", "--server", address, code=1).stderr

@@ -26,6 +26,7 @@ from jumplora_server.api.overview_schemas import (
     EventLine,
     Overview,
     OverviewQuery,
+    StagedMark,
     Strip,
     TaskLine,
 )
@@ -37,7 +38,7 @@ from jumplora_server.events import Event
 from jumplora_server.metrics.trends import CELL_SECONDS, Trends
 from jumplora_server.residency.entries import State
 from jumplora_server.residency.quality import score_of
-from jumplora_server.residency.status import TaskStatus
+from jumplora_server.residency.status import StagedStatus, TaskStatus
 from jumplora_server.services import Services
 from jumplora_server.version import VERSION
 
@@ -157,6 +158,16 @@ def _line(caller: Caller, status: TaskStatus, trends: Trends) -> TaskLine:
         accuracy=None if score is None else Accuracy(score=score[0], share=score[1]),
         canaries=status.canary_accuracy,
         canaries_asked=len(status.replies),
+        staged=None if status.staged is None else _mark(status.staged),
+    )
+
+
+def _mark(status: StagedStatus) -> StagedMark:
+    return StagedMark(
+        version=status.version,
+        share=status.staged.share,
+        is_open=status.is_open,
+        failure=None if status.failure is None else status.failure.code,
     )
 
 

@@ -86,6 +86,15 @@ class Accuracy(BaseModel):
     share: float
 
 
+class StagedMark(BaseModel):
+    """The version that a task stages beside the current one; `StagedVersion` has more."""
+
+    version: str
+    share: float = Field(description="of the task's requests, once it is open")
+    is_open: bool = Field(description="it was loaded and tried, and gets its share here")
+    failure: str | None = Field(description="the code of why it gets none")
+
+
 class TaskLine(BaseModel):
     """One task in the table."""
 
@@ -111,6 +120,7 @@ class TaskLine(BaseModel):
     accuracy: Accuracy | None
     canaries: float | None = Field(description="share of its canaries that were right here")
     canaries_asked: int = Field(description="how many of them were asked here")
+    staged: StagedMark | None = None
 
 
 class OverlapMap(BaseModel):

@@ -26,7 +26,12 @@ from jumplora_server.cli.completion import task_ids
 from jumplora_server.variables import DEFAULT_URL
 
 if TYPE_CHECKING:
-    from jumplora_server.api.adapter_schemas import AdapterDetail, Comparison, StagedVersion
+    from jumplora_server.api.adapter_schemas import (
+        AdapterDetail,
+        Comparison,
+        StagedVersion,
+        VersionFigures,
+    )
     from jumplora_server.api.overview_schemas import Overview, Strip, TaskLine
     from jumplora_server.client import Client
 
@@ -120,6 +125,7 @@ def _print(overview: Overview, address: str) -> None:
             ("task", "left"),
             ("state", "left"),
             ("version", "left"),
+            ("staged", "right"),
             ("requests", "right"),
             ("p95", "right"),
             ("failed", "right"),
@@ -158,6 +164,7 @@ def _line(line: TaskLine) -> tuple[str, ...]:
         line.task_id,
         line.state,
         short(line.version or line.desired or "-"),
+        _staged_mark(line),
         f"{line.requests:,}" if line.requests else "",
         "" if line.p95 is None else f"{1000 * line.p95:,.0f} ms",
         f"{line.failed:,}" if line.failed else "",
@@ -166,6 +173,18 @@ def _line(line: TaskLine) -> tuple[str, ...]:
         "" if line.canaries is None else f"{100 * line.canaries:.0f} %",
         "pinned" if line.pinned else "",
     )
+
+
+def _staged_mark(line: TaskLine) -> str:
+    if line.staged is None:
+        return ""
+    if line.staged.failure is not None:
+        return line.staged.failure
+    return _percent(line.staged.share) if line.staged.is_open else "loading"
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share, 1):g} %"
 
 
 def _print_task(task: AdapterDetail, address: str) -> None:
@@ -183,7 +202,7 @@ def _print_task(task: AdapterDetail, address: str) -> None:
         when = "" if again is None else f"; tried again in {_duration(again)}"
         facts.append(("fault", f"{task.failure.code}: {task.failure.message}{when}"))
     if (staged := task.staged) is not None:
-        facts.append(("staged", _staged(staged, task.comparison)))
+        facts += [("staged", staged.version), ("share", _staged(staged, task.comparison))]
     if task.aliases:
         named = ", ".join(f"{name} {short(version)}" for name, version in task.aliases.items())
         facts.append(("aliases", named))
@@ -197,6 +216,8 @@ def _print_task(task: AdapterDetail, address: str) -> None:
         if manifest.prompt is not None and manifest.prompt.options:
             facts.append(("options", shown(" | ".join(manifest.prompt.options), 200)))
     print_facts(facts)
+    if staged is not None and task.comparison is not None:
+        _print_comparison(task, staged, task.comparison)
     changes = task.changes[-_MOST_CHANGES:]
     print_table(
         [("at", "left"), ("event", "left"), ("version", "left"), ("", "left"), ("note", "fold")],
@@ -227,17 +248,46 @@ def _print_task(task: AdapterDetail, address: str) -> None:
 
 
 def _staged(staged: StagedVersion, comparison: Comparison | None) -> str:
-    text = f"{staged.version}, share {staged.share:g}, since {staged.since}"
+    """What it gets, since when, and what was found so far."""
+    text = f"{_percent(staged.share)} of the requests, staged {staged.since}"
     if staged.failure is not None:
         return f"{text}; it gets none: {staged.failure.code}: {staged.failure.message}"
-    if comparison is None or not staged.is_open:
-        return f"{text}; it is being loaded"
-    figures = (
-        f"{each.failed} of {each.requests} requests failed"
-        + ("" if each.p95_seconds is None else f", p95 {1000 * each.p95_seconds:,.0f} ms")
-        for each in (comparison.staged, comparison.current)
+    if not staged.is_open:
+        return f"{text}; it gets none before it is loaded"
+    looks = 0 if comparison is None else comparison.looks
+    judged = f"judged {looks} times without a fault" if looks else "too few have ended to judge it"
+    after = staged.promote_after
+    end = "" if after is None else f"; promoted by itself {_duration(after)} after that"
+    return f"{text}{end}; {judged}"
+
+
+def _print_comparison(task: AdapterDetail, staged: StagedVersion, found: Comparison) -> None:
+    replies = [canary.is_right for canary in task.canaries if canary.is_right is not None]
+    right = sum(replies) / len(replies) if replies else None
+    print_table(
+        [
+            ("", "left"),
+            ("version", "left"),
+            ("requests", "right"),
+            ("failed", "right"),
+            ("p95", "right"),
+            ("canaries", "right"),
+        ],
+        [
+            ("staged", short(staged.version), *_figures(found.staged, staged.canary_accuracy)),
+            ("current", short(task.version or "-"), *_figures(found.current, right)),
+        ],
     )
-    return f"{text}; {next(figures)}; of the current version {next(figures)}"
+
+
+def _figures(figures: VersionFigures, canaries: float | None) -> tuple[str, ...]:
+    requests, failed, p95 = figures.requests, figures.failed, figures.p95_seconds
+    return (
+        f"{requests:,}",
+        f"{failed:,} ({_percent(failed / requests)})" if failed else "0",
+        "" if p95 is None else f"{1000 * p95:,.0f} ms",
+        "" if canaries is None else f"{100 * canaries:.0f} %",
+    )
 
 
 def _duration(seconds: float) -> str:

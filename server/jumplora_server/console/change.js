@@ -71,30 +71,48 @@ export function openRollBack(taskId, version, current, context, onDone) {
   });
 }
 
-/** Opens the form that makes the staged version current ("promote"), or takes it back ("unstage"). */
-export function openStageEnd(taskId, version, how, context, onDone) {
-  const isPromotion = how === "promote";
+/** What a change of the staged version comes to, in sentences whose versions are in code. */
+const ENDS = {
+  promote: {
+    verb: "Promote",
+    title: "Promote the staged version of",
+    what: (staged, current) => [
+      ...["Version ", staged, " becomes current and answers all new requests that name no version"],
+      ...(current ? [", in place of ", current, ", which stays stored"] : []),
+    ],
+    done: "answers now",
+  },
+  unstage: {
+    verb: "Take back",
+    title: "Take back the staged version of",
+    what: (staged, current) => [
+      ...["Version ", staged, " gets no share of the requests any more, and stays stored"],
+      ...(current ? [". Version ", current, " answers them all"] : []),
+    ],
+    done: "was taken back",
+  },
+};
+
+/** Opens the form that makes the staged version current ("promote") or takes it back ("unstage"). */
+export function openStageEnd(detail, how, context, onDone) {
+  const { task_id: taskId, version: current, staged } = detail;
+  const { verb, title, what, done } = ENDS[how];
   const confirmation = typedConfirmation(taskId);
+  const code = (version) => h("code", { title: version }, digits(version));
+  const sentences = what(code(staged.version), current && code(current));
   openForm({
-    title: isPromotion ? `Promote a version of ${taskId}` : `Take back a version of ${taskId}`,
+    title: `${title} ${taskId}`,
     fields: [
-      h(
-        "p",
-        {},
-        isPromotion ? "All new requests are answered by version " : "No new request gets version ",
-        h("code", {}, digits(version)),
-        ". Running ones end on the version they began with.",
-      ),
+      h("p", {}, sentences, ". Running requests end on the version they began with."),
       confirmation.element,
     ],
-    verb: isPromotion ? "Promote" : "Take back",
-    isDanger: !isPromotion,
+    verb,
+    isDanger: how === "unstage",
     isComplete: confirmation.isRight,
     async run(say) {
       say("Changing the store…");
-      await change("POST", adapterPath(taskId, how), { version });
-      const end = isPromotion ? "answers now" : "was taken back";
-      context.announce(`Version ${digits(version)} of ${taskId} ${end}.`);
+      await change("POST", adapterPath(taskId, how), { version: staged.version });
+      context.announce(`Version ${digits(staged.version)} of ${taskId} ${done}.`);
       onDone();
     },
   });

@@ -15,7 +15,8 @@ export const COLUMNS = [
     title: "State",
     about:
       "Ready: in memory. Cold: loaded when it is asked for. Failed: it does not load. Degraded: " +
-      "what was published last does not answer, and the version before it does.",
+      "what was published last does not answer, and the version before it does. Staged: another " +
+      "version gets this share of the requests; while it loads, or where it fails, it gets none.",
     sort: "state",
     first: "ascending",
   },

@@ -44,7 +44,7 @@ class Drawer {
 
   showFault(error) {
     if (!this.dialog.open) return;
-    if (error.status === 401) {
+    if (error.status === 401 || error.status === 403) {
       this.#server = null; // the form for the key lies behind; it opens again after an answer
       this.dialog.close();
     } else if (!this.#isMissing) {

@@ -112,13 +112,23 @@ export function keyEntry(context) {
     demand(error) {
       const isNew = panel.hidden || why.className !== "bad";
       if (!isNew) return;
-      const text = key.get()
-        ? `The server refused this key: ${error.message}.`
-        : "This server shows itself to keys only. Enter one to look.";
+      const text = demandOf(error);
       open(text, Boolean(key.get()));
       context.announce(text);
     },
   };
+}
+
+/** Why the page wants another key than it has. */
+export function demandOf({ status, message }, hasKey = key.get() !== "") {
+  if (!hasKey) return "This server shows itself to keys only. Enter one to look.";
+  if (status !== 403) return `The server refused this key: ${message}.`;
+  return `This page looks at the server, which this key may not do: ${message}. Enter another key.`;
+}
+
+/** Whether a request with this key may generate, as far as an overview's `server` says. */
+export function mayGenerate({ keys, key_scopes: scopes }) {
+  return !keys.includes("api") || scopes.includes("infer");
 }
 
 /** Pure: `server` is null before the first answer. */
@@ -141,7 +151,7 @@ function may({ key_id: id, key_scopes: scopes, key_tasks: tasks }) {
 export function hint(server, hasKey = key.get() !== "") {
   if (server?.keys.length === 0) {
     const what = "This server has no keys: each client may look and generate, and none may change";
-    return `${what} adapters here. JUMPLORA_ADMIN_KEYS gives it some.`;
+    return `${what} adapters here. JUMPLORA_KEYS_FILE or JUMPLORA_ADMIN_KEYS gives it some.`;
   }
   if (hasKey) {
     const other = "This tab has a key. Enter another one, or let this one be forgotten.";

@@ -39,10 +39,16 @@ export function aboutOf({ type }) {
   return ["input_too_long", "body_too_large"].includes(type) ? "text" : null;
 }
 
+/** What to do, where the server's own sentence does not say it; undefined: nothing is known. */
+export function hintOf({ message, type, retryAfter }) {
+  if (retryAfter === null) return HINTS[type];
+  return /\btry again in\b/i.test(message) ? undefined : `Try again in ${retryAfter} s.`;
+}
+
 export function refusalNote(error) {
-  const { message, status, type, reason, retryAfter } = error;
+  const { message, status, type, reason } = error;
   const isTitle = message.replace(/\.$/, "") === titleOf(error);
-  const hint = retryAfter === null ? HINTS[type] : `Try again in ${retryAfter} s.`;
+  const hint = hintOf(error);
   const codes = [status > 200 && `HTTP ${status}`, type, reason].filter(Boolean).join(" · ");
   return h(
     "div",

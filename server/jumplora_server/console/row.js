@@ -5,6 +5,7 @@ import { copyText } from "./copy.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { bytes, digits, NONE, percent, rate, roughSeconds, whole, words } from "./format.js";
 import { sparkline } from "./sparkline.js";
+import { markOf } from "./staged.js";
 
 export const STATES = {
   READY: { title: "Ready", tone: "good" },
@@ -106,13 +107,23 @@ function nameCell(cell, taskId, context) {
 }
 
 function stateCell(cell) {
-  const state = h("div", { class: "main state" });
+  const state = h("span", { class: "state" });
+  const staged = h("span", { hidden: true });
   const sub = h("div", { class: "sub" });
-  cell.append(state, sub);
+  cell.append(h("div", { class: "main" }, state, staged), sub);
   return (line) => {
     const { title, tone } = STATES[line.state] ?? { title: line.state, tone: "muted" };
-    setText(state, line.degraded && line.state !== "FAILED" ? `${title}, degraded` : title);
-    setAttribute(state, "class", `main state ${line.degraded && tone === "good" ? "warn" : tone}`);
+    // Beside a mark there is no room for the word: the line below says what is wrong.
+    const isMarked = line.degraded && line.state !== "FAILED" && !line.staged;
+    setText(state, isMarked ? `${title}, degraded` : title);
+    setAttribute(state, "class", `state ${line.degraded && tone === "good" ? "warn" : tone}`);
+    staged.hidden = !line.staged;
+    if (line.staged) {
+      const mark = markOf(line.staged);
+      setText(staged, mark.text);
+      setAttribute(staged, "title", mark.text); // it may be cut
+      setAttribute(staged, "class", `tag ${mark.tone}`);
+    }
     setText(sub, line.degraded ?? (line.in_flight ? `${line.in_flight} in flight` : ""));
     setAttribute(sub, "class", line.degraded ? "sub warn" : "sub");
     setAttribute(sub, "title", line.degraded);

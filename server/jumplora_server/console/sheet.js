@@ -15,9 +15,11 @@ import { counted, digits } from "./format.js";
 import { densityBars, facts, lineageChips } from "./made.js";
 import { openPublishOver } from "./publish.js";
 import { STATES } from "./row.js";
+import { markOf, stagedPanel } from "./staged.js";
 import { versionList } from "./versions.js";
 
 const SECTIONS = {
+  staged: "Staged version",
   facts: "Facts",
   versions: "Versions",
   canaries: "Canaries",
@@ -29,11 +31,13 @@ const SECTIONS = {
 export class Sheet {
   #taskId = null; // whose sheet it is; null: the drawer is closed
   #made = {}; // by place: what it was made of
+  #stagedPanel = null;
 
   constructor(context, { close, update }) {
     Object.assign(this, { context, close, update });
     this.title = h("h2", { id: "drawer-title", tabindex: -1 });
     this.state = h("span", { class: "state" });
+    this.mark = h("span", { hidden: true });
     this.unknown = alertNote(); // why nothing newer is known of the task
     this.refused = alertNote(); // why a change was not made
     this.failure = h("p", { class: "note warn", hidden: true });
@@ -48,7 +52,8 @@ export class Sheet {
     const parts = [this.failure, this.actions, this.whyNot, ...sections];
     this.content = h("div", { class: "drawer-content" }, parts);
     const closer = { type: "button", class: "button plain", "aria-label": "Close", onclick: close };
-    const head = h("header", {}, h("div", {}, this.title, this.state), h("button", closer, "✕"));
+    const states = h("div", { class: "row" }, this.state, this.mark);
+    const head = h("header", {}, h("div", {}, this.title, states), h("button", closer, "✕"));
     this.element = h("div", { class: "drawer-box" }, head, this.unknown, this.refused, this.content);
   }
 
@@ -58,7 +63,7 @@ export class Sheet {
     this.#made = {};
     setText(this.title, taskId);
     this.#setState("Asking…", "muted");
-    this.content.hidden = true;
+    this.content.hidden = this.mark.hidden = true;
     setNote(this.unknown, "");
     setNote(this.refused, "");
   }
@@ -80,6 +85,7 @@ export class Sheet {
     this.content.hidden = false;
     setNote(this.unknown, "");
     this.#setState(detail.pinned ? `${title}, pinned` : title, detail.degraded ? "warn" : tone);
+    this.#showStaged(detail, mayChange);
     setNote(this.failure, failureOf(detail));
     setNote(this.whyNot, mayChange ? "" : `Changes are off: ${whyNot}.`);
     this.#showParts(detail, mayChange, taskOf);
@@ -98,8 +104,10 @@ export class Sheet {
     this.#make(this.actions, [pinned, desired, history.length, mayChange], () =>
       this.#buttons(detail, mayChange),
     );
-    this.#make(factsPlace, { ...detail, canaries: null, changes: null }, () => facts(detail));
-    this.#make(versions, [history, changes, version, desired, mayChange], () =>
+    const known = { ...detail, canaries: null, changes: null, staged: null, comparison: null };
+    this.#make(factsPlace, known, () => facts(detail));
+    const marks = [detail.aliases, detail.staged && markOf(detail.staged)];
+    this.#make(versions, [history, changes, version, desired, mayChange, marks], () =>
       this.#versions(detail, mayChange),
     );
     this.#make(canaryPlace, canaries ?? [], canaryTable);
@@ -107,6 +115,32 @@ export class Sheet {
       lineageChips(detail, taskOf, this.context.openTask),
     );
     this.#make(density, manifest?.density ?? {}, densityBars);
+  }
+
+  /** Its figures change at each look: they are changed in place, so a focused button stays. */
+  #showStaged(detail, mayChange) {
+    const { staged, version } = detail;
+    this.places.staged.parentNode.hidden = this.mark.hidden = !staged;
+    if (staged) {
+      const { text, tone } = markOf(staged);
+      setText(this.mark, text);
+      setAttribute(this.mark, "class", `tag ${tone}`);
+    }
+    this.#make(this.places.staged, [staged?.version, version, mayChange], () => {
+      this.#stagedPanel = staged ? stagedPanel(detail, this.#stageButtons(detail, mayChange)) : null;
+      return this.#stagedPanel?.element ?? [];
+    });
+    this.#stagedPanel?.show(detail);
+  }
+
+  #stageButtons(detail, mayChange) {
+    return [
+      ["Promote…", "promote"],
+      ["Take back…", "unstage"],
+    ].map(([word, how]) => {
+      const press = () => openStageEnd(detail, how, this.context, () => this.#changed());
+      return this.#changeButton(word, { class: "button" }, press, mayChange);
+    });
   }
 
   /** Makes a place again only where it shows something else: a focus or a selection in it stays. */
@@ -167,10 +201,6 @@ export class Sheet {
       onTry: (version) => (this.close(), this.context.tryTask(taskId, version)),
       onRollBack: (version) =>
         openRollBack(taskId, version, answering, this.context, () => this.#changed()),
-      onPromote: (version) =>
-        openStageEnd(taskId, version, "promote", this.context, () => this.#changed()),
-      onTakeBack: (version) =>
-        openStageEnd(taskId, version, "unstage", this.context, () => this.#changed()),
     });
   }
 

@@ -6,6 +6,8 @@ import { h } from "./dom.js";
 import { digits } from "./format.js";
 import { titleOf } from "./refusal.js";
 import { STATES } from "./row.js";
+import { markOf } from "./staged.js";
+import { inOrder } from "./versions.js";
 
 const SHOWN = 20; // tasks that a search lists
 const NAMING = 12; // digits that name a version in a request; the server takes 8 and more
@@ -30,7 +32,7 @@ export function subject({ id, label, of = "", onChange }) {
   );
   let detail = null;
   let base = null; // what the bare backbone is called here
-  let seen; // the version of it when the server was asked; undefined: not listed
+  let seen; // its versions when the server was asked; undefined: not listed
   let isUnsettled = false; // the server gave no answer about the task, and may give one soon
   let isAsking = false;
   let asked = new AbortController();
@@ -44,7 +46,7 @@ export function subject({ id, label, of = "", onChange }) {
     await learn(name, given, undefined);
   }
 
-  /** Ask the server about the task. A reader who chose a version keeps it. `listed` is the version
+  /** Ask the server about the task. A reader who chose a version keeps it. `listed` is the line
    *  that the overview has. */
   async function learn(task, version, listed) {
     asked.abort();
@@ -63,20 +65,19 @@ export function subject({ id, label, of = "", onChange }) {
     }
     if (signal.aborted) return;
     isAsking = false;
-    seen = detail ? detail.version : listed;
+    seen = versionsOf(detail ?? listed);
     listVersions(version);
     onChange(detail, { isBase: task !== "" && task === base });
   }
 
   function listVersions(chosen) {
-    const history = (detail?.history ?? []).map((version) => version.slice(0, NAMING)).toReversed();
+    const history = detail ? inOrder(detail).map((version) => version.slice(0, NAMING)) : [];
     const isChosen = (version) => chosen !== "" && version.startsWith(chosen.slice(0, NAMING));
     if (chosen !== "" && !history.some(isChosen)) history.unshift(chosen);
-    const current = detail?.version ? `current (${digits(detail.version)})` : "current";
     versions.replaceChildren(
-      h("option", { value: "" }, current),
-      ...history.map((version, age) =>
-        h("option", { value: version }, digits(version) + (age === 0 ? ", published last" : "")),
+      h("option", { value: "" }, unnamed(detail)),
+      ...history.map((version) =>
+        h("option", { value: version }, [digits(version), ...wordsOf(version, detail)].join(", ")),
       ),
     );
     versions.value = history.find(isChosen) ?? "";
@@ -100,19 +101,20 @@ export function subject({ id, label, of = "", onChange }) {
     base = overview.server.base;
     const line = overview.tasks.find((task) => task.task_id === tasks.value());
     // A task that was refused is asked about again when it is listed with another version.
-    const hasChanged = line !== undefined && line.version !== seen;
+    const hasChanged = line !== undefined && versionsOf(line) !== seen;
     if (!isAsking && (hasChanged || isUnsettled)) {
       setFault(null);
-      learn(tasks.value(), versions.value, line?.version);
+      learn(tasks.value(), versions.value, line);
     }
   }
 
-  /** What is worth a look beside this one: the version published before it, or the last one where
-   *  an older one is chosen; null where the task has only one. */
+  /** What is worth a look beside this one: the staged version, the version published before it, or
+   *  the last one where an older one is chosen; null where the task has only one. */
   function otherVersion() {
     const own = versions.value || (detail?.version ?? "");
-    const others = (detail?.history ?? []).filter((one) => !one.startsWith(own.slice(0, NAMING)));
-    return own === "" ? null : (others.at(-1) ?? null);
+    const others = detail ? inOrder(detail) : [];
+    const other = others.find((one) => !one.startsWith(own.slice(0, NAMING)));
+    return own === "" ? null : (other ?? null);
   }
 
   const name = () => tasks.value() + (versions.value ? `@${versions.value}` : "");
@@ -128,6 +130,31 @@ export function subject({ id, label, of = "", onChange }) {
     task: tasks.value,
     detail: () => detail,
   };
+}
+
+/** What answers where no version is chosen. */
+export function unnamed(detail) {
+  const { version, staged } = detail ?? {};
+  if (!version) return "current";
+  const isShared = staged && staged.is_open && !staged.failure && staged.share > 0;
+  return isShared ? "current or staged" : `current (${digits(version)})`;
+}
+
+/** What a line or a detail says of a task's versions, to see whether it changed. */
+function versionsOf(task) {
+  if (!task) return undefined;
+  const { version, staged } = task;
+  return JSON.stringify([version, staged ? [staged.version, markOf(staged).text] : null]);
+}
+
+/** What is said of a version where one is chosen: its mark, and its names. */
+export function wordsOf(version, detail) {
+  const { version: current, desired, staged, aliases = {} } = detail ?? {};
+  const isIt = (digest) => (digest ?? "").startsWith(version);
+  const words = staged && isIt(staged.version) ? [markOf(staged).text] : [];
+  if (isIt(current)) words.push("current");
+  else if (isIt(desired)) words.push("published last");
+  return [...words, ...Object.keys(aliases).filter((name) => isIt(aliases[name]))];
 }
 
 async function searchTasks(text, signal) {

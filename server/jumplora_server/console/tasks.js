@@ -7,6 +7,10 @@ import { counted, whole } from "./format.js";
 import { TaskTable } from "./table.js";
 
 const TYPED_MS = 200; // after the last key, before the server is asked
+const UNSEEN = {
+  401: "The tasks are shown to a key that the server knows.",
+  403: "The tasks are shown to a key that may look at them.",
+};
 
 /**
  * {show(overview), showFault(error), query(), focusTask(taskId)}: `show` gets the answer to the
@@ -58,10 +62,7 @@ export function mountTasks(section, context) {
     /** Before there is anything to show. */
     showFault({ status, message }) {
       if (shownView !== null) return;
-      setText(
-        empty,
-        status === 401 ? "The tasks are shown to a key that the server knows." : message,
-      );
+      setText(empty, UNSEEN[status] ?? message);
     },
     query() {
       asked = { ...view };

@@ -2,7 +2,8 @@
 
 import { answerPanel } from "./answer.js";
 import { compared } from "./compare.js";
-import { h } from "./dom.js";
+import { h, setAttribute } from "./dom.js";
+import { mayGenerate } from "./key.js";
 import { optionChips } from "./options.js";
 import { aboutOf, titleOf } from "./refusal.js";
 import { subject } from "./subject.js";
@@ -33,6 +34,11 @@ export function mountTry(section, context) {
     { type: "button", class: "button", hidden: true, onclick: abort },
     "Stop",
   );
+  const whyNot = h(
+    "p",
+    { class: "note", id: "why-not-generate", hidden: true },
+    "This key may not generate: that takes one with the scope infer.",
+  );
   const toggle = h(
     "button",
     {
@@ -54,6 +60,7 @@ export function mountTry(section, context) {
     options.element,
     more.element,
     h("div", { class: "row actions" }, generate, choose, stop, toggle),
+    whyNot,
     h(
       "p",
       { class: "muted hint" },
@@ -134,6 +141,10 @@ export function mountTry(section, context) {
 
   async function run(way) {
     if (running) return;
+    if (!whyNot.hidden) {
+      context.announce(whyNot.textContent);
+      return;
+    }
     for (const one of subjectsAsked()) {
       one.commit();
       one.setFault(null);
@@ -178,8 +189,16 @@ export function mountTry(section, context) {
   function setRunning(isOn) {
     if (!isOn && document.activeElement === stop) generate.focus();
     stop.hidden = !isOn;
-    // Not `disabled`: that would take the focus away from the button that was pressed.
-    for (const button of [generate, choose]) button.setAttribute("aria-disabled", String(isOn));
+    allowAsking();
+  }
+
+  /** Not by `disabled`: that would take the focus away from the button that was pressed. */
+  function allowAsking() {
+    const isOff = running !== null || !whyNot.hidden;
+    for (const button of [generate, choose]) {
+      button.setAttribute("aria-disabled", String(isOff));
+      setAttribute(button, "aria-describedby", whyNot.hidden ? null : whyNot.id);
+    }
   }
 
   form.addEventListener("submit", (event) => {
@@ -206,6 +225,8 @@ export function mountTry(section, context) {
   return function show(overview) {
     const { server, tasks } = overview;
     more.setMost(server.max_new_tokens);
+    whyNot.hidden = mayGenerate(server);
+    allowAsking();
     taskIds = tasks.map((task) => task.task_id);
     for (const one of subjects) one.notice(overview);
     if (!hasTask && tasks.length > 0) {

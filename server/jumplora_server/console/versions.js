@@ -2,6 +2,7 @@
 
 import { h, timeOf } from "./dom.js";
 import { digits } from "./format.js";
+import { markOf } from "./staged.js";
 
 const WORDS = {
   publish: "published",
@@ -15,14 +16,22 @@ const WORDS = {
   unalias: "no longer named",
 };
 
-/** Elements; `onRollBack(version)`, `onTry(version)`, and of a staged one `onPromote(version)` and
- *  `onTakeBack(version)` are what the buttons of a version do; `makeButton(text, attributes, onclick)` makes one of a change. */
-export function versionList(detail, { makeButton, onRollBack, onTry, onPromote, onTakeBack }) {
+/** The versions of a task in the order in which they are listed: the staged one, which is the news,
+ *  and then those that were current, the last one first. */
+export function inOrder({ history, staged }) {
+  const [news, others] = [[], []];
+  for (const each of history.toReversed()) (each === staged?.version ? news : others).push(each);
+  return [...news, ...others];
+}
+
+/** Elements; `onRollBack(version)` and `onTry(version)` are what the buttons of a version do;
+ *  `makeButton(text, attributes, onclick)` makes one of a change. */
+export function versionList(detail, { makeButton, onRollBack, onTry }) {
   const changes = detail.changes ?? [];
   return h(
     "ol",
-    { class: "versions", reversed: true },
-    detail.history.toReversed().map((version) =>
+    { class: "versions" },
+    inOrder(detail).map((version) =>
       h(
         "li",
         { class: version === detail.version ? "answers" : null, "data-version": version },
@@ -45,24 +54,14 @@ export function versionList(detail, { makeButton, onRollBack, onTry, onPromote, 
           "span",
           { class: "version-buttons" },
           tryButton(version, detail, onTry),
-          ...(version === detail.staged?.version ? stageButtons(version) : [rollButton(version)]),
+          rollButton(version),
         ),
       ),
     ),
   );
 
-  function stageButtons(version) {
-    return [
-      ["Promote", onPromote],
-      ["Take back", onTakeBack],
-    ].map(([word, act]) => {
-      const label = { "aria-label": `${word} version ${digits(version)}` };
-      return makeButton(word, { class: "button small", ...label }, () => act(version));
-    });
-  }
-
   function rollButton(version) {
-    if (version === detail.desired) return null;
+    if ([detail.desired, detail.staged?.version].includes(version)) return null;
     const label = { "aria-label": `Roll back to version ${digits(version)}` };
     return makeButton("Roll back", { class: "button small", ...label }, () => onRollBack(version));
   }
@@ -88,10 +87,8 @@ function marksOf(version, { version: answering, desired, staged, aliases = {} })
 function placeOf(version, answering, desired, staged) {
   if (version === answering) return h("span", { class: "tag good" }, "answers");
   if (version === staged?.version) {
-    const share = `${Number((100 * staged.share).toFixed(1))} %`;
-    return staged.failure
-      ? h("span", { class: "tag bad", title: staged.failure.message }, "staged, does not load")
-      : h("span", { class: "tag warn" }, staged.is_open ? `staged, ${share}` : "staged, loading");
+    const { text, tone } = markOf(staged);
+    return h("span", { class: `tag ${tone}` }, text);
   }
   return version === desired
     ? h("span", { class: "tag warn" }, "published last, does not answer")

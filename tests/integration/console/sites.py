@@ -76,10 +76,10 @@ class Demo:
 
 
 @contextmanager
-def demo_server(folder: Path) -> Iterator[Demo]:
-    """`jumplora serve` on a copy of the demo's store in `folder`."""
+def demo_server(folder: Path, **more: object) -> Iterator[Demo]:
+    """`jumplora serve` on a copy of the demo's store in `folder`; `more` are settings."""
     shutil.copytree(DEMO / "store", folder / "store")
-    settings = {"admin_keys": ADMIN_KEY, "api_keys": API_KEY, "threads": 1}
+    settings = {"admin_keys": ADMIN_KEY, "api_keys": API_KEY, "threads": 1, **more}
     with served(DEMO / "backbone", folder / "store", folder / "log", settings) as server:
         yield Demo(server.url, folder)
 

@@ -82,7 +82,7 @@ def test_an_api_key_looks_and_changes_nothing(browser: Browser, demo: Demo) -> N
         pin = button(drawer, "Pin")
         pin.evaluate("button => button.removeAttribute('aria-disabled')")
         pin.click()
-        expect(drawer.get_by_role("alert").first).to_contain_text("takes an admin key")
+        expect(drawer.get_by_role("alert").first).to_contain_text("changing adapters takes admin")
         assert demo.ask("GET", "/v1/adapters/agnews")["pinned"] is False
 
 

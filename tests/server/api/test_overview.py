@@ -21,7 +21,7 @@ from jumplora_adapters.manifest import Canary
 from jumplora_server.access.caller import ADMIN_SCOPES, ANYBODY, API_SCOPES, Caller, TaskPatterns
 from jumplora_server.api.ask import SCOPE_KEY, new_record
 from jumplora_server.api.overview import by_rank, get_overview
-from jumplora_server.api.overview_schemas import MAX_EVENTS, Overview, OverviewQuery
+from jumplora_server.api.overview_schemas import MAX_EVENTS, Overview, OverviewQuery, StagedMark
 from jumplora_server.core import Batch
 from jumplora_server.version import VERSION
 from serving import Site, connected, make_site, wait_for
@@ -123,6 +123,23 @@ def test_a_line(started: Started) -> None:
     assert line.p95 is not None
     assert 0 < line.p95 < 10
     assert line.failed == 0
+
+
+def test_a_staged_version_is_marked_to_those_who_see_its_task(started: Started) -> None:
+    site, http = started
+    other = site.publish("alpha")
+    site.publish("alpha")
+    site.publish("beta")
+    assert [line.staged for line in look(http).tasks] == [None, None]
+    body = {"version": other, "share": 0.1}
+    http.post("/v1/adapters/alpha/stage", json=body).raise_for_status()
+    alpha, beta = look(http).tasks
+    mark = StagedMark(version=other, share=0.1, is_open=True, failure=None)
+    assert (alpha.staged, beta.staged) == (mark, None)
+    narrow = Caller("k", API_SCOPES, TaskPatterns.of(["beta"]))
+    assert other not in seen_by(site, narrow).model_dump_json()
+    http.post("/v1/adapters/alpha/unstage").raise_for_status()
+    assert look(http).tasks[0].staged is None
 
 
 def test_a_degraded_task_says_why(started: Started) -> None:
