@@ -11,7 +11,7 @@ import pytest
 
 from jumplora_server.engine.native.library import why_unavailable
 
-MOST = 51
+MOST = 55
 
 
 @pytest.mark.parametrize(
