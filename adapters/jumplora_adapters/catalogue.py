@@ -285,7 +285,11 @@ class Catalogue:
             return routing.aliases[name]
         if name == STAGED_NAME:
             raise UnknownVersion(f"task {task!r} has no staged version")
-        names = f"its names are {', '.join(routing.aliases)}" if routing.aliases else "it has none"
+        names = (
+            f"its aliases are {', '.join(routing.aliases)}"
+            if routing.aliases
+            else "it has no alias"
+        )
         raise UnknownVersion(f"no version of task {task!r} is called {name!r}; {names}")
 
     def _files_of(self, digest: str) -> tuple[tuple[Path, Stamp], ...]:

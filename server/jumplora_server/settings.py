@@ -181,10 +181,11 @@ def _explain(item: Mapping[str, Any]) -> str:
     name = str(item["loc"][0]) if item["loc"] else "settings"
     field = Settings.model_fields.get(name)
     key = PREFIX + name.upper() if field else name
+    message = str(item["msg"]).removeprefix("Value error, ")
     if not item["loc"]:  # several settings together: the message names them
-        return str(item["msg"]).removeprefix("Value error, ")
+        return message
     if item["type"] == "missing":
         meaning = f" ({field.description})" if field else ""
         return f"{key} is missing{meaning}: set it or give --{name.replace('_', '-')}"
     given = "" if name.endswith("_keys") else f"{item['input']!r} is not allowed: "
-    return f"{key}: {given}{item['msg']}"
+    return f"{key}: {given}{message}"

@@ -206,7 +206,7 @@ def test_names_are_resolved_and_unknown_ones_explained(tmp_path: Path) -> None:
     )
     with pytest.raises(UnknownVersion, match="has no staged version"):
         store.resolve("a@staged")
-    with pytest.raises(UnknownVersion, match="is called 'best'; it has none"):
+    with pytest.raises(UnknownVersion, match="is called 'best'; it has no alias"):
         store.resolve("a@best")
     store.alias("a", "champion", first)
     store.stage("a", first, 0)

@@ -69,6 +69,7 @@ def test_a_key_for_a_number_of_days() -> None:
         (("--expires", "3"), "give a date (2027-01-31"),
         (("--expires", "2027-01-31\nrows=1"), "give a date (2027-01-31"),
         (("--expires", "2027-01-31T12:00:00"), "expires: give a date"),
+        (("--expires", "2020-01-31"), "--expires '2020-01-31' is over: give a later day or time"),
     ],
 )
 def test_what_no_key_may_have(arguments: tuple[str, ...], words: str) -> None:

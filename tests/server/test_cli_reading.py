@@ -78,6 +78,25 @@ def test_list_shows_a_tasks_versions_as_the_store_does(served: tuple[Site, str])
     assert [line.endswith("current, answers") for line in lines] == [True, False]
 
 
+def test_an_unknown_version_is_looked_up_in_the_tasks_versions(served: tuple[Site, str]) -> None:
+    _, address = served
+    said = run("generate", "alpha@nosuch", "x", "--server", address, code=1).stderr
+    assert f"`jumplora list TASK --server {address}` shows a task's versions" in said
+
+
+def test_list_says_which_version_is_staged(served: tuple[Site, str]) -> None:
+    site, address = served
+    store = site.parts.services.store
+    version = store.history("alpha")[0].digest
+    store.stage("alpha", version, 0.25)
+    wait_for(lambda: site.parts.services.residency.status("alpha").staged is not None)
+    for where in (("--server", address), ("--store", store.root)):
+        last = run_json("list", "alpha", *where)["history"][-1]
+        assert (last["event"], last["version"], last["state"]) == ("stage", version, "staged")
+    store.unstage("alpha")
+    assert run_json("list", "alpha", "--store", store.root)["history"][-1]["state"] == "stored"
+
+
 def test_inspect_is_the_same_of_a_server_and_of_its_store(served: tuple[Site, str]) -> None:
     site, address = served
     there = run_json("inspect", "alpha", "--server", address)

@@ -116,16 +116,20 @@ def _row(entry: dict[str, object]) -> tuple[str, ...]:
 
 
 def _history(store: Catalogue, task: str) -> list[dict[str, object]]:
-    entries = store.history(task)
-    current = store.current(task)
+    """Changes of the pointer and of the routing, but for versions that were removed since."""
+    stored = set(store.versions(task))
+    entries = [entry for entry in store.changes(task) if entry.digest in stored]
+    current, staged = store.current(task), store.routing(task).staged
+    states = {staged.version: "staged"} if staged else {}
+    states[current] = "current"
     # A rollback names a version again: its last line is the one that counts.
-    last = max((n for n, entry in enumerate(entries) if entry.digest == current), default=None)
+    last = {entry.digest: n for n, entry in enumerate(entries)}
     return [
         {
             "published_at": entry.published_at,
             "event": entry.event,
             "version": entry.digest,
-            "state": "current" if n == last else "stored",
+            "state": states.get(entry.digest, "stored") if n == last[entry.digest] else "stored",
         }
         for n, entry in enumerate(entries)
     ]

@@ -58,10 +58,13 @@ def admitted(keyring: Keyring, need: Need, header: str | None, now: float) -> Ca
     if secret is None:
         return Refusal("missing", Unauthorized(f"the header must read {HOW}"))
     if key is None:
-        return Refusal("unknown", Unauthorized("the key is not known"))
+        return Refusal(
+            "unknown", Unauthorized("the key is not known: ask the server's operator for one")
+        )
     if key.expires is not None and key.is_expired(now):
-        at = key.expires.isoformat(timespec="seconds")
-        return Refusal("expired", Unauthorized(f"the key {key.id} expired at {at}"), key.caller)
+        at = key.expires.strftime("%Y-%m-%d %H:%M:%S UTC")
+        message = f"the key {key.id} expired at {at}: ask the server's operator for another one"
+        return Refusal("expired", Unauthorized(message), key.caller)
     if key.scopes.isdisjoint(ENOUGH[need]):
         return Refusal("scope", Forbidden(_lacking(key.scopes, need)), key.caller)
     return key.caller

@@ -180,7 +180,7 @@ def changes(before: Keyring, after: Keyring) -> str:
         "changed": changed,
     }
     parts = [f"{what} {_listed(sorted(ids))}" for what, ids in found.items() if ids]
-    return "; ".join(parts) or "no key is another one"
+    return "; ".join(parts) or "no key is other than before"
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -99,9 +99,11 @@ def new(
     moment = None if expires is None else _moment(expires, datetime.now(UTC))
     entry = entry_text(key_id, [hash_of(secret)], scope, task or (), moment, quotas)
     try:
-        parse_keys(entry.encode())
+        (key,) = parse_keys(entry.encode())
     except KeysFault as fault:
         _end([line.partition(": ")[2] for line in fault.lines])
+    if key.is_expired(time.time()):
+        fail(f"--expires {expires!r} is over: give a later day or time")
     if append is not None:
         with reported_errors():
             append_entry(append, entry)

@@ -118,7 +118,9 @@ def explained(server: str, advice: Mapping[str, str] = NO_ADVICE) -> Iterator[No
             "give a key that may do this by --key (JUMPLORA_KEY is sent only to JUMPLORA_SERVER)",
         )
     except TaskUnknown as error:
-        _fail(error, f"`jumplora list --server {server}` shows its tasks")
+        is_version = error.code == "unknown_version"
+        what = ("list TASK", "a task's versions") if is_version else ("list", "its tasks")
+        _fail(error, f"`jumplora {what[0]} --server {server}` shows {what[1]}")
     except RequestFailed as error:
         _fail(error, advice.get(error.reason or "", ""))
 

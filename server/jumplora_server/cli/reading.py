@@ -197,7 +197,9 @@ def _list_versions_on(server: str, key: str | None, task: str, as_json: bool) ->
     changes = changes or [_Change(version) for version in found.history]  # the store was away
     last = {change.version: n for n, change in enumerate(changes)}
     states = dict.fromkeys(last.values(), "stored")
-    for version, state in ((found.desired, "current"), (found.version, "answers")):
+    staged = found.staged.version if found.staged else None
+    named = ((found.desired, "current"), (found.version, "answers"), (staged, "staged"))
+    for version, state in named:
         if version in last:
             before = states[last[version]]
             states[last[version]] = state if before == "stored" else f"{before}, {state}"

@@ -102,8 +102,12 @@ def test_an_expired_key_is_none_and_only_its_owner_reads_so(need: Need) -> None:
         found = refusal(need, right, keyring, now)
         assert (found.reason, found.error.status) == ("expired", 401)
         assert found.caller.key_id == "infer-admin"
-        assert found.error.message == "the key infer-admin expired at 2027-02-01T00:00:00+00:00"
-        assert refusal(need, "Bearer other", keyring, now).error.message == "the key is not known"
+        assert found.error.message == (
+            "the key infer-admin expired at 2027-02-01 00:00:00 UTC: ask the server's operator for "
+            "another one"
+        )
+        unknown = refusal(need, "Bearer other", keyring, now).error.message
+        assert unknown == "the key is not known: ask the server's operator for one"
 
 
 def test_any_of_a_keys_hashes_is_it() -> None:

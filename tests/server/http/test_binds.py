@@ -42,7 +42,9 @@ def test_addresses(text: str, host: str, port: int) -> None:
 )
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_address_is_refused_by_the_settings_name(name: str, text: str) -> None:
-    with pytest.raises(SettingsError, match=rf"JUMPLORA_{name.upper()}_BIND: .*write host:port"):
+    with pytest.raises(
+        SettingsError, match=rf"JUMPLORA_{name.upper()}_BIND: .* allowed: write host:port"
+    ):
         load_settings(backbone="b", store="s", **{f"{name}_bind": text})
 
 
