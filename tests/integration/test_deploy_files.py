@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
+from typer.testing import CliRunner
 
 from integration.prometheus_process import ROOT
+from jumplora_server.cli.main import command_line
 from jumplora_server.settings import CLIENT_KEYS, PREFIX, Settings, service_keys
 
 PAGES = tuple(f"deploy/{path.name}" for path in sorted((ROOT / "deploy").glob("*.md")))
@@ -72,3 +75,20 @@ def test_the_runbook_begins_with_a_list_of_its_pages() -> None:
     assert sorted(f"deploy/{name}" for name in listed) == others
     for page in others:
         assert "(README.md)" in "".join(text_of(page).splitlines()[:4]), page
+
+
+def commands() -> list[str]:
+    """The runbook's lines that are typed, `jumplora ...`, without their comments."""
+    text = "".join(map(text_of, PAGES))
+    return re.findall(r"^    (jumplora (?!serve).+)$", text, re.M)
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_of_the_runbook_have_the_flags_that_it_gives_them(line: str) -> None:
+    """They are not run: the server, the key and the folder are the reader's."""
+    words = shlex.split(line, comments=True)[1:]
+    command = words[:2] if words[0] == "keys" else words[:1]
+    told = CliRunner().invoke(command_line(), [*command, "--help"], env={"COLUMNS": "200"})
+    assert told.exit_code == 0, line
+    flags = {word for word in words if word.startswith("--")}
+    assert flags <= set(re.findall(r"--[a-z-]+", told.stdout))
