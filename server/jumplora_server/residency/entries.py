@@ -27,7 +27,6 @@ from jumplora_server.errors import (
 MAX_FALLBACKS = 8  # older versions that are tried while newer ones fail
 PinState = Literal["pinned", "unpinned"]
 Reason = Literal["lru", "replaced", "unload"]
-SEE_TASKS = "see GET /v1/adapters"
 _PREFIX = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 
 
@@ -207,7 +206,7 @@ def _named(route: Route, name: str) -> str:
 
 def unknown_task(task: str, closest: Sequence[str] = ()) -> UnknownTask:
     """The error of a task that is not registered, with the names that are like it."""
-    hint = f"closest: {', '.join(closest)}" if closest else SEE_TASKS
+    hint = f"closest: {', '.join(closest)}" if closest else "see GET /v1/models"
     return UnknownTask(f"no adapter is registered for task {task!r}; {hint}", task=task)
 
 

@@ -39,7 +39,7 @@ def test_resolves(spec: str, version: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "says"),
     [
-        pytest.param("agnew", UnknownTask, "'agnew'; see GET", id="near miss"),
+        pytest.param("agnew", UnknownTask, "'agnew'; see GET /v1/models", id="near miss"),
         pytest.param("zzz", UnknownTask, "'zzz'", id="nothing near"),
         pytest.param("agnew@" + V1, UnknownTask, "'agnew'", id="version of an unknown task"),
         pytest.param("agnews@", UnknownVersion, "8 to 64", id="empty prefix"),

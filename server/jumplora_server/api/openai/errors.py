@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 
 from jumplora_server.api.dialect import Dialect, Fault
-from jumplora_server.residency.entries import SEE_TASKS
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # Codes of ours that OpenAI's clients know by another name.
@@ -35,8 +34,6 @@ def error_object(fault: Fault, names_task: str = "model") -> Mapping[str, object
         param = field[1]
     if fault.code in ("unknown_task", "unknown_version"):
         param = names_task
-        if message.endswith(SEE_TASKS):
-            message = message.removesuffix(SEE_TASKS) + "see GET /v1/models"
     if fault.code == "not_found":
         message += f". Of OpenAI's API there are {_ROUTES}"
     code = _CODES.get(fault.code, fault.code)
