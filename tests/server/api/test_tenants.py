@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import httpx
 import pytest
@@ -69,6 +70,12 @@ def posts(*bodies: Body) -> tuple[Body, ...]:
     return (*bodies, b"{", {}, {"model": 1, "task_id": 1})
 
 
+def named(**more: object) -> list[Body]:
+    """Bodies with each of NAMES."""
+    return [{"version": name, **more} for name in NAMES]
+
+
+OF_VERSIONS: list[Body] = [{"task_id": f"{{}}@{name}", "inputs": "x"} for name in NAMES]
 INFER = posts({"inputs": [TENSOR]}, {"inputs": [{**TENSOR, "name": "prompt"}], "id": "7"})
 OF_A_PATH = posts({"inputs": "x"}, {"inputs": "x", "task_id": f"{THEIRS}-0"}, {"text": "x"})
 TABLE: dict[tuple[str, str], tuple[Row, ...]] = {
@@ -78,7 +85,7 @@ TABLE: dict[tuple[str, str], tuple[Row, ...]] = {
             "/generate",
             posts(
                 {"task_id": "{}", "inputs": "x"},
-                *({"task_id": f"{{}}@{name}", "inputs": "x"} for name in NAMES),
+                *OF_VERSIONS,
                 {"inputs": "x"},
                 {"task_id": None, "inputs": "x"},
                 {"task_id": "{}", "adapter_id": f"{THEIRS}-0", "inputs": "x"},
@@ -154,11 +161,11 @@ TABLE: dict[tuple[str, str], tuple[Row, ...]] = {
     ("POST", "/v1/adapters/{task_id:path}/stage"): (
         Row(
             "/v1/adapters/{}/stage",
-            posts(*({"version": name, "share": 0.5} for name in NAMES), {"version": VERSION}),
+            posts(*named(share=0.5), {"version": VERSION}),
         ),
     ),
     ("POST", "/v1/adapters/{task_id:path}/promote"): (
-        Row("/v1/adapters/{}/promote", posts(None, *({"version": name} for name in NAMES))),
+        Row("/v1/adapters/{}/promote", posts(None, *named())),
     ),
     ("POST", "/v1/adapters/{task_id:path}/unstage"): (
         Row("/v1/adapters/{}/unstage", posts(None, {"version": VERSION}, {"note": "x"})),
@@ -166,7 +173,7 @@ TABLE: dict[tuple[str, str], tuple[Row, ...]] = {
     ("POST", "/v1/adapters/{task_id:path}/alias"): (
         Row(
             "/v1/adapters/{}/alias",
-            posts({"name": ALIAS}, *({"name": "best", "version": name} for name in NAMES)),
+            posts({"name": ALIAS}, *named(name="best")),
         ),
     ),
     ("POST", "/v1/adapters/{task_id:path}/load"): (Row("/v1/adapters/{}/load"),),
@@ -494,6 +501,12 @@ def test_counts_are_of_what_is_seen(tenants: Tenants) -> None:
 def state(tenants: Tenants) -> dict[str, object]:
     """What is known of the hidden tasks, but for what answers and loads change."""
     _, http, _ = tenants
-    adapters = http.get("/v1/adapters").json()["adapters"]
+    adapters: list[dict[str, Any]] = []
+
+    def is_settled() -> bool:  # those that failed are tried again by the clock
+        adapters[:] = http.get("/v1/adapters").json()["adapters"]
+        return all(a["state"] != "LOADING" for a in adapters)
+
+    wait_for(is_settled)
     kept = ("task_id", "version", "desired", "pinned", "state", "aliases")
     return {a["task_id"]: [a[k] for k in kept] for a in adapters if THEIRS in a["task_id"]}
