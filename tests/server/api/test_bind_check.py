@@ -10,6 +10,7 @@ import pytest
 
 from adapter_requests import ADMIN
 from jumplora_server.access.keys import KEY_ID_DIGITS, hash_of
+from jumplora_server.api import audit
 from jumplora_server.api.audit import AUDIT_LOG
 from jumplora_server.api.bind_check import (
     CHANGES_ARE_ELSEWHERE,
@@ -124,15 +125,23 @@ def test_a_refusal_is_the_same_for_every_key(
 def test_the_logs_say_whose_key_was_at_the_wrong_bind(
     addresses: Mapping[BindName, str],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     key: str | None,
     named: str | None,
 ) -> None:
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    monkeypatch.setattr(audit, "REFUSED_LINES", 1_000_000)
     with caplog.at_level(logging.INFO):
         answer = httpx.delete(addresses["main"] + "/v1/adapters/alpha", headers=headers)
         assert answer.status_code == 403
-        wait_for(lambda: AUDIT_LOG in {record.name for record in caplog.records})
-    lines = {r.name: vars(r)["fields"] for r in caplog.records if r.name in (ACCESS_LOG, AUDIT_LOG)}
+        request_id = answer.headers["x-request-id"]
+
+        def written() -> dict[str, dict[str, object]]:
+            each = [(r.name, getattr(r, "fields", {})) for r in [*caplog.records]]
+            return {name: f for name, f in each if f.get("request_id") == request_id}
+
+        wait_for(lambda: AUDIT_LOG in written())
+    lines = written()
     assert lines.keys() == {ACCESS_LOG, AUDIT_LOG}
     assert {line["key"] for line in lines.values()} == {
         "-" if named is None else hash_of(named)[:KEY_ID_DIGITS]
