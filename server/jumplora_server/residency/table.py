@@ -6,6 +6,7 @@ left in `take_orders`. `Shared` puts the lock around it.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -37,11 +38,18 @@ class Table:
     of the table.
     """
 
-    def __init__(self, budget_bytes: int, waits: Waits, canary_drop: float = 1.0) -> None:
-        """A staged version may have as much less of its canaries right than the served one."""
+    def __init__(
+        self,
+        budget_bytes: int,
+        waits: Waits,
+        canary_drop: float = 1.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        """A staged version may have as much less of its canaries right than the served one. `rng`
+        draws the requests that it gets."""
         self.routing = RoutingTable()
         self._canary_drop = canary_drop
-        self._turns = Turns()
+        self._turns = Turns(rng or random.Random())
         self._shut: dict[str, Staged | None] = {}  # what gets no share any more, by task
         self._routings: dict[str, Routing] = {}  # as they were read last
         self.names = Names()
@@ -86,7 +94,7 @@ class Table:
             self._serve(route, digest)
         self.versions.lease(digest)
         if staged is not None:
-            self._turns.take(route.task, staged)
+            self._turns.take(route.task)
         if self.versions.state(digest) is State.COLD:
             self._orders.fetch.append(digest)
         role = self.routing.route(route.task).role_of(digest)
