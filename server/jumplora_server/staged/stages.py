@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import VersionConflict as NotStaged
 from jumplora_adapters.incoming import Incoming
+from jumplora_adapters.manifest import is_digest
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import AdapterUnavailable, ServerError
@@ -131,7 +132,9 @@ class Stages:
         return (await self._publishing.change(task, alias, witness))[1]
 
     def _resolved(self, task: str, version: str | None) -> str | None:
-        return None if version is None else self._store.resolve(f"{task}@{version}")[1]
+        if version is None or is_digest(version):  # a staged one whose file is gone may be meant
+            return version
+        return self._store.resolve(f"{task}@{version}")[1]
 
     async def _refused(self, task: str, digest: str, status: TaskStatus) -> ServerError | None:
         """The error of a version that gets no share, which is taken back where trying again does
