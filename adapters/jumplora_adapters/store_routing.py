@@ -101,7 +101,7 @@ class StoreRouting(StoreSteps):
     def _staged(self, task: str, digest: str | None, state: TaskState) -> Staged:
         staged = state.routing.staged
         if staged is None:
-            raise VersionConflict(f"task {task!r} has no staged version")
+            raise VersionConflict(f"task {task!r} has no staged version: stage one first")
         if digest is not None and digest != staged.version:
             raise VersionConflict(
                 f"the staged version of task {task!r} is {staged.version}, not {digest[:80]}"
