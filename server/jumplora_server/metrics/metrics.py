@@ -52,7 +52,7 @@ from jumplora_server.tracing.tracer import SpanEnd
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]
 Ending = Literal["promoted", "aborted"]
-EndingCause = Literal["operator", "canary", "errors", "latency", "load"]
+EndingCause = Literal["operator", "time", "canary", "errors", "latency", "load"]
 
 # A client that hung up or erred says nothing about how long answers take.
 _TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})

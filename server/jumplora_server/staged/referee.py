@@ -162,7 +162,7 @@ class Referee:
 
     async def _promote(self, task: str, version: str) -> None:
         _log.info("task %s: version %s is promoted by itself", task, version[:12])
-        await self._stages.promote(task, version)
+        await self._stages.promote(task, version, cause="time")
 
     async def _act(self, record: _Record, change: Callable[[], Awaitable[None]]) -> None:
         try:

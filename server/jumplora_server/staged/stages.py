@@ -83,7 +83,12 @@ class Stages:
         return status
 
     async def promote(
-        self, task: str, version: str | None = None, witness: Witness = Unseen()
+        self,
+        task: str,
+        version: str | None = None,
+        witness: Witness = Unseen(),
+        *,
+        cause: EndingCause = "operator",
     ) -> TaskStatus:
         """Make the staged version current; `version` must mean that one, where it is given."""
 
@@ -93,7 +98,7 @@ class Stages:
             return digest
 
         digest, status = await self._publishing.change(task, promote, witness)
-        self._metrics.stage_ended(task, "promoted", "operator")
+        self._metrics.stage_ended(task, "promoted", cause)
         require_served(status, digest)
         return status
 

@@ -248,6 +248,8 @@ def test_a_version_without_a_fault_is_promoted_by_itself_if_asked(tmp_path: Path
         assert load.wrong == []
         told = http.get("/v1/adapters/a").json()
         assert (told["staged"], told["changes"][-1]["event"]) == (None, "promote")
+        name, labels = "jumplora_adapter_stage_endings_total", {"ending": "promoted"}
+        wait_for(lambda: site.metric(name, task_id="a", cause="time", **labels) == 1)
 
 
 def test_two_servers_of_one_store_follow(tmp_path: Path) -> None:
