@@ -41,11 +41,15 @@ class StoreRouting(StoreSteps):
     def promote(
         self, task: str, digest: str | None = None, *, patience: Patience | None = None
     ) -> str:
-        """Make the staged version current, which must be `digest` if that is given; returns it."""
+        """Make the staged version current, which must be `digest` if that is given; returns it.
+
+        Raises UnknownVersion where its file is gone.
+        """
         self.current(task)
         with self._changing(patience):
             state = self._state(task)
             staged = self._staged(task, digest, state)
+            self._check_stored(task, staged.version)
             with ExitStack() as undo:
                 self._point(task, staged.version, "promote", state, undo)
             return staged.version

@@ -30,13 +30,13 @@ from jumplora_adapters.errors import (
 from jumplora_adapters.format import Adapter
 from jumplora_adapters.history import Event, HistoryEntry
 from jumplora_adapters.manifest import Manifest
-from jumplora_adapters.routing import ROUTING, Routing, Staged, routing_text
+from jumplora_adapters.routing import ROUTING, Routing, Staged, read_routing, routing_text
 from jumplora_adapters.store_lock import Patience, StoreLock
 
 Outcome = Literal["created", "unchanged", "repointed", "staged"]
 Step = Literal[
-    "staged", "copied", "folder", "renamed", "kept", "logged", "written", "pointed", "routed",
-    "detached",
+    "staged", "copied", "folder", "renamed", "kept", "logged", "written", "moved", "pointed",
+    "routed", "detached",
 ]  # fmt: skip
 """The steps of a change, named after what has just been done."""
 
@@ -148,6 +148,7 @@ class StoreSteps(Catalogue):
         self, task: str, digest: str, event: Event, state: TaskState, undo: ExitStack
     ) -> None:
         """Move the pointer; `undo` takes back what was done before, until that has happened."""
+        self._forget_promoted(task, state)
         self._append(task, digest, event, state, undo)
         self._on_step("logged")
         pointer = self.root / task / files.CURRENT
@@ -159,11 +160,24 @@ class StoreSteps(Catalogue):
         temporary.replace(pointer)
         undo.pop_all()
         sync_folder(self.root / task)
+        self._on_step("moved")
         staged = state.routing.staged
         if staged is not None and staged.version == digest:
             # It counts as none since the pointer names it, so this may as well fail.
             _quietly(lambda: self._write_routing(task, state.routing.staging(None)))
         self._on_step("pointed")
+
+    def _forget_promoted(self, task: str, state: TaskState) -> None:
+        """Take a version from the routing that was promoted, where that did not come so far.
+
+        It counts as none only while the pointer names it, which is about to change.
+        """
+        try:
+            staged = read_routing(self.root / task).staged
+        except StoreError:  # it stages nothing
+            return
+        if staged is not None and staged.version == state.current:
+            self._write_routing(task, state.routing)
 
     def _stage(
         self,

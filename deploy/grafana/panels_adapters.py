@@ -219,7 +219,7 @@ STAGE_ENDINGS = Panel(
     "timeseries",
     "short",
     "jumplora_adapter_stage_endings_total since the server's start: promoted or aborted, and by "
-    "what (operator, canary, errors, latency, load). All but the operator's raise an alert.",
+    "what (operator, time, canary, errors, latency, load). All but the operator's raise an alert.",
     (
         Query(
             of_tasks("sum", "jumplora_adapter_stage_endings_total", "task_id, ending, cause"),

@@ -429,7 +429,7 @@ class Lease:
     sequence; each releases its own. The version stays loadable until all are released.
     """
 
-    __slots__ = ("_count", "_held", "_uncount", "manifest", "ref", "role")
+    __slots__ = ("_count", "_held", "_uncount", "is_drawn", "manifest", "ref", "role")
 
     def __init__(
         self,
@@ -438,10 +438,15 @@ class Lease:
         count: Callable[[], None],
         uncount: Callable[[], None],
         role: Role | None = None,
+        is_drawn: bool = False,
     ) -> None:
-        """Take over one count that was already made; `count` makes another, `uncount` drops one."""
+        """Take over one count that was already made; `count` makes another, `uncount` drops one.
+
+        `is_drawn`: by a staged version's share it was drawn which version this is on.
+        """
         self.ref = ref
         self.role = role
+        self.is_drawn = is_drawn
         self.manifest = manifest
         self._count = count
         self._uncount = uncount
@@ -461,7 +466,7 @@ class Lease:
         """Another lease on the same version, released on its own. This one must still be held."""
         assert self._held, "a released lease cannot be shared"
         self._count()
-        return Lease(self.ref, self.manifest, self._count, self._uncount, self.role)
+        return Lease(self.ref, self.manifest, self._count, self._uncount, self.role, self.is_drawn)
 
     def release(self) -> None:
         """Give the count back. Any thread, any number of times."""

@@ -276,10 +276,10 @@ class StageSettings(BaseSettings):
         50, "requests of a staged version that end between two looks at it", 10, 100_000
     )
     stage_error_points: float = Field(
-        default=0.05,
+        default=0.02,
         ge=0,
         le=1,
-        description="how much larger the share of its requests that fail may be (0.05: five in a "
+        description="how much larger the share of its requests that fail may be (0.02: two in a "
         "hundred)",
     )
     stage_latency_ratio: float = Field(

@@ -175,6 +175,42 @@ def test_staging_again_with_the_same_share_changes_nothing(tmp_path: Path) -> No
     assert (log[-1].event, log[-1].note) == ("stage", "share 0.25")
 
 
+@pytest.mark.parametrize("way", ["rollback", "publish", "repoint"])
+def test_what_was_promoted_is_not_staged_again_once_another_is_current(
+    tmp_path: Path, way: str
+) -> None:
+    """The promotion ended between the pointer and the routing."""
+    store = Store(tmp_path / "store")
+    files = [write_random_adapter(tmp_path, BACKBONE, task="a", seed=n) for n in range(3)]
+    store.publish(files[0], BACKBONE)
+    staged = store.publish(files[1], BACKBONE, stage=0.5).digest
+    half = (store.root / "a" / ROUTING).read_bytes()
+    store.promote("a")
+    (store.root / "a" / ROUTING).write_bytes(half)
+    assert store.routing("a").staged is None
+    if way == "rollback":
+        store.rollback("a")
+    else:
+        store.publish(files[2 if way == "publish" else 0], BACKBONE)
+    assert store.current("a") != staged
+    assert store.routing("a").staged is None
+
+
+def test_a_staged_version_whose_file_is_gone_can_only_be_taken_back(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first, second = (
+        store.publish(write_random_adapter(tmp_path, BACKBONE, task="a", seed=n), BACKBONE).digest
+        for n in range(2)
+    )
+    store.stage("a", first, 0.5)
+    store.path_of(first).unlink()
+    with pytest.raises(UnknownVersion, match="has no version"):
+        store.promote("a")
+    assert store.current("a") == second
+    assert store.unstage("a", first) == first
+    assert store.routing("a").staged is None
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), True])
 def test_a_share_is_from_0_to_1(tmp_path: Path, share: float) -> None:
     store = Store(tmp_path / "store")

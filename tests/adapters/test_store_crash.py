@@ -51,6 +51,7 @@ CASES = [
     Case("stage_file", ("agnews-2",), "logged", "old"),
     Case("stage_file", ("agnews-2",), "routed", "new"),
     Case("promote", ("waiting",), "logged", "old"),
+    Case("promote", ("waiting",), "moved", "new"),
     Case("promote", ("waiting",), "pointed", "new"),
     Case("unstage", ("waiting",), "logged", "old"),
     Case("unstage", ("waiting",), "routed", "new"),
@@ -107,6 +108,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     digests = {name: base.publish(files[name], BACKBONE).digest for name in list(files)[:2]}
     base.publish(files["waiting-0"], BACKBONE)
     base.publish(files["waiting-1"], BACKBONE, stage=0.5)
+    base.alias("waiting", "best", base.current("waiting"))
     return Prepared(folder, files, digests)
 
 
@@ -156,4 +158,8 @@ def test_a_crash_leaves_old_or_new(
         assert view(store) == new
     store.publish(prepared.files["agnews-2"], BACKBONE)
     store.publish(prepared.files["agnews-1"], BACKBONE)
+    if case.change == "promote" and case.outcome == "new":
+        store.rollback("waiting")
+        assert store.routing("waiting").staged is None, "what was promoted is not staged any more"
+        assert set(store.routing("waiting").aliases) == {"best"}
     assert store.rollback("agnews") == store.publish(prepared.files["agnews-2"], BACKBONE).digest

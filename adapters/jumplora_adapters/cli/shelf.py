@@ -8,6 +8,7 @@ import typer
 
 from jumplora_adapters.cli import options
 from jumplora_adapters.cli.output import (
+    ColumnStyle,
     change_name,
     print_json,
     print_table,
@@ -53,10 +54,13 @@ def list_tasks(
             ],
         )
         return
+    is_staged = any(entry["staged"] for entry in entries)  # a column that few stores need
+    staged: list[tuple[str, ColumnStyle]] = [("staged", "left")] if is_staged else []
     print_table(
         [
             ("task", "left"),
             ("version", "left"),
+            *staged,
             ("stored", "right"),
             ("kind", "left"),
             ("density", "right"),
@@ -64,7 +68,7 @@ def list_tasks(
             ("size", "right"),
             ("created", "left"),
         ],
-        [_row(entry) for entry in entries],
+        [_row(entry, is_staged=is_staged) for entry in entries],
     )
 
 
@@ -73,12 +77,18 @@ def _entry(store: Catalogue, task: str, found: str | StoreError) -> dict[str, ob
     from jumplora_adapters.density import density_of
     from jumplora_adapters.errors import AdapterError
 
-    entry: dict[str, object] = {"task_id": task, "version": None, "versions": None}
+    entry: dict[str, object] = {
+        "task_id": task, "version": None, "versions": None, "staged": None, "aliases": {}
+    }  # fmt: skip
     try:
         if not isinstance(found, str):
             raise found
         version = found
         entry |= {"version": version, "versions": len(store.versions(task))}
+        routing = store.routing(task)
+        entry["aliases"] = dict(routing.aliases)
+        if routing.staged is not None:
+            entry["staged"] = {"version": routing.staged.version, "share": routing.staged.share}
         manifest = store.manifest(version)
         file_bytes = store.path_of(version).stat().st_size
     except AdapterError as error:
@@ -94,10 +104,11 @@ def _entry(store: Catalogue, task: str, found: str | StoreError) -> dict[str, ob
     }
 
 
-def _row(entry: dict[str, object]) -> tuple[str, ...]:
+def _row(entry: dict[str, object], *, is_staged: bool) -> tuple[str, ...]:
     head = (
         str(entry["task_id"]),
         short(str(entry["version"] or "-")),
+        *([_staged(entry["staged"])] if is_staged else []),
         str(entry["versions"] or "-"),
     )
     match entry:
@@ -115,21 +126,33 @@ def _row(entry: dict[str, object]) -> tuple[str, ...]:
     return (*head, str(entry.get("kind")), "", "", "", "")
 
 
+def _staged(staged: object) -> str:
+    match staged:
+        case {"version": str(version), "share": float(part)}:
+            return f"{short(version)} {part:g}"
+    return ""
+
+
 def _history(store: Catalogue, task: str) -> list[dict[str, object]]:
-    """Changes of the pointer and of the routing, but for versions that were removed since."""
-    stored = set(store.versions(task))
-    entries = [entry for entry in store.changes(task) if entry.digest in stored]
-    current, staged = store.current(task), store.routing(task).staged
-    states = {staged.version: "staged"} if staged else {}
-    states[current] = "current"
-    # A rollback names a version again: its last line is the one that counts.
+    """Every change, with what its version is now in the last line of that version."""
+    entries, stored = store.changes(task), store.versions(task)
+    current, routing = store.current(task), store.routing(task)
     last = {entry.digest: n for n, entry in enumerate(entries)}
+
+    def state(digest: str, *, is_last: bool) -> str:
+        if digest not in stored:
+            return "removed"
+        if not is_last:
+            return "stored"
+        names = ("current",) if digest == current else ()
+        return ", ".join((*names, *routing.names_of(digest))) or "stored"
+
     return [
         {
             "published_at": entry.published_at,
             "event": entry.event,
             "version": entry.digest,
-            "state": states.get(entry.digest, "stored") if n == last[entry.digest] else "stored",
+            "state": state(entry.digest, is_last=last[entry.digest] == n),
         }
         for n, entry in enumerate(entries)
     ]

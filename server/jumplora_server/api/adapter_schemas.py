@@ -42,7 +42,8 @@ class StagedVersion(BaseModel):
 
 
 class VersionFigures(BaseModel):
-    """What became of a version's requests since the staged one was staged, on this server."""
+    """What became of the requests that were drawn for a version since the staged one was staged,
+    on this server: not of those that name it. One of several texts counts once."""
 
     requests: int
     failed: int

@@ -116,7 +116,8 @@ async def take_in(services: Services, record: RequestRecord, ask: Ask) -> Admitt
                     Stream(
                         services.loop.cancel,
                         services.metrics,
-                        payer,
+                        # What a request's sequences share, one of them says of the version.
+                        replace(payer, is_judged=lease.is_drawn and first + n == 0),
                         counts_prompt=not n,
                         late=record.late,
                         on_finish=None if trace is None else trace.sequence(first + n),

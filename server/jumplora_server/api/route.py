@@ -10,9 +10,9 @@ import json
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
@@ -99,6 +99,18 @@ class JsonRoute(APIRoute):
         return handler
 
 
+def _headers(
+    x_adapter_version: Annotated[
+        str | None,
+        Header(
+            description="which version of the task is to answer: 8 digits or more of it, staged, "
+            "current or an alias; must agree with what names one too"
+        ),
+    ] = None,
+) -> None:
+    """For the OpenAPI document: what every route that generates reads."""
+
+
 class DialectRoute(APIRoute):
     """A route that generates. A subclass for each dialect says which it is, and what a body is.
 
@@ -110,6 +122,10 @@ class DialectRoute(APIRoute):
     dialect: ClassVar[Dialect]
     body: ClassVar[type[BaseModel]]
     typed: ClassVar[Typed] = "always"
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        options["dependencies"] = [*(options.get("dependencies") or ()), Depends(_headers)]
+        super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Call the endpoint with what it declares."""

@@ -151,13 +151,15 @@ def _hand_out(events: Events) -> None:
         on_event(event)
 
 
-class Payer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Payer:
     """For what a sequence is counted: its task (None: the bare backbone), the version of it that
-    answers, and what that is for the task."""
+    answers, and what that is for the task. `is_judged`: its end says how good the version is."""
 
     task: str | None
     version: str | None = None
     role: Role | None = None
+    is_judged: bool = False
 
 
 class Stream:
@@ -202,11 +204,14 @@ class Stream:
         if event.finish is not None:
             self._ended = True
             finish = event.finish
-            task, version, role = self._payer
+            payer = self._payer
+            task, version, role = payer.task, payer.version, payer.role
             outcome = self._outcome(finish)
             self._metrics.in_flight(task, -1)
             if task is not None and version is not None and role is not None:
-                self._metrics.version_finished(task, version, role, outcome, finish.timing)
+                self._metrics.version_finished(
+                    task, version, role, outcome, finish.timing, is_judged=payer.is_judged
+                )
             self._metrics.request_finished(
                 task,
                 outcome,

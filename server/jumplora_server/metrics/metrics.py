@@ -52,7 +52,7 @@ from jumplora_server.tracing.tracer import SpanEnd
 RejectionReason = Literal["queue_requests", "queue_tokens", "task_quota", "draining"]
 Phase = Literal["encode", "decode"]
 Ending = Literal["promoted", "aborted"]
-EndingCause = Literal["operator", "canary", "errors", "latency", "load"]
+EndingCause = Literal["operator", "time", "canary", "errors", "latency", "load"]
 
 # A client that hung up or erred says nothing about how long answers take.
 _TIMED_OUTCOMES: frozenset[Outcome] = frozenset({"ok", "error", "timeout"})
@@ -172,10 +172,18 @@ class Metrics:
             series.per_token.observe(after_first / (generated_tokens - 1))
 
     def version_finished(
-        self, task: str, version: str, role: Role, outcome: Outcome, timing: Timing | None
+        self,
+        task: str,
+        version: str,
+        role: Role,
+        outcome: Outcome,
+        timing: Timing | None,
+        *,
+        is_judged: bool,
     ) -> None:
-        """Count it for the version that answered, too, where the task has a staged one."""
-        self._versions.finished(task, version, role, outcome, timing)
+        """Count it for the version that answered, too, where the task has a staged one; for the
+        comparison of both where it `is_judged`."""
+        self._versions.finished(task, version, role, outcome, timing, is_judged=is_judged)
 
     def chosen(self, task: str | None, mass: float, abstained: AbstentionCause | None) -> None:
         """Note how likely all options of a prompt were together, and why none is its answer."""

@@ -115,16 +115,27 @@ class VersionTable:
                 self._use_series(task, self._watched[task], (version, "staged"))
 
     def finished(
-        self, task: str, version: str, role: Role, outcome: Outcome, timing: Timing | None
+        self,
+        task: str,
+        version: str,
+        role: Role,
+        outcome: Outcome,
+        timing: Timing | None,
+        *,
+        is_judged: bool,
     ) -> None:
-        """Count a request of a version; nothing for a task of which none was staged lately."""
+        """Count a request of a version; nothing for a task of which none was staged lately.
+
+        It `is_judged` where chance alone gave it to this version, and no other was with it: what is
+        asked for by name, or together, would compare other requests than the other version got.
+        """
         if task not in self._watched:
             return
         with self._lock:
             watched = self._watched.get(task)
             if watched is None:
                 return
-            if outcome in _OF_THE_VERSION and watched.until is None:
+            if is_judged and outcome in _OF_THE_VERSION and watched.until is None:
                 watched.tallies.setdefault(version, _Tally()).add(outcome, timing)
             if not self._has_series(task):
                 return
@@ -134,7 +145,7 @@ class VersionTable:
                 self._durations.labels(task, version, role).observe(timing.total)
 
     def counts(self, task: str, version: str) -> Counts:
-        """Of a version, since its task's staged one was staged here."""
+        """What is judged of a version, since its task's staged one was staged here."""
         with self._lock:
             watched = self._watched.get(task)
             tally = None if watched is None else watched.tallies.get(version)

@@ -356,11 +356,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """What a lease is on, and what that is for its task at this time."""
+    """What a lease is on, and what that is for its task at this time; `is_drawn` as in Lease."""
 
     ref: AdapterRef
     manifest: Manifest
     role: Role | None = None
+    is_drawn: bool = False
 
 
 @dataclass(slots=True)

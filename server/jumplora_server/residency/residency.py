@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -65,6 +66,7 @@ class Residency:
         max_overlap_tasks: int = 12,
         canary_drop: float = 1.0,
         reserved: Collection[str] = frozenset(),
+        rng: random.Random | None = None,
     ) -> None:
         """`folding` has the budget of what adapters take in the engine, and says which of a
         version's ancestors are merged; no task may have a `reserved` id.
@@ -72,13 +74,13 @@ class Residency:
         A load waits `patience_seconds` for room before those that are in use must yield; what
         failed is tried again after `waits`. The supports of at most `max_overlap_tasks` are
         compared, each with each. A staged version may have as much as `canary_drop` less of its
-        canaries right than the one that answers.
+        canaries right than the one that answers; `rng` draws the requests that it gets.
         """
         self._clock = clock
         self._budget_bytes = folding.budget_bytes
         self._jobs = Jobs(clock, patience_seconds)
         # Requests ask it for leases, and the engine loop for slots.
-        table = Table(folding.budget_bytes, waits or Waits(), canary_drop)
+        table = Table(folding.budget_bytes, waits or Waits(), canary_drop, rng)
         self.table = Shared(table, self._jobs, clock)
         self._reader = StoreReader(store, backbone, reserved)
         tier: Tier = "host" if engine.device == "cpu" else "device"

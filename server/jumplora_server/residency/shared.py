@@ -107,6 +107,7 @@ class Shared:
             lambda: self._count(digest),
             lambda: self._release(digest),
             leased.role,
+            leased.is_drawn,
         )
 
     def _count(self, digest: str) -> None:

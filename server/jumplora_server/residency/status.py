@@ -120,12 +120,13 @@ def _staged(table: Table, route: Route) -> StagedStatus | None:
         return None
     digest = route.staged.version
     version, setback = table.versions.known.get(digest), table.setbacks.get(route.task, digest)
+    failure = table.why_shut(route) or (None if setback is None else setback.failure)
     replay = None if version is None else version.replay
     return StagedStatus(
         staged=route.staged,
-        state=table.versions.state(digest) if setback is None else State.FAILED,
+        state=table.versions.state(digest) if failure is None else State.FAILED,
         is_open=route.staging is not None and route.staging.is_open,
-        failure=None if setback is None else setback.failure,
+        failure=failure,
         canary_accuracy=None if replay is None else replay.accuracy,
     )
 

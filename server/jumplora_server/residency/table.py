@@ -6,6 +6,7 @@ left in `take_orders`. `Shared` puts the lock around it.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -37,12 +38,20 @@ class Table:
     of the table.
     """
 
-    def __init__(self, budget_bytes: int, waits: Waits, canary_drop: float = 1.0) -> None:
-        """A staged version may have as much less of its canaries right than the served one."""
+    def __init__(
+        self,
+        budget_bytes: int,
+        waits: Waits,
+        canary_drop: float = 1.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        """A staged version may have as much less of its canaries right than the served one. `rng`
+        draws the requests that it gets."""
         self.routing = RoutingTable()
         self._canary_drop = canary_drop
-        self._turns = Turns()
-        self._shut: dict[str, Staged | None] = {}  # what gets no share any more, by task
+        self._turns = Turns(rng or random.Random())
+        # What gets no share any more and why, by task.
+        self._shut: dict[str, tuple[Staged, LoadFailure]] = {}
         self._routings: dict[str, Routing] = {}  # as they were read last
         self.names = Names()
         self.versions = Versions(budget_bytes)
@@ -86,11 +95,11 @@ class Table:
             self._serve(route, digest)
         self.versions.lease(digest)
         if staged is not None:
-            self._turns.take(route.task, staged)
+            self._turns.take(route.task)
         if self.versions.state(digest) is State.COLD:
             self._orders.fetch.append(digest)
         role = self.routing.route(route.task).role_of(digest)
-        return replace(self.leased(digest), role=role)
+        return replace(self.leased(digest), role=role, is_drawn=staged is not None)
 
     def leased(self, digest: str) -> Leased:
         """What a lease on a known version is on; counts nothing."""
@@ -212,7 +221,7 @@ class Table:
         digest = route.staged.version
         if route.staging is not None and route.staging.is_open:
             return None
-        if self._shut.get(task) == route.staged:
+        if self.why_shut(route) is not None:
             return None
         if not retry and not self.setbacks.is_due(task, digest, now):
             return None
@@ -251,15 +260,20 @@ class Table:
     def shut(self, task: str, digest: str, failure: LoadFailure, now: float) -> None:
         """Take a staged version's share from it, which stays so until one is staged anew."""
         route = self.routing.routes.get(task)
-        if route is None or route.role_of(digest) != "staged":
+        if route is None or route.staged is None or route.role_of(digest) != "staged":
             return
         self._turns.forget(task)
-        self._shut[task] = route.staged
+        self._shut[task] = route.staged, failure
         self.setbacks.note(task, failure, now, digest)
         self._route(replace(route, staging=None))
         if route.staging is not None:
             self.versions.retire(digest, task, "unload")
         self._give_way()
+
+    def why_shut(self, route: Route) -> LoadFailure | None:
+        """Why the staged version of a task gets no share any more, where one was `shut`."""
+        staged, failure = self._shut.get(route.task, (None, None))
+        return failure if staged == route.staged else None
 
     def forget(self, task: str) -> None:
         """Route to it no more; what is in use of it ends by itself."""

@@ -6,7 +6,7 @@ Chance is Fisher's exact test, one-sided: how likely would a version without any
 many of the bad requests, if who gets a request has nothing to do with how it ends? For errors bad
 is a request that failed. For latency it is one that took longer than 95 % of the current version's:
 then the test is the precedence test, which asks nothing of how durations are distributed. Both
-versions get the same mixture of prompts, since turns are spread evenly over a task's requests.
+versions get the same mixture of prompts, since only requests are counted whose turn was drawn.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Floors:
     """
 
     min_requests: int = 50
-    error_points: float = 0.05
+    error_points: float = 0.02
     latency_ratio: float = 1.5
     latency_seconds: float = 0.05
 
@@ -49,8 +49,10 @@ def judged(staged: Counts, current: Counts, floors: Floors) -> Fault | None:
 
 
 def _errors(staged: Counts, current: Counts, floors: Floors) -> Fault | None:
-    if not staged.requests or not current.requests:
+    if not staged.requests:
         return None
+    if not current.requests:  # the share leaves it none: it would have made no fault
+        current = current._replace(requests=staged.requests)
     shares = staged.failed / staged.requests, current.failed / current.requests
     if shares[0] - shares[1] <= floors.error_points:
         return None

@@ -145,7 +145,8 @@ class Referee:
         in_all = counts[0].since(record.first[0]), counts[1].since(record.first[1])
         fault = judged(*lately, self.floors) or judged(*in_all, self.floors)
         record.last = counts
-        record.looks += fault is None
+        # Where the current version got hardly any, nothing was compared.
+        record.looks += fault is None and in_all[1].requests >= self.floors.min_requests
         return fault
 
     def _is_ripe(self, record: _Record) -> bool:
@@ -161,7 +162,7 @@ class Referee:
 
     async def _promote(self, task: str, version: str) -> None:
         _log.info("task %s: version %s is promoted by itself", task, version[:12])
-        await self._stages.promote(task, version)
+        await self._stages.promote(task, version, cause="time")
 
     async def _act(self, record: _Record, change: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import VersionConflict as NotStaged
 from jumplora_adapters.incoming import Incoming
+from jumplora_adapters.manifest import is_digest
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import AdapterUnavailable, ServerError
@@ -82,7 +83,12 @@ class Stages:
         return status
 
     async def promote(
-        self, task: str, version: str | None = None, witness: Witness = Unseen()
+        self,
+        task: str,
+        version: str | None = None,
+        witness: Witness = Unseen(),
+        *,
+        cause: EndingCause = "operator",
     ) -> TaskStatus:
         """Make the staged version current; `version` must mean that one, where it is given."""
 
@@ -92,7 +98,7 @@ class Stages:
             return digest
 
         digest, status = await self._publishing.change(task, promote, witness)
-        self._metrics.stage_ended(task, "promoted", "operator")
+        self._metrics.stage_ended(task, "promoted", cause)
         require_served(status, digest)
         return status
 
@@ -131,7 +137,9 @@ class Stages:
         return (await self._publishing.change(task, alias, witness))[1]
 
     def _resolved(self, task: str, version: str | None) -> str | None:
-        return None if version is None else self._store.resolve(f"{task}@{version}")[1]
+        if version is None or is_digest(version):  # a staged one whose file is gone may be meant
+            return version
+        return self._store.resolve(f"{task}@{version}")[1]
 
     async def _refused(self, task: str, digest: str, status: TaskStatus) -> ServerError | None:
         """The error of a version that gets no share, which is taken back where trying again does

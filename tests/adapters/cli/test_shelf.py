@@ -7,6 +7,7 @@ from typing import Any
 
 from typer.testing import Result
 
+from factories import write_random_adapter
 from jumplora_adapters.backbone import Backbone
 from jumplora_adapters.store import Store
 
@@ -102,3 +103,24 @@ def test_store_may_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("JUMPLORA_STORE", str(store.root))
     assert len(run_json("list")["adapters"]) == 2
+
+
+def test_list_shows_what_is_staged_and_named(
+    run: Run, run_json: RunJson, store: Store, backbone: Backbone, tmp_path: Path
+) -> None:
+    assert "staged" not in run("list", "--store", store.root).stdout
+    current = store.current("one")
+    file = write_random_adapter(tmp_path, backbone, task="one", seed=77)
+    staged = store.publish(file, backbone, stage=0.25).digest
+    store.alias("one", "champion", current)
+    one = run_json("list", "--store", store.root)["adapters"][0]
+    assert one["staged"] == {"version": staged, "share": 0.25}
+    assert one["aliases"] == {"champion": current}
+    assert f"{staged[:12]} 0.25" in run("list", "--store", store.root).stdout
+    *_, stage, alias = run_json("list", "one", "--store", store.root)["history"]
+    assert (stage["event"], stage["version"], stage["state"]) == ("stage", staged, "staged")
+    assert (alias["event"], alias["state"]) == ("alias", "current, champion")
+    store.unstage("one")
+    store.remove_version("one", staged)
+    history = run_json("list", "one", "--store", store.root)["history"]
+    assert {each["state"] for each in history if each["version"] == staged} == {"removed"}

@@ -85,6 +85,16 @@ def test_others_are_answered_while_the_document_is_made(tmp_path: Path) -> None:
     assert len(made) == 1
 
 
+def test_what_generates_says_that_it_reads_the_version(http: httpx.Client) -> None:
+    read: list[set[str]] = []
+    for operation in operations(document_of(http)):
+        declared = operation.content.get("parameters", [])
+        read.append({each["name"] for each in declared if each["in"] == "header"})
+    generating = [names for names in read if "x-task-id" in names]
+    assert len(generating) >= 9
+    assert all("x-adapter-version" in names for names in generating)
+
+
 def test_each_tag_has_a_description_and_a_place(http: httpx.Client) -> None:
     document = document_of(http)
     assert [tag["name"] for tag in document["tags"]] == list(TAGS)

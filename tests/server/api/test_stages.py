@@ -71,6 +71,20 @@ def test_stage_change_the_share_promote(started: Started) -> None:
     assert post(http, "rollback").json()["version"] == current
 
 
+def test_only_drawn_requests_are_compared(started: Started) -> None:
+    """Who names a version asks other things than the rest, and texts of one request go together."""
+    current, other = two(started)
+    _, http = started
+    post(http, "stage", version=other, share=0.5)
+    for spec in ("a@staged", "a@current", f"a@{other}", f"a@{current[:8]}"):
+        http.post("/generate", json={"task_id": spec, "inputs": "x"}).raise_for_status()
+    for _ in range(6):
+        body = {"task_id": "a", "inputs": ["x"] * 7, "parameters": {"max_new_tokens": 2}}
+        http.post("/generate", json=body).raise_for_status()
+    compared = http.get("/v1/adapters/a").json()["comparison"]
+    assert [compared[role]["requests"] for role in ("staged", "current")] == [3, 3]
+
+
 def test_take_back_with_a_reason(started: Started) -> None:
     current, other = two(started)
     site, http = started

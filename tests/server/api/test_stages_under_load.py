@@ -15,6 +15,7 @@ import pytest
 
 from fakes import say
 from jumplora_adapters.errors import StoreReadOnly
+from jumplora_adapters.routing import ROUTING, Routing, Staged, routing_text
 from serving import ADMIN_KEY, Site, connected, listening, make_site, wait_for
 
 SPECS = ("a", "a", "a", "a@current", "a@old")
@@ -183,6 +184,7 @@ def test_a_store_that_may_only_be_read_keeps_no_server_from_stopping(
         wait_for(is_shut)
         residency.sync("a").result(20)
         assert is_shut(), "no look at the store opens it again"
+        site.engine.nonfinite.clear()
         after = Load()
         for _ in range(10):
             ask(http, "a", after, lock)
@@ -190,6 +192,48 @@ def test_a_store_that_may_only_be_read_keeps_no_server_from_stopping(
         staged = http.get("/v1/adapters/a").json()["staged"]
         assert (staged["version"], staged["failure"]["code"]) == (other, "errors")
         assert endings(site, "errors") == 0
+        named = Load()
+        wait_for(lambda: _is_answered(http, f"a@{other}", named), 20)
+        assert is_shut(), "who names it gets it, and it gets no share"
+        staged = http.get("/v1/adapters/a").json()["staged"]
+        assert staged["failure"]["code"] == "errors", "why is not forgotten"
+
+
+def _is_answered(http: httpx.Client, spec: str, load: Load) -> bool:
+    ask(http, spec, load, threading.Lock())
+    return any(status == 200 for *_, status in load.seen)
+
+
+def test_a_version_whose_file_is_gone_is_taken_back(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    store, residency = site.parts.services.store, site.parts.services.residency
+    with connected(site):
+        _, other = two(site)
+        store.path_of(other).unlink()
+        path = store.root / "a" / ROUTING
+        path.write_bytes(routing_text(Routing(Staged(other, 0.5, "2026-11-28T00:00:00+00:00"))))
+        residency.sync("a").result(20)
+        wait_for(lambda: store.routing("a").staged is None)
+        wait_for(lambda: endings(site, "load") == 1)
+
+
+def test_with_all_requests_it_is_taken_back_and_never_promoted_by_itself(tmp_path: Path) -> None:
+    site = make_site(tmp_path, stage_min_requests=20)
+    with connected(site) as http:
+        current, other = two(site)
+        admin(http, "stage", version=other, share=1.0, promote_after=0.0).raise_for_status()
+        load, lock = Load(), threading.Lock()
+        for _ in range(45):
+            ask(http, "a", load, lock)
+        assert load.of("a") == {other: 45}
+        told = http.get("/v1/adapters/a").json()
+        assert (told["version"], told["comparison"]["looks"]) == (current, 0)
+        assert told["comparison"]["verdict"] == "too_few_requests"
+        fails(site, other)
+        for _ in range(45):
+            ask(http, "a", load, lock)
+        wait_for(lambda: endings(site, "errors") == 1)
+        assert http.get("/v1/adapters/a").json()["version"] == current
 
 
 def test_a_version_without_a_fault_is_promoted_by_itself_if_asked(tmp_path: Path) -> None:
@@ -204,6 +248,8 @@ def test_a_version_without_a_fault_is_promoted_by_itself_if_asked(tmp_path: Path
         assert load.wrong == []
         told = http.get("/v1/adapters/a").json()
         assert (told["staged"], told["changes"][-1]["event"]) == (None, "promote")
+        name, labels = "jumplora_adapter_stage_endings_total", {"ending": "promoted"}
+        wait_for(lambda: site.metric(name, task_id="a", cause="time", **labels) == 1)
 
 
 def test_two_servers_of_one_store_follow(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def use_everything(metrics: Metrics, task: str) -> None:
     metrics.rolled_back(task)
     metrics.evicted(task, "lru")
     metrics.staged(task, DIGEST, 0.1)
-    metrics.version_finished(task, DIGEST, "staged", "ok", TIMING)
+    metrics.version_finished(task, DIGEST, "staged", "ok", TIMING, is_judged=True)
     metrics.stage_ended(task, "aborted", "errors")
     metrics.in_flight(task, -1)
 

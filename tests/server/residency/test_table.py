@@ -68,7 +68,7 @@ def test_a_share_holds_over_any_hundred_requests(share: float) -> None:
     assert table.open("one", OTHER) is None
     roles = [ask(table).role == "staged" for _ in range(1000)]
     windows = [sum(roles[at : at + 100]) for at in range(901)]
-    assert max(abs(count - 100 * share) for count in windows) <= 1
+    assert max(abs(count - 100 * share) for count in windows) <= 2
 
 
 def test_a_staged_version_that_is_not_open_gets_nothing() -> None:

@@ -192,7 +192,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(task=TASKS, count=st.integers(1, 60))
     def ask_often(self, task: str, count: int) -> None:
-        """While nothing changes, the share is kept to within a request."""
+        """While nothing changes, the share is kept to within two requests."""
         route = self.table.routing.routes.get(task)
         staging = None if route is None else route.staging
         if route is None or route.served is None or staging is None or not staging.is_open:
@@ -208,7 +208,7 @@ class TableMachine(RuleBasedStateMachine):
             staged += found.role == "staged"
             self.table.release(found.ref.version)
         share = 0.0 if route.staged is None else route.staged.share
-        assert abs(staged - share * count) <= 1
+        assert abs(staged - share * count) <= 2
 
     @precondition(lambda self: +self.leases)
     @rule(data=st.data())

@@ -40,14 +40,16 @@ def test_chance_is_fishers_exact_test(bad: int, good: int, others: int, good_one
         pytest.param(counts(50, failed=10), counts(450), "errors", id="a fifth fails"),
         pytest.param(counts(50, failed=50), counts(450), "errors", id="all fail"),
         pytest.param(counts(50, failed=20), counts(450, failed=180), None, id="both fail alike"),
-        pytest.param(counts(9000, failed=300), counts(9000), None, id="sure, but within the floor"),
+        pytest.param(counts(9000, failed=150), counts(9000), None, id="sure, but within the floor"),
         pytest.param(counts(9000, failed=600), counts(9000), "errors", id="beyond the floor"),
         pytest.param(counts(50, seconds=1), counts(450), "latency", id="ten times as slow"),
         pytest.param(counts(50, slow=15), counts(450), "latency", id="a third is slow"),
         pytest.param(counts(50, slow=4), counts(450, slow=9), None, id="chance"),
         pytest.param(counts(50, seconds=0.012), counts(450, seconds=0.006), None, id="6 ms more"),
         pytest.param(counts(50, slow=15), counts(450, slow=150), None, id="both are slow"),
-        pytest.param(counts(50, failed=50), counts(0), None, id="nothing to compare with"),
+        pytest.param(counts(50, failed=50), counts(0), "errors", id="all fail, and of no others"),
+        pytest.param(counts(50, failed=3), counts(0), None, id="chance, and of no others"),
+        pytest.param(counts(50, seconds=9), counts(0), None, id="slower than nothing"),
     ],
 )
 def test_what_is_worse(staged: Counts, current: Counts, cause: str | None) -> None:
