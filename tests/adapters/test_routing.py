@@ -248,5 +248,5 @@ def test_names_are_resolved_and_unknown_ones_explained(tmp_path: Path) -> None:
     store.stage("a", first, 0)
     assert store.resolve("a@current") == store.resolve("a") == ("a", second)
     assert store.resolve("a@staged") == store.resolve("a@champion") == ("a", first)
-    with pytest.raises(UnknownVersion, match="its names are champion"):
+    with pytest.raises(UnknownVersion, match="its aliases are champion"):
         store.resolve("a@best")

@@ -205,7 +205,7 @@ def test_a_loader_that_is_stuck_in_a_read_lives_and_says_so(tmp_path: Path) -> N
         server.publish(FIFO_TASK)
 
         def told() -> None:
-            assert server.checks("/readyz", 200)["loader"].startswith("busy for")
+            assert server.checks("/readyz", 200)["loader"].startswith("it stands still")
 
         eventually(told, 20)
         with pytest.raises(subprocess.TimeoutExpired):  # many times what a hung step gets

@@ -143,8 +143,8 @@ def test_stage_promote_and_names_on_a_server(served: tuple[Site, str]) -> None:
     admin = ("--server", address, "--key", ADMIN_KEY)
     run("stage", "gamma", first[:8], "--share", 0.5, *admin)
     shown = run("status", "gamma", *admin).stdout
-    assert f"{first}, share 0.5" in shown
-    assert "0 of 0 requests failed" in shown
+    assert f"staged   {first}" in shown
+    assert "share    50 % of the requests" in shown
     assert run_json("promote", "gamma", *admin) == {"task_id": "gamma", "version": first}
     file = site.adapter("gamma")
     assert "gamma: staged " in run("publish", file, "--stage", 0.1, *admin).stdout

@@ -24,8 +24,9 @@ from jumplora_bench.reliability.traffic import Expected, Traffic, asks_right
 from jumplora_bench.reliability.versions import Version
 
 FOLLOW_SECONDS = 15.0
-# Only a delete detaches, and only an archive is staged.
-STEPS = tuple(step for step in get_args(Step) if step not in ("detached", "staged"))
+# Only a delete detaches, only an archive is staged, and a swap changes no routing.
+_OF_OTHERS = ("detached", "staged", "routed")
+STEPS = tuple(step for step in get_args(Step) if step not in _OF_OTHERS)
 TURNS = (
     "http",
     "publisher",
