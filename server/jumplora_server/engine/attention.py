@@ -22,9 +22,11 @@ from jumplora_server.engine.sampling import to_device
 
 Direction = Literal["both", "past"]
 
-# Numbers of a head. torch computes products of under 400 numbers by itself, and leaves larger ones
-# to MKL, which sums in another order. LENGTH_STEP keys of so many numbers are always large.
-LEAST_WIDTH = 8
+# Numbers of a head are padded to a multiple of this. torch computes products of under 400 numbers
+# by itself, and leaves larger ones to MKL, which sums in another order: LENGTH_STEP keys of so many
+# numbers are always large. And on processors without AVX-512 MKL's sums depend on where in a vector
+# a row begins, as heads of 17 numbers showed.
+WIDTH_STEP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +165,10 @@ def attend_rows(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor
             may hold anything: a sequence that ended well can leave infinite ones behind.
     """
     rows, heads, width = q.shape
-    if width < LEAST_WIDTH:
-        q, keys, values = (F.pad(part, (0, LEAST_WIDTH - width)) for part in (q, keys, values))
-        read = attend_rows(q, keys, values, bias).view(rows, heads, LEAST_WIDTH)
+    missing = -width % WIDTH_STEP
+    if missing:
+        q, keys, values = (F.pad(part, (0, missing)) for part in (q, keys, values))
+        read = attend_rows(q, keys, values, bias).view(rows, heads, width + missing)
         return read[:, :, :width].reshape(rows, heads * width)
     length = bias.shape[-1]
     # Views with a uniform batch stride: nothing of the cache is copied.

@@ -19,7 +19,7 @@ from jumplora_server.engine.sampling import to_device
 
 # Attention runs over lengths rounded up to this. With it, a row's softmax and its sum over values
 # have the same bits whatever longer rows stand beside it (tests/server/engine/test_attention.py):
-# products of fewer keys have another order of sums (attention.LEAST_WIDTH).
+# products of fewer keys have another order of sums (attention.WIDTH_STEP).
 LENGTH_STEP = 64
 
 
