@@ -57,7 +57,10 @@ class Witness(Protocol):
     """Is shown what becomes of one change of the store; may be called on any thread."""
 
     def moved(self, version: str | None) -> None:
-        """The store is changed: `version` is current now, None where the task is gone."""
+        """`version` is current now, which it may have been before; None where the task is gone."""
+
+    def routed(self, version: str | None) -> None:
+        """The routing has changed, by what was done with `version`: staged, taken back, named."""
 
     def taken_back(self) -> None:
         """The store is as it was before."""
@@ -70,6 +73,9 @@ class Unseen:
     """The witness of a change that nothing is written about."""
 
     def moved(self, version: str | None) -> None:
+        """Nothing."""
+
+    def routed(self, version: str | None) -> None:
         """Nothing."""
 
     def taken_back(self) -> None:
@@ -276,7 +282,8 @@ class Publishing:
                         stage=stage,
                         patience=patience,
                     )
-                    witness.moved(published.digest)
+                    tell = witness.routed if published.outcome == "staged" else witness.moved
+                    tell(published.digest)
                     # At once, else the watcher may be first and the version is loaded twice.
                     return published, self._registry.sync(task)
 

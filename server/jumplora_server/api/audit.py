@@ -33,20 +33,25 @@ _log = logging.getLogger(AUDIT_LOG)
 @dataclass(slots=True)
 class Change:
     """What is known of a change while it is made. `version` is the digest that it is about,
-    `before` the one that was current when it began, and `is_moved` whether the store changed."""
+    `before` the one that was current when it began, and `has_changed` whether the store is another
+    one than before."""
 
     who: dict[str, object]
     before: str | None
     version: str | None = None
-    is_moved: bool = False
+    has_changed: bool = False
 
     def moved(self, version: str | None) -> None:
-        """The store is changed: `version` is current now, None where the task is gone."""
-        self.version, self.is_moved = version, version != self.before
+        """`version` is current now, which it may have been before; None where the task is gone."""
+        self.version, self.has_changed = version, version != self.before
+
+    def routed(self, version: str | None) -> None:
+        """The routing has changed, by what was done with `version`."""
+        self.version, self.has_changed = version, True
 
     def taken_back(self) -> None:
         """The store is as it was before."""
-        self.is_moved = False
+        self.has_changed = False
 
     def ended_late(self, error: BaseException | None) -> None:
         """Write a second line, behind the one of a request that was answered before its end."""
@@ -59,7 +64,7 @@ class Change:
         return self.who | {
             "version": self.version or "-",
             "before": self.before or "-",
-            "moved": "yes" if self.is_moved else "no",
+            "changed": "yes" if self.has_changed else "no",
             "outcome": outcome,
             "error": code,
         }

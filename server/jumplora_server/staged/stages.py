@@ -72,7 +72,7 @@ class Stages:
             self._store.stage(
                 task, digest, wish.share, promote_after=wish.promote_after, patience=patience
             )
-            witness.moved(digest)
+            witness.routed(digest)
             return digest
 
         digest, status = await self._publishing.change(task, stage, witness)
@@ -116,7 +116,7 @@ class Stages:
         def unstage(patience: Patience) -> str:
             meant = self._resolved(task, version)
             digest = self._store.unstage(task, meant, note=note, patience=patience)
-            witness.moved(digest)
+            witness.routed(digest)
             return digest
 
         digest, status = await self._publishing.change(task, unstage, witness)
@@ -132,7 +132,7 @@ class Stages:
         def alias(patience: Patience) -> None:
             digest = self._resolved(task, version)
             self._store.alias(task, name, digest, patience=patience)
-            witness.moved(digest)
+            witness.routed(digest)
 
         return (await self._publishing.change(task, alias, witness))[1]
 

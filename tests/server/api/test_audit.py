@@ -102,7 +102,7 @@ class Done:
     answer: httpx.Response
     before: str
     version: str
-    moved: str = "yes"
+    changed: str = "yes"
 
 
 def _publish(server: Started) -> Done:
@@ -217,7 +217,7 @@ def test_a_change_that_is_done(server: Started, name: str) -> None:
             "task": "alpha",
             "version": done.version,
             "before": done.before,
-            "moved": done.moved,
+            "changed": done.changed,
             "outcome": "done",
             "error": "-",
         }
@@ -237,7 +237,7 @@ def test_a_change_without_the_right(
     method, path = change_routes(server.site)[name]
     assert server.ask(method, path, headers=headers).status_code in (401, 403)
     (line,) = server.lines.take()
-    told = (line["key"], line["action"], line["outcome"], line["error"], line["moved"])
+    told = (line["key"], line["action"], line["outcome"], line["error"], line["changed"])
     assert told == (key, name, "refused", code, "no")
     assert line["task"] == ("alpha" if "alpha" in path else "-")
 
@@ -282,7 +282,7 @@ def test_a_change_that_fails_here(
     assert answer.status_code == 500
     (line,) = server.lines.take()
     assert (line["action"], line["outcome"], line["error"]) == (name, "failed", "internal")
-    assert line["moved"] == "no"
+    assert line["changed"] == "no"
 
 
 def test_a_version_that_is_taken_back(server: Started) -> None:
@@ -291,17 +291,17 @@ def test_a_version_that_is_taken_back(server: Started) -> None:
     answer = put(server.http, "alpha", wrong.read_bytes(), **ADMIN)
     assert (answer.status_code, answer.json()["reason"]) == (422, "canary")
     (line,) = server.lines.take()
-    told = (line["version"], line["before"], line["moved"], line["outcome"], line["error"])
+    told = (line["version"], line["before"], line["changed"], line["outcome"], line["error"])
     version = hashlib.sha256(wrong.read_bytes()).hexdigest()
     assert told == (version, before, "no", "refused", "adapter_refused")
 
 
 def test_a_publish_of_what_is_current_moves_nothing(server: Started) -> None:
     file = server.site.adapter("same").read_bytes()
-    for moved in ("yes", "no"):
+    for changed in ("yes", "no"):
         put(server.http, "same", file, **ADMIN)
         (line,) = server.lines.take()
-        assert (line["outcome"], line["moved"]) == ("done", moved)
+        assert (line["outcome"], line["changed"]) == ("done", changed)
 
 
 def test_a_change_that_ends_after_its_answer(tmp_path: Path) -> None:
@@ -329,8 +329,8 @@ def test_a_change_that_ends_after_its_answer(tmp_path: Path) -> None:
         finally:
             answers.set()
         (second,) = lines.take()
-    assert (first["outcome"], first["error"], first["moved"]) == ("failed", "store_busy", "no")
-    assert second == first | {"outcome": "done", "error": "-", "moved": "yes", "late": "yes"}
+    assert (first["outcome"], first["error"], first["changed"]) == ("failed", "store_busy", "no")
+    assert second == first | {"outcome": "done", "error": "-", "changed": "yes", "late": "yes"}
     assert second["version"] == hashlib.sha256(content).hexdigest()
 
 
