@@ -1,6 +1,6 @@
 """What holds for every test: no deadline for hypothesis, since machines are shared and slow,
-Triton's kernels are interpreted where there is no GPU, no test listens on the default port, and
-nothing is written into the user's cache folder.
+Triton's kernels are interpreted where there is no GPU, no test listens on the default port, nothing
+is written into the user's cache folder, and Ctrl-C is not ignored.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,10 @@ from jumplora_server.settings import Settings
 # Triton decides as it is imported, and transformers imports it: so here, before any test module.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A shell starts what runs in its background with Ctrl-C ignored, and processes of tests inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where several processes share the tests, each has its part of the cores.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
