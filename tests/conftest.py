@@ -28,7 +28,7 @@ from jumplora_server.settings import Settings
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# A shell starts what runs in its background with Ctrl-C ignored, and processes of tests inherit that.
+# A shell starts what runs in its background with Ctrl-C ignored; processes of tests inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
