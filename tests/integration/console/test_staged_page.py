@@ -84,6 +84,14 @@ def confirm(page: Page, title: str, verb: str) -> Locator:
     return form
 
 
+def answers_staged(keyed: Keyed) -> bool:
+    """Whether the next request of the task alone is the staged version's; one that names it does
+    not count among those that are compared."""
+    body = {"task_id": "agnews", "text": "Shares rally"}
+    answer = keyed.demo.ask("POST", "/generate", json=body)
+    return bool(answer["details"]["adapter_version"] == keyed.staged)
+
+
 def test_a_task_with_a_staged_version_shows_how_it_stands(browser: Browser, keyed: Keyed) -> None:
     keyed.stage(0.1)
     alias = {"name": "night", "version": keyed.staged}
@@ -103,10 +111,10 @@ def test_a_task_with_a_staged_version_shows_how_it_stands(browser: Browser, keye
         expect(first).to_contain_text("night")
         # What comes while it is open is shown, and the focus stays.
         button(panel, "Promote…").focus()
-        body = {"task_id": f"agnews@{keyed.staged[:12]}", "text": "Shares rally"}
         asked = int(lines.first.locator("td").first.inner_text())
-        keyed.demo.ask("POST", "/generate", json=body)
-        expect(lines.first.locator("td").first).to_have_text(str(asked + 1))
+        drawn = sum(answers_staged(keyed) for _ in range(20))  # two, of each ten one
+        assert drawn
+        expect(lines.first.locator("td").first).to_have_text(str(asked + drawn))
         keyed.stage(0.25)
         for place in (drawer.locator("header"), panel, first):
             expect(place).to_contain_text("25 %")
