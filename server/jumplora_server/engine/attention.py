@@ -24,8 +24,8 @@ Direction = Literal["both", "past"]
 
 # Numbers of a head are padded to a multiple of this. torch computes products of under 400 numbers
 # by itself, and leaves larger ones to MKL, which sums in another order: LENGTH_STEP keys of so many
-# numbers are always large. And on some processors, an AMD EPYC among them, MKL's sums depend on where
-# in a vector a row begins, as heads of 17 numbers showed.
+# numbers are always large. And on some processors, an AMD EPYC among them, MKL's sums depend on
+# where in a vector a row begins, as heads of 17 numbers showed.
 WIDTH_STEP = 8
 
 
