@@ -98,6 +98,13 @@ class StoreRouting(StoreSteps):
                 assert about is not None
                 self._route(task, about, event, state, routing, undo, name)
 
+    def meant(self, task: str, version: str | None) -> str | None:
+        """The digest of a version that is given by its beginning or its name; None for None. A
+        whole one is taken as it is: of a staged version the file may be gone."""
+        if version is None or is_digest(version):
+            return version
+        return self.resolve(f"{task}@{version}")[1]
+
     def _staged(self, task: str, digest: str | None, state: TaskState) -> Staged:
         staged = state.routing.staged
         if staged is None:

@@ -234,6 +234,21 @@ def test_a_name_that_is_not_allowed(tmp_path: Path, name: str) -> None:
         store.alias("a", name, store.current("a"))
 
 
+def test_a_staged_version_whose_file_is_gone_is_meant_by_its_whole_digest(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first, _ = (
+        store.publish(write_random_adapter(tmp_path, BACKBONE, task="a", seed=n), BACKBONE).digest
+        for n in range(2)
+    )
+    store.stage("a", first, 0.5)
+    assert store.meant("a", first[:8]) == store.meant("a", "staged") == first
+    store.path_of(first).unlink()
+    with pytest.raises(UnknownVersion):
+        store.meant("a", first[:8])
+    assert store.unstage("a", store.meant("a", first)) == first
+    assert store.meant("a", None) is None
+
+
 def test_names_are_resolved_and_unknown_ones_explained(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     first, second = (

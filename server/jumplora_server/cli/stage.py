@@ -78,9 +78,7 @@ def promote(
         where = place.place_of(context, server, store)
         if isinstance(where, Path):
             opened = open_store(where)
-            digest = opened.promote(
-                task, None if version is None else opened.resolve(f"{task}@{version}")[1]
-            )
+            digest = opened.promote(task, opened.meant(task, version))
         else:
             with place.asking(where, key, timeout=600.0) as client:
                 digest = client.promote(task, version).desired or ""
@@ -105,8 +103,7 @@ def unstage(
         where = place.place_of(context, server, store)
         if isinstance(where, Path):
             opened = open_store(where)
-            meant = None if version is None else opened.resolve(f"{task}@{version}")[1]
-            opened.unstage(task, meant, note=note)
+            opened.unstage(task, opened.meant(task, version), note=note)
         else:
             with place.asking(where, key) as client:
                 client.unstage(task, version, note=note)
@@ -134,7 +131,7 @@ def alias(
         where = place.place_of(context, server, store)
         if isinstance(where, Path):
             opened = open_store(where)
-            digest = None if version is None else opened.resolve(f"{task}@{version}")[1]
+            digest = opened.meant(task, version)
             opened.alias(task, name, digest)
         else:
             with place.asking(where, key) as client:

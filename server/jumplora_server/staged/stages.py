@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from jumplora_adapters.errors import AdapterError
 from jumplora_adapters.errors import VersionConflict as NotStaged
 from jumplora_adapters.incoming import Incoming
-from jumplora_adapters.manifest import is_digest
 from jumplora_adapters.store import Store
 from jumplora_adapters.store_lock import Patience
 from jumplora_server.errors import AdapterUnavailable, ServerError
@@ -93,7 +92,7 @@ class Stages:
         """Make the staged version current; `version` must mean that one, where it is given."""
 
         def promote(patience: Patience) -> str:
-            digest = self._store.promote(task, self._resolved(task, version), patience=patience)
+            digest = self._store.promote(task, self._store.meant(task, version), patience=patience)
             witness.moved(digest)
             return digest
 
@@ -114,7 +113,7 @@ class Stages:
         """Give the staged version no requests any more; it stays in the store."""
 
         def unstage(patience: Patience) -> str:
-            meant = self._resolved(task, version)
+            meant = self._store.meant(task, version)
             digest = self._store.unstage(task, meant, note=note, patience=patience)
             witness.routed(digest)
             return digest
@@ -130,16 +129,11 @@ class Stages:
         """Let `name` mean a version of the task, or (None) nothing any more."""
 
         def alias(patience: Patience) -> None:
-            digest = self._resolved(task, version)
+            digest = self._store.meant(task, version)
             self._store.alias(task, name, digest, patience=patience)
             witness.routed(digest)
 
         return (await self._publishing.change(task, alias, witness))[1]
-
-    def _resolved(self, task: str, version: str | None) -> str | None:
-        if version is None or is_digest(version):  # a staged one whose file is gone may be meant
-            return version
-        return self._store.resolve(f"{task}@{version}")[1]
 
     async def _refused(self, task: str, digest: str, status: TaskStatus) -> ServerError | None:
         """The error of a version that gets no share, which is taken back where trying again does
